@@ -1,0 +1,218 @@
+//! Time as an argument: the one file that reads a clock.
+//!
+//! Every decision in this crate takes `now` as a [`Timestamp`]; only the tower services ask a [`Clock`], once per
+//! request. Limits and lifetimes run on the monotonic reading, so a wall clock that jumps changes neither; the wall
+//! reading serves the `Date`-based rules of RFC 9111 alone.
+//!
+//! | reading | used for | cost |
+//! |---|---|---|
+//! | [`Clock::now`] | limits, lifetimes, latencies | one `clock_gettime` (about 20 ns) |
+//! | [`Clock::wall`] | `Date`, `Expires`, `If-Modified-Since` | the same |
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A reading of a monotonic clock, in nanoseconds since an origin of the clock's choosing.
+///
+/// Arithmetic saturates: a `Timestamp` never wraps and never panics.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::Timestamp;
+///
+/// let start = Timestamp::from_nanos(5);
+/// let later = start + Duration::from_secs(1);
+/// assert_eq!(later.since(start), Duration::from_secs(1));
+/// assert_eq!(start.since(later), Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The clock's origin.
+    pub const ZERO: Self = Self(0);
+
+    /// The latest representable time, some 584 years after the origin.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// A time that many nanoseconds after the clock's origin.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the clock's origin.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How long ago `earlier` was; zero where it lies in the future.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(span)))
+    }
+}
+
+impl std::ops::Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(span)))
+    }
+}
+
+/// A duration in whole nanoseconds, saturating at 584 years.
+pub(crate) const fn nanos(span: Duration) -> u64 {
+    let wide = span.as_nanos();
+    if wide > u64::MAX as u128 { u64::MAX } else { wide as u64 }
+}
+
+/// Where the layers read the time.
+///
+/// ```
+/// use tollgate::Clock;
+///
+/// let clock = Clock::default();
+/// assert!(clock.now() <= clock.now());
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Clock {
+    /// The operating system's clocks.
+    #[default]
+    System,
+    /// A clock that moves only when a test turns it.
+    Manual(ManualClock),
+}
+
+impl Clock {
+    /// The monotonic time. Never runs backwards.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::System => Timestamp(nanos(now_since_origin())),
+            Self::Manual(clock) => Timestamp(clock.0.mono.load(Ordering::Acquire)),
+        }
+    }
+
+    /// The calendar time, which may jump either way.
+    #[must_use]
+    pub fn wall(&self) -> SystemTime {
+        match self {
+            Self::System => system_wall(),
+            Self::Manual(clock) => SystemTime::UNIX_EPOCH + Duration::from_nanos(clock.0.wall.load(Ordering::Acquire)),
+        }
+    }
+}
+
+/// The process's origin lies a day before the first reading, so that "a window ago" is representable from the start.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+fn now_since_origin() -> Duration {
+    const HEAD_START: Duration = Duration::from_secs(86_400);
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    FIRST.get_or_init(Instant::now).elapsed() + HEAD_START
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the calendar clock")]
+fn system_wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A clock that stands still until it is turned, shared by every clone.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{Clock, ManualClock};
+///
+/// let hand = ManualClock::new();
+/// let clock = Clock::Manual(hand.clone());
+/// let before = clock.now();
+/// hand.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now().since(before), Duration::from_secs(60));
+/// ```
+#[derive(Clone)]
+pub struct ManualClock(Arc<Hands>);
+
+struct Hands {
+    mono: AtomicU64,
+    wall: AtomicU64,
+}
+
+impl ManualClock {
+    /// A clock standing at 2026-01-01T00:00:00Z, its monotonic reading a day after its origin.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600))
+    }
+
+    /// A clock standing at that calendar time (times before 1970 count as 1970).
+    #[must_use]
+    pub fn starting(wall: SystemTime) -> Self {
+        let mono = AtomicU64::new(86_400_000_000_000);
+        let clock = Self(Arc::new(Hands { mono, wall: AtomicU64::new(0) }));
+        clock.set_wall(wall);
+        clock
+    }
+
+    /// Moves both readings forward by that much.
+    pub fn advance(&self, by: Duration) {
+        self.0.mono.fetch_add(nanos(by), Ordering::AcqRel);
+        self.0.wall.fetch_add(nanos(by), Ordering::AcqRel);
+    }
+
+    /// Sets the calendar reading alone, as an operator or NTP may; monotonic time is untouched.
+    pub fn set_wall(&self, wall: SystemTime) {
+        let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.0.wall.store(nanos(since), Ordering::Release);
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clock = Clock::Manual(self.clone());
+        f.debug_struct("ManualClock").field("now", &clock.now()).field("wall", &clock.wall()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_jumps_leaves_monotonic_time_alone() {
+        let hand = ManualClock::new();
+        let clock = Clock::Manual(hand.clone());
+        let before = clock.now();
+        hand.set_wall(SystemTime::UNIX_EPOCH);
+        assert_eq!(clock.now(), before);
+        assert_eq!(clock.wall(), SystemTime::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Timestamp::MAX + Duration::MAX, Timestamp::MAX);
+        assert_eq!(Timestamp::ZERO - Duration::from_secs(1), Timestamp::ZERO);
+    }
+
+    #[test]
+    fn the_system_clock_starts_a_day_after_its_origin() {
+        assert!(Clock::System.now() >= Timestamp::ZERO + Duration::from_secs(86_400));
+    }
+}

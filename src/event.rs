@@ -1,0 +1,136 @@
+//! What the layers report: one enum, one hook, one line of `tracing`.
+//!
+//! An [`Event`] is emitted where a layer decides something an operator may want to count or be woken by. Nothing in an
+//! event names a user, an address or a key. Without a hook and without the feature `tracing` an event costs one branch.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// Something a layer did or found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A request was refused by this limit.
+    Refused {
+        /// The limit's name.
+        limit: &'a str,
+        /// How long until the same request would be admitted.
+        retry_after: Duration,
+    },
+    /// A request was admitted only because this limit is in dry-run.
+    WouldRefuse {
+        /// The limit's name.
+        limit: &'a str,
+    },
+    /// A key passed 80 % of its limit.
+    NearLimit {
+        /// The limit's name.
+        limit: &'a str,
+    },
+    /// A store failed; the request went on with a local decision or a miss.
+    StoreFailed {
+        /// Which store, in one word.
+        store: &'a str,
+        /// What it said.
+        error: &'a Error,
+    },
+    /// A request took longer than the threshold.
+    SlowRequest {
+        /// The matched route.
+        route: &'a str,
+        /// How long until the response head was there.
+        took: Duration,
+    },
+    /// Something looks misconfigured. Each kind is reported once per layer.
+    Warning {
+        /// A stable word for the kind of warning.
+        code: &'static str,
+        /// What was found and how to mend it, in plain words.
+        message: &'a str,
+    },
+}
+
+/// What is called with every event. Runs on the request's path: keep it short, and do not block.
+pub type Hook = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
+
+/// Where a layer sends its events.
+#[derive(Clone, Default)]
+pub(crate) struct Events {
+    hook: Option<Hook>,
+}
+
+impl Events {
+    pub(crate) fn new(hook: Option<Hook>) -> Self {
+        Self { hook }
+    }
+
+    pub(crate) fn emit(&self, event: &Event<'_>) {
+        if let Some(hook) = &self.hook {
+            hook(event);
+        }
+        log(event);
+    }
+
+    /// Emits a [`Event::Warning`] the first time `once` is asked.
+    pub(crate) fn warn_once(&self, once: &Once, code: &'static str, message: &str) {
+        if once.first() {
+            self.emit(&Event::Warning { code, message });
+        }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("hook", &self.hook.is_some()).finish()
+    }
+}
+
+/// True once.
+#[derive(Debug, Default)]
+pub(crate) struct Once(AtomicU32);
+
+impl Once {
+    pub(crate) fn first(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0 && self.0.swap(1, Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn log(event: &Event<'_>) {
+    match event {
+        Event::Warning { code, message } => tracing::warn!(target: "tollgate", code, "{message}"),
+        Event::StoreFailed { store, error } => tracing::warn!(target: "tollgate", store, %error, "store failed"),
+        Event::SlowRequest { route, took } => tracing::warn!(target: "tollgate", route, ?took, "slow request"),
+        // "A refusal is cheap": no log line per refusal.
+        _ => {}
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+fn log(_event: &Event<'_>) {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn a_warning_is_given_once() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let events = Events::new(Some(Arc::new(move |event: &Event<'_>| {
+            sink.lock().expect("not poisoned").push(format!("{event:?}"));
+        })));
+        let once = Once::default();
+        events.warn_once(&once, "a", "first");
+        events.warn_once(&once, "a", "second");
+        let seen = seen.lock().expect("not poisoned");
+        assert_eq!(seen.len(), 1);
+        assert!(seen[0].contains("first"));
+    }
+}

@@ -1,0 +1,78 @@
+//! Names and values of the response fields the layers write.
+//!
+//! Small numbers are written from a table: a [`HeaderValue`] of a number below 10 000 costs no allocation.
+
+use http::{HeaderName, HeaderValue};
+
+/// How many requests the window holds.
+pub(crate) const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+/// How many of them are left, at least.
+pub(crate) const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+/// Seconds until all of them are there again.
+pub(crate) const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+/// draft-ietf-httpapi-ratelimit-headers §3.
+pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// draft-ietf-httpapi-ratelimit-headers §4.
+pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// The rate-limit fields, which a cache must neither store nor replay.
+pub(crate) const RATE_FIELDS: [HeaderName; 5] =
+    [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET, RATELIMIT_POLICY, RATELIMIT];
+
+const WIDTH: usize = 4;
+const COUNT: usize = 10_000;
+
+/// The digits of 0000 to 9999, one after the other.
+static DIGITS: [u8; COUNT * WIDTH] = {
+    let mut digits = [b'0'; COUNT * WIDTH];
+    let mut n = 0;
+    while n < COUNT {
+        let (mut rest, mut place) = (n, WIDTH);
+        while place > 0 {
+            place -= 1;
+            digits[n * WIDTH + place] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        n += 1;
+    }
+    digits
+};
+
+/// A field value of this number, in decimal digits.
+pub(crate) fn number(n: u64) -> HeaderValue {
+    let width = match n {
+        0..=9 => 1,
+        10..=99 => 2,
+        100..=999 => 3,
+        1000..=9999 => 4,
+        _ => return HeaderValue::from(n),
+    };
+    let end = (n as usize + 1) * WIDTH;
+    std::str::from_utf8(&DIGITS[end - width..end]).map_or_else(|_| HeaderValue::from(n), HeaderValue::from_static)
+}
+
+/// Whole seconds of a span, rounded up.
+pub(crate) const fn ceil_seconds(span: std::time::Duration) -> u64 {
+    span.as_secs().saturating_add((span.subsec_nanos() > 0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_decimals() {
+        for n in (0..20_000).chain([u64::MAX]) {
+            assert_eq!(number(n), n.to_string().as_str());
+        }
+    }
+
+    #[test]
+    fn seconds_round_up() {
+        assert_eq!(ceil_seconds(Duration::from_millis(900)), 1);
+        assert_eq!(ceil_seconds(Duration::ZERO), 0);
+        assert_eq!(ceil_seconds(Duration::from_secs(2)), 2);
+    }
+}

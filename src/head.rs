@@ -1,0 +1,122 @@
+//! What every decision is made from: the request's head, borrowed field by field.
+//!
+//! A [`RequestHead`] never holds `&Request<B>`: a body need not be `Sync`, and a future that kept such a borrow would
+//! not be `Send`. Building one copies five references.
+
+use std::net::SocketAddr;
+
+use http::header::AsHeaderName;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
+
+/// A borrowed view of a request without its body.
+///
+/// ```
+/// use tollgate::RequestHead;
+///
+/// let request = http::Request::get("/prices/ACME").header("x-plan", "pro").body(()).unwrap();
+/// let head = RequestHead::of(&request);
+/// assert_eq!(head.uri().path(), "/prices/ACME");
+/// assert_eq!(head.header("x-plan").unwrap(), "pro");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    version: Version,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The head of a request.
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            version: request.version(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
+
+    /// The request's method.
+    #[must_use]
+    pub const fn method(&self) -> &'a Method {
+        self.method
+    }
+
+    /// The request's target.
+    #[must_use]
+    pub const fn uri(&self) -> &'a Uri {
+        self.uri
+    }
+
+    /// The HTTP version it came with.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// All header fields.
+    #[must_use]
+    pub const fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// The first line of that header field.
+    pub fn header(&self, name: impl AsHeaderName) -> Option<&'a HeaderValue> {
+        self.headers.get(name)
+    }
+
+    /// What an earlier layer left behind under this type.
+    #[must_use]
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&'a T> {
+        self.extensions.get::<T>()
+    }
+
+    /// The socket peer: axum's `ConnectInfo<SocketAddr>` (feature `axum`), else a [`PeerAddr`] that the server left.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        connect_info(self).or_else(|| self.extension::<PeerAddr>().map(|peer| peer.0))
+    }
+
+    /// The name of the route that axum matched (feature `axum`), such as `/prices/{symbol}`.
+    #[must_use]
+    pub fn matched_path(&self) -> Option<&'a str> {
+        matched_path(self)
+    }
+}
+
+/// The socket peer's address, left in the request's extensions by a server that is not axum's.
+///
+/// ```
+/// use tollgate::{PeerAddr, RequestHead};
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(PeerAddr("192.0.2.1:5000".parse().unwrap()));
+/// assert_eq!(RequestHead::of(&request).peer().unwrap().port(), 5000);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddr(pub SocketAddr);
+
+#[cfg(feature = "axum")]
+fn connect_info(head: &RequestHead<'_>) -> Option<SocketAddr> {
+    use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
+    let real = head.extension::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    real.or_else(|| head.extension::<MockConnectInfo<SocketAddr>>().map(|info| info.0))
+}
+
+#[cfg(not(feature = "axum"))]
+fn connect_info(_head: &RequestHead<'_>) -> Option<SocketAddr> {
+    None
+}
+
+#[cfg(feature = "axum")]
+fn matched_path<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
+    head.extension::<axum::extract::MatchedPath>().map(|matched| matched.as_str())
+}
+
+#[cfg(not(feature = "axum"))]
+fn matched_path<'a>(_head: &RequestHead<'a>) -> Option<&'a str> {
+    None
+}

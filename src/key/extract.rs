@@ -1,0 +1,126 @@
+//! [`KeyExtractor`]: the trait that finds an identity in a request, and its combinators.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Key;
+use crate::head::RequestHead;
+
+/// Finds out who is asking.
+///
+/// Any closure `Fn(&RequestHead<'a>) -> Option<Key<'a>>` is one, through [`by::func`](crate::key::by::func). `None`
+/// means "this request does not say": the next alternative is asked.
+///
+/// ```
+/// use tollgate::RequestHead;
+/// use tollgate::key::{Key, KeyExtractor, by};
+///
+/// let who = by::header("x-tenant").or(by::func(|_| Some(Key::text("everybody", ""))));
+/// let request = http::Request::get("/").body(()).unwrap();
+/// assert_eq!(who.extract(&RequestHead::of(&request)), Some(Key::text("everybody", "")));
+/// ```
+pub trait KeyExtractor: Send + Sync + 'static {
+    /// The identity this request shows, if it shows one.
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>>;
+
+    /// The identity to count by when the first one has no tier: the last alternative, usually the client's address.
+    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
+    /// What looks wrong with the set-up, judged from a request; each finding is warned about once.
+    #[doc(hidden)]
+    fn inspect(&self, _head: &RequestHead<'_>, _report: &mut dyn FnMut(&'static str, &str)) {}
+
+    /// Asks `other` where this one has no answer.
+    fn or<O: KeyExtractor>(self, other: O) -> Or<Self, O>
+    where
+        Self: Sized,
+    {
+        Or { first: self, second: other }
+    }
+
+    /// Both identities as one key: a user *at* an address. `None` where either is missing.
+    fn and<O: KeyExtractor>(self, other: O) -> And<Self, O>
+    where
+        Self: Sized,
+    {
+        And { first: self, second: other }
+    }
+}
+
+/// An extractor of any type, shared.
+pub(crate) type SharedExtractor = Arc<dyn KeyExtractor>;
+
+impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (**self).extract(head)
+    }
+
+    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (**self).fallback(head)
+    }
+
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        (**self).inspect(head, report);
+    }
+}
+
+/// The first extractor that answers. Made by [`KeyExtractor::or`].
+#[derive(Clone, Copy, Debug)]
+pub struct Or<A, B> {
+    first: A,
+    second: B,
+}
+
+impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.first.extract(head).or_else(|| self.second.extract(head))
+    }
+
+    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.second.fallback(head).or_else(|| self.first.fallback(head))
+    }
+
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        self.first.inspect(head, report);
+        self.second.inspect(head, report);
+    }
+}
+
+/// Both identities at once. Made by [`KeyExtractor::and`].
+#[derive(Clone, Copy, Debug)]
+pub struct And<A, B> {
+    first: A,
+    second: B,
+}
+
+impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        Some(self.first.extract(head)?.pair(self.second.extract(head)?))
+    }
+
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        self.first.inspect(head, report);
+        self.second.inspect(head, report);
+    }
+}
+
+/// A closure as an extractor. Made by [`by::func`](crate::key::by::func).
+#[derive(Clone, Copy)]
+pub struct Func<F>(pub(super) F);
+
+impl<F> KeyExtractor for Func<F>
+where
+    F: for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static,
+{
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (self.0)(head)
+    }
+}
+
+impl<F> fmt::Debug for Func<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Func(..)")
+    }
+}

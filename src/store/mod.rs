@@ -1,0 +1,2 @@
+//! Storage engines, each named in one folder.
+pub mod memory;
