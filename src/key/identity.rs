@@ -65,6 +65,12 @@ impl<'a> Key<'a> {
         Self { kind: "pair", value: Value::Pair(Box::new((self, other))) }
     }
 
+    /// Whether this is an address.
+    #[must_use]
+    pub const fn is_ip(&self) -> bool {
+        matches!(self.value, Value::Ip(_))
+    }
+
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(out, self.kind.as_bytes());
