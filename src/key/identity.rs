@@ -65,10 +65,10 @@ impl<'a> Key<'a> {
         Self { kind: "pair", value: Value::Pair(Box::new((self, other))) }
     }
 
-    /// Whether this is an address.
+    /// The address, where this is one.
     #[must_use]
-    pub const fn is_ip(&self) -> bool {
-        matches!(self.value, Value::Ip(_))
+    pub const fn as_ip(&self) -> Option<IpAddr> {
+        if let Value::Ip(address) = self.value { Some(address) } else { None }
     }
 
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.

@@ -31,7 +31,9 @@ impl Gcra {
 
     /// Whether `cost` units conform now, and what the key would stand at after them. A cost over the burst never
     /// conforms.
-    #[must_use]
+    ///
+    /// # Errors
+    /// How long until the same cost would conform, were nothing else charged.
     pub fn check(&self, tat: Timestamp, now: Timestamp, cost: u32) -> Result<Timestamp, Duration> {
         let after = tat.max(now) + self.span(cost);
         let latest = now + self.span(self.burst);

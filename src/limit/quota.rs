@@ -157,7 +157,7 @@ impl fmt::Display for Quota {
         match unit {
             Some("minute") => write!(f, "{}/min", self.limit)?,
             Some(name) => write!(f, "{}/{name}", self.limit)?,
-            None if self.period_ms % 1_000 == 0 => write!(f, "{}/{}s", self.limit, self.period_ms / 1_000)?,
+            None if self.period_ms.is_multiple_of(1_000) => write!(f, "{}/{}s", self.limit, self.period_ms / 1_000)?,
             None => write!(f, "{}/{}ms", self.limit, self.period_ms)?,
         }
         if self.burst > 0 { write!(f, " burst {}", self.burst) } else { Ok(()) }

@@ -88,6 +88,9 @@ impl Window {
     /// # Errors
     /// The wait, where they do not fit.
     pub fn check(&self, log: &Log, now: Timestamp, cost: u32) -> Result<(), Duration> {
+        if cost > self.limit {
+            return Err(self.span());
+        }
         let wanted = u64::from(log.total) + u64::from(cost);
         let Some(excess) = wanted.checked_sub(u64::from(self.limit)).filter(|excess| *excess > 0) else {
             return Ok(());
