@@ -10,85 +10,72 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-/// The request's own log, opaque here: the timing room knows its type.
-pub(crate) type Scope = Arc<dyn Any + Send + Sync>;
+/// What work belongs to, opaque here: a request that nobody has asked for its log, or that log. The timing room knows
+/// the types.
+pub(crate) type Scope = Arc<dyn Home>;
 
-/// Where a request's log is opened.
+/// Something that work can belong to.
 pub(crate) trait Home: Any + Send + Sync {
-    /// A new log for a request that matched the route at `place`.
-    fn open(self: Arc<Self>, place: usize) -> Scope;
+    /// The request's log: a new one, or itself where it is one.
+    fn open(self: Arc<Self>) -> Scope;
 }
 
 thread_local! {
-    static CURRENT: Cell<Slot> = const { Cell::new(Slot::Empty) };
+    static CURRENT: Cell<Slot> = const { Cell::new(Slot(None)) };
 }
 
-/// A request's place for its log.
-#[derive(Clone, Default)]
-pub(crate) enum Slot {
-    /// Work that belongs to no request.
-    #[default]
-    Empty,
-    /// A request that nobody has asked for its log.
-    Closed { home: Arc<dyn Home>, place: usize },
-    /// A request with a log.
-    Open(Scope),
-}
+/// A request's place for its log; empty for work that belongs to no request.
+#[derive(Default)]
+pub(crate) struct Slot(Option<Scope>);
 
 impl Slot {
-    /// Runs `work` inside this slot.
+    pub(crate) fn new(scope: Scope) -> Self {
+        Self(Some(scope))
+    }
+
+    pub(crate) fn scope(&self) -> Option<&Scope> {
+        self.0.as_ref()
+    }
+
+    /// Runs `work` inside this slot. Meanwhile the outer slot is kept here: entering is one swap, and so is leaving.
+    #[inline]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // A thread that is ending has no current slot any more: the work runs outside.
-        let outer = CURRENT.try_with(|current| current.replace(mem::take(self))).ok();
-        let _leave = outer.map(|outer| Leave { slot: self, outer });
+        let entered = CURRENT.try_with(|current| current.swap(Cell::from_mut(self))).is_ok();
+        let _leave = entered.then(|| Leave(self));
         work()
     }
-
-    fn opened(self) -> Self {
-        match self {
-            Self::Closed { home, place } => Self::Open(home.open(place)),
-            other => other,
-        }
-    }
 }
 
-/// Puts both slots back, also when the work panics.
-struct Leave<'a> {
-    slot: &'a mut Slot,
-    outer: Slot,
-}
+/// Swaps the slots back, also when the work panics.
+struct Leave<'a>(&'a mut Slot);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let outer = mem::take(&mut self.outer);
-        let _ = CURRENT.try_with(|current| *self.slot = current.replace(outer));
+        let _ = CURRENT.try_with(|current| current.swap(Cell::from_mut(self.0)));
     }
 }
 
-/// The scope that this code runs in, opened where it was not.
+/// The log of the request that this code runs in, opened where it was not.
 pub(crate) fn current() -> Option<Scope> {
     let opened = CURRENT.try_with(|current| {
-        let slot = current.take().opened();
-        current.set(slot.clone());
-        slot
+        let log = current.take().0.map(Home::open);
+        current.set(Slot(log.clone()));
+        log
     });
-    match opened {
-        Ok(Slot::Open(scope)) => Some(scope),
-        _ => None,
-    }
+    opened.ok().flatten()
 }
 
 /// Makes `future` run in the scope and span that are current now.
 #[cfg_attr(not(test), expect(dead_code, reason = "the cache's detached work goes through it"))]
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
-    in_span(Carried { slot: current().map_or(Slot::Empty, Slot::Open), future })
+    in_span(Carried { slot: Slot(current()), future })
 }
 
 pin_project! {
@@ -124,20 +111,31 @@ fn in_span<F: Future + Send>(future: F) -> F {
 mod tests {
     use super::*;
 
-    struct Places;
+    struct Request(usize);
+    struct Log(usize);
 
-    impl Home for Places {
-        fn open(self: Arc<Self>, place: usize) -> Scope {
-            Arc::new(place)
+    impl Home for Request {
+        fn open(self: Arc<Self>) -> Scope {
+            Arc::new(Log(self.0))
         }
     }
 
-    fn slot(place: usize) -> Slot {
-        Slot::Closed { home: Arc::new(Places), place }
+    impl Home for Log {
+        fn open(self: Arc<Self>) -> Scope {
+            self
+        }
+    }
+
+    fn slot(name: usize) -> Slot {
+        Slot::new(Arc::new(Request(name)))
+    }
+
+    fn log(scope: &Scope) -> Option<usize> {
+        (&**scope as &dyn Any).downcast_ref::<Log>().map(|log| log.0)
     }
 
     fn found() -> Option<usize> {
-        current().and_then(|scope| scope.downcast::<usize>().ok()).map(|place| *place)
+        current().as_ref().and_then(log)
     }
 
     #[tokio::test]
@@ -151,10 +149,10 @@ mod tests {
     fn a_slot_opens_once_and_only_when_asked() {
         let mut request = slot(1);
         request.enter(|| ());
-        assert!(matches!(request, Slot::Closed { .. }));
+        assert_eq!(request.scope().and_then(log), None);
         let (first, second) = request.enter(|| (current(), current()));
         assert!(Arc::ptr_eq(&first.expect("a scope"), &second.expect("the same")));
-        assert!(matches!(request, Slot::Open(_)));
+        assert_eq!(request.scope().and_then(log), Some(1));
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! [`ResponseFuture`]: polls the inner service inside the request's slot, and counts the request out.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use http::Response;
+use http::{HeaderValue, Response};
 use pin_project_lite::pin_project;
 
+use super::route::{Outcome, Route};
 use super::scope::RequestLog;
 use super::server_timing;
-use super::state::{Outcome, State, of_home};
+use super::state::State;
 use crate::body::{Adopt, Body, Wrap};
 use crate::carrier::Slot;
 use crate::clock::Timestamp;
@@ -54,9 +54,11 @@ where
     type Output = Result<Response<Body<W::Inner>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
-        match ready!(this.watch.enter(|| inner.poll(cx))) {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
+        let answer = ready!(this.watch.enter(|| inner.poll(cx)));
+        this.inner.set(None);
+        match answer {
             Ok(mut response) => {
                 let timing = this.watch.stop(Outcome::Answered(response.status()));
                 if let Some(timing) = timing {
@@ -80,57 +82,50 @@ impl<F, W> fmt::Debug for ResponseFuture<F, W> {
 
 /// One request being measured, from its call until it is stopped or dropped.
 pub(super) struct Watch {
-    /// Holds the layer's state, directly or through the request's log; empty where the layer is not enabled.
+    /// Holds the request's route, directly or through its log; empty where the layer is not enabled.
     slot: Slot,
-    route: usize,
     started: Timestamp,
     stopped: bool,
 }
 
 impl Watch {
-    pub(super) fn start(state: &Arc<State>, head: &RequestHead<'_>) -> Self {
-        if !state.settings().enabled {
-            return Self { slot: Slot::Empty, route: 0, started: Timestamp::ZERO, stopped: true };
+    pub(super) fn start(state: &State, head: &RequestHead<'_>) -> Self {
+        match state.begin(head) {
+            Some(route) => Self { started: route.core().now(), slot: Slot::new(route), stopped: false },
+            None => Self { slot: Slot::default(), started: Timestamp::ZERO, stopped: true },
         }
-        let route = state.begin(head);
-        let slot = Slot::Closed { home: state.clone(), place: route };
-        Self { slot, route, started: state.now(), stopped: false }
     }
 
     /// Runs `work` as a part of this request.
+    #[inline]
     pub(super) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        match self.slot {
-            // Where the layer is not enabled, an outer one may be.
-            Slot::Empty => work(),
-            _ => self.slot.enter(work),
+        match self.slot.scope() {
+            Some(_) => self.slot.enter(work),
+            // Where this layer is not enabled, an outer one may be.
+            None => work(),
         }
     }
 
     /// Counts the request out, once; what its response shall say about it.
-    fn stop(&mut self, outcome: Outcome) -> Option<http::HeaderValue> {
-        if std::mem::replace(&mut self.stopped, true) {
+    #[inline]
+    fn stop(&mut self, outcome: Outcome) -> Option<HeaderValue> {
+        if self.stopped {
             return None;
         }
-        let (state, log) = self.parts()?;
-        let took = state.now().since(self.started);
-        state.finish(self.route, took, outcome, log);
-        self.describe(state, took, log)
+        self.stopped = true;
+        self.count(outcome)
     }
 
-    fn describe(&self, state: &State, took: Duration, log: Option<&RequestLog>) -> Option<http::HeaderValue> {
-        let wanted = state.settings().server_timing;
+    fn count(&self, outcome: Outcome) -> Option<HeaderValue> {
+        let scope: &dyn Any = &**self.slot.scope()?;
+        let (route, log) = match scope.downcast_ref::<Route>() {
+            Some(route) => (route, None),
+            None => scope.downcast_ref::<RequestLog>().map(|log| (log.route(), Some(log)))?,
+        };
+        let took = route.core().now().since(self.started);
+        route.finish(took, outcome, log);
+        let wanted = route.core().settings().server_timing;
         wanted.then(|| server_timing::value(took, log.map(RequestLog::total).unwrap_or_default())).flatten()
-    }
-
-    fn parts(&self) -> Option<(&State, Option<&RequestLog>)> {
-        match &self.slot {
-            Slot::Empty => None,
-            Slot::Closed { home, .. } => Some((of_home(&**home)?, None)),
-            Slot::Open(scope) => {
-                let log = scope.downcast_ref::<RequestLog>()?;
-                Some((log.state(), Some(log)))
-            }
-        }
     }
 }
 

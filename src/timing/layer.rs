@@ -133,9 +133,10 @@ impl TimingBuilder {
         self
     }
 
-    /// How many routes are told apart, by default 256; those that come later share the name `other`.
+    /// How many routes are told apart, by default 256, those given as [`routes`](Self::routes) first; what comes later
+    /// shares the name `other`.
     ///
-    /// Each route that is asked for takes about 10 KB.
+    /// Each route takes about 10 KB.
     pub fn max_routes(mut self, routes: usize) -> Self {
         self.settings.max_routes = routes;
         self

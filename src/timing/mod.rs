@@ -65,6 +65,7 @@
 mod future;
 mod histogram;
 mod layer;
+mod route;
 mod scope;
 mod server_timing;
 mod service;

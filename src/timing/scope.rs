@@ -4,6 +4,7 @@
 //! after its client has left, a background revalidation. The log is opened by the first query; a request without one
 //! has none.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,9 +16,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use smallvec::SmallVec;
 
-use super::state::State;
+use super::route::Route;
 use super::stats::{QueryShare, Unattributed};
-use crate::carrier;
+use crate::carrier::{self, Home, Scope};
 use crate::clock::{Clock, Timestamp, nanos};
 
 /// Measures a future, usually one query, and counts it for the request that it runs in.
@@ -114,7 +115,7 @@ impl Measure {
     }
 
     fn now(&self) -> Timestamp {
-        self.log.as_ref().map_or_else(|| Clock::System.now(), |log| log.state.now())
+        self.log.as_ref().map_or_else(|| Clock::System.now(), |log| log.route.core().now())
     }
 }
 
@@ -126,8 +127,7 @@ impl Drop for Measure {
 
 /// The queries of one request.
 pub(super) struct RequestLog {
-    state: Arc<State>,
-    route: usize,
+    route: Arc<Route>,
     queries: Mutex<Groups>,
 }
 
@@ -149,20 +149,22 @@ impl Sum {
 }
 
 impl RequestLog {
-    pub(super) fn new(state: Arc<State>, route: usize) -> Self {
-        Self { state, route, queries: Mutex::default() }
+    pub(super) fn new(route: Arc<Route>) -> Self {
+        Self { route, queries: Mutex::default() }
     }
 
     fn current() -> Option<Arc<Self>> {
-        carrier::current()?.downcast().ok()
+        let scope: Arc<dyn Any + Send + Sync> = carrier::current()?;
+        scope.downcast().ok()
     }
 
-    pub(super) fn state(&self) -> &State {
-        &self.state
+    pub(super) fn route(&self) -> &Route {
+        &self.route
     }
 
     fn add(&self, name: &str, took: Duration, cancelled: bool) {
-        let query = self.state.query(self.route, name, took, cancelled);
+        let query = self.route.core().query(name, took, cancelled);
+        self.route.query(took);
         let mut groups = self.groups();
         if !groups.iter().any(|(held, _)| *held == query) {
             groups.push((query, Sum::default()));
@@ -182,7 +184,7 @@ impl RequestLog {
     pub(super) fn shares(&self) -> Vec<QueryShare> {
         let groups = self.groups().clone();
         let share = |&(query, sum): &(usize, Sum)| QueryShare {
-            name: self.state.query_name(query).to_owned(),
+            name: self.route.core().query_name(query).to_owned(),
             count: sum.count,
             total: sum.total,
         };
@@ -193,6 +195,12 @@ impl RequestLog {
 
     fn groups(&self) -> std::sync::MutexGuard<'_, Groups> {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Home for RequestLog {
+    fn open(self: Arc<Self>) -> Scope {
+        self
     }
 }
 

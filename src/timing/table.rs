@@ -18,7 +18,7 @@ pub(super) struct Table<T> {
     used: AtomicUsize,
     limit: usize,
     hasher: foldhash::fast::RandomState,
-    make: fn() -> T,
+    make: Box<dyn Fn(&str) -> T + Send + Sync>,
 }
 
 struct Entry<T> {
@@ -27,10 +27,17 @@ struct Entry<T> {
 }
 
 impl<T> Table<T> {
-    pub(super) fn new(limit: usize, make: fn() -> T) -> Self {
+    /// A table of so many names; `make` makes the counters of a name.
+    pub(super) fn new(limit: usize, make: impl Fn(&str) -> T + Send + Sync + 'static) -> Self {
         let slots = (0..(limit * 2).next_power_of_two()).map(|_| OnceLock::new()).collect();
-        let other = Entry { name: OTHER.into(), value: make() };
-        Self { slots, other, used: AtomicUsize::new(0), limit, hasher: foldhash::fast::RandomState::default(), make }
+        let other = Entry { name: OTHER.into(), value: make(OTHER) };
+        let hasher = foldhash::fast::RandomState::default();
+        Self { slots, other, used: AtomicUsize::new(0), limit, hasher, make: Box::new(make) }
+    }
+
+    /// The counters of that name.
+    pub(super) fn of(&self, name: &str) -> &T {
+        self.at(self.place(name))
     }
 
     /// The place of that name, given to it now if it has none.
@@ -55,25 +62,14 @@ impl<T> Table<T> {
 
     /// The counters at a place.
     pub(super) fn at(&self, place: usize) -> &T {
-        &self.entry(place).value
+        self.slots.get(place).and_then(OnceLock::get).map_or(&self.other.value, |entry| &entry.value)
     }
 
-    /// The name at a place.
-    pub(super) fn name(&self, place: usize) -> &str {
-        &self.entry(place).name
-    }
-
-    /// All names and their counters, in the order of their names, [`OTHER`] last.
-    pub(super) fn sorted(&self) -> Vec<(&str, &T)> {
-        let mut all: Vec<(&str, &T)> =
-            self.slots.iter().filter_map(OnceLock::get).map(|entry| (&*entry.name, &entry.value)).collect();
-        all.sort_unstable_by_key(|(name, _)| *name);
-        all.push((OTHER, &self.other.value));
-        all
-    }
-
-    fn entry(&self, place: usize) -> &Entry<T> {
-        self.slots.get(place).and_then(OnceLock::get).map_or(&self.other, |entry| entry)
+    /// All counters in the order of their names, those of [`OTHER`] last.
+    pub(super) fn sorted(&self) -> Vec<&T> {
+        let mut all: Vec<_> = self.slots.iter().filter_map(OnceLock::get).collect();
+        all.sort_unstable_by_key(|entry| &*entry.name);
+        all.into_iter().map(|entry| &entry.value).chain([&self.other.value]).collect()
     }
 
     /// Puts `name` into that empty slot and returns the name that is there now: another, where a thread was faster.
@@ -84,7 +80,7 @@ impl<T> Table<T> {
         let mut mine = false;
         let entry = self.slots[place].get_or_init(|| {
             mine = true;
-            Box::new(Entry { name: name.into(), value: (self.make)() })
+            Box::new(Entry { name: name.into(), value: (self.make)(name) })
         });
         if !mine {
             self.used.fetch_sub(1, Ordering::AcqRel);
@@ -99,33 +95,42 @@ mod tests {
 
     use super::*;
 
+    struct Count(String, AtomicU64);
+
+    impl Count {
+        fn of(name: &str) -> Self {
+            Self(name.to_owned(), AtomicU64::new(0))
+        }
+
+        fn add(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn read(&self) -> (&str, u64) {
+            (&self.0, self.1.load(Ordering::Relaxed))
+        }
+    }
+
     #[test]
     fn names_keep_their_places_and_the_surplus_shares_one() {
-        let table = Table::new(2, AtomicU64::default);
-        for name in ["b", "a", "c", "b", "d", OTHER] {
-            table.at(table.place(name)).fetch_add(1, Ordering::Relaxed);
-        }
-        let counted: Vec<(&str, u64)> =
-            table.sorted().iter().map(|(name, n)| (*name, n.load(Ordering::Relaxed))).collect();
+        let table = Table::new(2, Count::of);
+        ["b", "a", "c", "b", "d", OTHER].iter().for_each(|name| table.of(name).add());
+        let counted: Vec<(&str, u64)> = table.sorted().into_iter().map(Count::read).collect();
         assert_eq!(counted, [("a", 1), ("b", 2), (OTHER, 3)]);
-        assert_eq!(table.name(table.place("a")), "a");
-        assert_eq!(table.name(table.place("z")), OTHER);
+        assert_eq!(table.at(table.place("a")).read(), ("a", 1));
+        assert_eq!(table.place("z"), table.place(OTHER));
     }
 
     #[test]
     fn threads_that_bring_the_same_names_agree_on_their_places() {
-        let table = Table::new(64, AtomicU64::default);
+        let table = Table::new(64, Count::of);
         let names: Vec<String> = (0..64).map(|n| format!("/route/{n}")).collect();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
-                    for name in &names {
-                        table.at(table.place(name)).fetch_add(1, Ordering::Relaxed);
-                    }
-                });
+                scope.spawn(|| names.iter().for_each(|name| table.of(name).add()));
             }
         });
-        let counted: u64 = table.sorted().iter().map(|(_, n)| n.load(Ordering::Relaxed)).sum();
+        let counted: u64 = table.sorted().into_iter().map(|count| count.read().1).sum();
         assert_eq!(counted, 256);
         assert!(table.used.load(Ordering::Relaxed) <= 64);
     }
