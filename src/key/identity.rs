@@ -65,6 +65,12 @@ impl<'a> Key<'a> {
         Self { kind: "pair", value: Value::Pair(Box::new((self, other))) }
     }
 
+    /// The address, where this is one.
+    #[must_use]
+    pub const fn as_ip(&self) -> Option<IpAddr> {
+        if let Value::Ip(address) = self.value { Some(address) } else { None }
+    }
+
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(out, self.kind.as_bytes());

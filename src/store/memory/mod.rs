@@ -1,1 +1,5 @@
 //! In-process engines.
+
+mod limits;
+
+pub use limits::MemoryLimits;
