@@ -73,7 +73,6 @@ pub(crate) fn current() -> Option<Scope> {
 }
 
 /// Makes `future` run in the scope and span that are current now.
-#[cfg_attr(not(test), expect(dead_code, reason = "the cache's detached work goes through it"))]
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
     in_span(Carried { slot: Slot(current()), future })
 }

@@ -1,4 +1,5 @@
 //! The timing layer through its public face, under a clock that the tests turn.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -170,11 +171,11 @@ async fn slow_requests_are_listed_and_reported() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = seen.clone();
     let world = World::new(|b| {
-        b.routes(["/report"]).slow_after(ms(100)).hook(Arc::new(move |event: &Event<'_>| {
+        b.routes(["/report"]).slow_after(ms(100)).hook(move |event: &Event<'_>| {
             if let Event::SlowRequest { route, took, .. } = event {
                 sink.lock().expect("not poisoned").push((route.to_string(), *took));
             }
-        }))
+        })
     });
     for millis in [99, 100, 400, 250] {
         world.takes("/report", millis).await;

@@ -12,7 +12,7 @@ use super::stats::TimingStats;
 use crate::body::Wrap;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::{Events, Hook};
+use crate::event::{Event, Events};
 use crate::route::Patterns;
 
 const SLOW_AFTER: Duration = Duration::from_millis(250);
@@ -105,7 +105,7 @@ pub struct TimingBuilder {
 
 impl TimingBuilder {
     /// From when on a request is slow: it is listed in [`TimingStats`] and reported as
-    /// [`Event::SlowRequest`](crate::Event::SlowRequest). By default 250 ms.
+    /// [`Event::SlowRequest`]. By default 250 ms.
     pub fn slow_after(mut self, span: Duration) -> Self {
         self.settings.slow_after = span;
         self
@@ -124,9 +124,9 @@ impl TimingBuilder {
     /// let error = TimingLayer::builder().routes(["/a/{x}", "/a/{y}"]).build().unwrap_err();
     /// assert!(error.to_string().contains("/a/{y}"));
     /// ```
-    pub fn routes<'a>(mut self, patterns: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         for pattern in patterns {
-            if let Err(error) = self.settings.patterns.add(pattern) {
+            if let Err(error) = self.settings.patterns.add(pattern.as_ref()) {
                 self.error.get_or_insert(error);
             }
         }
@@ -158,9 +158,9 @@ impl TimingBuilder {
         self
     }
 
-    /// What to call with every [`Event`](crate::Event).
-    pub fn hook(mut self, hook: Hook) -> Self {
-        self.settings.events = Events::new(Some(hook));
+    /// What to call with every [`Event`].
+    pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.settings.events = Events::new(Some(Arc::new(hook)));
         self
     }
 

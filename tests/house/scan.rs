@@ -1,4 +1,5 @@
 //! Reads Rust sources as tokens and paths: enough of the language for the rules of the house, and no more.
+#![expect(clippy::panic, reason = "a test may fail")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,22 +121,23 @@ fn is_name(token: &str) -> bool {
 
 /// Every Rust file of the project, by its path from the project's root.
 pub(crate) fn sources() -> Vec<(String, String)> {
-    fn walk(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            match path.is_dir() {
-                true => walk(root, &path, files),
-                false if path.extension().is_some_and(|ext| ext == "rs") => files.push(path),
-                false => {}
-            }
-        }
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    ["src", "tests", "examples", "benches"].iter().for_each(|folder| walk(root, &root.join(folder), &mut files));
+    ["src", "tests", "examples", "benches"].iter().for_each(|folder| walk(&root.join(folder), &mut files));
     let read = |path: PathBuf| {
-        let name = path.strip_prefix(root).expect("below the root").to_string_lossy().replace('\\', "/");
-        (name, fs::read_to_string(&path).expect("a readable file"))
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
+        let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, source)
     };
     files.into_iter().map(read).collect()
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            walk(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
 }
