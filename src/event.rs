@@ -42,7 +42,7 @@ pub enum Event<'a> {
     SlowRequest {
         /// The matched route.
         route: &'a str,
-        /// How long until the response head was there.
+        /// How long until the response head was there, or until the request was dropped.
         took: Duration,
     },
     /// Something looks misconfigured. Each kind is reported once per layer.

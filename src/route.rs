@@ -74,7 +74,8 @@ impl Patterns {
         &self.names
     }
 
-    fn at(&self, path: &str) -> Option<usize> {
+    /// The place of the pattern that this path matches.
+    pub(crate) fn at(&self, path: &str) -> Option<usize> {
         self.router.at(path).ok().map(|found| *found.value)
     }
 }
