@@ -14,6 +14,8 @@ pub mod cache;
 pub mod key;
 pub mod limit;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod timing;
 
 pub use answer::{Answer, AnswerFuture, BoxFuture};
