@@ -98,6 +98,9 @@ impl TrustedProxies {
 
     /// The client's address, as far as trusted proxies vouch for it.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
         let mut hops = match &self.trust {
             Trust::Networks(_) => usize::MAX,
             Trust::Hops(count) => *count,

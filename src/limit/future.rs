@@ -67,8 +67,13 @@ impl<S, ReqB, W> ResponseFuture<S, ReqB, W>
 where
     S: Service<Request<ReqB>>,
 {
-    pub(super) fn admitted(inner: S, request: Request<ReqB>) -> Self {
-        Self::new(State::Readying { parked: (inner, request) })
+    pub(super) const fn admitted(
+        inner: S,
+        request: Request<ReqB>,
+        reply: Option<Reply>,
+        decision: Option<Box<Decision>>,
+    ) -> Self {
+        Self { state: State::Readying { parked: (inner, request) }, reply, decision, body: PhantomData }
     }
 
     pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
@@ -83,12 +88,6 @@ where
         parked: (S, Request<ReqB>),
     ) -> Self {
         Self::new(State::Asking { asked: Box::new(Asked { answer, limiter, dues, at }), parked })
-    }
-
-    pub(super) fn with_reply(mut self, reply: Option<Reply>, decision: Option<Box<Decision>>) -> Self {
-        self.reply = reply;
-        self.decision = decision;
-        self
     }
 
     const fn new(state: State<S, ReqB, S::Future>) -> Self {

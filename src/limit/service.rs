@@ -42,16 +42,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let Some(limiter) = &self.limiter else { return ResponseFuture::admitted(self.inner.clone(), request) };
+        let Some(limiter) = &self.limiter else {
+            return ResponseFuture::admitted(self.inner.clone(), request, None, None);
+        };
         let head = RequestHead::of(&request);
-        let Some(dues) = limiter.dues(&head) else { return ResponseFuture::admitted(self.inner.clone(), request) };
+        let Some(dues) = limiter.dues(&head) else {
+            return ResponseFuture::admitted(self.inner.clone(), request, None, None);
+        };
         let now = limiter.clock.now();
         match limiter.ask(&dues, now) {
             Answer::Ready(answer) => match limiter.conclude(&head, &dues, answer, now) {
                 Outcome::Refuse(response) => ResponseFuture::refused(response),
                 Outcome::Admit(reply, decision) => {
                     reserve(limiter, dues, now, &mut request);
-                    ResponseFuture::admitted(self.inner.clone(), request).with_reply(reply, decision)
+                    ResponseFuture::admitted(self.inner.clone(), request, reply, decision)
                 }
             },
             Answer::Pending(answer) => {
