@@ -24,7 +24,7 @@ static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 type Req = Request<Full<Bytes>>;
 
 fn main() {
-    divan::Divan::from_args().sample_size(1_000).sample_count(200).main();
+    divan::Divan::from_args().sample_size(32).sample_count(5_000).main();
 }
 
 /// Answers at once with a small body: what is left when a layer is free.
@@ -107,6 +107,25 @@ mod limit {
         measure(bencher, service);
     }
 
+    /// The tower plumbing alone.
+    #[divan::bench]
+    fn switched_off(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999))).enabled(false).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
+    #[divan::bench]
+    fn exempt(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999))).exempt(|_| true).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
+    #[divan::bench]
+    fn accept_everybody_without_fields(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::global(Quota::per_second(1_000_000_000)).dry_run()).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
     #[divan::bench]
     fn accept_without_fields(bencher: Bencher<'_, '_>) {
         let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999)).dry_run()).build();
@@ -136,6 +155,29 @@ mod limit {
         let check = Check::new(tollgate::key::KeyHash::from_bits(7), Quota::per_second(1_000_000).bucket(1_000_000));
         let now = tollgate::Clock::default().now();
         bencher.bench(|| store.decide(black_box(&[check]), now));
+    }
+}
+
+/// What a decision is made of.
+mod parts {
+    use super::*;
+
+    #[divan::bench]
+    fn read_the_clock(bencher: Bencher<'_, '_>) {
+        let clock = tollgate::Clock::default();
+        bencher.bench(|| clock.now());
+    }
+
+    #[divan::bench]
+    fn find_the_peer(bencher: Bencher<'_, '_>) {
+        let request = request(7);
+        bencher.bench(|| tollgate::RequestHead::of(black_box(&request)).peer());
+    }
+
+    #[divan::bench]
+    fn identify_by_address(bencher: Bencher<'_, '_>) {
+        let (who, request) = (by::client_ip(TrustedProxies::none()), request(7));
+        bencher.bench(|| who.extract(&tollgate::RequestHead::of(black_box(&request))).is_some());
     }
 }
 

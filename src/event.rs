@@ -68,6 +68,11 @@ impl Events {
         Self { hook }
     }
 
+    /// Whether a hook listens to everything; warnings are also logged without one.
+    pub(crate) fn heard(&self) -> bool {
+        self.hook.is_some()
+    }
+
     pub(crate) fn emit(&self, event: &Event<'_>) {
         if let Some(hook) = &self.hook {
             hook(event);

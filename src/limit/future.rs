@@ -1,14 +1,15 @@
 //! [`ResponseFuture`]: from a decision to a response.
 //!
-//! ## Asking ⇒ (Readying | Refused), Readying ⇒ Calling ⇒ done
+//! ## Asking ⇒ (Readying | Calling | Refused), Readying ⇒ Calling ⇒ done
 //!
-//! Only a remote store passes through *Asking*; in process the decision is made before the future exists.
+//! Only a remote store passes through *Asking*; in process the decision is made before the future exists. Only an inner
+//! service that is not ready at once passes through *Readying*: what is rare is boxed, so that the future stays small.
 
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -27,7 +28,8 @@ use crate::error::Error;
 use crate::head::RequestHead;
 
 pin_project! {
-    /// The response of a [`RateLimit`](super::RateLimit). Unboxed while the store is in process.
+    /// The response of a [`RateLimit`](super::RateLimit). Unboxed while the store is in process and the inner service
+    /// is ready.
     pub struct ResponseFuture<S, ReqB, W>
     where
         S: Service<Request<ReqB>>,
@@ -42,13 +44,11 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[project_replace = StateReplace]
     enum State<S, ReqB, F> {
-        Asking { asked: Box<Asked>, parked: Parked<S, ReqB> },
-        Readying { parked: Parked<S, ReqB> },
+        Asking { asked: Option<Box<Asked<S, ReqB>>> },
+        Readying { parked: Option<Box<Parked<S, ReqB>>> },
         Calling { #[pin] future: F },
-        Refused { response: Box<Response<Bytes>> },
-        Done,
+        Refused { response: Option<Box<Response<Bytes>>> },
     }
 }
 
@@ -56,42 +56,69 @@ pin_project! {
 type Parked<S, ReqB> = (S, Request<ReqB>);
 
 /// A question on its way to a remote store.
-struct Asked {
-    answer: BoxFuture<Result<Verdicts, Error>>,
-    limiter: Arc<Limiter>,
-    dues: Dues,
-    at: Timestamp,
+pub(super) struct Asked<S, ReqB> {
+    pub(super) answer: BoxFuture<Result<Verdicts, Error>>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) dues: Dues,
+    pub(super) at: Timestamp,
+    pub(super) parked: Parked<S, ReqB>,
 }
 
 impl<S, ReqB, W> ResponseFuture<S, ReqB, W>
 where
     S: Service<Request<ReqB>>,
 {
-    pub(super) const fn admitted(
+    pub(super) fn admitted(
         inner: S,
         request: Request<ReqB>,
         reply: Option<Reply>,
         decision: Option<Box<Decision>>,
     ) -> Self {
-        Self { state: State::Readying { parked: (inner, request) }, reply, decision, body: PhantomData }
+        Self { state: State::call(inner, request), reply, decision, body: PhantomData }
     }
 
     pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
-        Self::new(State::Refused { response })
+        Self { state: State::Refused { response: Some(response) }, reply: None, decision: None, body: PhantomData }
     }
 
-    pub(super) fn asking(
-        answer: BoxFuture<Result<Verdicts, Error>>,
-        limiter: Arc<Limiter>,
-        dues: Dues,
-        at: Timestamp,
-        parked: (S, Request<ReqB>),
-    ) -> Self {
-        Self::new(State::Asking { asked: Box::new(Asked { answer, limiter, dues, at }), parked })
+    pub(super) fn asking(asked: Box<Asked<S, ReqB>>) -> Self {
+        Self { state: State::Asking { asked: Some(asked) }, reply: None, decision: None, body: PhantomData }
     }
+}
 
-    const fn new(state: State<S, ReqB, S::Future>) -> Self {
-        Self { state, reply: None, decision: None, body: PhantomData }
+impl<S, ReqB> State<S, ReqB, S::Future>
+where
+    S: Service<Request<ReqB>>,
+{
+    /// Calls the inner service if it is ready at once. If it is not, it is polled again with the task's own waker, which
+    /// replaces the one used here.
+    fn call(mut inner: S, request: Request<ReqB>) -> Self {
+        match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Calling { future: inner.call(request) },
+            // An error is left for the task to find: a service that failed goes on failing.
+            Poll::Pending | Poll::Ready(Err(_)) => Self::Readying { parked: Some(Box::new((inner, request))) },
+        }
+    }
+}
+
+impl<S, ReqB> Asked<S, ReqB>
+where
+    S: Service<Request<ReqB>>,
+{
+    /// What becomes of the request, now that the store has answered.
+    fn answered(
+        mut self,
+        answer: Result<Verdicts, Error>,
+    ) -> (State<S, ReqB, S::Future>, Option<Reply>, Option<Box<Decision>>) {
+        let head = RequestHead::of(&self.parked.1);
+        match self.limiter.conclude(&head, &self.dues, answer, self.at) {
+            Outcome::Refuse(response) => (State::Refused { response: Some(response) }, None, None),
+            Outcome::Admit(reply, decision) => {
+                reserve(&self.limiter, self.dues, self.at, &mut self.parked.1);
+                let (inner, request) = self.parked;
+                (State::call(inner, request), reply, decision)
+            }
+        }
     }
 }
 
@@ -106,35 +133,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            match this.state.as_mut().project() {
-                StateProj::Asking { asked, parked } => {
-                    let answer = ready!(asked.answer.as_mut().poll(cx));
-                    let head = RequestHead::of(&parked.1);
-                    let outcome = asked.limiter.conclude(&head, &asked.dues, answer, asked.at);
-                    let StateReplace::Asking { asked, parked: (inner, mut request) } =
-                        this.state.as_mut().project_replace(State::Done)
-                    else {
-                        return Poll::Pending;
-                    };
-                    let next = match outcome {
-                        Outcome::Refuse(response) => State::Refused { response },
-                        Outcome::Admit(reply, decision) => {
-                            (*this.reply, *this.decision) = (reply, decision);
-                            reserve(&asked.limiter, asked.dues, asked.at, &mut request);
-                            State::Readying { parked: (inner, request) }
-                        }
-                    };
-                    this.state.set(next);
-                }
-                StateProj::Readying { parked } => {
-                    ready!(parked.0.poll_ready(cx))?;
-                    let StateReplace::Readying { parked: (mut inner, request) } =
-                        this.state.as_mut().project_replace(State::Done)
-                    else {
-                        return Poll::Pending;
-                    };
-                    this.state.set(State::Calling { future: inner.call(request) });
-                }
+            let next = match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     let mut response = ready!(future.poll(cx))?;
                     if let Some(reply) = this.reply.take() {
@@ -145,14 +144,26 @@ where
                     }
                     return Poll::Ready(Ok(response.map(W::adopt)));
                 }
-                StateProj::Refused { .. } => {
-                    let StateReplace::Refused { response } = this.state.as_mut().project_replace(State::Done) else {
-                        return Poll::Pending;
-                    };
-                    return Poll::Ready(Ok(response.map(Body::full)));
+                StateProj::Refused { response } => match response.take() {
+                    Some(response) => return Poll::Ready(Ok(response.map(Body::full))),
+                    None => return Poll::Pending,
+                },
+                StateProj::Readying { parked } => {
+                    let Some((inner, _)) = parked.as_deref_mut() else { return Poll::Pending };
+                    ready!(inner.poll_ready(cx))?;
+                    let Some((mut inner, request)) = parked.take().map(|parked| *parked) else { return Poll::Pending };
+                    State::Calling { future: inner.call(request) }
                 }
-                StateProj::Done => return Poll::Pending,
-            }
+                StateProj::Asking { asked } => {
+                    let Some(waiting) = asked.as_deref_mut() else { return Poll::Pending };
+                    let answer = ready!(waiting.answer.as_mut().poll(cx));
+                    let Some(asked) = asked.take() else { return Poll::Pending };
+                    let (next, reply, decision) = asked.answered(answer);
+                    (*this.reply, *this.decision) = (reply, decision);
+                    next
+                }
+            };
+            this.state.set(next);
         }
     }
 }
@@ -167,7 +178,6 @@ where
             State::Readying { .. } => "Readying",
             State::Calling { .. } => "Calling",
             State::Refused { .. } => "Refused",
-            State::Done => "Done",
         };
         f.debug_struct("limit::ResponseFuture").field("state", &state).finish()
     }

@@ -45,7 +45,7 @@ impl Gcra {
     pub fn verdict(&self, tat: Timestamp, now: Timestamp, wait: Option<Duration>) -> Verdict {
         let used = tat.since(now);
         let free = (now + self.span(self.burst)).since(now + used).as_nanos() as u64;
-        Verdict { wait, remaining: (free / self.interval).min(u64::from(self.burst)) as u32, reset: used }
+        Verdict::new(wait, (free / self.interval).min(u64::from(self.burst)) as u32, used)
     }
 
     /// Gives back `units` charged at `charged`, without creating burst: what has drained since is not given twice.
@@ -91,12 +91,12 @@ mod tests {
         let mut tat = Timestamp::ZERO;
         for left in [2, 1, 0] {
             tat = gcra.check(tat, START, 1).expect("within the burst");
-            assert_eq!(gcra.verdict(tat, START, None).remaining, left);
+            assert_eq!(gcra.verdict(tat, START, None).remaining(), left);
         }
         assert_eq!(gcra.check(tat, START, 1), Err(Duration::from_secs(1)));
         let later = START + Duration::from_secs(1);
         assert!(gcra.check(tat, later, 1).is_ok());
-        assert_eq!(gcra.verdict(tat, START, None).reset, Duration::from_secs(3));
+        assert_eq!(gcra.verdict(tat, START, None).reset(), Duration::from_secs(3));
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
         let tat = gcra.check(Timestamp::ZERO, START, 2).expect("within the burst");
         let later = START + Duration::from_secs(1);
         // One of the two has drained by now, so only one is given back.
-        assert_eq!(gcra.verdict(gcra.refund(tat, later, 2, START), later, None).remaining, 3);
+        assert_eq!(gcra.verdict(gcra.refund(tat, later, 2, START), later, None).remaining(), 3);
         assert_eq!(gcra.refund(tat, later, 2, START), tat - Duration::from_secs(1));
     }
 
@@ -123,7 +123,7 @@ mod tests {
         let large = Gcra::new(1_000, 60_000_000_000, 1_000);
         let tat = small.check(Timestamp::ZERO, START, 50).expect("half");
         let moved = large.at_share(small.share(tat, START), START);
-        assert_eq!(large.verdict(moved, START, None).remaining, 500);
+        assert_eq!(large.verdict(moved, START, None).remaining(), 500);
     }
 
     proptest! {

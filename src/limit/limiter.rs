@@ -13,7 +13,7 @@ use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
 use super::plan::{Dues, Plan};
 use super::reply::{Reply, Style};
 use super::stats::{Counters, RateLimitStats};
-use super::{Check, LimitStore, OnReject, Quota, Settlement};
+use super::{LimitStore, OnReject, Quota, Settlement};
 use crate::answer::Answer;
 use crate::carrier;
 use crate::clock::{Clock, Timestamp};
@@ -107,43 +107,40 @@ impl Limiter {
     ) -> Outcome {
         let ruling = self.rule(dues, answer, now);
         let admits = ruling.admits();
-        self.report(head, dues, &ruling, admits);
-        let reply = Reply::new(&self.plan, self.style, &ruling, || self.clock.wall());
+        self.report(head, &ruling, admits);
+        let reply = Reply::new(&self.plan, self.style, &ruling, admits, || self.clock.wall());
         if admits {
             let decision = ruling.degraded.then(|| Box::new(self.decision(&ruling)));
             return Outcome::Admit(reply, decision);
         }
-        let decision = self.decision(&ruling);
+        Outcome::Refuse(self.refuse(head, &ruling, reply))
+    }
+
+    fn refuse(&self, head: &RequestHead<'_>, ruling: &Ruling<'_>, reply: Option<Reply>) -> Box<Response<Bytes>> {
+        let decision = self.decision(ruling);
         let mut response = self.reject.reject(head, &decision);
         if let Some(reply) = reply {
             reply.write(response.headers_mut());
         }
         response.extensions_mut().insert(decision);
-        Outcome::Refuse(Box::new(response))
+        Box::new(response)
     }
 
     pub(super) fn stats(&self) -> RateLimitStats {
         self.counters.snapshot(&self.plan, self.store.stats())
     }
 
-    fn rule(&self, dues: &Dues, answer: Result<Verdicts, Error>, now: Timestamp) -> Ruling {
+    fn rule<'d>(&self, dues: &'d Dues, answer: Result<Verdicts, Error>, now: Timestamp) -> Ruling<'d> {
         let (verdicts, degraded) = match answer {
             Ok(verdicts) if verdicts.len() == dues.checks.len() => (verdicts, false),
             Ok(_) => (self.decide_locally(dues, now, &Error::config("the store did not answer every check")), true),
             Err(error) => (self.decide_locally(dues, now, &error), true),
         };
-        let judged = dues.checks.iter().zip(&dues.labels).zip(verdicts);
-        let term = |((check, label), verdict): ((&Check, &Label), Verdict)| Term {
-            label: *label,
-            quota: check.quota,
-            verdict,
-            enforced: check.enforced,
-        };
-        let mut ruling = Ruling { terms: judged.map(term).collect(), overloaded: false, degraded };
+        let mut ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded };
         if let Some(node) = &self.node
-            && ruling.admits()
+            && ruling.limits_admit()
         {
-            self.ask_node(node, dues, &mut ruling, now);
+            ruling.node = Some(self.ask_node(node, &ruling, now));
         }
         ruling
     }
@@ -153,41 +150,38 @@ impl Limiter {
         match self.local.decide(&dues.checks, now) {
             Answer::Ready(Ok(verdicts)) => verdicts,
             // The local engine answers at once and never fails; were it otherwise, a store's failure admits.
-            _ => dues
-                .checks
-                .iter()
-                .map(|_| Verdict { wait: None, remaining: 0, reset: std::time::Duration::ZERO })
-                .collect(),
+            _ => dues.checks.iter().map(|_| Verdict::new(None, 0, std::time::Duration::ZERO)).collect(),
         }
     }
 
     /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.
-    fn ask_node(&self, node: &Node, dues: &Dues, ruling: &mut Ruling, now: Timestamp) {
+    fn ask_node(&self, node: &Node, ruling: &Ruling<'_>, now: Timestamp) -> Term {
         let verdict = node.ceiling.take(node.cost);
         if !verdict.admits() {
-            let charged = dues.checks.iter().zip(&ruling.terms).filter(|(_, term)| term.verdict.admits());
+            let charged = ruling.checks.iter().zip(&ruling.verdicts).filter(|(_, verdict)| verdict.admits());
             let refunds: Vec<Settlement> = charged.map(|(check, _)| Settlement::new(*check, now, 0)).collect();
             let store = if ruling.degraded { &self.local } else { &self.store };
             settle(store.settle(&refunds, now));
-            ruling.overloaded = true;
         }
-        ruling.terms.push(Term { label: node.label, quota: node.quota, verdict, enforced: true });
+        Term { label: node.label, quota: node.quota, verdict, enforced: true }
     }
 
-    fn decision(&self, ruling: &Ruling) -> Decision {
-        let part = |term: &Term| Part::new(self.plan.offer(term.label).name.clone(), *term);
-        let parts = ruling.terms.iter().map(part).collect();
-        Decision { parts, overloaded: ruling.overloaded, degraded: ruling.degraded }
+    fn decision(&self, ruling: &Ruling<'_>) -> Decision {
+        let part = |term: Term| Part::new(self.plan.offer(term.label).name.clone(), term);
+        let parts = ruling.terms().map(part).collect();
+        Decision { parts, overloaded: ruling.overloaded(), degraded: ruling.degraded }
     }
 
-    fn report(&self, head: &RequestHead<'_>, dues: &Dues, ruling: &Ruling, admits: bool) {
+    fn report(&self, head: &RequestHead<'_>, ruling: &Ruling<'_>, admits: bool) {
         self.counters.count(admits, ruling.degraded);
         if !admits {
             self.counters.count_route(self.plan.route_name(head));
+        } else if !self.events.heard() && ruling.verdicts.iter().all(Verdict::admits) {
+            return;
         }
-        for (i, term) in ruling.terms.iter().enumerate() {
+        for (i, term) in ruling.terms().enumerate() {
             let limit = &*self.plan.offer(term.label).name;
-            match term.verdict.wait {
+            match term.verdict.wait() {
                 Some(retry_after) if term.enforced => {
                     self.counters.count_refusal(term.label);
                     self.events.emit(&Event::Refused { limit, retry_after });
@@ -196,7 +190,7 @@ impl Limiter {
                     self.counters.count_dry(term.label);
                     self.events.emit(&Event::WouldRefuse { limit });
                 }
-                None if admits && crosses_80_percent(term, dues.checks.get(i).map_or(1, |check| check.cost)) => {
+                None if admits && crosses_80_percent(&term, ruling.checks.get(i).map_or(1, |check| check.cost)) => {
                     self.events.emit(&Event::NearLimit { limit });
                 }
                 None => {}
@@ -221,7 +215,7 @@ impl Limiter {
 /// Whether this charge took the key past 80 % of its limit.
 fn crosses_80_percent(term: &Term, cost: u32) -> bool {
     let capacity = u64::from(term.quota.capacity());
-    let used = capacity.saturating_sub(u64::from(term.verdict.remaining));
+    let used = capacity.saturating_sub(u64::from(term.verdict.remaining()));
     let past = |used: u64| used * 5 >= capacity * 4;
     past(used) && !past(used.saturating_sub(u64::from(cost)))
 }

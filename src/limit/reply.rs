@@ -58,17 +58,23 @@ struct DraftFields {
 
 impl Reply {
     /// The fields for this ruling; none where no enforced limit was asked.
-    pub(super) fn new(plan: &Plan, style: Style, ruling: &Ruling, wall: impl FnOnce() -> SystemTime) -> Option<Self> {
-        let term = ruling.reported()?;
+    pub(super) fn new(
+        plan: &Plan,
+        style: Style,
+        ruling: &Ruling<'_>,
+        admits: bool,
+        wall: impl FnOnce() -> SystemTime,
+    ) -> Option<Self> {
+        let term = if admits { ruling.tightest() } else { ruling.longest() }?;
         let reset = match style.reset {
-            Reset::Seconds => ceil_seconds(term.verdict.reset),
-            Reset::Epoch => epoch(wall(), term.verdict.reset),
+            Reset::Seconds => ceil_seconds(term.verdict.reset()),
+            Reset::Epoch => epoch(wall(), term.verdict.reset()),
         };
         Some(Self {
             limit: plan.offer(term.label).limit_value.clone(),
-            remaining: term.verdict.remaining,
+            remaining: term.verdict.remaining(),
             reset,
-            retry_after: ruling.retry_after().map(retry_seconds),
+            retry_after: if admits { None } else { term.verdict.wait().map(retry_seconds) },
             draft: style.draft.map(|Draft::Eleven| Box::new(draft_11(plan, ruling))),
         })
     }
@@ -97,12 +103,12 @@ fn epoch(wall: SystemTime, reset: Duration) -> u64 {
     ceil_seconds(wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_add(reset))
 }
 
-fn draft_11(plan: &Plan, ruling: &Ruling) -> DraftFields {
+fn draft_11(plan: &Plan, ruling: &Ruling<'_>) -> DraftFields {
     let (mut policy, mut state) = (String::with_capacity(64), String::with_capacity(64));
-    for term in ruling.terms.iter().filter(|term| term.enforced) {
+    for term in ruling.terms().filter(|term| term.enforced) {
         let offer = plan.offer(term.label);
         let comma = if policy.is_empty() { "" } else { "," };
-        let (left, window) = effective_window(term);
+        let (left, window) = effective_window(&term);
         // Writing to a `String` cannot fail.
         let _ = write!(policy, "{comma}{}", offer.policy);
         let _ = write!(state, "{comma}\"{}\";r={left};t={window}", offer.name);
@@ -113,10 +119,10 @@ fn draft_11(plan: &Plan, ruling: &Ruling) -> DraftFields {
 /// The draft's "effective window": refused, nothing until the retry time; admitted, a span over which spending what
 /// remains does not exceed the sustained rate.
 fn effective_window(term: &Term) -> (u32, u64) {
-    match term.verdict.wait {
+    match term.verdict.wait() {
         Some(wait) if term.enforced => (0, retry_seconds(wait)),
-        _ if term.verdict.remaining == 0 => (0, retry_seconds(term.verdict.reset)),
-        _ => (term.verdict.remaining, sustained_seconds(term.quota, term.verdict.remaining)),
+        _ if term.verdict.remaining() == 0 => (0, retry_seconds(term.verdict.reset())),
+        _ => (term.verdict.remaining(), sustained_seconds(term.quota, term.verdict.remaining())),
     }
 }
 
@@ -133,7 +139,7 @@ mod tests {
     use super::*;
 
     fn term(quota: Quota, remaining: u32, wait: Option<u64>) -> Term {
-        let verdict = Verdict { wait: wait.map(Duration::from_millis), remaining, reset: Duration::from_secs(40) };
+        let verdict = Verdict::new(wait.map(Duration::from_millis), remaining, Duration::from_secs(40));
         Term { label: Label { rule: 0, tier: 0 }, quota, verdict, enforced: true }
     }
 

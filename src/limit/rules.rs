@@ -152,6 +152,11 @@ impl Limit {
         self
     }
 
+    /// A limit for a layer that is switched off.
+    pub(crate) fn unused() -> Self {
+        Self::global(Quota::per_day(1))
+    }
+
     const fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = Cost::Fixed(1);
         Self { name: None, subject, quotas, route: None, per_route: false, cost, enforced: true, reserve: false }

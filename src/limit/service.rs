@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::ResponseFuture;
+use super::future::{Asked, ResponseFuture};
 use super::limiter::{Limiter, Outcome};
 use super::plan::Dues;
 use super::reservation::Reservation;
@@ -59,7 +59,8 @@ where
                 }
             },
             Answer::Pending(answer) => {
-                ResponseFuture::asking(answer, limiter.clone(), dues, now, (self.inner.clone(), request))
+                let parked = (self.inner.clone(), request);
+                ResponseFuture::asking(Box::new(Asked { answer, limiter: limiter.clone(), dues, at: now, parked }))
             }
         }
     }

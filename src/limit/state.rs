@@ -48,6 +48,28 @@ impl KeyState {
         )
     }
 
+    /// Asks, and charges where the answer is yes: [`ask`](Self::ask) and [`charge`](Self::charge) in one pass.
+    pub fn spend(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
+        self.adapt(quota, now);
+        self.with(
+            |gcra, tat| match gcra.check(*tat, now, cost) {
+                Ok(after) => {
+                    *tat = after;
+                    gcra.verdict(after, now, None)
+                }
+                Err(wait) => gcra.verdict(*tat, now, Some(wait)),
+            },
+            |window, log| {
+                window.roll(log, now);
+                let wait = window.check(log, now, cost).err();
+                if wait.is_none() {
+                    window.charge(log, now, cost);
+                }
+                window.verdict(log, now, wait)
+            },
+        )
+    }
+
     /// Charges `cost` units, whether they fit or not, and says what is left. Expects an [`ask`](Self::ask) just before.
     pub fn charge(&mut self, cost: u32, now: Timestamp) -> Verdict {
         self.with(
@@ -84,7 +106,7 @@ impl KeyState {
 
     /// Whether nothing more would be admitted now.
     pub fn is_spent(&mut self, now: Timestamp) -> bool {
-        self.ask(self.quota, 1, now).wait.is_some()
+        self.ask(self.quota, 1, now).wait().is_some()
     }
 
     fn adapt(&mut self, quota: Quota, now: Timestamp) {
@@ -146,14 +168,14 @@ mod tests {
             (bucket, Quota::per_minute(20), 10),
             (bucket, Quota::per_hour(60).bucket(10), 5),
         ] {
-            assert_eq!(used(from, 50).ask(to, 1, START).remaining, left, "{from} to {to}");
+            assert_eq!(used(from, 50).ask(to, 1, START).remaining(), left, "{from} to {to}");
         }
     }
 
     #[test]
     fn a_limited_key_stays_limited_through_a_change() {
         let mut state = used(Quota::per_minute(20), 20);
-        assert!(state.ask(Quota::per_minute(1_000), 1, START).wait.is_some());
+        assert!(state.ask(Quota::per_minute(1_000), 1, START).wait().is_some());
         assert!(state.is_spent(START));
     }
 

@@ -134,7 +134,7 @@ impl Window {
     #[must_use]
     pub fn verdict(&self, log: &Log, now: Timestamp, wait: Option<Duration>) -> Verdict {
         let reset = if log.total == 0 { Duration::ZERO } else { (log.last + self.span()).since(now) };
-        Verdict { wait, remaining: self.limit.saturating_sub(log.total), reset }
+        Verdict::new(wait, self.limit.saturating_sub(log.total), reset)
     }
 
     /// The share of the limit that is used, in units of 2⁻³², rounded up.

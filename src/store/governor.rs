@@ -41,12 +41,12 @@ impl NodeCeiling {
     /// Takes `cost` units, or says how long until they are there.
     pub(crate) fn take(&self, cost: u32) -> Verdict {
         let Some(cost) = NonZeroU32::new(cost) else {
-            return Verdict { wait: None, remaining: self.burst.get(), reset: Duration::ZERO };
+            return Verdict::new(None, self.burst.get(), Duration::ZERO);
         };
         match self.limiter.check_n(cost) {
             Ok(Ok(state)) => {
                 let remaining = state.remaining_burst_capacity();
-                Verdict { wait: None, remaining, reset: self.interval * (self.burst.get().saturating_sub(remaining)) }
+                Verdict::new(None, remaining, self.interval * (self.burst.get().saturating_sub(remaining)))
             }
             Ok(Err(until)) => self.refused(&until),
             Err(_more_than_the_burst) => self.refusal(self.interval * self.burst.get()),
@@ -58,7 +58,7 @@ impl NodeCeiling {
     }
 
     fn refusal(&self, wait: Duration) -> Verdict {
-        Verdict { wait: Some(wait), remaining: 0, reset: self.interval * self.burst.get() }
+        Verdict::new(Some(wait), 0, self.interval * self.burst.get())
     }
 }
 
@@ -111,9 +111,9 @@ mod tests {
         let hand = ManualClock::new();
         let ceiling = NodeCeiling::new(Quota::per_second(10).bucket(5), Clock::Manual(hand.clone()));
         for left in (0..5).rev() {
-            assert_eq!(ceiling.take(1).remaining, left);
+            assert_eq!(ceiling.take(1).remaining(), left);
         }
-        assert_eq!(ceiling.take(1).wait, Some(Duration::from_millis(100)));
+        assert_eq!(ceiling.take(1).wait(), Some(Duration::from_millis(100)));
         hand.advance(Duration::from_millis(100));
         assert!(ceiling.take(1).admits());
         assert!(!ceiling.take(6).admits(), "more than the burst never passes");

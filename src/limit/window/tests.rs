@@ -29,7 +29,7 @@ fn twenty_pass_and_the_twenty_first_waits_even_at_second_59() {
 fn a_burst_is_free_again_exactly_one_period_later() {
     let (window, mut log) = (Window::new(20, MINUTE), Log::new());
     (0..20).for_each(|_| admit(&window, &mut log, START, 1).expect("one of twenty"));
-    assert_eq!(window.verdict(&log, START, None).reset, Duration::from_secs(60));
+    assert_eq!(window.verdict(&log, START, None).reset(), Duration::from_secs(60));
     assert_eq!(admit(&window, &mut log, START, 1), Err(Duration::from_secs(60)));
     let just_before = START + Duration::from_nanos(MINUTE - 1);
     assert!(admit(&window, &mut log, just_before, 1).is_err());
@@ -42,11 +42,11 @@ fn a_refund_comes_only_from_the_charged_sub_bucket_while_it_counts() {
     admit(&window, &mut log, START, 5).expect("room");
     admit(&window, &mut log, START + Duration::from_secs(30), 5).expect("room");
     window.refund(&mut log, 9, START);
-    assert_eq!(window.verdict(&log, START, None).remaining, 15);
+    assert_eq!(window.verdict(&log, START, None).remaining(), 15);
     let later = START + Duration::from_secs(70);
     window.roll(&mut log, later);
     window.refund(&mut log, 5, START);
-    assert_eq!(window.verdict(&log, later, None).remaining, 15);
+    assert_eq!(window.verdict(&log, later, None).remaining(), 15);
 }
 
 #[test]
@@ -57,9 +57,9 @@ fn a_rescaled_log_keeps_its_share_and_its_times() {
         admit(&small, &mut log, START + Duration::from_secs(i), 1).expect("room");
     }
     large.rescale(&mut log, &small);
-    assert_eq!(large.verdict(&log, START, None).remaining, 500);
+    assert_eq!(large.verdict(&log, START, None).remaining(), 500);
     small.rescale(&mut log, &large);
-    assert_eq!(small.verdict(&log, START, None).remaining, 50);
+    assert_eq!(small.verdict(&log, START, None).remaining(), 50);
 }
 
 #[test]
@@ -102,8 +102,8 @@ proptest! {
             }
             let recent: u32 = exact.iter().filter(|(at, _)| now.since(*at) < Duration::from_nanos(period)).map(|e| e.1).sum();
             prop_assert!(recent <= limit, "{recent} in a window of {limit}");
-            prop_assert!(window.verdict(&log, now, None).remaining <= limit - recent, "remaining is a lower bound");
-            prop_assert!(window.verdict(&log, now, None).reset <= Duration::from_nanos(period));
+            prop_assert!(window.verdict(&log, now, None).remaining() <= limit - recent, "remaining is a lower bound");
+            prop_assert!(window.verdict(&log, now, None).reset() <= Duration::from_nanos(period));
         }
     }
 }

@@ -178,8 +178,7 @@ impl Locked<'_> {
 impl Shard {
     fn run_one(&mut self, check: &Check, now: Timestamp, charge: bool) -> Verdict {
         let state = self.state(check, now);
-        let verdict = state.ask(check.quota, check.cost, now);
-        if charge && verdict.admits() { state.charge(check.cost, now) } else { verdict }
+        if charge { state.spend(check.quota, check.cost, now) } else { state.ask(check.quota, check.cost, now) }
     }
 
     /// The key's state, made where it is missing.

@@ -28,7 +28,7 @@ fn all_or_none() {
     for _ in 0..5 {
         let verdicts = decide(&store, &[wide, narrow], START);
         assert!(verdicts[0].admits() && !verdicts[1].admits());
-        assert_eq!(verdicts[0].remaining, 9, "a refusal charges nobody");
+        assert_eq!(verdicts[0].remaining(), 9, "a refusal charges nobody");
     }
 }
 
@@ -41,7 +41,7 @@ fn a_dry_run_check_does_not_hold_the_others_back() {
     decide(&store, &[trial, real], START);
     let verdicts = decide(&store, &[trial, real], START);
     assert!(!verdicts[0].admits() && verdicts[1].admits());
-    assert_eq!(verdicts[1].remaining, 8);
+    assert_eq!(verdicts[1].remaining(), 8);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_peek_charges_nothing() {
     let check = Check::new(key(1), Quota::per_minute(2));
     for _ in 0..5 {
         let Answer::Ready(Ok(verdicts)) = store.peek(&[check], START) else { panic!("memory answers at once") };
-        assert_eq!((verdicts[0].admits(), verdicts[0].remaining), (true, 2));
+        assert_eq!((verdicts[0].admits(), verdicts[0].remaining()), (true, 2));
     }
 }
 
@@ -59,7 +59,7 @@ fn settling_refunds_or_charges_the_difference() {
     for quota in [Quota::per_minute(100), Quota::per_minute(100).bucket(100)] {
         let store = MemoryLimits::new(1_000);
         let check = Check::new(key(1), quota).cost(10);
-        let left = |store: &MemoryLimits| decide(store, &[check.cost(0)], START)[0].remaining;
+        let left = |store: &MemoryLimits| decide(store, &[check.cost(0)], START)[0].remaining();
         decide(&store, &[check], START);
         assert_eq!(left(&store), 90);
         let _ = store.settle(&[Settlement::new(check, START, 4)], START);
