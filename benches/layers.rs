@@ -180,3 +180,29 @@ mod parts {
         bencher.bench(|| who.extract(&tollgate::RequestHead::of(black_box(&request))).is_some());
     }
 }
+
+mod timing {
+    use tollgate::timing::{TimingLayer, timed};
+
+    use super::*;
+
+    #[divan::bench]
+    fn by_pattern(bencher: Bencher<'_, '_>) {
+        let layer = TimingLayer::builder().routes(["/prices/{symbol}", "/me"]).build().expect("a layer");
+        measure(bencher, layer.layer(Bare));
+    }
+
+    #[divan::bench]
+    fn unmatched(bencher: Bencher<'_, '_>) {
+        measure(bencher, TimingLayer::new().layer(Bare));
+    }
+
+    #[divan::bench]
+    fn one_query(bencher: Bencher<'_, '_>) {
+        let inner = tower::service_fn(|_: Req| async {
+            timed("load price", std::future::ready(())).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
+        });
+        measure(bencher, TimingLayer::new().layer(inner));
+    }
+}

@@ -33,7 +33,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             // Inside the slot, and before the request is counted out: the queries that end here are its own.
-            if this.inner.is_some() {
+            if !this.watch.stopped {
                 this.watch.enter(|| this.inner.set(None));
             }
         }
@@ -54,11 +54,9 @@ where
     type Output = Result<Response<Body<W::Inner>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
-        let answer = ready!(this.watch.enter(|| inner.poll(cx)));
-        this.inner.set(None);
-        match answer {
+        let this = self.project();
+        let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
+        match ready!(this.watch.enter(|| inner.poll(cx))) {
             Ok(mut response) => {
                 let timing = this.watch.stop(Outcome::Answered(response.status()));
                 if let Some(timing) = timing {

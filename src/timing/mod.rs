@@ -50,7 +50,7 @@
 //!
 //! # What it costs
 //!
-//! Two clock readings and five additions per request: less than 100 ns over the bare service, without an allocation; a
+//! Two clock readings (45 ns) and five additions per request: about 100 ns over the bare service, no allocation; a
 //! request's log is opened by its first query, and a query costs two readings more. Memory is bounded: about 10 KB for
 //! each route and each query name that occurred (256 of each), and 80 slow requests. Percentiles are within 1⁄64
 //! (1.6 %) of the exact value; they cover the time since the layer was built.

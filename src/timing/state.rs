@@ -41,8 +41,10 @@ impl State {
         }
         let route = match head.matched_path() {
             Some(name) => self.routes.of(name),
+            None if self.patterns.is_empty() => &self.unmatched,
             None => {
-                settings.patterns.at(head.uri().path()).and_then(|i| self.patterns.get(i)).unwrap_or(&self.unmatched)
+                let pattern = settings.patterns.at(head.uri().path());
+                pattern.and_then(|pattern| self.patterns.get(pattern)).unwrap_or(&self.unmatched)
             }
         };
         route.begin();
