@@ -1,1 +1,5 @@
 //! In-process engines.
+
+mod cache;
+
+pub use cache::MemoryCache;
