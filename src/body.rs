@@ -69,14 +69,12 @@ impl<B> Body<B> {
     }
 
     /// A body of these blocks, in order.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the cache's stored bodies are read through it"))]
     pub(crate) fn chunks(chunks: Arc<[Bytes]>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         Self { kind: Kind::Chunks { chunks, next: 0, left } }
     }
 
     /// A body read from elsewhere while it is still arriving.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the cache's tee is read through it"))]
     pub(crate) const fn stream(stream: Stream) -> Self {
         Self { kind: Kind::Stream { stream } }
     }

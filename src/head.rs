@@ -51,6 +51,13 @@ impl<'a> RequestHead<'a> {
         self.uri
     }
 
+    /// The request's target as the client sent it: axum's `OriginalUri` (feature `axum`) where a nested router has
+    /// stripped a prefix, else the target.
+    #[must_use]
+    pub fn original_uri(&self) -> &'a Uri {
+        original_uri(self).unwrap_or(self.uri)
+    }
+
     /// The HTTP version it came with.
     #[must_use]
     pub const fn version(&self) -> Version {
@@ -128,5 +135,15 @@ fn matched_path<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
 
 #[cfg(not(feature = "axum"))]
 fn matched_path<'a>(_head: &RequestHead<'a>) -> Option<&'a str> {
+    None
+}
+
+#[cfg(feature = "axum")]
+fn original_uri<'a>(head: &RequestHead<'a>) -> Option<&'a Uri> {
+    head.extension::<axum::extract::OriginalUri>().map(|original| &original.0)
+}
+
+#[cfg(not(feature = "axum"))]
+fn original_uri<'a>(_head: &RequestHead<'a>) -> Option<&'a Uri> {
     None
 }

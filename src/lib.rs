@@ -9,6 +9,7 @@ mod event;
 mod fields;
 mod head;
 mod route;
+mod stack;
 
 pub mod cache;
 pub mod key;
@@ -25,3 +26,4 @@ pub use error::Error;
 pub use event::{Event, Hook};
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
+pub use stack::{RouteReport, Stats, Tollgate, TollgateBuilder, TollgateLayer, TollgateService};

@@ -27,6 +27,8 @@ use crate::timing::{Latency, Timing, TimingBuilder, TimingLayer, TimingStats};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether there is any.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// The three layers as one: timing, then limits, then cache. Clones share everything.
 ///
@@ -90,7 +92,13 @@ impl Tollgate {
     /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the
     /// server has stopped accepting.
     pub async fn shutdown(&self) {
-        self.layer.cache.drain(PATIENCE).await;
+        let landed = async {
+            while self.layer.cache.flights() > 0 {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        // Work that takes longer than the patience is left to the runtime.
+        drop(tokio::time::timeout(PATIENCE, landed).await);
     }
 }
 
@@ -189,7 +197,9 @@ impl TollgateBuilder {
     pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let hook: Hook = Arc::new(hook);
         let (for_limits, for_cache) = (hook.clone(), hook.clone());
-        let gate = self.limits_with(|limits| limits.hook(move |event| for_limits(event))).timing_with(|t| t.hook(hook));
+        let gate = self
+            .limits_with(|limits| limits.hook(move |event| for_limits(event)))
+            .timing_with(|timing| timing.hook(move |event| hook(event)));
         Self { cache: gate.cache.hook(for_cache), ..gate }
     }
 

@@ -1,1 +1,46 @@
-//! The cache room.
+//! The response cache.
+
+mod barrier;
+mod control;
+mod core;
+mod directive;
+mod entry;
+mod facts;
+mod fetch;
+mod flight;
+mod freshness;
+mod future;
+mod invalidate;
+mod join;
+mod keep;
+mod key;
+mod layer;
+mod origin;
+mod passing;
+mod policy;
+mod reason;
+mod respond;
+mod rules;
+mod service;
+mod settings;
+mod sf;
+mod stats;
+mod status;
+mod store;
+mod tag;
+mod tee;
+mod validate;
+mod vary;
+
+pub use control::Store;
+pub use entry::{Entry, Stored, VaryIndex};
+pub use future::{Past, ResponseFuture};
+pub use invalidate::Invalidate;
+pub use key::CacheKey;
+pub use layer::{CacheBuilder, CacheLayer};
+pub use reason::Reason;
+pub use rules::{Rule, Rules};
+pub use service::Cache;
+pub use settings::Profile;
+pub use stats::{CacheStats, RouteStats};
+pub use store::{CacheStore, LevelStats};

@@ -1,0 +1,313 @@
+//! [`Entry`]: a stored response, prepared so that serving it decides nothing.
+//!
+//! The fields are those of the answer to be sent, with a place for `Age`; the times are compared, never computed; the
+//! body is shared by reference count. [`Stored`] is what lies under a key: an entry, or (where responses vary) the
+//! list of variants that leads to one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::key::CacheKey;
+use super::policy::Plan;
+use super::settings::TOLLGATE_CACHE_CONTROL;
+use crate::clock::Timestamp;
+use crate::fields::RATE_FIELDS;
+
+/// What an entry weighs beside its bytes: keys, maps, counters.
+const OVERHEAD: u64 = 512;
+
+/// Until when a response may be used, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Before: served as it is.
+    pub(crate) fresh_until: Timestamp,
+    /// Before: served, and refreshed behind the client's back.
+    pub(crate) revalidate_until: Timestamp,
+    /// Before: served where the inner service fails.
+    pub(crate) error_until: Timestamp,
+    /// Before: worth revalidating.
+    pub(crate) keep_until: Timestamp,
+}
+
+/// The head of a stored response, shared by everyone who is being sent it.
+pub(crate) struct Meta {
+    pub(crate) status: StatusCode,
+    /// End-to-end fields only, with a place for `Age`.
+    pub(crate) headers: HeaderMap,
+    /// Its age at `stored_at`.
+    pub(crate) age: Duration,
+    pub(crate) stored_at: Timestamp,
+    pub(crate) windows: Windows,
+    pub(crate) tags: Box<[Box<str>]>,
+    /// How long the fetch took that a hit saves.
+    pub(crate) took: Duration,
+    /// The invalidations that had happened when its fetch began.
+    pub(crate) generation: u64,
+    /// The latest generation this entry was compared with, and found valid.
+    pub(crate) checked: AtomicU64,
+}
+
+impl Meta {
+    pub(crate) fn age_at(&self, now: Timestamp) -> Duration {
+        self.age + now.since(self.stored_at)
+    }
+
+    /// The same head with other fields.
+    pub(crate) fn with_headers(&self, headers: HeaderMap) -> Self {
+        Self {
+            status: self.status,
+            headers,
+            age: self.age,
+            stored_at: self.stored_at,
+            windows: self.windows,
+            tags: self.tags.clone(),
+            took: self.took,
+            generation: self.generation,
+            checked: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The bytes of a stored response.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    /// One block, or none.
+    One(Bytes),
+    /// As it arrived, in order.
+    Many(Arc<[Bytes]>),
+}
+
+/// A stored response. Built by the cache, kept by a [`CacheStore`](crate::cache::CacheStore).
+#[derive(Clone)]
+pub struct Entry {
+    pub(crate) key: CacheKey,
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) body: Kept,
+    pub(crate) length: u64,
+}
+
+impl Entry {
+    /// The key it was stored under, compared with the one asked for when it is read.
+    #[must_use]
+    pub const fn key(&self) -> &CacheKey {
+        &self.key
+    }
+
+    /// The status of the response.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.meta.status
+    }
+
+    /// Its fields.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.meta.headers
+    }
+
+    /// How many bytes its body has.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The tags it can be invalidated by.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.meta.tags.iter().map(|tag| &**tag)
+    }
+
+    /// After this time it is of no use to anyone.
+    #[must_use]
+    pub fn keep_until(&self) -> Timestamp {
+        self.meta.windows.keep_until
+    }
+
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let fields: usize = self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        let tags: usize = self.meta.tags.iter().map(|tag| tag.len() + 16).sum();
+        self.length + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + OVERHEAD
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("status", &self.meta.status)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One variant of a response that varies: what a request must say to be answered by it, and where it lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Variant {
+    pub(crate) names: Arc<[HeaderName]>,
+    /// What the request that made it said in those fields.
+    pub(crate) selection: Box<[u8]>,
+    pub(crate) key: CacheKey,
+}
+
+/// The variants stored for one key, the most recent first.
+#[derive(Clone, Debug)]
+pub struct VaryIndex {
+    pub(crate) key: CacheKey,
+    /// Part of every variant's key: removing the index orphans them all.
+    pub(crate) nonce: u64,
+    pub(crate) variants: Vec<Variant>,
+}
+
+impl VaryIndex {
+    /// The most a key may have; the one least recently stored goes.
+    pub(crate) const MOST: usize = 32;
+
+    /// How many variants there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.variants.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.variants.is_empty()
+    }
+}
+
+/// What lies under a key. Cloning it counts references.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Stored {
+    /// A response.
+    Entry(Arc<Entry>),
+    /// The way to the responses that vary.
+    Vary(Arc<VaryIndex>),
+}
+
+impl Stored {
+    /// The key it was stored under.
+    #[must_use]
+    pub fn key(&self) -> &CacheKey {
+        match self {
+            Self::Entry(entry) => &entry.key,
+            Self::Vary(index) => &index.key,
+        }
+    }
+
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        match self {
+            Self::Entry(entry) => entry.weight(),
+            Self::Vary(index) => {
+                let variants: usize = index.variants.iter().map(|variant| variant.selection.len() + 512).sum();
+                (variants + index.key.as_bytes().len()) as u64 + OVERHEAD
+            }
+        }
+    }
+}
+
+/// RFC 9111 §3.1: fields a cache must not store, beside those that `Connection` names.
+const NOT_STORED: [HeaderName; 10] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    TOLLGATE_CACHE_CONTROL,
+];
+
+/// A copy of these fields as they may be stored: without hop-by-hop fields, another user's limits, and `strip`.
+pub(crate) fn storable(headers: &HeaderMap, strip: &[HeaderName]) -> HeaderMap {
+    let mut kept = headers.clone();
+    for line in headers.get_all(header::CONNECTION) {
+        for name in line.as_bytes().split(|b| *b == b',') {
+            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+                kept.remove(name);
+            }
+        }
+    }
+    for name in NOT_STORED.iter().chain(&RATE_FIELDS).chain(strip) {
+        kept.remove(name);
+    }
+    kept
+}
+
+/// The head to store for a response that `plan` keeps.
+pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: Plan, generation: u64) -> Meta {
+    if !headers.contains_key(header::DATE) {
+        // RFC 9110 §6.6.1: a recipient with a clock adds the Date of arrival to a response it keeps.
+        if let Some(date) = http_date(plan.moments.wall) {
+            headers.insert(header::DATE, date);
+        }
+    }
+    // A place for the age, so that writing it on a hit changes a value and moves nothing.
+    headers.remove(header::AGE);
+    headers.insert(header::AGE, HeaderValue::from_static("0"));
+    let windows = plan.windows();
+    Meta {
+        status,
+        headers,
+        age: plan.age,
+        stored_at: plan.moments.answered,
+        windows,
+        tags: plan.tags,
+        took: plan.moments.answered.since(plan.moments.asked),
+        generation,
+        checked: AtomicU64::new(0),
+    }
+}
+
+/// IMF-fixdate (RFC 9110 §5.6.7); nothing for a clock outside the years 1970 to 9999.
+pub(crate) fn http_date(wall: std::time::SystemTime) -> Option<HeaderValue> {
+    let since = wall.duration_since(std::time::UNIX_EPOCH).ok()?;
+    if since.as_secs() >= 253_402_300_800 {
+        return None;
+    }
+    HeaderValue::try_from(httpdate::fmt_http_date(wall)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hop_by_hop_fields_and_those_connection_names_are_not_stored() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("x-ratelimit-remaining", "4"),
+            ("tollgate-cache-control", "max-age=1"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("x-strip", "1"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let kept = storable(&headers, &[HeaderName::from_static("x-strip")]);
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
+    }
+
+    #[test]
+    fn dates_outside_the_format_are_left_out() {
+        let epoch = std::time::UNIX_EPOCH;
+        assert_eq!(http_date(epoch).expect("a date"), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert!(http_date(epoch - Duration::from_secs(1)).is_none());
+        assert!(http_date(epoch + Duration::from_secs(1 << 40)).is_none());
+    }
+}

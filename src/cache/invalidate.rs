@@ -1,0 +1,147 @@
+//! [`Invalidate`]: the handle that takes entries back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::Uri;
+
+use super::barrier::{About, Prefix};
+use super::core::Core;
+use super::key::{KeyBuilder, Target};
+use super::tag;
+use crate::error::Error;
+use crate::head::RequestHead;
+
+/// Voids entries by tag, by URL, by the beginning of URLs, or all of them, in constant time.
+///
+/// After a call has returned, no entry is served whose fetch began before it, even if that fetch is still under way:
+/// see the essay of [`cache`](crate::cache). A [`soft`](Self::soft) handle marks entries stale instead: they are
+/// revalidated before they are served, served while that happens where stale-while-revalidate allows it, and stand in
+/// if it fails where stale-if-error allows it.
+///
+/// ```
+/// use tollgate::cache::CacheLayer;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+/// let cache = CacheLayer::in_memory(1 << 20);
+/// cache.invalidate().tag("prices").await?;
+/// cache.invalidate().key("https://api.example.com/prices/ACME?in=eur").await?;
+/// cache.invalidate().prefix("/prices/").await?;
+/// cache.invalidate().soft().all().await?;
+/// assert!(cache.invalidate().tag("two words").await.is_err());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Invalidate {
+    core: Arc<Core>,
+    soft: bool,
+}
+
+impl Invalidate {
+    pub(crate) const fn new(core: Arc<Core>) -> Self {
+        Self { core, soft: false }
+    }
+
+    /// A handle that marks entries stale instead of voiding them.
+    pub fn soft(mut self) -> Self {
+        self.soft = true;
+        self
+    }
+
+    /// Entries that carry this tag, compared byte by byte: `*` is a tag like any other.
+    ///
+    /// # Errors
+    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
+    pub async fn tag(&self, tag: &str) -> Result<(), Error> {
+        if !tag::is_valid(tag) {
+            return Err(Error::config(format!("no entry can carry the tag {tag:?}")));
+        }
+        self.raise(About::Tag(tag.into()))
+    }
+
+    /// The entries of one resource, every variant and identity: `https://host/path?query`, `host/path` under either
+    /// scheme, or `/path?query` under any authority.
+    ///
+    /// # Errors
+    /// Where it is no URL.
+    pub async fn key(&self, url: &str) -> Result<(), Error> {
+        if url.starts_with('/') {
+            let resource = self.resource("http", &format!("any{url}"), url)?;
+            let target = Target::of(&resource).ok_or_else(|| malformed(url))?;
+            return self.raise(About::Path([target.path, target.query].concat().into()));
+        }
+        match url.split_once("://") {
+            Some((scheme, rest)) => self.raise(About::Resource(self.resource(scheme, rest, url)?)),
+            None => {
+                self.raise(About::Resource(self.resource("http", url, url)?))?;
+                self.raise(About::Resource(self.resource("https", url, url)?))
+            }
+        }
+    }
+
+    /// Every entry whose URL begins so, in the same three forms as for [`key`](Self::key). Compared byte by byte:
+    /// end it with a slash to mean a directory.
+    ///
+    /// # Errors
+    /// Where it is no beginning of a URL.
+    pub async fn prefix(&self, beginning: &str) -> Result<(), Error> {
+        if beginning.starts_with('/') {
+            return self.raise(About::Prefix(Prefix {
+                scheme: None,
+                authority: None,
+                path: beginning.as_bytes().into(),
+            }));
+        }
+        let (scheme, rest) = match beginning.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, beginning),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let resource = self.resource(scheme.unwrap_or("http"), authority, beginning)?;
+        let target = Target::of(&resource).ok_or_else(|| malformed(beginning))?;
+        self.raise(About::Prefix(Prefix {
+            scheme: scheme.map(|scheme| scheme.to_ascii_lowercase().as_bytes().into()),
+            authority: Some(target.authority.into()),
+            path: path.as_bytes().into(),
+        }))
+    }
+
+    /// Everything.
+    ///
+    /// # Errors
+    /// None in this process.
+    pub async fn all(&self) -> Result<(), Error> {
+        self.raise(About::All)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "a barrier that other processes must hear of can fail")]
+    fn raise(&self, about: About) -> Result<(), Error> {
+        self.core.barriers.raise(about, self.soft);
+        Ok(())
+    }
+
+    /// The encoding of a resource, as the route's rule makes keys.
+    fn resource(&self, scheme: &str, rest: &str, url: &str) -> Result<Box<[u8]>, Error> {
+        let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        let uri: Uri = target.parse().map_err(|_| malformed(url))?;
+        let mut request = http::Request::new(());
+        *request.uri_mut() = uri.clone();
+        let rule = self.core.rules.rule(self.core.rules.find(&RequestHead::of(&request)));
+        KeyBuilder::for_target(scheme, authority, &uri, self.core.key_parts(rule))
+            .and_then(KeyBuilder::finish)
+            .map(|key| key.resource().into())
+            .map_err(|_| malformed(url))
+    }
+}
+
+fn malformed(url: &str) -> Error {
+    Error::config(format!("{url:?} is no URL to invalidate"))
+}
+
+impl fmt::Debug for Invalidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invalidate").field("soft", &self.soft).finish_non_exhaustive()
+    }
+}

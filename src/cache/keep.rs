@@ -1,0 +1,177 @@
+//! Storing: from a body that was read to an entry that can be found.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, header};
+
+use super::barrier::Validity;
+use super::core::{Ask, Core};
+use super::entry::{Entry, Kept, Meta, Stored, Variant, VaryIndex};
+use super::key::CacheKey;
+use super::policy;
+use super::reason::Reason;
+use super::stats::{RouteCounters, count};
+
+/// Chunks below this are copied together: a small slice may hold a large read buffer alive.
+const SMALL: usize = 64 * 1024;
+
+/// What to store, and where.
+pub(crate) struct Keeping {
+    pub(crate) core: Arc<Core>,
+    pub(crate) route: Arc<RouteCounters>,
+    pub(crate) rule: usize,
+    /// The primary key.
+    pub(crate) key: CacheKey,
+    pub(crate) names: Arc<[HeaderName]>,
+    pub(crate) selection: Box<[u8]>,
+    pub(crate) meta: Arc<Meta>,
+}
+
+impl Keeping {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        ask: &Ask,
+        names: Arc<[HeaderName]>,
+        selection: Box<[u8]>,
+        meta: Arc<Meta>,
+    ) -> Self {
+        let (core, route, key) = (core.clone(), ask.route.clone(), ask.key.clone());
+        Self { core, route, rule: ask.rule, key, names, selection, meta }
+    }
+
+    /// Stores a body that was read whole; as an error, why not.
+    pub(crate) async fn commit(&self, chunks: Vec<Bytes>, length: u64) -> Result<(), Reason> {
+        // Decide on the promise: a body of another length is not the representation.
+        match policy::promised_length(&self.meta.headers)? {
+            Some(promised) if promised != length && !is_bodiless(&self.meta) => return Err(Reason::Truncated),
+            _ => {}
+        }
+        let body = compact(chunks);
+        self.put(body, length).await.map(|_| ())
+    }
+
+    /// Stores this body, already compact, and returns the entry.
+    pub(crate) async fn put(&self, body: Kept, length: u64) -> Result<Arc<Entry>, Reason> {
+        // A fetch that began before an invalidation must not bring the old state back.
+        if self.core.barriers.check(&self.key, &self.meta) != Validity::Valid {
+            return Err(Reason::Invalidated);
+        }
+        let meta = with_length(&self.meta, length);
+        let now = self.meta.stored_at;
+        let entry = if self.names.is_empty() {
+            let entry = Arc::new(Entry { key: self.key.clone(), meta, body, length });
+            self.write(Stored::Entry(entry.clone())).await?;
+            entry
+        } else {
+            let old = self.core.store.get(&self.key, now).await.unwrap_or_default();
+            let index = self.indexed(old);
+            let key = index.variants.first().map_or_else(|| self.key.clone(), |variant| variant.key.clone());
+            let entry = Arc::new(Entry { key, meta, body, length });
+            self.write(Stored::Entry(entry.clone())).await?;
+            self.write(Stored::Vary(Arc::new(index))).await?;
+            entry
+        };
+        count(&self.route.stored);
+        self.core.useful(self.rule);
+        self.core.passing.clear(&self.key);
+        Ok(entry)
+    }
+
+    async fn write(&self, stored: Stored) -> Result<(), Reason> {
+        let key = stored.key().clone();
+        self.core.store.put(&key, stored, self.meta.stored_at).await.map_err(|error| {
+            self.core.store_failed(&error);
+            Reason::StoreFailed
+        })
+    }
+
+    /// The list of variants with this one at its head.
+    fn indexed(&self, old: Option<Stored>) -> VaryIndex {
+        let (nonce, mut variants) = match old {
+            Some(Stored::Vary(index)) if index.key == self.key => (index.nonce, index.variants.clone()),
+            _ => (self.nonce(), Vec::new()),
+        };
+        let mut suffix = nonce.to_be_bytes().to_vec();
+        suffix.extend_from_slice(&self.selection);
+        let key = self.key.variant(&suffix);
+        variants.retain(|variant| variant.key != key);
+        variants.insert(0, Variant { names: self.names.clone(), selection: self.selection.clone(), key });
+        variants.truncate(VaryIndex::MOST);
+        VaryIndex { key: self.key.clone(), nonce, variants }
+    }
+
+    /// Never the same twice, nor guessable: hashed under the process's secret.
+    fn nonce(&self) -> u64 {
+        let count = self.core.nonces.fetch_add(1, Ordering::Relaxed);
+        let mut bytes = count.to_be_bytes().to_vec();
+        bytes.extend_from_slice(self.key.as_bytes());
+        CacheKey::from_bytes(&bytes, 0).hash64()
+    }
+}
+
+fn is_bodiless(meta: &Meta) -> bool {
+    matches!(meta.status.as_u16(), 204 | 205 | 304)
+}
+
+/// RFC 9110 §8.6: the length is known now, so it is said.
+fn with_length(meta: &Arc<Meta>, length: u64) -> Arc<Meta> {
+    if meta.headers.contains_key(header::CONTENT_LENGTH) || is_bodiless(meta) {
+        return meta.clone();
+    }
+    let mut headers = meta.headers.clone();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Arc::new(meta.with_headers(headers))
+}
+
+/// Joins runs of small chunks, and leaves large ones as they are: no entry is ever copied in one piece.
+fn compact(chunks: Vec<Bytes>) -> Kept {
+    let mut kept: Vec<Bytes> = Vec::new();
+    let mut run = BytesMut::new();
+    for chunk in chunks {
+        if chunk.len() >= SMALL {
+            if !run.is_empty() {
+                kept.push(exact(&run));
+                run.clear();
+            }
+            kept.push(chunk);
+            continue;
+        }
+        if run.len() + chunk.len() > SMALL {
+            kept.push(exact(&run));
+            run.clear();
+        }
+        run.extend_from_slice(&chunk);
+    }
+    if !run.is_empty() {
+        kept.push(exact(&run));
+    }
+    match kept.len() {
+        0 => Kept::One(Bytes::new()),
+        1 => Kept::One(kept.swap_remove(0)),
+        _ => Kept::Many(kept.into()),
+    }
+}
+
+/// A block without spare capacity.
+fn exact(run: &[u8]) -> Bytes {
+    Bytes::from(Box::<[u8]>::from(run))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_chunks_are_joined_and_large_ones_kept() {
+        let small = || Bytes::from_static(b"ab");
+        let large = Bytes::from(vec![0; SMALL]);
+        let Kept::Many(kept) = compact(vec![small(), small(), large.clone(), small()]) else { panic!("several") };
+        assert_eq!(kept.iter().map(Bytes::len).collect::<Vec<_>>(), [4, SMALL, 2]);
+        assert_eq!(kept[1].as_ptr(), large.as_ptr());
+        let Kept::One(one) = compact(vec![small(), small()]) else { panic!("one") };
+        assert_eq!(one, "abab");
+        assert!(matches!(compact(Vec::new()), Kept::One(empty) if empty.is_empty()));
+    }
+}

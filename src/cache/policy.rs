@@ -1,0 +1,352 @@
+//! The decisions: may this request use the cache, may this response be kept, how may this entry be used now.
+//!
+//! Three pure functions, each a list of questions asked in order; the first "no" is the [`Reason`] that is reported.
+//!
+//! | function | asked | answers |
+//! |---|---|---|
+//! | [`admit`] | before the look-up | go on, or pass by for this reason |
+//! | [`standing`] | of what was found | serve, serve and refresh, revalidate, or nothing |
+//! | [`judge`] | of the inner service's answer, on its head alone | keep it by this plan, or pass it on for this reason |
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+
+use super::control::Store;
+use super::directive::{ResponseDirectives, Scope};
+use super::entry::Windows;
+use super::facts::{self, Facts};
+use super::freshness::{self, Lifetime, Moments};
+use super::reason::Reason;
+use super::rules::Rule;
+use super::settings::{Profile, Settings};
+use super::{sf, tag, validate, vary};
+use crate::clock::Timestamp;
+
+/// How long a stale entry with a validator is kept to be revalidated, beyond its other windows.
+const KEEP: Duration = Duration::from_secs(3600);
+
+/// Whether this request may be answered from the cache, and its answer be kept.
+///
+/// # Errors
+/// The reason to pass it by.
+pub(crate) fn admit(
+    method: &Method,
+    headers: &HeaderMap,
+    facts: Facts,
+    has_body: bool,
+    settings: &Settings,
+    rule: &Rule,
+) -> Result<(), Reason> {
+    let denied = |no: bool, reason| if no { Err(reason) } else { Ok(()) };
+    // RFC 9111 §2: caches commonly store responses to GET; HEAD is answered from them.
+    denied(method != Method::GET && method != Method::HEAD, Reason::Method)?;
+    denied(rule.never, Reason::Rule)?;
+    denied(facts.has(Facts::UPGRADE), Reason::Upgrade)?;
+    denied(facts.has(Facts::GRPC), Reason::Grpc)?;
+    // RFC 9110 §9.3.1: content in a GET "has no generally defined semantics".
+    denied(has_body || facts.has(Facts::BODY), Reason::RequestBody)?;
+    denied(facts.has(Facts::UNKEYED) && facts::has_unkeyed(headers, &settings.key_fields), Reason::UnkeyedField)?;
+    // RFC 9111 §4.3.2: "The If-Match and If-Unmodified-Since conditional header fields are not applicable to a cache".
+    denied(facts.has(Facts::PRECONDITION), Reason::Precondition)?;
+    denied(facts.has(Facts::RANGE), Reason::Range)?;
+    Ok(())
+}
+
+/// Whether credentials forbid sharing: in `app` they do, unless identity is in the key or the operator said that the
+/// route is the same for everyone.
+///
+/// # Errors
+/// [`Reason::Authorization`] or [`Reason::Cookie`].
+pub(crate) fn admit_credentials(
+    headers: &HeaderMap,
+    facts: Facts,
+    identified: bool,
+    settings: &Settings,
+    rule: &Rule,
+) -> Result<(), Reason> {
+    if settings.profile != Profile::App || rule.same_for_everyone || identified {
+        return Ok(());
+    }
+    if facts.has(Facts::AUTHORIZATION) {
+        return Err(Reason::Authorization);
+    }
+    if facts.has(Facts::COOKIE) && !facts::cookies_are_ignorable(headers, &settings.ignore_cookies) {
+        return Err(Reason::Cookie);
+    }
+    Ok(())
+}
+
+/// How a stored response may be used at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Serve it.
+    Fresh,
+    /// Serve it, and refresh it meanwhile.
+    StaleWhileRevalidate,
+    /// Ask the inner service first; `on_error` says whether it may stand in if that fails.
+    Stale {
+        /// Whether it may be served where the inner service fails.
+        on_error: bool,
+    },
+    /// It is of no use.
+    Gone,
+}
+
+/// The standing of an entry with these windows.
+pub(crate) fn standing(windows: &Windows, now: Timestamp) -> Standing {
+    if now < windows.fresh_until {
+        Standing::Fresh
+    } else if now < windows.revalidate_until {
+        Standing::StaleWhileRevalidate
+    } else if now < windows.error_until || now < windows.keep_until {
+        Standing::Stale { on_error: now < windows.error_until }
+    } else {
+        Standing::Gone
+    }
+}
+
+/// How a response is to be kept.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) moments: Moments,
+    /// Its age on arrival.
+    pub(crate) age: Duration,
+    /// How long it is fresh from its birth, jitter taken off.
+    pub(crate) lifetime: Duration,
+    pub(crate) while_revalidate: Duration,
+    pub(crate) if_error: Duration,
+    pub(crate) keep: Duration,
+    /// Fields not to store (§5.2.2.4, §5.2.2.7).
+    pub(crate) strip: Vec<HeaderName>,
+    pub(crate) vary: vary::Names,
+    pub(crate) tags: Box<[Box<str>]>,
+}
+
+impl Plan {
+    pub(crate) fn windows(&self) -> Windows {
+        let stale_for = self.age.saturating_sub(self.lifetime);
+        let fresh_until = self.moments.answered + self.lifetime.saturating_sub(self.age);
+        let beyond = |window: Duration| fresh_until + window.saturating_sub(stale_for);
+        Windows {
+            fresh_until,
+            revalidate_until: beyond(self.while_revalidate),
+            error_until: beyond(self.if_error),
+            keep_until: beyond(self.while_revalidate.max(self.if_error)) + self.keep,
+        }
+    }
+}
+
+/// What [`judge`] needs to know beside the response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) rule: &'a Rule,
+    pub(crate) facts: Facts,
+    /// Whether the key tells identities apart.
+    pub(crate) identified: bool,
+    pub(crate) moments: Moments,
+    /// Any number, for jitter.
+    pub(crate) noise: u64,
+}
+
+/// Whether this response is kept, and for how long. Looks at the head alone.
+///
+/// # Errors
+/// The reason to pass it on instead.
+pub(crate) fn judge(
+    case: &Case<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    handler: Option<&Store>,
+) -> Result<Plan, Reason> {
+    let denied = |no: bool, reason| if no { Err(reason) } else { Ok(()) };
+    let app = case.settings.profile == Profile::App;
+    let (directives, targeted) = directives(headers, &case.settings.targeted);
+
+    denied(handler.is_some_and(|store| store.never), Reason::Handler)?;
+    check_status(status, headers, app)?;
+    check_directives(&directives, status, app)?;
+    denied(app && headers.contains_key(header::SET_COOKIE), Reason::SetCookie)?;
+    // RFC 9111 §3.5: a shared cache stores the answer to an authorised request only where the response allows it.
+    let allowed = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
+    let keyed = case.rule.same_for_everyone || case.identified;
+    denied(case.facts.has(Facts::AUTHORIZATION) && !keyed && (app || !allowed), Reason::NotPublic)?;
+    denied(is_event_stream(headers), Reason::EventStream)?;
+    denied(promised_length(headers)?.is_some_and(|length| length > case.settings.max_entry), Reason::TooLarge)?;
+    let vary = vary::names(headers)?;
+    let given = handler.into_iter().flat_map(|store| &store.tags).chain(&case.rule.tags);
+    let tags = tag::collect(headers, given)?;
+
+    let lifetime = lifetime(case, status, headers, &directives, targeted, handler)?;
+    let mut plan = plan(case, headers, &directives, lifetime);
+    plan.vary = vary;
+    plan.tags = tags;
+    let windows = plan.windows();
+    let validated = validate::has_validator(headers);
+    if directives.no_cache.is_whole() {
+        denied(!validated, Reason::NoCache)?;
+    } else {
+        let used = windows.fresh_until > plan.moments.answered || windows.revalidate_until > plan.moments.answered;
+        denied(!used && !validated, Reason::AlreadyStale)?;
+    }
+    Ok(plan)
+}
+
+/// The first targeted field that is there and parses, else `Cache-Control`; and whether it was a targeted one.
+fn directives(headers: &HeaderMap, targeted: &[HeaderName]) -> (ResponseDirectives, bool) {
+    for name in targeted {
+        let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
+        // RFC 9213 §2.2: the first field on the list that is present "with a valid, non-empty value" is used.
+        let joined = lines.join(&b","[..]);
+        let Some(members) = sf::dictionary(&joined).filter(|members| !members.is_empty()) else { continue };
+        let mut found = ResponseDirectives::default();
+        for (name, item) in members {
+            match item {
+                sf::Item::True | sf::Item::Other => found.take(name, None),
+                sf::Item::Integer(n) => found.take(name, Some(n.to_string().as_bytes())),
+                sf::Item::False => {}
+            }
+        }
+        return (found, true);
+    }
+    (ResponseDirectives::of(headers), false)
+}
+
+fn check_status(status: StatusCode, headers: &HeaderMap, app: bool) -> Result<(), Reason> {
+    if status == StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE) {
+        return Err(Reason::Partial);
+    }
+    let kept = if app {
+        matches!(status.as_u16(), 200 | 203 | 301 | 308 | 404 | 410)
+    } else {
+        // RFC 9111 §3: "the response status code is final"; 304 speaks of another response.
+        !status.is_informational() && status != StatusCode::NOT_MODIFIED
+    };
+    if kept { Ok(()) } else { Err(Reason::Status) }
+}
+
+/// RFC 9111 §3: "the no-store cache directive is not present", "if the cache is shared: the private response directive
+/// is either not present or allows a shared cache to store a modified response".
+fn check_directives(directives: &ResponseDirectives, status: StatusCode, app: bool) -> Result<(), Reason> {
+    // §5.2.2.3: a cache that understands the status ignores no-store beside must-understand.
+    let understood = directives.must_understand && !app && is_understood(status);
+    if directives.no_store && !understood {
+        return Err(Reason::NoStore);
+    }
+    if !app && directives.must_understand && !is_understood(status) {
+        return Err(Reason::Status);
+    }
+    let private = if app { directives.private != Scope::Absent } else { directives.private.is_whole() };
+    if private { Err(Reason::Private) } else { Ok(()) }
+}
+
+/// Statuses whose caching this crate conforms to: those of RFC 9110 §15, final and not partial.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// RFC 9110 §8.6: the length the response promises; repeated lines must agree.
+///
+/// # Errors
+/// [`Reason::Truncated`] where it promises two lengths, or none that is a number.
+pub(crate) fn promised_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
+    let mut promised = None;
+    for line in headers.get_all(header::CONTENT_LENGTH) {
+        let length = line.to_str().ok().and_then(|text| text.parse::<u64>().ok()).ok_or(Reason::Truncated)?;
+        if promised.is_some_and(|known| known != length) {
+            return Err(Reason::Truncated);
+        }
+        promised = Some(length);
+    }
+    Ok(promised)
+}
+
+fn lifetime(
+    case: &Case<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    targeted: bool,
+    handler: Option<&Store>,
+) -> Result<Duration, Reason> {
+    if let Some(span) = handler.and_then(|store| store.ttl) {
+        return Ok(span);
+    }
+    let ruled = match status.as_u16() {
+        200 | 203 | 301 | 308 => case.rule.ttl,
+        404 | 410 => case.rule.negative_ttl,
+        _ => None,
+    };
+    let app = case.settings.profile == Profile::App;
+    let mut found = freshness::lifetime(headers, directives, targeted, ruled, &case.moments);
+    if found == Lifetime::Unknown && !app {
+        found = freshness::heuristic(headers, status, directives.public, &case.moments);
+    }
+    match found {
+        Lifetime::Explicit(span) | Lifetime::Heuristic(span) => Ok(span),
+        // Kept only to be revalidated each time: §3 asks no more of a heuristically cacheable status.
+        Lifetime::Unknown if !app && may_keep_unfresh(status, headers, directives) => Ok(Duration::ZERO),
+        Lifetime::Unknown => Err(Reason::NoFreshness),
+    }
+}
+
+fn may_keep_unfresh(status: StatusCode, headers: &HeaderMap, directives: &ResponseDirectives) -> bool {
+    validate::has_validator(headers) && (directives.public || freshness::is_heuristically_cacheable(status))
+}
+
+fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, lifetime: Duration) -> Plan {
+    let app = case.settings.profile == Profile::App;
+    let mut strip = Vec::new();
+    for scope in [&directives.no_cache, &directives.private] {
+        if let Scope::Fields(names) = scope {
+            strip.extend(names.iter().cloned());
+        }
+    }
+    // In `app` a field list is read as the whole directive: strictest first.
+    let no_cache = directives.no_cache.is_whole() || (app && directives.no_cache != Scope::Absent);
+    // §4.2.4: "A cache MUST NOT generate a stale response if it is prohibited by an explicit in-protocol directive";
+    // §5.2.2.10: s-maxage "incorporates the semantics of the proxy-revalidate response directive".
+    let strict = no_cache || directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
+    let window = |said: Option<Duration>, ruled: Option<Duration>| {
+        if strict { Duration::ZERO } else { said.or(ruled).unwrap_or_default() }
+    };
+    let keep = if validate::has_validator(headers) { KEEP } else { Duration::ZERO };
+    Plan {
+        moments: case.moments,
+        age: freshness::initial_age(headers, &case.moments, case.settings.profile),
+        lifetime: if no_cache { Duration::ZERO } else { jittered(lifetime, case.settings.jitter, case.noise) },
+        while_revalidate: window(directives.stale_while_revalidate, case.rule.stale_while_revalidate),
+        if_error: window(directives.stale_if_error, case.rule.stale_if_error),
+        keep,
+        strip,
+        vary: vary::Names::new(),
+        tags: Box::default(),
+    }
+}
+
+/// Takes up to `share` off, so that entries stored together do not expire together. Never lengthens a life.
+fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
+    let unit = (noise >> 11) as f64 / (1_u64 << 53) as f64;
+    span.mul_f64(1.0 - share * unit)
+}
+
+/// Whether an answer to an unsafe request invalidates what is stored for its target: RFC 9111 §4.4.
+pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
+    // "A "non-error response" is one with a 2xx (Successful) or 3xx (Redirection) status code."
+    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+        || *method == "QUERY"
+        || *method == "PROPFIND"
+        || *method == "REPORT"
+        || *method == "SEARCH";
+    !safe && (status.is_success() || status.is_redirection())
+}
+
+/// Whether the inner service's answer counts as its failure, for which a stale response may stand in: RFC 5861 §4.
+pub(crate) fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}

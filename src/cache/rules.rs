@@ -1,0 +1,236 @@
+//! [`Rules`]: what the operator says about routes, where responses say nothing.
+//!
+//! A rule never makes a response public that says `no-store` or `private`, sets a cookie or varies on everything: it
+//! fills silence. Patterns are axum's (`/prices/{symbol}`); a request is matched by the route axum found, else by its
+//! path. Mistakes — a malformed or conflicting pattern, a tag that cannot be one, a TTL of zero — are collected and
+//! returned when the layer is built.
+
+use std::time::Duration;
+
+use super::tag;
+use crate::error::Error;
+use crate::head::RequestHead;
+use crate::route::Patterns;
+
+/// How the responses of one route are cached.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::cache::Rule;
+///
+/// let prices = Rule::ttl(Duration::from_secs(15 * 60))
+///     .stale_while_revalidate(Duration::from_secs(60))
+///     .stale_if_error(Duration::from_secs(24 * 3600))
+///     .tag("prices")
+///     .same_for_everyone();
+/// # let _ = prices;
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Rule {
+    pub(crate) never: bool,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) same_for_everyone: bool,
+    pub(crate) tags: Vec<Box<str>>,
+    pub(crate) ignore_query: Vec<Box<str>>,
+    pub(crate) without_query: bool,
+}
+
+impl Rule {
+    /// Caches what the responses themselves allow, and nothing else. For adding tags, or `same_for_everyone`.
+    pub fn as_told() -> Self {
+        Self::default()
+    }
+
+    /// Keeps responses that say nothing about freshness for this long: statuses 200, 203, 301 and 308.
+    pub fn ttl(span: Duration) -> Self {
+        Self { ttl: Some(span), ..Self::default() }
+    }
+
+    /// Never caches this route.
+    pub fn never() -> Self {
+        Self { never: true, ..Self::default() }
+    }
+
+    /// Also keeps 404 and 410 that say nothing about freshness, for this long.
+    pub fn negative_ttl(mut self, span: Duration) -> Self {
+        self.negative_ttl = Some(span);
+        self
+    }
+
+    /// Serves a stale response for this long while one request refreshes it (RFC 5861 §3), where the response does not
+    /// say otherwise.
+    pub fn stale_while_revalidate(mut self, span: Duration) -> Self {
+        self.stale_while_revalidate = Some(span);
+        self
+    }
+
+    /// Serves a stale response for this long when the inner service fails (RFC 5861 §4), where the response does not
+    /// say otherwise.
+    pub fn stale_if_error(mut self, span: Duration) -> Self {
+        self.stale_if_error = Some(span);
+        self
+    }
+
+    /// The operator's word that responses do not depend on who asks: requests with `Authorization` or `Cookie` share
+    /// one entry. Responses that set a cookie or say `private` are still not stored.
+    pub fn same_for_everyone(mut self) -> Self {
+        self.same_for_everyone = true;
+        self
+    }
+
+    /// Adds a tag to invalidate these entries by.
+    pub fn tag(mut self, tag: impl Into<Box<str>>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// Leaves these query parameters out of the key: they do not select the response. Names are compared as sent.
+    pub fn ignore_query<N: Into<Box<str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.ignore_query.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Leaves the whole query out of the key.
+    pub fn without_query(mut self) -> Self {
+        self.without_query = true;
+        self
+    }
+
+    fn check(&self, pattern: &str) -> Result<(), Error> {
+        if let Some(tag) = self.tags.iter().find(|tag| !tag::is_valid(tag)) {
+            let form = "1 to 256 visible ASCII characters without a comma";
+            return Err(Error::config(format!("cache rule {pattern:?}: tag {tag:?} must be {form}")));
+        }
+        for (name, span) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
+            if span.is_some_and(|span| span.is_zero()) {
+                let message = format!("cache rule {pattern:?}: {name} 0s keeps nothing; use Rule::never()");
+                return Err(Error::config(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rules by route pattern, and one for all other requests.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::cache::{CacheLayer, Rule, Rules};
+///
+/// let rules = Rules::new()
+///     .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices").same_for_everyone())
+///     .route("/me", Rule::never());
+/// let layer = CacheLayer::builder().rules(rules).build()?;
+/// # let _ = layer;
+///
+/// let twice = Rules::new().route("/a/{x}", Rule::never()).route("/a/{y}", Rule::never());
+/// let error = CacheLayer::builder().rules(twice).build().unwrap_err();
+/// assert!(error.to_string().contains("/a/{y}"));
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Rules {
+    routes: Vec<(Box<str>, Rule)>,
+    otherwise: Rule,
+}
+
+impl Rules {
+    /// No rules: responses say all that is said.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a rule for the requests this pattern matches.
+    pub fn route(mut self, pattern: impl Into<Box<str>>, rule: Rule) -> Self {
+        self.routes.push((pattern.into(), rule));
+        self
+    }
+
+    /// The rule for requests that match no pattern; [`Rule::as_told`] unless set.
+    pub fn otherwise(mut self, rule: Rule) -> Self {
+        self.otherwise = rule;
+        self
+    }
+
+    /// Checks and compiles.
+    ///
+    /// # Errors
+    /// Names the first value that is wrong.
+    pub(crate) fn compile(self) -> Result<RuleBook, Error> {
+        let mut book = RuleBook { patterns: Patterns::default(), rules: Vec::new() };
+        self.otherwise.check("otherwise")?;
+        for (pattern, rule) in self.routes {
+            rule.check(&pattern)?;
+            book.patterns.add(&pattern)?;
+            book.rules.push(rule);
+        }
+        book.rules.push(self.otherwise);
+        Ok(book)
+    }
+}
+
+/// Rules that can be looked up.
+#[derive(Debug)]
+pub(crate) struct RuleBook {
+    pub(crate) patterns: Patterns,
+    /// One per pattern, in order, then the one for everything else.
+    rules: Vec<Rule>,
+}
+
+impl RuleBook {
+    /// Without a rule for anything.
+    pub(crate) fn empty() -> Self {
+        Self { patterns: Patterns::default(), rules: vec![Rule::default()] }
+    }
+
+    /// The place of this request's rule.
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> usize {
+        self.patterns.find(head).unwrap_or(self.rules.len() - 1)
+    }
+
+    pub(crate) fn rule(&self, index: usize) -> &Rule {
+        &self.rules[index]
+    }
+
+    /// The pattern of a rule; `None` for the last.
+    pub(crate) fn pattern(&self, index: usize) -> Option<&str> {
+        self.patterns.names().get(index).map(|name| &**name)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rules.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(rules: Rules) -> String {
+        rules.compile().expect_err("a mistake").to_string()
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(refusal(Rules::new().route("/a", Rule::as_told().tag("a b"))).contains("\"a b\""));
+        assert!(refusal(Rules::new().route("/a", Rule::ttl(Duration::ZERO))).contains("\"/a\": ttl 0s"));
+        assert!(refusal(Rules::new().route("a", Rule::never())).contains("\"a\""));
+        assert!(refusal(Rules::new().route("/a", Rule::never()).route("/a", Rule::never())).contains("conflicts"));
+        assert!(refusal(Rules::new().otherwise(Rule::as_told().tag(""))).contains("otherwise"));
+    }
+
+    #[test]
+    fn requests_find_their_rule() {
+        let book = Rules::new().route("/a/{x}", Rule::never()).compile().expect("rules");
+        for (path, never) in [("/a/b", true), ("/b", false)] {
+            let request = http::Request::get(path).body(()).expect("a request");
+            let index = book.find(&RequestHead::of(&request));
+            assert_eq!(book.rule(index).never, never, "{path}");
+        }
+    }
+}

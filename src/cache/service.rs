@@ -1,0 +1,159 @@
+//! [`Cache`]: the service. One `call`: a hit is answered here and now, everything else becomes a future.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, Version};
+use tower::util::Oneshot;
+use tower_service::Service;
+
+use super::core::{Ask, Core, Found, Search, Step};
+use super::fetch::Job;
+use super::future::{After, Past, ResponseFuture};
+use super::join;
+use super::key::{CacheKey, KeyBuilder};
+use super::origin::Inner;
+use super::policy::Standing;
+use super::reason::Reason;
+use super::respond::{self, Asker};
+use super::stats::count;
+use super::status::{Forward, Report};
+use crate::answer::Answer;
+use crate::body::{Adopt, Body, Wrap};
+use crate::error::BoxError;
+use crate::head::RequestHead;
+
+/// The cache in front of `S`. Made by [`CacheLayer`](crate::cache::CacheLayer).
+///
+/// It is always ready: a hit neither waits for the inner service nor touches it. A request that is fetched waits for a
+/// clone of the inner service to be ready, then calls that clone.
+///
+/// Fetching, timers and background work need a tokio runtime with time enabled.
+pub struct Cache<S, W = Wrap> {
+    inner: S,
+    core: Arc<Core>,
+    adopt: PhantomData<fn() -> W>,
+}
+
+impl<S, W> Cache<S, W> {
+    pub(crate) const fn new(inner: S, core: Arc<Core>) -> Self {
+        Self { inner, core, adopt: PhantomData }
+    }
+}
+
+impl<S: Clone, W> Clone for Cache<S, W> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.core.clone())
+    }
+}
+
+impl<S: fmt::Debug, W> fmt::Debug for Cache<S, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, W, ReqB, ResB> Service<Request<ReqB>> for Cache<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: http_body::Body + Send + 'static,
+    ResB: 'static,
+    W: Adopt<ResB> + 'static,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<Body<W::Inner>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<Past<Oneshot<S, Request<ReqB>>, W>, S::Error, W::Inner>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        if !self.core.enabled {
+            return self.past(request, None);
+        }
+        let head = RequestHead::of(&request);
+        let ask = match self.core.ask(&head, has_body(&request)) {
+            Ok(ask) => ask,
+            Err((reason, _)) => {
+                let after = self.after(&head, reason);
+                return self.past(request, Some(after));
+            }
+        };
+        let now = self.core.clock.now();
+        let mut search = self.core.search(&ask.key, now);
+        let (key, found) = loop {
+            match search {
+                Search { key, answer: Answer::Ready(answer) } => {
+                    match self.core.step(&ask, request.headers(), key, answer, now) {
+                        Step::Next(next) => search = next,
+                        Step::Done(key, found) => break (key, found),
+                    }
+                }
+                pending => {
+                    let job = self.job(request, ask);
+                    return ResponseFuture::work(Box::pin(join::run(job, pending)));
+                }
+            }
+        };
+        match found {
+            Found::Entry(entry, Standing::Fresh) => {
+                let asker = Asker { headers: request.headers(), facts: ask.facts, head_only: ask.head_only };
+                count(&ask.route.hits);
+                self.core.counters.avoided(entry.meta.took);
+                self.core.useful(ask.rule);
+                ResponseFuture::ready(respond::stored(&self.core, &entry, asker, now, Report::default()))
+            }
+            found => ResponseFuture::work(Box::pin(join::go(self.job(request, ask), key, found))),
+        }
+    }
+}
+
+impl<S: Clone, W> Cache<S, W> {
+    fn job<B>(&self, request: Request<B>, ask: Ask) -> Job<Inner<S, W>, B> {
+        let origin = Inner::new(self.inner.clone());
+        Job { core: self.core.clone(), origin, request, ask, stale: None, forward: Forward::UriMiss }
+    }
+
+    fn past<B, E, I>(
+        &self,
+        request: Request<B>,
+        after: Option<After>,
+    ) -> ResponseFuture<Past<Oneshot<S, Request<B>>, W>, E, I>
+    where
+        S: Service<Request<B>>,
+    {
+        ResponseFuture::past(Past::new(Oneshot::new(self.inner.clone(), request), after))
+    }
+
+    /// What to do when this request, which passes by, is answered.
+    fn after(&self, head: &RequestHead<'_>, reason: Reason) -> After {
+        let core = self.core.clone();
+        let forward = if reason == Reason::Method { Forward::Method } else { Forward::Bypass };
+        core.counters.called();
+        let target = match *head.method() {
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
+            _ => self.target(head).map(|key| (head.method().clone(), key)),
+        };
+        After { core, report: Report { detail: Some(reason), ..Report::forward(forward) }, target }
+    }
+
+    /// The key of the resource that an unsafe request addresses.
+    fn target(&self, head: &RequestHead<'_>) -> Option<CacheKey> {
+        let rule = self.core.rules.rule(self.core.rules.find(head));
+        KeyBuilder::for_request(head, self.core.key_parts(rule)).ok()?.finish().ok()
+    }
+}
+
+/// Whether the request streams a body that its fields do not announce: HTTP/1 always announces it.
+fn has_body<B: http_body::Body>(request: &Request<B>) -> bool {
+    request.version() > Version::HTTP_11
+        && !request.body().is_end_stream()
+        && request.body().size_hint().exact() != Some(0)
+}

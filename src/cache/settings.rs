@@ -1,0 +1,54 @@
+//! What a cache was configured to do, as data.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+/// RFC 9213: this crate's own targeted field, always obeyed and never passed on.
+pub(crate) const TOLLGATE_CACHE_CONTROL: HeaderName = HeaderName::from_static("tollgate-cache-control");
+
+/// Whose responses the cache keeps.
+///
+/// | | [`App`](Profile::App) | [`Shared`](Profile::Shared) |
+/// |---|---|---|
+/// | meant for | a service that caches its own responses | a gateway in front of somebody else's origin |
+/// | requests with `Authorization` | pass by, unless identity is in the key or the rule says `same_for_everyone()` | RFC 9111 §3.5 |
+/// | requests with `Cookie` | the same | as any other field |
+/// | clients' `Cache-Control` | ignored: a client cannot bust the cache | obeyed |
+/// | freshness | explicit only, or the rule's | heuristics too |
+/// | statuses | 200, 203, 301, 308, 404, 410 | every final one |
+/// | `Set-Cookie` | never stored | stored as the RFC says |
+///
+/// ```
+/// use tollgate::cache::Profile;
+///
+/// assert_eq!(Profile::default(), Profile::App);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Safe first: the cache sits inside the service that owns the data.
+    #[default]
+    App,
+    /// All that RFC 9111 permits a shared cache.
+    Shared,
+}
+
+/// The layer's configuration, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) profile: Profile,
+    pub(crate) max_entry: u64,
+    /// How many bytes may be held for bodies that are still being read.
+    pub(crate) in_flight: u64,
+    pub(crate) ignore_cookies: Vec<Box<str>>,
+    pub(crate) key_fields: Vec<HeaderName>,
+    pub(crate) targeted: Vec<HeaderName>,
+    pub(crate) default_scheme: &'static str,
+    /// The name this cache goes by in `Cache-Status`, where it writes one.
+    pub(crate) status_name: Option<Box<str>>,
+    pub(crate) wait: Duration,
+    pub(crate) hit_for_miss: Duration,
+    /// The largest share of a lifetime that is taken off at random, in 0..1.
+    pub(crate) jitter: f64,
+}

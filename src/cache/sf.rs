@@ -1,0 +1,252 @@
+//! Structured fields (RFC 9651), as far as targeted cache control needs them: a dictionary, strictly parsed.
+//!
+//! RFC 9213 §2.1: a targeted field is a Structured Field Dictionary; one that does not parse is ignored as a whole.
+//! Only the kind of each member matters here, so strings, tokens, dates and byte sequences are checked and dropped.
+
+/// One member's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    /// `?1`, or a key alone.
+    True,
+    /// `?0`.
+    False,
+    /// A whole number.
+    Integer(i64),
+    /// Anything else: a decimal, string, token, byte sequence, date, display string or inner list.
+    Other,
+}
+
+/// Parses a dictionary, its lines joined by commas; `None` where it is malformed anywhere.
+pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item)>> {
+    let mut parser = Parser { text, at: 0 };
+    let mut members: Vec<(&[u8], Item)> = Vec::new();
+    parser.skip(b" ");
+    if parser.peek().is_none() {
+        return Some(members);
+    }
+    loop {
+        let key = parser.key()?;
+        let value = if parser.eat(b'=') { parser.member()? } else { Item::True };
+        parser.parameters()?;
+        // RFC 9651 §4.2.2: a key that comes again overwrites the earlier one.
+        members.retain(|(known, _)| *known != key);
+        members.push((key, value));
+        parser.skip(b" \t");
+        if parser.peek().is_none() {
+            return Some(members);
+        }
+        if !parser.eat(b',') {
+            return None;
+        }
+        parser.skip(b" \t");
+        // "If input_string is empty, there is a trailing comma; fail parsing."
+        parser.peek()?;
+    }
+}
+
+struct Parser<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn skip(&mut self, set: &[u8]) {
+        while self.peek().is_some_and(|byte| set.contains(&byte)) {
+            self.at += 1;
+        }
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(u8) -> bool) -> &'a [u8] {
+        let start = self.at;
+        while self.peek().is_some_and(&wanted) {
+            self.at += 1;
+        }
+        &self.text[start..self.at]
+    }
+
+    /// RFC 9651 §4.2.3.3.
+    fn key(&mut self) -> Option<&'a [u8]> {
+        if !matches!(self.peek()?, b'a'..=b'z' | b'*') {
+            return None;
+        }
+        Some(self.take_while(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'*')))
+    }
+
+    fn member(&mut self) -> Option<Item> {
+        if self.eat(b'(') { self.inner_list() } else { self.bare() }
+    }
+
+    /// RFC 9651 §4.2.1.2.
+    fn inner_list(&mut self) -> Option<Item> {
+        loop {
+            self.skip(b" ");
+            if self.eat(b')') {
+                return Some(Item::Other);
+            }
+            self.bare()?;
+            self.parameters()?;
+            if !matches!(self.peek()?, b' ' | b')') {
+                return None;
+            }
+        }
+    }
+
+    /// RFC 9651 §4.2.3.2.
+    fn parameters(&mut self) -> Option<()> {
+        while self.eat(b';') {
+            self.skip(b" ");
+            self.key()?;
+            if self.eat(b'=') {
+                self.bare()?;
+            }
+        }
+        Some(())
+    }
+
+    /// RFC 9651 §4.2.3.1.
+    fn bare(&mut self) -> Option<Item> {
+        match self.peek()? {
+            b'-' | b'0'..=b'9' => self.number(),
+            b'"' => self.string(),
+            b'?' => self.boolean(),
+            b':' => self.bytes(),
+            b'@' => {
+                self.at += 1;
+                matches!(self.number()?, Item::Integer(_)).then_some(Item::Other)
+            }
+            b'%' => self.display_string(),
+            b'A'..=b'Z' | b'a'..=b'z' | b'*' => {
+                self.take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b));
+                Some(Item::Other)
+            }
+            _ => None,
+        }
+    }
+
+    /// RFC 9651 §4.2.4: at most 15 digits, or 12 before and 3 after the point.
+    fn number(&mut self) -> Option<Item> {
+        let negative = self.eat(b'-');
+        let digits = self.take_while(|b| b.is_ascii_digit());
+        if digits.is_empty() || digits.len() > 15 {
+            return None;
+        }
+        if self.eat(b'.') {
+            let fraction = self.take_while(|b| b.is_ascii_digit());
+            return (digits.len() <= 12 && (1..=3).contains(&fraction.len())).then_some(Item::Other);
+        }
+        let value = digits.iter().fold(0_i64, |n, digit| n * 10 + i64::from(digit - b'0'));
+        Some(Item::Integer(if negative { -value } else { value }))
+    }
+
+    fn string(&mut self) -> Option<Item> {
+        self.at += 1;
+        loop {
+            match self.next()? {
+                b'"' => return Some(Item::Other),
+                b'\\' if !matches!(self.next()?, b'"' | b'\\') => return None,
+                b'\\' | 0x20..=0x7e => {}
+                _ => return None,
+            }
+        }
+    }
+
+    fn boolean(&mut self) -> Option<Item> {
+        self.at += 1;
+        match self.next()? {
+            b'1' => Some(Item::True),
+            b'0' => Some(Item::False),
+            _ => None,
+        }
+    }
+
+    fn bytes(&mut self) -> Option<Item> {
+        self.at += 1;
+        self.take_while(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+        self.eat(b':').then_some(Item::Other)
+    }
+
+    fn display_string(&mut self) -> Option<Item> {
+        self.at += 1;
+        if !self.eat(b'"') {
+            return None;
+        }
+        loop {
+            match self.next()? {
+                b'"' => return Some(Item::Other),
+                b'%' if !(is_lower_hex(self.next()?) && is_lower_hex(self.next()?)) => return None,
+                b'%' | 0x20..=0x7e => {}
+                _ => return None,
+            }
+        }
+    }
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dictionaries_parse_or_fail_whole() {
+        let parsed = dictionary(b"max-age=60, no-store, private=?0, x=\"a, b\";q=1, y=(a 1);z, max-age=5");
+        let expected: &[(&[u8], Item)] = &[
+            (b"no-store", Item::True),
+            (b"private", Item::False),
+            (b"x", Item::Other),
+            (b"y", Item::Other),
+            (b"max-age", Item::Integer(5)),
+        ];
+        assert_eq!(parsed.as_deref(), Some(expected));
+        assert_eq!(dictionary(b"  "), Some(Vec::new()));
+        for bad in [
+            "max-age=60,",
+            "max-age=",
+            "Max-Age=60",
+            "max-age =60",
+            "max-age=60 no-store",
+            "a=\"x",
+            "a=?2",
+            "a=1.",
+            "a=1.2345",
+            "a=1234567890123456",
+            "=1",
+            "a,,b",
+            "a;",
+            "a=(1",
+            "a='x'",
+            "a=:b",
+        ] {
+            assert_eq!(dictionary(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(
+            dictionary(b"a=-5 ,\tb=@1659578233, c=%\"f%c3\""),
+            Some(vec![(&b"a"[..], Item::Integer(-5)), (&b"b"[..], Item::Other), (&b"c"[..], Item::Other)])
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..48)) {
+            let _ = dictionary(&text);
+        }
+    }
+}

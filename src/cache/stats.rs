@@ -1,0 +1,200 @@
+//! [`CacheStats`]: what the cache did, counted per route.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::reason::Reason;
+use super::store::LevelStats;
+use crate::clock::nanos;
+use crate::event::Once;
+
+/// Routes counted apart before the rest is "other".
+const MOST_ROUTES: usize = 256;
+/// The name the rest goes by.
+const OTHER: &str = "other";
+
+/// What a cache did since it was built. Serialises to JSON with durations in seconds.
+///
+/// ```
+/// use tollgate::cache::CacheLayer;
+///
+/// let stats = CacheLayer::in_memory(1 << 20).stats();
+/// assert_eq!(stats.inner_calls, 0);
+/// assert_eq!(stats.levels[0].bound, 1 << 20);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Per route: the first 256 by name, all others together as `other`.
+    pub routes: BTreeMap<String, RouteStats>,
+    /// Per level of the store, the nearest first.
+    pub levels: Vec<LevelStats>,
+    /// How often the inner service was called.
+    pub inner_calls: u64,
+    /// How often it was not, because the cache answered.
+    pub inner_calls_avoided: u64,
+    /// The time those calls would have taken, by the fetches that made the entries.
+    #[serde(serialize_with = "in_seconds")]
+    pub time_saved: Duration,
+    /// Fetches in progress that others wait for or read from. Returns to 0.
+    pub flights: u64,
+    /// Bytes held for bodies that are still being read. Returns to 0.
+    pub in_flight_bytes: u64,
+    /// Patterns of rules that no request has matched: typing mistakes, usually.
+    pub unmatched_rules: Vec<String>,
+}
+
+/// What the cache did for one route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RouteStats {
+    /// Answered from the store, fresh.
+    pub hits: u64,
+    /// Answered from the store, stale: while revalidating, or because the inner service failed.
+    pub stale: u64,
+    /// Answered from the store after the inner service said that it was still current.
+    pub revalidated: u64,
+    /// Fetched from the inner service.
+    pub misses: u64,
+    /// Answered by a fetch that somebody else had begun.
+    pub collapsed: u64,
+    /// Responses kept.
+    pub stored: u64,
+    /// Requests passed by and responses not kept, by [`Reason`].
+    pub bypassed: BTreeMap<&'static str, u64>,
+}
+
+fn in_seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(span.as_secs_f64())
+}
+
+/// One route's counters.
+#[derive(Debug)]
+pub(crate) struct RouteCounters {
+    pub(crate) hits: AtomicU64,
+    pub(crate) stale: AtomicU64,
+    pub(crate) revalidated: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) collapsed: AtomicU64,
+    pub(crate) stored: AtomicU64,
+    bypassed: [AtomicU64; Reason::COUNT],
+}
+
+impl Default for RouteCounters {
+    fn default() -> Self {
+        let zero = AtomicU64::default;
+        Self {
+            hits: zero(),
+            stale: zero(),
+            revalidated: zero(),
+            misses: zero(),
+            collapsed: zero(),
+            stored: zero(),
+            bypassed: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl RouteCounters {
+    pub(crate) fn bypass(&self, reason: Reason) {
+        count(&self.bypassed[reason.index()]);
+    }
+
+    fn snapshot(&self) -> RouteStats {
+        let bypassed = Reason::ALL.iter().map(|reason| (reason.as_str(), read(&self.bypassed[reason.index()])));
+        RouteStats {
+            hits: read(&self.hits),
+            stale: read(&self.stale),
+            revalidated: read(&self.revalidated),
+            misses: read(&self.misses),
+            collapsed: read(&self.collapsed),
+            stored: read(&self.stored),
+            bypassed: bypassed.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+}
+
+/// One rule's counters: has it matched, has it ever served, has it only bypassed.
+#[derive(Debug, Default)]
+pub(crate) struct RuleCounters {
+    pub(crate) matched: AtomicU64,
+    pub(crate) useful: AtomicU64,
+    pub(crate) warned: Once,
+}
+
+/// All counters of a cache.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    routes: RwLock<HashMap<Box<str>, Arc<RouteCounters>, foldhash::fast::RandomState>>,
+    pub(crate) rules: Vec<RuleCounters>,
+    inner_calls: AtomicU64,
+    avoided: AtomicU64,
+    saved: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn new(rules: usize) -> Self {
+        Self { rules: (0..rules).map(|_| RuleCounters::default()).collect(), ..Self::default() }
+    }
+
+    /// The counters of the route with this name.
+    pub(crate) fn route(&self, name: &str) -> Arc<RouteCounters> {
+        if let Some(known) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return known.clone();
+        }
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let name = if routes.len() >= MOST_ROUTES && !routes.contains_key(name) { OTHER } else { name };
+        routes.entry(name.into()).or_default().clone()
+    }
+
+    pub(crate) fn called(&self) {
+        count(&self.inner_calls);
+    }
+
+    /// The inner service was spared a call that would have taken this long.
+    pub(crate) fn avoided(&self, took: Duration) {
+        count(&self.avoided);
+        self.saved.fetch_add(nanos(took), Ordering::Relaxed);
+    }
+
+    /// Everything but levels, gauges and rules' names.
+    pub(crate) fn snapshot(&self) -> CacheStats {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        CacheStats {
+            routes: routes.iter().map(|(name, route)| (name.to_string(), route.snapshot())).collect(),
+            inner_calls: read(&self.inner_calls),
+            inner_calls_avoided: read(&self.avoided),
+            time_saved: Duration::from_nanos(read(&self.saved)),
+            ..CacheStats::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_beyond_the_bound_share_one_name() {
+        let counters = Counters::new(0);
+        for n in 0..1000 {
+            count(&counters.route(&format!("/{n}")).hits);
+        }
+        let stats = counters.snapshot();
+        assert_eq!(stats.routes.len(), MOST_ROUTES + 1);
+        assert_eq!(stats.routes[OTHER].hits, 1000 - MOST_ROUTES as u64);
+    }
+}

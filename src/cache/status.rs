@@ -1,0 +1,116 @@
+//! `Cache-Status` (RFC 9211): how this cache handled the request, written only where it was asked for.
+
+use std::fmt::Write;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::reason::Reason;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// RFC 9211 §2.2: why the request went forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forward {
+    /// The cache was not asked.
+    Bypass,
+    /// The method is not one it answers.
+    Method,
+    /// Nothing under this key.
+    UriMiss,
+    /// Something, but for other requests.
+    VaryMiss,
+    /// The request asked for it.
+    Request,
+    /// Something, but too old.
+    Stale,
+    /// Something, but not all of it.
+    Partial,
+}
+
+impl Forward {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+/// What is said about one response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// `None` for a hit.
+    pub(crate) forward: Option<Forward>,
+    /// What the inner service answered, where that is not what the client gets.
+    pub(crate) forward_status: Option<StatusCode>,
+    pub(crate) stored: bool,
+    pub(crate) collapsed: bool,
+    /// Remaining freshness in seconds; negative where it is over.
+    pub(crate) ttl: Option<i64>,
+    pub(crate) detail: Option<Reason>,
+}
+
+impl Report {
+    pub(crate) fn forward(why: Forward) -> Self {
+        Self { forward: Some(why), ..Self::default() }
+    }
+}
+
+/// RFC 9211 §2: appends this cache's member, nearest to the client last.
+pub(crate) fn write(headers: &mut HeaderMap, name: &str, report: Report) {
+    let mut line = String::with_capacity(64);
+    line.push_str(name);
+    match report.forward {
+        None => line.push_str("; hit"),
+        Some(why) => {
+            line.push_str("; fwd=");
+            line.push_str(why.as_str());
+        }
+    }
+    // Writing to a string does not fail.
+    if let Some(status) = report.forward_status {
+        let _ = write!(line, "; fwd-status={}", status.as_u16());
+    }
+    if let Some(ttl) = report.ttl {
+        let _ = write!(line, "; ttl={ttl}");
+    }
+    if report.stored {
+        line.push_str("; stored");
+    }
+    if report.collapsed {
+        line.push_str("; collapsed");
+    }
+    if let Some(detail) = report.detail {
+        let _ = write!(line, "; detail={detail}");
+    }
+    if let Ok(value) = HeaderValue::try_from(line) {
+        headers.append(CACHE_STATUS, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_written_as_the_rfc_says() {
+        let mut headers = HeaderMap::new();
+        write(&mut headers, "Tollgate", Report { ttl: Some(14), ..Report::default() });
+        let forwarded = Report {
+            forward_status: Some(StatusCode::NOT_MODIFIED),
+            stored: true,
+            collapsed: true,
+            detail: Some(Reason::NoStore),
+            ..Report::forward(Forward::Stale)
+        };
+        write(&mut headers, "Tollgate", forwarded);
+        let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
+        assert_eq!(lines[0], "Tollgate; hit; ttl=14");
+        assert_eq!(lines[1], "Tollgate; fwd=stale; fwd-status=304; stored; collapsed; detail=no-store");
+    }
+}

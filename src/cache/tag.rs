@@ -1,0 +1,71 @@
+//! Tags: names that entries carry so that many can be invalidated at once.
+//!
+//! They come from the route's rule, the handler, and two response fields: `Cache-Tag` (a comma-separated list) and
+//! `Surrogate-Key` (separated by spaces). A tag is 1 to 256 visible ASCII characters other than a comma; it is
+//! compared byte by byte, so `*` and `[` stand for themselves.
+
+use http::{HeaderMap, HeaderName};
+
+use super::reason::Reason;
+
+const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+/// An entry with more is not stored: dropping some would make its invalidation unreliable.
+const MOST: usize = 256;
+
+/// Whether this is a tag.
+pub(crate) fn is_valid(tag: &str) -> bool {
+    (1..=256).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+}
+
+/// All the tags of a response: `given`, and those in its fields.
+///
+/// # Errors
+/// [`Reason::Tags`] where one is malformed or there are too many.
+pub(crate) fn collect<'a>(
+    headers: &HeaderMap,
+    given: impl Iterator<Item = &'a Box<str>>,
+) -> Result<Box<[Box<str>]>, Reason> {
+    let mut tags: Vec<Box<str>> = given.cloned().collect();
+    for (name, separators) in [(CACHE_TAG, &[',', ' '][..]), (SURROGATE_KEY, &[' '])] {
+        for line in headers.get_all(name) {
+            let text = line.to_str().map_err(|_| Reason::Tags)?;
+            tags.extend(text.split(separators).filter(|tag| !tag.is_empty()).map(Box::from));
+        }
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    if tags.len() > MOST || !tags.iter().all(|tag| is_valid(tag)) {
+        return Err(Reason::Tags);
+    }
+    Ok(tags.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn tags_come_from_rules_and_both_fields() {
+        let mut headers = HeaderMap::new();
+        headers.append(CACHE_TAG, HeaderValue::from_static("a, b,c*"));
+        headers.append(SURROGATE_KEY, HeaderValue::from_static("d  a"));
+        let tags = collect(&headers, ["z".into()].iter()).expect("tags");
+        assert_eq!(tags.iter().map(|tag| &**tag).collect::<Vec<_>>(), ["a", "b", "c*", "d", "z"]);
+        headers.append(SURROGATE_KEY, HeaderValue::from_static("e,f"));
+        assert_eq!(collect(&headers, [].iter()), Err(Reason::Tags));
+        let many: Vec<Box<str>> = (0..257).map(|n| n.to_string().into()).collect();
+        assert_eq!(collect(&HeaderMap::new(), many.iter()), Err(Reason::Tags));
+    }
+
+    #[test]
+    fn white_space_control_and_emptiness_make_no_tag() {
+        for bad in ["", "a b", "a\r\n", "ä", "a,b", &"x".repeat(257)] {
+            assert!(!is_valid(bad), "{bad:?}");
+        }
+        assert!(is_valid("*") && is_valid("user:[7]"));
+    }
+}

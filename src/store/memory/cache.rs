@@ -1,0 +1,110 @@
+//! The in-process cache engine: moka, bounded by weight.
+//!
+//! moka admits by frequency (TinyLFU): a flood of keys asked for once does not push out those that are asked for often.
+//! An entry weighs what [`Stored::weight`] says, so the bound is a bound on bytes. Nothing expires by moka's own clock:
+//! the cache above compares times itself, and a dead entry goes when its place is wanted.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moka::sync::Cache;
+
+use crate::answer::Answer;
+use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
+use crate::clock::Timestamp;
+use crate::error::Error;
+
+/// Entries in this process's memory. `CacheLayer::builder().memory(bytes)` makes one.
+///
+/// ```
+/// use tollgate::store::memory::MemoryCache;
+///
+/// let store = MemoryCache::new(64 << 20);
+/// # let _ = store;
+/// ```
+pub struct MemoryCache {
+    entries: Cache<CacheKey, Stored, Hashed>,
+    hits: AtomicU64,
+    bound: u64,
+}
+
+impl MemoryCache {
+    /// A store that holds entries of this weight in bytes together.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        let entries = Cache::builder()
+            .max_capacity(bytes)
+            .weigher(|_, stored: &Stored| u32::try_from(stored.weight()).unwrap_or(u32::MAX))
+            .build_with_hasher(Hashed);
+        Self { entries, hits: AtomicU64::new(0), bound: bytes }
+    }
+}
+
+impl CacheStore for MemoryCache {
+    fn get(&self, key: &CacheKey, _now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+        let found = self.entries.get(key);
+        if matches!(found, Some(Stored::Entry(_))) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        Answer::Ready(Ok(found))
+    }
+
+    fn put(&self, key: &CacheKey, stored: Stored, _now: Timestamp) -> Answer<Result<(), Error>> {
+        self.entries.insert(key.clone(), stored);
+        // moka evicts in batches; with entries of a megabyte a batch would be half a gigabyte.
+        self.entries.run_pending_tasks();
+        Answer::Ready(Ok(()))
+    }
+
+    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+        self.entries.invalidate(key);
+        Answer::Ready(Ok(()))
+    }
+
+    fn stats(&self) -> Vec<LevelStats> {
+        self.entries.run_pending_tasks();
+        let mut level = LevelStats::new("memory");
+        level.hits = self.hits.load(Ordering::Relaxed);
+        level.entries = self.entries.entry_count();
+        level.bytes = self.entries.weighted_size();
+        level.bound = self.bound;
+        vec![level]
+    }
+}
+
+impl fmt::Debug for MemoryCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryCache").field("bound", &self.bound).finish_non_exhaustive()
+    }
+}
+
+/// Keys bring their own hash, made under a secret: it is taken as it is.
+#[derive(Clone, Copy, Default)]
+struct Hashed;
+
+impl BuildHasher for Hashed {
+    type Hasher = Taken;
+
+    fn build_hasher(&self) -> Taken {
+        Taken(0)
+    }
+}
+
+struct Taken(u64);
+
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
