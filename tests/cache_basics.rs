@@ -141,15 +141,18 @@ async fn rules_speak_where_responses_are_silent() {
         .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices"))
         .route("/never", Rule::never())
         .route("/missing", Rule::as_told().negative_ttl(Duration::from_secs(5)));
-    let world = World::with(|b| b.rules(rules), |asked| async move {
-        let status = if asked.path == "/missing" { "404" } else { "200" };
-        let fields: &[_] = match asked.path.as_str() {
-            "/prices/PRIVATE" => &[(":status", status), ("cache-control", "private")],
-            "/never" => &[(":status", status), ("cache-control", "max-age=60")],
-            _ => &[(":status", status)],
-        };
-        Ok(reply(fields, asked.call.to_string()))
-    });
+    let world = World::with(
+        |b| b.rules(rules),
+        |asked| async move {
+            let status = if asked.path == "/missing" { "404" } else { "200" };
+            let fields: &[_] = match asked.path.as_str() {
+                "/prices/PRIVATE" => &[(":status", status), ("cache-control", "private")],
+                "/never" => &[(":status", status), ("cache-control", "max-age=60")],
+                _ => &[(":status", status)],
+            };
+            Ok(reply(fields, asked.call.to_string()))
+        },
+    );
     for (path, cached) in
         [("/prices/ACME", true), ("/prices/PRIVATE", false), ("/never", false), ("/missing", true), ("/other", false)]
     {
@@ -287,9 +290,10 @@ async fn a_layer_that_is_off_does_nothing() {
 #[tokio::test]
 async fn identity_in_the_key_lets_each_user_have_a_cache() {
     use tollgate::key::by;
-    let world = World::with(|b| b.identity(by::header("authorization")), |asked| async move {
-        Ok(reply(MINUTE, asked.header("authorization").unwrap_or("nobody").to_owned()))
-    });
+    let world = World::with(
+        |b| b.identity(by::header("authorization")),
+        |asked| async move { Ok(reply(MINUTE, asked.header("authorization").unwrap_or("nobody").to_owned())) },
+    );
     for _ in 0..2 {
         for who in ["alice", "bob"] {
             assert_eq!(world.get_with("/me", &[("authorization", who), ("cookie", "s=1")]).await.body, who);

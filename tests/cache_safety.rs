@@ -1,4 +1,5 @@
 //! What a cache must never do: each attack and fault found in the field, with the defence that stops it.
+#![allow(clippy::disallowed_methods, reason = "tests of deadlines read the paused clock")]
 
 #[path = "support/cache_world.rs"]
 mod world;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use tollgate::cache::{Rule, Rules};
-use world::{World, data, fed, full, get, got, reply, request};
+use world::{Fault, World, data, fed, full, get, got, reply, request};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 const PUBLIC: &[(&str, &str)] = &[("cache-control", "public, max-age=60")];
@@ -227,14 +228,17 @@ async fn an_event_stream_flows_at_once_and_is_never_stored() {
     let (feed, body) = fed();
     let body = std::sync::Mutex::new(Some(body));
     let rules = Rules::new().otherwise(Rule::ttl(Duration::from_secs(60)));
-    let world = World::with(|b| b.rules(rules), move |_| {
-        let body = body.lock().expect("not poisoned").take().expect("one call");
-        async move {
-            let mut response = reply(&[("content-type", "text/event-stream")], "");
-            *response.body_mut() = body;
-            Ok(response)
-        }
-    });
+    let world = World::with(
+        |b| b.rules(rules),
+        move |_| {
+            let body = body.lock().expect("not poisoned").take().expect("one call");
+            async move {
+                let mut response = reply(&[("content-type", "text/event-stream")], "");
+                *response.body_mut() = body;
+                Ok(response)
+            }
+        },
+    );
     let response = world.send(get("/events", &[])).await;
     assert!(response.headers()["cache-status"].to_str().expect("text").contains("event-stream"));
     let mut body = response.into_body();
@@ -248,14 +252,17 @@ async fn an_event_stream_flows_at_once_and_is_never_stored() {
 #[tokio::test]
 async fn a_body_beyond_the_bound_flows_on_in_constant_memory() {
     const CHUNK: usize = 64 * 1024;
-    let world = World::with(|b| b.max_entry(1 << 20), |_| async {
-        let chunks = futures_util::stream::iter((0..1000).map(|_| {
-            Ok::<_, world::BoxError>(http_body::Frame::data(Bytes::from(vec![7; CHUNK])))
-        }));
-        let mut response = reply(MINUTE, "");
-        *response.body_mut() = BodyExt::boxed_unsync(http_body_util::StreamBody::new(chunks));
-        Ok(response)
-    });
+    let world = World::with(
+        |b| b.max_entry(1 << 20),
+        |_| async {
+            let chunks = futures_util::stream::iter(
+                (0..1000).map(|_| Ok::<_, Fault>(http_body::Frame::data(Bytes::from(vec![7; CHUNK])))),
+            );
+            let mut response = reply(MINUTE, "");
+            *response.body_mut() = BodyExt::boxed_unsync(http_body_util::StreamBody::new(chunks));
+            Ok(response)
+        },
+    );
     let mut body = world.send(get("/big", &[])).await.into_body();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -272,7 +279,10 @@ async fn a_body_beyond_the_bound_flows_on_in_constant_memory() {
 
 #[tokio::test]
 async fn a_promised_length_beyond_the_bound_is_not_even_begun() {
-    let world = World::with(|b| b.max_entry(10), |_| async { Ok(reply(&[MINUTE[0], ("content-length", "11")], "12345678901")) });
+    let world = World::with(
+        |b| b.max_entry(10),
+        |_| async { Ok(reply(&[MINUTE[0], ("content-length", "11")], "12345678901")) },
+    );
     assert_eq!(world.get("/a").await.status_line(), "fwd=uri-miss; detail=too-large");
 }
 
@@ -282,7 +292,7 @@ async fn a_truncated_or_broken_body_is_not_stored() {
     assert!(!is_cached(&world, "/a", &[]).await);
     let world = World::new(|_| async {
         let (feed, body) = fed();
-        for frame in [data("a"), data("b"), data("c"), Err("broken".into())] {
+        for frame in [data("a"), data("b"), data("c"), Err(Fault("broken"))] {
             feed.send(frame).expect("a reader");
         }
         let mut response = reply(MINUTE, "");
@@ -484,7 +494,7 @@ async fn a_panic_inside_the_body_ends_it_in_an_error() {
                 cx.waker().wake_by_ref();
                 return std::task::Poll::Pending;
             }
-            std::task::Poll::Ready(None::<Result<http_body::Frame<Bytes>, world::BoxError>>)
+            std::task::Poll::Ready(None::<Result<http_body::Frame<Bytes>, Fault>>)
         });
         let mut response = reply(MINUTE, "");
         *response.body_mut() = BodyExt::boxed_unsync(http_body_util::StreamBody::new(stream));
@@ -501,7 +511,7 @@ async fn an_error_goes_to_the_leader_and_stale_stands_in_only_within_its_window(
         match asked.call {
             0 => Ok(reply(&[("cache-control", "max-age=10, stale-if-error=20")], "good")),
             n if n % 2 == 0 => Ok(reply(&[(":status", "503")], "bad")),
-            _ => Err("refused".into()),
+            _ => Err(Fault("refused")),
         }
     });
     world.get("/a").await;
@@ -530,7 +540,8 @@ async fn a_thousand_spellings_of_accept_encoding_are_four_variants() {
 
 #[tokio::test]
 async fn a_flood_of_random_queries_stays_within_memory_and_leaves_the_hot_set_alone() {
-    let world = World::with(|b| b.memory(512 << 10).max_entry(64 << 10), |_| async { Ok(reply(MINUTE, vec![7; 1000])) });
+    let world =
+        World::with(|b| b.memory(512 << 10).max_entry(64 << 10), |_| async { Ok(reply(MINUTE, vec![7; 1000])) });
     let hot: Vec<_> = (0..50).map(|n| format!("/hot/{n}")).collect();
     for _ in 0..20 {
         for path in &hot {
@@ -638,7 +649,7 @@ async fn a_thousand_cycles_of_every_fault_leave_nothing_behind() {
     let world = World::new(|asked| async move {
         tokio::task::yield_now().await;
         match asked.call % 5 {
-            0 => Err("refused".into()),
+            0 => Err(Fault("refused")),
             1 => Ok(reply(&[(":status", "500")], "")),
             2 => Ok(reply(&[MINUTE[0], ("content-length", "9")], "short")),
             3 => {

@@ -81,8 +81,8 @@ fn names_host(value: &[u8]) -> bool {
 /// Whether the request carries a reflected field that is not among `keyed`.
 pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
     headers.iter().any(|(name, value)| {
-        let reflected = REFLECTED.contains(&name.as_str())
-            || (*name == http::header::FORWARDED && names_host(value.as_bytes()));
+        let reflected =
+            REFLECTED.contains(&name.as_str()) || (*name == http::header::FORWARDED && names_host(value.as_bytes()));
         reflected && !keyed.contains(name)
     })
 }

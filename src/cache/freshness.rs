@@ -189,12 +189,15 @@ mod tests {
 
     #[test]
     fn age_takes_the_larger_of_date_and_age() {
-        let shared = |fields: &[(&'static str, &str)]| initial_age(&headers(fields), &moments(), Profile::Shared).as_secs();
+        let shared =
+            |fields: &[(&'static str, &str)]| initial_age(&headers(fields), &moments(), Profile::Shared).as_secs();
         assert_eq!(shared(&[]), 2, "the delay alone");
         assert_eq!(shared(&[("age", "10")]), 12);
         assert_eq!(shared(&[("date", "Thu, 01 Jan 2026 00:00:00 GMT"), ("age", "10")]), 60);
         assert_eq!(shared(&[("date", "Thu, 01 Jan 2026 01:00:00 GMT")]), 2, "a clock ahead is no negative age");
-        for (line, expected) in [("7, 9", 9), ("x", 2), ("-7", 2), ("7.5", 2), ("\"7\"", 2), ("99999999999", 2_147_483_650)] {
+        for (line, expected) in
+            [("7, 9", 9), ("x", 2), ("-7", 2), ("7.5", 2), ("\"7\"", 2), ("99999999999", 2_147_483_650)]
+        {
             assert_eq!(shared(&[("age", line)]), expected, "{line}");
         }
         assert_eq!(shared(&[("age", "7"), ("age", "1000")]), 9);
@@ -205,7 +208,10 @@ mod tests {
     #[test]
     fn a_guess_is_a_tenth_and_at_most_a_day() {
         let guess = |modified, status| heuristic(&headers(&[("last-modified", modified)]), status, false, &moments());
-        assert_eq!(guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK), Lifetime::Heuristic(Duration::from_secs(60)));
+        assert_eq!(
+            guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK),
+            Lifetime::Heuristic(Duration::from_secs(60))
+        );
         assert_eq!(guess("Wed, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Unknown, "a wrong weekday");
         assert_eq!(guess("Sat, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Heuristic(LONGEST_GUESS));
         assert_eq!(guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::CREATED), Lifetime::Unknown);

@@ -63,7 +63,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Ready { response } => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            StateProj::Ready { response } => {
+                response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
+            }
             StateProj::Past { future } => future.poll(cx),
             StateProj::Work { future } => future.as_mut().poll(cx),
         }
@@ -86,10 +88,10 @@ pub(crate) struct After {
 
 impl After {
     fn finish<B>(&self, response: &mut Response<B>) {
-        if let Some((method, key)) = &self.target {
-            if policy::invalidates(method, response.status()) {
-                self.core.invalidate_resource(key);
-            }
+        if let Some((method, key)) = &self.target
+            && policy::invalidates(method, response.status())
+        {
+            self.core.invalidate_resource(key);
         }
         let report = Report { forward_status: Some(response.status()), ..self.report };
         respond::passed(&self.core, response, report);

@@ -87,7 +87,11 @@ impl Invalidate {
     /// Where it is no beginning of a URL.
     pub async fn prefix(&self, beginning: &str) -> Result<(), Error> {
         if beginning.starts_with('/') {
-            return self.raise(About::Prefix(Prefix { scheme: None, authority: None, path: beginning.as_bytes().into() }));
+            return self.raise(About::Prefix(Prefix {
+                scheme: None,
+                authority: None,
+                path: beginning.as_bytes().into(),
+            }));
         }
         let (scheme, rest) = match beginning.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),

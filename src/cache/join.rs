@@ -66,10 +66,7 @@ pub(crate) async fn go<O: Origin<B>, B: Send + 'static>(
 }
 
 /// Leads a flight, or waits for one.
-async fn together<O: Origin<B>, B: Send + 'static>(
-    job: Job<O, B>,
-    mut key: CacheKey,
-) -> Answer<O::Body, O::Error> {
+async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: CacheKey) -> Answer<O::Body, O::Error> {
     let core = job.core.clone();
     let mut deadline = std::pin::pin!(tokio::time::sleep(core.settings.wait));
     loop {
@@ -172,10 +169,7 @@ async fn a_few_at_a_time<O: Origin<B>, B: Send + 'static>(
 }
 
 /// Fetches for this request only; a client that leaves takes its fetch along.
-async fn alone<O: Origin<B>, B: Send + 'static>(
-    job: Job<O, B>,
-    reason: Option<Reason>,
-) -> Answer<O::Body, O::Error> {
+async fn alone<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, reason: Option<Reason>) -> Answer<O::Body, O::Error> {
     if let Some(reason) = reason {
         job.ask.route.bypass(reason);
     }

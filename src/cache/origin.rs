@@ -19,10 +19,8 @@ pub(crate) trait Origin<B>: Send + 'static {
     type Error: Send + 'static;
 
     /// Asks, once it is ready.
-    fn fetch(
-        self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Body<Self::Body>>, Self::Error>> + Send;
+    fn fetch(self, request: Request<B>)
+    -> impl Future<Output = Result<Response<Body<Self::Body>>, Self::Error>> + Send;
 }
 
 /// A clone of the inner service, and how its bodies are adopted.

@@ -46,10 +46,7 @@ pub(crate) fn admit(
     denied(facts.has(Facts::GRPC), Reason::Grpc)?;
     // RFC 9110 §9.3.1: content in a GET "has no generally defined semantics".
     denied(has_body || facts.has(Facts::BODY), Reason::RequestBody)?;
-    denied(
-        facts.has(Facts::UNKEYED) && facts::has_unkeyed(headers, &settings.key_fields),
-        Reason::UnkeyedField,
-    )?;
+    denied(facts.has(Facts::UNKEYED) && facts::has_unkeyed(headers, &settings.key_fields), Reason::UnkeyedField)?;
     // RFC 9111 §4.3.2: "The If-Match and If-Unmodified-Since conditional header fields are not applicable to a cache".
     denied(facts.has(Facts::PRECONDITION), Reason::Precondition)?;
     denied(facts.has(Facts::RANGE), Reason::Range)?;
@@ -314,10 +311,7 @@ fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, l
     let no_cache = directives.no_cache.is_whole() || (app && directives.no_cache != Scope::Absent);
     // §4.2.4: "A cache MUST NOT generate a stale response if it is prohibited by an explicit in-protocol directive";
     // §5.2.2.10: s-maxage "incorporates the semantics of the proxy-revalidate response directive".
-    let strict = no_cache
-        || directives.must_revalidate
-        || directives.proxy_revalidate
-        || directives.s_maxage.is_some();
+    let strict = no_cache || directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
     let window = |said: Option<Duration>, ruled: Option<Duration>| {
         if strict { Duration::ZERO } else { said.or(ruled).unwrap_or_default() }
     };
@@ -344,8 +338,11 @@ fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
 /// Whether an answer to an unsafe request invalidates what is stored for its target: RFC 9111 §4.4.
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
     // "A "non-error response" is one with a 2xx (Successful) or 3xx (Redirection) status code."
-    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) || *method == "QUERY"
-        || *method == "PROPFIND" || *method == "REPORT" || *method == "SEARCH";
+    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+        || *method == "QUERY"
+        || *method == "PROPFIND"
+        || *method == "REPORT"
+        || *method == "SEARCH";
     !safe && (status.is_success() || status.is_redirection())
 }
 

@@ -50,8 +50,8 @@ pub(crate) fn from_meta<B>(
     *response.headers_mut() = meta.headers.clone();
     // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated.
     response.headers_mut().insert(header::AGE, number(meta.age_at(now).as_secs()));
-    let has_it = asker.facts.has(Facts::CONDITION)
-        && validate::is_not_modified(asker.headers, meta.status, &meta.headers);
+    let has_it =
+        asker.facts.has(Facts::CONDITION) && validate::is_not_modified(asker.headers, meta.status, &meta.headers);
     let mut response = if has_it { validate::into_not_modified(response) } else { response };
     if let Some(name) = &core.settings.status_name {
         let ttl = Core::ttl(meta.windows.fresh_until, now);

@@ -237,11 +237,10 @@ mod tests {
         ] {
             assert_eq!(dictionary(bad.as_bytes()), None, "{bad}");
         }
-        assert_eq!(dictionary(b"a=-5 ,\tb=@1659578233, c=%\"f%c3\""), Some(vec![
-            (&b"a"[..], Item::Integer(-5)),
-            (&b"b"[..], Item::Other),
-            (&b"c"[..], Item::Other)
-        ]));
+        assert_eq!(
+            dictionary(b"a=-5 ,\tb=@1659578233, c=%\"f%c3\""),
+            Some(vec![(&b"a"[..], Item::Integer(-5)), (&b"b"[..], Item::Other), (&b"c"[..], Item::Other)])
+        );
     }
 
     proptest::proptest! {

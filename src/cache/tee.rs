@@ -249,9 +249,9 @@ impl http_body::Body for Reader {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.tee.promised.map_or_else(SizeHint::default, |promised| {
-            SizeHint::with_exact(promised.saturating_sub(self.sent))
-        })
+        self.tee
+            .promised
+            .map_or_else(SizeHint::default, |promised| SizeHint::with_exact(promised.saturating_sub(self.sent)))
     }
 }
 

@@ -205,9 +205,11 @@ mod tests {
 
     #[test]
     fn a_304_keeps_what_describes_the_stored_bytes() {
-        let mut stored = map(&[("content-length", "3"), ("content-type", "a/b"), ("x-a", "1"), ("x-a", "2"), ("x-b", "1")]);
+        let mut stored =
+            map(&[("content-length", "3"), ("content-type", "a/b"), ("x-a", "1"), ("x-a", "2"), ("x-b", "1")]);
         update(&mut stored, &map(&[("content-length", "0"), ("x-a", "3"), ("etag", "\"n\"")]));
-        let expected = map(&[("content-length", "3"), ("content-type", "a/b"), ("x-a", "3"), ("x-b", "1"), ("etag", "\"n\"")]);
+        let expected =
+            map(&[("content-length", "3"), ("content-type", "a/b"), ("x-a", "3"), ("x-b", "1"), ("etag", "\"n\"")]);
         assert_eq!(stored, expected);
     }
 

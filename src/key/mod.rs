@@ -4,6 +4,6 @@ pub mod by;
 mod extract;
 mod identity;
 
-pub use extract::{And, Func, KeyExtractor, Or};
 pub(crate) use extract::SharedExtractor;
+pub use extract::{And, Func, KeyExtractor, Or};
 pub use identity::{Key, KeyHash, KeyHasher};
