@@ -1,4 +1,5 @@
 //! What a cache must never do: each attack and fault found in the field, with the defence that stops it.
+#![allow(clippy::disallowed_methods, reason = "tests of deadlines read the paused clock")]
 
 #[path = "support/cache_world.rs"]
 mod world;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use tollgate::cache::{Rule, Rules};
-use world::{World, data, fed, full, get, got, reply, request};
+use world::{Fault, World, data, fed, full, get, got, reply, request};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 const PUBLIC: &[(&str, &str)] = &[("cache-control", "public, max-age=60")];
@@ -255,7 +256,7 @@ async fn a_body_beyond_the_bound_flows_on_in_constant_memory() {
         |b| b.max_entry(1 << 20),
         |_| async {
             let chunks = futures_util::stream::iter(
-                (0..1000).map(|_| Ok::<_, world::BoxError>(http_body::Frame::data(Bytes::from(vec![7; CHUNK])))),
+                (0..1000).map(|_| Ok::<_, Fault>(http_body::Frame::data(Bytes::from(vec![7; CHUNK])))),
             );
             let mut response = reply(MINUTE, "");
             *response.body_mut() = BodyExt::boxed_unsync(http_body_util::StreamBody::new(chunks));
@@ -291,7 +292,7 @@ async fn a_truncated_or_broken_body_is_not_stored() {
     assert!(!is_cached(&world, "/a", &[]).await);
     let world = World::new(|_| async {
         let (feed, body) = fed();
-        for frame in [data("a"), data("b"), data("c"), Err("broken".into())] {
+        for frame in [data("a"), data("b"), data("c"), Err(Fault("broken"))] {
             feed.send(frame).expect("a reader");
         }
         let mut response = reply(MINUTE, "");
@@ -493,7 +494,7 @@ async fn a_panic_inside_the_body_ends_it_in_an_error() {
                 cx.waker().wake_by_ref();
                 return std::task::Poll::Pending;
             }
-            std::task::Poll::Ready(None::<Result<http_body::Frame<Bytes>, world::BoxError>>)
+            std::task::Poll::Ready(None::<Result<http_body::Frame<Bytes>, Fault>>)
         });
         let mut response = reply(MINUTE, "");
         *response.body_mut() = BodyExt::boxed_unsync(http_body_util::StreamBody::new(stream));
@@ -510,7 +511,7 @@ async fn an_error_goes_to_the_leader_and_stale_stands_in_only_within_its_window(
         match asked.call {
             0 => Ok(reply(&[("cache-control", "max-age=10, stale-if-error=20")], "good")),
             n if n % 2 == 0 => Ok(reply(&[(":status", "503")], "bad")),
-            _ => Err("refused".into()),
+            _ => Err(Fault("refused")),
         }
     });
     world.get("/a").await;
@@ -648,7 +649,7 @@ async fn a_thousand_cycles_of_every_fault_leave_nothing_behind() {
     let world = World::new(|asked| async move {
         tokio::task::yield_now().await;
         match asked.call % 5 {
-            0 => Err("refused".into()),
+            0 => Err(Fault("refused")),
             1 => Ok(reply(&[(":status", "500")], "")),
             2 => Ok(reply(&[MINUTE[0], ("content-length", "9")], "short")),
             3 => {

@@ -164,15 +164,10 @@ impl Barriers {
         };
         join(marks.resources.get(key.resource()));
         tags.iter().for_each(|tag| join(marks.tags.get(tag)));
-        if !marks.paths.is_empty() || !marks.prefixes.is_empty() {
-            if let Some(target) = Target::of(key.resource()) {
-                join(marks.paths.get(&*[target.path, target.query].concat()));
-                marks
-                    .prefixes
-                    .iter()
-                    .filter(|(prefix, _)| prefix.covers(&target))
-                    .for_each(|(_, mark)| join(Some(mark)));
-            }
+        let by_target = !marks.paths.is_empty() || !marks.prefixes.is_empty();
+        if let Some(target) = Target::of(key.resource()).filter(|_| by_target) {
+            join(marks.paths.get(&*[target.path, target.query].concat()));
+            marks.prefixes.iter().filter(|(prefix, _)| prefix.covers(&target)).for_each(|(_, mark)| join(Some(mark)));
         }
         match found {
             Mark { hard, .. } if generation < hard => Validity::Void,

@@ -84,6 +84,14 @@ pub(crate) enum Step {
     Done(CacheKey, Found),
 }
 
+/// Which variant answers a request.
+enum Selected {
+    /// The one under this key.
+    Variant(CacheKey),
+    /// None; requests like this one share a fetch by this key.
+    None(CacheKey),
+}
+
 impl Core {
     /// Reads a request's head.
     ///
@@ -177,8 +185,8 @@ impl Core {
                 }
             }
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
-                Ok(key) => Step::Next(self.search(&key, now)),
-                Err(key) => Step::Done(key, Found::Nothing(Forward::VaryMiss)),
+                Selected::Variant(key) => Step::Next(self.search(&key, now)),
+                Selected::None(key) => Step::Done(key, Found::Nothing(Forward::VaryMiss)),
             },
             _ => Step::Done(asked, Found::Nothing(missed)),
         }
@@ -203,8 +211,8 @@ impl Core {
         }
     }
 
-    /// The key of the variant that answers this request; as an error the key under which to fetch one.
-    fn select(&self, index: &VaryIndex, headers: &HeaderMap) -> Result<CacheKey, CacheKey> {
+    /// The key of the variant that answers this request.
+    fn select(&self, index: &VaryIndex, headers: &HeaderMap) -> Selected {
         // §4.1: "the cache MUST use the most recent one": the list is in that order.
         let mut last: Option<(&[http::HeaderName], Vec<u8>)> = None;
         for variant in &index.variants {
@@ -213,11 +221,11 @@ impl Core {
                 _ => vary::selection(&variant.names, headers, self.settings.profile),
             };
             if *selection == *variant.selection {
-                return Ok(variant.key.clone());
+                return Selected::Variant(variant.key.clone());
             }
             last = Some((&variant.names, selection));
         }
-        Err(index.key.variant(&last.map_or_else(Vec::new, |(_, selection)| selection)))
+        Selected::None(index.key.variant(&last.map_or_else(Vec::new, |(_, selection)| selection)))
     }
 
     /// Fetches in progress may not be joined once something they bring was invalidated.

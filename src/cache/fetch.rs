@@ -110,17 +110,18 @@ impl Errand {
     where
         I: http_body::Body<Data = bytes::Bytes, Error: Into<crate::error::BoxError>> + Send + 'static,
     {
-        if policy::is_failure(response.status()) {
-            if let Some(stale) = self.stand_in() {
-                return (Ok(stale), None);
-            }
+        if policy::is_failure(response.status())
+            && let Some(stale) = self.stand_in()
+        {
+            return (Ok(stale), None);
         }
-        if self.revalidating && response.status() == StatusCode::NOT_MODIFIED {
-            if let Some(entry) = self.stale.clone() {
-                // The body, of which there is none, need not be `Sync`: only the head is borrowed while storing.
-                let (answer, _) = response.into_parts();
-                return (Ok(self.freshen(&entry, &answer).await), None);
-            }
+        if self.revalidating
+            && response.status() == StatusCode::NOT_MODIFIED
+            && let Some(entry) = self.stale.clone()
+        {
+            // The body, of which there is none, need not be `Sync`: only the head is borrowed while storing.
+            let (answer, _) = response.into_parts();
+            return (Ok(self.freshen(&entry, &answer).await), None);
         }
         count(&self.ask.route.misses);
         if self.ask.head_only {

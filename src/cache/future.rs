@@ -88,10 +88,10 @@ pub(crate) struct After {
 
 impl After {
     fn finish<B>(&self, response: &mut Response<B>) {
-        if let Some((method, key)) = &self.target {
-            if policy::invalidates(method, response.status()) {
-                self.core.invalidate_resource(key);
-            }
+        if let Some((method, key)) = &self.target
+            && policy::invalidates(method, response.status())
+        {
+            self.core.invalidate_resource(key);
         }
         let report = Report { forward_status: Some(response.status()), ..self.report };
         respond::passed(&self.core, response, report);

@@ -59,7 +59,6 @@ impl CacheLayer {
     }
 
     /// The handle to invalidate entries with. Cheap to clone; works from anywhere.
-    #[must_use]
     pub fn invalidate(&self) -> Invalidate {
         Invalidate::new(self.core.clone())
     }
@@ -375,9 +374,9 @@ fn is_token(name: &str) -> bool {
 }
 
 fn field_names(setter: &str, names: &[Box<str>]) -> Result<Vec<HeaderName>, Error> {
-    let parse = |name: &Box<str>| {
+    let parse = |name: &str| {
         HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| Error::config(format!("cache: {setter} {name:?} is no field name")))
     };
-    names.iter().map(parse).collect()
+    names.iter().map(|name| parse(name)).collect()
 }

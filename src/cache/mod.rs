@@ -1,4 +1,78 @@
-//! The response cache.
+//! An HTTP response cache: RFC 9111 (caching), 5861 (stale), 9211 (`Cache-Status`), 9213 (targeted fields).
+//!
+//! ```
+//! use std::time::Duration;
+//! use tollgate::cache::{CacheLayer, Rule, Rules};
+//! use tower::{Layer, ServiceExt};
+//! # use http_body_util::Full;
+//! # use bytes::Bytes;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rules = Rules::new()
+//!     .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices").same_for_everyone());
+//! let cache = CacheLayer::builder().rules(rules).cache_status(true).build()?;
+//! let prices = cache.layer(tower::service_fn(async |_: http::Request<Full<Bytes>>| {
+//!     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("42")))
+//! }));
+//!
+//! let ask = || http::Request::get("http://localhost/prices/ACME").body(Full::<Bytes>::default());
+//! prices.clone().oneshot(ask()?).await?;
+//! let second = prices.clone().oneshot(ask()?).await?;
+//! assert!(second.headers()["cache-status"].to_str()?.starts_with("Tollgate; hit; ttl="));
+//! assert_eq!(cache.stats().inner_calls, 1);
+//! cache.invalidate().tag("prices").await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # How it decides
+//!
+//! | | question | yes | no |
+//! |---|---|---|---|
+//! | 1 | may this request use the cache? (method, credentials, authority, reflected fields, the route's rule) | 2 | it passes by, untouched |
+//! | 2 | is there an entry under its key, for what it says in the fields the response varies on, that nobody invalidated? | 3 | 6 |
+//! | 3 | is it fresh? | it is served: a look-up, a comparison, an `Age` | 4 |
+//! | 4 | is it within stale-while-revalidate? | it is served, and one request refreshes it meanwhile | 5 |
+//! | 5 | can it be revalidated? | the inner service is asked whether it is current; 304 refreshes it | 6 |
+//! | 6 | is somebody fetching it already? | wait for the head, at most 3 s, then read along as the body arrives | 7 |
+//! | 7 | fetch it, in a task of its own. Does it fail while a stale entry may stand in? | that entry | 8 |
+//! | 8 | may the response be kept? (decided on its head) | head out at once, body to all readers, then into the store | it goes to this client alone, untouched; those who wait go by themselves, at once |
+//!
+//! [`Profile`] says how strict questions 1 and 8 are, [`Rules`] and [`Store`] what routes and handlers add.
+//!
+//! # When it fails
+//!
+//! It fails open. A store's error is a miss and an [`Event`](crate::Event); the inner service's error reaches the client
+//! whose fetch it is, unchanged; a panic goes on there too. Nobody waits longer than the deadline. Nothing is served past
+//! its stale windows. A body that breaks off, is cut short, or outgrows the bound is never stored, and whoever shares it
+//! sees an error, never a clean end.
+//!
+//! # What it costs
+//!
+//! A hit copies one prepared field map and counts references: it neither clones nor polls the inner service, parses no
+//! directive and copies no body, whatever its size. A miss costs a task and a box. Memory: the bound for entries, at most
+//! as much again for bodies in flight, and one small record for each of the latest 16 384 invalidations.
+//!
+//! # Invalidation
+//!
+//! By [tag, URL, prefix, or all](Invalidate), and by unsafe methods (RFC 9111 §4.4). Each raises a *barrier*: entries
+//! whose fetch **began** before it are void, also those that arrive later. A slow fetch cannot bring the old state back,
+//! and a request that comes after a barrier never waits for a fetch that began before it.
+//!
+//! # Deploying it
+//!
+//! * The key holds scheme and authority. A service behind a proxy that ends TLS sees `http`: set
+//!   [`default_scheme`](CacheBuilder::default_scheme), and let exactly one authority through.
+//! * A proxy that adds `X-Forwarded-Host` makes every request pass by, because applications build links from it: strip it,
+//!   or make it part of the key with [`key_field`](CacheBuilder::key_field). `X-Forwarded-Proto` and `-Port` are part of the
+//!   key wherever they are sent.
+//! * Put authentication outside, compression inside (or vary on `Accept-Encoding`), limits outside.
+//! * It needs a tokio runtime with time enabled.
+//!
+//! # Why was it not cached?
+//!
+//! One closed list of [`Reason`]s: in `Cache-Status: …; detail=`, in [`CacheStats`], and here.
+//!
+#![doc = include_str!("../docs/cache_reasons.md")]
 
 mod barrier;
 mod control;

@@ -141,6 +141,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documentation_lists_every_reason_with_its_remedy() {
+        let table = include_str!("../docs/cache_reasons.md");
+        for reason in Reason::ALL {
+            let row = table.lines().find(|line| line.starts_with(&format!("| `{reason}` |")));
+            assert!(row.is_some_and(|row| row.contains(reason.remedy())), "{reason}");
+        }
+        assert_eq!(table.lines().count(), Reason::COUNT + 2);
+    }
+
+    #[test]
     fn every_reason_has_a_word_of_its_own() {
         let mut words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         words.sort_unstable();

@@ -68,7 +68,7 @@ where
 {
     type Response = Response<Body<W::Inner>>;
     type Error = S::Error;
-    type Future = ResponseFuture<Past<Oneshot<S, Request<ReqB>>, W>, S::Error, W::Inner>;
+    type Future = Passing<S, ReqB, W, S::Error, W::Inner>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
@@ -115,17 +115,16 @@ where
     }
 }
 
+/// The future of a request that passes by, or may.
+type Passing<S, B, W, E, I> = ResponseFuture<Past<Oneshot<S, Request<B>>, W>, E, I>;
+
 impl<S: Clone, W> Cache<S, W> {
     fn job<B>(&self, request: Request<B>, ask: Ask) -> Job<Inner<S, W>, B> {
         let origin = Inner::new(self.inner.clone());
         Job { core: self.core.clone(), origin, request, ask, stale: None, forward: Forward::UriMiss }
     }
 
-    fn past<B, E, I>(
-        &self,
-        request: Request<B>,
-        after: Option<After>,
-    ) -> ResponseFuture<Past<Oneshot<S, Request<B>>, W>, E, I>
+    fn past<B, E, I>(&self, request: Request<B>, after: Option<After>) -> Passing<S, B, W, E, I>
     where
         S: Service<Request<B>>,
     {

@@ -1,5 +1,11 @@
 //! A world for the cache: an origin that plays a script, and a clock that is turned by hand.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of the world")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::must_use_candidate,
+    reason = "each test file uses its part of the world"
+)]
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,10 +24,21 @@ use tollgate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats};
 use tollgate::{Body, Clock, ManualClock};
 use tower::{Layer, Service, ServiceExt};
 
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-pub type OriginBody = UnsyncBoxBody<Bytes, BoxError>;
+/// The origin's error, and that of its bodies.
+#[derive(Debug)]
+pub struct Fault(pub &'static str);
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+pub type OriginBody = UnsyncBoxBody<Bytes, Fault>;
 pub type Reply = Response<OriginBody>;
-type Pending = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+type Pending = Pin<Box<dyn Future<Output = Result<Reply, Fault>> + Send>>;
 type Script = dyn Fn(Asked) -> Pending + Send + Sync;
 
 /// What the origin was asked.
@@ -51,7 +68,7 @@ pub struct Origin {
 impl Origin {
     pub fn new<F>(script: impl Fn(Asked) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Reply, BoxError>> + Send + 'static,
+        F: Future<Output = Result<Reply, Fault>> + Send + 'static,
     {
         let script = Arc::new(move |asked| Box::pin(script(asked)) as Pending);
         Self { script, calls: Arc::default(), log: Arc::default() }
@@ -60,10 +77,10 @@ impl Origin {
 
 impl Service<Request<Full<Bytes>>> for Origin {
     type Response = Reply;
-    type Error = BoxError;
+    type Error = Fault;
     type Future = Pending;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         Poll::Ready(Ok(()))
     }
 
@@ -94,13 +111,13 @@ pub fn full(body: impl Into<Bytes>) -> OriginBody {
 }
 
 /// A body fed by hand: what is sent into the channel is what the cache reads.
-pub fn fed() -> (tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>, OriginBody) {
+pub fn fed() -> (tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, Fault>>, OriginBody) {
     let (feed, mut food) = tokio::sync::mpsc::unbounded_channel();
     let stream = futures_util::stream::poll_fn(move |cx| food.poll_recv(cx));
     (feed, BodyExt::boxed_unsync(StreamBody::new(stream)))
 }
 
-pub fn data(text: &'static str) -> Result<Frame<Bytes>, BoxError> {
+pub fn data(text: &'static str) -> Result<Frame<Bytes>, Fault> {
     Ok(Frame::data(Bytes::from_static(text.as_bytes())))
 }
 
@@ -119,7 +136,8 @@ impl Got {
 
     /// The last member of `Cache-Status`, without the cache's name.
     pub fn status_line(&self) -> &str {
-        let last = self.headers.get_all("cache-status").iter().last().expect("a Cache-Status").to_str().expect("text");
+        let last =
+            self.headers.get_all("cache-status").iter().next_back().expect("a Cache-Status").to_str().expect("text");
         last.split_once("; ").expect("parameters").1
     }
 
@@ -142,7 +160,7 @@ impl World {
     /// A world with this origin and the default settings.
     pub fn new<F>(script: impl Fn(Asked) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Reply, BoxError>> + Send + 'static,
+        F: Future<Output = Result<Reply, Fault>> + Send + 'static,
     {
         Self::with(|builder| builder, script)
     }
@@ -153,7 +171,7 @@ impl World {
         script: impl Fn(Asked) -> F + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = Result<Reply, BoxError>> + Send + 'static,
+        F: Future<Output = Result<Reply, Fault>> + Send + 'static,
     {
         let clock = ManualClock::new();
         let builder = CacheLayer::builder().clock(Clock::Manual(clock.clone())).cache_status(true);
