@@ -249,8 +249,9 @@ impl Errand {
         let (mut parts, body) = response.into_parts();
         let headers = entry::storable(&parts.headers, &plan.strip);
         let meta = Arc::new(entry::meta(parts.status, headers, plan, self.generation));
-        // Decided a moment ago: the length is one number or none.
+        // Decided a moment ago: the length is one number or none. A body that knows its own needs no field.
         let promised = policy::promised_length(&meta.headers).unwrap_or_default();
+        let promised = promised.or_else(|| http_body::Body::size_hint(&body).exact());
         let tee = Tee::new(promised, self.core.held.clone());
         let keeping = Keeping::new(&self.core, &self.ask, names.clone(), selection.clone(), meta.clone());
         let lead = self.lead.take();
