@@ -1,7 +1,7 @@
 //! A reverse proxy over the same layers: hyper in (HTTP/1.1 and HTTP/2), hyper out, streaming both ways.
 //!
 //! ```text
-//! cargo run --example server
+//! cargo run --example server -- --no-limits
 //! cargo run --example gateway -- --upstream http://127.0.0.1:3000 --cache-status
 //! curl -i http://127.0.0.1:3001/prices/ACME
 //! ```
