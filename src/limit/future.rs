@@ -108,7 +108,7 @@ where
     /// What becomes of the request, now that the store has answered.
     fn answered<W>(mut self, answer: Result<Verdicts, Error>) -> ResponseFuture<S, ReqB, W> {
         let head = RequestHead::of(&self.parked.1);
-        match self.limiter.conclude(&head, &self.dues, answer, self.at) {
+        match self.limiter.conclude(&head, &self.dues, &answer, self.at) {
             Outcome::Refuse(response) => ResponseFuture::refused(response),
             Outcome::Admit(reply, decision) => {
                 reserve(&self.limiter, self.dues, self.at, &mut self.parked.1);

@@ -63,8 +63,18 @@ impl Default for Log {
 }
 
 impl Window {
-    pub(super) const fn new(limit: u32, period: u64) -> Self {
-        Self { limit, period, width: period.div_ceil(BUCKETS) }
+    /// A window of `period` nanoseconds in sub-buckets of that [`width`](Self::width).
+    pub(super) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
+        Self { limit, period, width }
+    }
+
+    pub(super) const fn width(period: u64) -> u64 {
+        period.div_ceil(BUCKETS)
+    }
+
+    #[cfg(test)]
+    const fn new(limit: u32, period: u64) -> Self {
+        Self::stepping(limit, period, Self::width(period))
     }
 
     /// Drops what no longer counts. Everything else expects a log that was rolled to `now`.
