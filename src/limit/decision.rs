@@ -110,7 +110,8 @@ pub(crate) struct Ruling<'a> {
 }
 
 impl Ruling<'_> {
-    pub(crate) fn admits(&self) -> bool {
+    #[cfg(test)]
+    fn admits(&self) -> bool {
         !self.overloaded() && self.limits_admit()
     }
 

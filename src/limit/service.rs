@@ -50,8 +50,9 @@ where
             return ResponseFuture::admitted(self.inner.clone(), request, None, None);
         }
         let now = limiter.clock.now();
-        match limiter.ask(&dues, now) {
-            Answer::Ready(answer) => match limiter.conclude(&head, &dues, &answer, now) {
+        let asked = limiter.ask(&dues, now);
+        match asked {
+            Answer::Ready(ref answer) => match limiter.conclude(&head, &dues, answer, now) {
                 Outcome::Refuse(response) => ResponseFuture::refused(response),
                 Outcome::Admit(reply, decision) => {
                     reserve(limiter, dues, now, &mut request);
