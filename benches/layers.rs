@@ -2,6 +2,7 @@
 //!
 //! Compare rows of one run only; the machine's noise is in all of them alike. Columns: time per request, and under each
 //! row the allocations per request.
+#![expect(clippy::expect_used, reason = "a bench may fail")]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
 //! The example server, driven over a real socket as a user would drive it.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The exact window: never more than the limit in **any** window, kept in a fixed number of counters.
 //!
-//! The period is cut into [`BUCKETS`] sub-buckets. A sub-bucket's units count until the *last* moment they could have
+//! The period is cut into `BUCKETS` sub-buckets. A sub-bucket's units count until the *last* moment they could have
 //! happened is a whole period ago, so counting is conservative: what is admitted in any half-open window `(t, t + period]`
 //! never exceeds the limit. For the newest sub-bucket that moment is known exactly, so a burst is free again exactly one
 //! period later, and `reset` never exceeds the period.
