@@ -202,7 +202,7 @@ impl<B> Adopt<Body<B>> for Keep {
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "nobody else implements it")]
+    #[expect(unnameable_types, reason = "sealed: only this crate says how a body is adopted")]
     pub trait Sealed {}
     impl Sealed for super::Wrap {}
     impl Sealed for super::Keep {}

@@ -2,36 +2,97 @@
 //!
 //! A cache fetches in a detached task, so that a client that leaves cancels nothing. That work still belongs to the
 //! request that caused it: its queries are counted there and its log lines stand under that request's span. The
-//! timing layer runs each request inside a scope; [`carry`] captures the scope (and, with the feature `tracing`, the
-//! current span) and runs a future inside it, wherever that future is polled.
+//! timing layer polls each request inside a [`Slot`]; [`carry`] takes the slot's scope (and, with the feature
+//! `tracing`, the current span) along and polls a future inside it, wherever that future is polled.
+//!
+//! A slot is opened by the first piece of work that asks for its scope: a request that asks for none allocates none.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-/// The request's own log, opaque here: the timing room knows its type.
-pub(crate) type Scope = Arc<dyn Any + Send + Sync>;
+use pin_project_lite::pin_project;
 
-tokio::task_local! {
-    static SCOPE: Option<Scope>;
+/// What work belongs to, opaque here: a request that nobody has asked for its log, or that log. The timing room knows
+/// the types.
+pub(crate) type Scope = Arc<dyn Home>;
+
+/// Something that work can belong to.
+pub(crate) trait Home: Any + Send + Sync {
+    /// The request's log: a new one, or itself where it is one.
+    fn open(self: Arc<Self>) -> Scope;
 }
 
-/// Runs `future` inside `scope`.
-pub(crate) fn within<F: Future>(scope: Scope, future: F) -> Within<F> {
-    SCOPE.scope(Some(scope), future)
+thread_local! {
+    static CURRENT: Cell<Slot> = const { Cell::new(Slot(None)) };
 }
 
-/// The future [`within`] returns.
-pub(crate) type Within<F> = tokio::task::futures::TaskLocalFuture<Option<Scope>, F>;
+/// A request's place for its log; empty for work that belongs to no request.
+#[derive(Default)]
+pub(crate) struct Slot(Option<Scope>);
 
-/// The scope that the current task runs in.
+impl Slot {
+    pub(crate) fn new(scope: Scope) -> Self {
+        Self(Some(scope))
+    }
+
+    pub(crate) fn scope(&self) -> Option<&Scope> {
+        self.0.as_ref()
+    }
+
+    /// Runs `work` inside this slot. Meanwhile the outer slot is kept here: entering is one swap, and so is leaving.
+    #[inline]
+    pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        // A thread that is ending has no current slot any more: the work runs outside.
+        let entered = CURRENT.try_with(|current| current.swap(Cell::from_mut(self))).is_ok();
+        let _leave = entered.then(|| Leave(self));
+        work()
+    }
+}
+
+/// Swaps the slots back, also when the work panics.
+struct Leave<'a>(&'a mut Slot);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let _ = CURRENT.try_with(|current| current.swap(Cell::from_mut(self.0)));
+    }
+}
+
+/// The log of the request that this code runs in, opened where it was not.
 pub(crate) fn current() -> Option<Scope> {
-    SCOPE.try_with(Clone::clone).ok().flatten()
+    let opened = CURRENT.try_with(|current| {
+        let log = current.take().0.map(Home::open);
+        current.set(Slot(log.clone()));
+        log
+    });
+    opened.ok().flatten()
 }
 
 /// Makes `future` run in the scope and span that are current now.
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
-    in_span(SCOPE.scope(current(), future))
+    in_span(Carried { slot: Slot(current()), future })
+}
+
+pin_project! {
+    /// A future polled inside a slot.
+    struct Carried<F> {
+        slot: Slot,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Carried<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.slot.enter(|| this.future.poll(cx))
+    }
 }
 
 #[cfg(feature = "tracing")]
@@ -49,18 +110,58 @@ fn in_span<F: Future + Send>(future: F) -> F {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_spawned_task_finds_the_scope_of_its_cause() {
-        let scope: Scope = Arc::new(7_u8);
-        let found = within(scope, async { tokio::spawn(carry(async { current() })).await })
-            .await
-            .expect("the task ended")
-            .and_then(|scope| scope.downcast::<u8>().ok());
-        assert_eq!(found.as_deref(), Some(&7));
+    struct Request(usize);
+    struct Log(usize);
+
+    impl Home for Request {
+        fn open(self: Arc<Self>) -> Scope {
+            Arc::new(Log(self.0))
+        }
+    }
+
+    impl Home for Log {
+        fn open(self: Arc<Self>) -> Scope {
+            self
+        }
+    }
+
+    fn slot(name: usize) -> Slot {
+        Slot::new(Arc::new(Request(name)))
+    }
+
+    fn log(scope: &Scope) -> Option<usize> {
+        (&**scope as &dyn Any).downcast_ref::<Log>().map(|log| log.0)
+    }
+
+    fn found() -> Option<usize> {
+        current().as_ref().and_then(log)
     }
 
     #[tokio::test]
-    async fn outside_a_request_there_is_no_scope() {
+    async fn a_spawned_task_finds_the_scope_of_its_cause() {
+        let task = slot(7).enter(|| tokio::spawn(carry(async { found() })));
+        assert_eq!(task.await.expect("the task ended"), Some(7));
         assert!(carry(async { current() }).await.is_none());
+    }
+
+    #[test]
+    fn a_slot_opens_once_and_only_when_asked() {
+        let mut request = slot(1);
+        request.enter(|| ());
+        assert_eq!(request.scope().and_then(log), None);
+        let (first, second) = request.enter(|| (current(), current()));
+        assert!(Arc::ptr_eq(&first.expect("a scope"), &second.expect("the same")));
+        assert_eq!(request.scope().and_then(log), Some(1));
+    }
+
+    #[test]
+    fn slots_nest_and_survive_a_panic() {
+        let mut outer = slot(1);
+        outer.enter(|| {
+            let broken = std::panic::catch_unwind(|| slot(2).enter(|| panic!("a handler's bug")));
+            assert!(broken.is_err());
+            assert_eq!(found(), Some(1));
+        });
+        assert_eq!(found(), None);
     }
 }

@@ -42,7 +42,7 @@ pub enum Event<'a> {
     SlowRequest {
         /// The matched route.
         route: &'a str,
-        /// How long until the response head was there.
+        /// How long until the response head was there, or until the request was dropped.
         took: Duration,
     },
     /// Something looks misconfigured. Each kind is reported once per layer.
@@ -66,6 +66,11 @@ pub(crate) struct Events {
 impl Events {
     pub(crate) fn new(hook: Option<Hook>) -> Self {
         Self { hook }
+    }
+
+    /// Whether a hook listens to everything; warnings are also logged without one.
+    pub(crate) fn heard(&self) -> bool {
+        self.hook.is_some()
     }
 
     pub(crate) fn emit(&self, event: &Event<'_>) {

@@ -15,6 +15,9 @@ pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelim
 /// draft-ietf-httpapi-ratelimit-headers §4.
 pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
+/// W3C Server Timing §3.
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
 /// The rate-limit fields, which a cache must neither store nor replay.
 pub(crate) const RATE_FIELDS: [HeaderName; 5] =
     [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET, RATELIMIT_POLICY, RATELIMIT];

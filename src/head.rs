@@ -84,7 +84,9 @@ impl<'a> RequestHead<'a> {
     /// The socket peer: axum's `ConnectInfo<SocketAddr>` (feature `axum`), else a [`PeerAddr`] that the server left.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        connect_info(self).or_else(|| self.extension::<PeerAddr>().map(|peer| peer.0))
+        connect_info(self)
+            .or_else(|| self.extension::<PeerAddr>().map(|peer| peer.0))
+            .or_else(|| mock_connect_info(self))
     }
 
     /// The name of the route that axum matched (feature `axum`), such as `/prices/{symbol}`.
@@ -108,9 +110,17 @@ pub struct PeerAddr(pub SocketAddr);
 
 #[cfg(feature = "axum")]
 fn connect_info(head: &RequestHead<'_>) -> Option<SocketAddr> {
-    use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
-    let real = head.extension::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-    real.or_else(|| head.extension::<MockConnectInfo<SocketAddr>>().map(|info| info.0))
+    head.extension::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0)
+}
+
+#[cfg(feature = "axum")]
+fn mock_connect_info(head: &RequestHead<'_>) -> Option<SocketAddr> {
+    head.extension::<axum::extract::connect_info::MockConnectInfo<SocketAddr>>().map(|info| info.0)
+}
+
+#[cfg(not(feature = "axum"))]
+fn mock_connect_info(_head: &RequestHead<'_>) -> Option<SocketAddr> {
+    None
 }
 
 #[cfg(not(feature = "axum"))]

@@ -9,11 +9,14 @@ mod event;
 mod fields;
 mod head;
 mod route;
+mod stack;
 
 pub mod cache;
 pub mod key;
 pub mod limit;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod timing;
 
 pub use answer::{Answer, AnswerFuture, BoxFuture};
@@ -23,3 +26,4 @@ pub use error::Error;
 pub use event::{Event, Hook};
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
+pub use stack::{RouteReport, Stats, Tollgate, TollgateBuilder, TollgateLayer, TollgateService};

@@ -47,6 +47,14 @@ impl Patterns {
         Ok(index)
     }
 
+    /// The place of this pattern, added where it is new.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub(crate) fn place(&mut self, pattern: &str) -> Result<usize, Error> {
+        self.exact.get(pattern).copied().map_or_else(|| self.add(pattern), Ok)
+    }
+
     /// The place of the pattern this request matches: by the route axum matched, whatever its parameters are called,
     /// else by the path.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<usize> {
@@ -66,7 +74,8 @@ impl Patterns {
         &self.names
     }
 
-    fn at(&self, path: &str) -> Option<usize> {
+    /// The place of the pattern that this path matches.
+    pub(crate) fn at(&self, path: &str) -> Option<usize> {
         self.router.at(path).ok().map(|found| *found.value)
     }
 }

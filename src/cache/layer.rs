@@ -69,6 +69,11 @@ impl CacheLayer {
         self.core.stats()
     }
 
+    /// Fetches in progress: detached work that outlives its request.
+    pub(crate) fn flights(&self) -> u64 {
+        self.core.flights.count()
+    }
+
     /// Wraps `inner`, its response bodies adopted as `W` says.
     pub(crate) fn wrap<S, W>(&self, inner: S) -> Cache<S, W> {
         Cache::new(inner, self.core.clone())

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Key;
+use crate::error::Error;
 use crate::head::RequestHead;
 
 /// Finds out who is asking.
@@ -28,9 +29,19 @@ pub trait KeyExtractor: Send + Sync + 'static {
         self.extract(head)
     }
 
-    /// What looks wrong with the set-up, judged from a request; each finding is warned about once.
-    #[doc(hidden)]
-    fn inspect(&self, _head: &RequestHead<'_>, _report: &mut dyn FnMut(&'static str, &str)) {}
+    /// Whether this extractor is well configured. Asked once, when a layer is built.
+    ///
+    /// # Errors
+    /// Names the value that is wrong.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Reports what looks wrong with the set-up, judged from a request: a stable code, and plain words. Asked on the
+    /// first requests only; each code is warned about once.
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        let _ = (head, report);
+    }
 
     /// Asks `other` where this one has no answer.
     fn or<O: KeyExtractor>(self, other: O) -> Or<Self, O>
@@ -49,6 +60,25 @@ pub trait KeyExtractor: Send + Sync + 'static {
     }
 }
 
+/// A type that is itself an identity: implement it for what your authentication layer leaves behind, and use
+/// [`by::extension`](crate::key::by::extension).
+pub trait Identity: Send + Sync + 'static {
+    /// This value as a key.
+    fn key(&self) -> Key<'_>;
+}
+
+impl Identity for String {
+    fn key(&self) -> Key<'_> {
+        Key::text("user", self.as_str())
+    }
+}
+
+impl Identity for u64 {
+    fn key(&self) -> Key<'_> {
+        Key::number("user", *self)
+    }
+}
+
 /// An extractor of any type, shared.
 pub(crate) type SharedExtractor = Arc<dyn KeyExtractor>;
 
@@ -59,6 +89,10 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
 
     fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         (**self).fallback(head)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
     }
 
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
@@ -82,6 +116,11 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
         self.second.fallback(head).or_else(|| self.first.fallback(head))
     }
 
+    fn check(&self) -> Result<(), Error> {
+        self.first.check()?;
+        self.second.check()
+    }
+
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
         self.first.inspect(head, report);
         self.second.inspect(head, report);
@@ -98,6 +137,11 @@ pub struct And<A, B> {
 impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         Some(self.first.extract(head)?.pair(self.second.extract(head)?))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.first.check()?;
+        self.second.check()
     }
 
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {

@@ -65,6 +65,12 @@ impl<'a> Key<'a> {
         Self { kind: "pair", value: Value::Pair(Box::new((self, other))) }
     }
 
+    /// The address, where this is one.
+    #[must_use]
+    pub const fn as_ip(&self) -> Option<IpAddr> {
+        if let Value::Ip(address) = self.value { Some(address) } else { None }
+    }
+
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(out, self.kind.as_bytes());
@@ -80,12 +86,21 @@ impl<'a> Key<'a> {
         }
     }
 
+    /// Feeds a hasher. Each value is preceded by what tells its kind and length, so that no two keys feed alike.
     fn feed(&self, hasher: &mut impl Hasher) {
-        hasher.write_usize(self.kind.len());
-        hasher.write(self.kind.as_bytes());
         match &self.value {
-            Value::Ip(IpAddr::V4(ip)) => hasher.write_u32(ip.to_bits()),
-            Value::Ip(IpAddr::V6(ip)) => hasher.write_u128(ip.to_bits()),
+            Value::Ip(IpAddr::V4(ip)) => return hasher.write_u64(u64::from(ip.to_bits()) | 4 << 32),
+            Value::Ip(IpAddr::V6(ip)) => {
+                hasher.write_u64(6 << 32);
+                return hasher.write_u128(ip.to_bits());
+            }
+            _ => {
+                hasher.write_u64(7 << 32 | self.kind.len() as u64);
+                hasher.write(self.kind.as_bytes());
+            }
+        }
+        match &self.value {
+            Value::Ip(_) => {}
             Value::Bytes(bytes) => {
                 hasher.write_usize(bytes.len());
                 hasher.write(bytes);

@@ -1,2 +1,9 @@
-//! Storage engines, each named in one folder.
+//! Storage engines, each third party named in one folder or file and nowhere else.
+//!
+//! | engine | serves | built on |
+//! |---|---|---|
+//! | [`memory`] | limits and cached responses in this process | own table; `moka` |
+//! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
+
+pub(crate) mod governor;
 pub mod memory;

@@ -1,0 +1,208 @@
+//! What each layer adds to a bare service, in one run, with allocations counted: `cargo bench --bench layers`.
+//!
+//! Compare rows of one run only; the machine's noise is in all of them alike. Columns: time per request, and under each
+//! row the allocations per request.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use divan::{AllocProfiler, Bencher, black_box};
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body_util::Full;
+use tollgate::PeerAddr;
+use tollgate::key::{KeyExtractor, TrustedProxies, by};
+use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitLayer, Tiers};
+use tollgate::store::memory::MemoryLimits;
+use tower::{Layer, Service, ServiceExt};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+type Req = Request<Full<Bytes>>;
+
+fn main() {
+    divan::Divan::from_args().sample_size(32).sample_count(5_000).main();
+}
+
+/// Answers at once with a small body: what is left when a layer is free.
+#[derive(Clone)]
+struct Bare;
+
+impl Service<Req> for Bare {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        black_box(&request);
+        std::future::ready(Ok(Response::new(Full::from(Bytes::from_static(b"ok")))))
+    }
+}
+
+/// A request from one of `clients` addresses.
+fn request(client: u32) -> Req {
+    let mut request = Request::get("/prices/ACME").body(Full::default()).expect("a request");
+    request.extensions_mut().insert(PeerAddr(SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 | client), 80))));
+    request
+}
+
+/// Measures calls alone: requests are made outside, responses dropped outside, the service is called in place.
+fn measure<S>(bencher: Bencher<'_, '_>, mut service: S)
+where
+    S: Service<Req, Error = Infallible>,
+{
+    let mut client = 0;
+    let next = || {
+        client = (client + 1) % 1_000;
+        request(client)
+    };
+    bencher.with_inputs(next).bench_local_values(|request| {
+        let ready = service.ready().now_or_never().expect("ready at once");
+        ready.expect("infallible").call(request).now_or_never().expect("answered at once").ok()
+    });
+}
+
+#[divan::bench]
+fn a_bare_service(bencher: Bencher<'_, '_>) {
+    measure(bencher, Bare);
+}
+
+mod limit {
+    use super::*;
+
+    #[divan::bench]
+    fn accept_one_limit(bencher: Bencher<'_, '_>) {
+        measure(bencher, RateLimitLayer::per_ip(Quota::per_second(9_999)).layer(Bare));
+    }
+
+    #[divan::bench]
+    fn accept_one_bucket(bencher: Bencher<'_, '_>) {
+        measure(bencher, RateLimitLayer::per_ip(Quota::per_second(9_999).bucket(9_999)).layer(Bare));
+    }
+
+    #[divan::bench]
+    fn accept_tiers_and_ip(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder()
+            .identify(by::bearer().or(by::client_ip(TrustedProxies::none())))
+            .limit(Tiers::new(Quota::per_second(9_999)))
+            .limit(Limit::per_ip(Quota::per_minute(9_999)))
+            .build()
+            .expect("a layer");
+        measure(bencher, layer.layer(Bare));
+    }
+
+    #[divan::bench]
+    fn refuse(bencher: Bencher<'_, '_>) {
+        let service = RateLimitLayer::per_ip(Quota::per_day(1)).layer(Bare);
+        for client in 0..1_000 {
+            let _ = service.clone().oneshot(request(client)).now_or_never();
+        }
+        measure(bencher, service);
+    }
+
+    /// The tower plumbing alone.
+    #[divan::bench]
+    fn switched_off(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999))).enabled(false).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
+    #[divan::bench]
+    fn exempt(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999))).exempt(|_| true).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
+    #[divan::bench]
+    fn accept_everybody_without_fields(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::global(Quota::per_second(1_000_000_000)).dry_run()).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
+    #[divan::bench]
+    fn accept_without_fields(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999)).dry_run()).build();
+        measure(bencher, layer.expect("a layer").layer(Bare));
+    }
+
+    /// The decision alone, per key held.
+    #[divan::bench(args = [1_000, 1_000_000], consts = [false, true])]
+    fn bare_decision<const BUCKET: bool>(bencher: Bencher<'_, '_>, keys: u64) {
+        let store = MemoryLimits::new(keys as usize * 2);
+        let quota = if BUCKET { Quota::per_second(1_000_000).bucket(1_000_000) } else { Quota::per_second(1_000_000) };
+        let now = tollgate::Clock::default().now();
+        let key = |n: u64| tollgate::key::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17));
+        (0..keys).for_each(|n| drop(store.decide(&[Check::new(key(n), quota)], now)));
+        let next = std::sync::atomic::AtomicU64::new(0);
+        bencher
+            .with_inputs(|| {
+                let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Check::new(key(n.wrapping_mul(0x2545_F491_4F6C_DD1D) % keys), quota)
+            })
+            .bench_values(|check| store.decide(black_box(&[check]), now + Duration::from_micros(1)));
+    }
+
+    #[divan::bench(threads = [1, 2])]
+    fn one_hot_key(bencher: Bencher<'_, '_>) {
+        let store = MemoryLimits::new(1_000);
+        let check = Check::new(tollgate::key::KeyHash::from_bits(7), Quota::per_second(1_000_000).bucket(1_000_000));
+        let now = tollgate::Clock::default().now();
+        bencher.bench(|| store.decide(black_box(&[check]), now));
+    }
+}
+
+/// What a decision is made of.
+mod parts {
+    use super::*;
+
+    #[divan::bench]
+    fn read_the_clock(bencher: Bencher<'_, '_>) {
+        let clock = tollgate::Clock::default();
+        bencher.bench(|| clock.now());
+    }
+
+    #[divan::bench]
+    fn find_the_peer(bencher: Bencher<'_, '_>) {
+        let request = request(7);
+        bencher.bench(|| tollgate::RequestHead::of(black_box(&request)).peer());
+    }
+
+    #[divan::bench]
+    fn identify_by_address(bencher: Bencher<'_, '_>) {
+        let (who, request) = (by::client_ip(TrustedProxies::none()), request(7));
+        bencher.bench(|| who.extract(&tollgate::RequestHead::of(black_box(&request))).is_some());
+    }
+}
+
+mod timing {
+    use tollgate::timing::{TimingLayer, timed};
+
+    use super::*;
+
+    #[divan::bench]
+    fn by_pattern(bencher: Bencher<'_, '_>) {
+        let layer = TimingLayer::builder().routes(["/prices/{symbol}", "/me"]).build().expect("a layer");
+        measure(bencher, layer.layer(Bare));
+    }
+
+    #[divan::bench]
+    fn unmatched(bencher: Bencher<'_, '_>) {
+        measure(bencher, TimingLayer::new().layer(Bare));
+    }
+
+    #[divan::bench]
+    fn one_query(bencher: Bencher<'_, '_>) {
+        let inner = tower::service_fn(|_: Req| async {
+            timed("load price", std::future::ready(())).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
+        });
+        measure(bencher, TimingLayer::new().layer(inner));
+    }
+}

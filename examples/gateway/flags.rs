@@ -1,0 +1,218 @@
+//! The command line, read by hand.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use tollgate::limit::Quota;
+
+/// What `--help` prints.
+pub(crate) const USAGE: &str = "\
+usage: gateway --upstream http://HOST:PORT [FLAGS]
+
+  --listen ADDRESS:PORT        where to listen (127.0.0.1:3001)
+  --upstream http://HOST:PORT  whom to ask
+  --upstream-timeout SECONDS   how long to wait for the head of its answer (30)
+  --profile app|shared         what the cache may keep (shared: what RFC 9111 permits)
+  --memory SIZE                how much the cache may hold (64MiB)
+  --max-entry SIZE             the largest answer it keeps (1MiB)
+  --targeted-field NAME        a targeted cache-control field to obey, RFC 9213; may be repeated
+  --cache-status               say what the cache did, RFC 9211
+  --limit-per-ip QUOTA         such as 100/min; no limit unless given
+  --trust-proxy CIDR           believe these proxies about the client's address; may be repeated
+  --forwarded-header NAME      where they say it (x-forwarded-for)
+  --timing                     say how long it took, in Server-Timing";
+
+/// What may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// The gateway belongs to the service behind it.
+    App,
+    /// A shared cache in front of someone else's origin.
+    Shared,
+}
+
+/// Everything the command line says.
+#[derive(Clone, Debug)]
+pub(crate) struct Flags {
+    pub(crate) listen: SocketAddr,
+    pub(crate) upstream: Authority,
+    pub(crate) upstream_timeout: Duration,
+    pub(crate) profile: Profile,
+    pub(crate) memory: u64,
+    pub(crate) max_entry: u64,
+    pub(crate) targeted: Vec<String>,
+    pub(crate) cache_status: bool,
+    pub(crate) limit_per_ip: Option<Quota>,
+    pub(crate) trusted: Vec<String>,
+    pub(crate) forwarded_header: Option<String>,
+    pub(crate) timing: bool,
+}
+
+impl Flags {
+    /// The defaults, in front of that origin.
+    pub(crate) fn new(upstream: Authority) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 3001)),
+            upstream,
+            upstream_timeout: Duration::from_secs(30),
+            profile: Profile::Shared,
+            memory: 64 << 20,
+            max_entry: 1 << 20,
+            targeted: Vec::new(),
+            cache_status: false,
+            limit_per_ip: None,
+            trusted: Vec::new(),
+            forwarded_header: None,
+            timing: false,
+        }
+    }
+
+    /// Reads `--name value` and `--name=value`; nothing where help is asked for.
+    ///
+    /// # Errors
+    /// One line that names the flag and the value that is wrong.
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Option<Self>, String> {
+        let mut arguments = arguments.into_iter();
+        let mut upstream = None;
+        // Stands in until the upstream is known.
+        let mut flags = Self::new(Authority::from_static("upstream"));
+        while let Some(argument) = arguments.next() {
+            let (name, inline) = match argument.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (argument, None),
+            };
+            match &*name {
+                "--help" | "-h" => return Ok(None),
+                "--cache-status" | "--timing" if inline.is_some() => return Err(format!("{name} takes no value")),
+                "--cache-status" => flags.cache_status = true,
+                "--timing" => flags.timing = true,
+                _ => {
+                    let value = || inline.or_else(|| arguments.next()).ok_or_else(|| format!("{name} needs a value"));
+                    flags.set(&name, value, &mut upstream)?;
+                }
+            }
+        }
+        flags.upstream = upstream.ok_or("--upstream is missing")?;
+        if flags.forwarded_header.is_some() && flags.trusted.is_empty() {
+            return Err("--forwarded-header says nothing without --trust-proxy".to_owned());
+        }
+        Ok(Some(flags))
+    }
+
+    fn set(
+        &mut self,
+        name: &str,
+        value: impl FnOnce() -> Result<String, String>,
+        upstream: &mut Option<Authority>,
+    ) -> Result<(), String> {
+        let wrong = |value: &str, what: &str| format!("{name} {value:?} is not {what}");
+        match name {
+            "--listen" => {
+                let value = value()?;
+                self.listen = value.parse().map_err(|_| wrong(&value, "an address with a port"))?;
+            }
+            "--upstream" => {
+                let value = value()?;
+                *upstream = Some(origin(&value).ok_or_else(|| wrong(&value, "http://HOST:PORT"))?);
+            }
+            "--upstream-timeout" => {
+                let value = value()?;
+                let seconds = value.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+                let positive = seconds.filter(|timeout| !timeout.is_zero());
+                self.upstream_timeout = positive.ok_or_else(|| wrong(&value, "a number of seconds"))?;
+            }
+            "--profile" => {
+                self.profile = match &*value()? {
+                    "app" => Profile::App,
+                    "shared" => Profile::Shared,
+                    other => return Err(wrong(other, "app or shared")),
+                };
+            }
+            "--memory" => self.memory = size(name, &value()?)?,
+            "--max-entry" => self.max_entry = size(name, &value()?)?,
+            "--targeted-field" => self.targeted.push(value()?),
+            "--limit-per-ip" => {
+                let value = value()?;
+                self.limit_per_ip = Some(value.parse().map_err(|error| format!("{name} {value:?}: {error}"))?);
+            }
+            "--trust-proxy" => self.trusted.push(value()?),
+            "--forwarded-header" => self.forwarded_header = Some(value()?),
+            _ => return Err(format!("unknown argument {name:?}")),
+        }
+        Ok(())
+    }
+}
+
+/// The host and port of `http://HOST:PORT`.
+fn origin(text: &str) -> Option<Authority> {
+    let parts = text.parse::<Uri>().ok()?.into_parts();
+    let bare = parts.path_and_query.is_none_or(|path| path == "/");
+    (parts.scheme == Some(Scheme::HTTP) && bare).then_some(parts.authority).flatten()
+}
+
+/// A number of bytes: `1048576`, `1024KiB`, `1MiB`.
+fn size(name: &str, text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit: u64| digits.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| format!("{name} {text:?} is not a size such as 256MiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Option<Flags>, String> {
+        Flags::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn every_flag_is_read() {
+        let flags = parse(
+            "--upstream http://origin:8080 --listen=[::1]:80 --profile app --memory 256MiB --max-entry=8MiB \
+             --targeted-field CDN-Cache-Control --targeted-field=X --cache-status --timing --limit-per-ip 100/min \
+             --trust-proxy 10.0.0.0/8 --trust-proxy fd00::/8 --forwarded-header forwarded --upstream-timeout 1.5",
+        )
+        .expect("correct flags")
+        .expect("no help");
+        assert_eq!((flags.upstream.as_str(), flags.listen.port()), ("origin:8080", 80));
+        assert_eq!((flags.profile, flags.memory, flags.max_entry), (Profile::App, 256 << 20, 8 << 20));
+        assert_eq!((flags.targeted.len(), flags.trusted.len()), (2, 2));
+        assert!(flags.cache_status && flags.timing);
+        assert_eq!(flags.limit_per_ip, Some(Quota::per_minute(100)));
+        assert_eq!(flags.forwarded_header.as_deref(), Some("forwarded"));
+        assert_eq!(flags.upstream_timeout, Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, named) in [
+            ("", "--upstream is missing"),
+            ("--upstream", "--upstream needs a value"),
+            ("--upstream https://origin", "https://origin"),
+            ("--upstream http://origin/path", "http://origin/path"),
+            ("--upstream http://o --listen here", "here"),
+            ("--upstream http://o --memory 256MB", "256MB"),
+            ("--upstream http://o --memory 99999999999GiB", "99999999999GiB"),
+            ("--upstream http://o --limit-per-ip 0/min", "0/min"),
+            ("--upstream http://o --limit-per-ip often", "often"),
+            ("--upstream http://o --profile public", "public"),
+            ("--upstream http://o --upstream-timeout -1", "-1"),
+            ("--upstream http://o --timing=yes", "--timing takes no value"),
+            ("--upstream http://o --forwarded-header forwarded", "--trust-proxy"),
+            ("--upstream http://o --verbose x", "--verbose"),
+        ] {
+            let error = parse(line).expect_err("refused");
+            assert!(error.contains(named), "{line}: {error}");
+        }
+        assert!(parse("--help").expect("help").is_none());
+    }
+}

@@ -1,0 +1,89 @@
+//! What a proxy changes in the messages it passes on (RFC 9110 §7.6, RFC 9112 §3.2).
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// RFC 9110 §7.6.1: fields that concern one connection, besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authorization"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Makes a request one that the origin can be asked.
+pub(crate) fn request(head: &mut http::request::Parts, upstream: &Authority, peer: Option<IpAddr>) {
+    remove_hop_by_hop(&mut head.headers);
+    // RFC 9112 §3.2.2: the target's own authority, where there is one, wins over `Host`. HTTP/2 has nothing else.
+    let authority = head.uri.authority().and_then(|host| HeaderValue::from_str(strip_userinfo(host.as_str())).ok());
+    if let Some(host) = authority {
+        head.headers.insert(HOST, host);
+    }
+    via(&mut head.headers, head.version);
+    if let Some(peer) = peer {
+        join(&mut head.headers, X_FORWARDED_FOR, &peer.to_canonical().to_string());
+    }
+    head.uri = target(&head.uri, upstream);
+    head.version = Version::HTTP_11;
+}
+
+/// Makes the origin's response one of the gateway's.
+pub(crate) fn response(head: &mut http::response::Parts) {
+    remove_hop_by_hop(&mut head.headers);
+    via(&mut head.headers, head.version);
+    head.version = Version::HTTP_11;
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// RFC 9110 §7.6.3: the version the message came with, and a pseudonym.
+fn via(headers: &mut HeaderMap, version: Version) {
+    let version = match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    };
+    join(headers, VIA, &format!("{version} tollgate"));
+}
+
+/// Adds an element to a list; a line that is not text stays apart.
+fn join(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|line| line.to_str().ok()).collect();
+    list.push(element);
+    if let Ok(value) = HeaderValue::from_str(&list.join(", ")) {
+        headers.insert(name, value);
+    }
+}
+
+fn target(uri: &Uri, upstream: &Authority) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(upstream.clone());
+    parts.path_and_query = Some(uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+fn strip_userinfo(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}

@@ -1,0 +1,100 @@
+//! The innermost service: asks the origin.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tollgate::PeerAddr;
+use tower::Service;
+
+use super::flags::Flags;
+use super::forward;
+
+/// What the origin sent, frame by frame, or the gateway's own few words.
+pub(crate) type OriginBody = BoxBody<Bytes, hyper::Error>;
+
+/// The origin as a service. It never fails: an origin that cannot be asked is an answer.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    client: Client<HttpConnector, Incoming>,
+    upstream: Arc<Authority>,
+    timeout: Duration,
+}
+
+impl Origin {
+    pub(crate) fn new(flags: &Flags) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(flags.upstream_timeout));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .build(connector);
+        Self { client, upstream: Arc::new(flags.upstream.clone()), timeout: flags.upstream_timeout }
+    }
+}
+
+impl Service<Request<Incoming>> for Origin {
+    type Response = Response<OriginBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<OriginBody>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let (origin, peer) = (self.clone(), request.extensions().get::<PeerAddr>().map(|peer| peer.0.ip()));
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            if head.method == Method::CONNECT {
+                return Ok(say(StatusCode::NOT_IMPLEMENTED, "this gateway is no tunnel\n"));
+            }
+            forward::request(&mut head, &origin.upstream, peer);
+            // A body of unknown length is sent in chunks; a length that a client wrote beside them is not believed.
+            if body.size_hint().exact().is_none() {
+                head.headers.remove(CONTENT_LENGTH);
+            }
+            let asked = origin.client.request(Request::from_parts(head, body));
+            Ok(match tokio::time::timeout(origin.timeout, asked).await {
+                Ok(Ok(response)) => answer(response),
+                Ok(Err(error)) if timed_out(&error) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
+                Ok(Err(_)) => say(StatusCode::BAD_GATEWAY, "the origin cannot be asked\n"),
+                Err(_) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
+            })
+        })
+    }
+}
+
+fn answer(response: Response<Incoming>) -> Response<OriginBody> {
+    let (mut head, body) = response.into_parts();
+    forward::response(&mut head);
+    Response::from_parts(head, body.boxed())
+}
+
+fn say(status: StatusCode, words: &'static str) -> Response<OriginBody> {
+    let mut response = Response::new(Full::from(words).map_err(|never| match never {}).boxed());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whether the connection, rather than being refused, was not made in time.
+fn timed_out(error: &(dyn Error + 'static)) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) || error.source().is_some_and(timed_out)
+}

@@ -1,0 +1,58 @@
+//! Accepts connections, HTTP/1.1 and HTTP/2 on one port, until it is told to end.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tollgate::PeerAddr;
+use tower::{Service, ServiceExt};
+
+use super::BoxError;
+
+/// How long requests in flight have to finish.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves every connection with a clone of `service`, which finds the socket peer in each request.
+pub(crate) async fn until<S, B>(end: impl Future<Output = ()>, listener: TcpListener, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let connections = GracefulShutdown::new();
+    let mut end = std::pin::pin!(end);
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, say: connections that end will free some.
+                    eprintln!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = &mut end => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let service = service.clone();
+        let ask = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(PeerAddr(peer));
+            service.clone().oneshot(request)
+        });
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server.http1().timer(TokioTimer::new());
+        server.http2().timer(TokioTimer::new());
+        let connection = server.serve_connection(TokioIo::new(stream), ask).into_owned();
+        let connection = connections.watch(connection);
+        // A connection that fails is the client's loss, and not worth a line.
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(GRACE, connections.shutdown()).await;
+}

@@ -1,0 +1,73 @@
+//! The layers on a bare hyper server: no router, no framework.
+//!
+//! ```text
+//! cargo run --example hyper
+//! curl -i http://127.0.0.1:3002/
+//! ```
+//!
+//! hyper knows the socket peer of a connection and tells nobody: the server leaves it as a `PeerAddr`, and "one client"
+//! means one address.
+#![expect(clippy::print_stdout, reason = "an example says where it listens")]
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tollgate::PeerAddr;
+use tollgate::limit::{Limit, Quota, RateLimitLayer};
+use tollgate::timing::{TimingLayer, timed};
+use tower::{ServiceBuilder, ServiceExt};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let listener = TcpListener::bind(listen_address()?).await?;
+    println!("Listening. Try:\n  curl -i http://{}/", listener.local_addr()?);
+    tokio::select! {
+        served = serve(listener) => served,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (None, _) => Ok(SocketAddr::from(([127, 0, 0, 1], 3002))),
+        (Some("--listen"), Some(address)) => address.parse().map_err(|_| format!("not an address: {address:?}").into()),
+        _ => Err("usage: hyper [--listen ADDRESS:PORT]".into()),
+    }
+}
+
+/// Serves HTTP/1.1 and HTTP/2 until the listener fails.
+pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let timing = TimingLayer::builder().routes(["/"]).server_timing(true).build()?;
+    let limit = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(20))).build()?;
+    // The layers are applied once, and the service is cloned for each connection: all of them share one limit.
+    let service = ServiceBuilder::new().layer(timing).layer(limit).service_fn(hello);
+
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let service = service.clone();
+        let connection = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(PeerAddr(peer));
+            service.clone().oneshot(request)
+        });
+        tokio::spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new());
+            if let Err(error) = server.serve_connection(TokioIo::new(stream), connection).await {
+                eprintln!("a connection failed: {error}");
+            }
+        });
+    }
+}
+
+async fn hello(_request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let name = timed("load name", async { "hyper" }).await;
+    Ok(Response::new(Full::from(format!("hello from {name}\n"))))
+}

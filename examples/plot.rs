@@ -1,0 +1,109 @@
+//! Draws what each algorithm admits over time: `cargo run --example plot` rewrites `src/docs/algorithms.svg`.
+//!
+//! A client is silent for 50 seconds, then sends ten requests a second without pause. Every algorithm is set to 60 per
+//! minute; the curves are the running totals of what it admits.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use tollgate::Timestamp;
+use tollgate::limit::{KeyState, Quota};
+
+const START: u64 = 86_400;
+const SECONDS: u64 = 180;
+const SILENT: u64 = 50;
+const PER_MINUTE: u32 = 60;
+
+fn main() -> std::io::Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/docs/algorithms.svg");
+    std::fs::write(path, draw())?;
+    println!("wrote {path}");
+    Ok(())
+}
+
+/// The plot.
+pub fn draw() -> String {
+    let quota = Quota::per_minute(PER_MINUTE);
+    let curves = [
+        ("fixed window (not offered): 120 in 16 seconds", "#b0b0b0", fixed_window()),
+        ("bucket of 60: 60 at once, then one a second", "#d98e04", admitted(quota.bucket(60))),
+        ("exact window (the default): never more than 60 in any minute", "#0b6e4f", admitted(quota)),
+        ("bucket of 6: 6 at once, then one a second", "#2b59c3", admitted(quota.bucket(6))),
+    ];
+    let (width, height, left, bottom) = (860.0, 440.0, 52.0, 392.0);
+    let x = |second: f64| left + (width - left - 16.0) * second / SECONDS as f64;
+    let y = |total: f64| bottom - (bottom - 96.0) * total / 200.0;
+    let mut svg = String::from("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 860 440\" width=\"860\" ");
+    svg.push_str(
+        "font-family=\"sans-serif\" font-size=\"13\" role=\"img\" aria-label=\"Requests admitted over time\">",
+    );
+    let _ = write!(svg, "<rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>");
+    for total in [0, 60, 120, 180] {
+        let at = y(f64::from(total));
+        let _ =
+            write!(svg, "<path d=\"M{left} {at:.1}H844\" stroke=\"#e4e4e4\"/><text x=\"44\" y=\"{:.1}\" ", at + 4.0);
+        let _ = write!(svg, "text-anchor=\"end\">{total}</text>");
+    }
+    for second in (0..=SECONDS).step_by(30) {
+        let at = x(second as f64);
+        let _ = write!(svg, "<text x=\"{at:.1}\" y=\"412\" text-anchor=\"middle\">{second} s</text>");
+    }
+    svg.push_str(
+        "<text x=\"448\" y=\"434\" text-anchor=\"middle\">60 per minute; a client silent until second 50, then ",
+    );
+    svg.push_str("ten requests a second: running total admitted</text>");
+    for (i, (name, colour, points)) in curves.iter().enumerate() {
+        let mut line = String::new();
+        // Only where a line bends: the rest is between.
+        let bends = points.iter().enumerate().filter(|(i, point)| {
+            let around = i.checked_sub(1).and_then(|before| Some((points.get(before)?, points.get(i + 1)?)));
+            around.is_none_or(|(before, after)| point.1 - before.1 != after.1 - point.1)
+        });
+        for (_, (second, total)) in bends {
+            let _ = write!(
+                line,
+                "{}{:.1} {:.1}",
+                if line.is_empty() { "M" } else { "L" },
+                x(*second),
+                y(f64::from(*total))
+            );
+        }
+        let at = 20.0 + 18.0 * i as f64;
+        let _ = write!(svg, "<path d=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
+        let _ = write!(svg, "<path d=\"M{left} {:.1}h24\" stroke=\"{colour}\" stroke-width=\"3\"/>", at - 4.0);
+        let _ = write!(svg, "<text x=\"{}\" y=\"{at}\">{name}</text>", left + 32.0);
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// The requests' times, in tenths of a second.
+fn requests() -> impl Iterator<Item = u64> {
+    SILENT * 10..SECONDS * 10
+}
+
+/// What a quota admits, as (second, total) after each change.
+fn admitted(quota: Quota) -> Vec<(f64, u32)> {
+    let (mut state, mut total, mut points) = (KeyState::new(quota), 0, vec![(0.0, 0), (SILENT as f64, 0)]);
+    for tenth in requests() {
+        let now = Timestamp::ZERO + Duration::from_secs(START) + Duration::from_millis(tenth * 100);
+        total += u32::from(state.spend(quota, 1, now).admits());
+        points.push((tenth as f64 / 10.0, total));
+    }
+    points
+}
+
+/// What counting per calendar minute admits.
+fn fixed_window() -> Vec<(f64, u32)> {
+    let (mut minute, mut used, mut total, mut points) = (0, 0, 0, vec![(0.0, 0), (SILENT as f64, 0)]);
+    for tenth in requests() {
+        if tenth / 600 != minute {
+            (minute, used) = (tenth / 600, 0);
+        }
+        if used < PER_MINUTE {
+            (used, total) = (used + 1, total + 1);
+        }
+        points.push((tenth as f64 / 10.0, total));
+    }
+    points
+}

@@ -1,0 +1,90 @@
+//! A price API in front of a paid upstream, wrapped in Tollgate: `cargo run --example server`.
+//!
+//! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
+//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay MS` (100), `--no-limits`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+#[path = "server/api.rs"]
+mod api;
+
+const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits]";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("{wrong}\n{USAGE}");
+            std::process::exit(2);
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(options.listen).await?;
+    let address = listener.local_addr()?;
+    let (app, gate) = api::app(options.upstream_delay, options.limits)?;
+    greet(address);
+    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+        .await?;
+    gate.shutdown().await;
+    let stats = gate.stats();
+    let prices = stats.routes.get("/prices/{symbol}").cloned().unwrap_or_default();
+    println!(
+        "\n{} requests → {} upstream calls for {} prices asked; {} refused, {:.1} s and ${:.2} saved",
+        stats.requests,
+        stats.inner_calls,
+        prices.requests,
+        stats.limits.iter().map(|limit| limit.refused).sum::<u64>(),
+        stats.time_saved.as_secs_f64(),
+        stats.money_saved.unwrap_or_default(),
+    );
+    Ok(())
+}
+
+fn greet(address: SocketAddr) {
+    println!("Tollgate's example server listens on http://{address}. Try:\n");
+    for (line, what) in [
+        (format!("curl -i http://{address}/prices/ACME"), "twice: the second is a hit"),
+        (format!("curl -i -H 'Authorization: Bearer pro-alpha' http://{address}/me"), "1 000 a minute, never shared"),
+        (format!("curl -i -X POST -d 99.50 http://{address}/prices/ACME"), "changes the price, forgets the old one"),
+        (format!("curl -i http://{address}/report"), "runs queries: see Server-Timing"),
+        (
+            format!("for i in $(seq 25); do curl -s -o /dev/null -w '%{{http_code}} ' http://{address}/me; done"),
+            "20 anonymous requests a minute",
+        ),
+    ] {
+        println!("  {line}\n      # {what}");
+    }
+    println!("\nStatistics: http://{address}/stats.json   Stop with Ctrl-C.");
+}
+
+struct Options {
+    listen: SocketAddr,
+    upstream_delay: Duration,
+    limits: bool,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options =
+            Self { listen: ([127, 0, 0, 1], 3000).into(), upstream_delay: Duration::from_millis(100), limits: true };
+        while let Some(flag) = args.next() {
+            let mut value = || args.next().ok_or(format!("{flag} needs a value"));
+            match flag.as_str() {
+                "--listen" => {
+                    let text = value()?;
+                    options.listen = text.parse().map_err(|_| format!("--listen: {text:?} is not an address"))?;
+                }
+                "--upstream-delay" => {
+                    let text = value()?;
+                    let ms = text.parse().map_err(|_| format!("--upstream-delay: {text:?} is not milliseconds"))?;
+                    options.upstream_delay = Duration::from_millis(ms);
+                }
+                "--no-limits" => options.limits = false,
+                other => return Err(format!("unknown flag {other:?}")),
+            }
+        }
+        Ok(options)
+    }
+}

@@ -1,0 +1,151 @@
+//! The API itself: routes, a pretend upstream, pretend authentication. The tests drive it as it stands.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde_json::{Value, json};
+use tollgate::Tollgate;
+use tollgate::cache::{Rule, Rules};
+use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
+use tollgate::limit::{Draft, Tiers};
+use tollgate::timing::timed;
+
+/// What the pretend upstream charges per call, in dollars.
+const PRICE_OF_A_CALL: f64 = 0.01;
+
+/// The service, wrapped, and the handle to its gate.
+pub fn app(upstream_delay: Duration, limits: bool) -> Result<(Router, Tollgate), tollgate::Error> {
+    let mut gate = Tollgate::builder()
+        .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))
+        .cache(
+            Rules::new()
+                .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices").same_for_everyone())
+                .route("/me", Rule::never())
+                .route("/report", Rule::never()),
+        )
+        .cache_with(|cache| cache.cache_status(true))
+        .slow_after(Duration::from_millis(250))
+        .timing_with(|timing| timing.server_timing(true))
+        .cost_per_call(PRICE_OF_A_CALL);
+    if limits {
+        gate = gate
+            .limit(Tiers::default().assign(|head| head.extension::<User>().map(|user| user.tier)))
+            .limits_with(|limits| limits.ietf_fields(Draft::Eleven));
+    }
+    let gate = gate.build()?;
+    let upstream = Arc::new(Upstream { delay: upstream_delay, calls: AtomicU64::new(0), prices: Mutex::default() });
+    let measured = Router::new()
+        .route("/prices/{symbol}", get(price).post(set_price))
+        .route("/me", get(me))
+        .route("/report", get(report))
+        .layer(gate.layer())
+        // Outside the gate: what it leaves in the extensions, the gate reads.
+        .layer(from_fn(authenticate));
+    let for_stats = gate.clone();
+    let app = measured
+        .route("/upstream-calls", get(upstream_calls))
+        .route("/stats.json", get(move || std::future::ready(Json(json!(for_stats.stats())))))
+        .with_state(upstream);
+    Ok((app, gate))
+}
+
+/// A verified user.
+#[derive(Clone, Copy)]
+struct User {
+    name: &'static str,
+    tier: &'static str,
+}
+
+impl Identity for User {
+    fn key(&self) -> Key<'_> {
+        Key::text("user", self.name)
+    }
+}
+
+const USERS: [User; 6] = [
+    User { name: "free-alpha", tier: "free" },
+    User { name: "free-beta", tier: "free" },
+    User { name: "pro-alpha", tier: "pro" },
+    User { name: "pro-beta", tier: "pro" },
+    User { name: "pro-gamma", tier: "pro" },
+    User { name: "enterprise-alpha", tier: "enterprise" },
+];
+
+/// Verifies the token; whoever has none that is known stays anonymous.
+async fn authenticate(mut request: Request, next: Next) -> Response {
+    let value = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| value.strip_prefix("Bearer "));
+    let user = token.and_then(|token| USERS.iter().find(|user| user.name == token)).copied();
+    if let Some(user) = user {
+        request.extensions_mut().insert(user);
+    }
+    next.run(request).await
+}
+
+/// A paid API far away.
+struct Upstream {
+    delay: Duration,
+    calls: AtomicU64,
+    prices: Mutex<HashMap<String, f64>>,
+}
+
+impl Upstream {
+    async fn price(&self, symbol: &str) -> f64 {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        timed("upstream", tokio::time::sleep(self.delay)).await;
+        let prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+        let invented = symbol.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        prices.get(symbol).copied().unwrap_or(f64::from(invented % 50_000) / 100.0)
+    }
+}
+
+async fn price(State(upstream): State<Arc<Upstream>>, Path(symbol): Path<String>) -> Json<Value> {
+    let price = upstream.price(&symbol).await;
+    Json(json!({ "symbol": symbol, "price": price }))
+}
+
+async fn set_price(
+    State(upstream): State<Arc<Upstream>>,
+    Path(symbol): Path<String>,
+    body: String,
+) -> Result<Json<Value>, (StatusCode, String)> {
+    let wrong = || (StatusCode::BAD_REQUEST, format!("{body:?} is not a price\n"));
+    let price: f64 = body.trim().parse().map_err(|_| wrong())?;
+    if !price.is_finite() {
+        return Err(wrong());
+    }
+    // A pretend upstream knows at most this many symbols.
+    let mut prices = upstream.prices.lock().unwrap_or_else(PoisonError::into_inner);
+    if prices.len() < 10_000 || prices.contains_key(&symbol) {
+        prices.insert(symbol.clone(), price);
+    }
+    Ok(Json(json!({ "symbol": symbol, "price": price })))
+}
+
+async fn me(user: Option<Extension<User>>) -> Json<Value> {
+    Json(user.map_or_else(
+        || json!({ "user": null, "tier": "anonymous" }),
+        |Extension(user)| json!({ "user": user.name, "tier": user.tier }),
+    ))
+}
+
+async fn report() -> Json<Value> {
+    for symbol in ["ACME", "BOLT", "COIL"] {
+        timed("select price", tokio::time::sleep(Duration::from_millis(2))).await;
+        let _ = symbol;
+    }
+    timed("select totals", tokio::time::sleep(Duration::from_millis(5))).await;
+    Json(json!({ "queries": 4 }))
+}
+
+async fn upstream_calls(State(upstream): State<Arc<Upstream>>) -> String {
+    format!("{}\n", upstream.calls.load(Ordering::Relaxed))
+}

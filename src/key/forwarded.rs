@@ -1,0 +1,93 @@
+//! The entries of a forwarding field, from the right: `X-Forwarded-For`'s comma list, or RFC 7239's `Forwarded`.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName};
+
+use super::proxy::parse_address;
+
+/// Every entry of all lines of `field`, last first: an address, or `None` where it is none.
+pub(super) fn entries<'a>(
+    headers: &'a HeaderMap,
+    field: &HeaderName,
+    structured: bool,
+) -> impl Iterator<Item = Option<IpAddr>> + 'a {
+    headers
+        .get_all(field)
+        .iter()
+        .rev()
+        .flat_map(move |line| Elements { rest: Some(line.as_bytes()), quotes: structured })
+        .map(move |element| {
+            let text = std::str::from_utf8(element).ok()?;
+            if structured { parse_address(&node(text)?) } else { parse_address(text) }
+        })
+}
+
+/// Splits a list at its commas, last element first, leaving commas inside quoted strings alone.
+struct Elements<'a> {
+    rest: Option<&'a [u8]>,
+    quotes: bool,
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let comma = if self.quotes { last_comma_outside_quotes(rest) } else { rest.iter().rposition(|b| *b == b',') };
+        let Some(at) = comma else {
+            self.rest = None;
+            return Some(rest);
+        };
+        self.rest = Some(&rest[..at]);
+        Some(&rest[at + 1..])
+    }
+}
+
+fn last_comma_outside_quotes(bytes: &[u8]) -> Option<usize> {
+    let mut quoted = false;
+    for (at, byte) in bytes.iter().enumerate().rev() {
+        match byte {
+            b'"' if !escaped(bytes, at) => quoted = !quoted,
+            b',' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether an odd number of backslashes stands before this byte.
+fn escaped(bytes: &[u8], at: usize) -> bool {
+    bytes[..at].iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
+}
+
+/// The node of a `for=` parameter. RFC 7239 §4: "Each parameter MUST NOT occur more than once per field-value."
+fn node(element: &str) -> Option<Cow<'_, str>> {
+    let mut found = None;
+    for pair in split_parameters(element) {
+        let (name, value) = pair.split_once('=')?;
+        if name.trim().eq_ignore_ascii_case("for") && found.replace(value.trim()).is_some() {
+            return None;
+        }
+    }
+    unquote(found?)
+}
+
+fn split_parameters(element: &str) -> impl Iterator<Item = &str> {
+    let bytes = element.as_bytes();
+    let (mut quoted, mut at) = (false, 0);
+    element.split(move |c: char| {
+        if c == '"' && !escaped(bytes, at) {
+            quoted = !quoted;
+        }
+        at += c.len_utf8();
+        c == ';' && !quoted
+    })
+}
+
+fn unquote(value: &str) -> Option<Cow<'_, str>> {
+    let Some(rest) = value.strip_prefix('"') else { return Some(Cow::Borrowed(value)) };
+    let inside = rest.strip_suffix('"')?;
+    Some(if inside.contains('\\') { Cow::Owned(inside.replace('\\', "")) } else { Cow::Borrowed(inside) })
+}

@@ -1,0 +1,281 @@
+//! [`RateLimitLayer`] and its builder.
+
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tower_layer::Layer;
+
+use super::limiter::{Exempt, Limiter, Node, Warnings};
+use super::plan::Plan;
+use super::reply::{Draft, Reset, Style};
+use super::service::RateLimit;
+use super::stats::{Counters, RateLimitStats};
+use super::{Limit, LimitStore, OnReject, Problem, Quota};
+use crate::body::Wrap;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::event::{Event, Events, Hook};
+use crate::head::RequestHead;
+use crate::key::{ClientIp, KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::store::governor::NodeCeiling;
+use crate::store::memory::MemoryLimits;
+
+/// Keys held unless told otherwise.
+const CAPACITY: usize = 100_000;
+
+/// Limits requests. Every clone, and every service it makes, shares one state: routes and connections count together.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tollgate::limit::{Quota, RateLimitLayer};
+///
+/// let app: Router = Router::new()
+///     .route("/", get(|| async { "hello" }))
+///     .layer(RateLimitLayer::per_ip(Quota::per_minute(20)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct RateLimitLayer {
+    limiter: Option<Arc<Limiter>>,
+}
+
+impl RateLimitLayer {
+    /// One limit per client address, the socket peer's.
+    ///
+    /// # Panics
+    /// Where the quota is impossible, such as zero: a mistake in the program, found when it starts. Use
+    /// [`builder`](Self::builder) for a quota that comes from outside.
+    #[must_use]
+    #[track_caller]
+    #[expect(clippy::panic, reason = "documented: a constant quota that is impossible is a mistake in the program")]
+    pub fn per_ip(quota: Quota) -> Self {
+        match Self::builder().limit(Limit::per_ip(quota)).build() {
+            Ok(layer) => layer,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Any limits, identities and stores.
+    #[must_use]
+    pub fn builder() -> RateLimitBuilder {
+        RateLimitBuilder::default()
+    }
+
+    /// What has been admitted and refused, and what the store holds.
+    #[must_use]
+    pub fn stats(&self) -> RateLimitStats {
+        self.limiter.as_ref().map(|limiter| limiter.stats()).unwrap_or_default()
+    }
+
+    /// A service whose response body is made by `W`.
+    pub(crate) fn wrap<S, W>(&self, inner: S) -> RateLimit<S, W> {
+        RateLimit { inner, limiter: self.limiter.clone(), body: PhantomData }
+    }
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimit<S, Wrap>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.wrap(inner)
+    }
+}
+
+/// Builds a [`RateLimitLayer`].
+///
+/// ```
+/// use tollgate::key::{KeyExtractor, TrustedProxies, by};
+/// use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
+///
+/// let layer = RateLimitLayer::builder()
+///     .identify(by::header("x-api-key").or(by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8"]))))
+///     .limit(Tiers::default())
+///     .limit(Limit::per_ip(Quota::per_minute(20_000)))
+///     .allow_ips(["192.0.2.0/24"])
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RateLimitBuilder {
+    limits: Vec<Limit>,
+    identify: SharedExtractor,
+    store: Option<Arc<dyn LimitStore>>,
+    capacity: usize,
+    exempt: Vec<Exempt>,
+    allowed: Vec<String>,
+    reject: Arc<dyn OnReject>,
+    style: Style,
+    clock: Clock,
+    hook: Option<Hook>,
+    enabled: bool,
+}
+
+impl Default for RateLimitBuilder {
+    fn default() -> Self {
+        Self {
+            limits: Vec::new(),
+            identify: Arc::new(by::client_ip(TrustedProxies::none())),
+            store: None,
+            capacity: CAPACITY,
+            exempt: Vec::new(),
+            allowed: Vec::new(),
+            reject: Arc::new(Problem),
+            style: Style::default(),
+            clock: Clock::default(),
+            hook: None,
+            enabled: true,
+        }
+    }
+}
+
+impl RateLimitBuilder {
+    /// Who is asking: the socket peer's address unless told. The last alternative counts requests without a tier.
+    #[must_use]
+    pub fn identify(mut self, who: impl KeyExtractor) -> Self {
+        self.identify = Arc::new(who);
+        self
+    }
+
+    /// Adds a limit, or [`Tiers`](super::Tiers). All limits of a layer are one decision.
+    #[must_use]
+    pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
+        self.limits.push(limit.into());
+        self
+    }
+
+    /// At most this many keys are held in process: 100 000 unless told. Zero fails when built.
+    #[must_use]
+    pub fn capacity(mut self, keys: usize) -> Self {
+        self.capacity = keys;
+        self
+    }
+
+    /// Keeps keys elsewhere. Where that store fails, this process decides by itself.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn LimitStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Requests that no limit counts, such as health checks. They get no fields either.
+    #[must_use]
+    pub fn exempt<F>(mut self, f: F) -> Self
+    where
+        F: for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync + 'static,
+    {
+        self.exempt.push(Arc::new(f));
+        self
+    }
+
+    /// Client addresses that no limit counts, as the identity finds them: addresses or CIDRs. One that does not parse
+    /// fails when built.
+    #[must_use]
+    pub fn allow_ips<I>(mut self, networks: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.allowed.extend(networks.into_iter().map(Into::into));
+        self
+    }
+
+    /// What a refused client is told: [`Problem`] unless told otherwise.
+    #[must_use]
+    pub fn on_reject(mut self, reject: impl OnReject) -> Self {
+        self.reject = Arc::new(reject);
+        self
+    }
+
+    /// Also sends the IETF's `RateLimit` and `RateLimit-Policy` fields, in that revision.
+    #[must_use]
+    pub fn ietf_fields(mut self, draft: Draft) -> Self {
+        self.style.draft = Some(draft);
+        self
+    }
+
+    /// How `X-RateLimit-Reset` tells the time: seconds from now unless told.
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.style.reset = reset;
+        self
+    }
+
+    /// Where the time is read.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Is called with every [`Event`].
+    #[must_use]
+    pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// `false` makes a layer of the same type that lets everything through.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// # Errors
+    /// Where a quota, name, route, network or identity is wrong, or there is no limit. The message names the value.
+    pub fn build(mut self) -> Result<RateLimitLayer, Error> {
+        if self.limits.is_empty() {
+            return Err(Error::config("a rate-limit layer without a limit"));
+        }
+        if self.capacity == 0 {
+            return Err(Error::config("a capacity of 0 keys holds nobody to a limit"));
+        }
+        self.exempt_allowed()?;
+        let plan = Plan::new(&self.limits, self.identify)?;
+        let ceiling =
+            |(label, quota, cost)| Node { ceiling: NodeCeiling::new(quota, self.clock.clone()), label, quota, cost };
+        let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));
+        let limiter = Limiter {
+            node: plan.node().map(ceiling),
+            counters: Counters::new(&plan),
+            plan,
+            store: self.store.unwrap_or_else(|| local.clone()),
+            local,
+            exempt: self.exempt,
+            reject: self.reject,
+            style: self.style,
+            clock: self.clock,
+            events: Events::new(self.hook),
+            warnings: Warnings::default(),
+        };
+        Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
+    }
+
+    fn exempt_allowed(&mut self) -> Result<(), Error> {
+        if self.allowed.is_empty() {
+            return Ok(());
+        }
+        let parse = |text: &String| {
+            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| Error::config(format!("allowed address {text:?} is not an address or CIDR")))
+        };
+        let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let (who, peer): (_, ClientIp) = (self.identify.clone(), by::client_ip(TrustedProxies::none()));
+        self.exempt.push(Arc::new(move |head| {
+            let address = who.fallback(head).and_then(|key| key.as_ip()).or_else(|| peer.address(head));
+            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+        }));
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for RateLimitBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimitBuilder")
+            .field("limits", &self.limits)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}

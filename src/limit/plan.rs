@@ -1,0 +1,279 @@
+//! From a head to checks: the limits compiled, and what one request owes them.
+//!
+//! Pure but for the closures an operator gave: no clock, no store.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use smallvec::SmallVec;
+
+use super::decision::Label;
+use super::rules::{Cost, Quotas, Subject};
+use super::tiers::Assign;
+use super::{Check, Limit, Quota};
+use crate::error::Error;
+use crate::fields;
+use crate::head::RequestHead;
+use crate::key::{ClientIp, Key, KeyExtractor, KeyHasher, SharedExtractor, TrustedProxies, by};
+use crate::route::{Patterns, UNMATCHED};
+
+/// All limits of a layer, ready to be asked.
+pub(super) struct Plan {
+    rules: Vec<Rule>,
+    identify: SharedExtractor,
+    /// Addresses where the identity names none.
+    peer: ClientIp,
+    hasher: KeyHasher,
+    patterns: Patterns,
+}
+
+struct Rule {
+    id: u64,
+    subject: Subject,
+    offers: Vec<Offer>,
+    assign: Option<Assign>,
+    route: Option<usize>,
+    per_route: bool,
+    cost: Cost,
+    enforced: bool,
+    reserve: bool,
+}
+
+/// A quota with what responses say of it, written once.
+pub(super) struct Offer {
+    pub(super) name: Arc<str>,
+    tier: Box<str>,
+    pub(super) quota: Quota,
+    pub(super) limit_value: HeaderValue,
+    /// `"name";q=100;w=60`
+    pub(super) policy: Box<str>,
+}
+
+/// What one request owes.
+#[derive(Default)]
+pub(super) struct Dues {
+    pub(super) checks: SmallVec<[Check; 2]>,
+    pub(super) labels: SmallVec<[Label; 2]>,
+    /// No identity and no address was found: the request counts in the shared bucket.
+    pub(super) nobody: bool,
+    /// A tier was assigned that does not exist.
+    pub(super) unknown_tier: bool,
+    pub(super) reserves: bool,
+}
+
+impl Plan {
+    /// # Errors
+    /// Names the limit, quota, pattern or network that is wrong.
+    pub(super) fn new(limits: &[Limit], identify: SharedExtractor) -> Result<Self, Error> {
+        identify.check()?;
+        let (mut patterns, mut rules) = (Patterns::default(), Vec::new());
+        for limit in limits {
+            rules.push(Rule::new(limit, &mut patterns)?);
+        }
+        let peer = by::client_ip(TrustedProxies::none());
+        let plan = Self { rules, identify, peer, hasher: KeyHasher::random(), patterns };
+        let mut names: Vec<&str> =
+            plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
+        names.sort_unstable();
+        if plan.rules.iter().filter(|rule| matches!(rule.subject, Subject::Node)).count() > 1 {
+            return Err(Error::config("two per-node ceilings: one process has one"));
+        }
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::config(format!("two limits are named {:?}: name one of them", pair[0]))),
+            None => Ok(plan),
+        }
+    }
+
+    pub(super) fn dues(&self, head: &RequestHead<'_>) -> Dues {
+        let mut dues = Dues::default();
+        let mut asked = Asked { plan: self, head, user: None };
+        let route = self.patterns.find(head);
+        for (index, rule) in self.rules.iter().enumerate() {
+            let elsewhere = rule.route.is_some() && rule.route != route;
+            if elsewhere || matches!(rule.subject, Subject::Node) {
+                continue;
+            }
+            let (tier, unknown) = rule.tier(head);
+            dues.unknown_tier |= unknown;
+            let (tier, assigned) = tier.map_or((0, false), |tier| (tier, true));
+            let key = asked.key(rule, assigned);
+            dues.nobody |= key.is_none();
+            let id = if rule.per_route { rule.id ^ fnv1a(head.matched_path().unwrap_or(UNMATCHED)) } else { rule.id };
+            let key = self.hasher.hash(id, &key.unwrap_or_else(|| Key::text("nobody", "")));
+            let quota = rule.offers[tier].quota;
+            dues.checks.push(Check { key, quota, cost: rule.cost(head), enforced: rule.enforced });
+            dues.labels.push(Label { rule: index as u16, tier: tier as u16 });
+            dues.reserves |= rule.reserve;
+        }
+        dues
+    }
+
+    pub(super) fn offer(&self, label: Label) -> &Offer {
+        &self.rules[label.rule as usize].offers[label.tier as usize]
+    }
+
+    /// Every limit and tier, in order.
+    pub(super) fn offers(&self) -> impl Iterator<Item = (Label, &Offer)> {
+        self.rules.iter().enumerate().flat_map(|(rule, compiled)| {
+            let label = move |tier| Label { rule: rule as u16, tier: tier as u16 };
+            compiled.offers.iter().enumerate().map(move |(tier, offer)| (label(tier), offer))
+        })
+    }
+
+    /// The checks of limits that leave a reservation.
+    pub(super) fn reserving(&self, dues: &Dues) -> SmallVec<[Check; 2]> {
+        let reserving = |label: &Label| self.rules[label.rule as usize].reserve;
+        dues.checks.iter().zip(&dues.labels).filter(|(_, label)| reserving(label)).map(|(check, _)| *check).collect()
+    }
+
+    /// The per-node ceiling: its label, quota and cost.
+    pub(super) fn node(&self) -> Option<(Label, Quota, u32)> {
+        let rule = self.rules.iter().position(|rule| matches!(rule.subject, Subject::Node))?;
+        let cost = if let Cost::Fixed(units) = self.rules[rule].cost { units } else { 1 };
+        Some((Label { rule: rule as u16, tier: 0 }, self.rules[rule].offers[0].quota, cost))
+    }
+
+    /// The matched route's name; one name for all that match none.
+    pub(super) fn route_name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
+        self.patterns.name(head)
+    }
+
+    pub(super) fn identify(&self) -> &SharedExtractor {
+        &self.identify
+    }
+}
+
+impl Rule {
+    fn new(limit: &Limit, patterns: &mut Patterns) -> Result<Self, Error> {
+        let (offers, assign) = match &limit.quotas {
+            Quotas::One(quota) => {
+                let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
+                (vec![Offer::new(&name, "", *quota, &limit.cost)?], None)
+            }
+            Quotas::Tiers(tiers) => {
+                tiers.check()?;
+                let offer = |(name, quota): &(String, Quota)| {
+                    let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
+                    Offer::new(&full, name, *quota, &limit.cost)
+                };
+                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone())
+            }
+        };
+        check_subject(limit, &offers[0].name)?;
+        let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
+        Ok(Self {
+            id: fnv1a(&offers[0].name),
+            subject: limit.subject.clone(),
+            offers,
+            assign,
+            route,
+            per_route: limit.per_route,
+            cost: limit.cost.clone(),
+            enforced: limit.enforced,
+            reserve: limit.reserve,
+        })
+    }
+
+    /// The assigned tier, and whether a name was assigned that is none.
+    fn tier(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
+        let Some(assign) = &self.assign else { return (if self.offers.len() == 1 { Some(0) } else { None }, false) };
+        let Some(name) = assign(head) else { return (None, false) };
+        let tier = self.offers.iter().position(|offer| *offer.tier == *name);
+        (tier, tier.is_none())
+    }
+
+    fn cost(&self, head: &RequestHead<'_>) -> u32 {
+        match &self.cost {
+            Cost::Fixed(units) => *units,
+            Cost::By(f) => f(head),
+        }
+    }
+}
+
+impl Offer {
+    fn new(name: &str, tier: &str, quota: Quota, cost: &Cost) -> Result<Self, Error> {
+        quota.check().map_err(|e| Error::config(format!("limit {name:?}: {e}")))?;
+        let printable = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(printable) {
+            return Err(Error::config(format!(
+                "limit name {name:?} must be 1 to 64 printable ASCII characters without quotes"
+            )));
+        }
+        if let Cost::Fixed(units) = cost
+            && *units > quota.capacity()
+        {
+            return Err(Error::config(format!("limit {name:?}: a cost of {units} never fits into {quota}")));
+        }
+        // An sf-integer of seconds at least 1: shorter periods are told per second.
+        let seconds = fields::ceil_seconds(quota.period()).max(1);
+        let per = u128::from(quota.limit()) * u128::from(seconds) * 1_000 / quota.period().as_millis().max(1);
+        Ok(Self {
+            name: name.into(),
+            tier: tier.into(),
+            quota,
+            limit_value: fields::number(u64::from(quota.limit())),
+            policy: format!("\"{name}\";q={per};w={seconds}").into(),
+        })
+    }
+}
+
+/// Finds each identity at most once per request.
+struct Asked<'p, 'h> {
+    plan: &'p Plan,
+    head: &'p RequestHead<'h>,
+    user: Option<Option<Key<'h>>>,
+}
+
+impl<'h> Asked<'_, 'h> {
+    /// `assigned`: whether a tier is known for the request; without one, the identity proves nothing.
+    fn key(&mut self, rule: &Rule, assigned: bool) -> Option<Key<'h>> {
+        let identify = &self.plan.identify;
+        match &rule.subject {
+            Subject::Everybody | Subject::Node => Some(Key::text("everybody", "")),
+            Subject::Own(who) => who.extract(self.head),
+            Subject::Ip => identify
+                .fallback(self.head)
+                .filter(|key| key.as_ip().is_some())
+                .or_else(|| self.plan.peer.extract(self.head)),
+            Subject::User if assigned => self.user.get_or_insert_with(|| identify.extract(self.head)).clone(),
+            Subject::User => identify.fallback(self.head),
+        }
+    }
+}
+
+fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
+    match &limit.subject {
+        Subject::Own(who) => who.check(),
+        Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
+            Err(Error::config(format!("limit {name:?}: a per-node ceiling is neither in dry-run nor tied to a route")))
+        }
+        Subject::Node if matches!(limit.cost, Cost::By(_)) || limit.reserve => {
+            Err(Error::config(format!("limit {name:?}: a per-node ceiling has a fixed cost and nothing to settle")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn default_name(limit: &Limit, quota: Quota) -> String {
+    let who = match &limit.subject {
+        Subject::User => "user",
+        Subject::Ip => "ip",
+        Subject::Everybody => "global",
+        Subject::Node => "node",
+        Subject::Own(_) => "key",
+    };
+    let text = quota.to_string();
+    let period = text.split(['/', ' ']).nth(1).unwrap_or_default();
+    let route = limit.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
+    format!("{who}-per-{period}{}{route}", if limit.per_route { "-per-route" } else { "" })
+}
+
+/// FNV-1a: a limit's number, the same on every node that names it so. Not secret; the key's hash is.
+const fn fnv1a(text: &str) -> u64 {
+    let (bytes, mut hash, mut i) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}

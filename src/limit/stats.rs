@@ -1,0 +1,136 @@
+//! Counters, and what `stats()` makes of them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::LimitStoreStats;
+use super::decision::Label;
+use super::plan::Plan;
+
+/// Routes counted by name; those beyond share `"other"`.
+const ROUTES: usize = 256;
+
+/// What a rate-limit layer has done since it was built.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct RateLimitStats {
+    /// Requests admitted.
+    pub admitted: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Decisions made without the store that should have made them.
+    pub degraded: u64,
+    /// Per limit and tier, in the order they were given.
+    pub limits: Vec<LimitStats>,
+    /// Refusals per matched route.
+    pub routes: Vec<RouteRefusals>,
+    /// What the store holds.
+    pub store: LimitStoreStats,
+}
+
+/// What one limit, or one tier of it, has done.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct LimitStats {
+    /// The limit's name; for tiers, the tier's.
+    pub name: String,
+    /// Its quota, such as `100/min`.
+    pub quota: String,
+    /// Requests it refused.
+    pub refused: u64,
+    /// Requests it would have refused, were it not in dry-run.
+    pub would_refuse: u64,
+}
+
+/// Refusals on one route.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct RouteRefusals {
+    /// The matched route, `"unmatched"`, or `"other"`.
+    pub route: String,
+    /// Requests refused there.
+    pub refused: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Counters {
+    admitted: AtomicU64,
+    refused: AtomicU64,
+    degraded: AtomicU64,
+    terms: Vec<(Label, TermCounters)>,
+    routes: Mutex<HashMap<Box<str>, u64>>,
+}
+
+#[derive(Debug, Default)]
+struct TermCounters {
+    refused: AtomicU64,
+    would_refuse: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let terms = plan.offers().map(|(label, _)| (label, TermCounters::default())).collect();
+        let zero = || AtomicU64::new(0);
+        Self { admitted: zero(), refused: zero(), degraded: zero(), terms, routes: Mutex::default() }
+    }
+
+    pub(super) fn count(&self, admits: bool, degraded: bool) {
+        let counter = if admits { &self.admitted } else { &self.refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if degraded {
+            self.degraded.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count_refusal(&self, label: Label) {
+        if let Some(counters) = self.term(label) {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count_dry(&self, label: Label) {
+        if let Some(counters) = self.term(label) {
+            counters.would_refuse.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count_route(&self, route: &str) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = routes.get_mut(route) {
+            *count += 1;
+            return;
+        }
+        let name = if routes.len() < ROUTES { route } else { "other" };
+        *routes.entry(name.into()).or_default() += 1;
+    }
+
+    pub(super) fn snapshot(&self, plan: &Plan, store: LimitStoreStats) -> RateLimitStats {
+        let limits = plan.offers().zip(&self.terms).map(|((_, offer), (_, counters))| LimitStats {
+            name: offer.name.to_string(),
+            quota: offer.quota.to_string(),
+            refused: counters.refused.load(Ordering::Relaxed),
+            would_refuse: counters.would_refuse.load(Ordering::Relaxed),
+        });
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes: Vec<RouteRefusals> = routes
+            .iter()
+            .map(|(route, refused)| RouteRefusals { route: route.to_string(), refused: *refused })
+            .collect();
+        routes.sort_by(|a, b| a.route.cmp(&b.route));
+        RateLimitStats {
+            admitted: self.admitted.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            degraded: self.degraded.load(Ordering::Relaxed),
+            limits: limits.collect(),
+            routes,
+            store,
+        }
+    }
+
+    fn term(&self, label: Label) -> Option<&TermCounters> {
+        self.terms.iter().find(|(known, _)| *known == label).map(|(_, counters)| counters)
+    }
+}

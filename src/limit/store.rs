@@ -1,0 +1,101 @@
+//! [`LimitStore`]: where keys' states live.
+
+use serde::Serialize;
+
+use super::{Quota, Verdicts};
+use crate::answer::Answer;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::key::KeyHash;
+
+/// One question: may this key spend that much of this quota?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Check {
+    /// Who, under which limit.
+    pub key: KeyHash,
+    /// What the key is held to.
+    pub quota: Quota,
+    /// How many units the request costs.
+    pub cost: u32,
+    /// Whether this check may refuse; in dry-run it only counts.
+    pub enforced: bool,
+}
+
+impl Check {
+    /// A check of one unit that may refuse.
+    #[must_use]
+    pub const fn new(key: KeyHash, quota: Quota) -> Self {
+        Self { key, quota, cost: 1, enforced: true }
+    }
+
+    /// The same check, costing that much.
+    #[must_use]
+    pub const fn cost(self, cost: u32) -> Self {
+        Self { cost, ..self }
+    }
+}
+
+/// What a charge turned out to be worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// The check as it was decided.
+    pub check: Check,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What it really cost.
+    pub actual: u32,
+}
+
+impl Settlement {
+    /// A check decided at that time which really cost `actual`.
+    #[must_use]
+    pub const fn new(check: Check, at: Timestamp, actual: u32) -> Self {
+        Self { check, at, actual }
+    }
+}
+
+/// What a store holds, for `stats()`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LimitStoreStats {
+    /// Keys held now.
+    pub keys: u64,
+    /// The most keys it will hold; zero where it has no bound of its own.
+    pub capacity: u64,
+    /// Live keys pushed out to make room.
+    pub evicted: u64,
+}
+
+impl LimitStoreStats {
+    /// The figures of a store.
+    #[must_use]
+    pub const fn new(keys: u64, capacity: u64, evicted: u64) -> Self {
+        Self { keys, capacity, evicted }
+    }
+}
+
+/// Keeps what keys have done, in this process or elsewhere.
+///
+/// # Contract
+/// * `decide` takes **all or none**: where any enforced check is refused, none of them is charged. A check in dry-run
+///   neither prevents the others nor is charged where it would itself be refused.
+/// * Verdicts come in the order of the checks; `remaining` and `reset` are those after the charge.
+/// * Concurrent calls never admit more together than one after the other would.
+/// * Keys held are bounded, and a key at its limit is not forgotten to make room for a new one.
+///
+/// In-process stores answer [`Answer::Ready`]. An error never reaches a request: the layer decides locally instead.
+pub trait LimitStore: Send + Sync + 'static {
+    /// Charges all checks, or none.
+    fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>>;
+
+    /// What `decide` would say, without charging.
+    fn peek(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>>;
+
+    /// Corrects earlier charges to what they really cost: the difference is refunded, or charged whether it fits or not.
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> Answer<Result<(), Error>>;
+
+    /// What is held now.
+    fn stats(&self) -> LimitStoreStats;
+}

@@ -1,0 +1,336 @@
+//! [`Tollgate`]: the layers in the right order, with one handle.
+//!
+//! | from the outside in | why there |
+//! |---|---|
+//! | timing | sees every request, also those that a limit refuses or the cache answers |
+//! | limit | refuses before anything costs; a cache hit is counted too |
+//! | cache | stands next to the service, so that what it keeps has no trace of the client's limits |
+//!
+//! The layers meet here and nowhere else; none of them knows the others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tower_layer::Layer;
+
+use crate::body::{Keep, Wrap};
+use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, LevelStats, Rules};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::event::{Event, Hook};
+use crate::key::KeyExtractor;
+use crate::limit::{Limit, LimitStats, LimitStoreStats, RateLimit, RateLimitBuilder, RateLimitLayer};
+use crate::timing::{Latency, Timing, TimingBuilder, TimingLayer, TimingStats};
+
+/// How long [`Tollgate::shutdown`] waits for work in flight.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether there is any.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// The three layers as one: timing, then limits, then cache. Clones share everything.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::{Router, routing::get};
+/// use tollgate::Tollgate;
+/// use tollgate::cache::{Rule, Rules};
+/// use tollgate::key::{KeyExtractor, TrustedProxies, by};
+/// use tollgate::limit::{Limit, Quota, Tiers};
+///
+/// # async fn example() -> Result<(), tollgate::Error> {
+/// let gate = Tollgate::builder()
+///     .identify(by::bearer().or(by::client_ip(TrustedProxies::none())))
+///     .limit(Tiers::default())
+///     .limit(Limit::per_ip(Quota::per_minute(20_000)))
+///     .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices")))
+///     .slow_after(Duration::from_millis(250))
+///     .build()?;
+/// let app: Router = Router::new().route("/prices/{symbol}", get(|| async { "42" })).layer(gate.layer());
+///
+/// gate.invalidate().tag("prices").await?;
+/// println!("{} calls avoided", gate.stats().inner_calls_avoided);
+/// gate.shutdown().await;
+/// # let _ = app;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Tollgate {
+    layer: TollgateLayer,
+    cost_per_call: Option<f64>,
+}
+
+impl Tollgate {
+    /// Nothing switched on yet but timing.
+    #[must_use]
+    pub fn builder() -> TollgateBuilder {
+        TollgateBuilder::default()
+    }
+
+    /// The layer to wrap services in. Every clone of it shares this gate's state.
+    #[must_use]
+    pub fn layer(&self) -> TollgateLayer {
+        self.layer.clone()
+    }
+
+    /// Removes cached responses by tag, key or prefix.
+    #[must_use]
+    pub fn invalidate(&self) -> Invalidate {
+        self.layer.cache.invalidate()
+    }
+
+    /// What all layers have done so far, by route, and what it saved.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.layer, self.cost_per_call)
+    }
+
+    /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the
+    /// server has stopped accepting.
+    pub async fn shutdown(&self) {
+        let landed = async {
+            while self.layer.cache.flights() > 0 {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        // Work that takes longer than the patience is left to the runtime.
+        drop(tokio::time::timeout(PATIENCE, landed).await);
+    }
+}
+
+impl fmt::Debug for Tollgate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tollgate").field("layer", &self.layer).finish_non_exhaustive()
+    }
+}
+
+/// The layer of a [`Tollgate`].
+#[derive(Clone, Debug)]
+pub struct TollgateLayer {
+    timing: TimingLayer,
+    limit: RateLimitLayer,
+    cache: CacheLayer,
+}
+
+/// The service of a [`Tollgate`]: the response body is wrapped once, by the innermost layer.
+pub type TollgateService<S> = Timing<RateLimit<Cache<S, Wrap>, Keep>, Keep>;
+
+impl<S> Layer<S> for TollgateLayer {
+    type Service = TollgateService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.timing.wrap(self.limit.wrap(self.cache.wrap(inner)))
+    }
+}
+
+/// Builds a [`Tollgate`]. What is set here is what most services set; [`limits_with`](Self::limits_with),
+/// [`cache_with`](Self::cache_with) and [`timing_with`](Self::timing_with) reach everything else.
+pub struct TollgateBuilder {
+    limits: RateLimitBuilder,
+    limited: bool,
+    cache: CacheBuilder,
+    cached: bool,
+    timing: TimingBuilder,
+    cost_per_call: Option<f64>,
+}
+
+impl Default for TollgateBuilder {
+    fn default() -> Self {
+        Self {
+            limits: RateLimitLayer::builder(),
+            limited: false,
+            cache: CacheLayer::builder(),
+            cached: false,
+            timing: TimingLayer::builder(),
+            cost_per_call: None,
+        }
+    }
+}
+
+impl TollgateBuilder {
+    /// Who is asking, for all limits: the socket peer's address unless told.
+    #[must_use]
+    pub fn identify(self, who: impl KeyExtractor) -> Self {
+        self.limits_with(|limits| limits.identify(who))
+    }
+
+    /// Adds a limit, or [`Tiers`](crate::limit::Tiers). All limits are one decision.
+    #[must_use]
+    pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
+        self.limited = true;
+        self.limits_with(|limits| limits.limit(limit))
+    }
+
+    /// Caches by these rules; without it nothing is cached.
+    #[must_use]
+    pub fn cache(self, rules: Rules) -> Self {
+        self.cache_with(|cache| cache.rules(rules))
+    }
+
+    /// From when on a request is slow.
+    #[must_use]
+    pub fn slow_after(self, span: Duration) -> Self {
+        self.timing_with(|timing| timing.slow_after(span))
+    }
+
+    /// What one call of the inner service costs, in any currency: [`Stats::money_saved`] tells what the cache saved.
+    #[must_use]
+    pub fn cost_per_call(mut self, cost: f64) -> Self {
+        self.cost_per_call = Some(cost);
+        self
+    }
+
+    /// Where all layers read the time.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        let (for_limits, for_cache) = (clock.clone(), clock.clone());
+        let gate = self.limits_with(|limits| limits.clock(for_limits)).timing_with(|timing| timing.clock(clock));
+        Self { cache: gate.cache.clock(for_cache), ..gate }
+    }
+
+    /// Is called with every [`Event`] of every layer.
+    #[must_use]
+    pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        let hook: Hook = Arc::new(hook);
+        let (for_limits, for_cache) = (hook.clone(), hook.clone());
+        let gate = self
+            .limits_with(|limits| limits.hook(move |event| for_limits(event)))
+            .timing_with(|timing| timing.hook(move |event| hook(event)));
+        Self { cache: gate.cache.hook(for_cache), ..gate }
+    }
+
+    /// Everything else of the limits.
+    #[must_use]
+    pub fn limits_with(self, f: impl FnOnce(RateLimitBuilder) -> RateLimitBuilder) -> Self {
+        Self { limits: f(self.limits), ..self }
+    }
+
+    /// Everything else of the cache, which this switches on.
+    #[must_use]
+    pub fn cache_with(self, f: impl FnOnce(CacheBuilder) -> CacheBuilder) -> Self {
+        Self { cache: f(self.cache), cached: true, ..self }
+    }
+
+    /// Everything else of the timing.
+    #[must_use]
+    pub fn timing_with(self, f: impl FnOnce(TimingBuilder) -> TimingBuilder) -> Self {
+        Self { timing: f(self.timing), ..self }
+    }
+
+    /// # Errors
+    /// What the layers' own builders refuse, and a cost per call that is not a finite, positive number. The message names
+    /// the value.
+    pub fn build(self) -> Result<Tollgate, Error> {
+        if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
+            return Err(Error::config(format!("a cost per call of {cost} is not an amount of money")));
+        }
+        // A gate without a limit keeps the type of one with: the limit is there, switched off.
+        let limits = if self.limited { self.limits } else { self.limits.limit(Limit::unused()).enabled(false) };
+        let cache = if self.cached { self.cache } else { self.cache.enabled(false) };
+        let layer = TollgateLayer { timing: self.timing.build()?, limit: limits.build()?, cache: cache.build()? };
+        Ok(Tollgate { layer, cost_per_call: self.cost_per_call })
+    }
+}
+
+impl fmt::Debug for TollgateBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TollgateBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What a [`Tollgate`] has done since it was built. Serialises to JSON.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Requests that came in.
+    pub requests: u64,
+    /// Requests that are being answered now.
+    pub in_flight: u64,
+    /// By route: axum's matched path, a configured pattern, `unmatched`, or `other`.
+    pub routes: BTreeMap<String, RouteReport>,
+    /// Per limit and tier.
+    pub limits: Vec<LimitStats>,
+    /// Keys the limits hold, and their bound.
+    pub keys: LimitStoreStats,
+    /// The cache's levels, nearest first.
+    pub cache: Vec<LevelStats>,
+    /// Cache rules that no request has matched: typing mistakes, usually.
+    pub unmatched_rules: Vec<String>,
+    /// Calls of the service behind the cache.
+    pub inner_calls: u64,
+    /// Calls the cache made unnecessary.
+    pub inner_calls_avoided: u64,
+    /// The time those calls would have taken.
+    #[serde(rename = "time_saved_ms", serialize_with = "millis")]
+    pub time_saved: Duration,
+    /// What those calls would have cost, where [`TollgateBuilder::cost_per_call`] says what one costs.
+    pub money_saved: Option<f64>,
+    /// Everything the timing layer knows: queries, slow requests, percentiles over all routes.
+    pub timing: TimingStats,
+}
+
+/// What happened on one route.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct RouteReport {
+    /// Requests that came in.
+    pub requests: u64,
+    /// Requests refused by a limit.
+    pub limited: u64,
+    /// Answered from the cache, fresh.
+    pub hits: u64,
+    /// Answered from the cache, stale.
+    pub stale: u64,
+    /// Answered from the cache after the service confirmed the entry.
+    pub revalidated: u64,
+    /// Fetched from the service.
+    pub misses: u64,
+    /// Answered by another request's fetch.
+    pub collapsed: u64,
+    /// Passed by the cache or not kept, by reason.
+    pub bypassed: BTreeMap<&'static str, u64>,
+    /// How long requests took until their response head.
+    #[serde(flatten)]
+    pub latency: Latency,
+}
+
+impl Stats {
+    fn of(layer: &TollgateLayer, cost_per_call: Option<f64>) -> Self {
+        let (timing, limit, cache) = (layer.timing.stats(), layer.limit.stats(), layer.cache.stats());
+        let mut routes: BTreeMap<String, RouteReport> = BTreeMap::new();
+        for route in &timing.routes {
+            let report = routes.entry(route.route.clone()).or_default();
+            (report.requests, report.latency) = (route.requests, route.latency);
+        }
+        for route in limit.routes {
+            routes.entry(route.route).or_default().limited = route.refused;
+        }
+        for (name, route) in cache.routes {
+            let report = routes.entry(name).or_default();
+            (report.hits, report.stale, report.revalidated) = (route.hits, route.stale, route.revalidated);
+            (report.misses, report.collapsed, report.bypassed) = (route.misses, route.collapsed, route.bypassed);
+        }
+        Self {
+            requests: timing.requests,
+            in_flight: timing.in_flight,
+            routes,
+            limits: limit.limits,
+            keys: limit.store,
+            cache: cache.levels,
+            unmatched_rules: cache.unmatched_rules,
+            inner_calls: cache.inner_calls,
+            inner_calls_avoided: cache.inner_calls_avoided,
+            time_saved: cache.time_saved,
+            money_saved: cost_per_call.map(|cost| cost * cache.inner_calls_avoided as f64),
+            timing,
+        }
+    }
+}
+
+fn millis<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(span.as_secs_f64() * 1e3)
+}

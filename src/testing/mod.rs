@@ -1,0 +1,37 @@
+//! For tests of services that use this crate: a clock to turn and a fake peer (feature `testing`).
+//!
+//! "My limit refuses the 101st", and lets it pass a minute later, without sleeping:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use axum::{Router, body::Body, http::{Request, StatusCode}, routing::get};
+//! use tollgate::Clock;
+//! use tollgate::limit::{Limit, Quota, RateLimitLayer};
+//! use tollgate::testing::{FakePeer, ManualClock};
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let clock = ManualClock::new();
+//! let limit = RateLimitLayer::builder()
+//!     .limit(Limit::per_ip(Quota::per_minute(100)))
+//!     .clock(Clock::Manual(clock.clone()))
+//!     .build()
+//!     .unwrap();
+//! let app = Router::new().route("/", get(|| async { "hello" })).layer(limit).layer(FakePeer::at("192.0.2.1"));
+//! let ask = || app.clone().oneshot(Request::get("/").body(Body::empty()).unwrap());
+//!
+//! for _ in 0..100 {
+//!     assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+//! }
+//! assert_eq!(ask().await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+//! clock.advance(Duration::from_secs(60));
+//! assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+//! # }
+//! ```
+
+mod peer;
+
+pub use peer::{FakePeer, FromPeer};
+
+pub use crate::clock::ManualClock;

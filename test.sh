@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs every test: unit, integration and documentation tests, and all examples and benches are compiled.
+#
+#   ./test.sh            everything
+#   ./test.sh NAME       only the tests whose name contains NAME
+#
+# Needs cargo. Servers that tests talk to are taken from PATH; what is missing is installed through apt, and said.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '==> %s\n' "$*"; }
+
+# need PROGRAM PACKAGE: installs PACKAGE through apt where PROGRAM is not on PATH.
+need() {
+    if command -v "$1" >/dev/null; then
+        say "using $1: $(command -v "$1")"
+        return
+    fi
+    say "installing $2 through apt, for $1"
+    local sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    $sudo apt-get update -qq && $sudo apt-get install -y -qq "$2"
+}
+
+command -v cargo >/dev/null || { say "cargo is missing: see https://rustup.rs"; exit 1; }
+
+# Servers that tests start themselves; none so far. One line each: need redis-server redis-server
+say "nothing to install"
+
+say "cargo test --all-targets --all-features"
+cargo test --all-targets --all-features -- "$@"
+say "cargo test --doc --all-features"
+cargo test --doc --all-features -- "$@"
+say "all tests passed"

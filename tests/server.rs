@@ -1,0 +1,165 @@
+//! The example server, driven over a real socket as a user would drive it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tollgate::Tollgate;
+
+#[path = "../examples/server/api.rs"]
+mod api;
+
+/// The server on a free port, with its gate and a client.
+struct Running {
+    address: SocketAddr,
+    gate: Tollgate,
+    client: Client<HttpConnector, Full<bytes::Bytes>>,
+}
+
+struct Answer {
+    status: u16,
+    headers: http::HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+impl Running {
+    async fn start() -> Self {
+        let (app, gate) = api::app(Duration::from_millis(5), true).expect("the example's configuration");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let service = app.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await });
+        Self { address, gate, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &'static str) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::from(body)).expect("a request");
+        let (head, body) = self.client.request(request).await.expect("an answer").into_parts();
+        let bytes = body.collect().await.expect("a body").to_bytes();
+        let body = String::from_utf8(bytes.to_vec()).expect("text");
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    async fn get(&self, path: &str, token: Option<&str>) -> Answer {
+        self.send("GET", path, token, "").await
+    }
+
+    async fn admitted(&self, n: usize, path: &str, token: Option<&str>) -> usize {
+        let mut admitted = 0;
+        for _ in 0..n {
+            admitted += usize::from(self.get(path, token).await.status == 200);
+        }
+        admitted
+    }
+
+    async fn upstream_calls(&self) -> u64 {
+        self.get("/upstream-calls", None).await.body.trim().parse().expect("a number")
+    }
+}
+
+#[tokio::test]
+async fn tiers_are_held_and_refusals_are_complete() {
+    let server = Running::start().await;
+    assert_eq!(server.admitted(20, "/me", None).await, 20);
+    let refused = server.get("/me", None).await;
+    assert_eq!(refused.status, 429);
+    for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after", "ratelimit"] {
+        assert_ne!(refused.field(name), "", "{name}");
+    }
+    assert!(refused.body.contains("\"violated-policies\":[\"anonymous\"]"), "{}", refused.body);
+    assert_eq!(server.admitted(1_005, "/me", Some("pro-alpha")).await, 1_000);
+    assert_eq!(server.get("/me", Some("free-alpha")).await.field("x-ratelimit-remaining"), "99");
+}
+
+#[tokio::test]
+async fn a_thousand_invented_tokens_get_twenty_in_all() {
+    let server = Running::start().await;
+    let mut admitted = 0;
+    for n in 0..1_000 {
+        admitted += usize::from(server.get("/me", Some(&format!("invented-{n}"))).await.status == 200);
+    }
+    assert_eq!(admitted, 20);
+    assert_eq!(server.get("/me", Some("free-beta")).await.status, 200, "others are not affected");
+}
+
+#[tokio::test]
+async fn one_price_reaches_the_upstream_once_and_money_is_saved() {
+    let server = Running::start().await;
+    let tokens = ["enterprise-alpha", "pro-alpha", "pro-beta"];
+    for n in 0..1_200 {
+        let answer = server.get("/prices/ACME", Some(tokens[n % 3])).await;
+        assert_eq!(answer.status, 200);
+    }
+    assert_eq!(server.upstream_calls().await, 1);
+    let stats = server.gate.stats();
+    let route = &stats.routes["/prices/{symbol}"];
+    assert_eq!((route.requests, route.misses, route.hits), (1_200, 1, 1_199));
+    assert_eq!((stats.inner_calls, stats.inner_calls_avoided), (1, 1_199));
+    assert!((stats.money_saved.expect("a price is set") - 11.99).abs() < 1e-9);
+    assert!(stats.time_saved >= Duration::from_millis(5) * 1_199);
+    assert!(route.latency.p50 <= route.latency.p95 && route.latency.p95 <= route.latency.p99);
+    assert_eq!(stats.timing.query("upstream").expect("timed").latency.count, 1);
+}
+
+#[tokio::test]
+async fn thirty_at_once_share_one_upstream_call() {
+    let server = Running::start().await;
+    let asks = (0..30).map(|_| server.get("/prices/BOLT", Some("pro-alpha")));
+    let answers = futures_util::future::join_all(asks).await;
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.body == answers[0].body));
+    assert_eq!(server.upstream_calls().await, 1);
+}
+
+#[tokio::test]
+async fn a_new_price_is_seen_at_once() {
+    let server = Running::start().await;
+    let old = server.get("/prices/ACME", None).await;
+    assert!(server.get("/prices/ACME", None).await.field("cache-status").contains("hit"));
+    assert_eq!(server.send("POST", "/prices/ACME", None, "99.5").await.status, 200);
+    let new = server.get("/prices/ACME", None).await;
+    assert!(new.body.contains("99.5") && new.body != old.body, "{}", new.body);
+    assert_eq!(server.send("POST", "/prices/ACME", None, "NaN").await.status, 400);
+    server.gate.invalidate().tag("prices").await.expect("in process");
+    assert!(!server.get("/prices/ACME", None).await.field("cache-status").contains("hit"));
+}
+
+#[tokio::test]
+async fn users_are_never_mixed() {
+    let server = Running::start().await;
+    for _ in 0..5 {
+        for (token, name) in
+            [(Some("free-alpha"), "\"free-alpha\""), (Some("pro-beta"), "\"pro-beta\""), (None, "null")]
+        {
+            let answer = server.get("/me", token).await;
+            assert!(answer.body.contains(&format!("\"user\":{name}")), "{}", answer.body);
+            assert!(!answer.field("cache-status").contains("hit"));
+        }
+    }
+    // A shared answer carries the fields of whoever asked, not of whoever filled the cache.
+    server.get("/prices/COIL", Some("enterprise-alpha")).await;
+    assert_eq!(server.get("/prices/COIL", Some("free-alpha")).await.field("x-ratelimit-limit"), "100");
+}
+
+#[tokio::test]
+async fn a_report_says_how_long_its_queries_took() {
+    let server = Running::start().await;
+    let answer = server.get("/report", None).await;
+    let timing = answer.field("server-timing");
+    assert!(timing.starts_with("total;dur=") && timing.contains("desc=\"4 queries\""), "{timing}");
+    let stats: serde_json::Value = serde_json::from_str(&server.get("/stats.json", None).await.body).expect("JSON");
+    assert_eq!(stats["routes"]["/report"]["requests"], 1);
+    assert_eq!(stats["keys"]["capacity"], 100_000);
+}

@@ -1,0 +1,91 @@
+//! The tonic example, over a real socket and through a real client.
+#![expect(clippy::expect_used, reason = "a test may fail")]
+
+use std::time::Duration;
+
+use prost::Message;
+use tokio::net::TcpListener;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+#[path = "../examples/tonic.rs"]
+#[allow(dead_code, unreachable_pub, reason = "an example is a program of its own")]
+mod example;
+
+use example::{PriceReply, PriceRequest};
+
+async fn start() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(example::serve(listener));
+    format!("http://{address}")
+}
+
+async fn call(channel: &Channel, path: &'static str) -> Result<Response<PriceReply>, Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.expect("a connection");
+    let request = Request::new(PriceRequest { symbol: "ACME".to_owned() });
+    client.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
+}
+
+/// google.rpc.Status, as far as it is looked at.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// google.rpc.RetryInfo.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<Span>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Span {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+#[tokio::test]
+async fn twenty_calls_pass_and_the_next_is_resource_exhausted_with_retry_info() {
+    let url = start().await;
+    let channel = Channel::from_shared(url).expect("a URL").connect().await.expect("a connection");
+    for n in 1..=20 {
+        let reply = call(&channel, "/shop.Prices/Get").await.expect("a reply");
+        assert_eq!(reply.get_ref().cents, 400);
+        assert_eq!(reply.metadata().get("x-ratelimit-remaining").expect("the field"), &(20 - n).to_string());
+    }
+    let refused = call(&channel, "/shop.Prices/Get").await.expect_err("a refusal");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let status = RpcStatus::decode(refused.details()).expect("google.rpc.Status");
+    assert_eq!(status.code, Code::ResourceExhausted as i32);
+    let detail = &status.details[0];
+    assert_eq!(detail.type_url, "type.googleapis.com/google.rpc.RetryInfo");
+    let info = RetryInfo::decode(&detail.value[..]).expect("google.rpc.RetryInfo");
+    let delay = Duration::from_secs(info.retry_delay.expect("a delay").seconds.unsigned_abs());
+    assert!(delay >= Duration::from_secs(1) && delay <= Duration::from_secs(60), "{delay:?}");
+}
+
+#[tokio::test]
+async fn what_the_service_itself_refuses_passes_through() {
+    let url = start().await;
+    let channel = Channel::from_shared(url).expect("a URL").connect().await.expect("a connection");
+    let status = call(&channel, "/shop.Prices/Put").await.expect_err("no such method");
+    assert_eq!(status.code(), Code::Unimplemented);
+}
