@@ -337,7 +337,7 @@ async fn an_error_goes_to_the_leader_and_stale_stands_in_only_within_its_window(
     for _ in 0..2 {
         let stale = world.get("/a").await;
         assert_eq!((stale.body.as_str(), stale.header("age")), ("good", Some("15")));
-        assert_eq!(stale.status_line(), "fwd=stale; ttl=-5");
+        assert!(stale.status_line().starts_with("fwd=stale;") && stale.status_line().ends_with("; ttl=-5"));
     }
     world.advance(16);
     let error = tower::ServiceExt::oneshot(world.service(), get("/a", &[])).await.expect_err("the error itself");

@@ -9,22 +9,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::barrier::{About, Barriers, Validity};
-use super::entry::{Entry, Stored, VaryIndex};
+use super::directive::RequestDirectives;
+use super::entry::{Entry, Meta, Stored, VaryIndex};
 use super::facts::Facts;
 use super::flight::Flights;
-use super::key::{CacheKey, KeyBuilder, KeyParts};
+use super::key::{CacheKey, KeyBuilder, KeyParts, Target};
+use super::locate;
 use super::passing::Passing;
 use super::policy::{self, Standing};
 use super::reason::Reason;
 use super::rules::{Rule, RuleBook};
-use super::settings::Settings;
+use super::settings::{Profile, Settings};
 use super::stats::{CacheStats, Counters, RouteCounters, count};
 use super::status::Forward;
 use super::store::CacheStore;
-use super::vary;
+use super::uses::Uses;
+use super::{vary, wish};
 use crate::answer::Answer;
 use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
@@ -48,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) flights: Arc<Flights>,
     pub(crate) barriers: Barriers,
     pub(crate) passing: Passing,
+    pub(crate) uses: Uses,
     pub(crate) counters: Counters,
     /// Bytes held for bodies that are still being read.
     pub(crate) held: Arc<AtomicU64>,
@@ -60,8 +64,33 @@ pub(crate) struct Ask {
     pub(crate) rule: usize,
     pub(crate) facts: Facts,
     pub(crate) head_only: bool,
+    /// A POST, whose answer may serve a later GET (profile `shared`).
+    pub(crate) post: bool,
     pub(crate) identified: bool,
+    /// The request's own `Cache-Control`, where it counts and says anything.
+    pub(crate) wish: Option<Box<RequestDirectives>>,
     pub(crate) key: CacheKey,
+}
+
+impl Ask {
+    /// Whether part of the representation is asked for.
+    pub(crate) fn wants_part(&self) -> bool {
+        self.facts.has(Facts::RANGE) && !self.head_only && !self.post
+    }
+
+    /// Whether this request may be answered by an entry with this head in place of a failure.
+    pub(crate) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &Meta, now: Timestamp) -> bool {
+        let Some(until) = policy::stands_in_until(&meta.windows, failure) else { return false };
+        match &self.wish {
+            // It asked for what the inner service says now.
+            Some(wish) if wish.no_cache => false,
+            Some(wish) if !meta.strict => {
+                let staleness = now.since(meta.windows.fresh_until);
+                now < until || wish.stale_if_error.is_some_and(|most| staleness <= most)
+            }
+            _ => now < until,
+        }
+    }
 }
 
 /// A look-up under way: this key was asked for.
@@ -105,9 +134,9 @@ impl Core {
         count(&self.counters.rules[index].matched);
         let facts = Facts::scan(head.headers());
         match self.key(head, facts, has_body, rule) {
-            Ok((key, identified)) => {
-                let head_only = head.method() == Method::HEAD;
-                Ok(Ask { route, rule: index, facts, head_only, identified, key })
+            Ok((key, identified, wish)) => {
+                let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
+                Ok(Ask { route, rule: index, facts, head_only, post, identified, wish, key })
             }
             Err(reason) => {
                 route.bypass(reason);
@@ -125,9 +154,22 @@ impl Core {
         facts: Facts,
         has_body: bool,
         rule: &Rule,
-    ) -> Result<(CacheKey, bool), Reason> {
+    ) -> Result<(CacheKey, bool, Option<Box<RequestDirectives>>), Reason> {
         let settings = &self.settings;
-        policy::admit(head.method(), head.headers(), facts, has_body, settings, rule)?;
+        let shared = settings.profile == Profile::Shared;
+        let has_body = match *head.method() {
+            Method::GET | Method::HEAD => has_body || facts.has(Facts::BODY),
+            // RFC 9110 §9.3.3: the answer to a POST may be stored, for GET.
+            Method::POST if shared && !facts.has(Facts::RANGE) => false,
+            // RFC 9111 §2: caches commonly store responses to GET; HEAD is answered from them.
+            _ => return Err(Reason::Method),
+        };
+        policy::admit(head.headers(), facts, has_body, settings, rule)?;
+        let wish = (shared && facts.has(Facts::CACHE_CONTROL)).then(|| Box::new(RequestDirectives::of(head.headers())));
+        // RFC 9111 §5.2.1.5: "MUST NOT store any part of either this request or any response to it".
+        if wish.as_ref().is_some_and(|wish| wish.no_store) {
+            return Err(Reason::RequestNoStore);
+        }
         let mut key = KeyBuilder::for_request(head, self.key_parts(rule))?;
         if facts.has(Facts::FORWARDED) {
             key.field(head, &http::HeaderName::from_static("x-forwarded-proto"));
@@ -141,7 +183,7 @@ impl Core {
             key.identity(identity);
         }
         policy::admit_credentials(head.headers(), facts, identity.is_some(), settings, rule)?;
-        Ok((key.finish()?, identity.is_some()))
+        Ok((key.finish()?, identity.is_some(), wish))
     }
 
     pub(crate) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
@@ -197,17 +239,24 @@ impl Core {
         if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
             return Standing::Gone;
         }
-        match self.barriers.check(&ask.key, &entry.meta) {
-            Validity::Void => Standing::Gone,
-            Validity::Valid => policy::standing(&entry.meta.windows, now),
-            Validity::Stale => match policy::standing(&entry.meta.windows, now) {
+        let standing = policy::standing(&entry.meta.windows, now);
+        let standing = match self.barriers.check(&ask.key, &entry.meta) {
+            Validity::Void => return Standing::Gone,
+            Validity::Valid => standing,
+            Validity::Stale => match standing {
                 // Marked stale: as if its freshness had just ended.
-                Standing::Fresh if entry.meta.windows.revalidate_until > entry.meta.windows.fresh_until => {
+                Standing::Fresh | Standing::FreshButOld
+                    if entry.meta.windows.revalidate_until > entry.meta.windows.fresh_until =>
+                {
                     Standing::StaleWhileRevalidate
                 }
-                Standing::Fresh => Standing::Stale { on_error: true },
-                other => other,
+                Standing::Fresh | Standing::FreshButOld => Standing::Stale { on_error: true },
+                other => return other,
             },
+        };
+        match &ask.wish {
+            Some(wish) => wish::granted(standing, &entry.meta, wish, now),
+            None => standing,
         }
     }
 
@@ -224,6 +273,14 @@ impl Core {
                 return Selected::Variant(variant.key.clone());
             }
             last = Some((&variant.names, selection));
+        }
+        for variant in &index.variants {
+            if let Some(language) = &variant.language
+                && vary::prefers(headers, &language.of)
+                && *language.others == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
+            {
+                return Selected::Variant(variant.key.clone());
+            }
         }
         Selected::None(index.key.variant(&last.map_or_else(Vec::new, |(_, selection)| selection)))
     }
@@ -253,6 +310,42 @@ impl Core {
 
     pub(crate) fn store_failed(&self, error: &Error) {
         self.events.emit(&Event::StoreFailed { store: "cache", error });
+    }
+
+    /// RFC 9111 §4.4: what a successful answer to an unsafe request invalidates.
+    pub(crate) fn settle(&self, method: &Method, key: &CacheKey, status: StatusCode, answer: &HeaderMap) {
+        if !policy::invalidates(method, status) {
+            return;
+        }
+        self.invalidate_resource(key);
+        // "A cache MAY invalidate other URIs … in particular, the URI(s) in the Location and Content-Location".
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let Some(uri) = answer.get(name).and_then(|value| self.located(key, value)) else { continue };
+            if let Some(other) = self.key_at(key, &uri) {
+                self.invalidate_resource(&other);
+            }
+        }
+    }
+
+    /// Whether an answer says that it is the current representation of the request's own target.
+    pub(crate) fn is_at_home(&self, key: &CacheKey, answer: &HeaderMap) -> bool {
+        let named = answer.get(header::CONTENT_LOCATION).and_then(|value| self.located(key, value));
+        named.and_then(|uri| self.key_at(key, &uri)).is_some_and(|home| home.resource() == key.resource())
+    }
+
+    fn located(&self, key: &CacheKey, value: &HeaderValue) -> Option<http::Uri> {
+        locate::same_origin(&Target::of(key.resource())?, value.to_str().ok()?)
+    }
+
+    /// The key of another resource of the same origin.
+    fn key_at(&self, key: &CacheKey, uri: &http::Uri) -> Option<CacheKey> {
+        let target = Target::of(key.resource())?;
+        let (scheme, authority) =
+            (std::str::from_utf8(target.scheme).ok()?, std::str::from_utf8(target.authority).ok()?);
+        let mut request = http::Request::new(());
+        *request.uri_mut() = uri.clone();
+        let rule = self.rules.rule(self.rules.find(&RequestHead::of(&request)));
+        KeyBuilder::for_target(scheme, authority, uri, self.key_parts(rule)).ok()?.finish().ok()
     }
 
     /// Voids a resource and forgets what lies under its key.

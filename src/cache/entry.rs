@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::key::CacheKey;
 use super::policy::Plan;
+use super::range::{ContentRange, Span};
 use super::settings::TOLLGATE_CACHE_CONTROL;
 use crate::clock::Timestamp;
 use crate::fields::RATE_FIELDS;
@@ -26,10 +27,14 @@ const OVERHEAD: u64 = 512;
 pub(crate) struct Windows {
     /// Before: served as it is.
     pub(crate) fresh_until: Timestamp,
+    /// After, and while fresh: served, and refreshed ahead of its end.
+    pub(crate) refresh_from: Timestamp,
     /// Before: served, and refreshed behind the client's back.
     pub(crate) revalidate_until: Timestamp,
-    /// Before: served where the inner service fails.
+    /// Before: served where the inner service fails in any way.
     pub(crate) error_until: Timestamp,
+    /// Before: served where the inner service cannot be reached: an error, 502, 503 or 504.
+    pub(crate) down_until: Timestamp,
     /// Before: worth revalidating.
     pub(crate) keep_until: Timestamp,
 }
@@ -43,6 +48,10 @@ pub(crate) struct Meta {
     pub(crate) age: Duration,
     pub(crate) stored_at: Timestamp,
     pub(crate) windows: Windows,
+    /// §4.2.4: never served stale, whoever asks.
+    pub(crate) strict: bool,
+    /// RFC 8246: not revalidated while fresh.
+    pub(crate) immutable: bool,
     pub(crate) tags: Box<[Box<str>]>,
     /// How long the fetch took that a hit saves.
     pub(crate) took: Duration,
@@ -65,6 +74,8 @@ impl Meta {
             age: self.age,
             stored_at: self.stored_at,
             windows: self.windows,
+            strict: self.strict,
+            immutable: self.immutable,
             tags: self.tags.clone(),
             took: self.took,
             generation: self.generation,
@@ -82,6 +93,31 @@ pub(crate) enum Kept {
     Many(Arc<[Bytes]>),
 }
 
+impl Kept {
+    /// Its blocks, in order.
+    pub(crate) fn chunks(&self) -> Vec<Bytes> {
+        match self {
+            Self::One(bytes) => vec![bytes.clone()],
+            Self::Many(chunks) => chunks.to_vec(),
+        }
+    }
+
+    /// These bytes of it, by reference.
+    pub(crate) fn slice(&self, wanted: Span) -> Self {
+        let mut at = 0;
+        let mut kept = Vec::new();
+        for chunk in self.chunks() {
+            let (start, end) = (at, at + chunk.len() as u64);
+            at = end;
+            let (from, to) = (wanted.start.max(start), wanted.end.min(end));
+            if from < to {
+                kept.push(chunk.slice((from - start) as usize..(to - start) as usize));
+            }
+        }
+        Self::Many(kept.into())
+    }
+}
+
 /// A stored response. Built by the cache, kept by a [`CacheStore`](crate::cache::CacheStore).
 #[derive(Clone)]
 pub struct Entry {
@@ -89,6 +125,8 @@ pub struct Entry {
     pub(crate) meta: Arc<Meta>,
     pub(crate) body: Kept,
     pub(crate) length: u64,
+    /// Which bytes of the whole these are, where they are not all (RFC 9111 §3.3).
+    pub(crate) partial: Option<ContentRange>,
 }
 
 impl Entry {
@@ -152,7 +190,17 @@ pub(crate) struct Variant {
     pub(crate) names: Arc<[HeaderName]>,
     /// What the request that made it said in those fields.
     pub(crate) selection: Box<[u8]>,
+    pub(crate) language: Option<Language>,
     pub(crate) key: CacheKey,
+}
+
+/// For a response that varies on `Accept-Language`: who else may be answered by it.
+#[derive(Clone, Debug)]
+pub(crate) struct Language {
+    /// The language it is in.
+    pub(crate) of: Box<[u8]>,
+    /// What the request that made it said in the other fields.
+    pub(crate) others: Box<[u8]>,
 }
 
 /// The variants stored for one key, the most recent first.
@@ -262,6 +310,8 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: Plan, gener
         age: plan.age,
         stored_at: plan.moments.answered,
         windows,
+        strict: plan.strict,
+        immutable: plan.immutable,
         tags: plan.tags,
         took: plan.moments.answered.since(plan.moments.asked),
         generation,

@@ -18,7 +18,6 @@ use pin_project_lite::pin_project;
 
 use super::core::Core;
 use super::key::CacheKey;
-use super::policy;
 use super::respond;
 use super::status::Report;
 use crate::answer::BoxFuture;
@@ -88,13 +87,11 @@ pub(crate) struct After {
 
 impl After {
     fn finish<B>(&self, response: &mut Response<B>) {
-        if let Some((method, key)) = &self.target
-            && policy::invalidates(method, response.status())
-        {
-            self.core.invalidate_resource(key);
+        if let Some((method, key)) = &self.target {
+            self.core.settle(method, key, response.status(), response.headers());
         }
         let report = Report { forward_status: Some(response.status()), ..self.report };
-        respond::passed(&self.core, response, report);
+        respond::passed(&self.core, response, None, report);
     }
 }
 

@@ -6,22 +6,25 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::BodyExt;
 
 use super::barrier::Validity;
 use super::core::{Ask, Core, Found, Search, Step};
-use super::entry::Entry;
+use super::entry::{Entry, Meta};
+use super::facts::Facts;
 use super::fetch::{Answer, Job, fetch};
 use super::flight::{Join, Lead, Live, Progress, Waiter};
 use super::key::CacheKey;
 use super::origin::Origin;
 use super::policy::Standing;
 use super::reason::Reason;
-use super::respond;
+use super::settings::Profile;
 use super::stats::count;
 use super::status::{Forward, Report};
-use super::vary;
-use crate::body::Body;
+use super::{partial, range, respond, tee, validate, vary};
+use crate::answer::BoxFuture;
+use crate::body::{Body, BodyError, Stream};
 use crate::carrier::carry;
 
 /// Looks up to the end, then does what was found demands.
@@ -46,17 +49,45 @@ pub(crate) async fn go<O: Origin<B>, B: Send + 'static>(
     key: CacheKey,
     found: Found,
 ) -> Answer<O::Body, O::Error> {
+    let now = job.core.clock.now();
     match found {
+        Found::Entry(entry, _) if !respond::holds(&entry, job.asker()) => {
+            job.forward = Forward::Partial;
+            if now < entry.meta.windows.fresh_until && partial::is_beginning(&entry) {
+                job.beginning = Some(entry);
+            }
+        }
         Found::Entry(entry, Standing::Fresh) => return Ok(hit(&job, &entry)),
-        Found::Entry(entry, Standing::StaleWhileRevalidate) => return Ok(refresh(job, &key, entry)),
+        Found::Entry(entry, Standing::FreshButOld) => {
+            let response = hit(&job, &entry);
+            refresh(job, &key, entry);
+            return Ok(response);
+        }
+        Found::Entry(entry, Standing::StaleWhileRevalidate) => {
+            let response = stale(&job, &entry, Report::default());
+            job.core.counters.avoided(entry.meta.took);
+            refresh(job, &key, entry);
+            return Ok(response);
+        }
         Found::Entry(entry, _) => {
+            let fresh = now < entry.meta.windows.fresh_until;
+            job.forward = if fresh { Forward::Request } else { Forward::Stale };
             job.stale = Some(entry);
-            job.forward = Forward::Stale;
         }
         Found::Nothing(forward) => job.forward = forward,
     }
-    // A HEAD has no body to store: it goes by itself, and what is stored stays as it is.
-    if job.ask.head_only {
+    if job.ask.wish.as_ref().is_some_and(|wish| wish.only_if_cached) {
+        job.ask.route.bypass(Reason::OnlyIfCached);
+        return Ok(respond::not_cached(&job.core, &job.ask.key, job.forward));
+    }
+    // A HEAD has no body to share, a part is no answer to others, and a client's own condition is the origin's to
+    // judge where nothing is stored (profile `shared`): these go by themselves.
+    let shared = job.core.settings.profile == Profile::Shared;
+    let own_condition = shared && job.stale.is_none() && job.ask.facts.has(Facts::CONDITION);
+    let revalidatable = |entry: &Arc<Entry>| entry.partial.is_none() && validate::has_validator(&entry.meta.headers);
+    let own_part = job.ask.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
+    if job.ask.head_only || own_part || own_condition {
+        job.unchanged = true;
         return alone(job, None).await;
     }
     if job.core.passing.is_marked(&job.ask.key, job.core.clock.now()) {
@@ -84,16 +115,12 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
         let Some(progress) = decided else {
             return a_few_at_a_time(job, waiter, Reason::WaitedTooLong).await;
         };
-        let shared = match &progress {
+        match progress {
             Progress::Alone => return alone(job, Some(Reason::HitForMiss)).await,
-            Progress::Live(live) => share_live(&job, live),
-            Progress::Stored(entry) => share_stored(&job, entry),
-            Progress::Failed | Progress::Airborne => None,
-        };
-        match (shared, progress) {
-            (Some(response), _) => return Ok(response),
+            Progress::Live(live) if suits(&job, &live) => return Ok(share_live(job, &live)),
+            Progress::Stored(entry) if is_valid(&job, &entry.meta) => return Ok(share_stored(&job, &entry)),
             // It varies on something this request does not share: fetch with those that do.
-            (None, Progress::Live(live)) if !live.names.is_empty() => {
+            Progress::Live(live) if !live.names.is_empty() => {
                 let selection = vary::selection(&live.names, job.request.headers(), core.settings.profile);
                 let own = job.ask.key.variant(&selection);
                 if own == key {
@@ -118,19 +145,18 @@ fn hit<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Response<Body<I>> {
     respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), Report::default())
 }
 
-/// Serves a stale entry, and lets one request refresh it in the background (RFC 5861 §3).
-fn refresh<O: Origin<B>, B: Send + 'static>(
-    mut job: Job<O, B>,
-    key: &CacheKey,
-    entry: Arc<Entry>,
-) -> Response<Body<O::Body>> {
-    let core = job.core.clone();
+/// The answer from a stale entry.
+fn stale<O, B, I>(job: &Job<O, B>, entry: &Entry, report: Report) -> Response<Body<I>> {
     count(&job.ask.route.stale);
-    core.counters.avoided(entry.meta.took);
-    let response = respond::stored(&core, &entry, job.asker(), core.clock.now(), Report::default());
-    // A HEAD cannot refresh a body; the next GET does.
-    if job.ask.head_only {
-        return response;
+    respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), report)
+}
+
+/// Lets one request refresh an entry in the background, while all are served from it (RFC 5861 §3).
+fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>, key: &CacheKey, entry: Arc<Entry>) {
+    let core = job.core.clone();
+    // Neither a HEAD nor a part refreshes a body; the next GET does.
+    if job.ask.head_only || job.ask.wants_part() {
+        return;
     }
     if let Join::Lead(lead) = join(&core, &job.ask, key) {
         job.stale = Some(entry);
@@ -141,7 +167,6 @@ fn refresh<O: Origin<B>, B: Send + 'static>(
             }
         });
     }
-    response
 }
 
 /// Waits for a turn, looks once more, and goes alone: after a failure the inner service is not stormed.
@@ -152,10 +177,9 @@ async fn a_few_at_a_time<O: Origin<B>, B: Send + 'static>(
 ) -> Answer<O::Body, O::Error> {
     let core = job.core.clone();
     let now = core.clock.now();
-    if let Some(entry) = job.stale.as_ref().filter(|entry| now < entry.meta.windows.error_until) {
-        count(&job.ask.route.stale);
+    if let Some(entry) = job.stale.as_ref().filter(|entry| job.ask.accepts_instead_of(None, &entry.meta, now)) {
         let report = Report { detail: Some(reason), ..Report::forward(job.forward) };
-        return Ok(respond::stored(&core, entry, job.asker(), now, report));
+        return Ok(stale(&job, entry, report));
     }
     let turn = tokio::time::timeout(core.settings.wait, waiter.turnstile.acquire()).await;
     // Whoever went before may have stored an answer meanwhile.
@@ -178,6 +202,12 @@ async fn alone<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, reason: Option<R
         detach(rest);
     }
     answer
+}
+
+/// A POST: never looked up, never shared; its answer invalidates, and may serve a later GET.
+pub(crate) async fn post<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>) -> Answer<O::Body, O::Error> {
+    job.unchanged = true;
+    alone(job, None).await
 }
 
 /// Fetches in a task of its own. A panic of the inner service goes on where it would have been without this layer.
@@ -203,32 +233,55 @@ fn detach(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(carry(work));
 }
 
-/// The answer for a waiter from a body that is still arriving, if it is for requests like this one.
-fn share_live<O, B, I>(job: &Job<O, B>, live: &Live) -> Option<Response<Body<I>>> {
-    let core = &job.core;
+fn is_valid<O, B>(job: &Job<O, B>, meta: &Meta) -> bool {
+    job.core.barriers.check(&job.ask.key, meta) == Validity::Valid
+}
+
+/// Whether an answer that is still arriving is for requests like this one.
+fn suits<O, B>(job: &Job<O, B>, live: &Live) -> bool {
     let headers = job.request.headers();
-    let selection = vary::selection(&live.names, headers, core.settings.profile);
-    let suits = *selection == *live.selection
+    is_valid(job, &live.meta)
+        && *live.selection == *vary::selection(&live.names, headers, job.core.settings.profile)
         && (live.names.is_empty() || vary::is_readable(&live.meta.headers, headers))
-        && core.barriers.check(&job.ask.key, &live.meta) == Validity::Valid;
-    if !suits {
-        return None;
-    }
+}
+
+/// The answer for a waiter from a body that is still arriving.
+fn share_live<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, live: &Live) -> Response<Body<O::Body>> {
+    let core = job.core.clone();
     count(&job.ask.route.collapsed);
     core.counters.avoided(live.meta.took);
-    let body = Body::stream(Box::pin(live.tee.reader(false)));
     let report = Report { collapsed: true, ..Report::forward(job.forward) };
-    Some(respond::from_meta(core, &live.meta, body, job.asker(), core.clock.now(), report))
+    let now = core.clock.now();
+    let mut response = respond::from_meta(&core, &live.meta, Body::empty(), &job.ask.key, job.asker(), now, report);
+    if response.status() != StatusCode::NOT_MODIFIED {
+        let etag = live.meta.headers.get(header::ETAG).filter(|etag| validate::is_strong(etag)).cloned();
+        let resume =
+            etag.map(|etag| Box::new(move |sent| Box::pin(rest(job, etag, sent)) as BoxFuture<_>) as tee::Fetch);
+        *response.body_mut() = Body::stream(Box::pin(live.tee.follower(resume)));
+    }
+    response
+}
+
+/// The bytes of the same representation after the first `sent`, fetched by a request of this client's own.
+async fn rest<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, etag: HeaderValue, sent: u64) -> Option<Stream> {
+    let Job { core, origin, mut request, .. } = job;
+    validate::unconditional(request.headers_mut());
+    let stored = HeaderMap::from_iter([(header::ETAG, etag)]);
+    range::ask_for_rest(request.headers_mut(), &stored, sent);
+    core.counters.called();
+    let (parts, body) = origin.fetch(request).await.ok()?.into_parts();
+    let fits =
+        range::content_range(&parts.headers).is_some_and(|part| part.span.start == sent && part.span.end == part.total);
+    let same = validate::strongly_equal(parts.headers.get(header::ETAG), stored.get(header::ETAG));
+    let whole = parts.status == StatusCode::PARTIAL_CONTENT && fits && same;
+    whole.then(|| Box::pin(body.map_err(BodyError::into_inner)) as Stream)
 }
 
 /// The answer for a waiter from an entry that was revalidated while it waited.
-fn share_stored<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Option<Response<Body<I>>> {
+fn share_stored<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Response<Body<I>> {
     let core = &job.core;
-    if core.barriers.check(&job.ask.key, &entry.meta) != Validity::Valid {
-        return None;
-    }
     count(&job.ask.route.collapsed);
     core.counters.avoided(entry.meta.took);
     let report = Report { collapsed: true, ..Report::forward(job.forward) };
-    Some(respond::stored(core, entry, job.asker(), core.clock.now(), report))
+    respond::stored(core, entry, job.asker(), core.clock.now(), report)
 }

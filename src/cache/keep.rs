@@ -8,11 +8,12 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::barrier::Validity;
 use super::core::{Ask, Core};
-use super::entry::{Entry, Kept, Meta, Stored, Variant, VaryIndex};
+use super::entry::{Entry, Kept, Language, Meta, Stored, Variant, VaryIndex};
 use super::key::CacheKey;
-use super::policy;
+use super::range::ContentRange;
 use super::reason::Reason;
 use super::stats::{RouteCounters, count};
+use super::{partial, policy};
 
 /// Chunks below this are copied together: a small slice may hold a large read buffer alive.
 const SMALL: usize = 64 * 1024;
@@ -27,6 +28,9 @@ pub(crate) struct Keeping {
     pub(crate) names: Arc<[HeaderName]>,
     pub(crate) selection: Box<[u8]>,
     pub(crate) meta: Arc<Meta>,
+    /// Which bytes of the whole the body holds, where it is a part.
+    pub(crate) part: Option<ContentRange>,
+    pub(crate) language: Option<Language>,
 }
 
 impl Keeping {
@@ -36,17 +40,21 @@ impl Keeping {
         names: Arc<[HeaderName]>,
         selection: Box<[u8]>,
         meta: Arc<Meta>,
+        part: Option<ContentRange>,
     ) -> Self {
         let (core, route, key) = (core.clone(), ask.route.clone(), ask.key.clone());
-        Self { core, route, rule: ask.rule, key, names, selection, meta }
+        Self { core, route, rule: ask.rule, key, names, selection, meta, part, language: None }
     }
 
     /// Stores a body that was read whole; as an error, why not.
     pub(crate) async fn commit(&self, chunks: Vec<Bytes>, length: u64) -> Result<(), Reason> {
         // Decide on the promise: a body of another length is not the representation.
-        match policy::promised_length(&self.meta.headers)? {
-            Some(promised) if promised != length && !is_bodiless(&self.meta) => return Err(Reason::Truncated),
-            _ => {}
+        let promised = match self.part {
+            Some(part) => Some(part.span.len()),
+            None => policy::promised_length(&self.meta.headers)?,
+        };
+        if promised.is_some_and(|promised| promised != length) && !is_bodiless(&self.meta) {
+            return Err(Reason::Truncated);
         }
         let body = compact(chunks);
         self.put(body, length).await.map(|_| ())
@@ -58,25 +66,49 @@ impl Keeping {
         if self.core.barriers.check(&self.key, &self.meta) != Validity::Valid {
             return Err(Reason::Invalidated);
         }
-        let meta = with_length(&self.meta, length);
-        let now = self.meta.stored_at;
-        let entry = if self.names.is_empty() {
-            let entry = Arc::new(Entry { key: self.key.clone(), meta, body, length });
-            self.write(Stored::Entry(entry.clone())).await?;
-            entry
-        } else {
-            let old = self.core.store.get(&self.key, now).await.unwrap_or_default();
-            let index = self.indexed(old);
-            let key = index.variants.first().map_or_else(|| self.key.clone(), |variant| variant.key.clone());
-            let entry = Arc::new(Entry { key, meta, body, length });
-            self.write(Stored::Entry(entry.clone())).await?;
-            self.write(Stored::Vary(Arc::new(index))).await?;
-            entry
+        let index = match self.names.is_empty() {
+            true => None,
+            false => Some(self.indexed(self.read(&self.key).await)),
         };
+        let variant = index.as_ref().and_then(|index| index.variants.first());
+        let key = variant.map_or_else(|| self.key.clone(), |variant| variant.key.clone());
+        let entry = Arc::new(self.entry(key, body, length).await?);
+        self.write(Stored::Entry(entry.clone())).await?;
+        if let Some(index) = index {
+            self.write(Stored::Vary(Arc::new(index))).await?;
+        }
         count(&self.route.stored);
         self.core.useful(self.rule);
         self.core.passing.clear(&self.key);
         Ok(entry)
+    }
+
+    /// The entry, joined with the part that is already there.
+    async fn entry(&self, key: CacheKey, body: Kept, length: u64) -> Result<Entry, Reason> {
+        let Some(part) = self.part else {
+            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
+        };
+        let old = match self.read(&key).await {
+            Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
+            _ => None,
+        };
+        // A part never replaces a whole that is still fresh.
+        if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
+            return Err(Reason::Partial);
+        }
+        let (body, part) = partial::joined(body, part, self.meta.headers.get(header::ETAG), old.as_deref());
+        let length = part.span.len();
+        if length > self.core.settings.max_entry {
+            return Err(Reason::TooLarge);
+        }
+        let whole = length == part.total;
+        let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
+        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part) })
+    }
+
+    async fn read(&self, key: &CacheKey) -> Option<Stored> {
+        let found = self.core.store.get(key, self.meta.stored_at).await.unwrap_or_default();
+        found.filter(|stored| stored.key() == key)
     }
 
     async fn write(&self, stored: Stored) -> Result<(), Reason> {
@@ -97,7 +129,8 @@ impl Keeping {
         suffix.extend_from_slice(&self.selection);
         let key = self.key.variant(&suffix);
         variants.retain(|variant| variant.key != key);
-        variants.insert(0, Variant { names: self.names.clone(), selection: self.selection.clone(), key });
+        let (names, selection) = (self.names.clone(), self.selection.clone());
+        variants.insert(0, Variant { names, selection, language: self.language.clone(), key });
         variants.truncate(VaryIndex::MOST);
         VaryIndex { key: self.key.clone(), nonce, variants }
     }

@@ -131,11 +131,14 @@ pub struct CacheBuilder {
     ignore_cookies: Vec<Box<str>>,
     key_fields: Vec<Box<str>>,
     targeted: Vec<Box<str>>,
+    forward_targeted: bool,
     cache_status: bool,
+    status_key: bool,
     status_name: Box<str>,
     wait: Duration,
     hit_for_miss: Duration,
     jitter: f64,
+    refresh_ahead: f64,
     default_scheme: Box<str>,
     store: Option<Arc<dyn CacheStore>>,
     clock: Clock,
@@ -154,11 +157,14 @@ impl Default for CacheBuilder {
             ignore_cookies: Vec::new(),
             key_fields: Vec::new(),
             targeted: Vec::new(),
+            forward_targeted: false,
             cache_status: false,
+            status_key: false,
             status_name: "Tollgate".into(),
             wait: Duration::from_secs(3),
             hit_for_miss: Duration::from_secs(10),
             jitter: 0.0,
+            refresh_ahead: 1.0,
             default_scheme: "http".into(),
             store: None,
             clock: Clock::System,
@@ -222,9 +228,22 @@ impl CacheBuilder {
         self
     }
 
+    /// Whether targeted fields other than `Tollgate-Cache-Control` are passed on to caches nearer to the client. Not
+    /// unless set.
+    pub fn forward_targeted(mut self, forward: bool) -> Self {
+        self.forward_targeted = forward;
+        self
+    }
+
     /// Whether responses say how the cache handled them, in `Cache-Status` (RFC 9211). Not unless set.
     pub fn cache_status(mut self, write: bool) -> Self {
         self.cache_status = write;
+        self
+    }
+
+    /// Whether `Cache-Status` also names the resource (RFC 9211 §2.7). For debugging; not unless set.
+    pub fn cache_status_key(mut self, write: bool) -> Self {
+        self.status_key = write;
         self
     }
 
@@ -250,6 +269,13 @@ impl CacheBuilder {
     /// together: 0 up to (not including) 1. None unless set.
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = share;
+        self
+    }
+
+    /// Refreshes an entry in the background when it is hit after this share of its lifetime: more than 0, up to 1, which
+    /// is the default and means never.
+    pub fn refresh_ahead(mut self, share: f64) -> Self {
+        self.refresh_ahead = share;
         self
     }
 
@@ -299,6 +325,9 @@ impl CacheBuilder {
         if !(0.0..1.0).contains(&self.jitter) {
             return refuse(format!("cache: jitter {} must be at least 0 and less than 1", self.jitter));
         }
+        if !(self.refresh_ahead > 0.0 && self.refresh_ahead <= 1.0) {
+            return refuse(format!("cache: refresh_ahead {} must be over 0 and at most 1", self.refresh_ahead));
+        }
         if !matches!(&*self.default_scheme, "http" | "https") {
             return refuse(format!("cache: default_scheme {:?} must be \"http\" or \"https\"", self.default_scheme));
         }
@@ -332,11 +361,14 @@ impl CacheBuilder {
             ignore_cookies: self.ignore_cookies,
             key_fields,
             targeted,
+            forward_targeted: self.forward_targeted,
             default_scheme: if &*self.default_scheme == "https" { "https" } else { "http" },
             status_name: self.cache_status.then_some(self.status_name),
+            status_key: self.status_key,
             wait: self.wait,
             hit_for_miss: self.hit_for_miss,
             jitter: self.jitter,
+            refresh_ahead: self.refresh_ahead,
         };
         Core {
             enabled: self.enabled,
@@ -350,6 +382,7 @@ impl CacheBuilder {
             flights: Arc::new(Flights::default()),
             barriers: Barriers::default(),
             passing: super::passing::Passing::default(),
+            uses: super::uses::Uses::default(),
             held: Arc::default(),
             nonces: AtomicU64::new(0),
         }

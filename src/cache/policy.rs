@@ -20,7 +20,7 @@ use super::freshness::{self, Lifetime, Moments};
 use super::reason::Reason;
 use super::rules::Rule;
 use super::settings::{Profile, Settings};
-use super::{sf, tag, validate, vary};
+use super::{range, sf, tag, validate, vary};
 use crate::clock::Timestamp;
 
 /// How long a stale entry with a validator is kept to be revalidated, beyond its other windows.
@@ -31,7 +31,6 @@ const KEEP: Duration = Duration::from_secs(3600);
 /// # Errors
 /// The reason to pass it by.
 pub(crate) fn admit(
-    method: &Method,
     headers: &HeaderMap,
     facts: Facts,
     has_body: bool,
@@ -39,17 +38,15 @@ pub(crate) fn admit(
     rule: &Rule,
 ) -> Result<(), Reason> {
     let denied = |no: bool, reason| if no { Err(reason) } else { Ok(()) };
-    // RFC 9111 §2: caches commonly store responses to GET; HEAD is answered from them.
-    denied(method != Method::GET && method != Method::HEAD, Reason::Method)?;
     denied(rule.never, Reason::Rule)?;
     denied(facts.has(Facts::UPGRADE), Reason::Upgrade)?;
     denied(facts.has(Facts::GRPC), Reason::Grpc)?;
     // RFC 9110 §9.3.1: content in a GET "has no generally defined semantics".
-    denied(has_body || facts.has(Facts::BODY), Reason::RequestBody)?;
+    denied(has_body, Reason::RequestBody)?;
     denied(facts.has(Facts::UNKEYED) && facts::has_unkeyed(headers, &settings.key_fields), Reason::UnkeyedField)?;
     // RFC 9111 §4.3.2: "The If-Match and If-Unmodified-Since conditional header fields are not applicable to a cache".
     denied(facts.has(Facts::PRECONDITION), Reason::Precondition)?;
-    denied(facts.has(Facts::RANGE), Reason::Range)?;
+    denied(facts.has(Facts::RANGE) && settings.profile == Profile::App, Reason::Range)?;
     Ok(())
 }
 
@@ -82,6 +79,8 @@ pub(crate) fn admit_credentials(
 pub(crate) enum Standing {
     /// Serve it.
     Fresh,
+    /// Serve it, and refresh it meanwhile, ahead of its end.
+    FreshButOld,
     /// Serve it, and refresh it meanwhile.
     StaleWhileRevalidate,
     /// Ask the inner service first; `on_error` says whether it may stand in if that fails.
@@ -96,11 +95,11 @@ pub(crate) enum Standing {
 /// The standing of an entry with these windows.
 pub(crate) fn standing(windows: &Windows, now: Timestamp) -> Standing {
     if now < windows.fresh_until {
-        Standing::Fresh
+        if now < windows.refresh_from { Standing::Fresh } else { Standing::FreshButOld }
     } else if now < windows.revalidate_until {
         Standing::StaleWhileRevalidate
-    } else if now < windows.error_until || now < windows.keep_until {
-        Standing::Stale { on_error: now < windows.error_until }
+    } else if now < windows.keep_until {
+        Standing::Stale { on_error: now < windows.error_until.max(windows.down_until) }
     } else {
         Standing::Gone
     }
@@ -116,7 +115,12 @@ pub(crate) struct Plan {
     pub(crate) lifetime: Duration,
     pub(crate) while_revalidate: Duration,
     pub(crate) if_error: Duration,
+    /// For errors, 502, 503 and 504.
+    pub(crate) if_down: Duration,
     pub(crate) keep: Duration,
+    pub(crate) refresh_ahead: f64,
+    pub(crate) strict: bool,
+    pub(crate) immutable: bool,
     /// Fields not to store (§5.2.2.4, §5.2.2.7).
     pub(crate) strip: Vec<HeaderName>,
     pub(crate) vary: vary::Names,
@@ -128,11 +132,18 @@ impl Plan {
         let stale_for = self.age.saturating_sub(self.lifetime);
         let fresh_until = self.moments.answered + self.lifetime.saturating_sub(self.age);
         let beyond = |window: Duration| fresh_until + window.saturating_sub(stale_for);
+        let left = self.lifetime.saturating_sub(self.age);
+        let longest = self.while_revalidate.max(self.if_error).max(self.if_down);
         Windows {
             fresh_until,
+            refresh_from: match self.refresh_ahead {
+                share if share < 1.0 => self.moments.answered + left.mul_f64(share),
+                _ => fresh_until,
+            },
             revalidate_until: beyond(self.while_revalidate),
             error_until: beyond(self.if_error),
-            keep_until: beyond(self.while_revalidate.max(self.if_error)) + self.keep,
+            down_until: beyond(self.if_down),
+            keep_until: (fresh_until + self.keep).max(beyond(longest)),
         }
     }
 }
@@ -146,6 +157,8 @@ pub(crate) struct Case<'a> {
     /// Whether the key tells identities apart.
     pub(crate) identified: bool,
     pub(crate) moments: Moments,
+    /// Whether it answers a POST: then only the response's own explicit freshness counts.
+    pub(crate) post: bool,
     /// Any number, for jitter.
     pub(crate) noise: u64,
 }
@@ -165,7 +178,7 @@ pub(crate) fn judge(
     let (directives, targeted) = directives(headers, &case.settings.targeted);
 
     denied(handler.is_some_and(|store| store.never), Reason::Handler)?;
-    check_status(status, headers, app)?;
+    check_status(case, status, headers)?;
     check_directives(&directives, status, app)?;
     denied(app && headers.contains_key(header::SET_COOKIE), Reason::SetCookie)?;
     // RFC 9111 §3.5: a shared cache stores the answer to an authorised request only where the response allows it.
@@ -187,8 +200,9 @@ pub(crate) fn judge(
     if directives.no_cache.is_whole() {
         denied(!validated, Reason::NoCache)?;
     } else {
-        let used = windows.fresh_until > plan.moments.answered || windows.revalidate_until > plan.moments.answered;
-        denied(!used && !validated, Reason::AlreadyStale)?;
+        // In `shared` a stale response is of use to a client that says max-stale, or when the origin is down.
+        let useful = if app { windows.fresh_until.max(windows.revalidate_until) } else { windows.keep_until };
+        denied(useful <= plan.moments.answered && !validated, Reason::AlreadyStale)?;
     }
     Ok(plan)
 }
@@ -213,9 +227,13 @@ fn directives(headers: &HeaderMap, targeted: &[HeaderName]) -> (ResponseDirectiv
     (ResponseDirectives::of(headers), false)
 }
 
-fn check_status(status: StatusCode, headers: &HeaderMap, app: bool) -> Result<(), Reason> {
+fn check_status(case: &Case<'_>, status: StatusCode, headers: &HeaderMap) -> Result<(), Reason> {
+    let app = case.settings.profile == Profile::App;
     if status == StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE) {
-        return Err(Reason::Partial);
+        // RFC 9111 §3.3: "A cache MUST NOT store incomplete or partial-content responses if it does not support the
+        // Range and Content-Range header fields". Here `shared` does, for one part of a known whole that was asked for.
+        let one = status == StatusCode::PARTIAL_CONTENT && range::content_range(headers).is_some();
+        return if app || !one || !case.facts.has(Facts::RANGE) { Err(Reason::Partial) } else { Ok(()) };
     }
     let kept = if app {
         matches!(status.as_u16(), 200 | 203 | 301 | 308 | 404 | 410)
@@ -234,7 +252,7 @@ fn check_directives(directives: &ResponseDirectives, status: StatusCode, app: bo
     if directives.no_store && !understood {
         return Err(Reason::NoStore);
     }
-    if !app && directives.must_understand && !is_understood(status) {
+    if directives.must_understand && !is_understood(status) {
         return Err(Reason::Status);
     }
     let private = if app { directives.private != Scope::Absent } else { directives.private.is_whole() };
@@ -278,19 +296,21 @@ fn lifetime(
         return Ok(span);
     }
     let ruled = match status.as_u16() {
+        // RFC 9110 §9.3.3: "only cacheable when they include explicit freshness information".
+        _ if case.post => None,
         200 | 203 | 301 | 308 => case.rule.ttl,
         404 | 410 => case.rule.negative_ttl,
         _ => None,
     };
     let app = case.settings.profile == Profile::App;
     let mut found = freshness::lifetime(headers, directives, targeted, ruled, &case.moments);
-    if found == Lifetime::Unknown && !app {
+    if found == Lifetime::Unknown && !app && !case.post {
         found = freshness::heuristic(headers, status, directives.public, &case.moments);
     }
     match found {
         Lifetime::Explicit(span) | Lifetime::Heuristic(span) => Ok(span),
         // Kept only to be revalidated each time: §3 asks no more of a heuristically cacheable status.
-        Lifetime::Unknown if !app && may_keep_unfresh(status, headers, directives) => Ok(Duration::ZERO),
+        Lifetime::Unknown if !app && !case.post && may_keep_unfresh(status, headers, directives) => Ok(Duration::ZERO),
         Lifetime::Unknown => Err(Reason::NoFreshness),
     }
 }
@@ -315,14 +335,21 @@ fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, l
     let window = |said: Option<Duration>, ruled: Option<Duration>| {
         if strict { Duration::ZERO } else { said.or(ruled).unwrap_or_default() }
     };
+    let if_error = window(directives.stale_if_error, case.rule.stale_if_error);
+    // §4.2.4: "disconnected" caches may serve stale; a gateway does, for an hour, where the response sets no window.
+    let if_down = if app || strict { if_error } else { directives.stale_if_error.unwrap_or(if_error.max(KEEP)) };
     let keep = if validate::has_validator(headers) { KEEP } else { Duration::ZERO };
     Plan {
         moments: case.moments,
         age: freshness::initial_age(headers, &case.moments, case.settings.profile),
         lifetime: if no_cache { Duration::ZERO } else { jittered(lifetime, case.settings.jitter, case.noise) },
         while_revalidate: window(directives.stale_while_revalidate, case.rule.stale_while_revalidate),
-        if_error: window(directives.stale_if_error, case.rule.stale_if_error),
+        if_error,
+        if_down,
         keep,
+        refresh_ahead: case.settings.refresh_ahead,
+        strict,
+        immutable: directives.immutable,
         strip,
         vary: vary::Names::new(),
         tags: Box::default(),
@@ -335,18 +362,22 @@ fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
     span.mul_f64(1.0 - share * unit)
 }
 
-/// Whether an answer to an unsafe request invalidates what is stored for its target: RFC 9111 §4.4.
+/// Whether an answer to an unsafe request invalidates what is stored for its target: RFC 9111 §4.4, of every method
+/// that is not known to be safe (RFC 9110 §9.2.1 and the registry of methods).
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
+    const SAFE: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PRI", "PROPFIND", "REPORT", "SEARCH"];
     // "A "non-error response" is one with a 2xx (Successful) or 3xx (Redirection) status code."
-    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
-        || *method == "QUERY"
-        || *method == "PROPFIND"
-        || *method == "REPORT"
-        || *method == "SEARCH";
-    !safe && (status.is_success() || status.is_redirection())
+    !SAFE.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
 }
 
-/// Whether the inner service's answer counts as its failure, for which a stale response may stand in: RFC 5861 §4.
-pub(crate) fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+/// Until when a stale response may stand in for this failure of the inner service (`None`: it did not answer at all).
+///
+/// RFC 5861 §4: stale-if-error covers 500, 502, 503, 504 and errors; RFC 9111 §4.2.4 lets a disconnected cache serve
+/// stale, which 500 is no sign of.
+pub(crate) fn stands_in_until(windows: &Windows, failure: Option<StatusCode>) -> Option<Timestamp> {
+    match failure.map(|status| status.as_u16()) {
+        None | Some(502..=504) => Some(windows.down_until),
+        Some(500) => Some(windows.error_until),
+        Some(_) => None,
+    }
 }

@@ -1,12 +1,15 @@
 //! Responses made from what is stored: a copy of prepared fields, the age, and the body by reference.
 
-use http::{HeaderMap, Response, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::core::Core;
 use super::entry::{Entry, Kept, Meta};
 use super::facts::Facts;
-use super::settings::TOLLGATE_CACHE_CONTROL;
-use super::status::{self, Report};
+use super::key::CacheKey;
+use super::range::{self, Span, Wanted};
+use super::reason::Reason;
+use super::status::{self, Forward, Report};
 use super::validate;
 use crate::body::Body;
 use crate::clock::Timestamp;
@@ -18,6 +21,27 @@ pub(crate) struct Asker<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) facts: Facts,
     pub(crate) head_only: bool,
+}
+
+impl Asker<'_> {
+    /// RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is unrecognized
+    /// or for which range handling is not defined": it is for GET.
+    fn wants_part(self) -> bool {
+        self.facts.has(Facts::RANGE) && !self.head_only
+    }
+}
+
+/// Whether this entry holds all that is asked of it.
+pub(crate) fn holds(entry: &Entry, asker: Asker<'_>) -> bool {
+    let Some(part) = entry.partial else { return true };
+    if !asker.wants_part() {
+        return false;
+    }
+    match range::wanted(asker.headers, &entry.meta.headers, part.total) {
+        Wanted::Parts(parts) => parts.iter().all(|wanted| part.span.contains(*wanted)),
+        Wanted::Unsatisfiable => true,
+        Wanted::Whole => false,
+    }
 }
 
 /// The answer from a stored entry.
@@ -33,7 +57,73 @@ pub(crate) fn stored<B>(
         Kept::One(bytes) => Body::full(bytes.clone()),
         Kept::Many(chunks) => Body::chunks(chunks.clone()),
     };
-    from_meta(core, &entry.meta, body, asker, now, report)
+    let response = from_meta(core, &entry.meta, body, &entry.key, asker, now, report);
+    if !asker.wants_part() || response.status() != StatusCode::OK {
+        return response;
+    }
+    in_parts(response, entry, asker)
+}
+
+/// The parts of a 200 that were asked for (RFC 9110 §15.3.7), or 416.
+fn in_parts<B>(mut response: Response<Body<B>>, entry: &Entry, asker: Asker<'_>) -> Response<Body<B>> {
+    let (offset, total) = entry.partial.map_or((0, entry.length), |part| (part.span.start, part.total));
+    let from = |wanted: Span| entry.body.slice(Span { start: wanted.start - offset, end: wanted.end - offset });
+    let parts = match range::wanted(asker.headers, &entry.meta.headers, total) {
+        Wanted::Whole => return response,
+        Wanted::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            *response.body_mut() = Body::empty();
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_RANGE, range::describe_unsatisfiable(total));
+            headers.insert(header::CONTENT_LENGTH, number(0));
+            return response;
+        }
+        Wanted::Parts(parts) => parts,
+    };
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let (chunks, length) = if let [only] = *parts {
+        response.headers_mut().insert(header::CONTENT_RANGE, range::describe(only, total));
+        (from(only).chunks(), only.len())
+    } else {
+        let boundary = format!("{:016x}{total:x}", entry.key.hash64());
+        let kind = entry.meta.headers.get(header::CONTENT_TYPE);
+        let chunks = multipart(&boundary, kind, total, &parts, from);
+        let kind = format!("multipart/byteranges; boundary={boundary}");
+        if let Ok(kind) = HeaderValue::try_from(kind) {
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        }
+        let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        (chunks, length)
+    };
+    response.headers_mut().insert(header::CONTENT_LENGTH, number(length));
+    *response.body_mut() = Body::chunks(chunks.into());
+    response
+}
+
+/// RFC 9110 §14.6: each part under its own `Content-Type` and `Content-Range`.
+fn multipart(
+    boundary: &str,
+    kind: Option<&HeaderValue>,
+    total: u64,
+    parts: &[Span],
+    from: impl Fn(Span) -> Kept,
+) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
+    for part in parts {
+        let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(kind) = kind {
+            head.extend_from_slice(b"Content-Type: ");
+            head.extend_from_slice(kind.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"Content-Range: ");
+        head.extend_from_slice(range::describe(*part, total).as_bytes());
+        head.extend_from_slice(b"\r\n\r\n");
+        chunks.push(head.into());
+        chunks.extend(from(*part).chunks());
+    }
+    chunks.push(format!("\r\n--{boundary}--\r\n").into());
+    chunks
 }
 
 /// The answer with this stored head and this body.
@@ -41,6 +131,7 @@ pub(crate) fn from_meta<B>(
     core: &Core,
     meta: &Meta,
     body: Body<B>,
+    key: &CacheKey,
     asker: Asker<'_>,
     now: Timestamp,
     report: Report,
@@ -50,27 +141,50 @@ pub(crate) fn from_meta<B>(
     *response.headers_mut() = meta.headers.clone();
     // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated.
     response.headers_mut().insert(header::AGE, number(meta.age_at(now).as_secs()));
-    let has_it =
-        asker.facts.has(Facts::CONDITION) && validate::is_not_modified(asker.headers, meta.status, &meta.headers);
-    let mut response = if has_it { validate::into_not_modified(response) } else { response };
+    let mut response = match has_it(asker, meta.status, &meta.headers) {
+        true => validate::into_not_modified(response),
+        false => response,
+    };
     if let Some(name) = &core.settings.status_name {
-        let ttl = Core::ttl(meta.windows.fresh_until, now);
-        status::write(response.headers_mut(), name, Report { ttl: Some(ttl), ..report });
+        let ttl = Some(Core::ttl(meta.windows.fresh_until, now));
+        let key = core.settings.status_key.then_some(key);
+        status::write(response.headers_mut(), name, key, Report { ttl, ..report });
     }
     response
 }
 
 /// The inner service's answer on its way to the client whose request it answers.
-pub(crate) fn passed<B>(core: &Core, response: &mut Response<B>, report: Report) {
-    // RFC 9213 §2.2: a targeted field meant for this cache alone goes no further.
-    response.headers_mut().remove(TOLLGATE_CACHE_CONTROL);
+pub(crate) fn passed<B>(core: &Core, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
+    for name in not_passed_on(core) {
+        response.headers_mut().remove(name);
+    }
     if let Some(name) = &core.settings.status_name {
         let forward_status = report.forward_status.filter(|status| *status != response.status());
-        status::write(response.headers_mut(), name, Report { forward_status, ..report });
+        let key = key.filter(|_| core.settings.status_key);
+        status::write(response.headers_mut(), name, key, Report { forward_status, ..report });
     }
 }
 
-/// Whether the client of an answer that is being stored already has it.
+/// Whether the client already has a response with these fields.
 pub(crate) fn has_it(asker: Asker<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
     asker.facts.has(Facts::CONDITION) && validate::is_not_modified(asker.headers, status, headers)
+}
+
+/// The fields that are meant for this cache and go no further: our own, and (RFC 9213) the others unless they are wanted
+/// downstream.
+pub(crate) fn not_passed_on(core: &Core) -> &[HeaderName] {
+    let targeted = &core.settings.targeted;
+    // Our own is the first of the list.
+    if core.settings.forward_targeted { &targeted[..targeted.len().min(1)] } else { targeted }
+}
+
+/// RFC 9111 §5.2.1.7: the answer to `only-if-cached` where nothing stored will do.
+pub(crate) fn not_cached<B>(core: &Core, key: &CacheKey, forward: Forward) -> Response<Body<B>> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    if let Some(name) = &core.settings.status_name {
+        let report = Report { detail: Some(Reason::OnlyIfCached), ..Report::forward(forward) };
+        status::write(response.headers_mut(), name, core.settings.status_key.then_some(key), report);
+    }
+    response
 }

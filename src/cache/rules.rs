@@ -37,6 +37,7 @@ pub struct Rule {
     pub(crate) tags: Vec<Box<str>>,
     pub(crate) ignore_query: Vec<Box<str>>,
     pub(crate) without_query: bool,
+    pub(crate) min_uses: u32,
 }
 
 impl Rule {
@@ -97,6 +98,12 @@ impl Rule {
     /// Leaves the whole query out of the key.
     pub fn without_query(mut self) -> Self {
         self.without_query = true;
+        self
+    }
+
+    /// Stores a response only once it was asked for this often. 1 unless set.
+    pub fn min_uses(mut self, times: u32) -> Self {
+        self.min_uses = times;
         self
     }
 

@@ -86,6 +86,9 @@ where
                 return self.past(request, Some(after));
             }
         };
+        if ask.post {
+            return ResponseFuture::work(Box::pin(join::post(self.job(request, ask))));
+        }
         let now = self.core.clock.now();
         let mut search = self.core.search(&ask.key, now);
         let (key, found) = loop {
@@ -102,9 +105,9 @@ where
                 }
             }
         };
+        let asker = Asker { headers: request.headers(), facts: ask.facts, head_only: ask.head_only };
         match found {
-            Found::Entry(entry, Standing::Fresh) => {
-                let asker = Asker { headers: request.headers(), facts: ask.facts, head_only: ask.head_only };
+            Found::Entry(entry, Standing::Fresh) if respond::holds(&entry, asker) => {
                 count(&ask.route.hits);
                 self.core.counters.avoided(entry.meta.took);
                 self.core.useful(ask.rule);
@@ -121,7 +124,16 @@ type Passing<S, B, W, E, I> = ResponseFuture<Past<Oneshot<S, Request<B>>, W>, E,
 impl<S: Clone, W> Cache<S, W> {
     fn job<B>(&self, request: Request<B>, ask: Ask) -> Job<Inner<S, W>, B> {
         let origin = Inner::new(self.inner.clone());
-        Job { core: self.core.clone(), origin, request, ask, stale: None, forward: Forward::UriMiss }
+        Job {
+            core: self.core.clone(),
+            origin,
+            request,
+            ask,
+            stale: None,
+            beginning: None,
+            unchanged: false,
+            forward: Forward::UriMiss,
+        }
     }
 
     fn past<B, E, I>(&self, request: Request<B>, after: Option<After>) -> Passing<S, B, W, E, I>

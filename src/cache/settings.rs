@@ -44,11 +44,17 @@ pub(crate) struct Settings {
     pub(crate) ignore_cookies: Vec<Box<str>>,
     pub(crate) key_fields: Vec<HeaderName>,
     pub(crate) targeted: Vec<HeaderName>,
+    /// Whether targeted fields (other than our own) are passed on.
+    pub(crate) forward_targeted: bool,
     pub(crate) default_scheme: &'static str,
     /// The name this cache goes by in `Cache-Status`, where it writes one.
     pub(crate) status_name: Option<Box<str>>,
+    /// Whether `Cache-Status` names the resource.
+    pub(crate) status_key: bool,
     pub(crate) wait: Duration,
     pub(crate) hit_for_miss: Duration,
     /// The largest share of a lifetime that is taken off at random, in 0..1.
     pub(crate) jitter: f64,
+    /// The share of a lifetime after which a hit refreshes the entry, in 0..=1.
+    pub(crate) refresh_ahead: f64,
 }

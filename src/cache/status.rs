@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::key::{CacheKey, Target};
 use super::reason::Reason;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -62,7 +63,7 @@ impl Report {
 }
 
 /// RFC 9211 §2: appends this cache's member, nearest to the client last.
-pub(crate) fn write(headers: &mut HeaderMap, name: &str, report: Report) {
+pub(crate) fn write(headers: &mut HeaderMap, name: &str, key: Option<&CacheKey>, report: Report) {
     let mut line = String::with_capacity(64);
     line.push_str(name);
     match report.forward {
@@ -85,6 +86,18 @@ pub(crate) fn write(headers: &mut HeaderMap, name: &str, report: Report) {
     if report.collapsed {
         line.push_str("; collapsed");
     }
+    if let Some(target) = key.and_then(|key| Target::of(key.resource())) {
+        line.push_str("; key=\"");
+        // A path is visible ASCII; what a string must escape is escaped.
+        for byte in [target.scheme, b"://", target.authority, target.path, target.query].concat() {
+            match byte {
+                b'"' | b'\\' => line.extend(['\\', char::from(byte)]),
+                0x20..=0x7e => line.push(char::from(byte)),
+                _ => line.push('?'),
+            }
+        }
+        line.push('"');
+    }
     if let Some(detail) = report.detail {
         let _ = write!(line, "; detail={detail}");
     }
@@ -100,7 +113,7 @@ mod tests {
     #[test]
     fn members_are_written_as_the_rfc_says() {
         let mut headers = HeaderMap::new();
-        write(&mut headers, "Tollgate", Report { ttl: Some(14), ..Report::default() });
+        write(&mut headers, "Tollgate", None, Report { ttl: Some(14), ..Report::default() });
         let forwarded = Report {
             forward_status: Some(StatusCode::NOT_MODIFIED),
             stored: true,
@@ -108,7 +121,7 @@ mod tests {
             detail: Some(Reason::NoStore),
             ..Report::forward(Forward::Stale)
         };
-        write(&mut headers, "Tollgate", forwarded);
+        write(&mut headers, "Tollgate", None, forwarded);
         let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
         assert_eq!(lines[0], "Tollgate; hit; ttl=14");
         assert_eq!(lines[1], "Tollgate; fwd=stale; fwd-status=304; stored; collapsed; detail=no-store");

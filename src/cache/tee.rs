@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | ends well | ends well | end well |
 //! | ends in an error | gets that error | end in an error |
-//! | outgrows the bound (or all bodies in flight outgrow theirs) | reads on, straight from the inner body, in constant memory | end in an error: never in a clean end that would pass for the whole |
+//! | outgrows the bound (or all bodies in flight outgrow theirs) | reads on, straight from the inner body, in constant memory | go on by a range request of their own under the same strong `ETag`, else end in an error: never in a clean end that would pass for the whole |
 //!
 //! Costs: one lock per chunk and reader, no copy.
 
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
+use crate::answer::BoxFuture;
 use crate::body::Stream;
 use crate::error::BoxError;
 
@@ -73,9 +74,15 @@ impl Tee {
         Arc::new(Self { state: Mutex::default(), promised, held })
     }
 
-    /// A body for one client; `leader` reads on where the shared part ends early.
-    pub(crate) fn reader(self: &Arc<Self>, leader: bool) -> Reader {
-        Reader { tee: self.clone(), next: 0, sent: 0, leader, rest: None, done: false }
+    /// The body for the client whose fetch it is: it reads on where the shared part ends early.
+    pub(crate) fn leader(self: &Arc<Self>) -> Reader {
+        Reader { tee: self.clone(), next: 0, sent: 0, leader: true, rest: None, resume: Resume::No, done: false }
+    }
+
+    /// A body for another client; `resume` fetches what follows that many bytes where the shared part ends early.
+    pub(crate) fn follower(self: &Arc<Self>, resume: Option<Fetch>) -> Reader {
+        let resume = resume.map_or(Resume::No, Resume::Ready);
+        Reader { tee: self.clone(), next: 0, sent: 0, leader: false, rest: None, resume, done: false }
     }
 
     /// All chunks and their length.
@@ -157,6 +164,16 @@ fn wake(mut state: MutexGuard<'_, State>) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
+/// Fetches the bytes of the same representation that follow so many; `None` where that cannot be had.
+pub(crate) type Fetch = Box<dyn FnOnce(u64) -> BoxFuture<Option<Stream>> + Send>;
+
+/// How a follower goes on where the shared part ends early.
+enum Resume {
+    No,
+    Ready(Fetch),
+    Asking(BoxFuture<Option<Stream>>),
+}
+
 /// One client's view of a shared body.
 pub(crate) struct Reader {
     tee: Arc<Tee>,
@@ -164,6 +181,7 @@ pub(crate) struct Reader {
     sent: u64,
     leader: bool,
     rest: Option<Stream>,
+    resume: Resume,
     done: bool,
 }
 
@@ -206,11 +224,30 @@ impl Reader {
                     self.poll_rest(cx)
                 }
                 None => {
-                    self.done = true;
-                    Poll::Ready(Some(Err("the shared response grew beyond what is shared".into())))
+                    drop(state);
+                    self.poll_resume(cx)
                 }
             },
         }
+    }
+
+    /// Goes on by range, or ends in an error: never in a clean end that would pass for the whole.
+    fn poll_resume(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Resume::Ready(_) = self.resume
+            && let Resume::Ready(fetch) = std::mem::replace(&mut self.resume, Resume::No)
+        {
+            self.resume = Resume::Asking(fetch(self.sent));
+        }
+        if let Resume::Asking(asked) = &mut self.resume
+            && let Some(rest) = ready!(asked.as_mut().poll(cx))
+        {
+            self.resume = Resume::No;
+            self.rest = Some(rest);
+            return self.poll_rest(cx);
+        }
+        self.resume = Resume::No;
+        self.done = true;
+        Poll::Ready(Some(Err("the shared response grew beyond what is shared".into())))
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -306,29 +343,29 @@ mod tests {
     #[tokio::test]
     async fn every_reader_gets_the_whole_body() {
         let tee = pumped(vec![Ok("a"), Ok("bc")], None).await;
-        assert_eq!(read(tee.reader(true)).await, Ok(Bytes::from("abc")));
-        assert_eq!(read(tee.reader(false)).await, Ok(Bytes::from("abc")));
+        assert_eq!(read(tee.leader()).await, Ok(Bytes::from("abc")));
+        assert_eq!(read(tee.follower(None)).await, Ok(Bytes::from("abc")));
     }
 
     #[tokio::test]
     async fn the_error_itself_goes_to_the_leader_and_nobody_sees_a_clean_end() {
         let tee = pumped(vec![Ok("a"), Err("broken")], None).await;
-        assert_eq!(read(tee.reader(false)).await, Err("the shared response broke off".into()));
-        assert_eq!(read(tee.reader(true)).await, Err("broken".into()));
+        assert_eq!(read(tee.follower(None)).await, Err("the shared response broke off".into()));
+        assert_eq!(read(tee.leader()).await, Err("broken".into()));
     }
 
     #[tokio::test]
     async fn beyond_the_bound_only_the_leader_reads_on() {
         let tee = pumped(vec![Ok("abc"), Ok("def"), Ok("ghi")], None).await;
-        assert!(read(tee.reader(false)).await.is_err());
-        assert_eq!(read(tee.reader(true)).await, Ok(Bytes::from("abcdefghi")));
+        assert!(read(tee.follower(None)).await.is_err());
+        assert_eq!(read(tee.leader()).await, Ok(Bytes::from("abcdefghi")));
     }
 
     #[tokio::test]
     async fn a_body_cut_short_is_an_error_to_those_who_share_it() {
         let tee = pumped(vec![Ok("a")], Some(2)).await;
-        assert!(read(tee.reader(false)).await.is_err());
-        assert_eq!(read(tee.reader(true)).await, Ok(Bytes::from("a")));
+        assert!(read(tee.follower(None)).await.is_err());
+        assert_eq!(read(tee.leader()).await, Ok(Bytes::from("a")));
     }
 
     #[tokio::test]

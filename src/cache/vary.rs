@@ -79,6 +79,30 @@ pub(crate) fn is_readable(stored: &HeaderMap, request: &HeaderMap) -> bool {
     codings.all(|coding| weight(&accepted, coding).unwrap_or(0) > 0)
 }
 
+/// What the request says in these fields apart from `Accept-Language`, for [`prefers`].
+pub(crate) fn selection_without_language(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
+    let others: Vec<_> = names.iter().filter(|name| **name != header::ACCEPT_LANGUAGE).cloned().collect();
+    selection(&others, request, profile)
+}
+
+/// Whether a response in this language is what the request likes best: RFC 9111 §4.1 leaves a cache free to choose by
+/// "the semantics of the selecting header fields", and RFC 9110 §12.5.4 defines those of language weights.
+pub(crate) fn prefers(request: &HeaderMap, language: &[u8]) -> bool {
+    let list = joined(request.get_all(header::ACCEPT_LANGUAGE).iter());
+    let mut best = 0;
+    let mut ours = None;
+    for member in list.split(|b| *b == b',') {
+        let mut parts = member.split(|b| *b == b';');
+        let range = parts.next().unwrap_or_default().trim_ascii();
+        let weight = parts.next().map_or(1000, quality);
+        best = best.max(weight);
+        if range.eq_ignore_ascii_case(language) {
+            ours = Some(weight);
+        }
+    }
+    best > 0 && ours == Some(best)
+}
+
 /// All lines as one list, without white space around its commas.
 fn joined<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<u8> {
     let mut out = Vec::new();

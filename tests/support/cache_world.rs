@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use tollgate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats};
+use tollgate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats, Profile};
 use tollgate::{Body, Clock, ManualClock};
 use tower::{Layer, Service, ServiceExt};
 
@@ -182,6 +182,24 @@ impl World {
     /// A world whose origin always answers the number of the call, with these fields.
     pub fn numbered(fields: &'static [(&'static str, &'static str)]) -> Self {
         Self::new(move |asked| async move { Ok(reply(fields, asked.call.to_string())) })
+    }
+
+    /// A gateway's world: profile `shared`.
+    pub fn shared<F>(script: impl Fn(Asked) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Reply, Fault>> + Send + 'static,
+    {
+        Self::with(|builder| builder.profile(Profile::Shared), script)
+    }
+
+    /// A gateway's world whose origin always answers the number of the call, with these fields.
+    pub fn gateway(fields: &[(&str, &str)]) -> Self {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Self::shared(move |asked| {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let response = reply(&fields, asked.call.to_string());
+            async move { Ok(response) }
+        })
     }
 
     pub fn service(&self) -> Client {

@@ -1,0 +1,130 @@
+//! Keeping a response: its head goes out at once, its body to everybody as it arrives, and then into the store.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::BodyExt;
+
+use super::entry::{self, Language, Meta};
+use super::fetch::{Errand, Rest};
+use super::flight::{Lead, Live, Progress};
+use super::keep::Keeping;
+use super::policy::{self, Plan};
+use super::reason::Reason;
+use super::settings::Profile;
+use super::tee::{Bounds, Pump, Tee, Turn};
+use super::{partial, range, respond, validate, vary};
+use crate::body::{Body, BodyError};
+use crate::error::BoxError;
+
+impl Errand {
+    /// The fields the response varies on, and what this request says in them.
+    pub(super) fn selection(&self, plan: &Plan) -> (Arc<[http::HeaderName]>, Box<[u8]>) {
+        let selection = match plan.vary.is_empty() {
+            true => Vec::new(),
+            false => vary::selection(&plan.vary, &self.headers, self.core.settings.profile),
+        };
+        (plan.vary.as_slice().into(), selection.into())
+    }
+
+    /// Sends the head out, and reads the body into the store while clients read along.
+    pub(super) async fn keep<I>(mut self, response: Response<Body<I>>, plan: Plan) -> (Response<Body<I>>, Option<Rest>)
+    where
+        I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let (names, selection) = self.selection(&plan);
+        let (mut parts, body) = response.into_parts();
+        // Decided a moment ago: the length is one number or none.
+        // A body that knows its own length needs no field to keep it.
+        let promised = policy::promised_length(&parts.headers).unwrap_or_default();
+        let promised = promised.or_else(|| http_body::Body::size_hint(&body).exact());
+        let (meta, part) = self.meta(parts.status, &parts.headers, plan);
+        let tee = Tee::new(promised, self.core.held.clone());
+        let mut keeping = Keeping::new(&self.core, &self.ask, names.clone(), selection.clone(), meta.clone(), part);
+        keeping.language = self.language(&names, &meta);
+        let lead = self.lead.take();
+        if let Some(lead) = &lead {
+            lead.tell(Progress::Live(Arc::new(Live { meta: meta.clone(), names, selection, tee: tee.clone() })));
+        }
+        copy_date(&mut parts.headers, &meta);
+        let client = Body::stream(Box::pin(tee.leader()));
+        let mut response = Response::from_parts(parts, client);
+        if respond::has_it(self.asker(), response.status(), response.headers()) {
+            response = validate::into_not_modified(response);
+        }
+        self.describe(&mut response, None, true);
+        let settings = &self.core.settings;
+        let bounds = Bounds { entry: settings.max_entry, all: settings.in_flight };
+        let body = Box::pin(body.map_err(BodyError::into_inner));
+        let mut rest: Rest = Box::pin(store(keeping, Pump::new(tee.clone(), body, bounds), tee, lead));
+        // A body that is already there is stored before its head goes out: one task less.
+        match futures_util::future::poll_immediate(&mut rest).await {
+            Some(()) => (response, None),
+            None => (response, Some(rest)),
+        }
+    }
+
+    /// The language of a response that varies on it, and what else it varies on. Profile `shared` only: in `app` a
+    /// handler may choose languages as it likes.
+    pub(super) fn language(&self, names: &[http::HeaderName], meta: &Meta) -> Option<Language> {
+        let profile = self.core.settings.profile;
+        if profile == Profile::App || !names.contains(&header::ACCEPT_LANGUAGE) {
+            return None;
+        }
+        let language = meta.headers.get(header::CONTENT_LANGUAGE)?.as_bytes();
+        let others = vary::selection_without_language(names, &self.headers, profile);
+        (!language.contains(&b',')).then(|| Language { of: language.trim_ascii().into(), others: others.into() })
+    }
+
+    /// The head as it is stored, and which part of the whole it heads.
+    fn meta(&self, status: StatusCode, sent: &HeaderMap, plan: Plan) -> (Arc<Meta>, Option<range::ContentRange>) {
+        let mut headers = entry::storable(sent, &plan.strip);
+        for name in respond::not_passed_on(&self.core) {
+            headers.remove(name);
+        }
+        if status != StatusCode::PARTIAL_CONTENT {
+            return (Arc::new(entry::meta(status, headers, plan, self.generation)), None);
+        }
+        let part = range::content_range(sent);
+        partial::of_the_whole(&mut headers);
+        (Arc::new(entry::meta(StatusCode::OK, headers, plan, self.generation)), part)
+    }
+}
+
+/// RFC 9110 §6.6.1: the first client sees the `Date` that later ones will.
+fn copy_date(headers: &mut HeaderMap, meta: &Meta) {
+    if let (false, Some(date)) = (headers.contains_key(header::DATE), meta.headers.get(header::DATE)) {
+        headers.insert(header::DATE, date.clone());
+    }
+}
+
+/// Reads the body to its end and commits it. The flight is over when this is.
+async fn store(keeping: Keeping, mut pump: Pump, tee: Arc<Tee>, lead: Option<Lead>) {
+    let core = keeping.core.clone();
+    let read = match pump.run().await {
+        Turn::Whole => Ok(()),
+        // RFC 9110 §6.5.1: trailers may be discarded; `app` replays a response whole or not at all.
+        Turn::Trailers if core.settings.profile == Profile::Shared => Ok(()),
+        Turn::Trailers => Err(Reason::Trailers),
+        Turn::Broken => Err(Reason::BodyError),
+        Turn::TooLarge if core.held.load(Ordering::Relaxed) > core.settings.in_flight => Err(Reason::NoRoom),
+        Turn::TooLarge => Err(Reason::TooLarge),
+    };
+    let kept = match read {
+        Ok(()) => {
+            let (chunks, length) = tee.collected();
+            keeping.commit(chunks, length).await
+        }
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = kept {
+        keeping.route.bypass(reason);
+        core.warn_if_useless(keeping.rule, reason);
+        if reason == Reason::TooLarge {
+            core.passing.mark(&keeping.key, core.clock.now(), core.settings.hit_for_miss);
+        }
+    }
+    drop(lead);
+}
