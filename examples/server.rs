@@ -23,22 +23,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
-    let (app, gate) = api::app(options.upstream_delay, options.limits)?;
+    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits)?;
     greet(address);
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
         .await?;
     gate.shutdown().await;
     let stats = gate.stats();
-    let prices = stats.routes.get("/prices/{symbol}").cloned().unwrap_or_default();
     println!(
-        "\n{} requests → {} upstream calls for {} prices asked; {} refused, {:.1} s and ${:.2} saved",
+        "\n{} requests → {} upstream calls: {:.1} s and ${:.2} saved, {} requests refused",
         stats.requests,
-        stats.inner_calls,
-        prices.requests,
-        stats.limits.iter().map(|limit| limit.refused).sum::<u64>(),
+        upstream.calls(),
         stats.time_saved.as_secs_f64(),
         stats.money_saved.unwrap_or_default(),
+        stats.limits.iter().map(|limit| limit.refused).sum::<u64>(),
     );
     Ok(())
 }
