@@ -1,7 +1,7 @@
 //! A price API in front of a paid upstream, wrapped in Tollgate: `cargo run --example server`.
 //!
 //! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
-//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay MS` (100), `--no-limits`.
+//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -77,13 +77,23 @@ impl Options {
                 }
                 "--upstream-delay" => {
                     let text = value()?;
-                    let ms = text.parse().map_err(|_| format!("--upstream-delay: {text:?} is not milliseconds"))?;
-                    options.upstream_delay = Duration::from_millis(ms);
+                    let delay =
+                        parse_delay(&text).ok_or(format!("--upstream-delay: {text:?} is not like 100, 100ms or 2s"))?;
+                    options.upstream_delay = delay;
                 }
                 "--no-limits" => options.limits = false,
                 other => return Err(format!("unknown flag {other:?}")),
             }
         }
         Ok(options)
+    }
+}
+
+/// Milliseconds unless it says otherwise.
+fn parse_delay(text: &str) -> Option<Duration> {
+    let seconds = text.strip_suffix('s').filter(|rest| !rest.ends_with('m'));
+    match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds.parse().ok()?).ok(),
+        None => text.strip_suffix("ms").unwrap_or(text).parse().ok().map(Duration::from_millis),
     }
 }

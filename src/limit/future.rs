@@ -68,6 +68,7 @@ impl<S, ReqB, W> ResponseFuture<S, ReqB, W>
 where
     S: Service<Request<ReqB>>,
 {
+    #[inline]
     pub(super) fn admitted(
         inner: S,
         request: Request<ReqB>,
@@ -92,6 +93,7 @@ where
 {
     /// Calls the inner service if it is ready at once. If it is not, it is polled again with the task's own waker, which
     /// replaces the one used here.
+    #[inline]
     fn call(mut inner: S, request: Request<ReqB>) -> Self {
         match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Calling { future: inner.call(request) },
@@ -127,6 +129,7 @@ where
 {
     type Output = Result<Response<Body<W::Inner>>, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {

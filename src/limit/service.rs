@@ -41,6 +41,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let Some(limiter) = &self.limiter else {
             return ResponseFuture::admitted(self.inner.clone(), request, None, None);
