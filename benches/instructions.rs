@@ -31,8 +31,11 @@ const FEW: u64 = 1_000;
 const TOLERANCE: f64 = 1.05;
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
+/// A name, and what sends that many requests.
+type Path = (&'static str, fn(u64));
+
 /// The paths, by name.
-const PATHS: [(&str, fn(u64)); 8] = [
+const PATHS: [Path; 8] = [
     ("bare service", |n| run(Origin, n)),
     ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).dry_run()).layer(Origin), n)),
     ("limit, accepted, three fields", |n| run(limit(Limit::per_ip(plenty())).layer(Origin), n)),
@@ -59,7 +62,9 @@ fn main() -> Result<(), Failure> {
         PATHS.iter().enumerate().map(|(i, (name, _))| Ok((*name, count(i)?))).collect::<Result<Vec<_>, Failure>>()?;
     if args.iter().any(|arg| arg == "--accept") {
         let mut text = format!("# {}\n", compiler()?);
-        counted.iter().for_each(|(name, count)| drop(writeln!(text, "{count:>7}  {name}")));
+        for (name, count) in &counted {
+            writeln!(text, "{count:>7}  {name}")?;
+        }
         std::fs::write(BASELINE, text)?;
     }
     compare(&counted, args.iter().any(|arg| arg == "--check"))
