@@ -3,6 +3,7 @@
 //! The same axum service, bare and behind each gate, each in turn and all again in a second round, so that the machine's
 //! mood is in all of them alike. Client and server share the machine: compare rows of one run only. Under
 //! `cargo test` it runs for a moment, to see that it does.
+#![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::io::Write;
 use std::net::SocketAddr;
