@@ -105,12 +105,17 @@ impl MemoryLimits {
         self.shards[place].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The shards of these checks, locked in ascending order.
+    /// The shards of these checks, locked in ascending order: each time the lowest that is not locked yet.
     fn lock_all(&self, checks: &[Check]) -> Locked<'_> {
-        let mut places: SmallVec<[usize; 4]> = checks.iter().map(|check| self.place(check.key)).collect();
-        places.sort_unstable();
-        places.dedup();
-        Locked(places.into_iter().map(|place| (place, self.lock(place))).collect())
+        let mut locked = SmallVec::new();
+        let mut next = 0;
+        let above =
+            |least: usize| checks.iter().map(|check| self.place(check.key)).filter(move |place| *place >= least).min();
+        while let Some(place) = above(next) {
+            locked.push((place, self.lock(place)));
+            next = place + 1;
+        }
+        Locked(locked)
     }
 
     fn run(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
@@ -172,7 +177,7 @@ impl LimitStore for MemoryLimits {
 }
 
 /// Several locked shards.
-struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>);
+struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>);
 
 /// Where a key's state was found: which locked shard, and which of its slots.
 type Found = (usize, Option<usize>);
