@@ -1,4 +1,5 @@
 //! One fetch for many, and its stream: bodies reach everybody as they arrive.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/cache_world.rs"]
 mod world;

@@ -85,7 +85,7 @@ impl Ask {
             // It asked for what the inner service says now.
             Some(wish) if wish.no_cache => false,
             Some(wish) if !meta.strict => {
-                let staleness = now.since(meta.windows.fresh_until);
+                let staleness = meta.staleness_at(now);
                 now < until || wish.stale_if_error.is_some_and(|most| staleness <= most)
             }
             _ => now < until,
@@ -384,8 +384,9 @@ impl Core {
     }
 
     /// The seconds of freshness that are left, negative where they are over.
-    pub(crate) fn ttl(fresh_until: Timestamp, now: Timestamp) -> i64 {
+    pub(crate) fn ttl(meta: &Meta, now: Timestamp) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-        if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(now.since(fresh_until)) }
+        let fresh_until = meta.windows.fresh_until;
+        if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }
     }
 }

@@ -94,7 +94,7 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
 ) -> (Answer<O::Body, O::Error>, Option<Rest>) {
     let Job { core, origin, mut request, ask, stale, beginning, unchanged, forward } = job;
     let headers = request.headers().clone();
-    let theirs = unchanged || detail == Some(Reason::HitForMiss);
+    let theirs = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match theirs {
         true => Question::Theirs,
         false => ask_in_their_place(request.headers_mut(), stale.as_ref(), beginning),

@@ -136,6 +136,7 @@ impl Plan {
         let longest = self.while_revalidate.max(self.if_error).max(self.if_down);
         Windows {
             fresh_until,
+            late: stale_for,
             refresh_from: match self.refresh_ahead {
                 share if share < 1.0 => self.moments.answered + left.mul_f64(share),
                 _ => fresh_until,

@@ -146,7 +146,7 @@ pub(crate) fn from_meta<B>(
         false => response,
     };
     if let Some(name) = &core.settings.status_name {
-        let ttl = Some(Core::ttl(meta.windows.fresh_until, now));
+        let ttl = Some(Core::ttl(meta, now));
         let key = core.settings.status_key.then_some(key);
         status::write(response.headers_mut(), name, key, Report { ttl, ..report });
     }
