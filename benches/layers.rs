@@ -2,6 +2,7 @@
 //!
 //! Compare rows of one run only; the machine's noise is in all of them alike. Columns: time per request, and under each
 //! row the allocations per request.
+#![expect(clippy::expect_used, reason = "a bench may fail")]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -204,5 +205,132 @@ mod timing {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
         });
         measure(bencher, TimingLayer::new().layer(inner));
+    }
+}
+
+/// The response cache. A request names its authority, as every request does on the wire.
+mod cache {
+    use tollgate::cache::CacheLayer;
+
+    use super::*;
+
+    /// Answers `size` bytes, fresh for an hour where the path says so.
+    #[derive(Clone)]
+    pub(super) struct Origin(pub(super) Bytes);
+
+    impl Service<Req> for Origin {
+        type Response = Response<Full<Bytes>>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
+
+        fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Req) -> Self::Future {
+            let control = if request.uri().path() == "/never" { "no-store" } else { "max-age=3600" };
+            let response = Response::builder()
+                .header("content-type", "application/json")
+                .header("cache-control", control)
+                .header("etag", "\"v1\"");
+            std::future::ready(Ok(response.body(Full::from(self.0.clone())).expect("a response")))
+        }
+    }
+
+    pub(super) fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    }
+
+    /// Fills the cache through the service, so that what follows hits.
+    pub(super) fn filled<S>(service: &S, request: Req)
+    where
+        S: Service<Req, Error = Infallible> + Clone,
+    {
+        runtime().block_on(async {
+            let _ = service.clone().oneshot(request).await;
+            tokio::task::yield_now().await;
+        });
+    }
+
+    /// From one of a thousand addresses: together they stay below every limit.
+    pub(super) fn named() -> Req {
+        static CLIENT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let mut request = request(CLIENT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 1_000);
+        request.headers_mut().insert("host", http::HeaderValue::from_static("example.com"));
+        request
+    }
+
+    pub(super) fn measure_named<S>(bencher: Bencher<'_, '_>, mut service: S)
+    where
+        S: Service<Req, Error = Infallible>,
+    {
+        bencher.with_inputs(named).bench_local_values(|request| {
+            let ready = service.ready().now_or_never().expect("ready at once");
+            ready.expect("infallible").call(request).now_or_never().expect("answered at once").ok()
+        });
+    }
+
+    #[divan::bench]
+    fn a_bare_origin(bencher: Bencher<'_, '_>) {
+        measure_named(bencher, Origin(Bytes::from(vec![0; 1 << 10])));
+    }
+
+    #[divan::bench(args = [1 << 10, 1 << 20])]
+    fn hit(bencher: Bencher<'_, '_>, size: usize) {
+        let service =
+            CacheLayer::builder().max_entry(2 << 20).build().expect("a layer").layer(Origin(vec![0; size].into()));
+        filled(&service, named());
+        measure_named(bencher, service);
+    }
+
+    #[divan::bench]
+    fn passed_by_post(bencher: Bencher<'_, '_>) {
+        let mut service = CacheLayer::in_memory(64 << 20).layer(Origin(vec![0; 1 << 10].into()));
+        let post = || {
+            let mut request = named();
+            *request.method_mut() = http::Method::POST;
+            request
+        };
+        bencher.with_inputs(post).bench_local_values(|request| service.call(request).now_or_never());
+    }
+
+    /// A fetch in a task of its own, its body read and stored; another key each time.
+    #[divan::bench(sample_count = 500)]
+    fn miss_and_store(bencher: Bencher<'_, '_>) {
+        let (runtime, mut n) = (runtime(), 0_u64);
+        let mut service = CacheLayer::in_memory(64 << 20).layer(Origin(vec![0; 1 << 10].into()));
+        let next = || {
+            n += 1;
+            let mut request = named();
+            *request.uri_mut() = format!("/prices/{n}").parse().expect("a path");
+            request
+        };
+        bencher.with_inputs(next).bench_local_values(|request| runtime.block_on(service.call(request)));
+    }
+}
+
+/// Everything at once, as `Tollgate` stacks it: timing, two limits, cache.
+mod stack {
+    use tollgate::Tollgate;
+    use tollgate::cache::{Rule, Rules};
+
+    use super::cache::{Origin, filled, measure_named, named};
+    use super::*;
+
+    fn gate() -> Tollgate {
+        Tollgate::builder()
+            .identify(by::bearer().or(by::client_ip(TrustedProxies::none())))
+            .limit(Tiers::new(Quota::per_second(9_999)))
+            .limit(Limit::per_ip(Quota::per_minute(9_999_999)))
+            .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(3600))))
+            .build()
+            .expect("a gate")
+    }
+
+    #[divan::bench]
+    fn hit(bencher: Bencher<'_, '_>) {
+        let service = gate().layer().layer(Origin(vec![0; 1 << 10].into()));
+        filled(&service, named());
+        measure_named(bencher, service);
     }
 }

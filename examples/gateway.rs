@@ -1,7 +1,7 @@
 //! A reverse proxy over the same layers: hyper in (HTTP/1.1 and HTTP/2), hyper out, streaming both ways.
 //!
 //! ```text
-//! cargo run --example server
+//! cargo run --example server -- --no-limits
 //! cargo run --example gateway -- --upstream http://127.0.0.1:3000 --cache-status
 //! curl -i http://127.0.0.1:3001/prices/ACME
 //! ```
@@ -21,10 +21,10 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use tokio::net::TcpListener;
+use tollgate::Tollgate;
 use tollgate::key::{TrustedProxies, by};
-use tollgate::limit::{Limit, Quota, RateLimitLayer};
-use tollgate::timing::TimingLayer;
-use tower::ServiceBuilder;
+use tollgate::limit::Limit;
+use tower::Layer;
 
 #[path = "gateway/flags.rs"]
 pub(crate) mod flags;
@@ -63,36 +63,46 @@ async fn main() -> ExitCode {
 }
 
 async fn start(flags: Flags) -> Result<(), BoxError> {
+    let gate = gate(&flags)?;
     let listener =
         TcpListener::bind(flags.listen).await.map_err(|e| format!("cannot listen on {}: {e}", flags.listen))?;
-    println!("http://{} in front of {}", listener.local_addr()?, flags.upstream);
-    run(listener, flags, async {
-        let _ = tokio::signal::ctrl_c().await;
-    })
-    .await
-}
-
-/// Serves until `end`, then lets the requests in flight finish.
-pub(crate) async fn run(listener: TcpListener, flags: Flags, end: impl Future<Output = ()>) -> Result<(), BoxError> {
-    let timing = TimingLayer::builder().server_timing(true).enabled(flags.timing).build()?;
-    let limit = limits(&flags)?;
-    let origin = Origin::new(&flags);
-    let service = ServiceBuilder::new().layer(timing).layer(limit).service(origin);
-    serve::until(end, listener, service).await;
+    println!("http://{} in front of http://{}", listener.local_addr()?, flags.upstream);
+    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
+    run(listener, &flags, &gate, ctrl_c).await;
+    let stats = gate.stats();
+    println!(
+        "{} requests → {} of the origin's, {} avoided",
+        stats.requests, stats.inner_calls, stats.inner_calls_avoided
+    );
     Ok(())
 }
 
-fn limits(flags: &Flags) -> Result<RateLimitLayer, tollgate::Error> {
+/// The layers that the flags ask for.
+///
+/// # Errors
+/// Where a proxy, a field's name or a size is none; the message names it.
+pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
     let proxies = TrustedProxies::cidrs(&flags.trusted);
     let proxies = match &flags.forwarded_header {
         Some(name) => proxies.header(name),
         None => proxies,
     };
-    // Where no limit is asked for, the layer is there and lets everything through.
-    let quota = flags.limit_per_ip.unwrap_or(Quota::per_minute(1));
-    RateLimitLayer::builder()
+    let mut gate = Tollgate::builder()
         .identify(by::client_ip(proxies))
-        .limit(Limit::per_ip(quota))
-        .enabled(flags.limit_per_ip.is_some())
-        .build()
+        .timing_with(|timing| timing.server_timing(flags.timing))
+        .cache_with(|cache| {
+            let cache = cache.profile(flags.profile).memory(flags.memory).max_entry(flags.max_entry);
+            let cache = cache.cache_status(flags.cache_status);
+            flags.targeted.iter().fold(cache, |cache, field| cache.targeted_field(field.as_str()))
+        });
+    if let Some(quota) = flags.limit_per_ip {
+        gate = gate.limit(Limit::per_ip(quota));
+    }
+    gate.build()
+}
+
+/// Serves until `end`, then lets the requests in flight finish.
+pub(crate) async fn run(listener: TcpListener, flags: &Flags, gate: &Tollgate, end: impl Future<Output = ()>) {
+    serve::until(end, listener, gate.layer().layer(Origin::new(flags))).await;
+    gate.shutdown().await;
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example hyper
-//! curl -i http://127.0.0.1:3002/
+//! curl -i http://127.0.0.1:3002/prices/ACME
 //! ```
 //!
 //! hyper knows the socket peer of a connection and tells nobody: the server leaves it as a `PeerAddr`, and "one client"
@@ -12,6 +12,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -20,15 +21,16 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
-use tollgate::PeerAddr;
-use tollgate::limit::{Limit, Quota, RateLimitLayer};
-use tollgate::timing::{TimingLayer, timed};
-use tower::{ServiceBuilder, ServiceExt};
+use tollgate::cache::{Rule, Rules};
+use tollgate::limit::{Limit, Quota};
+use tollgate::timing::timed;
+use tollgate::{PeerAddr, Tollgate};
+use tower::{Layer, ServiceExt, service_fn};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let listener = TcpListener::bind(listen_address()?).await?;
-    println!("Listening. Try:\n  curl -i http://{}/", listener.local_addr()?);
+    println!("Listening. Try:\n  curl -i http://{}/prices/ACME", listener.local_addr()?);
     tokio::select! {
         served = serve(listener) => served,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -46,10 +48,14 @@ fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
 
 /// Serves HTTP/1.1 and HTTP/2 until the listener fails.
 pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let timing = TimingLayer::builder().routes(["/"]).server_timing(true).build()?;
-    let limit = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(20))).build()?;
+    // There is no router that names routes: limits, cache and timing know them by their own patterns.
+    let gate = Tollgate::builder()
+        .limit(Limit::per_ip(Quota::per_minute(20)))
+        .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).same_for_everyone()))
+        .timing_with(|timing| timing.routes(["/prices/{symbol}"]).server_timing(true))
+        .build()?;
     // The layers are applied once, and the service is cloned for each connection: all of them share one limit.
-    let service = ServiceBuilder::new().layer(timing).layer(limit).service_fn(hello);
+    let service = gate.layer().layer(service_fn(price));
 
     loop {
         let (stream, peer) = listener.accept().await?;
@@ -67,7 +73,8 @@ pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + S
     }
 }
 
-async fn hello(_request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let name = timed("load name", async { "hyper" }).await;
-    Ok(Response::new(Full::from(format!("hello from {name}\n"))))
+async fn price(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let symbol = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let cents = timed("load price", async { 100 * symbol.len() }).await;
+    Ok(Response::new(Full::from(format!("{symbol} costs {cents} cents\n"))))
 }

@@ -2,6 +2,7 @@
 //!
 //! A client is silent for 50 seconds, then sends ten requests a second without pause. Every algorithm is set to 60 per
 //! minute; the curves are the running totals of what it admits.
+#![expect(clippy::print_stdout, reason = "an example says what it wrote")]
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -22,6 +23,7 @@ fn main() -> std::io::Result<()> {
 }
 
 /// The plot.
+#[must_use]
 pub fn draw() -> String {
     let quota = Quota::per_minute(PER_MINUTE);
     let curves = [

@@ -2,6 +2,7 @@
 //!
 //! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
 //! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay MS` (100), `--no-limits`.
+#![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -21,15 +21,16 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
+use tollgate::Tollgate;
 use tollgate::key::by;
-use tollgate::limit::{Limit, Quota, RateLimitLayer};
-use tollgate::timing::{TimingLayer, timed};
+use tollgate::limit::{Limit, Quota};
+use tollgate::timing::timed;
 use tonic::body::Body;
 use tonic::transport::Server;
 use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
-use tower::{Service, ServiceBuilder};
+use tower::Service;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -53,10 +54,12 @@ fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
 /// Serves gRPC until the listener fails.
 pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
     let peer = by::peer_from(|connection: &TcpConnectInfo| connection.remote_addr());
-    let timing = TimingLayer::builder().routes(["/shop.Prices/{method}"]).build()?;
-    let limit = RateLimitLayer::builder().identify(peer).limit(Limit::per_ip(Quota::per_minute(20))).build()?;
-    let layers = ServiceBuilder::new().layer(timing).layer(limit);
-    Server::builder().layer(layers).add_service(Prices).serve_with_incoming(TcpIncoming::from(listener)).await?;
+    let gate = Tollgate::builder()
+        .identify(peer)
+        .limit(Limit::per_ip(Quota::per_minute(20)))
+        .timing_with(|timing| timing.routes(["/shop.Prices/{method}"]))
+        .build()?;
+    Server::builder().layer(gate.layer()).add_service(Prices).serve_with_incoming(TcpIncoming::from(listener)).await?;
     Ok(())
 }
 

@@ -78,7 +78,6 @@ impl Tollgate {
     }
 
     /// Removes cached responses by tag, key or prefix.
-    #[must_use]
     pub fn invalidate(&self) -> Invalidate {
         self.layer.cache.invalidate()
     }

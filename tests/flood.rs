@@ -2,6 +2,7 @@
 //!
 //! A million keys unless `TOLLGATE_FLOOD_KEYS` says otherwise; ten million take a minute and a half unoptimised. Its own
 //! binary, so that the process's memory is its own.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 mod support;
 

@@ -80,7 +80,8 @@ async fn gateway(upstream: SocketAddr, arguments: &str) -> SocketAddr {
     let (listener, address) = listener().await;
     let line = format!("--upstream http://{upstream} {arguments}");
     let flags = Flags::parse(line.split_whitespace().map(str::to_owned)).expect("correct flags").expect("no help");
-    tokio::spawn(example::run(listener, flags, std::future::pending()));
+    let gate = example::gate(&flags).expect("a gate");
+    tokio::spawn(async move { example::run(listener, &flags, &gate, std::future::pending()).await });
     address
 }
 
@@ -360,14 +361,15 @@ async fn requests_in_flight_are_answered_when_the_gateway_ends() {
     let end = Arc::new(Notify::new());
     let signal = end.clone();
     let flags = Flags::new(origin.address.to_string().parse().expect("an authority"));
-    let running = tokio::spawn(example::run(listener, flags, async move { signal.notified().await }));
+    let gate = example::gate(&flags).expect("a gate");
+    let running = tokio::spawn(async move { example::run(listener, &flags, &gate, signal.notified()).await });
     let client = tokio::spawn(async move { get(address, "/").await });
     asked.notified().await;
     end.notify_one();
     tokio::task::yield_now().await;
     go.notify_one();
     assert_eq!(client.await.expect("the task ended").2, "late");
-    tokio::time::timeout(Duration::from_secs(5), running).await.expect("ended").expect("no panic").expect("no error");
+    tokio::time::timeout(Duration::from_secs(5), running).await.expect("ended").expect("no panic");
     assert!(TcpStream::connect(address).await.is_err());
 }
 
@@ -386,4 +388,99 @@ async fn an_old_client_and_an_old_origin_are_understood() {
     let request = Request::get(format!("http://{gateway}/")).version(Version::HTTP_11).method(Method::GET);
     let (_, headers, body) = send(request.body(Empty::new()).expect("a request"), false).await;
     assert_eq!((&headers["via"], &body[..]), (&"1.0 tollgate".parse().expect("a value"), &b"old"[..]));
+}
+
+/// Answers with a number that counts up, and these fields.
+async fn counting(fields: &'static [(&'static str, &'static str)]) -> Origin {
+    let answers = Arc::new(AtomicUsize::new(0));
+    Origin::new(move |_| {
+        let n = answers.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let mut response = Response::new(full(n.to_string()));
+            for (name, value) in fields {
+                response.headers_mut().append(*name, value.parse().expect("a value"));
+            }
+            response
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_fresh_answer_is_kept_and_says_so() {
+    let origin = counting(&[("cache-control", "max-age=60")]).await;
+    let gateway = gateway(origin.address, "--cache-status").await;
+    let (_, first, _) = get(gateway, "/a").await;
+    let (status, second, body) = get(gateway, "/a").await;
+    assert_eq!((status, &body[..], origin.calls()), (StatusCode::OK, &b"0"[..], 1));
+    let said = |headers: &HeaderMap| headers["cache-status"].to_str().expect("ASCII").to_owned();
+    assert!(said(&first).contains("fwd=uri-miss") && said(&first).contains("stored"), "{}", said(&first));
+    assert!(said(&second).contains("hit") && second.contains_key("age"), "{second:?}");
+    // Over HTTP/2, too: the same key.
+    let request = Request::get(format!("http://{gateway}/a")).body(Empty::new()).expect("a request");
+    assert_eq!(send(request, true).await.2, "0");
+}
+
+#[tokio::test]
+async fn one_host_is_never_answered_with_another_s_page() {
+    let origin = counting(&[("cache-control", "max-age=60")]).await;
+    let gateway = gateway(origin.address, "").await;
+    for (host, n) in [("one.example", "0"), ("two.example", "1"), ("one.example", "0")] {
+        let answer = raw(gateway, &format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
+        assert!(answer.ends_with(&format!("\r\n\r\n{n}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_targeted_field_is_obeyed_where_it_is_named() {
+    let origin = counting(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")]).await;
+    for (arguments, calls) in [("", 2), ("--targeted-field CDN-Cache-Control", 1)] {
+        let before = origin.calls();
+        let gateway = gateway(origin.address, arguments).await;
+        get(gateway, "/").await;
+        get(gateway, "/").await;
+        assert_eq!(origin.calls() - before, calls, "{arguments}");
+    }
+}
+
+#[tokio::test]
+async fn the_profile_decides_what_is_kept() {
+    let origin = counting(&[("cache-control", "public, max-age=60"), ("set-cookie", "a=b")]).await;
+    for (arguments, calls) in [("--profile app", 2), ("--profile shared", 1)] {
+        let before = origin.calls();
+        let gateway = gateway(origin.address, arguments).await;
+        get(gateway, "/").await;
+        get(gateway, "/").await;
+        assert_eq!(origin.calls() - before, calls, "{arguments}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_over_the_bound_is_passed_on_and_not_kept() {
+    let origin = Origin::new(|_| async {
+        let mut response = Response::new(full(vec![b'x'; 4096]));
+        response.headers_mut().insert("cache-control", "max-age=60".parse().expect("a value"));
+        response
+    })
+    .await;
+    let gateway = gateway(origin.address, "--memory 64KiB --max-entry 2KiB").await;
+    for _ in 0..2 {
+        assert_eq!(get(gateway, "/").await.2.len(), 4096);
+    }
+    assert_eq!(origin.calls(), 2);
+}
+
+#[test]
+fn a_gateway_that_cannot_work_is_refused_before_it_listens() {
+    for (arguments, named) in [
+        ("--trust-proxy everybody", "everybody"),
+        ("--trust-proxy 10.0.0.0/8 --forwarded-header x:y", "x:y"),
+        ("--memory 1KiB --max-entry 2KiB", "2048"),
+        ("--targeted-field x:y", "x:y"),
+    ] {
+        let line = format!("--upstream http://origin {arguments}");
+        let flags = Flags::parse(line.split_whitespace().map(str::to_owned)).expect("flags").expect("no help");
+        let error = example::gate(&flags).expect_err("refused").to_string();
+        assert!(error.contains(named), "{arguments}: {error}");
+    }
 }

@@ -16,7 +16,7 @@ async fn start() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(example::serve(listener));
-    format!("http://{address}/")
+    format!("http://{address}")
 }
 
 async fn get(url: &str, http2: bool) -> (StatusCode, HeaderMap, Bytes) {
@@ -31,21 +31,31 @@ async fn get(url: &str, http2: bool) -> (StatusCode, HeaderMap, Bytes) {
 async fn twenty_pass_over_any_connection_and_protocol_and_the_next_is_refused() {
     let url = start().await;
     for n in 1..=20 {
-        let (status, headers, body) = get(&url, n % 2 == 0).await;
-        assert_eq!((status, &body[..]), (StatusCode::OK, &b"hello from hyper\n"[..]));
+        let (status, headers, body) = get(&format!("{url}/prices/{n}"), n % 2 == 0).await;
+        assert_eq!(
+            (status, body),
+            (StatusCode::OK, format!("{n} costs {} cents\n", if n < 10 { 100 } else { 200 }).into())
+        );
         assert_eq!(headers["x-ratelimit-limit"], "20");
         assert_eq!(headers["x-ratelimit-remaining"], (20 - n).to_string());
-        let timing = headers["server-timing"].to_str().expect("ASCII");
-        assert!(timing.contains("total;dur=") && timing.contains("desc=\"1 query\""), "{timing}");
     }
     for http2 in [false, true] {
-        let (status, headers, body) = get(&url, http2).await;
+        let (status, headers, body) = get(&format!("{url}/prices/1"), http2).await;
         assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(
-            (&headers["x-ratelimit-remaining"], &headers["content-type"]),
-            (&"0".parse().expect("a value"), &"application/problem+json".parse().expect("a value"))
-        );
+        assert_eq!(headers["x-ratelimit-remaining"], "0");
+        assert_eq!(headers["content-type"], "application/problem+json");
         assert!(headers.contains_key("retry-after") && headers.contains_key("x-ratelimit-reset"));
         assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
     }
+}
+
+#[tokio::test]
+async fn the_second_answer_comes_from_the_cache_and_makes_no_query() {
+    let url = start().await;
+    let (_, first, _) = get(&format!("{url}/prices/ACME"), false).await;
+    let (_, second, body) = get(&format!("{url}/prices/ACME"), true).await;
+    let timing = |headers: &HeaderMap| headers["server-timing"].to_str().expect("ASCII").to_owned();
+    assert!(timing(&first).contains("db;dur=") && timing(&first).contains("desc=\"1 query\""), "{}", timing(&first));
+    assert!(timing(&second).starts_with("total;dur=") && !timing(&second).contains("db"), "{}", timing(&second));
+    assert_eq!((&second["age"], &body[..]), (&"0".parse().expect("a value"), &b"ACME costs 400 cents\n"[..]));
 }

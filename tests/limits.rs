@@ -1,4 +1,5 @@
 //! Limits through the public face: tiers, several limits at once, fields, refusals.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The tower contract: a service is called only after *it* was polled ready, and a full inner service does not hold back
 //! refusals.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 mod support;
 

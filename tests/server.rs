@@ -1,4 +1,5 @@
 //! The example server, driven over a real socket as a user would drive it.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -127,6 +128,7 @@ async fn thirty_at_once_share_one_upstream_call() {
 async fn a_new_price_is_seen_at_once() {
     let server = Running::start().await;
     let old = server.get("/prices/ACME", None).await;
+    assert_eq!(old.field("content-length"), old.body.len().to_string(), "being stored does not make it chunked");
     assert!(server.get("/prices/ACME", None).await.field("cache-status").contains("hit"));
     assert_eq!(server.send("POST", "/prices/ACME", None, "99.5").await.status, 200);
     let new = server.get("/prices/ACME", None).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Uri;
 use http::uri::{Authority, Scheme};
+use tollgate::cache::Profile;
 use tollgate::limit::Quota;
 
 /// What `--help` prints.
@@ -23,15 +24,6 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --trust-proxy CIDR           believe these proxies about the client's address; may be repeated
   --forwarded-header NAME      where they say it (x-forwarded-for)
   --timing                     say how long it took, in Server-Timing";
-
-/// What may be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
-    /// The gateway belongs to the service behind it.
-    App,
-    /// A shared cache in front of someone else's origin.
-    Shared,
-}
 
 /// Everything the command line says.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ use tollgate::timing::timed;
 const PRICE_OF_A_CALL: f64 = 0.01;
 
 /// The service, wrapped, and the handle to its gate.
-pub fn app(upstream_delay: Duration, limits: bool) -> Result<(Router, Tollgate), tollgate::Error> {
+pub(crate) fn app(upstream_delay: Duration, limits: bool) -> Result<(Router, Tollgate), tollgate::Error> {
     let mut gate = Tollgate::builder()
         .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))
         .cache(

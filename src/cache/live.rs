@@ -37,7 +37,9 @@ impl Errand {
         let (names, selection) = self.selection(&plan);
         let (mut parts, body) = response.into_parts();
         // Decided a moment ago: the length is one number or none.
+        // A body that knows its own length needs no field to keep it.
         let promised = policy::promised_length(&parts.headers).unwrap_or_default();
+        let promised = promised.or_else(|| http_body::Body::size_hint(&body).exact());
         let (meta, part) = self.meta(parts.status, &parts.headers, plan);
         let tee = Tee::new(promised, self.core.held.clone());
         let mut keeping = Keeping::new(&self.core, &self.ask, names.clone(), selection.clone(), meta.clone(), part);

@@ -102,7 +102,7 @@ impl Term {
 pub(crate) struct Ruling<'a> {
     pub(crate) checks: &'a [Check],
     pub(crate) labels: &'a [Label],
-    pub(crate) verdicts: Verdicts,
+    pub(crate) verdicts: &'a [Verdict],
     /// The per-node ceiling, where it was asked.
     pub(crate) node: Option<Term>,
     /// Whether the remote store that should have decided did not.
@@ -110,13 +110,14 @@ pub(crate) struct Ruling<'a> {
 }
 
 impl Ruling<'_> {
-    pub(crate) fn admits(&self) -> bool {
+    #[cfg(test)]
+    fn admits(&self) -> bool {
         !self.overloaded() && self.limits_admit()
     }
 
     /// Whether everything but the per-node ceiling admits.
     pub(crate) fn limits_admit(&self) -> bool {
-        self.checks.iter().zip(&self.verdicts).all(|(check, verdict)| verdict.admits() || !check.enforced)
+        self.checks.iter().zip(self.verdicts).all(|(check, verdict)| verdict.admits() || !check.enforced)
     }
 
     pub(crate) fn overloaded(&self) -> bool {
@@ -253,8 +254,8 @@ mod tests {
             rows.iter().map(|row| Check { key, quota: Quota::per_minute(row.0), cost: 1, enforced: row.3 }).collect();
         let labels: Vec<Label> = (0..rows.len() as u16).map(|rule| Label { rule, tier: 0 }).collect();
         let verdict = |row: &Row| Verdict::new(row.2.map(Duration::from_secs), row.1, Duration::ZERO);
-        let verdicts = rows.iter().map(verdict).collect();
-        f(Ruling { checks: &checks, labels: &labels, verdicts, node: None, degraded: false })
+        let verdicts: Vec<Verdict> = rows.iter().map(verdict).collect();
+        f(Ruling { checks: &checks, labels: &labels, verdicts: &verdicts, node: None, degraded: false })
     }
 
     #[test]

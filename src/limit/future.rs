@@ -106,17 +106,14 @@ where
     S: Service<Request<ReqB>>,
 {
     /// What becomes of the request, now that the store has answered.
-    fn answered(
-        mut self,
-        answer: Result<Verdicts, Error>,
-    ) -> (State<S, ReqB, S::Future>, Option<Reply>, Option<Box<Decision>>) {
+    fn answered<W>(mut self, answer: Result<Verdicts, Error>) -> ResponseFuture<S, ReqB, W> {
         let head = RequestHead::of(&self.parked.1);
-        match self.limiter.conclude(&head, &self.dues, answer, self.at) {
-            Outcome::Refuse(response) => (State::Refused { response: Some(response) }, None, None),
+        match self.limiter.conclude(&head, &self.dues, &answer, self.at) {
+            Outcome::Refuse(response) => ResponseFuture::refused(response),
             Outcome::Admit(reply, decision) => {
                 reserve(&self.limiter, self.dues, self.at, &mut self.parked.1);
                 let (inner, request) = self.parked;
-                (State::call(inner, request), reply, decision)
+                ResponseFuture::admitted(inner, request, reply, decision)
             }
         }
     }
@@ -158,9 +155,9 @@ where
                     let Some(waiting) = asked.as_deref_mut() else { return Poll::Pending };
                     let answer = ready!(waiting.answer.as_mut().poll(cx));
                     let Some(asked) = asked.take() else { return Poll::Pending };
-                    let (next, reply, decision) = asked.answered(answer);
-                    (*this.reply, *this.decision) = (reply, decision);
-                    next
+                    let next = asked.answered::<W>(answer);
+                    (*this.reply, *this.decision) = (next.reply, next.decision);
+                    next.state
                 }
             };
             this.state.set(next);

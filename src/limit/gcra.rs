@@ -24,9 +24,19 @@ pub struct Gcra {
 }
 
 impl Gcra {
-    pub(super) const fn new(limit: u32, period: u64, burst: u32) -> Self {
+    /// A bucket of `burst`, refilled by one each `interval` nanoseconds.
+    pub(super) const fn stepping(interval: u64, burst: u32) -> Self {
+        Self { interval, burst }
+    }
+
+    pub(super) const fn interval(limit: u32, period: u64) -> u64 {
         let limit = if limit == 0 { 1 } else { limit as u64 };
-        Self { interval: period.div_ceil(limit), burst }
+        period.div_ceil(limit)
+    }
+
+    #[cfg(test)]
+    const fn new(limit: u32, period: u64, burst: u32) -> Self {
+        Self::stepping(Self::interval(limit, period), burst)
     }
 
     /// Whether `cost` units conform now, and what the key would stand at after them. A cost over the burst never

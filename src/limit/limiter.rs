@@ -74,15 +74,15 @@ pub(super) enum Outcome {
 }
 
 impl Limiter {
-    /// What the request owes; `None` where it is exempt.
-    pub(super) fn dues(&self, head: &RequestHead<'_>) -> Option<Dues> {
+    /// Fills `dues` with what the request owes; `false` where it is exempt.
+    pub(super) fn dues(&self, head: &RequestHead<'_>, dues: &mut Dues) -> bool {
         if self.exempt.iter().any(|exempt| exempt(head)) {
-            return None;
+            return false;
         }
         if self.warnings.inspected.load(Ordering::Relaxed) < INSPECTED {
             self.inspect(head);
         }
-        let dues = self.plan.dues(head);
+        self.plan.dues(head, dues);
         if dues.nobody {
             self.events.warn_once(&self.warnings.nobody, "unknown-peer", UNKNOWN_PEER);
         }
@@ -90,7 +90,7 @@ impl Limiter {
             let message = "a tier was assigned that does not exist: such requests count as anonymous";
             self.events.warn_once(&self.warnings.unknown_tier, "unknown-tier", message);
         }
-        Some(dues)
+        true
     }
 
     pub(super) fn ask(&self, dues: &Dues, now: Timestamp) -> Answer<Result<Verdicts, Error>> {
@@ -102,11 +102,34 @@ impl Limiter {
         &self,
         head: &RequestHead<'_>,
         dues: &Dues,
-        answer: Result<Verdicts, Error>,
+        answer: &Result<Verdicts, Error>,
         now: Timestamp,
     ) -> Outcome {
-        let ruling = self.rule(dues, answer, now);
-        let admits = ruling.admits();
+        match answer {
+            Ok(verdicts) if verdicts.len() == dues.checks.len() => self.rule(head, dues, verdicts, false, now),
+            Ok(_) => {
+                let error = Error::config("the store did not answer every check");
+                self.rule(head, dues, &self.decide_locally(dues, now, &error), true, now)
+            }
+            Err(error) => self.rule(head, dues, &self.decide_locally(dues, now, error), true, now),
+        }
+    }
+
+    fn rule(
+        &self,
+        head: &RequestHead<'_>,
+        dues: &Dues,
+        verdicts: &[Verdict],
+        degraded: bool,
+        now: Timestamp,
+    ) -> Outcome {
+        let mut ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded };
+        let mut admits = ruling.limits_admit();
+        if let (true, Some(node)) = (admits, &self.node) {
+            let term = self.ask_node(node, &ruling, now);
+            admits = term.verdict.admits();
+            ruling.node = Some(term);
+        }
         self.report(head, &ruling, admits);
         let reply = Reply::new(&self.plan, self.style, &ruling, admits, || self.clock.wall());
         if admits {
@@ -130,21 +153,6 @@ impl Limiter {
         self.counters.snapshot(&self.plan, self.store.stats())
     }
 
-    fn rule<'d>(&self, dues: &'d Dues, answer: Result<Verdicts, Error>, now: Timestamp) -> Ruling<'d> {
-        let (verdicts, degraded) = match answer {
-            Ok(verdicts) if verdicts.len() == dues.checks.len() => (verdicts, false),
-            Ok(_) => (self.decide_locally(dues, now, &Error::config("the store did not answer every check")), true),
-            Err(error) => (self.decide_locally(dues, now, &error), true),
-        };
-        let mut ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded };
-        if let Some(node) = &self.node
-            && ruling.limits_admit()
-        {
-            ruling.node = Some(self.ask_node(node, &ruling, now));
-        }
-        ruling
-    }
-
     fn decide_locally(&self, dues: &Dues, now: Timestamp, error: &Error) -> Verdicts {
         self.events.emit(&Event::StoreFailed { store: "limits", error });
         match self.local.decide(&dues.checks, now) {
@@ -158,7 +166,7 @@ impl Limiter {
     fn ask_node(&self, node: &Node, ruling: &Ruling<'_>, now: Timestamp) -> Term {
         let verdict = node.ceiling.take(node.cost);
         if !verdict.admits() {
-            let charged = ruling.checks.iter().zip(&ruling.verdicts).filter(|(_, verdict)| verdict.admits());
+            let charged = ruling.checks.iter().zip(ruling.verdicts).filter(|(_, verdict)| verdict.admits());
             let refunds: Vec<Settlement> = charged.map(|(check, _)| Settlement::new(*check, now, 0)).collect();
             let store = if ruling.degraded { &self.local } else { &self.store };
             settle(store.settle(&refunds, now));

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use smallvec::SmallVec;
 
 use super::decision::Label;
@@ -14,7 +13,7 @@ use super::{Check, Limit, Quota};
 use crate::error::Error;
 use crate::fields;
 use crate::head::RequestHead;
-use crate::key::{ClientIp, Key, KeyExtractor, KeyHasher, SharedExtractor, TrustedProxies, by};
+use crate::key::{ClientIp, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
 use crate::route::{Patterns, UNMATCHED};
 
 /// All limits of a layer, ready to be asked.
@@ -29,6 +28,8 @@ pub(super) struct Plan {
 
 struct Rule {
     id: u64,
+    /// The key of all requests together: of a limit on everybody, and of those that show no identity.
+    nobody: KeyHash,
     subject: Subject,
     offers: Vec<Offer>,
     assign: Option<Assign>,
@@ -44,7 +45,6 @@ pub(super) struct Offer {
     pub(super) name: Arc<str>,
     tier: Box<str>,
     pub(super) quota: Quota,
-    pub(super) limit_value: HeaderValue,
     /// `"name";q=100;w=60`
     pub(super) policy: Box<str>,
 }
@@ -66,12 +66,12 @@ impl Plan {
     /// Names the limit, quota, pattern or network that is wrong.
     pub(super) fn new(limits: &[Limit], identify: SharedExtractor) -> Result<Self, Error> {
         identify.check()?;
-        let (mut patterns, mut rules) = (Patterns::default(), Vec::new());
+        let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
-            rules.push(Rule::new(limit, &mut patterns)?);
+            rules.push(Rule::new(limit, &hasher, &mut patterns)?);
         }
         let peer = by::client_ip(TrustedProxies::none());
-        let plan = Self { rules, identify, peer, hasher: KeyHasher::random(), patterns };
+        let plan = Self { rules, identify, peer, hasher, patterns };
         let mut names: Vec<&str> =
             plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
         names.sort_unstable();
@@ -84,9 +84,8 @@ impl Plan {
         }
     }
 
-    pub(super) fn dues(&self, head: &RequestHead<'_>) -> Dues {
-        let mut dues = Dues::default();
-        let mut asked = Asked { plan: self, head, user: None };
+    /// Fills `dues` with what the request owes.
+    pub(super) fn dues(&self, head: &RequestHead<'_>, dues: &mut Dues) {
         let route = self.patterns.find(head);
         for (index, rule) in self.rules.iter().enumerate() {
             let elsewhere = rule.route.is_some() && rule.route != route;
@@ -95,17 +94,34 @@ impl Plan {
             }
             let (tier, unknown) = rule.tier(head);
             dues.unknown_tier |= unknown;
-            let (tier, assigned) = tier.map_or((0, false), |tier| (tier, true));
-            let key = asked.key(rule, assigned);
+            let key = self.key(rule, head, tier.is_some());
             dues.nobody |= key.is_none();
-            let id = if rule.per_route { rule.id ^ fnv1a(head.matched_path().unwrap_or(UNMATCHED)) } else { rule.id };
-            let key = self.hasher.hash(id, &key.unwrap_or_else(|| Key::text("nobody", "")));
-            let quota = rule.offers[tier].quota;
-            dues.checks.push(Check { key, quota, cost: rule.cost(head), enforced: rule.enforced });
+            let key = key.unwrap_or(rule.nobody);
+            let tier = tier.unwrap_or(0);
+            let check = Check { key, quota: rule.offers[tier].quota, cost: rule.cost(head), enforced: rule.enforced };
+            dues.checks.push(check);
             dues.labels.push(Label { rule: index as u16, tier: tier as u16 });
             dues.reserves |= rule.reserve;
         }
-        dues
+    }
+
+    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves nothing.
+    fn key(&self, rule: &Rule, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
+        let key = match &rule.subject {
+            Subject::Everybody | Subject::Node => return Some(rule.nobody),
+            Subject::Own(who) => who.extract(head),
+            Subject::Ip => self.address(head),
+            Subject::User if assigned => self.identify.extract(head),
+            Subject::User => self.identify.fallback(head),
+        };
+        let id = if rule.per_route { rule.id ^ fnv1a(head.matched_path().unwrap_or(UNMATCHED)) } else { rule.id };
+        key.as_ref().map(|key| self.hasher.hash(id, key))
+    }
+
+    /// The identity's own word on the address, else the socket peer.
+    fn address<'h>(&self, head: &RequestHead<'h>) -> Option<Key<'h>> {
+        let key = self.identify.fallback(head);
+        if key.as_ref().is_some_and(|key| key.as_ip().is_some()) { key } else { self.peer.extract(head) }
     }
 
     pub(super) fn offer(&self, label: Label) -> &Offer {
@@ -144,7 +160,7 @@ impl Plan {
 }
 
 impl Rule {
-    fn new(limit: &Limit, patterns: &mut Patterns) -> Result<Self, Error> {
+    fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns) -> Result<Self, Error> {
         let (offers, assign) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
@@ -161,8 +177,10 @@ impl Rule {
         };
         check_subject(limit, &offers[0].name)?;
         let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
+        let id = fnv1a(&offers[0].name);
         Ok(Self {
-            id: fnv1a(&offers[0].name),
+            id,
+            nobody: hasher.hash(id, &Key::text("nobody", "")),
             subject: limit.subject.clone(),
             offers,
             assign,
@@ -211,33 +229,8 @@ impl Offer {
             name: name.into(),
             tier: tier.into(),
             quota,
-            limit_value: fields::number(u64::from(quota.limit())),
             policy: format!("\"{name}\";q={per};w={seconds}").into(),
         })
-    }
-}
-
-/// Finds each identity at most once per request.
-struct Asked<'p, 'h> {
-    plan: &'p Plan,
-    head: &'p RequestHead<'h>,
-    user: Option<Option<Key<'h>>>,
-}
-
-impl<'h> Asked<'_, 'h> {
-    /// `assigned`: whether a tier is known for the request; without one, the identity proves nothing.
-    fn key(&mut self, rule: &Rule, assigned: bool) -> Option<Key<'h>> {
-        let identify = &self.plan.identify;
-        match &rule.subject {
-            Subject::Everybody | Subject::Node => Some(Key::text("everybody", "")),
-            Subject::Own(who) => who.extract(self.head),
-            Subject::Ip => identify
-                .fallback(self.head)
-                .filter(|key| key.as_ip().is_some())
-                .or_else(|| self.plan.peer.extract(self.head)),
-            Subject::User if assigned => self.user.get_or_insert_with(|| identify.extract(self.head)).clone(),
-            Subject::User => identify.fallback(self.head),
-        }
     }
 }
 

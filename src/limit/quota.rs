@@ -35,6 +35,8 @@ pub struct Quota {
     /// Zero for the exact window.
     burst: u32,
     mistake: Mistake,
+    /// What the algorithm steps by in nanoseconds, divided once: a bucket's interval, a window's sub-bucket.
+    step: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +92,7 @@ impl Quota {
             self.mistake = Mistake::Burst;
         }
         self.burst = burst;
+        self.step = Gcra::interval(self.limit, self.period_nanos());
         self
     }
 
@@ -115,9 +118,9 @@ impl Quota {
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         if self.burst == 0 {
-            Algorithm::Window(Window::new(self.limit, self.period_nanos()))
+            Algorithm::Window(Window::stepping(self.limit, self.period_nanos(), self.step))
         } else {
-            Algorithm::Gcra(Gcra::new(self.limit, self.period_nanos(), self.burst))
+            Algorithm::Gcra(Gcra::stepping(self.step, self.burst))
         }
     }
 
@@ -133,7 +136,8 @@ impl Quota {
     }
 
     const fn of(limit: u32, period_ms: u32) -> Self {
-        Self { limit, period_ms, burst: 0, mistake: Mistake::None }
+        let step = Window::width(period_ms as u64 * 1_000_000);
+        Self { limit, period_ms, burst: 0, mistake: Mistake::None, step }
     }
 
     const fn period_nanos(&self) -> u64 {

@@ -43,10 +43,11 @@ pub(super) struct Style {
 /// The fields of one response.
 #[derive(Debug)]
 pub(super) struct Reply {
-    limit: HeaderValue,
+    limit: u32,
     remaining: u32,
     reset: u64,
-    retry_after: Option<u64>,
+    /// Zero where the request was admitted.
+    retry_after: u64,
     draft: Option<Box<DraftFields>>,
 }
 
@@ -71,21 +72,21 @@ impl Reply {
             Reset::Epoch => epoch(wall(), term.verdict.reset()),
         };
         Some(Self {
-            limit: plan.offer(term.label).limit_value.clone(),
+            limit: term.quota.limit(),
             remaining: term.verdict.remaining(),
             reset,
-            retry_after: if admits { None } else { term.verdict.wait().map(retry_seconds) },
+            retry_after: if admits { 0 } else { term.verdict.wait().map_or(1, retry_seconds) },
             draft: style.draft.map(|Draft::Eleven| Box::new(draft_11(plan, ruling))),
         })
     }
 
     /// Overwrites fields of the same name: the outermost limit speaks.
     pub(super) fn write(self, headers: &mut HeaderMap) {
-        headers.insert(X_RATELIMIT_LIMIT, self.limit);
+        headers.insert(X_RATELIMIT_LIMIT, number(u64::from(self.limit)));
         headers.insert(X_RATELIMIT_REMAINING, number(u64::from(self.remaining)));
         headers.insert(X_RATELIMIT_RESET, number(self.reset));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(RETRY_AFTER, number(seconds));
+        if self.retry_after > 0 {
+            headers.insert(RETRY_AFTER, number(self.retry_after));
         }
         if let Some(draft) = self.draft {
             draft.policy.map(|value| headers.insert(RATELIMIT_POLICY, value));

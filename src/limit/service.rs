@@ -45,13 +45,14 @@ where
         let Some(limiter) = &self.limiter else {
             return ResponseFuture::admitted(self.inner.clone(), request, None, None);
         };
-        let head = RequestHead::of(&request);
-        let Some(dues) = limiter.dues(&head) else {
+        let (head, mut dues) = (RequestHead::of(&request), Dues::default());
+        if !limiter.dues(&head, &mut dues) {
             return ResponseFuture::admitted(self.inner.clone(), request, None, None);
-        };
+        }
         let now = limiter.clock.now();
-        match limiter.ask(&dues, now) {
-            Answer::Ready(answer) => match limiter.conclude(&head, &dues, answer, now) {
+        let asked = limiter.ask(&dues, now);
+        match asked {
+            Answer::Ready(ref answer) => match limiter.conclude(&head, &dues, answer, now) {
                 Outcome::Refuse(response) => ResponseFuture::refused(response),
                 Outcome::Admit(reply, decision) => {
                     reserve(limiter, dues, now, &mut request);

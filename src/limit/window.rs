@@ -1,6 +1,6 @@
 //! The exact window: never more than the limit in **any** window, kept in a fixed number of counters.
 //!
-//! The period is cut into [`BUCKETS`] sub-buckets. A sub-bucket's units count until the *last* moment they could have
+//! The period is cut into `BUCKETS` sub-buckets. A sub-bucket's units count until the *last* moment they could have
 //! happened is a whole period ago, so counting is conservative: what is admitted in any half-open window `(t, t + period]`
 //! never exceeds the limit. For the newest sub-bucket that moment is known exactly, so a burst is free again exactly one
 //! period later, and `reset` never exceeds the period.
@@ -63,8 +63,18 @@ impl Default for Log {
 }
 
 impl Window {
-    pub(super) const fn new(limit: u32, period: u64) -> Self {
-        Self { limit, period, width: period.div_ceil(BUCKETS) }
+    /// A window of `period` nanoseconds in sub-buckets of that [`width`](Self::width).
+    pub(super) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
+        Self { limit, period, width }
+    }
+
+    pub(super) const fn width(period: u64) -> u64 {
+        period.div_ceil(BUCKETS)
+    }
+
+    #[cfg(test)]
+    const fn new(limit: u32, period: u64) -> Self {
+        Self::stepping(limit, period, Self::width(period))
     }
 
     /// Drops what no longer counts. Everything else expects a log that was rolled to `now`.

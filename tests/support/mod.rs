@@ -1,5 +1,5 @@
 //! A world with a clock: requests from any address, an inner service that counts, no sleeping.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::expect_used, reason = "each test binary uses its own part, and may fail")]
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

@@ -115,7 +115,7 @@ fn threads_together_admit_exactly_the_limit() {
             let store = store.clone();
             scope.spawn(move || {
                 let own = Check::new(key(100 + n), Quota::per_minute(600));
-                let checks = if n % 2 == 0 { [user, own] } else { [own, user] };
+                let checks = if n.is_multiple_of(2) { [user, own] } else { [own, user] };
                 (0..1_000).filter(|_| decide(&store, &checks, START).iter().all(Verdict::admits)).count()
             })
         };

@@ -1,0 +1,271 @@
+//! All layers together: `Tollgate`, either order by hand, under every kind of service.
+#![expect(clippy::expect_used, reason = "a test may fail")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body as AxumBody;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use support::field;
+use tollgate::cache::{CacheLayer, Rule, Rules};
+use tollgate::key::{KeyExtractor, TrustedProxies, by};
+use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
+use tollgate::testing::FakePeer;
+use tollgate::timing::{TimingLayer, timed};
+use tollgate::{Body, Clock, Event, ManualClock, Tollgate};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+
+fn ask(path: &str, ip: &str) -> Request<AxumBody> {
+    let request = Request::get(path).header("host", "example.com").body(AxumBody::empty()).expect("a request");
+    FakePeer::at(ip).mark(request)
+}
+
+async fn send<S, B>(service: &S, request: Request<AxumBody>) -> Response<B>
+where
+    S: Service<Request<AxumBody>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    service.clone().oneshot(request).await.expect("infallible")
+}
+
+#[tokio::test]
+async fn in_either_order_nobody_sees_anothers_limits() {
+    let limit = || RateLimitLayer::per_ip(Quota::per_minute(10));
+    let cache = || CacheLayer::in_memory(1 << 20);
+    let routes = || Router::new().route("/", get(|| async { ([("cache-control", "max-age=60")], "x") }));
+    let limit_outside = routes().layer(cache()).layer(limit());
+    let cache_outside = routes().layer(limit()).layer(cache());
+    for (app, outside) in [(limit_outside, true), (cache_outside, false)] {
+        let first = send(&app, ask("/", "192.0.2.1")).await;
+        assert_eq!(field(&first, "x-ratelimit-remaining"), "9");
+        let second = send(&app, ask("/", "192.0.2.2")).await;
+        assert!(second.headers().contains_key("age"), "a hit");
+        // Limit outside: the second client's own. Cache outside: a hit met no limit, and has none to show.
+        assert_eq!(field(&second, "x-ratelimit-remaining"), if outside { "9" } else { "" });
+    }
+}
+
+fn gate(hand: &ManualClock, events: &Arc<Mutex<Vec<String>>>) -> Tollgate {
+    let sink = events.clone();
+    Tollgate::builder()
+        .identify(by::header("x-user").or(by::client_ip(TrustedProxies::none())))
+        .limit(Tiers::new(Quota::per_minute(30)))
+        .cache(
+            Rules::new()
+                .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices"))
+                .route("/typo/{x}", Rule::ttl(Duration::from_secs(1))),
+        )
+        .cost_per_call(0.5)
+        .slow_after(Duration::from_secs(1))
+        .clock(Clock::Manual(hand.clone()))
+        .hook(move |event| {
+            let name = match event {
+                Event::Refused { .. } => "refused",
+                Event::SlowRequest { .. } => "slow",
+                Event::NearLimit { .. } => "near",
+                _ => "other",
+            };
+            sink.lock().expect("not poisoned").push(name.to_owned());
+        })
+        .build()
+        .expect("a gate")
+}
+
+#[tokio::test]
+async fn stats_tell_what_happened_by_route() {
+    let (hand, events) = (ManualClock::new(), Arc::new(Mutex::new(Vec::new())));
+    let gate = gate(&hand, &events);
+    let turned = hand.clone();
+    let price = move || {
+        let hand = turned.clone();
+        async move {
+            timed("quote", async { hand.advance(Duration::from_secs(2)) }).await;
+            "42"
+        }
+    };
+    let app = Router::new()
+        .route("/prices/{symbol}", get(price))
+        .route("/me", get(|| async { "me" }))
+        .route("/orders", post(|| async { StatusCode::CREATED }))
+        .layer(gate.layer());
+
+    for _ in 0..10 {
+        assert_eq!(send(&app, ask("/prices/ACME", "192.0.2.1")).await.status(), 200);
+    }
+    assert_eq!(send(&app, ask("/prices/BOLT", "192.0.2.1")).await.status(), 200);
+    for _ in 0..25 {
+        send(&app, ask("/me", "192.0.2.1")).await;
+    }
+    let stats = gate.stats();
+    let prices = &stats.routes["/prices/{symbol}"];
+    assert_eq!((prices.requests, prices.misses, prices.hits, prices.limited), (11, 2, 9, 0));
+    let me = &stats.routes["/me"];
+    assert_eq!((me.requests, me.limited), (25, 6), "30 in all, 11 of them for prices");
+    assert_eq!(me.bypassed["no-freshness"], 19, "nothing says how long it is fresh: {:?}", me.bypassed);
+    assert_eq!((stats.inner_calls, stats.inner_calls_avoided), (21, 9));
+    assert_eq!(stats.time_saved, Duration::from_secs(18));
+    assert_eq!(stats.money_saved, Some(4.5));
+    assert_eq!((stats.keys.keys, stats.keys.capacity), (1, 100_000));
+    assert_eq!((stats.cache[0].entries, stats.cache[0].hits), (2, 9));
+    assert_eq!(stats.unmatched_rules, ["/typo/{x}"]);
+    assert!(prices.latency.max >= Duration::from_secs(2) && prices.latency.p50 < Duration::from_secs(1));
+    assert_eq!(stats.timing.query("quote").expect("timed in a detached fetch").latency.count, 2);
+    assert_eq!(stats.limits[0].refused, 6);
+    let seen: HashSet<String> = events.lock().expect("not poisoned").iter().cloned().collect();
+    assert_eq!(seen, ["near", "refused", "slow"].map(str::to_owned).into(), "one hook hears every layer");
+
+    gate.invalidate().tag("prices").await.expect("in process");
+    send(&app, ask("/prices/ACME", "192.0.2.9")).await;
+    assert_eq!(gate.stats().routes["/prices/{symbol}"].misses, 3);
+    let json = serde_json::to_value(gate.stats()).expect("JSON");
+    assert_eq!(json["routes"]["/prices/{symbol}"]["hits"], 9);
+}
+
+#[tokio::test]
+async fn two_routes_and_a_thousand_connections_share_one_limit() {
+    let layer = RateLimitLayer::per_ip(Quota::per_minute(50));
+    // axum calls `Layer::layer` once per route, and clones the service for each connection.
+    let app = Router::new().route("/a", get(|| async {})).route("/b", get(|| async {})).layer(layer.clone());
+    let other = Router::new().route("/c", get(|| async {})).route_layer(layer);
+    let admitted = AtomicUsize::new(0);
+    for n in 0..1_000 {
+        let (connection, path) = match n % 3 {
+            0 => (app.clone(), "/a"),
+            1 => (app.clone(), "/b"),
+            _ => (other.clone(), "/c"),
+        };
+        let status = send(&connection, ask(path, "192.0.2.1")).await.status();
+        admitted.fetch_add(usize::from(status == 200), Ordering::Relaxed);
+    }
+    assert_eq!(admitted.into_inner(), 50);
+}
+
+#[tokio::test]
+async fn the_body_is_wrapped_once_and_the_error_is_the_inner_services() {
+    #[derive(Debug, PartialEq)]
+    struct Mine;
+    let inner = tower::service_fn(|request: Request<AxumBody>| async move {
+        if request.uri().path() == "/fail" { Err(Mine) } else { Ok(Response::new(AxumBody::from("x"))) }
+    });
+    let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(5))).build().expect("a gate");
+    let service = gate.layer().layer(inner);
+    let response: Response<Body<AxumBody>> = service.clone().oneshot(ask("/", "192.0.2.1")).await.expect("no error");
+    assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "x");
+    let error: Mine = service.oneshot(ask("/fail", "192.0.2.1")).await.map(drop).expect_err("the error");
+    assert_eq!(error, Mine);
+}
+
+#[tokio::test]
+async fn every_layer_fits_under_axum_service_builder_buffer_and_tonic() {
+    let limit = || RateLimitLayer::per_ip(Quota::per_minute(5));
+    let gate = Tollgate::builder().build().expect("a gate");
+    let app: Router = Router::new()
+        .route("/", get(|| async { "x" }).layer(limit()))
+        .layer(ServiceBuilder::new().layer(gate.layer()).layer(limit()).layer(TimingLayer::new()))
+        .layer(limit())
+        // An optional layer keeps its type: it is switched off, not left out.
+        .layer(
+            RateLimitLayer::builder().limit(Limit::global(Quota::per_day(1))).enabled(false).build().expect("a layer"),
+        );
+    assert_eq!(send(&app, ask("/", "192.0.2.1")).await.status(), 200);
+
+    let bare =
+        tower::service_fn(|_: Request<AxumBody>| async { Ok::<_, Infallible>(Response::new(AxumBody::empty())) });
+    let buffered = ServiceBuilder::new().buffer(8).layer(gate.layer()).layer(limit()).service(bare);
+    assert_eq!(buffered.oneshot(ask("/", "192.0.2.1")).await.expect("no error").status(), 200);
+    let inside = ServiceBuilder::new().layer(limit()).layer(gate.layer()).buffer(8).service(bare);
+    assert_eq!(inside.oneshot(ask("/", "192.0.2.1")).await.expect("no error").status(), 200);
+
+    let grpc = tower::service_fn(|_: Request<tonic::body::Body>| async {
+        Ok::<_, Infallible>(Response::new(tonic::body::Body::empty()))
+    });
+    let request = Request::post("http://x/pkg.S/Call").body(tonic::body::Body::empty()).expect("a request");
+    let stacked = ServiceBuilder::new().layer(gate.layer()).layer(limit()).layer(TimingLayer::new()).service(grpc);
+    assert_eq!(stacked.oneshot(request).await.expect("no error").status(), 200);
+}
+
+#[tokio::test]
+async fn a_gate_with_nothing_switched_on_only_times() {
+    let gate = Tollgate::builder().build().expect("a gate");
+    let app = Router::new().route("/", get(|| async { ([("cache-control", "max-age=60")], "x") })).layer(gate.layer());
+    for _ in 0..3 {
+        let response = send(&app, ask("/", "192.0.2.1")).await;
+        assert!(!response.headers().contains_key("age") && !response.headers().contains_key("x-ratelimit-limit"));
+    }
+    assert_eq!(gate.stats().routes["/"].requests, 3);
+    assert_eq!(gate.stats().money_saved, None);
+}
+
+#[tokio::test]
+async fn shutting_down_waits_for_fetches_that_outlived_their_request() {
+    let gate = Tollgate::builder()
+        .cache(Rules::new().route("/slow", Rule::ttl(Duration::from_secs(60))))
+        .build()
+        .expect("a gate");
+    let finished = Arc::new(AtomicUsize::new(0));
+    let counter = finished.clone();
+    let slow = move || {
+        let counter = counter.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            counter.fetch_add(1, Ordering::SeqCst);
+            "done"
+        }
+    };
+    let app = Router::new().route("/slow", get(slow)).layer(gate.layer());
+    let impatient = tokio::time::timeout(Duration::from_millis(10), send(&app, ask("/slow", "192.0.2.1")));
+    assert!(impatient.await.is_err(), "the client leaves");
+    gate.shutdown().await;
+    assert_eq!(finished.load(Ordering::SeqCst), 1, "its fetch was finished and kept");
+    assert!(send(&app, ask("/slow", "192.0.2.1")).await.headers().contains_key("age"));
+}
+
+#[test]
+fn misconfigurations_are_refused_by_value() {
+    for (builder, named) in [
+        (Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(0))), "0/min"),
+        (Tollgate::builder().cost_per_call(f64::NAN), "NaN"),
+        (Tollgate::builder().cost_per_call(-1.0), "-1"),
+        (Tollgate::builder().cache_with(|cache| cache.memory(1_000).max_entry(2_000)), "2000"),
+        (
+            Tollgate::builder().cache(Rules::new().route("/a/{x}", Rule::never()).route("/a/{y}", Rule::never())),
+            "/a/{y}",
+        ),
+        (Tollgate::builder().timing_with(|timing| timing.routes(["/a/{x}", "/a/{y}"])), "/a/{y}"),
+    ] {
+        let error = builder.build().map(|_| ()).expect_err(named);
+        assert!(error.is_config() && error.to_string().contains(named), "{named}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_shows_who_asked() {
+    let secret = "tok-5ecre7";
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let sink = events.clone();
+    let gate = Tollgate::builder()
+        .identify(by::bearer())
+        .limit(Limit::per_user(Quota::per_minute(1)))
+        .cache(Rules::new().route("/", Rule::ttl(Duration::from_secs(60)).same_for_everyone()))
+        .hook(move |event| sink.lock().expect("not poisoned").push(format!("{event:?}")))
+        .build()
+        .expect("a gate");
+    let app = Router::new().route("/", get(|| async { "x" })).layer(gate.layer());
+    for _ in 0..3 {
+        let mut request = ask("/", "203.0.113.77");
+        request.headers_mut().insert("authorization", format!("Bearer {secret}").parse().expect("a value"));
+        let response = send(&app, request).await;
+        let shown = format!("{:?} {:?}", response.headers(), response.extensions().get::<tollgate::limit::Decision>());
+        assert!(!shown.contains(secret) && !shown.contains("203.0.113.77"), "{shown}");
+    }
+    let shown = format!("{gate:?} {} {:?}", serde_json::to_string(&gate.stats()).expect("JSON"), events);
+    assert!(shown.contains("Refused") && !shown.contains(secret) && !shown.contains("203.0.113.77"), "{shown}");
+}
