@@ -68,6 +68,10 @@
 //! * Put authentication outside, compression inside (or vary on `Accept-Encoding`), limits outside.
 //! * It needs a tokio runtime with time enabled.
 //!
+//! # The texts
+//!
+//! [`conformance`] lists what RFC 9111 and its kin ask of a shared cache, point by point, met or not met.
+//!
 //! # Why was it not cached?
 //!
 //! One closed list of [`Reason`]s: in `Cache-Status: …; detail=`, in [`CacheStats`], and here.
@@ -75,6 +79,7 @@
 #![doc = include_str!("../docs/cache_reasons.md")]
 
 mod barrier;
+pub mod conformance;
 mod control;
 mod core;
 mod directive;
