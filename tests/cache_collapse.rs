@@ -67,6 +67,19 @@ async fn waiters_read_along_and_a_slow_one_holds_nobody_back() {
 }
 
 #[tokio::test]
+async fn an_answer_that_grew_stale_while_its_body_flows_is_not_shared() {
+    let (feed, world) = fed_world(|b| b, &[("cache-control", "max-age=5")], |_| reply(MINUTE, "new"));
+    let leader = world.send(get("/a", &[])).await;
+    world.advance(4);
+    let fresh = world.send(get("/a", &[])).await;
+    world.advance(2);
+    assert_eq!(world.get("/a").await.body, "new");
+    feed.send(data("old")).expect("a reader");
+    drop(feed);
+    assert_eq!((got(leader).await.body.as_str(), got(fresh).await.body.as_str()), ("old", "old"));
+}
+
+#[tokio::test]
 async fn a_broken_body_is_an_error_to_everybody_and_never_a_clean_end() {
     let (feed, world) = fed_world(|b| b, MINUTE, alone);
     let leader = world.send(get("/a", &[])).await.into_body();

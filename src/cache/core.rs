@@ -93,9 +93,10 @@ impl Ask {
     }
 }
 
-/// A look-up under way: this key was asked for.
+/// A look-up under way.
 pub(crate) struct Search {
-    pub(crate) key: CacheKey,
+    /// The variant that was asked for; none for the primary key.
+    pub(crate) variant: Option<Box<CacheKey>>,
     pub(crate) answer: Answer<Result<Option<Stored>, Error>>,
 }
 
@@ -110,7 +111,8 @@ pub(crate) enum Found {
 /// One step of a look-up.
 pub(crate) enum Step {
     Next(Search),
-    Done(CacheKey, Found),
+    /// What was found, and the variant by which requests like this one share a fetch; none for the primary key.
+    Done(Option<Box<CacheKey>>, Found),
 }
 
 /// Which variant answers a request.
@@ -196,7 +198,7 @@ impl Core {
 
     /// Begins a look-up.
     pub(crate) fn search(&self, key: &CacheKey, now: Timestamp) -> Search {
-        Search { key: key.clone(), answer: self.store.get(key, now) }
+        Search { variant: None, answer: self.store.get(key, now) }
     }
 
     /// What the store's answer means for this request.
@@ -204,7 +206,7 @@ impl Core {
         &self,
         ask: &Ask,
         headers: &HeaderMap,
-        asked: CacheKey,
+        variant: Option<Box<CacheKey>>,
         answer: Result<Option<Stored>, Error>,
         now: Timestamp,
     ) -> Step {
@@ -212,25 +214,28 @@ impl Core {
             self.store_failed(&error);
             None
         });
-        let is_variant = asked != ask.key;
+        let is_variant = variant.is_some();
         let missed = if is_variant { Forward::VaryMiss } else { Forward::UriMiss };
         match stored {
-            Some(stored) if *stored.key() != asked => {
+            Some(stored) if stored.key() != variant.as_deref().unwrap_or(&ask.key) => {
                 self.store_failed(&Error::store("the store answered for another key", "keys differ"));
-                Step::Done(asked, Found::Nothing(missed))
+                Step::Done(variant, Found::Nothing(missed))
             }
             Some(Stored::Entry(entry)) => {
                 let standing = self.standing(ask, &entry, headers, is_variant, now);
                 match standing {
-                    Standing::Gone => Step::Done(asked, Found::Nothing(missed)),
-                    standing => Step::Done(asked, Found::Entry(entry, standing)),
+                    Standing::Gone => Step::Done(variant, Found::Nothing(missed)),
+                    standing => Step::Done(variant, Found::Entry(entry, standing)),
                 }
             }
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
-                Selected::Variant(key) => Step::Next(self.search(&key, now)),
-                Selected::None(key) => Step::Done(key, Found::Nothing(Forward::VaryMiss)),
+                Selected::Variant(key) => {
+                    let answer = self.store.get(&key, now);
+                    Step::Next(Search { variant: Some(Box::new(key)), answer })
+                }
+                Selected::None(key) => Step::Done(Some(Box::new(key)), Found::Nothing(Forward::VaryMiss)),
             },
-            _ => Step::Done(asked, Found::Nothing(missed)),
+            _ => Step::Done(variant, Found::Nothing(missed)),
         }
     }
 

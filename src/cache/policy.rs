@@ -23,6 +23,9 @@ use super::settings::{Profile, Settings};
 use super::{range, sf, tag, validate, vary};
 use crate::clock::Timestamp;
 
+/// No lifetime is longer than a hundred years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// How long a stale entry with a validator is kept to be revalidated, beyond its other windows.
 const KEEP: Duration = Duration::from_secs(3600);
 
@@ -340,6 +343,8 @@ fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, l
     // §4.2.4: "disconnected" caches may serve stale; a gateway does, for an hour, where the response sets no window.
     let if_down = if app || strict { if_error } else { directives.stale_if_error.unwrap_or(if_error.max(KEEP)) };
     let keep = if validate::has_validator(headers) { KEEP } else { Duration::ZERO };
+    // A rule or a handler may say "for ever"; arithmetic wants an end.
+    let lifetime = lifetime.min(LONGEST);
     Plan {
         moments: case.moments,
         age: freshness::initial_age(headers, &case.moments, case.settings.profile),
