@@ -77,6 +77,8 @@ async fn an_answer_that_grew_stale_while_its_body_flows_is_not_shared() {
     feed.send(data("old")).expect("a reader");
     drop(feed);
     assert_eq!((got(leader).await.body.as_str(), got(fresh).await.body.as_str()), ("old", "old"));
+    assert!(world.is_quiet().await);
+    assert_eq!(world.get("/a").await.body, "new", "what began earlier does not replace what came later");
 }
 
 #[tokio::test]
@@ -110,10 +112,15 @@ async fn beyond_the_bound_the_leader_reads_on_and_others_go_on_by_range_or_end_i
         reply(&[(":status", "206"), ("etag", "\"a\""), ("content-range", "bytes 12-15/16")], "MNOP")
     };
     let changed = |_: Asked| reply(&[("etag", "\"b\"")], "something else");
+    let liar = |_: Asked| reply(&[(":status", "206"), ("etag", "\"b\""), ("content-range", "bytes 12-15/16")], "wxyz");
+    let elsewhere =
+        |_: Asked| reply(&[(":status", "206"), ("etag", "\"a\""), ("content-range", "bytes 8-11/16")], "IJKL");
     let weak: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "W/\"a\"")];
     for (fields, then, expected) in [
         (etag, rest as fn(Asked) -> world::Reply, Some("ABCDEFGHIJKLMNOP")),
         (etag, changed, None),
+        (etag, liar, None),
+        (etag, elsewhere, None),
         (weak, alone, None),
     ] {
         let (feed, world) = fed_world(|b| b.max_entry(8), fields, then);

@@ -85,12 +85,16 @@ impl Keeping {
 
     /// The entry, joined with the part that is already there.
     async fn entry(&self, key: CacheKey, body: Kept, length: u64) -> Result<Entry, Reason> {
-        let Some(part) = self.part else {
-            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
-        };
         let old = match self.read(&key).await {
             Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
             _ => None,
+        };
+        // RFC 9111 §4: "the cache MUST use the most recent one".
+        if old.as_ref().is_some_and(|old| old.meta.stored_at > self.meta.stored_at) {
+            return Err(Reason::Superseded);
+        }
+        let Some(part) = self.part else {
+            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
         };
         // A part never replaces a whole that is still fresh.
         if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
