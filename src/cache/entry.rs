@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::judge::Plan;
 use super::key::CacheKey;
-use super::policy::Plan;
 use super::range::{ContentRange, Span};
 use super::settings::TOLLGATE_CACHE_CONTROL;
 use crate::clock::Timestamp;

@@ -19,8 +19,8 @@ use super::core::{Ask, Core};
 use super::entry::Entry;
 use super::flight::{Lead, Progress};
 use super::freshness::Moments;
+use super::judge::{self, Case};
 use super::origin::Origin;
-use super::policy::{self, Case};
 use super::reason::Reason;
 use super::respond::{self, Asker};
 use super::stats::count;
@@ -167,7 +167,7 @@ impl Errand {
             }
         }
         let handler = response.extensions().get::<Store>();
-        let judged = policy::judge(&self.case(), response.status(), response.headers(), handler);
+        let judged = judge::judge(&self.case(), response.status(), response.headers(), handler);
         match judged.and_then(|plan| self.often_enough().map(|()| plan)) {
             Ok(plan) => {
                 let (response, rest) = self.keep(response, plan).await;

@@ -10,12 +10,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::barrier::Validity;
-use super::core::{Ask, Core, Found, Search, Step};
+use super::core::{Ask, Core};
 use super::entry::{Entry, Meta};
 use super::facts::Facts;
 use super::fetch::{Answer, Job, fetch};
 use super::flight::{Join, Lead, Live, Progress, Waiter};
 use super::key::CacheKey;
+use super::lookup::{Found, Search, Step};
 use super::origin::Origin;
 use super::policy::{self, Standing};
 use super::reason::Reason;

@@ -13,7 +13,7 @@ use super::key::CacheKey;
 use super::range::ContentRange;
 use super::reason::Reason;
 use super::stats::{RouteCounters, count};
-use super::{partial, policy};
+use super::{judge, partial};
 
 /// Chunks below this are copied together: a small slice may hold a large read buffer alive.
 const SMALL: usize = 64 * 1024;
@@ -51,7 +51,7 @@ impl Keeping {
         // Decide on the promise: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
-            None => policy::promised_length(&self.meta.headers)?,
+            None => judge::promised_length(&self.meta.headers)?,
         };
         if promised.is_some_and(|promised| promised != length) && !is_bodiless(&self.meta) {
             return Err(Reason::Truncated);

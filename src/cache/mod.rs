@@ -79,6 +79,7 @@
 #![doc = include_str!("../docs/cache_reasons.md")]
 
 mod barrier;
+mod builder;
 pub mod conformance;
 mod control;
 mod core;
@@ -92,11 +93,13 @@ mod freshness;
 mod future;
 mod invalidate;
 mod join;
+mod judge;
 mod keep;
 mod key;
 mod layer;
 mod live;
 mod locate;
+mod lookup;
 mod origin;
 mod partial;
 mod passing;
@@ -107,6 +110,7 @@ mod respond;
 mod rules;
 mod service;
 mod settings;
+mod settle;
 mod sf;
 mod stats;
 mod status;
@@ -118,12 +122,13 @@ mod validate;
 mod vary;
 mod wish;
 
+pub use builder::CacheBuilder;
 pub use control::Store;
 pub use entry::{Entry, Stored, VaryIndex};
 pub use future::{Past, ResponseFuture};
 pub use invalidate::Invalidate;
 pub use key::CacheKey;
-pub use layer::{CacheBuilder, CacheLayer};
+pub use layer::CacheLayer;
 pub use reason::Reason;
 pub use rules::{Rule, Rules};
 pub use service::Cache;

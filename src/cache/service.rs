@@ -10,11 +10,12 @@ use http::{Method, Request, Response, Version};
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use super::core::{Ask, Core, Found, Search, Step};
+use super::core::{Ask, Core};
 use super::fetch::Job;
 use super::future::{After, Past, ResponseFuture};
 use super::join;
 use super::key::{CacheKey, KeyBuilder};
+use super::lookup::{Found, Search, Step};
 use super::origin::Inner;
 use super::policy::Standing;
 use super::reason::Reason;
