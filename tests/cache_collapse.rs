@@ -272,3 +272,56 @@ async fn thousands_of_requests_in_a_row_leave_nothing_behind() {
     }
     assert!(world.is_quiet().await, "{:?}", world.stats());
 }
+
+/// Readers, writers and invalidations on four threads: nobody is ever shown a state older than a write that was answered
+/// before they asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_sees_a_state_older_than_a_write_that_was_answered() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let state = Arc::new(AtomicUsize::new(0));
+    let origin = state.clone();
+    let world = World::new(move |asked| {
+        let state = origin.clone();
+        async move {
+            if asked.method == "POST" {
+                tokio::task::yield_now().await;
+                return Ok(reply(&[], (state.fetch_add(1, Ordering::SeqCst) + 1).to_string()));
+            }
+            let seen = state.load(Ordering::SeqCst);
+            for _ in 0..asked.call % 7 {
+                tokio::task::yield_now().await;
+            }
+            Ok(reply(
+                &[("cache-control", "max-age=1000, stale-while-revalidate=1000"), ("cache-tag", "t")],
+                seen.to_string(),
+            ))
+        }
+    });
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut tasks = Vec::new();
+    for n in 0..8 {
+        let (world, answered) = (world.clone(), answered.clone());
+        tasks.push(tokio::spawn(async move {
+            for turn in 0..500 {
+                if n == 0 && turn % 5 == 0 {
+                    let written: usize =
+                        world.ask(world::request("POST", "/a", &[])).await.body.parse().expect("a number");
+                    answered.fetch_max(written, Ordering::SeqCst);
+                }
+                if n == 1 && turn % 9 == 0 {
+                    world.layer.invalidate().tag("t").await.expect("a tag");
+                }
+                let least = answered.load(Ordering::SeqCst);
+                let seen: usize = world.get("/a").await.body.parse().expect("a number");
+                assert!(seen >= least, "{seen} after {least}");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("no state was older");
+    }
+    assert!(world.is_quiet().await);
+    let stats = world.stats();
+    assert!(stats.inner_calls_avoided > 1000, "{stats:?}");
+}
