@@ -76,25 +76,22 @@ fn says() -> impl Strategy<Value = Says> {
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
-    let method = select(vec!["GET", "GET", "GET", "GET", "GET", "GET", "DELETE"]);
+    let method = select(vec!["GET", "GET", "GET", "GET", "GET", "GET", "HEAD", "DELETE"]);
     let directives = prop_oneof![3 => Just(Vec::new()), 2 => subsequence(REQUEST.to_vec(), 1..3)];
     let condition = select(vec![None, None, None, Some("\"a\""), Some("\"x\", \"b\"")]);
-    (
-        method,
-        select(vec!["/a", "/a", "/b"]),
-        directives,
-        condition,
-        select(vec![None, Some("1"), Some("2")]),
-        any::<u8>(),
-    )
-        .prop_map(|(method, path, directives, condition, v, auth)| Ask {
+    let since = prop_oneof![6 => Just(None), 1 => (-20_i64..60).prop_map(Some)];
+    let v = select(vec![None, Some("1"), Some("2")]);
+    (method, select(vec!["/a", "/a", "/b"]), directives, condition, since, v, any::<u8>()).prop_map(
+        |(method, path, directives, condition, since, v, auth)| Ask {
             method,
             path,
             directives,
             condition,
+            since,
             v,
             authorised: auth < 32,
-        })
+        },
+    )
 }
 
 /// What the origin does when it is asked: the step's answer, its body the number of the step.
@@ -131,7 +128,7 @@ async fn run(steps: Vec<Step>) {
         now += wait;
         *current.lock().expect("not poisoned") = (step, says.clone(), now);
         let before = world.calls();
-        let fields = ask.fields();
+        let fields = ask.fields(now);
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = tower::ServiceExt::oneshot(world.service(), world::request(ask.method, ask.path, &fields)).await;
         let got = match answer {

@@ -62,12 +62,14 @@ pub struct Ask {
     pub path: &'static str,
     pub directives: Vec<&'static str>,
     pub condition: Option<&'static str>,
+    /// `If-Modified-Since`, in seconds before now.
+    pub since: Option<i64>,
     pub v: Option<&'static str>,
     pub authorised: bool,
 }
 
 impl Ask {
-    pub fn fields(&self) -> Vec<(&'static str, String)> {
+    pub fn fields(&self, now: i64) -> Vec<(&'static str, String)> {
         let mut fields = Vec::new();
         for directive in &self.directives {
             fields.push(("cache-control", (*directive).to_owned()));
@@ -75,6 +77,7 @@ impl Ask {
         for (name, value) in [("if-none-match", self.condition), ("x-v", self.v)] {
             fields.extend(value.map(|value| (name, value.to_owned())));
         }
+        fields.extend(self.since.map(|before| ("if-modified-since", http_date(now - before))));
         if self.authorised {
             fields.push(("authorization", "x".to_owned()));
         }
@@ -143,6 +146,9 @@ impl Model {
             }
             if held.may_be_served_while_revalidated(ask, now) {
                 let client = held.served(ask, now);
+                if ask.method == "HEAD" {
+                    return Outcome { client, asked: None };
+                }
                 let asked = self.fetch(ask, says, step, now, Some(held)).asked;
                 return Outcome { client, asked };
             }
@@ -150,7 +156,33 @@ impl Model {
         if ask.has("only-if-cached") {
             return Outcome { client: Client { status: 504, body: String::new(), age: None }, asked: None };
         }
+        if ask.method == "HEAD" {
+            return self.head(ask, says, step, now, held.as_ref());
+        }
         self.fetch(ask, says, step, now, held.as_ref())
+    }
+
+    /// §4.3.5: written through, never stored; it refreshes or invalidates what GET stored.
+    fn head(&mut self, ask: &Ask, says: &Says, step: usize, now: i64, held: Option<&Held>) -> Outcome {
+        let condition = ask.condition.map(str::to_owned);
+        if let Some(held) = held {
+            if matches!(says.status, 0 | 500 | 503) && held.may_stand_in(ask, says.status, now) {
+                return Outcome { client: held.served(ask, now), asked: Some(condition) };
+            }
+            if says.status == 200 && held.status == 200 && !says.answers_304(condition.as_deref()) {
+                let fields = says.fields(now);
+                let same = |name: &str| {
+                    let told = fields.iter().find(|(known, _)| known == name);
+                    told.is_none_or(|(_, value)| held.field(name) == Some(value))
+                };
+                if same("etag") && same("last-modified") {
+                    self.refreshed(ask, says, now, held);
+                } else {
+                    self.forget(ask.path);
+                }
+            }
+        }
+        self.forwarded(ask, says, step, condition)
     }
 
     fn forget(&mut self, path: &str) {
@@ -196,7 +228,7 @@ impl Model {
         let mut client = Client { status: says.status, body: new.body.clone(), age: None };
         if new.may_be_stored(ask) {
             // §4.3.2, for the client's own condition.
-            if new.is_what_they_have(ask) {
+            if new.is_what_they_have(ask, now) {
                 client = Client { status: 304, body: String::new(), age: None };
             }
             self.keep(new);
@@ -393,17 +425,27 @@ impl Held {
     }
 
     /// §4.3.2.
-    fn is_what_they_have(&self, ask: &Ask) -> bool {
-        let success = (200..300).contains(&self.status);
-        success && matches!((ask.condition, self.field("etag")), (Some(list), Some(etag)) if lists(list, etag))
+    fn is_what_they_have(&self, ask: &Ask, now: i64) -> bool {
+        if !(200..300).contains(&self.status) {
+            return false;
+        }
+        match (ask.condition, ask.since) {
+            (Some(list), _) => self.field("etag").is_some_and(|etag| lists(list, etag)),
+            (None, Some(before)) => {
+                let modified = self.date("last-modified").or(self.date("date")).unwrap_or(self.received);
+                modified <= now - before
+            }
+            (None, None) => false,
+        }
     }
 
     fn served(&self, ask: &Ask, now: i64) -> Client {
         let age = Some(self.age(now).to_string());
-        if self.is_what_they_have(ask) {
+        if self.is_what_they_have(ask, now) {
             return Client { status: 304, body: String::new(), age };
         }
-        Client { status: self.status, body: self.body.clone(), age }
+        let body = if ask.method == "HEAD" { String::new() } else { self.body.clone() };
+        Client { status: self.status, body, age }
     }
 }
 
