@@ -101,7 +101,7 @@ mod limit {
 
     #[divan::bench]
     fn refuse(bencher: Bencher<'_, '_>) {
-        let service = RateLimitLayer::per_ip(Quota::per_day(1)).layer(Bare);
+        let service = RateLimitLayer::per_ip(Quota::per_hour(1)).layer(Bare);
         for client in 0..1_000 {
             let _ = service.clone().oneshot(request(client)).now_or_never();
         }

@@ -458,6 +458,7 @@ fn misconfigurations_fail_when_built_and_name_the_value() {
         (with(limit().named("a\r\nb")), "a\\r\\nb"),
         (with(limit().named("")), "\"\""),
         (with(limit().cost(6)), "cost of 6"),
+        (with(limit().cost(0)), "cost of 0"),
         (with(limit().on("/a/{x}")).limit(limit().on("/a/{y}")), "/a/{y}"),
         (with(limit().on("a")), "\"a\""),
         (with(limit()).capacity(0), "0 keys"),
