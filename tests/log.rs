@@ -1,5 +1,4 @@
 //! What is logged. A binary of its own: `tracing` remembers what other threads' subscribers wanted.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 mod support;
 
