@@ -20,6 +20,7 @@ use super::origin::Inner;
 use super::policy::Standing;
 use super::reason::Reason;
 use super::respond::{self, Asker};
+use super::settle::Unsettled;
 use super::stats::count;
 use super::status::{Forward, Report};
 use crate::answer::Answer;
@@ -151,7 +152,7 @@ impl<S: Clone, W> Cache<S, W> {
         core.counters.called();
         let target = match *head.method() {
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
-            _ => self.target(head).map(|key| (head.method().clone(), key)),
+            _ => self.target(head).map(|key| Unsettled::new(core.clone(), head.method().clone(), key)),
         };
         After { core, report: Report { detail: Some(reason), ..Report::forward(forward) }, target }
     }
