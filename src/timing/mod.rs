@@ -62,6 +62,7 @@
 //! * Names given to [`timed`] appear in [`TimingLayer::stats`]; values, paths, users and addresses never do.
 //! * Each process counts for itself.
 
+mod fingerprint;
 mod future;
 mod histogram;
 mod layer;
@@ -70,10 +71,12 @@ mod scope;
 mod server_timing;
 mod service;
 mod slow;
+mod sql;
 mod state;
 mod stats;
 mod table;
 
+pub use fingerprint::fingerprint;
 pub use future::ResponseFuture;
 pub use layer::{TimingBuilder, TimingLayer};
 pub use scope::{Timed, timed};
