@@ -40,21 +40,24 @@ const CUT: &str = "…";
 /// ```
 #[must_use]
 pub fn fingerprint(sql: &str) -> String {
-    let mut out = String::with_capacity(sql.len().min(LONGEST));
-    write(sql, &mut out);
-    out
+    read(sql).0
 }
 
-/// Writes the fingerprint of `sql` to the end of `out`, which is empty.
-fn write(sql: &str, out: &mut String) {
-    let mut writer = Writer::new(out);
+/// The fingerprint, and whether the statement has parameters, as far as it was read.
+pub(super) fn read(sql: &str) -> (String, bool) {
+    let mut out = String::with_capacity(sql.len().min(LONGEST));
+    let mut writer = Writer::new(&mut out);
     let mut scanner = Scanner::new(sql);
+    let mut cut = false;
     while let Some(token) = scanner.next_token() {
         if !writer.push(token, &scanner) {
+            cut = true;
             break;
         }
     }
     writer.end();
+    // What was not read may have some.
+    (out, cut || scanner.parameters)
 }
 
 /// What stands last in the output.

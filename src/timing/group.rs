@@ -32,7 +32,7 @@ impl Name {
         }
     }
 
-    fn is(&self, other: &Self) -> bool {
+    pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Print(mine), Self::Print(theirs)) if Arc::ptr_eq(mine, theirs) => true,
             _ => self.as_str() == other.as_str(),
@@ -44,6 +44,8 @@ impl Name {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample<'a> {
     pub(super) name: &'a Name,
+    /// Of its name.
+    pub(super) hash: u64,
     pub(super) took: Duration,
     pub(super) rows: u64,
     /// Dropped before its end.
@@ -94,8 +96,8 @@ impl Group {
         self.slowest = self.slowest.max(sample.took);
         self.rows = self.rows.saturating_add(sample.rows);
         let Some(whole) = sample.whole else { return };
-        match self.twins.iter_mut().find(|(held, _)| *held == whole) {
-            Some((_, count)) => *count += 1,
+        match self.twins.iter().position(|(held, _)| *held == whole) {
+            Some(twin) => self.twins[twin].1 += 1,
             None if self.twins.len() < MAX_TWINS => self.twins.push((whole, 1)),
             None => {}
         }
@@ -114,34 +116,40 @@ impl Group {
 
 /// The queries of one request by name.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Groups(SmallVec<[Group; 2]>);
+pub(super) struct Groups {
+    list: SmallVec<[Group; 2]>,
+    /// Of the groups' names, in the same order.
+    hashes: SmallVec<[u64; 4]>,
+}
 
 impl Groups {
     pub(super) fn add(&mut self, sample: &Sample<'_>) {
-        let found = self.0.iter().position(|group| group.name.is(sample.name));
+        let found = self.hashes.iter().position(|hash| *hash == sample.hash);
+        let found = found.filter(|place| self.list[*place].name.is(sample.name));
         let place = found.unwrap_or_else(|| self.place(sample));
-        if let Some(group) = self.0.get_mut(place) {
+        if let Some(group) = self.list.get_mut(place) {
             group.add(sample);
         }
     }
 
     /// The place of a name that is new.
     fn place(&mut self, sample: &Sample<'_>) -> usize {
-        if self.0.len() < MAX_GROUPS {
-            self.0.push(Group::new(sample.name.clone(), sample.at));
-        } else if self.0.len() == MAX_GROUPS {
-            self.0.push(Group::new(Name::Word(OTHER), None));
+        if self.list.len() < MAX_GROUPS {
+            self.list.push(Group::new(sample.name.clone(), sample.at));
+            self.hashes.push(sample.hash);
+        } else if self.list.len() == MAX_GROUPS {
+            self.list.push(Group::new(Name::Word(OTHER), None));
         }
-        self.0.len() - 1
+        self.list.len() - 1
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Group> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// All of them together.
     pub(super) fn sum(&self) -> Sum {
-        self.0.iter().fold(Sum::default(), |mut all, group| {
+        self.list.iter().fold(Sum::default(), |mut all, group| {
             all.join(group.sum);
             all
         })
@@ -153,7 +161,8 @@ mod tests {
     use super::*;
 
     fn sample(name: &Name, whole: Option<u64>) -> Sample<'_> {
-        Sample { name, took: Duration::from_millis(2), rows: 3, cancelled: false, whole, at: None }
+        let hash = name.as_str().bytes().fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
+        Sample { name, hash, took: Duration::from_millis(2), rows: 3, cancelled: false, whole, at: None }
     }
 
     #[test]

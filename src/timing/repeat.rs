@@ -128,7 +128,7 @@ mod tests {
         let (name, mut groups) = (Name::Word(name), Groups::default());
         for whole in wholes {
             let took = Duration::from_millis(2);
-            groups.add(&Sample { name: &name, took, rows: 0, cancelled: false, whole: *whole, at: None });
+            groups.add(&Sample { name: &name, hash: 7, took, rows: 0, cancelled: false, whole: *whole, at: None });
         }
         groups.iter().next().and_then(|group| repeats.judge(group))
     }

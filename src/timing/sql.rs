@@ -26,11 +26,13 @@ pub(super) struct Scanner<'a> {
     at: usize,
     /// Whether a sign here belongs to a number: no operand stands before it.
     signed: bool,
+    /// Whether there was one until now.
+    pub(super) parameters: bool,
 }
 
 impl<'a> Scanner<'a> {
     pub(super) const fn new(sql: &'a str) -> Self {
-        Self { sql, at: 0, signed: true }
+        Self { sql, at: 0, signed: true, parameters: false }
     }
 
     /// Whether this byte follows at once.
@@ -167,6 +169,8 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             let tag = &self.sql[from..self.at];
             self.at = self.sql[self.at..].find(tag).map_or(self.sql.len(), |end| self.at + end + tag.len());
+        } else {
+            self.parameters = true;
         }
         Token::Value
     }
@@ -183,6 +187,7 @@ impl<'a> Scanner<'a> {
         }
         self.at += 1;
         self.pass(is_word);
+        self.parameters = true;
         Token::Value
     }
 
