@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use openmetrics_parser::PrometheusValue;
 use tollgate::timing::{
     FindingKind, Repeats, TimingBuilder, TimingLayer, timed, timed_acquire, timed_query, timed_upstream,
 };
@@ -305,20 +306,25 @@ async fn prometheus_reads_the_page() {
         })
         .await;
     let page = world.timing.prometheus();
-    let scraped = prometheus_parse::Scrape::parse(page.lines().map(|line| Ok(line.to_owned()))).expect("a page");
-    let find = |name: &str, label: (&str, &str)| {
-        let sample = scraped.samples.iter().find(|s| s.metric == name && s.labels.get(label.0) == Some(label.1));
-        sample.unwrap_or_else(|| panic!("{name} {label:?} in\n{page}")).value.clone()
+    let scraped = openmetrics_parser::prometheus::parse_prometheus(&page).unwrap_or_else(|e| panic!("{e:?}\n{page}"));
+    let find = |name: &str, label: &str, value: &str| {
+        let family = scraped.families.get(name).unwrap_or_else(|| panic!("{name} in\n{page}"));
+        let sample = family
+            .iter_samples()
+            .find(|sample| sample.get_labelset().is_ok_and(|labels| labels.get_label_value(label) == Some(value)));
+        sample.unwrap_or_else(|| panic!("{name} of {value} in\n{page}")).value.clone()
     };
-    let prometheus_parse::Value::Histogram(buckets) =
-        find("http_server_request_duration_seconds", ("http_route", "/users"))
-    else {
+    let PrometheusValue::Histogram(http) = find("http_server_request_duration_seconds", "http_route", "/users") else {
         panic!("a histogram")
     };
-    let at = |le: f64| buckets.iter().find(|b| b.less_than.total_cmp(&le).is_eq()).map(|b| b.count);
-    assert_eq!((at(0.005), at(0.01), at(0.025), at(f64::INFINITY)), (Some(1.0), Some(1.0), Some(2.0), Some(2.0)));
-    let query = ("db_query_text", "SELECT name FROM users WHERE id = ?");
-    assert!(matches!(find("db_client_operation_duration_seconds", query), prometheus_parse::Value::Histogram(_)));
-    assert_eq!(find("tollgate_findings_total", ("kind", "n_plus_one")), prometheus_parse::Value::Counter(1.0));
-    assert!(!page.contains("secret"));
+    let counts: Vec<f64> = http.buckets.iter().map(|bucket| bucket.count.as_f64()).collect();
+    assert_eq!((counts.len(), http.count), (15, Some(2)));
+    assert_eq!(counts[..3], [1.0, 1.0, 2.0], "5, 10 and 25 ms");
+    for query in ["SELECT name FROM users WHERE id = ?", "a \\\"name\\\" with \\\\ and \\n"] {
+        let found = find("db_client_operation_duration_seconds", "db_query_text", query);
+        assert!(matches!(found, PrometheusValue::Histogram(_)));
+    }
+    assert!(
+        matches!(find("tollgate_findings_total", "kind", "n_plus_one"), PrometheusValue::Counter(n) if n.value.as_f64() == 1.0)
+    );
 }

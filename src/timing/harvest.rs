@@ -1,16 +1,17 @@
 //! [`harvest`]: hears what sqlx says about its queries, whatever the program's own log shows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tracing::dispatcher::WeakDispatch;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id};
 use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::Layer;
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
 
 use super::group::Sample;
 use super::harvesting;
@@ -57,10 +58,28 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     harvesting::install();
-    Harvest.with_filter(OnlyQueries)
+    Harvest::default().with_filter(OnlyQueries)
 }
 
-struct Harvest;
+/// With the way to the registry: a layer is shown the spans alone that its own filter lets through, and the program's
+/// spans stand between the query and its request.
+#[derive(Default)]
+struct Harvest(OnceLock<WeakDispatch>);
+
+impl Harvest {
+    /// The log of the request whose span is around this one, or is this one.
+    fn around<S: Subscriber>(&self, context: &Context<'_, S>) -> Option<Arc<RequestLog>> {
+        let current = context.current_span();
+        let dispatch = self.0.get()?.upgrade()?;
+        let mut span = dispatch.downcast_ref::<Registry>()?.span(current.id()?)?;
+        loop {
+            if let Some(home) = span.extensions().get::<Home>() {
+                return Some(home.0.clone());
+            }
+            span = span.parent()?;
+        }
+    }
+}
 
 /// A request's log, in the extensions of the request's span.
 struct Home(Arc<RequestLog>);
@@ -69,6 +88,10 @@ impl<S> Layer<S> for Harvest
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
+    fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        let _ = self.0.set(dispatch.downgrade());
+    }
+
     fn on_new_span(&self, _attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let (Some(span), Some(log)) = (context.span(id), RequestLog::current()) {
             span.extensions_mut().insert(Home(log));
@@ -80,9 +103,7 @@ where
         event.record(&mut heard);
         let Some(took) = heard.took else { return };
         // The span knows better than the task: a request's work may be polled by another's.
-        let span = context.event_span(event);
-        let log = span.and_then(|span| span.extensions().get::<Home>().map(|home| home.0.clone()));
-        let log = log.or_else(RequestLog::current);
+        let log = self.around(&context).or_else(RequestLog::current);
         match (heard.query, event.metadata().target()) {
             (_, ACQUIRE) => {
                 if let Some(log) = log {

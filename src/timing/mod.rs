@@ -78,6 +78,8 @@ mod harvesting;
 mod histogram;
 mod layer;
 mod names;
+#[cfg(feature = "testing")]
+mod observe;
 mod prometheus;
 mod repeat;
 mod route;
@@ -103,6 +105,8 @@ pub use future::ResponseFuture;
 #[cfg(feature = "tracing")]
 pub use harvest::harvest;
 pub use layer::{TimingBuilder, TimingLayer};
+#[cfg(feature = "testing")]
+pub(crate) use observe::{Observed, observe};
 pub use repeat::Repeats;
 pub use service::Timing;
 pub use stats::{
