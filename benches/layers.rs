@@ -101,7 +101,7 @@ mod limit {
 
     #[divan::bench]
     fn refuse(bencher: Bencher<'_, '_>) {
-        let service = RateLimitLayer::per_ip(Quota::per_day(1)).layer(Bare);
+        let service = RateLimitLayer::per_ip(Quota::per_hour(1)).layer(Bare);
         for client in 0..1_000 {
             let _ = service.clone().oneshot(request(client)).now_or_never();
         }
@@ -148,6 +148,20 @@ mod limit {
                 Check::new(key(n.wrapping_mul(0x2545_F491_4F6C_DD1D) % keys), quota)
             })
             .bench_values(|check| store.decide(black_box(&[check]), now + Duration::from_micros(1)));
+    }
+
+    /// A key never seen before, into a store that has room and into one that is full of others.
+    #[divan::bench(args = [false, true])]
+    fn first_seen_key(bencher: Bencher<'_, '_>, full: bool) {
+        let store = MemoryLimits::new(if full { 10_000 } else { 1_000_000 });
+        let now = tollgate::Clock::default().now();
+        let (mut n, quota) = (0_u64, Quota::per_minute(100));
+        let mut next = || {
+            n += 1;
+            Check::new(tollgate::key::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17)), quota)
+        };
+        (0..20_000).for_each(|_| drop(store.decide(&[next()], now)));
+        bencher.with_inputs(next).bench_local_values(|check| store.decide(black_box(&[check]), now));
     }
 
     #[divan::bench(threads = [1, 2])]

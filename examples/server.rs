@@ -1,7 +1,7 @@
 //! A price API in front of a paid upstream, wrapped in Tollgate: `cargo run --example server`.
 //!
 //! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
-//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay MS` (100), `--no-limits`.
+//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -23,22 +23,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
-    let (app, gate) = api::app(options.upstream_delay, options.limits)?;
+    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits)?;
     greet(address);
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
         .await?;
     gate.shutdown().await;
     let stats = gate.stats();
-    let prices = stats.routes.get("/prices/{symbol}").cloned().unwrap_or_default();
     println!(
-        "\n{} requests → {} upstream calls for {} prices asked; {} refused, {:.1} s and ${:.2} saved",
+        "\n{} requests → {} upstream calls: {:.1} s and ${:.2} saved, {} requests refused",
         stats.requests,
-        stats.inner_calls,
-        prices.requests,
-        stats.limits.iter().map(|limit| limit.refused).sum::<u64>(),
+        upstream.calls(),
         stats.time_saved.as_secs_f64(),
         stats.money_saved.unwrap_or_default(),
+        stats.limits.iter().map(|limit| limit.refused).sum::<u64>(),
     );
     Ok(())
 }
@@ -79,13 +77,23 @@ impl Options {
                 }
                 "--upstream-delay" => {
                     let text = value()?;
-                    let ms = text.parse().map_err(|_| format!("--upstream-delay: {text:?} is not milliseconds"))?;
-                    options.upstream_delay = Duration::from_millis(ms);
+                    let delay =
+                        parse_delay(&text).ok_or(format!("--upstream-delay: {text:?} is not like 100, 100ms or 2s"))?;
+                    options.upstream_delay = delay;
                 }
                 "--no-limits" => options.limits = false,
                 other => return Err(format!("unknown flag {other:?}")),
             }
         }
         Ok(options)
+    }
+}
+
+/// Milliseconds unless it says otherwise.
+fn parse_delay(text: &str) -> Option<Duration> {
+    let seconds = text.strip_suffix('s').filter(|rest| !rest.ends_with('m'));
+    match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds.parse().ok()?).ok(),
+        None => text.strip_suffix("ms").unwrap_or(text).parse().ok().map(Duration::from_millis),
     }
 }

@@ -1,4 +1,60 @@
-//! Tower layers for rate limits, response caching and timing.
+//! Tower layers that put a toll gate in front of any axum, tonic or hyper service.
+//!
+//! **Who is asking** ([`key`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how long did
+//! it take** ([`timing`]). It works alone in one process, is bounded in memory, and a failure of its own never becomes a
+//! failure of yours.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use axum::{Router, body::Body, http::Request, routing::get};
+//! use tollgate::Tollgate;
+//! use tollgate::cache::{Rule, Rules};
+//! use tollgate::limit::{Limit, Quota};
+//! use tollgate::testing::FakePeer;
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let gate = Tollgate::builder()
+//!     .limit(Limit::per_ip(Quota::per_minute(100)))
+//!     .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15))))
+//!     .build()?;
+//! let app = Router::new()
+//!     .route("/prices/{symbol}", get(|| async { "42" }))
+//!     .layer(gate.layer())
+//!     .layer(FakePeer::at("192.0.2.1"));   // a real server has a real one
+//!
+//! for (left, cached) in [("99", false), ("98", true)] {
+//!     let request = Request::get("/prices/ACME").header("host", "example.com").body(Body::empty())?;
+//!     let response = app.clone().oneshot(request).await?;
+//!     assert_eq!(response.headers()["x-ratelimit-remaining"], left);
+//!     assert_eq!(response.headers().contains_key("age"), cached);
+//! }
+//! assert_eq!(gate.stats().inner_calls_avoided, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The pieces
+//!
+//! | piece | what it is |
+//! |---|---|
+//! | [`Tollgate`] | the layers in the right order, one handle for statistics, invalidation and shutdown |
+//! | [`limit::RateLimitLayer`] | tiered limits per user, address, route; `X-RateLimit-*` on every response |
+//! | [`cache::CacheLayer`] | an HTTP response cache, fail-open |
+//! | [`timing::TimingLayer`] | latencies by route, queries by request |
+//! | [`testing`] | a clock to turn and a fake peer (feature `testing`) |
+//! | [`guide`] | architecture, faults, questions |
+//!
+//! # Features
+//!
+//! None is on by default, and none changes what the others do.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `axum` | the client's address from `ConnectInfo`, the route's name from `MatchedPath` |
+//! | `tracing` | warnings as `tracing` events; spans follow detached work |
+//! | `testing` | [`testing`] |
 
 mod answer;
 pub mod body;
@@ -10,6 +66,8 @@ mod fields;
 mod head;
 mod route;
 mod stack;
+
+pub mod guide;
 
 pub mod cache;
 pub mod key;
@@ -27,3 +85,8 @@ pub use event::{Event, Hook};
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
 pub use stack::{RouteReport, Stats, Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
+
+/// The front page's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct FrontPage;

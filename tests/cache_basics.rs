@@ -164,6 +164,15 @@ async fn rules_speak_where_responses_are_silent() {
 }
 
 #[tokio::test]
+async fn a_lifetime_without_end_is_a_long_one() {
+    let rules = Rules::new().otherwise(Rule::ttl(Duration::MAX).stale_if_error(Duration::MAX));
+    let world = World::with(|b| b.rules(rules).jitter(0.5).refresh_ahead(0.5), |_| async { Ok(reply(&[], "")) });
+    world.get("/a").await;
+    world.advance(86_400 * 365);
+    assert!(world.get("/a").await.is_hit());
+}
+
+#[tokio::test]
 async fn the_handler_may_decide() {
     let world = World::new(|asked| async move {
         let mut response = reply(&[], asked.call.to_string());

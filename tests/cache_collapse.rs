@@ -1,4 +1,5 @@
 //! One fetch for many, and its stream: bodies reach everybody as they arrive.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/cache_world.rs"]
 mod world;
@@ -66,6 +67,21 @@ async fn waiters_read_along_and_a_slow_one_holds_nobody_back() {
 }
 
 #[tokio::test]
+async fn an_answer_that_grew_stale_while_its_body_flows_is_not_shared() {
+    let (feed, world) = fed_world(|b| b, &[("cache-control", "max-age=5")], |_| reply(MINUTE, "new"));
+    let leader = world.send(get("/a", &[])).await;
+    world.advance(4);
+    let fresh = world.send(get("/a", &[])).await;
+    world.advance(2);
+    assert_eq!(world.get("/a").await.body, "new");
+    feed.send(data("old")).expect("a reader");
+    drop(feed);
+    assert_eq!((got(leader).await.body.as_str(), got(fresh).await.body.as_str()), ("old", "old"));
+    assert!(world.is_quiet().await);
+    assert!(world.get("/a").await.is_hit(), "what began earlier does not replace what came later");
+}
+
+#[tokio::test]
 async fn a_broken_body_is_an_error_to_everybody_and_never_a_clean_end() {
     let (feed, world) = fed_world(|b| b, MINUTE, alone);
     let leader = world.send(get("/a", &[])).await.into_body();
@@ -96,10 +112,15 @@ async fn beyond_the_bound_the_leader_reads_on_and_others_go_on_by_range_or_end_i
         reply(&[(":status", "206"), ("etag", "\"a\""), ("content-range", "bytes 12-15/16")], "MNOP")
     };
     let changed = |_: Asked| reply(&[("etag", "\"b\"")], "something else");
+    let liar = |_: Asked| reply(&[(":status", "206"), ("etag", "\"b\""), ("content-range", "bytes 12-15/16")], "wxyz");
+    let elsewhere =
+        |_: Asked| reply(&[(":status", "206"), ("etag", "\"a\""), ("content-range", "bytes 8-11/16")], "IJKL");
     let weak: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "W/\"a\"")];
     for (fields, then, expected) in [
         (etag, rest as fn(Asked) -> world::Reply, Some("ABCDEFGHIJKLMNOP")),
         (etag, changed, None),
+        (etag, liar, None),
+        (etag, elsewhere, None),
         (weak, alone, None),
     ] {
         let (feed, world) = fed_world(|b| b.max_entry(8), fields, then);
@@ -250,4 +271,57 @@ async fn thousands_of_requests_in_a_row_leave_nothing_behind() {
         client.await.expect("an answer");
     }
     assert!(world.is_quiet().await, "{:?}", world.stats());
+}
+
+/// Readers, writers and invalidations on four threads: nobody is ever shown a state older than a write that was answered
+/// before they asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_sees_a_state_older_than_a_write_that_was_answered() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let state = Arc::new(AtomicUsize::new(0));
+    let origin = state.clone();
+    let world = World::new(move |asked| {
+        let state = origin.clone();
+        async move {
+            if asked.method == "POST" {
+                tokio::task::yield_now().await;
+                return Ok(reply(&[], (state.fetch_add(1, Ordering::SeqCst) + 1).to_string()));
+            }
+            let seen = state.load(Ordering::SeqCst);
+            for _ in 0..asked.call % 7 {
+                tokio::task::yield_now().await;
+            }
+            Ok(reply(
+                &[("cache-control", "max-age=1000, stale-while-revalidate=1000"), ("cache-tag", "t")],
+                seen.to_string(),
+            ))
+        }
+    });
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut tasks = Vec::new();
+    for n in 0..8 {
+        let (world, answered) = (world.clone(), answered.clone());
+        tasks.push(tokio::spawn(async move {
+            for turn in 0..500 {
+                if n == 0 && turn % 5 == 0 {
+                    let written: usize =
+                        world.ask(world::request("POST", "/a", &[])).await.body.parse().expect("a number");
+                    answered.fetch_max(written, Ordering::SeqCst);
+                }
+                if n == 1 && turn % 9 == 0 {
+                    world.layer.invalidate().tag("t").await.expect("a tag");
+                }
+                let least = answered.load(Ordering::SeqCst);
+                let seen: usize = world.get("/a").await.body.parse().expect("a number");
+                assert!(seen >= least, "{seen} after {least}");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("no state was older");
+    }
+    assert!(world.is_quiet().await);
+    let stats = world.stats();
+    assert!(stats.inner_calls_avoided > 1000, "{stats:?}");
 }

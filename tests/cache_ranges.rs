@@ -1,4 +1,5 @@
 //! Parts of representations: served from what is stored, stored, joined, completed, and never a wrong byte.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/cache_world.rs"]
 mod world;

@@ -63,6 +63,7 @@ async fn directives_are_read_in_every_spelling_and_the_strictest_wins() {
         &[("cache-control", "max-age=60, private=\"x-a\"")],
         &[("cache-control", "max-age=60, no-cache=\"x-a\"")],
         &[("cache-control", "max-age=60, no-cache")],
+        &[("cache-control", "max-age=60, no-store, must-understand")],
         &[("cache-control", "max-age=60, max-age=0")],
         &[("cache-control", "max-age = 60")],
         &[("cache-control", "max-age=-60")],

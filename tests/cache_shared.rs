@@ -118,6 +118,20 @@ async fn cookies_are_fields_like_any_other() {
 }
 
 #[tokio::test]
+async fn all_end_to_end_fields_are_kept_and_no_others() {
+    let kept = ["x-a", "content-range", "content-encoding", "content-md5", "set-cookie2", "trailer", "clear-site-data"];
+    let dropped =
+        ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "upgrade", "transfer-encoding"];
+    for (name, stays) in kept.map(|name| (name, true)).into_iter().chain(dropped.map(|name| (name, false))) {
+        let world = World::gateway(&[("cache-control", "max-age=60"), (name, "some-value")]);
+        world.get("/a").await;
+        let hit = world.get("/a").await;
+        assert!(hit.is_hit(), "{name}");
+        assert_eq!(hit.header(name), stays.then_some("some-value"));
+    }
+}
+
+#[tokio::test]
 async fn what_a_request_says_is_obeyed() {
     let world = World::gateway(&[("cache-control", "max-age=60"), ("etag", "\"a\"")]);
     world.get("/a").await;

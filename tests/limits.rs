@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Decision, Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Reservation, Reset, Tiers};
 use tollgate::{Clock, Event, RequestHead};
 use tower::{Layer, Service, ServiceExt};
+use tracing_subscriber::layer::SubscriberExt;
 
 #[derive(Clone)]
 struct User {
@@ -446,6 +448,25 @@ async fn events_tell_refusals_and_keys_near_their_limit() {
     assert_eq!(*events.lock().expect("not poisoned"), ["near ten", "refused ten 60", "refused ten 60"]);
 }
 
+#[tokio::test]
+async fn a_flood_of_refusals_writes_no_log() {
+    struct Count(Arc<AtomicUsize>);
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Count {
+        fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let lines = Arc::new(AtomicUsize::new(0));
+    let subscriber = tracing_subscriber::registry().with(Count(lines.clone()));
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = world(RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(1))));
+    assert_eq!(world.admitted(1_000, anonymous).await, 1);
+    assert_eq!(lines.load(Ordering::SeqCst), 0);
+    // The subscriber does hear: a request without an address is warned about.
+    world.send(http::Request::get("/").body(http_body_util::Empty::new()).expect("a request")).await;
+    assert_eq!(lines.load(Ordering::SeqCst), 1);
+}
+
 #[test]
 fn misconfigurations_fail_when_built_and_name_the_value() {
     let limit = || Limit::per_ip(Quota::per_minute(5));
@@ -458,6 +479,7 @@ fn misconfigurations_fail_when_built_and_name_the_value() {
         (with(limit().named("a\r\nb")), "a\\r\\nb"),
         (with(limit().named("")), "\"\""),
         (with(limit().cost(6)), "cost of 6"),
+        (with(limit().cost(0)), "cost of 0"),
         (with(limit().on("/a/{x}")).limit(limit().on("/a/{y}")), "/a/{y}"),
         (with(limit().on("a")), "\"a\""),
         (with(limit()).capacity(0), "0 keys"),

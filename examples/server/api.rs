@@ -21,8 +21,11 @@ use tollgate::timing::timed;
 /// What the pretend upstream charges per call, in dollars.
 const PRICE_OF_A_CALL: f64 = 0.01;
 
-/// The service, wrapped, and the handle to its gate.
-pub(crate) fn app(upstream_delay: Duration, limits: bool) -> Result<(Router, Tollgate), tollgate::Error> {
+/// The service, wrapped, with the handles to its gate and its upstream.
+pub(crate) fn app(
+    upstream_delay: Duration,
+    limits: bool,
+) -> Result<(Router, Tollgate, Arc<Upstream>), tollgate::Error> {
     let mut gate = Tollgate::builder()
         .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))
         .cache(
@@ -53,8 +56,8 @@ pub(crate) fn app(upstream_delay: Duration, limits: bool) -> Result<(Router, Tol
     let app = measured
         .route("/upstream-calls", get(upstream_calls))
         .route("/stats.json", get(move || std::future::ready(Json(json!(for_stats.stats())))))
-        .with_state(upstream);
-    Ok((app, gate))
+        .with_state(upstream.clone());
+    Ok((app, gate, upstream))
 }
 
 /// A verified user.
@@ -91,13 +94,18 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
 }
 
 /// A paid API far away.
-struct Upstream {
+pub(crate) struct Upstream {
     delay: Duration,
     calls: AtomicU64,
     prices: Mutex<HashMap<String, f64>>,
 }
 
 impl Upstream {
+    /// How often it was called.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     async fn price(&self, symbol: &str) -> f64 {
         self.calls.fetch_add(1, Ordering::Relaxed);
         timed("upstream", tokio::time::sleep(self.delay)).await;
@@ -147,5 +155,5 @@ async fn report() -> Json<Value> {
 }
 
 async fn upstream_calls(State(upstream): State<Arc<Upstream>>) -> String {
-    format!("{}\n", upstream.calls.load(Ordering::Relaxed))
+    format!("{}\n", upstream.calls())
 }

@@ -9,26 +9,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode};
 
-use super::barrier::{About, Barriers, Validity};
+use super::barrier::Barriers;
 use super::directive::RequestDirectives;
-use super::entry::{Entry, Meta, Stored, VaryIndex};
+use super::entry::Meta;
 use super::facts::Facts;
 use super::flight::Flights;
-use super::key::{CacheKey, KeyBuilder, KeyParts, Target};
-use super::locate;
+use super::key::{CacheKey, KeyBuilder, KeyParts};
 use super::passing::Passing;
-use super::policy::{self, Standing};
+use super::policy;
 use super::reason::Reason;
 use super::rules::{Rule, RuleBook};
 use super::settings::{Profile, Settings};
 use super::stats::{CacheStats, Counters, RouteCounters, count};
-use super::status::Forward;
 use super::store::CacheStore;
 use super::uses::Uses;
-use super::{vary, wish};
-use crate::answer::Answer;
 use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{Event, Events};
@@ -85,40 +81,12 @@ impl Ask {
             // It asked for what the inner service says now.
             Some(wish) if wish.no_cache => false,
             Some(wish) if !meta.strict => {
-                let staleness = now.since(meta.windows.fresh_until);
+                let staleness = meta.staleness_at(now);
                 now < until || wish.stale_if_error.is_some_and(|most| staleness <= most)
             }
             _ => now < until,
         }
     }
-}
-
-/// A look-up under way: this key was asked for.
-pub(crate) struct Search {
-    pub(crate) key: CacheKey,
-    pub(crate) answer: Answer<Result<Option<Stored>, Error>>,
-}
-
-/// What a look-up found.
-pub(crate) enum Found {
-    /// An entry for this request.
-    Entry(Arc<Entry>, Standing),
-    /// None; and under which key requests like this one share a fetch.
-    Nothing(Forward),
-}
-
-/// One step of a look-up.
-pub(crate) enum Step {
-    Next(Search),
-    Done(CacheKey, Found),
-}
-
-/// Which variant answers a request.
-enum Selected {
-    /// The one under this key.
-    Variant(CacheKey),
-    /// None; requests like this one share a fetch by this key.
-    None(CacheKey),
 }
 
 impl Core {
@@ -194,102 +162,6 @@ impl Core {
         }
     }
 
-    /// Begins a look-up.
-    pub(crate) fn search(&self, key: &CacheKey, now: Timestamp) -> Search {
-        Search { key: key.clone(), answer: self.store.get(key, now) }
-    }
-
-    /// What the store's answer means for this request.
-    pub(crate) fn step(
-        &self,
-        ask: &Ask,
-        headers: &HeaderMap,
-        asked: CacheKey,
-        answer: Result<Option<Stored>, Error>,
-        now: Timestamp,
-    ) -> Step {
-        let stored = answer.unwrap_or_else(|error| {
-            self.store_failed(&error);
-            None
-        });
-        let is_variant = asked != ask.key;
-        let missed = if is_variant { Forward::VaryMiss } else { Forward::UriMiss };
-        match stored {
-            Some(stored) if *stored.key() != asked => {
-                self.store_failed(&Error::store("the store answered for another key", "keys differ"));
-                Step::Done(asked, Found::Nothing(missed))
-            }
-            Some(Stored::Entry(entry)) => {
-                let standing = self.standing(ask, &entry, headers, is_variant, now);
-                match standing {
-                    Standing::Gone => Step::Done(asked, Found::Nothing(missed)),
-                    standing => Step::Done(asked, Found::Entry(entry, standing)),
-                }
-            }
-            Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
-                Selected::Variant(key) => Step::Next(self.search(&key, now)),
-                Selected::None(key) => Step::Done(key, Found::Nothing(Forward::VaryMiss)),
-            },
-            _ => Step::Done(asked, Found::Nothing(missed)),
-        }
-    }
-
-    fn standing(&self, ask: &Ask, entry: &Entry, headers: &HeaderMap, is_variant: bool, now: Timestamp) -> Standing {
-        // A variant found by a class of codings must be one that this client can read.
-        if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
-            return Standing::Gone;
-        }
-        let standing = policy::standing(&entry.meta.windows, now);
-        let standing = match self.barriers.check(&ask.key, &entry.meta) {
-            Validity::Void => return Standing::Gone,
-            Validity::Valid => standing,
-            Validity::Stale => match standing {
-                // Marked stale: as if its freshness had just ended.
-                Standing::Fresh | Standing::FreshButOld
-                    if entry.meta.windows.revalidate_until > entry.meta.windows.fresh_until =>
-                {
-                    Standing::StaleWhileRevalidate
-                }
-                Standing::Fresh | Standing::FreshButOld => Standing::Stale { on_error: true },
-                other => return other,
-            },
-        };
-        match &ask.wish {
-            Some(wish) => wish::granted(standing, &entry.meta, wish, now),
-            None => standing,
-        }
-    }
-
-    /// The key of the variant that answers this request.
-    fn select(&self, index: &VaryIndex, headers: &HeaderMap) -> Selected {
-        // §4.1: "the cache MUST use the most recent one": the list is in that order.
-        let mut last: Option<(&[http::HeaderName], Vec<u8>)> = None;
-        for variant in &index.variants {
-            let selection = match last.take() {
-                Some((names, selection)) if *names == *variant.names => selection,
-                _ => vary::selection(&variant.names, headers, self.settings.profile),
-            };
-            if *selection == *variant.selection {
-                return Selected::Variant(variant.key.clone());
-            }
-            last = Some((&variant.names, selection));
-        }
-        for variant in &index.variants {
-            if let Some(language) = &variant.language
-                && vary::prefers(headers, &language.of)
-                && *language.others == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
-            {
-                return Selected::Variant(variant.key.clone());
-            }
-        }
-        Selected::None(index.key.variant(&last.map_or_else(Vec::new, |(_, selection)| selection)))
-    }
-
-    /// Fetches in progress may not be joined once something they bring was invalidated.
-    pub(crate) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
-        self.barriers.check_fetch(key, began) != Validity::Valid
-    }
-
     /// The route's rule proved useful.
     pub(crate) fn useful(&self, rule: usize) {
         count(&self.counters.rules[rule].useful);
@@ -312,66 +184,6 @@ impl Core {
         self.events.emit(&Event::StoreFailed { store: "cache", error });
     }
 
-    /// RFC 9111 §4.4: what a successful answer to an unsafe request invalidates.
-    pub(crate) fn settle(&self, method: &Method, key: &CacheKey, status: StatusCode, answer: &HeaderMap) {
-        if !policy::invalidates(method, status) {
-            return;
-        }
-        self.invalidate_resource(key);
-        // "A cache MAY invalidate other URIs … in particular, the URI(s) in the Location and Content-Location".
-        for name in [header::LOCATION, header::CONTENT_LOCATION] {
-            let Some(uri) = answer.get(name).and_then(|value| self.located(key, value)) else { continue };
-            if let Some(other) = self.key_at(key, &uri) {
-                self.invalidate_resource(&other);
-            }
-        }
-    }
-
-    /// Whether an answer says that it is the current representation of the request's own target.
-    pub(crate) fn is_at_home(&self, key: &CacheKey, answer: &HeaderMap) -> bool {
-        let named = answer.get(header::CONTENT_LOCATION).and_then(|value| self.located(key, value));
-        named.and_then(|uri| self.key_at(key, &uri)).is_some_and(|home| home.resource() == key.resource())
-    }
-
-    fn located(&self, key: &CacheKey, value: &HeaderValue) -> Option<http::Uri> {
-        locate::same_origin(&Target::of(key.resource())?, value.to_str().ok()?)
-    }
-
-    /// The key of another resource of the same origin.
-    fn key_at(&self, key: &CacheKey, uri: &http::Uri) -> Option<CacheKey> {
-        let target = Target::of(key.resource())?;
-        let (scheme, authority) =
-            (std::str::from_utf8(target.scheme).ok()?, std::str::from_utf8(target.authority).ok()?);
-        let mut request = http::Request::new(());
-        *request.uri_mut() = uri.clone();
-        let rule = self.rules.rule(self.rules.find(&RequestHead::of(&request)));
-        KeyBuilder::for_target(scheme, authority, uri, self.key_parts(rule)).ok()?.finish().ok()
-    }
-
-    /// Voids a resource and forgets what lies under its key.
-    pub(crate) fn invalidate_resource(&self, key: &CacheKey) {
-        self.barriers.raise(About::Resource(key.resource().into()), false);
-        self.forget(key);
-    }
-
-    /// Removes a key. The barrier has voided what lies there: this only frees its place.
-    pub(crate) fn forget(&self, key: &CacheKey) {
-        match self.store.remove(key) {
-            Answer::Ready(Ok(())) => {}
-            Answer::Ready(Err(error)) => self.store_failed(&error),
-            Answer::Pending(removal) => {
-                let events = self.events.clone();
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    runtime.spawn(async move {
-                        if let Err(error) = removal.await {
-                            events.emit(&Event::StoreFailed { store: "cache", error: &error });
-                        }
-                    });
-                }
-            }
-        }
-    }
-
     pub(crate) fn stats(&self) -> CacheStats {
         let mut stats = self.counters.snapshot();
         stats.levels = self.store.stats();
@@ -384,8 +196,9 @@ impl Core {
     }
 
     /// The seconds of freshness that are left, negative where they are over.
-    pub(crate) fn ttl(fresh_until: Timestamp, now: Timestamp) -> i64 {
+    pub(crate) fn ttl(meta: &Meta, now: Timestamp) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-        if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(now.since(fresh_until)) }
+        let fresh_until = meta.windows.fresh_until;
+        if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::judge::Plan;
 use super::key::CacheKey;
-use super::policy::Plan;
 use super::range::{ContentRange, Span};
 use super::settings::TOLLGATE_CACHE_CONTROL;
 use crate::clock::Timestamp;
@@ -27,6 +27,8 @@ const OVERHEAD: u64 = 512;
 pub(crate) struct Windows {
     /// Before: served as it is.
     pub(crate) fresh_until: Timestamp,
+    /// How stale it was already at `fresh_until`: responses may arrive so.
+    pub(crate) late: Duration,
     /// After, and while fresh: served, and refreshed ahead of its end.
     pub(crate) refresh_from: Timestamp,
     /// Before: served, and refreshed behind the client's back.
@@ -62,6 +64,11 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    /// By how much it exceeds its freshness lifetime.
+    pub(crate) fn staleness_at(&self, now: Timestamp) -> Duration {
+        now.since(self.windows.fresh_until) + self.windows.late
+    }
+
     pub(crate) fn age_at(&self, now: Timestamp) -> Duration {
         self.age + now.since(self.stored_at)
     }

@@ -19,8 +19,8 @@ use super::core::{Ask, Core};
 use super::entry::Entry;
 use super::flight::{Lead, Progress};
 use super::freshness::Moments;
+use super::judge::{self, Case};
 use super::origin::Origin;
-use super::policy::{self, Case};
 use super::reason::Reason;
 use super::respond::{self, Asker};
 use super::stats::count;
@@ -94,7 +94,7 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
 ) -> (Answer<O::Body, O::Error>, Option<Rest>) {
     let Job { core, origin, mut request, ask, stale, beginning, unchanged, forward } = job;
     let headers = request.headers().clone();
-    let theirs = unchanged || detail == Some(Reason::HitForMiss);
+    let theirs = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match theirs {
         true => Question::Theirs,
         false => ask_in_their_place(request.headers_mut(), stale.as_ref(), beginning),
@@ -167,7 +167,7 @@ impl Errand {
             }
         }
         let handler = response.extensions().get::<Store>();
-        let judged = policy::judge(&self.case(), response.status(), response.headers(), handler);
+        let judged = judge::judge(&self.case(), response.status(), response.headers(), handler);
         match judged.and_then(|plan| self.often_enough().map(|()| plan)) {
             Ok(plan) => {
                 let (response, rest) = self.keep(response, plan).await;

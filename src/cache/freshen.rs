@@ -9,8 +9,8 @@ use super::control::Store;
 use super::entry::{self, Entry};
 use super::fetch::Errand;
 use super::flight::Progress;
+use super::judge;
 use super::keep::Keeping;
-use super::policy;
 use super::reason::Reason;
 use super::respond;
 use super::settings::Profile;
@@ -39,7 +39,9 @@ impl Errand {
                 }
                 respond(&entry)
             }
-            Err((Reason::Invalidated | Reason::StoreFailed, headers)) => respond(&with_headers(old, headers)),
+            Err((Reason::Invalidated | Reason::StoreFailed | Reason::Superseded, headers)) => {
+                respond(&with_headers(old, headers))
+            }
             Err((reason, headers)) => {
                 self.pass(reason, answer.status);
                 core.forget(&self.ask.key);
@@ -65,7 +67,7 @@ impl Errand {
         let mut judged = headers.clone();
         validate::update(&mut judged, &answer.headers);
         let handler = answer.extensions.get::<Store>();
-        let plan = match policy::judge(&self.case(), old.meta.status, &judged, handler) {
+        let plan = match judge::judge(&self.case(), old.meta.status, &judged, handler) {
             Ok(plan) => plan,
             Err(reason) => return Err((reason, headers)),
         };
@@ -93,7 +95,9 @@ impl Errand {
         let same = |name| answer.headers.get(&name).is_none_or(|value| old.meta.headers.get(&name) == Some(value));
         if same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
             // What may not be stored any longer is not.
-            if let Err((Reason::Invalidated | Reason::StoreFailed, _)) | Ok(_) = self.updated(old, answer).await {
+            if let Err((Reason::Invalidated | Reason::StoreFailed | Reason::Superseded, _)) | Ok(_) =
+                self.updated(old, answer).await
+            {
                 return;
             }
         }

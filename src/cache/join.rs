@@ -10,45 +10,48 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::barrier::Validity;
-use super::core::{Ask, Core, Found, Search, Step};
+use super::core::{Ask, Core};
 use super::entry::{Entry, Meta};
 use super::facts::Facts;
 use super::fetch::{Answer, Job, fetch};
 use super::flight::{Join, Lead, Live, Progress, Waiter};
 use super::key::CacheKey;
+use super::lookup::{Found, Search, Step};
 use super::origin::Origin;
-use super::policy::Standing;
+use super::policy::{self, Standing};
 use super::reason::Reason;
 use super::settings::Profile;
 use super::stats::count;
 use super::status::{Forward, Report};
-use super::{partial, range, respond, tee, validate, vary};
+use super::{partial, range, respond, tee, validate, vary, wish};
 use crate::answer::BoxFuture;
 use crate::body::{Body, BodyError, Stream};
 use crate::carrier::carry;
+use crate::clock::Timestamp;
 
 /// Looks up to the end, then does what was found demands.
 pub(crate) async fn run<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, search: Search) -> Answer<O::Body, O::Error> {
-    let (key, found) = look(&job.core, &job.ask, job.request.headers(), search).await;
-    go(job, key, found).await
+    let (variant, found) = look(&job.core, &job.ask, job.request.headers(), search).await;
+    go(job, variant, found).await
 }
 
-async fn look(core: &Core, ask: &Ask, headers: &HeaderMap, mut search: Search) -> (CacheKey, Found) {
+async fn look(core: &Core, ask: &Ask, headers: &HeaderMap, mut search: Search) -> (Option<Box<CacheKey>>, Found) {
     loop {
         let answer = search.answer.await;
-        match core.step(ask, headers, search.key, answer, core.clock.now()) {
+        match core.step(ask, headers, search.variant, answer, core.clock.now()) {
             Step::Next(next) => search = next,
-            Step::Done(key, found) => return (key, found),
+            Step::Done(variant, found) => return (variant, found),
         }
     }
 }
 
-/// Acts on what was found under `key`, which is also what requests like this one share a fetch by.
+/// Acts on what was found; requests share a fetch by `variant`, or by the primary key.
 pub(crate) async fn go<O: Origin<B>, B: Send + 'static>(
     mut job: Job<O, B>,
-    key: CacheKey,
+    variant: Option<Box<CacheKey>>,
     found: Found,
 ) -> Answer<O::Body, O::Error> {
+    let key = variant.map_or_else(|| job.ask.key.clone(), |variant| *variant);
     let now = job.core.clock.now();
     match found {
         Found::Entry(entry, _) if !respond::holds(&entry, job.asker()) => {
@@ -99,6 +102,7 @@ pub(crate) async fn go<O: Origin<B>, B: Send + 'static>(
 /// Leads a flight, or waits for one.
 async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: CacheKey) -> Answer<O::Body, O::Error> {
     let core = job.core.clone();
+    let arrived = core.clock.now();
     let mut deadline = std::pin::pin!(tokio::time::sleep(core.settings.wait));
     loop {
         let mut waiter = match join(&core, &job.ask, &key) {
@@ -117,8 +121,10 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
         };
         match progress {
             Progress::Alone => return alone(job, Some(Reason::HitForMiss)).await,
-            Progress::Live(live) if suits(&job, &live) => return Ok(share_live(job, &live)),
-            Progress::Stored(entry) if is_valid(&job, &entry.meta) => return Ok(share_stored(&job, &entry)),
+            Progress::Live(live) if suits(&job, &live, arrived) => return Ok(share_live(job, &live)),
+            Progress::Stored(entry) if is_new_enough(&job, &entry.meta, arrived) => {
+                return Ok(share_stored(&job, &entry));
+            }
             // It varies on something this request does not share: fetch with those that do.
             Progress::Live(live) if !live.names.is_empty() => {
                 let selection = vary::selection(&live.names, job.request.headers(), core.settings.profile);
@@ -128,7 +134,11 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
                 }
                 key = own;
             }
-            _ => return a_few_at_a_time(job, waiter, Reason::FlightFailed).await,
+            // Its head came before this request, and is too old for it by now.
+            Progress::Live(_) | Progress::Stored(_) => return alone(job, Some(Reason::FlightFailed)).await,
+            Progress::Failed | Progress::Airborne => {
+                return a_few_at_a_time(job, waiter, Reason::FlightFailed).await;
+            }
         }
     }
 }
@@ -233,14 +243,24 @@ fn detach(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(carry(work));
 }
 
-fn is_valid<O, B>(job: &Job<O, B>, meta: &Meta) -> bool {
-    job.core.barriers.check(&job.ask.key, meta) == Validity::Valid
+/// Whether an answer with this head may be shared: nobody invalidated it, and it is either younger than the request,
+/// or may be used for it as if it were stored already. (RFC 9111 §4: collapsing needs permission to reuse.)
+fn is_new_enough<O, B>(job: &Job<O, B>, meta: &Meta, arrived: Timestamp) -> bool {
+    let now = job.core.clock.now();
+    if job.core.barriers.check(&job.ask.key, meta) != Validity::Valid {
+        return false;
+    }
+    let standing = match &job.ask.wish {
+        Some(wish) => wish::granted(policy::standing(&meta.windows, now), meta, wish, now),
+        None => policy::standing(&meta.windows, now),
+    };
+    arrived <= meta.stored_at || matches!(standing, Standing::Fresh | Standing::FreshButOld)
 }
 
 /// Whether an answer that is still arriving is for requests like this one.
-fn suits<O, B>(job: &Job<O, B>, live: &Live) -> bool {
+fn suits<O, B>(job: &Job<O, B>, live: &Live, arrived: Timestamp) -> bool {
     let headers = job.request.headers();
-    is_valid(job, &live.meta)
+    is_new_enough(job, &live.meta, arrived)
         && *live.selection == *vary::selection(&live.names, headers, job.core.settings.profile)
         && (live.names.is_empty() || vary::is_readable(&live.meta.headers, headers))
 }

@@ -13,7 +13,7 @@ use super::key::CacheKey;
 use super::range::ContentRange;
 use super::reason::Reason;
 use super::stats::{RouteCounters, count};
-use super::{partial, policy};
+use super::{judge, partial};
 
 /// Chunks below this are copied together: a small slice may hold a large read buffer alive.
 const SMALL: usize = 64 * 1024;
@@ -51,7 +51,7 @@ impl Keeping {
         // Decide on the promise: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
-            None => policy::promised_length(&self.meta.headers)?,
+            None => judge::promised_length(&self.meta.headers)?,
         };
         if promised.is_some_and(|promised| promised != length) && !is_bodiless(&self.meta) {
             return Err(Reason::Truncated);
@@ -85,12 +85,16 @@ impl Keeping {
 
     /// The entry, joined with the part that is already there.
     async fn entry(&self, key: CacheKey, body: Kept, length: u64) -> Result<Entry, Reason> {
-        let Some(part) = self.part else {
-            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
-        };
         let old = match self.read(&key).await {
             Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
             _ => None,
+        };
+        // RFC 9111 §4: "the cache MUST use the most recent one".
+        if old.as_ref().is_some_and(|old| old.meta.stored_at > self.meta.stored_at) {
+            return Err(Reason::Superseded);
+        }
+        let Some(part) = self.part else {
+            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
         };
         // A part never replaces a whole that is still fresh.
         if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {

@@ -39,7 +39,6 @@ static SECRET: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default:
 /// assert_eq!(key, CacheKey::from_bytes(b"any bytes", 4));
 /// assert_ne!(key, CacheKey::from_bytes(b"any other", 4));
 /// ```
-#[derive(Clone)]
 pub struct CacheKey {
     hash: u64,
     /// Where the parts that name the resource end.
@@ -84,6 +83,13 @@ impl CacheKey {
         hasher.write(&bytes);
         let resource = u32::try_from(resource).unwrap_or(u32::MAX);
         Self { hash: hasher.finish(), resource, bytes }
+    }
+}
+
+impl Clone for CacheKey {
+    fn clone(&self) -> Self {
+        // In one copy: `SmallVec` would clone byte by byte.
+        Self { hash: self.hash, resource: self.resource, bytes: SmallVec::from_slice(&self.bytes) }
     }
 }
 

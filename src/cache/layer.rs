@@ -1,28 +1,16 @@
-//! [`CacheLayer`] and its builder: configuration, checked before the first request.
+//! [`CacheLayer`]: what puts a cache in front of a service, and the handle to it.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use http::HeaderName;
 use tower_layer::Layer;
 
-use super::barrier::Barriers;
+use super::builder::CacheBuilder;
 use super::core::Core;
-use super::flight::Flights;
 use super::invalidate::Invalidate;
-use super::rules::Rules;
 use super::service::Cache;
-use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
-use super::stats::{CacheStats, Counters};
-use super::store::CacheStore;
+use super::stats::CacheStats;
 use crate::body::Wrap;
-use crate::clock::Clock;
-use crate::error::Error;
-use crate::event::{Events, Hook};
-use crate::key::{KeyExtractor, SharedExtractor};
-use crate::store::memory::MemoryCache;
 
 const MIB: u64 = 1 << 20;
 
@@ -45,12 +33,16 @@ pub struct CacheLayer {
 }
 
 impl CacheLayer {
+    pub(super) fn new(core: Core) -> Self {
+        Self { core: Arc::new(core) }
+    }
+
     /// A cache of this many bytes in this process, with the safe defaults: profile `app`, no rules.
     ///
     /// An entry may take 1 MiB, or all of `bytes` where that is less.
     pub fn in_memory(bytes: u64) -> Self {
         let builder = Self::builder().memory(bytes).max_entry(bytes.min(MIB));
-        Self { core: Arc::new(builder.assemble(super::rules::RuleBook::empty(), Vec::new(), Vec::new())) }
+        Self::new(builder.assemble(super::rules::RuleBook::empty(), Vec::new(), Vec::new()))
     }
 
     /// Everything that can be set.
@@ -98,318 +90,4 @@ impl fmt::Debug for CacheLayer {
             .field("identity", &core.identity.is_some())
             .finish_non_exhaustive()
     }
-}
-
-/// Sets up a [`CacheLayer`].
-///
-/// ```
-/// use std::time::Duration;
-/// use tollgate::cache::{CacheLayer, Profile, Rule, Rules};
-///
-/// let layer = CacheLayer::builder()
-///     .memory(256 << 20)
-///     .max_entry(8 << 20)
-///     .profile(Profile::App)
-///     .rules(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices")))
-///     .jitter(0.1)
-///     .cache_status(true)
-///     .build()?;
-/// # let _ = layer;
-///
-/// let error = CacheLayer::builder().memory(1000).max_entry(2000).build().unwrap_err();
-/// assert!(error.to_string().contains("2000"));
-/// # Ok::<(), tollgate::Error>(())
-/// ```
-#[must_use]
-pub struct CacheBuilder {
-    enabled: bool,
-    memory: u64,
-    max_entry: u64,
-    profile: Profile,
-    rules: Rules,
-    identity: Option<SharedExtractor>,
-    ignore_cookies: Vec<Box<str>>,
-    key_fields: Vec<Box<str>>,
-    targeted: Vec<Box<str>>,
-    forward_targeted: bool,
-    cache_status: bool,
-    status_key: bool,
-    status_name: Box<str>,
-    wait: Duration,
-    hit_for_miss: Duration,
-    jitter: f64,
-    refresh_ahead: f64,
-    default_scheme: Box<str>,
-    store: Option<Arc<dyn CacheStore>>,
-    clock: Clock,
-    hook: Option<Hook>,
-}
-
-impl Default for CacheBuilder {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            memory: 64 * MIB,
-            max_entry: MIB,
-            profile: Profile::App,
-            rules: Rules::new(),
-            identity: None,
-            ignore_cookies: Vec::new(),
-            key_fields: Vec::new(),
-            targeted: Vec::new(),
-            forward_targeted: false,
-            cache_status: false,
-            status_key: false,
-            status_name: "Tollgate".into(),
-            wait: Duration::from_secs(3),
-            hit_for_miss: Duration::from_secs(10),
-            jitter: 0.0,
-            refresh_ahead: 1.0,
-            default_scheme: "http".into(),
-            store: None,
-            clock: Clock::System,
-            hook: None,
-        }
-    }
-}
-
-impl CacheBuilder {
-    /// How many bytes entries may take together, with their fields and keys. 64 MiB unless set.
-    ///
-    /// As much again may be held for a moment by bodies that are still being read.
-    pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = bytes;
-        self
-    }
-
-    /// How many bytes one body may have to be stored. 1 MiB unless set.
-    pub fn max_entry(mut self, bytes: u64) -> Self {
-        self.max_entry = bytes;
-        self
-    }
-
-    /// Whose responses are kept. [`Profile::App`] unless set.
-    pub fn profile(mut self, profile: Profile) -> Self {
-        self.profile = profile;
-        self
-    }
-
-    /// What is said about routes.
-    pub fn rules(mut self, rules: Rules) -> Self {
-        self.rules = rules;
-        self
-    }
-
-    /// Makes who is asking part of the key: requests with `Authorization` or `Cookie` that show an identity are cached,
-    /// each identity apart. Routes that are `same_for_everyone()` still share one entry.
-    ///
-    /// The identity must have been verified: put an authentication layer outside this one.
-    pub fn identity(mut self, identity: impl KeyExtractor) -> Self {
-        self.identity = Some(Arc::new(identity));
-        self
-    }
-
-    /// Cookies that no response depends on: a request with these alone counts as one without.
-    pub fn ignore_cookies<N: Into<Box<str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.ignore_cookies.extend(names.into_iter().map(Into::into));
-        self
-    }
-
-    /// Makes a request field part of the key, so that `X-Forwarded-Host` and its like no longer make requests pass by.
-    pub fn key_field(mut self, name: impl Into<Box<str>>) -> Self {
-        self.key_fields.push(name.into());
-        self
-    }
-
-    /// Adds a targeted field (RFC 9213) to obey before `Cache-Control`, such as `CDN-Cache-Control`; those added first
-    /// win. `Tollgate-Cache-Control` is always the first, and never passed on.
-    pub fn targeted_field(mut self, name: impl Into<Box<str>>) -> Self {
-        self.targeted.push(name.into());
-        self
-    }
-
-    /// Whether targeted fields other than `Tollgate-Cache-Control` are passed on to caches nearer to the client. Not
-    /// unless set.
-    pub fn forward_targeted(mut self, forward: bool) -> Self {
-        self.forward_targeted = forward;
-        self
-    }
-
-    /// Whether responses say how the cache handled them, in `Cache-Status` (RFC 9211). Not unless set.
-    pub fn cache_status(mut self, write: bool) -> Self {
-        self.cache_status = write;
-        self
-    }
-
-    /// Whether `Cache-Status` also names the resource (RFC 9211 §2.7). For debugging; not unless set.
-    pub fn cache_status_key(mut self, write: bool) -> Self {
-        self.status_key = write;
-        self
-    }
-
-    /// The name this cache goes by in `Cache-Status`: a token. `Tollgate` unless set.
-    pub fn cache_status_name(mut self, name: impl Into<Box<str>>) -> Self {
-        self.status_name = name.into();
-        self
-    }
-
-    /// How long a request waits for somebody else's fetch before it goes alone. 3 s unless set.
-    pub fn wait(mut self, deadline: Duration) -> Self {
-        self.wait = deadline;
-        self
-    }
-
-    /// How long requests for a key are not made to wait after its answer was not cacheable. 10 s unless set.
-    pub fn hit_for_miss(mut self, span: Duration) -> Self {
-        self.hit_for_miss = span;
-        self
-    }
-
-    /// The largest share of a lifetime that is taken off at random, so that entries made together do not expire
-    /// together: 0 up to (not including) 1. None unless set.
-    pub fn jitter(mut self, share: f64) -> Self {
-        self.jitter = share;
-        self
-    }
-
-    /// Refreshes an entry in the background when it is hit after this share of its lifetime: more than 0, up to 1, which
-    /// is the default and means never.
-    pub fn refresh_ahead(mut self, share: f64) -> Self {
-        self.refresh_ahead = share;
-        self
-    }
-
-    /// The scheme of requests that do not say, `http` or `https`: part of the key. `http` unless set.
-    pub fn default_scheme(mut self, scheme: impl Into<Box<str>>) -> Self {
-        self.default_scheme = scheme.into();
-        self
-    }
-
-    /// Keeps entries elsewhere than in this process. [`memory`](Self::memory) then bounds the bodies being read only.
-    pub fn store(mut self, store: Arc<dyn CacheStore>) -> Self {
-        self.store = Some(store);
-        self
-    }
-
-    /// Where the time is read. The operating system's clocks unless set.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// What is called with every event.
-    pub fn hook(mut self, hook: Hook) -> Self {
-        self.hook = Some(hook);
-        self
-    }
-
-    /// Whether the layer does anything at all. One line to switch it off without changing types.
-    pub fn enabled(mut self, enabled: bool) -> Self {
-        self.enabled = enabled;
-        self
-    }
-
-    /// Checks everything and builds the layer.
-    ///
-    /// # Errors
-    /// Names the first value that is wrong: a malformed or conflicting route pattern, a tag that cannot be one, a TTL
-    /// of zero, an entry bound over the memory bound, a name that is no field name, a share out of range.
-    pub fn build(mut self) -> Result<CacheLayer, Error> {
-        let refuse = |message: String| Err(Error::config(message));
-        if self.memory == 0 || self.max_entry == 0 {
-            return refuse(format!("cache: memory {} and max_entry {} must not be 0", self.memory, self.max_entry));
-        }
-        if self.max_entry > self.memory {
-            return refuse(format!("cache: max_entry {} is over memory {}", self.max_entry, self.memory));
-        }
-        if !(0.0..1.0).contains(&self.jitter) {
-            return refuse(format!("cache: jitter {} must be at least 0 and less than 1", self.jitter));
-        }
-        if !(self.refresh_ahead > 0.0 && self.refresh_ahead <= 1.0) {
-            return refuse(format!("cache: refresh_ahead {} must be over 0 and at most 1", self.refresh_ahead));
-        }
-        if !matches!(&*self.default_scheme, "http" | "https") {
-            return refuse(format!("cache: default_scheme {:?} must be \"http\" or \"https\"", self.default_scheme));
-        }
-        if !is_token(&self.status_name) {
-            return refuse(format!("cache: cache_status_name {:?} must be a token", self.status_name));
-        }
-        if self.wait.is_zero() {
-            return refuse("cache: wait 0s would make every concurrent miss call the inner service".to_owned());
-        }
-        let rules = std::mem::take(&mut self.rules).compile()?;
-        let key_fields = field_names("key_field", &self.key_fields)?;
-        let mut targeted = field_names("targeted_field", &self.targeted)?;
-        targeted.retain(|name| *name != TOLLGATE_CACHE_CONTROL);
-        targeted.insert(0, TOLLGATE_CACHE_CONTROL);
-        Ok(CacheLayer { core: Arc::new(self.assemble(rules, key_fields, targeted)) })
-    }
-
-    fn assemble(
-        self,
-        rules: super::rules::RuleBook,
-        key_fields: Vec<HeaderName>,
-        mut targeted: Vec<HeaderName>,
-    ) -> Core {
-        if targeted.is_empty() {
-            targeted.push(TOLLGATE_CACHE_CONTROL);
-        }
-        let settings = Settings {
-            profile: self.profile,
-            max_entry: self.max_entry,
-            in_flight: self.memory,
-            ignore_cookies: self.ignore_cookies,
-            key_fields,
-            targeted,
-            forward_targeted: self.forward_targeted,
-            default_scheme: if &*self.default_scheme == "https" { "https" } else { "http" },
-            status_name: self.cache_status.then_some(self.status_name),
-            status_key: self.status_key,
-            wait: self.wait,
-            hit_for_miss: self.hit_for_miss,
-            jitter: self.jitter,
-            refresh_ahead: self.refresh_ahead,
-        };
-        Core {
-            enabled: self.enabled,
-            settings,
-            counters: Counters::new(rules.len()),
-            rules,
-            identity: self.identity,
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory))),
-            clock: self.clock,
-            events: Events::new(self.hook),
-            flights: Arc::new(Flights::default()),
-            barriers: Barriers::default(),
-            passing: super::passing::Passing::default(),
-            uses: super::uses::Uses::default(),
-            held: Arc::default(),
-            nonces: AtomicU64::new(0),
-        }
-    }
-}
-
-impl fmt::Debug for CacheBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheBuilder")
-            .field("memory", &self.memory)
-            .field("max_entry", &self.max_entry)
-            .field("profile", &self.profile)
-            .field("rules", &self.rules)
-            .finish_non_exhaustive()
-    }
-}
-
-/// RFC 9110 §5.6.2; RFC 9651 §3.3.4 asks for a letter first.
-fn is_token(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b))
-}
-
-fn field_names(setter: &str, names: &[Box<str>]) -> Result<Vec<HeaderName>, Error> {
-    let parse = |name: &str| {
-        HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Error::config(format!("cache: {setter} {name:?} is no field name")))
-    };
-    names.iter().map(|name| parse(name)).collect()
 }

@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 use super::entry::{self, Language, Meta};
 use super::fetch::{Errand, Rest};
 use super::flight::{Lead, Live, Progress};
+use super::judge::{self, Plan};
 use super::keep::Keeping;
-use super::policy::{self, Plan};
 use super::reason::Reason;
 use super::settings::Profile;
 use super::tee::{Bounds, Pump, Tee, Turn};
@@ -38,7 +38,7 @@ impl Errand {
         let (mut parts, body) = response.into_parts();
         // Decided a moment ago: the length is one number or none.
         // A body that knows its own length needs no field to keep it.
-        let promised = policy::promised_length(&parts.headers).unwrap_or_default();
+        let promised = judge::promised_length(&parts.headers).unwrap_or_default();
         let promised = promised.or_else(|| http_body::Body::size_hint(&body).exact());
         let (meta, part) = self.meta(parts.status, &parts.headers, plan);
         let tee = Tee::new(promised, self.core.held.clone());

@@ -68,6 +68,10 @@
 //! * Put authentication outside, compression inside (or vary on `Accept-Encoding`), limits outside.
 //! * It needs a tokio runtime with time enabled.
 //!
+//! # The texts
+//!
+//! [`conformance`] lists what RFC 9111 and its kin ask of a shared cache, point by point, met or not met.
+//!
 //! # Why was it not cached?
 //!
 //! One closed list of [`Reason`]s: in `Cache-Status: …; detail=`, in [`CacheStats`], and here.
@@ -75,6 +79,8 @@
 #![doc = include_str!("../docs/cache_reasons.md")]
 
 mod barrier;
+mod builder;
+pub mod conformance;
 mod control;
 mod core;
 mod directive;
@@ -87,11 +93,13 @@ mod freshness;
 mod future;
 mod invalidate;
 mod join;
+mod judge;
 mod keep;
 mod key;
 mod layer;
 mod live;
 mod locate;
+mod lookup;
 mod origin;
 mod partial;
 mod passing;
@@ -102,6 +110,7 @@ mod respond;
 mod rules;
 mod service;
 mod settings;
+mod settle;
 mod sf;
 mod stats;
 mod status;
@@ -113,12 +122,13 @@ mod validate;
 mod vary;
 mod wish;
 
+pub use builder::CacheBuilder;
 pub use control::Store;
 pub use entry::{Entry, Stored, VaryIndex};
 pub use future::{Past, ResponseFuture};
 pub use invalidate::Invalidate;
 pub use key::CacheKey;
-pub use layer::{CacheBuilder, CacheLayer};
+pub use layer::CacheLayer;
 pub use reason::Reason;
 pub use rules::{Rule, Rules};
 pub use service::Cache;

@@ -110,6 +110,8 @@ reasons! {
     Tags = "tags", "send fewer, shorter tags of visible ASCII characters";
     /// Somebody invalidated it while it was being fetched.
     Invalidated = "invalidated", "nothing: the next request fetches the new state";
+    /// A younger response was stored while its body was arriving.
+    Superseded = "superseded", "nothing: the younger one is served";
     /// The last answer for this key was not cacheable, so requests are not made to wait for one another.
     HitForMiss = "hit-for-miss", "see the reason of the request before";
     /// The fetch this request waited for took longer than the waiters' deadline.

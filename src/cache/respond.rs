@@ -140,13 +140,16 @@ pub(crate) fn from_meta<B>(
     *response.status_mut() = meta.status;
     *response.headers_mut() = meta.headers.clone();
     // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated.
-    response.headers_mut().insert(header::AGE, number(meta.age_at(now).as_secs()));
+    // Written in its prepared place: `insert` would make room for one more field first.
+    if let Some(place) = response.headers_mut().get_mut(header::AGE) {
+        *place = number(meta.age_at(now).as_secs());
+    }
     let mut response = match has_it(asker, meta.status, &meta.headers) {
         true => validate::into_not_modified(response),
         false => response,
     };
     if let Some(name) = &core.settings.status_name {
-        let ttl = Some(Core::ttl(meta.windows.fresh_until, now));
+        let ttl = Some(Core::ttl(meta, now));
         let key = core.settings.status_key.then_some(key);
         status::write(response.headers_mut(), name, key, Report { ttl, ..report });
     }

@@ -10,11 +10,12 @@ use http::{Method, Request, Response, Version};
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use super::core::{Ask, Core, Found, Search, Step};
+use super::core::{Ask, Core};
 use super::fetch::Job;
 use super::future::{After, Past, ResponseFuture};
 use super::join;
 use super::key::{CacheKey, KeyBuilder};
+use super::lookup::{Found, Search, Step};
 use super::origin::Inner;
 use super::policy::Standing;
 use super::reason::Reason;
@@ -91,12 +92,12 @@ where
         }
         let now = self.core.clock.now();
         let mut search = self.core.search(&ask.key, now);
-        let (key, found) = loop {
+        let (variant, found) = loop {
             match search {
-                Search { key, answer: Answer::Ready(answer) } => {
-                    match self.core.step(&ask, request.headers(), key, answer, now) {
+                Search { variant, answer: Answer::Ready(answer) } => {
+                    match self.core.step(&ask, request.headers(), variant, answer, now) {
                         Step::Next(next) => search = next,
-                        Step::Done(key, found) => break (key, found),
+                        Step::Done(variant, found) => break (variant, found),
                     }
                 }
                 pending => {
@@ -113,7 +114,7 @@ where
                 self.core.useful(ask.rule);
                 ResponseFuture::ready(respond::stored(&self.core, &entry, asker, now, Report::default()))
             }
-            found => ResponseFuture::work(Box::pin(join::go(self.job(request, ask), key, found))),
+            found => ResponseFuture::work(Box::pin(join::go(self.job(request, ask), variant, found))),
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn granted(standing: Standing, meta: &Meta, wish: &RequestDirectives,
         return asked_again;
     }
     // §5.2.1.2: "willing to accept a response that has exceeded its freshness lifetime", unless §4.2.4 prohibits it.
-    let staleness = now.since(windows.fresh_until);
+    let staleness = meta.staleness_at(now);
     if !meta.strict && wish.max_stale.is_some_and(|most| staleness <= most) {
         return Standing::Fresh;
     }

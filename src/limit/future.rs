@@ -1,14 +1,14 @@
 //! [`ResponseFuture`]: from a decision to a response.
 //!
-//! ## Asking ⇒ (Readying | Calling | Refused), Readying ⇒ Calling ⇒ done
+//! ## Late ⇒ (Calling | Refused), Calling ⇒ done
 //!
-//! Only a remote store passes through *Asking*; in process the decision is made before the future exists. Only an inner
-//! service that is not ready at once passes through *Readying*: what is rare is boxed, so that the future stays small.
+//! In process the decision is made before the future exists, and an inner service that is ready at once, as nearly all
+//! are, is called before it exists too: such a future is *Calling* from the start. *Late* is what waits for a remote
+//! store or for the inner service to become ready; it is rare, so it is boxed, and the future stays small.
 
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -16,15 +16,8 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::decision::{Decision, Verdicts};
-use super::limiter::{Limiter, Outcome};
-use super::plan::Dues;
-use super::reply::Reply;
-use super::service::reserve;
-use crate::answer::BoxFuture;
+use super::limiter::{Pass, Step, Waiting};
 use crate::body::{Adopt, Body};
-use crate::clock::Timestamp;
-use crate::error::Error;
 use crate::head::RequestHead;
 
 pin_project! {
@@ -36,8 +29,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, ReqB, S::Future>,
-        reply: Option<Reply>,
-        decision: Option<Box<Decision>>,
+        pass: Pass,
         body: PhantomData<fn() -> W>,
     }
 }
@@ -45,44 +37,41 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, ReqB, F> {
-        Asking { asked: Option<Box<Asked<S, ReqB>>> },
-        Readying { parked: Option<Box<Parked<S, ReqB>>> },
         Calling { #[pin] future: F },
-        Refused { response: Option<Box<Response<Bytes>>> },
+        Refused { response: Option<Refusal> },
+        Late { late: Option<Box<Late<S, ReqB>>> },
     }
 }
 
-/// A service with the request it is to get.
-type Parked<S, ReqB> = (S, Request<ReqB>);
+/// A response of ours.
+type Refusal = Box<Response<Bytes>>;
 
-/// A question on its way to a remote store.
-pub(super) struct Asked<S, ReqB> {
-    pub(super) answer: BoxFuture<Result<Verdicts, Error>>,
-    pub(super) limiter: Arc<Limiter>,
-    pub(super) dues: Dues,
-    pub(super) at: Timestamp,
-    pub(super) parked: Parked<S, ReqB>,
+/// A request that cannot go on yet.
+struct Late<S, ReqB> {
+    /// The store's answer; `None` where it is the inner service that is waited for.
+    waiting: Option<Box<Waiting>>,
+    inner: S,
+    request: Request<ReqB>,
 }
 
 impl<S, ReqB, W> ResponseFuture<S, ReqB, W>
 where
     S: Service<Request<ReqB>>,
 {
-    pub(super) fn admitted(
-        inner: S,
-        request: Request<ReqB>,
-        reply: Option<Reply>,
-        decision: Option<Box<Decision>>,
-    ) -> Self {
-        Self { state: State::call(inner, request), reply, decision, body: PhantomData }
+    #[inline]
+    pub(super) fn admitted(inner: S, request: Request<ReqB>, pass: Pass) -> Self {
+        Self { state: State::call(inner, request), pass, body: PhantomData }
     }
 
+    #[cold]
     pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
-        Self { state: State::Refused { response: Some(response) }, reply: None, decision: None, body: PhantomData }
+        Self { state: State::Refused { response: Some(response) }, pass: Pass::default(), body: PhantomData }
     }
 
-    pub(super) fn asking(asked: Box<Asked<S, ReqB>>) -> Self {
-        Self { state: State::Asking { asked: Some(asked) }, reply: None, decision: None, body: PhantomData }
+    #[cold]
+    pub(super) fn waiting(waiting: Box<Waiting>, inner: S, request: Request<ReqB>) -> Self {
+        let late = Late { waiting: Some(waiting), inner, request };
+        Self { state: State::Late { late: Some(Box::new(late)) }, pass: Pass::default(), body: PhantomData }
     }
 }
 
@@ -92,30 +81,38 @@ where
 {
     /// Calls the inner service if it is ready at once. If it is not, it is polled again with the task's own waker, which
     /// replaces the one used here.
+    #[inline]
     fn call(mut inner: S, request: Request<ReqB>) -> Self {
         match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Calling { future: inner.call(request) },
             // An error is left for the task to find: a service that failed goes on failing.
-            Poll::Pending | Poll::Ready(Err(_)) => Self::Readying { parked: Some(Box::new((inner, request))) },
+            Poll::Pending | Poll::Ready(Err(_)) => {
+                Self::Late { late: Some(Box::new(Late { waiting: None, inner, request })) }
+            }
         }
     }
 }
 
-impl<S, ReqB> Asked<S, ReqB>
+impl<S, ReqB> Late<S, ReqB>
 where
     S: Service<Request<ReqB>>,
 {
-    /// What becomes of the request, now that the store has answered.
-    fn answered<W>(mut self, answer: Result<Verdicts, Error>) -> ResponseFuture<S, ReqB, W> {
-        let head = RequestHead::of(&self.parked.1);
-        match self.limiter.conclude(&head, &self.dues, &answer, self.at) {
-            Outcome::Refuse(response) => ResponseFuture::refused(response),
-            Outcome::Admit(reply, decision) => {
-                reserve(&self.limiter, self.dues, self.at, &mut self.parked.1);
-                let (inner, request) = self.parked;
-                ResponseFuture::admitted(inner, request, reply, decision)
+    /// Waits for the store, then for the inner service.
+    fn poll(&mut self, pass: &mut Pass, cx: &mut Context<'_>) -> Poll<Result<Option<Refusal>, S::Error>> {
+        if let Some(waiting) = &mut self.waiting {
+            let answer = ready!(waiting.answer.as_mut().poll(cx));
+            let step = self.waiting.take().map(|waiting| waiting.answered(&RequestHead::of(&self.request), &answer));
+            match step {
+                Some(Step::Refuse(response)) => return Poll::Ready(Ok(Some(response))),
+                Some(Step::Admit(admitted)) => {
+                    *pass = admitted;
+                    pass.prepare(self.request.extensions_mut());
+                }
+                // What a store has answered is never asked again.
+                Some(Step::Wait(_)) | None => {}
             }
         }
+        self.inner.poll_ready(cx).map_ok(|()| None)
     }
 }
 
@@ -127,17 +124,15 @@ where
 {
     type Output = Result<Response<Body<W::Inner>>, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     let mut response = ready!(future.poll(cx))?;
-                    if let Some(reply) = this.reply.take() {
-                        reply.write(response.headers_mut());
-                    }
-                    if let Some(decision) = this.decision.take() {
-                        response.extensions_mut().insert(*decision);
+                    if let Some(decision) = this.pass.write(response.headers_mut()) {
+                        response.extensions_mut().insert(decision);
                     }
                     return Poll::Ready(Ok(response.map(W::adopt)));
                 }
@@ -145,19 +140,17 @@ where
                     Some(response) => return Poll::Ready(Ok(response.map(Body::full))),
                     None => return Poll::Pending,
                 },
-                StateProj::Readying { parked } => {
-                    let Some((inner, _)) = parked.as_deref_mut() else { return Poll::Pending };
-                    ready!(inner.poll_ready(cx))?;
-                    let Some((mut inner, request)) = parked.take().map(|parked| *parked) else { return Poll::Pending };
-                    State::Calling { future: inner.call(request) }
-                }
-                StateProj::Asking { asked } => {
-                    let Some(waiting) = asked.as_deref_mut() else { return Poll::Pending };
-                    let answer = ready!(waiting.answer.as_mut().poll(cx));
-                    let Some(asked) = asked.take() else { return Poll::Pending };
-                    let next = asked.answered::<W>(answer);
-                    (*this.reply, *this.decision) = (next.reply, next.decision);
-                    next.state
+                StateProj::Late { late } => {
+                    let Some(waiting) = late.as_deref_mut() else { return Poll::Pending };
+                    let refusal = ready!(waiting.poll(this.pass, cx))?;
+                    let Some(late) = late.take() else { return Poll::Pending };
+                    match refusal {
+                        Some(response) => State::Refused { response: Some(response) },
+                        None => {
+                            let Late { mut inner, request, .. } = *late;
+                            State::Calling { future: inner.call(request) }
+                        }
+                    }
                 }
             };
             this.state.set(next);
@@ -171,10 +164,9 @@ where
 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = match &self.state {
-            State::Asking { .. } => "Asking",
-            State::Readying { .. } => "Readying",
             State::Calling { .. } => "Calling",
             State::Refused { .. } => "Refused",
+            State::Late { .. } => "Late",
         };
         f.debug_struct("limit::ResponseFuture").field("state", &state).finish()
     }

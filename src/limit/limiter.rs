@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Extensions, HeaderMap, Response};
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
 use super::plan::{Dues, Plan};
-use super::reply::{Reply, Style};
+use super::reply::{DraftFields, Reply, Style};
+use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
 use super::{LimitStore, OnReject, Quota, Settlement};
-use crate::answer::Answer;
+use crate::answer::{Answer, BoxFuture};
 use crate::carrier;
 use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
@@ -64,25 +65,92 @@ pub(super) struct Warnings {
     findings: std::sync::Mutex<Vec<&'static str>>,
 }
 
-/// What a request goes on with.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// To the inner service; the reply is written into its response.
-    Admit(Option<Reply>, Option<Box<Decision>>),
+/// What becomes of a request. Not generic, so that the services around it stay small enough to be inlined.
+pub(super) enum Step {
+    /// To the inner service.
+    Admit(Pass),
     /// Back to the client.
     Refuse(Box<Response<Bytes>>),
+    /// The store answers later.
+    Wait(Box<Waiting>),
+}
+
+/// What goes along with an admitted request, into its response.
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    reply: Option<Reply>,
+    aside: Option<Box<Aside>>,
+}
+
+/// What few requests need.
+#[derive(Debug, Default)]
+struct Aside {
+    draft: Option<DraftFields>,
+    decision: Option<Decision>,
+    reservation: Option<Reservation>,
+}
+
+impl Pass {
+    /// Leaves the reservation for the handler.
+    #[inline]
+    pub(super) fn prepare(&mut self, extensions: &mut Extensions) {
+        if let Some(aside) = &mut self.aside
+            && let Some(reservation) = aside.reservation.take()
+        {
+            extensions.insert(reservation);
+        }
+    }
+
+    /// Says in the response how the client stands.
+    pub(super) fn write(&mut self, headers: &mut HeaderMap) -> Option<Decision> {
+        if let Some(reply) = self.reply.take() {
+            reply.write(headers);
+        }
+        let aside = *self.aside.take()?;
+        if let Some(draft) = aside.draft {
+            draft.write(headers);
+        }
+        aside.decision
+    }
+}
+
+/// A question on its way to a remote store.
+pub(super) struct Waiting {
+    pub(super) answer: BoxFuture<Result<Verdicts, Error>>,
+    limiter: Arc<Limiter>,
+    dues: Dues,
+    at: Timestamp,
+}
+
+impl Waiting {
+    /// What becomes of the request, now that the store has answered.
+    pub(super) fn answered(self, head: &RequestHead<'_>, answer: &Result<Verdicts, Error>) -> Step {
+        self.limiter.conclude(head, &self.dues, answer, self.at)
+    }
 }
 
 impl Limiter {
-    /// Fills `dues` with what the request owes; `false` where it is exempt.
-    pub(super) fn dues(&self, head: &RequestHead<'_>, dues: &mut Dues) -> bool {
+    /// Decides on a request, or asks a store that will answer later.
+    pub(super) fn decide(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
         if self.exempt.iter().any(|exempt| exempt(head)) {
-            return false;
+            return Step::Admit(Pass::default());
         }
-        if self.warnings.inspected.load(Ordering::Relaxed) < INSPECTED {
-            self.inspect(head);
+        let mut dues = Dues::default();
+        self.plan.dues(head, &mut dues);
+        self.warn(head, &dues);
+        let at = self.clock.now();
+        let asked = match dues.checks.is_empty() {
+            true => Answer::Ready(Ok(Verdicts::new())),
+            false => self.store.decide(&dues.checks, at),
+        };
+        match asked {
+            Answer::Ready(ref answer) => self.conclude(head, &dues, answer, at),
+            Answer::Pending(answer) => Step::Wait(Box::new(Waiting { answer, limiter: self.clone(), dues, at })),
         }
-        self.plan.dues(head, dues);
+    }
+
+    #[inline]
+    fn warn(&self, head: &RequestHead<'_>, dues: &Dues) {
         if dues.nobody {
             self.events.warn_once(&self.warnings.nobody, "unknown-peer", UNKNOWN_PEER);
         }
@@ -90,53 +158,64 @@ impl Limiter {
             let message = "a tier was assigned that does not exist: such requests count as anonymous";
             self.events.warn_once(&self.warnings.unknown_tier, "unknown-tier", message);
         }
-        true
-    }
-
-    pub(super) fn ask(&self, dues: &Dues, now: Timestamp) -> Answer<Result<Verdicts, Error>> {
-        if dues.checks.is_empty() { Answer::Ready(Ok(Verdicts::new())) } else { self.store.decide(&dues.checks, now) }
-    }
-
-    /// From the store's answer to what the request goes on with.
-    pub(super) fn conclude(
-        &self,
-        head: &RequestHead<'_>,
-        dues: &Dues,
-        answer: &Result<Verdicts, Error>,
-        now: Timestamp,
-    ) -> Outcome {
-        match answer {
-            Ok(verdicts) if verdicts.len() == dues.checks.len() => self.rule(head, dues, verdicts, false, now),
-            Ok(_) => {
-                let error = Error::config("the store did not answer every check");
-                self.rule(head, dues, &self.decide_locally(dues, now, &error), true, now)
-            }
-            Err(error) => self.rule(head, dues, &self.decide_locally(dues, now, error), true, now),
+        if self.warnings.inspected.load(Ordering::Relaxed) < INSPECTED {
+            self.inspect(head);
         }
     }
 
-    fn rule(
-        &self,
+    /// From the store's answer to what becomes of the request.
+    fn conclude(
+        self: &Arc<Self>,
         head: &RequestHead<'_>,
         dues: &Dues,
-        verdicts: &[Verdict],
-        degraded: bool,
-        now: Timestamp,
-    ) -> Outcome {
-        let mut ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded };
+        answer: &Result<Verdicts, Error>,
+        at: Timestamp,
+    ) -> Step {
+        match answer {
+            Ok(verdicts) if verdicts.len() == dues.checks.len() => self.rule(head, dues, verdicts, at),
+            Ok(_) => self.rule_locally(head, dues, &Error::config("the store did not answer every check"), at),
+            Err(error) => self.rule_locally(head, dues, error, at),
+        }
+    }
+
+    fn rule(self: &Arc<Self>, head: &RequestHead<'_>, dues: &Dues, verdicts: &[Verdict], at: Timestamp) -> Step {
+        let ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded: false };
+        self.finish(head, dues, ruling, at)
+    }
+
+    #[cold]
+    fn rule_locally(self: &Arc<Self>, head: &RequestHead<'_>, dues: &Dues, error: &Error, at: Timestamp) -> Step {
+        let verdicts = self.decide_locally(dues, at, error);
+        let ruling =
+            Ruling { checks: &dues.checks, labels: &dues.labels, verdicts: &verdicts, node: None, degraded: true };
+        self.finish(head, dues, ruling, at)
+    }
+
+    #[inline]
+    fn finish(self: &Arc<Self>, head: &RequestHead<'_>, dues: &Dues, mut ruling: Ruling<'_>, at: Timestamp) -> Step {
         let mut admits = ruling.limits_admit();
         if let (true, Some(node)) = (admits, &self.node) {
-            let term = self.ask_node(node, &ruling, now);
+            let term = self.ask_node(node, &ruling, at);
             admits = term.verdict.admits();
             ruling.node = Some(term);
         }
         self.report(head, &ruling, admits);
-        let reply = Reply::new(&self.plan, self.style, &ruling, admits, || self.clock.wall());
-        if admits {
-            let decision = ruling.degraded.then(|| Box::new(self.decision(&ruling)));
-            return Outcome::Admit(reply, decision);
+        let reply = Reply::new(self.style, &ruling, admits, || self.clock.wall());
+        if !admits {
+            return Step::Refuse(self.refuse(head, &ruling, reply));
         }
-        Outcome::Refuse(self.refuse(head, &ruling, reply))
+        let plain = !ruling.degraded && !dues.reserves && (self.style.draft.is_none() || reply.is_none());
+        let aside = if plain { None } else { Some(self.aside(dues, &ruling, at)) };
+        Step::Admit(Pass { reply, aside })
+    }
+
+    fn aside(self: &Arc<Self>, dues: &Dues, ruling: &Ruling<'_>, at: Timestamp) -> Box<Aside> {
+        let reservation = || Reservation::new(self.clone(), self.plan.reserving(dues), at);
+        Box::new(Aside {
+            draft: self.style.draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
+            decision: ruling.degraded.then(|| self.decision(ruling)),
+            reservation: dues.reserves.then(reservation),
+        })
     }
 
     fn refuse(&self, head: &RequestHead<'_>, ruling: &Ruling<'_>, reply: Option<Reply>) -> Box<Response<Bytes>> {
@@ -144,6 +223,9 @@ impl Limiter {
         let mut response = self.reject.reject(head, &decision);
         if let Some(reply) = reply {
             reply.write(response.headers_mut());
+        }
+        if let Some(draft) = self.style.draft {
+            DraftFields::new(&self.plan, draft, ruling).write(response.headers_mut());
         }
         response.extensions_mut().insert(decision);
         Box::new(response)

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::fields;
 use crate::head::RequestHead;
 use crate::key::{ClientIp, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
-use crate::route::{Patterns, UNMATCHED};
+use crate::route::Patterns;
 
 /// All limits of a layer, ready to be asked.
 pub(super) struct Plan {
@@ -114,7 +114,7 @@ impl Plan {
             Subject::User if assigned => self.identify.extract(head),
             Subject::User => self.identify.fallback(head),
         };
-        let id = if rule.per_route { rule.id ^ fnv1a(head.matched_path().unwrap_or(UNMATCHED)) } else { rule.id };
+        let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
         key.as_ref().map(|key| self.hasher.hash(id, key))
     }
 
@@ -217,10 +217,12 @@ impl Offer {
                 "limit name {name:?} must be 1 to 64 printable ASCII characters without quotes"
             )));
         }
-        if let Cost::Fixed(units) = cost
-            && *units > quota.capacity()
-        {
-            return Err(Error::config(format!("limit {name:?}: a cost of {units} never fits into {quota}")));
+        match cost {
+            Cost::Fixed(0) => return Err(Error::config(format!("limit {name:?}: a cost of 0 counts nothing"))),
+            Cost::Fixed(units) if *units > quota.capacity() => {
+                return Err(Error::config(format!("limit {name:?}: a cost of {units} never fits into {quota}")));
+            }
+            _ => {}
         }
         // An sf-integer of seconds at least 1: shorter periods are told per second.
         let seconds = fields::ceil_seconds(quota.period()).max(1);

@@ -70,6 +70,9 @@ const fn status(decision: &Decision) -> StatusCode {
     if decision.overloaded() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS }
 }
 
+/// Where the problem types are registered.
+const REGISTRY: &str = "https://iana.org/assignments/http-problem-types#";
+
 /// draft-ietf-httpapi-ratelimit-headers §6. Limit names were checked to need no escaping.
 fn body(decision: &Decision) -> Bytes {
     let (kind, title) = if decision.overloaded() {
@@ -77,13 +80,18 @@ fn body(decision: &Decision) -> Bytes {
     } else {
         ("quota-exceeded", "Request cannot be satisfied as assigned quota has been exceeded")
     };
-    let mut json = String::with_capacity(256);
-    json.push_str("{\"type\":\"https://iana.org/assignments/http-problem-types#");
+    let status = status(decision);
+    let names: usize = decision.violated().map(|part| part.name().len() + 3).sum();
+    // Exactly as long as it will be: the bytes are then taken over without another allocation.
+    let fixed = "{'type':'','title':'','status':429,'violated-policies':[]}".len() + REGISTRY.len();
+    let mut json = String::with_capacity(fixed + kind.len() + title.len() + names.saturating_sub(1));
+    json.push_str("{\"type\":\"");
+    json.push_str(REGISTRY);
     json.push_str(kind);
     json.push_str("\",\"title\":\"");
     json.push_str(title);
     json.push_str("\",\"status\":");
-    json.push_str(status(decision).as_str());
+    json.push_str(status.as_str());
     json.push_str(",\"violated-policies\":[");
     for (i, part) in decision.violated().enumerate() {
         json.push_str(if i == 0 { "\"" } else { ",\"" });
@@ -92,4 +100,31 @@ fn body(decision: &Decision) -> Bytes {
     }
     json.push_str("]}");
     Bytes::from(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limit::decision::{Label, Term};
+    use crate::limit::{Part, Quota, Verdict};
+
+    #[test]
+    fn the_body_is_exactly_as_long_as_was_reckoned() {
+        let label = Label { rule: 0, tier: 0 };
+        let verdict = Verdict::new(Some(Duration::from_secs(1)), 0, Duration::ZERO);
+        let part =
+            |name: &str| Part::new(name.into(), Term { label, quota: Quota::per_minute(1), verdict, enforced: true });
+        for names in [&["a"][..], &["minute", "day"]] {
+            for overloaded in [false, true] {
+                let parts = names.iter().map(|name| part(name)).collect();
+                let bytes = body(&Decision { parts, overloaded, degraded: false });
+                let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+                assert_eq!(json["violated-policies"], serde_json::json!(names));
+                let string = String::from_utf8(Vec::from(bytes)).expect("text");
+                assert_eq!(string.capacity(), string.len());
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What a decision says in the response: the fields, computed when it is made and written when the response is there.
 
 use std::fmt::Write;
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
@@ -40,27 +41,19 @@ pub(super) struct Style {
     pub(super) reset: Reset,
 }
 
-/// The fields of one response.
-#[derive(Debug)]
+/// The three fields, and `Retry-After` on refusal.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Reply {
-    limit: u32,
+    limit: NonZeroU32,
     remaining: u32,
     reset: u64,
     /// Zero where the request was admitted.
     retry_after: u64,
-    draft: Option<Box<DraftFields>>,
-}
-
-#[derive(Debug)]
-struct DraftFields {
-    policy: Option<HeaderValue>,
-    state: Option<HeaderValue>,
 }
 
 impl Reply {
     /// The fields for this ruling; none where no enforced limit was asked.
     pub(super) fn new(
-        plan: &Plan,
         style: Style,
         ruling: &Ruling<'_>,
         admits: bool,
@@ -72,26 +65,41 @@ impl Reply {
             Reset::Epoch => epoch(wall(), term.verdict.reset()),
         };
         Some(Self {
-            limit: term.quota.limit(),
+            limit: NonZeroU32::new(term.quota.limit())?,
             remaining: term.verdict.remaining(),
             reset,
             retry_after: if admits { 0 } else { term.verdict.wait().map_or(1, retry_seconds) },
-            draft: style.draft.map(|Draft::Eleven| Box::new(draft_11(plan, ruling))),
         })
     }
 
     /// Overwrites fields of the same name: the outermost limit speaks.
     pub(super) fn write(self, headers: &mut HeaderMap) {
-        headers.insert(X_RATELIMIT_LIMIT, number(u64::from(self.limit)));
+        headers.insert(X_RATELIMIT_LIMIT, number(u64::from(self.limit.get())));
         headers.insert(X_RATELIMIT_REMAINING, number(u64::from(self.remaining)));
         headers.insert(X_RATELIMIT_RESET, number(self.reset));
         if self.retry_after > 0 {
             headers.insert(RETRY_AFTER, number(self.retry_after));
         }
-        if let Some(draft) = self.draft {
-            draft.policy.map(|value| headers.insert(RATELIMIT_POLICY, value));
-            draft.state.map(|value| headers.insert(RATELIMIT, value));
+    }
+}
+
+/// The IETF's fields.
+#[derive(Debug)]
+pub(super) struct DraftFields {
+    policy: Option<HeaderValue>,
+    state: Option<HeaderValue>,
+}
+
+impl DraftFields {
+    pub(super) fn new(plan: &Plan, draft: Draft, ruling: &Ruling<'_>) -> Self {
+        match draft {
+            Draft::Eleven => draft_11(plan, ruling),
         }
+    }
+
+    pub(super) fn write(self, headers: &mut HeaderMap) {
+        self.policy.map(|value| headers.insert(RATELIMIT_POLICY, value));
+        self.state.map(|value| headers.insert(RATELIMIT, value));
     }
 }
 

@@ -119,7 +119,7 @@ impl Limit {
         self
     }
 
-    /// What a request costs: 1 unless told. More than the quota admits at once fails when the layer is built.
+    /// What a request costs: 1 unless told. Nothing, or more than the quota admits at once, fails when the layer is built.
     #[must_use]
     pub fn cost(mut self, units: u32) -> Self {
         self.cost = Cost::Fixed(units);

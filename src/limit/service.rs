@@ -8,13 +8,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::{Asked, ResponseFuture};
-use super::limiter::{Limiter, Outcome};
-use super::plan::Dues;
-use super::reservation::Reservation;
-use crate::answer::Answer;
+use super::future::ResponseFuture;
+use super::limiter::{Limiter, Pass, Step};
 use crate::body::{Adopt, Body, Wrap};
-use crate::clock::Timestamp;
 use crate::head::RequestHead;
 
 /// Limits requests to an inner service. Made by [`RateLimitLayer`](super::RateLimitLayer).
@@ -41,37 +37,20 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let Some(limiter) = &self.limiter else {
-            return ResponseFuture::admitted(self.inner.clone(), request, None, None);
+        let step = match &self.limiter {
+            Some(limiter) => limiter.decide(&RequestHead::of(&request)),
+            None => Step::Admit(Pass::default()),
         };
-        let (head, mut dues) = (RequestHead::of(&request), Dues::default());
-        if !limiter.dues(&head, &mut dues) {
-            return ResponseFuture::admitted(self.inner.clone(), request, None, None);
-        }
-        let now = limiter.clock.now();
-        let asked = limiter.ask(&dues, now);
-        match asked {
-            Answer::Ready(ref answer) => match limiter.conclude(&head, &dues, answer, now) {
-                Outcome::Refuse(response) => ResponseFuture::refused(response),
-                Outcome::Admit(reply, decision) => {
-                    reserve(limiter, dues, now, &mut request);
-                    ResponseFuture::admitted(self.inner.clone(), request, reply, decision)
-                }
-            },
-            Answer::Pending(answer) => {
-                let parked = (self.inner.clone(), request);
-                ResponseFuture::asking(Box::new(Asked { answer, limiter: limiter.clone(), dues, at: now, parked }))
+        match step {
+            Step::Admit(mut pass) => {
+                pass.prepare(request.extensions_mut());
+                ResponseFuture::admitted(self.inner.clone(), request, pass)
             }
+            Step::Refuse(response) => ResponseFuture::refused(response),
+            Step::Wait(waiting) => ResponseFuture::waiting(waiting, self.inner.clone(), request),
         }
-    }
-}
-
-/// Leaves a [`Reservation`] for the handler where a limit asks for it.
-pub(super) fn reserve<B>(limiter: &Arc<Limiter>, dues: Dues, now: Timestamp, request: &mut Request<B>) {
-    if dues.reserves {
-        let checks = limiter.plan.reserving(&dues);
-        request.extensions_mut().insert(Reservation::new(limiter.clone(), checks, now));
     }
 }
 

@@ -1,0 +1,186 @@
+//! Instructions per request on the paths every request takes, counted by valgrind: `cargo bench --bench instructions`.
+//!
+//! Unlike nanoseconds they are the same on a busy machine, so they can be a gate: `-- --check` fails where a path takes
+//! more than 5 % over `benches/instructions.txt`, and `-- --accept` writes that file anew. The figures belong to one
+//! compiler: under another one `--check` prints them and lets them pass.
+//!
+//! Each path is run 1 000 and 2 000 times; the difference is what the path costs, without what is around it.
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench may fail, and prints what it counted")]
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::process::Command;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body_util::Full;
+use tollgate::cache::{CacheLayer, Rule, Rules};
+use tollgate::limit::{Limit, Quota, RateLimitLayer};
+use tollgate::testing::FakePeer;
+use tollgate::timing::TimingLayer;
+use tollgate::{Clock, ManualClock, Tollgate};
+use tower::{Layer, Service, ServiceExt};
+
+type Req = Request<Full<Bytes>>;
+type Failure = Box<dyn std::error::Error>;
+
+const FEW: u64 = 1_000;
+const TOLERANCE: f64 = 1.05;
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+
+/// A name, and what sends that many requests.
+type Path = (&'static str, fn(u64));
+
+/// The paths, by name.
+const PATHS: [Path; 8] = [
+    ("bare service", |n| run(Origin, n)),
+    ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).dry_run()).layer(Origin), n)),
+    ("limit, accepted, three fields", |n| run(limit(Limit::per_ip(plenty())).layer(Origin), n)),
+    ("limit, refused", |n| run(limit(Limit::per_ip(Quota::per_hour(1))).layer(Origin), n)),
+    ("cache hit", |n| run(cache().layer(Origin), n)),
+    ("timing", |n| run(TimingLayer::builder().clock(still()).build().expect("a layer").layer(Origin), n)),
+    ("timing, two limits", |n| run(gate(false).layer().layer(Origin), n)),
+    ("timing, two limits, cache hit", |n| run(gate(true).layer().layer(Origin), n)),
+];
+
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--run") {
+        let (path, n) = (args[at + 1].parse::<usize>()?, args[at + 2].parse()?);
+        PATHS[path].1(n);
+        return Ok(());
+    }
+    if !args.iter().any(|arg| arg == "--bench") {
+        // Under `cargo test`: every path runs.
+        PATHS.iter().for_each(|(_, path)| path(3));
+        return Ok(());
+    }
+    let counted =
+        PATHS.iter().enumerate().map(|(i, (name, _))| Ok((*name, count(i)?))).collect::<Result<Vec<_>, Failure>>()?;
+    if args.iter().any(|arg| arg == "--accept") {
+        let mut text = format!("# {}\n", compiler()?);
+        for (name, count) in &counted {
+            writeln!(text, "{count:>7}  {name}")?;
+        }
+        std::fs::write(BASELINE, text)?;
+    }
+    compare(&counted, args.iter().any(|arg| arg == "--check"))
+}
+
+/// Prints the figures beside the baseline; with `check`, one that has grown is an error.
+fn compare(counted: &[(&str, u64)], check: bool) -> Result<(), Failure> {
+    let baseline = std::fs::read_to_string(BASELINE).unwrap_or_default();
+    let known = |name: &str| {
+        let line = baseline
+            .lines()
+            .find(|line| line.split_once("  ").is_some_and(|_| line.trim_end().ends_with(&format!("  {name}"))))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let mut grown = Vec::new();
+    println!("{:>10} {:>10}   instructions per request", "now", "baseline");
+    for (name, count) in counted {
+        let before = known(name);
+        println!("{count:>10} {:>10}   {name}", before.map_or("–".to_owned(), |before| before.to_string()));
+        if before.is_none_or(|before| *count as f64 > before as f64 * TOLERANCE) {
+            grown.push(format!("{name}: {} → {count}", before.unwrap_or_default()));
+        }
+    }
+    let same_compiler = baseline.lines().next() == Some(&format!("# {}", compiler()?));
+    if check && !same_compiler {
+        println!("the baseline is another compiler's: nothing to hold these to");
+    } else if check && !grown.is_empty() {
+        return Err(format!("more than 5 % over the baseline: {}", grown.join(", ")).into());
+    }
+    Ok(())
+}
+
+fn compiler() -> Result<String, Failure> {
+    Ok(String::from_utf8(Command::new("rustc").arg("--version").output()?.stdout)?.trim().to_owned())
+}
+
+/// Instructions one more request takes.
+fn count(path: usize) -> Result<u64, Failure> {
+    Ok((total(path, 2 * FEW)? - total(path, FEW)?) / FEW)
+}
+
+fn total(path: usize, n: u64) -> Result<u64, Failure> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["--run", &path.to_string(), &n.to_string()])
+        .output()
+        .map_err(|e| format!("valgrind: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = text.lines().find(|line| line.contains("Collected")).ok_or("valgrind counted nothing")?;
+    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+}
+
+/// Sends `n` requests from one address, one after the other.
+fn run<S, B>(mut service: S, n: u64)
+where
+    S: Service<Req, Response = Response<B>, Error = Infallible>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let peer = FakePeer::at("192.0.2.1");
+    let request = || {
+        let request = Request::get("/prices/ACME").header("host", "example.com").body(Full::default());
+        peer.mark(request.expect("a request"))
+    };
+    runtime.block_on(async {
+        // The first fills the cache, or spends the quota.
+        drop(service.ready().await.expect("infallible").call(request()).await);
+        tokio::task::yield_now().await;
+    });
+    for _ in 0..n {
+        let ready = service.ready().now_or_never().expect("ready at once").expect("infallible");
+        drop(std::hint::black_box(ready.call(request()).now_or_never().expect("answered at once")));
+    }
+}
+
+fn still() -> Clock {
+    Clock::Manual(ManualClock::new())
+}
+
+fn plenty() -> Quota {
+    Quota::per_minute(9_999)
+}
+
+fn limit(limit: Limit) -> RateLimitLayer {
+    RateLimitLayer::builder().limit(limit).clock(still()).build().expect("a layer")
+}
+
+fn rules() -> Rules {
+    Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(3600)))
+}
+
+fn cache() -> CacheLayer {
+    CacheLayer::builder().rules(rules()).clock(still()).build().expect("a layer")
+}
+
+fn gate(cached: bool) -> Tollgate {
+    let gate = Tollgate::builder().limit(Limit::per_ip(plenty())).limit(Limit::global(plenty()));
+    let gate = if cached { gate.cache(rules()) } else { gate };
+    gate.clock(still()).build().expect("a gate")
+}
+
+/// Answers a kilobyte at once.
+#[derive(Clone)]
+struct Origin;
+
+impl Service<Req> for Origin {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Req) -> Self::Future {
+        const PAGE: &[u8] = &[b'x'; 1 << 10];
+        std::future::ready(Ok(Response::new(Full::from(Bytes::from_static(PAGE)))))
+    }
+}

@@ -1,0 +1,151 @@
+//! Looking up: from a key to an entry that answers this request, or to none.
+//!
+//! A response that does not vary lies under the primary key. Where responses vary, an index lies there, and leads to a
+//! second key; so a look-up takes one step or two. What is found is compared with the key that was asked for, with the
+//! invalidations since, with the client's own wishes, and with the time.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::barrier::Validity;
+use super::core::{Ask, Core};
+use super::entry::{Entry, Stored, VaryIndex};
+use super::key::CacheKey;
+use super::policy::{self, Standing};
+use super::status::Forward;
+use super::{vary, wish};
+use crate::answer::Answer;
+use crate::clock::Timestamp;
+use crate::error::Error;
+
+/// A look-up under way.
+pub(crate) struct Search {
+    /// The variant that was asked for; none for the primary key.
+    pub(crate) variant: Option<Box<CacheKey>>,
+    pub(crate) answer: Answer<Result<Option<Stored>, Error>>,
+}
+
+/// What a look-up found.
+pub(crate) enum Found {
+    /// An entry for this request.
+    Entry(Arc<Entry>, Standing),
+    /// None; and under which key requests like this one share a fetch.
+    Nothing(Forward),
+}
+
+/// One step of a look-up.
+pub(crate) enum Step {
+    Next(Search),
+    /// What was found, and the variant by which requests like this one share a fetch; none for the primary key.
+    Done(Option<Box<CacheKey>>, Found),
+}
+
+/// Which variant answers a request.
+enum Selected {
+    /// The one under this key.
+    Variant(CacheKey),
+    /// None; requests like this one share a fetch by this key.
+    None(CacheKey),
+}
+
+impl Core {
+    /// Begins a look-up.
+    pub(crate) fn search(&self, key: &CacheKey, now: Timestamp) -> Search {
+        Search { variant: None, answer: self.store.get(key, now) }
+    }
+
+    /// What the store's answer means for this request.
+    pub(crate) fn step(
+        &self,
+        ask: &Ask,
+        headers: &HeaderMap,
+        variant: Option<Box<CacheKey>>,
+        answer: Result<Option<Stored>, Error>,
+        now: Timestamp,
+    ) -> Step {
+        let stored = answer.unwrap_or_else(|error| {
+            self.store_failed(&error);
+            None
+        });
+        let is_variant = variant.is_some();
+        let missed = if is_variant { Forward::VaryMiss } else { Forward::UriMiss };
+        match stored {
+            Some(stored) if stored.key() != variant.as_deref().unwrap_or(&ask.key) => {
+                self.store_failed(&Error::store("the store answered for another key", "keys differ"));
+                Step::Done(variant, Found::Nothing(missed))
+            }
+            Some(Stored::Entry(entry)) => {
+                let standing = self.standing(ask, &entry, headers, is_variant, now);
+                match standing {
+                    Standing::Gone => Step::Done(variant, Found::Nothing(missed)),
+                    standing => Step::Done(variant, Found::Entry(entry, standing)),
+                }
+            }
+            Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
+                Selected::Variant(key) => {
+                    let answer = self.store.get(&key, now);
+                    Step::Next(Search { variant: Some(Box::new(key)), answer })
+                }
+                Selected::None(key) => Step::Done(Some(Box::new(key)), Found::Nothing(Forward::VaryMiss)),
+            },
+            _ => Step::Done(variant, Found::Nothing(missed)),
+        }
+    }
+
+    fn standing(&self, ask: &Ask, entry: &Entry, headers: &HeaderMap, is_variant: bool, now: Timestamp) -> Standing {
+        // A variant found by a class of codings must be one that this client can read.
+        if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
+            return Standing::Gone;
+        }
+        let standing = policy::standing(&entry.meta.windows, now);
+        let standing = match self.barriers.check(&ask.key, &entry.meta) {
+            Validity::Void => return Standing::Gone,
+            Validity::Valid => standing,
+            Validity::Stale => match standing {
+                // Marked stale: as if its freshness had just ended.
+                Standing::Fresh | Standing::FreshButOld
+                    if entry.meta.windows.revalidate_until > entry.meta.windows.fresh_until =>
+                {
+                    Standing::StaleWhileRevalidate
+                }
+                Standing::Fresh | Standing::FreshButOld => Standing::Stale { on_error: true },
+                other => return other,
+            },
+        };
+        match &ask.wish {
+            Some(wish) => wish::granted(standing, &entry.meta, wish, now),
+            None => standing,
+        }
+    }
+
+    /// The key of the variant that answers this request.
+    fn select(&self, index: &VaryIndex, headers: &HeaderMap) -> Selected {
+        // §4.1: "the cache MUST use the most recent one": the list is in that order.
+        let mut last: Option<(&[http::HeaderName], Vec<u8>)> = None;
+        for variant in &index.variants {
+            let selection = match last.take() {
+                Some((names, selection)) if *names == *variant.names => selection,
+                _ => vary::selection(&variant.names, headers, self.settings.profile),
+            };
+            if *selection == *variant.selection {
+                return Selected::Variant(variant.key.clone());
+            }
+            last = Some((&variant.names, selection));
+        }
+        for variant in &index.variants {
+            if let Some(language) = &variant.language
+                && vary::prefers(headers, &language.of)
+                && *language.others == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
+            {
+                return Selected::Variant(variant.key.clone());
+            }
+        }
+        Selected::None(index.key.variant(&last.map_or_else(Vec::new, |(_, selection)| selection)))
+    }
+
+    /// Fetches in progress may not be joined once something they bring was invalidated.
+    pub(crate) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
+        self.barriers.check_fetch(key, began) != Validity::Valid
+    }
+}

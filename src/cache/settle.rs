@@ -1,0 +1,74 @@
+//! What unsafe requests change: RFC 9111 §4.4.
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::barrier::About;
+use super::core::Core;
+use super::key::{CacheKey, KeyBuilder, Target};
+use super::locate;
+use super::policy;
+use crate::answer::Answer;
+use crate::event::Event;
+use crate::head::RequestHead;
+
+impl Core {
+    /// RFC 9111 §4.4: what a successful answer to an unsafe request invalidates.
+    pub(crate) fn settle(&self, method: &Method, key: &CacheKey, status: StatusCode, answer: &HeaderMap) {
+        if !policy::invalidates(method, status) {
+            return;
+        }
+        self.invalidate_resource(key);
+        // "A cache MAY invalidate other URIs … in particular, the URI(s) in the Location and Content-Location".
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let Some(uri) = answer.get(name).and_then(|value| self.located(key, value)) else { continue };
+            if let Some(other) = self.key_at(key, &uri) {
+                self.invalidate_resource(&other);
+            }
+        }
+    }
+
+    /// Whether an answer says that it is the current representation of the request's own target.
+    pub(crate) fn is_at_home(&self, key: &CacheKey, answer: &HeaderMap) -> bool {
+        let named = answer.get(header::CONTENT_LOCATION).and_then(|value| self.located(key, value));
+        named.and_then(|uri| self.key_at(key, &uri)).is_some_and(|home| home.resource() == key.resource())
+    }
+
+    fn located(&self, key: &CacheKey, value: &HeaderValue) -> Option<http::Uri> {
+        locate::same_origin(&Target::of(key.resource())?, value.to_str().ok()?)
+    }
+
+    /// The key of another resource of the same origin.
+    fn key_at(&self, key: &CacheKey, uri: &http::Uri) -> Option<CacheKey> {
+        let target = Target::of(key.resource())?;
+        let (scheme, authority) =
+            (std::str::from_utf8(target.scheme).ok()?, std::str::from_utf8(target.authority).ok()?);
+        let mut request = http::Request::new(());
+        *request.uri_mut() = uri.clone();
+        let rule = self.rules.rule(self.rules.find(&RequestHead::of(&request)));
+        KeyBuilder::for_target(scheme, authority, uri, self.key_parts(rule)).ok()?.finish().ok()
+    }
+
+    /// Voids a resource and forgets what lies under its key.
+    pub(crate) fn invalidate_resource(&self, key: &CacheKey) {
+        self.barriers.raise(About::Resource(key.resource().into()), false);
+        self.forget(key);
+    }
+
+    /// Removes a key. The barrier has voided what lies there: this only frees its place.
+    pub(crate) fn forget(&self, key: &CacheKey) {
+        match self.store.remove(key) {
+            Answer::Ready(Ok(())) => {}
+            Answer::Ready(Err(error)) => self.store_failed(&error),
+            Answer::Pending(removal) => {
+                let events = self.events.clone();
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        if let Err(error) = removal.await {
+                            events.emit(&Event::StoreFailed { store: "cache", error: &error });
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
