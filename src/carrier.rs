@@ -24,10 +24,26 @@ pub(crate) type Scope = Arc<dyn Home>;
 pub(crate) trait Home: Any + Send + Sync {
     /// The request's log: a new one, or itself where it is one.
     fn open(self: Arc<Self>) -> Scope;
+
+    /// Hears what detached work has noted.
+    fn noted(&self, _notes: Notes) {}
 }
 
 thread_local! {
-    static CURRENT: Cell<Slot> = const { Cell::new(Slot { scope: None, notes: Notes::NONE }) };
+    static CURRENT: Current = const { Current { scope: Cell::new(None), notes: Cell::new(Notes::NONE) } };
+}
+
+/// The slot that this thread works in now.
+struct Current {
+    scope: Cell<Option<Scope>>,
+    notes: Cell<Notes>,
+}
+
+impl Current {
+    fn swap(&self, slot: &mut Slot) {
+        self.scope.swap(Cell::from_mut(&mut slot.scope));
+        self.notes.swap(Cell::from_mut(&mut slot.notes));
+    }
 }
 
 /// A request's place for its log; empty for work that belongs to no request.
@@ -89,11 +105,12 @@ impl LimitNote {
 }
 
 /// Notes something about the request that this code runs in; the last word stands.
+#[inline]
 pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
     let _ = CURRENT.try_with(|current| {
-        let mut slot = current.take();
-        write(&mut slot.notes);
-        current.set(slot);
+        let mut notes = current.notes.get();
+        write(&mut notes);
+        current.notes.set(notes);
     });
 }
 
@@ -114,7 +131,7 @@ impl Slot {
     #[inline]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // A thread that is ending has no current slot any more: the work runs outside.
-        let entered = CURRENT.try_with(|current| current.swap(Cell::from_mut(self))).is_ok();
+        let entered = CURRENT.try_with(|current| current.swap(self)).is_ok();
         let _leave = entered.then(|| Leave(self));
         work()
     }
@@ -125,16 +142,15 @@ struct Leave<'a>(&'a mut Slot);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let _ = CURRENT.try_with(|current| current.swap(Cell::from_mut(self.0)));
+        let _ = CURRENT.try_with(|current| current.swap(self.0));
     }
 }
 
 /// The log of the request that this code runs in, opened where it was not.
 pub(crate) fn current() -> Option<Scope> {
     let opened = CURRENT.try_with(|current| {
-        let slot = current.take();
-        let log = slot.scope.map(Home::open);
-        current.set(Slot { scope: log.clone(), notes: slot.notes });
+        let log = current.scope.take().map(Home::open);
+        current.scope.set(log.clone());
         log
     });
     opened.ok().flatten()
@@ -159,7 +175,11 @@ impl<F: Future> Future for Carried<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        this.slot.enter(|| this.future.poll(cx))
+        let polled = this.slot.enter(|| this.future.poll(cx));
+        if this.slot.notes != Notes::NONE {
+            this.slot.scope.iter().for_each(|scope| scope.noted(this.slot.notes));
+        }
+        polled
     }
 }
 

@@ -157,10 +157,16 @@ impl Watch {
     fn count(&mut self, outcome: Outcome) {
         let Some((route, log)) = self.slot.scope().and_then(parts) else { return };
         let now = route.core().now();
-        let (took, notes) = (now.since(self.started), self.slot.notes());
+        let (took, notes) = (now.since(self.started), self.notes(log));
         route.finish(&Ended { now, took, outcome, log, notes });
         harvesting::request(route.core().settings());
         self.ended = now;
+    }
+
+    /// What other layers said: the request's own task, else work that was detached from it.
+    fn notes(&self, log: Option<&RequestLog>) -> Notes {
+        let (own, theirs) = (self.slot.notes(), log.map(RequestLog::notes).unwrap_or_default());
+        Notes { cache: own.cache.or(theirs.cache), limit: own.limit.or(theirs.limit) }
     }
 
     /// Says in the response how long it took.
@@ -170,17 +176,18 @@ impl Watch {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let Some(scope) = self.slot.scope() else { return };
+        let notes = self.notes(parts(scope).and_then(|(_, log)| log));
         let streams = response.body().size_hint().exact().is_none() && !response.body().is_end_stream();
         if self.told == Told::Trailer && streams {
             // RFC 9110 §6.6.2: the names of the trailers, which HTTP/1.1 servers want to know.
             response.headers_mut().append(http::header::TRAILER, HeaderValue::from_static("server-timing"));
-            let (scope, started, notes) = (scope.clone(), self.started, self.slot.notes());
+            let (scope, started) = (scope.clone(), self.started);
             let trailer = move || {
                 let now = parts(&scope).map_or(started, |(route, _)| route.core().now());
                 said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
             };
             response.body_mut().trail(Box::new(trailer));
-        } else if let Some(value) = said(scope, self.started, self.ended, self.slot.notes()) {
+        } else if let Some(value) = said(scope, self.started, self.ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::finding::{FindingKind, Found};
@@ -14,7 +14,7 @@ use super::group::{Group, Groups, Sample, Sum};
 use super::repeat::Repeated;
 use super::route::{Route, Source};
 use super::stats::{QueryShare, Unattributed};
-use crate::carrier::{self, Home, Scope};
+use crate::carrier::{self, Home, Notes, Scope};
 use crate::clock::{Timestamp, nanos};
 
 /// What one request did elsewhere.
@@ -23,6 +23,8 @@ pub(super) struct RequestLog {
     /// The same request's in an outer layer: what is counted here is counted there.
     outer: Option<Arc<RequestLog>>,
     work: Mutex<Work>,
+    /// What detached work has noted: its first word stands, for what comes later is not this answer's.
+    notes: OnceLock<Notes>,
 }
 
 #[derive(Clone, Default)]
@@ -36,7 +38,7 @@ pub(super) struct Work {
 
 impl RequestLog {
     pub(super) fn new(route: Arc<Route>, outer: Option<Arc<Self>>) -> Self {
-        Self { route, outer, work: Mutex::default() }
+        Self { route, outer, work: Mutex::default(), notes: OnceLock::new() }
     }
 
     pub(super) fn current() -> Option<Arc<Self>> {
@@ -83,6 +85,11 @@ impl RequestLog {
         if let Some(outer) = &self.outer {
             outer.called(sample);
         }
+    }
+
+    /// What detached work has noted.
+    pub(super) fn notes(&self) -> Notes {
+        self.notes.get().copied().unwrap_or_default()
     }
 
     /// Everything until now.
@@ -150,6 +157,10 @@ pub(super) struct Sums {
 impl Home for RequestLog {
     fn open(self: Arc<Self>) -> Scope {
         self
+    }
+
+    fn noted(&self, notes: Notes) {
+        let _ = self.notes.set(notes);
     }
 }
 
