@@ -24,8 +24,10 @@ need() {
 
 command -v cargo >/dev/null || { say "cargo is missing: see https://rustup.rs"; exit 1; }
 
-# Servers that tests start themselves; none so far. One line each: need redis-server redis-server
-say "nothing to install"
+# Servers that tests start themselves, on free ports. Debian keeps PostgreSQL's programs out of PATH.
+for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
+need initdb postgresql
+export TOLLGATE_TEST_POSTGRES=1
 
 say "cargo test --all-targets --all-features"
 cargo test --all-targets --all-features -- "$@"

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -38,8 +39,21 @@ pin_project! {
     pub struct Body<B> {
         #[pin]
         kind: Kind<B>,
+        trail: Trail,
     }
 }
+
+/// Whether trailers follow.
+#[derive(Default)]
+enum Trail {
+    #[default]
+    No,
+    Due(Trailer),
+    Sent,
+}
+
+/// What to add to a body's trailers, asked when everything else has been sent.
+pub(crate) type Trailer = Box<dyn FnOnce() -> Option<HeaderMap> + Send>;
 
 pin_project! {
     #[project = KindProj]
@@ -54,29 +68,34 @@ pin_project! {
 impl<B> Body<B> {
     /// The inner service's body, passed through frame by frame.
     pub const fn new(body: B) -> Self {
-        Self { kind: Kind::Through { body } }
+        Self { kind: Kind::Through { body }, trail: Trail::No }
     }
 
     /// A body of these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full { bytes: bytes.into() } }
+        Self { kind: Kind::Full { bytes: bytes.into() }, trail: Trail::No }
     }
 
     /// A body without bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { kind: Kind::Full { bytes: Bytes::new() } }
+        Self { kind: Kind::Full { bytes: Bytes::new() }, trail: Trail::No }
+    }
+
+    /// Adds trailers, made when everything else has been sent.
+    pub(crate) fn trail(&mut self, trailer: Trailer) {
+        self.trail = Trail::Due(trailer);
     }
 
     /// A body of these blocks, in order.
     pub(crate) fn chunks(chunks: Arc<[Bytes]>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { kind: Kind::Chunks { chunks, next: 0, left } }
+        Self { kind: Kind::Chunks { chunks, next: 0, left }, trail: Trail::No }
     }
 
     /// A body read from elsewhere while it is still arriving.
     pub(crate) const fn stream(stream: Stream) -> Self {
-        Self { kind: Kind::Stream { stream } }
+        Self { kind: Kind::Stream { stream }, trail: Trail::No }
     }
 }
 
@@ -95,7 +114,45 @@ where
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.project().kind.project() {
+        let this = self.project();
+        match this.trail {
+            Trail::No => return this.kind.poll_frame(cx),
+            Trail::Sent => return Poll::Ready(None),
+            Trail::Due(_) => {}
+        }
+        let frame = match ready!(this.kind.poll_frame(cx)) {
+            Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            other => other.and_then(Result::ok),
+        };
+        // The end, or the body's own trailers: then they are one frame.
+        let mut trailers = frame.and_then(|frame| frame.into_trailers().ok()).unwrap_or_default();
+        if let Trail::Due(trailer) = std::mem::replace(this.trail, Trail::Sent) {
+            trailers.extend(trailer().unwrap_or_default());
+        }
+        Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.trail {
+            Trail::No => self.kind.is_end_stream(),
+            Trail::Due(_) => false,
+            Trail::Sent => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.kind.size_hint()
+    }
+}
+
+impl<B> Kind<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.project() {
             KindProj::Through { body } => {
                 Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(|e| BodyError(e.into()))))
             }
@@ -113,7 +170,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
+        match self {
             Kind::Through { body } => body.is_end_stream(),
             Kind::Full { bytes } => bytes.is_empty(),
             Kind::Chunks { chunks, next, .. } => *next >= chunks.len(),
@@ -122,7 +179,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        match self {
             Kind::Through { body } => body.size_hint(),
             Kind::Full { bytes } => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks { left, .. } => SizeHint::with_exact(*left),

@@ -24,30 +24,114 @@ pub(crate) type Scope = Arc<dyn Home>;
 pub(crate) trait Home: Any + Send + Sync {
     /// The request's log: a new one, or itself where it is one.
     fn open(self: Arc<Self>) -> Scope;
+
+    /// Hears what detached work has noted.
+    fn noted(&self, _notes: Notes) {}
 }
 
 thread_local! {
-    static CURRENT: Cell<Slot> = const { Cell::new(Slot(None)) };
+    static CURRENT: Current = const { Current { scope: Cell::new(None), notes: Cell::new(Notes::NONE) } };
+}
+
+/// The slot that this thread works in now.
+struct Current {
+    scope: Cell<Option<Scope>>,
+    notes: Cell<Notes>,
+}
+
+impl Current {
+    fn swap(&self, slot: &mut Slot) {
+        self.scope.swap(Cell::from_mut(&mut slot.scope));
+        self.notes.swap(Cell::from_mut(&mut slot.notes));
+    }
 }
 
 /// A request's place for its log; empty for work that belongs to no request.
 #[derive(Default)]
-pub(crate) struct Slot(Option<Scope>);
+pub(crate) struct Slot {
+    scope: Option<Scope>,
+    notes: Notes,
+}
+
+/// What other layers did with the request, for whoever times it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Notes {
+    pub(crate) cache: Option<CacheNote>,
+    pub(crate) limit: Option<LimitNote>,
+}
+
+impl Notes {
+    const NONE: Self = Self { cache: None, limit: None };
+}
+
+/// How a cache answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheNote {
+    Hit,
+    Stale,
+    Revalidated,
+    Miss,
+    Collapsed,
+    Pass,
+}
+
+impl CacheNote {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Miss => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Pass => "pass",
+        }
+    }
+}
+
+/// What a limit decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitNote {
+    Allowed,
+    Refused,
+}
+
+impl LimitNote {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Notes something about the request that this code runs in; the last word stands.
+#[inline]
+pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
+    let _ = CURRENT.try_with(|current| {
+        let mut notes = current.notes.get();
+        write(&mut notes);
+        current.notes.set(notes);
+    });
+}
 
 impl Slot {
     pub(crate) fn new(scope: Scope) -> Self {
-        Self(Some(scope))
+        Self { scope: Some(scope), notes: Notes::NONE }
     }
 
     pub(crate) fn scope(&self) -> Option<&Scope> {
-        self.0.as_ref()
+        self.scope.as_ref()
+    }
+
+    pub(crate) const fn notes(&self) -> Notes {
+        self.notes
     }
 
     /// Runs `work` inside this slot. Meanwhile the outer slot is kept here: entering is one swap, and so is leaving.
     #[inline]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // A thread that is ending has no current slot any more: the work runs outside.
-        let entered = CURRENT.try_with(|current| current.swap(Cell::from_mut(self))).is_ok();
+        let entered = CURRENT.try_with(|current| current.swap(self)).is_ok();
         let _leave = entered.then(|| Leave(self));
         work()
     }
@@ -58,15 +142,15 @@ struct Leave<'a>(&'a mut Slot);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let _ = CURRENT.try_with(|current| current.swap(Cell::from_mut(self.0)));
+        let _ = CURRENT.try_with(|current| current.swap(self.0));
     }
 }
 
 /// The log of the request that this code runs in, opened where it was not.
 pub(crate) fn current() -> Option<Scope> {
     let opened = CURRENT.try_with(|current| {
-        let log = current.take().0.map(Home::open);
-        current.set(Slot(log.clone()));
+        let log = current.scope.take().map(Home::open);
+        current.scope.set(log.clone());
         log
     });
     opened.ok().flatten()
@@ -74,7 +158,7 @@ pub(crate) fn current() -> Option<Scope> {
 
 /// Makes `future` run in the scope and span that are current now.
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
-    in_span(Carried { slot: Slot(current()), future })
+    in_span(Carried { slot: Slot { scope: current(), notes: Notes::NONE }, future })
 }
 
 pin_project! {
@@ -91,7 +175,11 @@ impl<F: Future> Future for Carried<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        this.slot.enter(|| this.future.poll(cx))
+        let polled = this.slot.enter(|| this.future.poll(cx));
+        if this.slot.notes != Notes::NONE {
+            this.slot.scope.iter().for_each(|scope| scope.noted(this.slot.notes));
+        }
+        polled
     }
 }
 
@@ -152,6 +240,20 @@ mod tests {
         let (first, second) = request.enter(|| (current(), current()));
         assert!(Arc::ptr_eq(&first.expect("a scope"), &second.expect("the same")));
         assert_eq!(request.scope().and_then(log), Some(1));
+    }
+
+    #[test]
+    fn notes_stay_with_their_slot() {
+        let mut outer = slot(1);
+        outer.enter(|| {
+            note(|notes| notes.limit = Some(LimitNote::Allowed));
+            let mut inner = slot(2);
+            inner.enter(|| note(|notes| notes.cache = Some(CacheNote::Hit)));
+            assert_eq!(inner.notes().cache, Some(CacheNote::Hit));
+        });
+        let notes = outer.notes();
+        assert_eq!((notes.limit, notes.cache), (Some(LimitNote::Allowed), None));
+        note(|notes| notes.limit = None);
     }
 
     #[test]

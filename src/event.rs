@@ -4,6 +4,7 @@
 //! event names a user, an address or a key. Without a hook and without the feature `tracing` an event costs one branch.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -44,6 +45,52 @@ pub enum Event<'a> {
         route: &'a str,
         /// How long until the response head was there, or until the request was dropped.
         took: Duration,
+    },
+    /// A query took longer than the threshold.
+    SlowQuery {
+        /// The matched route of the request that made it.
+        route: &'a str,
+        /// Its fingerprint, or the name given to it; never a value.
+        query: &'a str,
+        /// How long it took.
+        took: Duration,
+        /// Where the program makes it, where that is known.
+        at: Option<&'static Location<'static>>,
+    },
+    /// A request made the same query again and again, for different things: one query too few, in a loop.
+    NPlusOne {
+        /// The matched route.
+        route: &'a str,
+        /// The query's fingerprint, or the name given to it; never a value.
+        query: &'a str,
+        /// How many times.
+        count: u64,
+        /// How long, together.
+        total: Duration,
+        /// Where the program makes it, where that is known.
+        at: Option<&'static Location<'static>>,
+    },
+    /// A request asked for the same thing more than once.
+    DuplicateQueries {
+        /// The matched route.
+        route: &'a str,
+        /// The query's fingerprint, or the name given to it; never a value.
+        query: &'a str,
+        /// How many times the query was made.
+        count: u64,
+        /// How long, together.
+        total: Duration,
+        /// Where the program makes it, where that is known.
+        at: Option<&'static Location<'static>>,
+    },
+    /// A request waited long for database connections.
+    PoolStarvation {
+        /// The matched route.
+        route: &'a str,
+        /// How many times it waited.
+        waits: u64,
+        /// How long, together.
+        waited: Duration,
     },
     /// Something looks misconfigured. Each kind is reported once per layer.
     Warning {
@@ -99,6 +146,10 @@ impl fmt::Debug for Events {
 pub(crate) struct Once(AtomicU32);
 
 impl Once {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
     pub(crate) fn first(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0 && self.0.swap(1, Ordering::Relaxed) == 0
     }
@@ -110,9 +161,36 @@ fn log(event: &Event<'_>) {
         Event::Warning { code, message } => tracing::warn!(target: "tollgate", code, "{message}"),
         Event::StoreFailed { store, error } => tracing::warn!(target: "tollgate", store, %error, "store failed"),
         Event::SlowRequest { route, took } => tracing::warn!(target: "tollgate", route, ?took, "slow request"),
+        Event::SlowQuery { route, query, took, at } => {
+            let at = place(at);
+            tracing::warn!(target: "tollgate", route, query, ?took, at, "slow query");
+        }
+        Event::NPlusOne { route, query, count, total, at } => {
+            let at = place(at);
+            tracing::warn!(
+                target: "tollgate", route, query, count, ?total, at,
+                "N+1: the same query {count} times in one request; ask once for all rows"
+            );
+        }
+        Event::DuplicateQueries { route, query, count, total, at } => {
+            let at = place(at);
+            tracing::warn!(
+                target: "tollgate", route, query, count, ?total, at,
+                "duplicate queries: one request asks for the same thing again; keep the first answer"
+            );
+        }
+        Event::PoolStarvation { route, waits, waited } => tracing::warn!(
+            target: "tollgate", route, waits, ?waited,
+            "pool starvation: the request waited for a connection; hold fewer for less time, or enlarge the pool"
+        ),
         // "A refusal is cheap": no log line per refusal.
         _ => {}
     }
+}
+
+#[cfg(feature = "tracing")]
+fn place(at: &Option<&'static Location<'static>>) -> String {
+    at.map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }
 
 #[cfg(not(feature = "tracing"))]

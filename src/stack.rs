@@ -88,6 +88,20 @@ impl Tollgate {
         Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
     }
 
+    /// Requests, queries and findings for Prometheus, in its text format: see
+    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels.
+    ///
+    /// ```
+    /// # fn example(gate: tollgate::Tollgate) {
+    /// let metrics = axum::routing::get(async move || gate.prometheus());
+    /// let app: axum::Router = axum::Router::new().route("/metrics", metrics);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        self.layer.timing.prometheus()
+    }
+
     /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the
     /// server has stopped accepting.
     pub async fn shutdown(&self) {

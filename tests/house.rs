@@ -16,7 +16,7 @@ mod scan;
 use scan::{paths, sources, tokens, without_tests};
 
 /// Decisions: functions of their arguments.
-const PURE: [&str; 20] = [
+const PURE: [&str; 24] = [
     "gcra",
     "window",
     "decision",
@@ -30,6 +30,10 @@ const PURE: [&str; 20] = [
     "tag",
     "histogram",
     "slow",
+    "sliding",
+    "fingerprint",
+    "group",
+    "finding",
     "repeat",
     "credit",
     "breaker",

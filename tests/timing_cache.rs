@@ -72,3 +72,37 @@ async fn a_fetch_whose_client_has_left_goes_on_and_counts() {
     let timing = gate.stats().timing;
     assert_eq!(timing.route(ROUTE).map(|route| (route.cancelled, route.in_flight)), Some((1, 0)));
 }
+
+#[tokio::test]
+async fn server_timing_says_what_cache_and_limit_did() {
+    let hand = ManualClock::new();
+    let gate = Tollgate::builder()
+        .clock(Clock::Manual(hand.clone()))
+        .limit(tollgate::limit::Limit::global(tollgate::limit::Quota::per_hour(4)))
+        .cache(Rules::new())
+        .timing_with(|timing| timing.routes([ROUTE]).server_timing(true))
+        .build()
+        .expect("a gate");
+    let service = gate.layer().layer(service_fn(price));
+    let mut said = Vec::new();
+    for (advance, method, made) in [(0, "GET", 1), (0, "GET", 1), (2, "GET", 2), (0, "POST", 3), (0, "GET", 3)] {
+        hand.advance(Duration::from_secs(advance));
+        let mut request = ask();
+        *request.method_mut() = method.parse().expect("a method");
+        let response = service.clone().oneshot(request).await.expect("an answer");
+        let line = response.headers()["server-timing"].to_str().expect("ASCII").to_owned();
+        said.push(line.split_once(", cache;desc=").map_or(line.clone(), |(_, rest)| rest.to_owned()));
+        drop(response.into_body().collect().await.expect("a body"));
+        assert_eq!(queries(&gate, made).await, made);
+    }
+    assert_eq!(
+        said,
+        [
+            "\"miss\", limit;desc=\"allowed\"",
+            "\"hit\", limit;desc=\"allowed\"",
+            "\"stale\", limit;desc=\"allowed\"",
+            "\"pass\", limit;desc=\"allowed\"",
+            "total;dur=0, limit;desc=\"refused\"",
+        ]
+    );
+}

@@ -25,6 +25,7 @@ use super::settings::{Profile, Settings};
 use super::stats::{CacheStats, Counters, RouteCounters, count};
 use super::store::CacheStore;
 use super::uses::Uses;
+use crate::carrier::{self, CacheNote};
 use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{Event, Events};
@@ -108,6 +109,7 @@ impl Core {
             }
             Err(reason) => {
                 route.bypass(reason);
+                carrier::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
                     self.warn_if_useless(index, reason);
                 }

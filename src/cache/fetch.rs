@@ -24,10 +24,11 @@ use super::origin::Origin;
 use super::reason::Reason;
 use super::respond::{self, Asker};
 use super::settle::Unsettled;
-use super::stats::count;
+use super::stats::answered;
 use super::status::{Forward, Report};
 use super::{range, validate};
 use crate::body::Body;
+use crate::carrier::CacheNote;
 use crate::clock::Timestamp;
 use crate::error::BoxError;
 
@@ -114,7 +115,7 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
         Err(error) => match errand.stand_in(None) {
             Some(response) => (Ok(response), None),
             None => {
-                count(&errand.ask.route.misses);
+                answered(&errand.ask.route.misses, CacheNote::Miss);
                 (Err(error), None)
             }
         },
@@ -156,7 +157,7 @@ impl Errand {
             },
             _ => response,
         };
-        count(&self.ask.route.misses);
+        answered(&self.ask.route.misses, CacheNote::Miss);
         if self.ask.head_only {
             let (parts, body) = response.into_parts();
             self.update_from_head(&parts).await;
@@ -221,7 +222,7 @@ impl Errand {
         if !self.ask.accepts_instead_of(failure, &entry.meta, now) {
             return None;
         }
-        count(&self.ask.route.stale);
+        answered(&self.ask.route.stale, CacheNote::Stale);
         let forward_status = failure;
         let report = Report { forward_status, detail: self.detail, ..Report::forward(self.forward) };
         Some(respond::stored(&self.core, entry, self.asker(), now, report))

@@ -14,16 +14,17 @@ use super::keep::Keeping;
 use super::reason::Reason;
 use super::respond;
 use super::settings::Profile;
-use super::stats::count;
+use super::stats::answered;
 use super::status::Report;
 use super::validate;
 use crate::body::Body;
+use crate::carrier::CacheNote;
 
 impl Errand {
     /// RFC 9111 §4.3.4: refreshes what is stored from a 304.
     pub(super) async fn freshen<I>(&self, old: &Arc<Entry>, answer: &Parts) -> Response<Body<I>> {
         let core = &self.core;
-        count(&self.ask.route.revalidated);
+        answered(&self.ask.route.revalidated, CacheNote::Revalidated);
         let report = Report { forward_status: Some(answer.status), ..Report::forward(self.forward) };
         let respond = |entry: &Entry| respond::stored(core, entry, self.asker(), core.clock.now(), report);
         let news = entry::storable(&answer.headers, respond::not_passed_on(core));

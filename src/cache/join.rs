@@ -21,12 +21,12 @@ use super::origin::Origin;
 use super::policy::{self, Standing};
 use super::reason::Reason;
 use super::settings::Profile;
-use super::stats::count;
+use super::stats::answered;
 use super::status::{Forward, Report};
 use super::{partial, range, respond, tee, validate, vary, wish};
 use crate::answer::BoxFuture;
 use crate::body::{Body, BodyError, Stream};
-use crate::carrier::carry;
+use crate::carrier::{CacheNote, carry};
 use crate::clock::Timestamp;
 
 /// Looks up to the end, then does what was found demands.
@@ -149,7 +149,7 @@ fn join(core: &Arc<Core>, ask: &Ask, key: &CacheKey) -> Join {
 
 /// The answer from a fresh entry.
 fn hit<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Response<Body<I>> {
-    count(&job.ask.route.hits);
+    answered(&job.ask.route.hits, CacheNote::Hit);
     job.core.counters.avoided(entry.meta.took);
     job.core.useful(job.ask.rule);
     respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), Report::default())
@@ -157,7 +157,7 @@ fn hit<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Response<Body<I>> {
 
 /// The answer from a stale entry.
 fn stale<O, B, I>(job: &Job<O, B>, entry: &Entry, report: Report) -> Response<Body<I>> {
-    count(&job.ask.route.stale);
+    answered(&job.ask.route.stale, CacheNote::Stale);
     respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), report)
 }
 
@@ -268,7 +268,7 @@ fn suits<O, B>(job: &Job<O, B>, live: &Live, arrived: Timestamp) -> bool {
 /// The answer for a waiter from a body that is still arriving.
 fn share_live<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, live: &Live) -> Response<Body<O::Body>> {
     let core = job.core.clone();
-    count(&job.ask.route.collapsed);
+    answered(&job.ask.route.collapsed, CacheNote::Collapsed);
     core.counters.avoided(live.meta.took);
     let report = Report { collapsed: true, ..Report::forward(job.forward) };
     let now = core.clock.now();
@@ -300,7 +300,7 @@ async fn rest<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, etag: HeaderValue
 /// The answer for a waiter from an entry that was revalidated while it waited.
 fn share_stored<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Response<Body<I>> {
     let core = &job.core;
-    count(&job.ask.route.collapsed);
+    answered(&job.ask.route.collapsed, CacheNote::Collapsed);
     core.counters.avoided(entry.meta.took);
     let report = Report { collapsed: true, ..Report::forward(job.forward) };
     respond::stored(core, entry, job.asker(), core.clock.now(), report)

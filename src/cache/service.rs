@@ -21,10 +21,11 @@ use super::policy::Standing;
 use super::reason::Reason;
 use super::respond::{self, Asker};
 use super::settle::Unsettled;
-use super::stats::count;
+use super::stats::answered;
 use super::status::{Forward, Report};
 use crate::answer::Answer;
 use crate::body::{Adopt, Body, Wrap};
+use crate::carrier::CacheNote;
 use crate::error::BoxError;
 use crate::head::RequestHead;
 
@@ -110,7 +111,7 @@ where
         let asker = Asker { headers: request.headers(), facts: ask.facts, head_only: ask.head_only };
         match found {
             Found::Entry(entry, Standing::Fresh) if respond::holds(&entry, asker) => {
-                count(&ask.route.hits);
+                answered(&ask.route.hits, CacheNote::Hit);
                 self.core.counters.avoided(entry.meta.took);
                 self.core.useful(ask.rule);
                 ResponseFuture::ready(respond::stored(&self.core, &entry, asker, now, Report::default()))

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::reason::Reason;
 use super::store::LevelStats;
+use crate::carrier::{self, CacheNote};
 use crate::clock::nanos;
 use crate::event::Once;
 
@@ -97,6 +98,12 @@ impl Default for RouteCounters {
             bypassed: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
+}
+
+/// Counts how a request was answered, and leaves word for whoever times it.
+pub(crate) fn answered(counter: &AtomicU64, how: CacheNote) {
+    count(counter);
+    carrier::note(|notes| notes.cache = Some(how));
 }
 
 /// Adds one.

@@ -16,7 +16,7 @@ use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
 use super::{LimitStore, OnReject, Quota, Settlement};
 use crate::answer::{Answer, BoxFuture};
-use crate::carrier;
+use crate::carrier::{self, LimitNote};
 use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{Event, Events, Once};
@@ -200,6 +200,7 @@ impl Limiter {
             ruling.node = Some(term);
         }
         self.report(head, &ruling, admits);
+        carrier::note(|notes| notes.limit = Some(if admits { LimitNote::Allowed } else { LimitNote::Refused }));
         let reply = Reply::new(self.style, &ruling, admits, || self.clock.wall());
         if !admits {
             return Step::Refuse(self.refuse(head, &ruling, reply));

@@ -1,4 +1,4 @@
-//! For tests of services that use this crate: a clock to turn and a fake peer (feature `testing`).
+//! For tests of services that use this crate: a clock to turn, a fake peer, and queries counted (feature `testing`).
 //!
 //! "My limit refuses the 101st", and lets it pass a minute later, without sleeping:
 //!
@@ -29,9 +29,13 @@
 //! assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
 //! # }
 //! ```
+//!
+//! "This page makes at most three queries, and none in a loop": see [`queries`].
 
 mod peer;
+mod queries;
 
 pub use peer::{FakePeer, FromPeer};
+pub use queries::{Queries, queries};
 
 pub use crate::clock::ManualClock;

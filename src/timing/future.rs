@@ -5,18 +5,24 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderValue, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::Body as _;
 use pin_project_lite::pin_project;
 
-use super::route::{Outcome, Route};
-use super::scope::RequestLog;
+use super::harvesting;
+use super::route::{Ended, Outcome, Route};
+use super::scope::{RequestLog, Sums};
 use super::server_timing;
+use super::span::RequestSpan;
 use super::state::State;
 use crate::body::{Adopt, Body, Wrap};
-use crate::carrier::Slot;
+use crate::carrier::{Notes, Scope, Slot};
 use crate::clock::Timestamp;
+use crate::error::BoxError;
 use crate::fields::SERVER_TIMING;
 use crate::head::RequestHead;
 
@@ -50,6 +56,7 @@ impl<F, W, R, E> Future for ResponseFuture<F, W>
 where
     F: Future<Output = Result<Response<R>, E>>,
     W: Adopt<R>,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Output = Result<Response<Body<W::Inner>>, E>;
 
@@ -57,12 +64,13 @@ where
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
         match ready!(this.watch.enter(|| inner.poll(cx))) {
-            Ok(mut response) => {
-                let timing = this.watch.stop(Outcome::Answered(response.status()));
-                if let Some(timing) = timing {
-                    response.headers_mut().append(SERVER_TIMING, timing);
+            Ok(response) => {
+                this.watch.stop(Outcome::Answered(response.status()));
+                let mut response = response.map(W::adopt);
+                if this.watch.told != Told::Nothing {
+                    this.watch.tell(&mut response);
                 }
-                Poll::Ready(Ok(response.map(W::adopt)))
+                Poll::Ready(Ok(response))
             }
             Err(error) => {
                 this.watch.stop(Outcome::Failed);
@@ -82,49 +90,121 @@ impl<F, W> fmt::Debug for ResponseFuture<F, W> {
 pub(super) struct Watch {
     /// Holds the request's route, directly or through its log; empty where the layer is not enabled.
     slot: Slot,
+    span: RequestSpan,
     started: Timestamp,
+    ended: Timestamp,
     stopped: bool,
+    told: Told,
+}
+
+/// What the response says about its own times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// In its head.
+    Head,
+    /// In a trailer where its body streams, else in its head.
+    Trailer,
+}
+
+impl Told {
+    fn of(state: &State, head: &RequestHead<'_>) -> Self {
+        if !state.settings().server_timing.wanted(head) {
+            return Self::Nothing;
+        }
+        // RFC 9110 §10.1.4: a client says with TE that it takes trailers.
+        let te = head.header(http::header::TE).and_then(|te| te.to_str().ok()).unwrap_or_default();
+        let trailers = te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers"));
+        if trailers { Self::Trailer } else { Self::Head }
+    }
 }
 
 impl Watch {
     pub(super) fn start(state: &State, head: &RequestHead<'_>) -> Self {
-        match state.begin(head) {
-            Some(route) => Self { started: route.core().now(), slot: Slot::new(route), stopped: false },
-            None => Self { slot: Slot::default(), started: Timestamp::ZERO, stopped: true },
-        }
+        let Some(route) = state.begin(head) else {
+            let (slot, span, zero) = (Slot::default(), RequestSpan::none(), Timestamp::ZERO);
+            return Self { slot, span, started: zero, ended: zero, stopped: true, told: Told::Nothing };
+        };
+        let told = Told::of(state, head);
+        let started = route.core().now();
+        let mut slot = match RequestLog::current() {
+            // Inside another timing layer: what is counted here is counted there too.
+            Some(outer) => Slot::new(Arc::new(RequestLog::new(route, Some(outer)))),
+            None => Slot::new(route),
+        };
+        let span = RequestSpan::open(&mut slot);
+        Self { slot, span, started, ended: started, stopped: false, told }
     }
 
     /// Runs `work` as a part of this request.
     #[inline]
     pub(super) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         match self.slot.scope() {
-            Some(_) => self.slot.enter(work),
+            Some(_) => self.slot.enter(|| self.span.enter(work)),
             // Where this layer is not enabled, an outer one may be.
             None => work(),
         }
     }
 
-    /// Counts the request out, once; what its response shall say about it.
+    /// Counts the request out, once.
     #[inline]
-    fn stop(&mut self, outcome: Outcome) -> Option<HeaderValue> {
-        if self.stopped {
-            return None;
+    fn stop(&mut self, outcome: Outcome) {
+        if !std::mem::replace(&mut self.stopped, true) {
+            self.count(outcome);
         }
-        self.stopped = true;
-        self.count(outcome)
     }
 
-    fn count(&self, outcome: Outcome) -> Option<HeaderValue> {
-        let scope: &dyn Any = &**self.slot.scope()?;
-        let (route, log) = match scope.downcast_ref::<Route>() {
-            Some(route) => (route, None),
-            None => scope.downcast_ref::<RequestLog>().map(|log| (log.route(), Some(log)))?,
-        };
-        let took = route.core().now().since(self.started);
-        route.finish(took, outcome, log);
-        let wanted = route.core().settings().server_timing;
-        wanted.then(|| server_timing::value(took, log.map(RequestLog::total).unwrap_or_default())).flatten()
+    fn count(&mut self, outcome: Outcome) {
+        let Some((route, log)) = self.slot.scope().and_then(parts) else { return };
+        let now = route.core().now();
+        let (took, notes) = (now.since(self.started), self.notes(log));
+        route.finish(&Ended { now, took, outcome, log, notes });
+        harvesting::request(route.core().settings());
+        self.ended = now;
     }
+
+    /// What other layers said: the request's own task, else work that was detached from it.
+    fn notes(&self, log: Option<&RequestLog>) -> Notes {
+        let (own, theirs) = (self.slot.notes(), log.map(RequestLog::notes).unwrap_or_default());
+        Notes { cache: own.cache.or(theirs.cache), limit: own.limit.or(theirs.limit) }
+    }
+
+    /// Says in the response how long it took.
+    #[cold]
+    fn tell<B>(&self, response: &mut Response<Body<B>>)
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let Some(scope) = self.slot.scope() else { return };
+        let notes = self.notes(parts(scope).and_then(|(_, log)| log));
+        let streams = response.body().size_hint().exact().is_none() && !response.body().is_end_stream();
+        if self.told == Told::Trailer && streams {
+            // RFC 9110 §6.6.2: the names of the trailers, which HTTP/1.1 servers want to know.
+            response.headers_mut().append(http::header::TRAILER, HeaderValue::from_static("server-timing"));
+            let (scope, started) = (scope.clone(), self.started);
+            let trailer = move || {
+                let now = parts(&scope).map_or(started, |(route, _)| route.core().now());
+                said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
+            };
+            response.body_mut().trail(Box::new(trailer));
+        } else if let Some(value) = said(scope, self.started, self.ended, notes) {
+            response.headers_mut().append(SERVER_TIMING, value);
+        }
+    }
+}
+
+/// The route that a scope is of, and the request's log where there is one.
+fn parts(scope: &Scope) -> Option<(&Route, Option<&RequestLog>)> {
+    let scope: &dyn Any = &**scope;
+    match scope.downcast_ref::<Route>() {
+        Some(route) => Some((route, None)),
+        None => scope.downcast_ref::<RequestLog>().map(|log| (log.route(), Some(log))),
+    }
+}
+
+fn said(scope: &Scope, started: Timestamp, ended: Timestamp, notes: Notes) -> Option<HeaderValue> {
+    let sums = parts(scope).and_then(|(_, log)| log).map_or_else(Sums::default, RequestLog::sums);
+    server_timing::value(ended.since(started), &sums, notes)
 }
 
 impl Drop for Watch {

@@ -65,6 +65,7 @@ impl Histogram {
 }
 
 /// A histogram's counters at one moment.
+#[derive(Clone, Default)]
 pub(super) struct Reading {
     counts: Vec<u64>,
     count: u64,
@@ -73,6 +74,28 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Adds that many of that value, but for sum and maximum.
+    pub(super) fn add(&mut self, nanos: u64, times: u64) {
+        if self.counts.is_empty() {
+            self.counts.resize(BUCKETS, 0);
+        }
+        self.counts[index(nanos)] += times;
+        self.count += times;
+    }
+
+    /// Adds to the sum, and to the maximum where this is larger.
+    pub(super) const fn include(&mut self, sum: u64, max: u64) {
+        self.sum += sum;
+        if max > self.max {
+            self.max = max;
+        }
+    }
+
+    /// How many values do not exceed that one. Values up to 1⁄32 above it are counted too where they share its bucket.
+    pub(super) fn up_to(&self, nanos: u64) -> u64 {
+        self.counts.iter().take(index(nanos) + 1).sum()
+    }
+
     /// How many values were counted.
     pub(super) const fn count(&self) -> u64 {
         self.count

@@ -1,11 +1,14 @@
 //! [`TimingLayer`] and its builder.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::prometheus;
+use super::repeat::Repeats;
 use super::service::Timing;
 use super::state::State;
 use super::stats::TimingStats;
@@ -13,9 +16,12 @@ use crate::body::Wrap;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Events};
+use crate::head::RequestHead;
 use crate::route::Patterns;
 
 const SLOW_AFTER: Duration = Duration::from_millis(250);
+const SLOW_QUERY_AFTER: Duration = Duration::from_millis(100);
+const STARVED_AFTER: Duration = Duration::from_millis(100);
 const MAX_ROUTES: usize = 256;
 /// A table is allocated for so many routes at once; beyond this it is a mistake.
 const MOST_ROUTES: usize = 65_536;
@@ -75,6 +81,35 @@ impl TimingLayer {
         self.state.stats()
     }
 
+    /// The same for Prometheus, in its text format (version 0.0.4), under OpenTelemetry's names.
+    ///
+    /// | metric | type | unit | labels |
+    /// |---|---|---|---|
+    /// | `http_server_request_duration_seconds` | histogram | seconds | `http_route` |
+    /// | `http_server_active_requests` | gauge | requests | `http_route` |
+    /// | `tollgate_requests_total` | counter | requests | `http_route`, `outcome`: `answered`, `error`, `cancelled` |
+    /// | `tollgate_request_queries_total` | counter | queries | `http_route` |
+    /// | `tollgate_request_query_seconds_total` | counter | seconds | `http_route` |
+    /// | `db_client_operation_duration_seconds` | histogram | seconds | `db_query_text`: a fingerprint or a name |
+    /// | `db_client_connection_wait_time_seconds` | histogram | seconds | |
+    /// | `tollgate_unattributed_queries_total` | counter | queries | |
+    /// | `tollgate_findings_total` | counter | findings | `http_route`, `kind`: see [`FindingKind`](super::FindingKind) |
+    ///
+    /// Buckets are those that OpenTelemetry's conventions advise; a value up to 3 % above a bucket's bound may be counted
+    /// as below it. Labels are routes and fingerprints: never a path, a value, a user or an address. Costs some
+    /// microseconds per route and query: for a scrape, not for every request.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let text = TimingLayer::new().prometheus();
+    /// assert!(text.contains("# TYPE http_server_request_duration_seconds histogram"));
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        prometheus::render(&self.state)
+    }
+
     /// The service around `inner`; `W` says whether its response body is still to be wrapped.
     pub(crate) fn wrap<S, W>(&self, inner: S) -> Timing<S, W> {
         Timing { inner, state: self.state.clone(), body: PhantomData }
@@ -111,6 +146,31 @@ impl TimingBuilder {
         self
     }
 
+    /// From when on one query is slow, and reported as [`Event::SlowQuery`]. By default 100 ms.
+    pub fn slow_query_after(mut self, span: Duration) -> Self {
+        self.settings.slow_query_after = span;
+        self
+    }
+
+    /// From when on a request has waited too long for database connections, all its waits together, and is reported as
+    /// [`Event::PoolStarvation`]. By default 100 ms.
+    pub fn starved_after(mut self, span: Duration) -> Self {
+        self.settings.starved_after = span;
+        self
+    }
+
+    /// When repeated queries are reported, as [`Event::NPlusOne`] and [`Event::DuplicateQueries`]: see [`Repeats`].
+    pub fn repeats(mut self, repeats: Repeats) -> Self {
+        self.settings.repeats = repeats;
+        self
+    }
+
+    /// The same for one route, by its name: axum's matched path, or a pattern given as [`routes`](Self::routes).
+    pub fn repeats_on(mut self, route: &str, repeats: Repeats) -> Self {
+        self.settings.repeats_on.push((route.into(), repeats));
+        self
+    }
+
     /// Names requests by these patterns where no router has named them, in axum's syntax: `"/prices/{symbol}"`.
     ///
     /// Needed where the layer stands outside axum's router (around a whole app, in a gateway, on a bare hyper server)
@@ -136,19 +196,44 @@ impl TimingBuilder {
     /// How many routes are told apart, by default 256, those given as [`routes`](Self::routes) first; what comes later
     /// shares the name `other`.
     ///
-    /// Each route takes about 10 KB.
+    /// Each route takes about 26 KB.
     pub fn max_routes(mut self, routes: usize) -> Self {
         self.settings.max_routes = routes;
         self
     }
 
     /// Whether responses say how long they took, in a `Server-Timing` field
-    /// ([W3C](https://www.w3.org/TR/server-timing/)) that browsers show beside each request:
-    /// `total;dur=1.2, db;dur=0.8;desc="3 queries"`. By default they do not.
+    /// ([W3C](https://www.w3.org/TR/server-timing/)) that browsers show beside each request. By default they do not.
     ///
-    /// The field tells every client how long your queries take. It is added to those of the inner service.
+    /// | metric | what it says |
+    /// |---|---|
+    /// | `total;dur=1.2` | milliseconds until the response head |
+    /// | `db;dur=0.8;desc="3 queries"` | queries, all together |
+    /// | `pool;dur=0.1` | waits for database connections |
+    /// | `upstream;dur=5;desc="1 call"` | calls of other services |
+    /// | `cache;desc="hit"` | how a cache of this crate answered |
+    /// | `limit;desc="allowed"` | what a limit of this crate decided |
+    ///
+    /// Where the body streams and the client takes trailers (`TE: trailers`), the field comes as a trailer instead, and
+    /// its times run to the end of the body.
+    ///
+    /// The field tells every client how long your queries take: see [`server_timing_if`](Self::server_timing_if). It is
+    /// added to those of the inner service.
     pub fn server_timing(mut self, on: bool) -> Self {
-        self.settings.server_timing = on;
+        self.settings.server_timing = if on { Telling::Always } else { Telling::Never };
+        self
+    }
+
+    /// The same for those requests alone that `wanted` accepts: from your own network, say, or with a certain field.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().server_timing_if(|head| head.headers().contains_key("x-debug")).build()?;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn server_timing_if(mut self, wanted: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.server_timing = Telling::If(Arc::new(wanted));
         self
     }
 
@@ -187,13 +272,48 @@ impl TimingBuilder {
     }
 }
 
+/// Whom to tell.
+#[derive(Clone)]
+pub(super) enum Telling {
+    Never,
+    Always,
+    If(Arc<Predicate>),
+}
+
+type Predicate = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
+
+impl Telling {
+    #[inline]
+    pub(super) fn wanted(&self, head: &RequestHead<'_>) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::If(wanted) => wanted(head),
+        }
+    }
+}
+
+impl fmt::Debug for Telling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "Never",
+            Self::Always => "Always",
+            Self::If(_) => "If",
+        })
+    }
+}
+
 /// How a layer was set up.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) slow_after: Duration,
+    pub(super) slow_query_after: Duration,
+    pub(super) starved_after: Duration,
+    pub(super) repeats: Repeats,
+    pub(super) repeats_on: Vec<(Box<str>, Repeats)>,
     pub(super) patterns: Patterns,
     pub(super) max_routes: usize,
-    pub(super) server_timing: bool,
+    pub(super) server_timing: Telling,
     pub(super) clock: Clock,
     pub(super) events: Events,
     pub(super) enabled: bool,
@@ -203,9 +323,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             slow_after: SLOW_AFTER,
+            slow_query_after: SLOW_QUERY_AFTER,
+            starved_after: STARVED_AFTER,
+            repeats: Repeats::new(),
+            repeats_on: Vec::new(),
             patterns: Patterns::default(),
             max_routes: MAX_ROUTES,
-            server_timing: false,
+            server_timing: Telling::Never,
             clock: Clock::default(),
             events: Events::default(),
             enabled: true,

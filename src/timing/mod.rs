@@ -62,20 +62,55 @@
 //! * Names given to [`timed`] appear in [`TimingLayer::stats`]; values, paths, users and addresses never do.
 //! * Each process counts for itself.
 
+mod core;
+#[cfg(feature = "metrics")]
+mod facade;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_facade.rs"]
+mod facade;
+mod finding;
+mod fingerprint;
 mod future;
+mod group;
+#[cfg(feature = "tracing")]
+mod harvest;
+mod harvesting;
 mod histogram;
 mod layer;
+mod names;
+#[cfg(feature = "testing")]
+mod observe;
+mod prometheus;
+mod repeat;
 mod route;
 mod scope;
 mod server_timing;
 mod service;
+mod sliding;
 mod slow;
+#[cfg(feature = "tracing")]
+mod span;
+#[cfg(not(feature = "tracing"))]
+#[path = "no_span.rs"]
+mod span;
+mod sql;
 mod state;
 mod stats;
 mod table;
+mod timed;
 
+pub use finding::FindingKind;
+pub use fingerprint::fingerprint;
 pub use future::ResponseFuture;
+#[cfg(feature = "tracing")]
+pub use harvest::harvest;
 pub use layer::{TimingBuilder, TimingLayer};
-pub use scope::{Timed, timed};
+#[cfg(feature = "testing")]
+pub(crate) use observe::{Observed, observe};
+pub use repeat::Repeats;
 pub use service::Timing;
-pub use stats::{Latency, QueryShare, QueryStats, RouteStats, SlowRequest, TimingStats, Unattributed};
+pub use stats::{
+    Finding, FindingCount, HarvestState, Latency, PoolStats, QueryShare, QueryStats, RouteStats, SlowRequest,
+    TimingStats, Unattributed, Windows,
+};
+pub use timed::{Timed, timed, timed_acquire, timed_query, timed_upstream};

@@ -1,23 +1,21 @@
-//! [`Route`]: the counters of one route, and [`Core`], what the routes of one layer share.
+//! [`Route`]: the counters of one route, and what a request that ends adds to them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::core::Core;
+use super::facade;
+use super::finding::{FindingKind, Found};
 use super::histogram::Histogram;
-use super::layer::Settings;
+use super::repeat::Repeats;
 use super::scope::RequestLog;
-use super::slow::SlowLog;
-use super::stats::{Latency, QueryStats, RouteStats, SlowRequest};
-use super::table::Table;
-use crate::carrier::{Home, Scope};
+use super::sliding::Sliding;
+use super::stats::{Latency, RouteStats, SlowRequest, Windows};
+use crate::carrier::{CacheNote, Home, LimitNote, Notes, Scope};
 use crate::clock::{Timestamp, nanos};
-use crate::event::Event;
-
-/// How many names given to `timed` are told apart.
-const MAX_QUERIES: usize = 256;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +28,31 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
+/// Who says that a query has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The program itself.
+    Program,
+    /// An event, inside the subscriber: what is found is logged later, where that is allowed.
+    #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "only events come from a subscriber"))]
+    Subscriber,
+}
+
+/// What a request was like, when it ended.
+pub(super) struct Ended<'a> {
+    pub(super) now: Timestamp,
+    pub(super) took: Duration,
+    pub(super) outcome: Outcome,
+    pub(super) log: Option<&'a RequestLog>,
+    pub(super) notes: Notes,
+}
+
 /// One route's counters. What is in flight was started and neither answered nor cancelled: a request pays for one
 /// counter when it comes and for one when it goes.
 pub(super) struct Route {
-    name: Box<str>,
+    name: Arc<str>,
     core: Arc<Core>,
+    repeats: Repeats,
     started: AtomicU64,
     cancelled: AtomicU64,
     errors: AtomicU64,
@@ -42,13 +60,18 @@ pub(super) struct Route {
     queries: AtomicU64,
     query_nanos: AtomicU64,
     latency: Histogram,
+    recent: Sliding,
 }
 
 impl Route {
     pub(super) fn new(name: &str, core: Arc<Core>) -> Self {
+        let settings = core.settings();
+        let own = settings.repeats_on.iter().find(|(route, _)| **route == *name).map(|(_, repeats)| repeats);
+        let repeats = own.unwrap_or(&settings.repeats).clone();
         Self {
             name: name.into(),
             core,
+            repeats,
             started: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -56,11 +79,16 @@ impl Route {
             queries: AtomicU64::new(0),
             query_nanos: AtomicU64::new(0),
             latency: Histogram::new(),
+            recent: Sliding::new(),
         }
     }
 
     pub(super) fn core(&self) -> &Core {
         &self.core
+    }
+
+    pub(super) const fn repeats(&self) -> &Repeats {
+        &self.repeats
     }
 
     pub(super) fn latency(&self) -> &Histogram {
@@ -79,124 +107,91 @@ impl Route {
     }
 
     /// Counts a request out.
-    pub(super) fn finish(&self, took: Duration, outcome: Outcome, log: Option<&RequestLog>) {
-        match outcome {
+    #[inline]
+    pub(super) fn finish(&self, ended: &Ended<'_>) {
+        match ended.outcome {
             Outcome::Cancelled => add(&self.cancelled, 1),
-            Outcome::Answered(status) if !status.is_server_error() => self.latency.record(nanos(took)),
+            Outcome::Answered(status) if !status.is_server_error() => self.answered(ended),
             Outcome::Answered(_) | Outcome::Failed => {
                 add(&self.errors, 1);
-                self.latency.record(nanos(took));
+                self.answered(ended);
             }
         }
-        if took >= self.core.settings.slow_after {
-            self.slow(took, outcome, log);
+        if ended.took >= self.core.settings().slow_after {
+            self.slow(ended);
         }
+        if let Some(log) = ended.log {
+            log.review().iter().for_each(|found| self.found(found, ended.now, Source::Program));
+        }
+        self.core.tell();
+    }
+
+    fn answered(&self, ended: &Ended<'_>) {
+        self.latency.record(nanos(ended.took));
+        self.recent.record(ended.now, nanos(ended.took));
+        facade::request(&self.name, ended.took);
+    }
+
+    /// Counts what was found, and reports it where it is due.
+    pub(super) fn found(&self, found: &Found, now: Timestamp, source: Source) {
+        self.core.found(&self.name, found, now, source);
     }
 
     #[cold]
-    fn slow(&self, took: Duration, outcome: Outcome, log: Option<&RequestLog>) {
+    fn slow(&self, ended: &Ended<'_>) {
         add(&self.slow, 1);
-        let status = match outcome {
+        let status = match ended.outcome {
             Outcome::Answered(status) => Some(status.as_u16()),
             Outcome::Failed | Outcome::Cancelled => None,
         };
+        let work = ended.log.map(RequestLog::reading).unwrap_or_default();
         self.core.slow().push(SlowRequest {
-            route: self.name.clone().into(),
-            took,
+            route: (*self.name).to_owned(),
+            took: ended.took,
             status,
-            cancelled: outcome == Outcome::Cancelled,
-            at: self.core.settings.clock.wall(),
-            queries: log.map(RequestLog::shares).unwrap_or_default(),
+            cancelled: ended.outcome == Outcome::Cancelled,
+            at: self.core.settings().clock.wall(),
+            queries: work.shares(),
+            pool_waits: work.pool.count,
+            pool_wait: work.pool.total,
+            upstream_calls: work.upstream.count,
+            upstream_time: work.upstream.total,
+            cache: ended.notes.cache.map(CacheNote::as_str),
+            limit: ended.notes.limit.map(LimitNote::as_str),
         });
-        self.core.settings.events.emit(&Event::SlowRequest { route: &self.name, took });
+        let found = Found { kind: FindingKind::SlowRequest, query: None, count: 1, total: ended.took, at: None };
+        self.found(&found, ended.now, Source::Program);
     }
 
-    pub(super) fn stats(&self) -> RouteStats {
+    pub(super) fn stats(&self, now: Timestamp) -> RouteStats {
         // The ends are read before the beginnings: a request that passes meanwhile is in flight, never less than none.
         let (latency, cancelled) = (Latency::of(&self.latency), read(&self.cancelled));
         let requests = read(&self.started);
+        let query_time = Duration::from_nanos(read(&self.query_nanos));
         RouteStats {
-            route: self.name.clone().into(),
+            route: (*self.name).to_owned(),
             requests,
             in_flight: requests.saturating_sub(latency.count + cancelled),
             errors: read(&self.errors),
             cancelled,
             slow: read(&self.slow),
-            latency,
             queries: read(&self.queries),
-            query_time: Duration::from_nanos(read(&self.query_nanos)),
+            query_time,
+            query_share: share(query_time, latency.total),
+            latency,
+            windows: Windows::of(&self.recent, now),
         }
     }
+}
+
+/// The share of one span in another; 0 where there is nothing to share.
+fn share(part: Duration, whole: Duration) -> f64 {
+    if whole.is_zero() { 0.0 } else { part.as_secs_f64() / whole.as_secs_f64() }
 }
 
 impl Home for Route {
     fn open(self: Arc<Self>) -> Scope {
-        Arc::new(RequestLog::new(self))
-    }
-}
-
-/// What the routes of one layer share: how it was set up, the queries, the slow requests.
-pub(super) struct Core {
-    settings: Settings,
-    queries: Table<Query>,
-    slow: Mutex<SlowLog>,
-}
-
-impl Core {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, queries: Table::new(MAX_QUERIES, Query::new), slow: Mutex::default() }
-    }
-
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        self.settings.clock.now()
-    }
-
-    /// Counts a query; the place of its name.
-    pub(super) fn query(&self, name: &str, took: Duration, cancelled: bool) -> usize {
-        let place = self.queries.place(name);
-        let query = self.queries.at(place);
-        query.latency.record(nanos(took));
-        if cancelled {
-            add(&query.cancelled, 1);
-        }
-        place
-    }
-
-    pub(super) fn query_name(&self, place: usize) -> &str {
-        &self.queries.at(place).name
-    }
-
-    pub(super) fn query_stats(&self) -> Vec<QueryStats> {
-        self.queries.sorted().into_iter().map(Query::stats).filter(|query| query.latency.count > 0).collect()
-    }
-
-    pub(super) fn slow(&self) -> std::sync::MutexGuard<'_, SlowLog> {
-        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The counters of one name given to `timed`.
-struct Query {
-    name: Box<str>,
-    cancelled: AtomicU64,
-    latency: Histogram,
-}
-
-impl Query {
-    fn new(name: &str) -> Self {
-        Self { name: name.into(), cancelled: AtomicU64::new(0), latency: Histogram::new() }
-    }
-
-    fn stats(&self) -> QueryStats {
-        QueryStats {
-            name: self.name.clone().into(),
-            cancelled: read(&self.cancelled),
-            latency: Latency::of(&self.latency),
-        }
+        Arc::new(RequestLog::new(self, None))
     }
 }
 

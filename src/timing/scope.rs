@@ -1,159 +1,47 @@
-//! [`timed`]: a query, measured and joined to the request it was made for.
+//! [`RequestLog`]: what one request did elsewhere: its queries, its waits for connections, its calls of other services.
 //!
 //! A request's log is found through the carrier, so that detached work finds it too: a fetch that a cache goes on with
-//! after its client has left, a background revalidation. The log is opened by the first query; a request without one
-//! has none.
+//! after its client has left, a background revalidation. It is opened by the first piece of work that asks for it; a
+//! request without one has none.
 
 use std::any::Any;
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
-use smallvec::SmallVec;
-
-use super::route::Route;
+use super::finding::{FindingKind, Found};
+use super::group::{Group, Groups, Sample, Sum};
+use super::repeat::Repeated;
+use super::route::{Route, Source};
 use super::stats::{QueryShare, Unattributed};
-use crate::carrier::{self, Home, Scope};
-use crate::clock::{Clock, Timestamp, nanos};
+use crate::carrier::{self, Home, Notes, Scope};
+use crate::clock::{Timestamp, nanos};
 
-/// Measures a future, usually one query, and counts it for the request that it runs in.
-///
-/// The time runs from the first poll to the end, or to the moment the future is dropped. It belongs to the request in
-/// which `timed` was called, or, where it was called outside, to the one in which it is first polled; a future moved
-/// to another task with `tokio::spawn` stays with its request. What belongs to no request is counted, for the whole
-/// process, as [`TimingStats::unattributed`](super::TimingStats::unattributed).
-///
-/// The name is one of the program's own words, never a value: it is shown in
-/// [`stats()`](super::TimingLayer::stats). A layer tells 256 names apart, and counts the rest as `other`.
-///
-/// ```
-/// use std::convert::Infallible;
-/// use bytes::Bytes;
-/// use http::{Request, Response};
-/// use http_body_util::Empty;
-/// use tollgate::timing::{TimingLayer, timed};
-/// use tower::{Layer, ServiceExt, service_fn};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let timing = TimingLayer::new();
-/// let service = timing.layer(service_fn(|_: Request<()>| async {
-///     let price = timed("load price", async { 42 }).await;
-///     assert_eq!(price, 42);
-///     Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-/// }));
-/// service.oneshot(Request::new(())).await.unwrap();
-/// assert_eq!(timing.stats().query("load price").unwrap().latency.count, 1);
-/// # }
-/// ```
-pub fn timed<F: Future>(name: &'static str, future: F) -> Timed<F> {
-    let measure = Measure { name, log: RequestLog::current(), started: None, ended: false };
-    Timed { future, measure }
-}
-
-pin_project! {
-    /// A future that is measured. Made by [`timed`].
-    #[must_use = "futures do nothing unless they are awaited"]
-    pub struct Timed<F> {
-        // Dropped before `measure`, so that what it measures inside itself is counted first.
-        #[pin]
-        future: F,
-        measure: Measure,
-    }
-}
-
-impl<F: Future> Future for Timed<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        this.measure.start();
-        let polled = this.future.poll(cx);
-        if polled.is_ready() {
-            this.measure.end(false);
-        }
-        polled
-    }
-}
-
-impl<F> fmt::Debug for Timed<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Timed").field("name", &self.measure.name).finish_non_exhaustive()
-    }
-}
-
-/// One measurement: begun at the first poll, ended once.
-struct Measure {
-    name: &'static str,
-    log: Option<Arc<RequestLog>>,
-    started: Option<Timestamp>,
-    ended: bool,
-}
-
-impl Measure {
-    fn start(&mut self) {
-        if self.started.is_none() {
-            self.log = self.log.take().or_else(RequestLog::current);
-            self.started = Some(self.now());
-        }
-    }
-
-    fn end(&mut self, cancelled: bool) {
-        let Some(started) = self.started else { return };
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        let took = self.now().since(started);
-        match &self.log {
-            Some(log) => log.add(self.name, took, cancelled),
-            None => UNATTRIBUTED.add(took),
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.log.as_ref().map_or_else(|| Clock::System.now(), |log| log.route.core().now())
-    }
-}
-
-impl Drop for Measure {
-    fn drop(&mut self) {
-        self.end(true);
-    }
-}
-
-/// The queries of one request.
+/// What one request did elsewhere.
 pub(super) struct RequestLog {
     route: Arc<Route>,
-    queries: Mutex<Groups>,
+    /// The same request's in an outer layer: what is counted here is counted there.
+    outer: Option<Arc<RequestLog>>,
+    work: Mutex<Work>,
+    /// What detached work has noted: its first word stands, for what comes later is not this answer's.
+    notes: OnceLock<Notes>,
 }
 
-/// Count and time by the query's place in the layer's table, which bounds their number.
-type Groups = SmallVec<[(usize, Sum); 4]>;
-
-/// How many, and how long together.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sum {
-    pub(super) count: u64,
-    pub(super) total: Duration,
-}
-
-impl Sum {
-    fn add(&mut self, took: Duration) {
-        self.count += 1;
-        self.total = self.total.saturating_add(took);
-    }
+#[derive(Clone, Default)]
+pub(super) struct Work {
+    pub(super) queries: Groups,
+    /// Waits for a connection.
+    pub(super) pool: Sum,
+    /// Calls of other services.
+    pub(super) upstream: Sum,
 }
 
 impl RequestLog {
-    pub(super) fn new(route: Arc<Route>) -> Self {
-        Self { route, queries: Mutex::default() }
+    pub(super) fn new(route: Arc<Route>, outer: Option<Arc<Self>>) -> Self {
+        Self { route, outer, work: Mutex::default(), notes: OnceLock::new() }
     }
 
-    fn current() -> Option<Arc<Self>> {
+    pub(super) fn current() -> Option<Arc<Self>> {
         let scope: Arc<dyn Any + Send + Sync> = carrier::current()?;
         scope.downcast().ok()
     }
@@ -162,45 +50,117 @@ impl RequestLog {
         &self.route
     }
 
-    fn add(&self, name: &str, took: Duration, cancelled: bool) {
-        let query = self.route.core().query(name, took, cancelled);
-        self.route.query(took);
-        let mut groups = self.groups();
-        if !groups.iter().any(|(held, _)| *held == query) {
-            groups.push((query, Sum::default()));
+    pub(super) fn now(&self) -> Timestamp {
+        self.route.core().now()
+    }
+
+    /// Counts a query that has ended.
+    pub(super) fn query(&self, sample: &Sample<'_>, source: Source) {
+        let now = self.now();
+        self.route.core().query(sample, now);
+        self.route.query(sample.took);
+        self.work().queries.add(sample);
+        if sample.took >= self.route.core().settings().slow_query_after {
+            let (query, total, at) = (Some(sample.name.clone()), sample.took, sample.at);
+            self.route.found(&Found { kind: FindingKind::SlowQuery, query, count: 1, total, at }, now, source);
         }
-        groups.iter_mut().filter(|(held, _)| *held == query).for_each(|(_, sum)| sum.add(took));
+        if let Some(outer) = &self.outer {
+            outer.query(sample, source);
+        }
     }
 
-    /// All queries of this request until now.
-    pub(super) fn total(&self) -> Sum {
-        self.groups().iter().fold(Sum::default(), |all, (_, sum)| Sum {
-            count: all.count + sum.count,
-            total: all.total.saturating_add(sum.total),
-        })
+    /// Counts a wait for a connection.
+    pub(super) fn waited(&self, took: Duration) {
+        self.route.core().waited(took, self.now());
+        self.work().pool.add(took);
+        if let Some(outer) = &self.outer {
+            outer.waited(took);
+        }
     }
 
-    /// The same by name, the longest first.
-    pub(super) fn shares(&self) -> Vec<QueryShare> {
-        let groups = self.groups().clone();
-        let share = |&(query, sum): &(usize, Sum)| QueryShare {
-            name: self.route.core().query_name(query).to_owned(),
-            count: sum.count,
-            total: sum.total,
+    /// Counts a call of another service.
+    pub(super) fn called(&self, sample: &Sample<'_>) {
+        self.route.core().called(sample, self.now());
+        self.work().upstream.add(sample.took);
+        if let Some(outer) = &self.outer {
+            outer.called(sample);
+        }
+    }
+
+    /// What detached work has noted.
+    pub(super) fn notes(&self) -> Notes {
+        self.notes.get().copied().unwrap_or_default()
+    }
+
+    /// Everything until now.
+    pub(super) fn reading(&self) -> Work {
+        self.work().clone()
+    }
+
+    /// How many until now, and how long.
+    pub(super) fn sums(&self) -> Sums {
+        let work = self.work();
+        Sums { queries: work.queries.sum(), pool: work.pool, upstream: work.upstream }
+    }
+
+    /// What there is to say about this request, now that it is over.
+    pub(super) fn review(&self) -> Vec<Found> {
+        let (settings, repeats) = (self.route.core().settings(), self.route.repeats());
+        let work = self.work();
+        let repeated = |group: &Group| {
+            let kind = match repeats.judge(group)? {
+                Repeated::NPlusOne => FindingKind::NPlusOne,
+                Repeated::Duplicate => FindingKind::DuplicateQueries,
+            };
+            let (query, Sum { count, total }) = (Some(group.name.clone()), group.sum);
+            Some(Found { kind, query, count, total, at: group.at })
         };
-        let mut shares: Vec<QueryShare> = groups.iter().map(share).collect();
+        let mut found: Vec<Found> = work.queries.iter().filter_map(repeated).collect();
+        if work.pool.count > 0 && work.pool.total >= settings.starved_after {
+            let Sum { count, total } = work.pool;
+            found.push(Found { kind: FindingKind::PoolStarvation, query: None, count, total, at: None });
+        }
+        found
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work {
+    /// The queries by name, those first that took longest together.
+    pub(super) fn shares(&self) -> Vec<QueryShare> {
+        let share = |group: &Group| QueryShare {
+            name: group.name.as_str().to_owned(),
+            count: group.sum.count,
+            total: group.sum.total,
+            slowest: group.slowest,
+            rows: group.rows,
+            duplicates: group.duplicates(),
+            at: group.at.map(ToString::to_string),
+        };
+        let mut shares: Vec<QueryShare> = self.queries.iter().map(share).collect();
         shares.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.name.cmp(&b.name)));
         shares
     }
+}
 
-    fn groups(&self) -> std::sync::MutexGuard<'_, Groups> {
-        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What a request did elsewhere, in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    pub(super) queries: Sum,
+    pub(super) pool: Sum,
+    pub(super) upstream: Sum,
 }
 
 impl Home for RequestLog {
     fn open(self: Arc<Self>) -> Scope {
         self
+    }
+
+    fn noted(&self, notes: Notes) {
+        let _ = self.notes.set(notes);
     }
 }
 
@@ -213,7 +173,7 @@ pub(super) struct Strays {
 }
 
 impl Strays {
-    fn add(&self, took: Duration) {
+    pub(super) fn add(&self, took: Duration) {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.nanos.fetch_add(nanos(took), Ordering::Relaxed);
     }
@@ -223,52 +183,5 @@ impl Strays {
             count: self.count.load(Ordering::Relaxed),
             total: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use bytes::Bytes;
-    use http::{Request, Response};
-    use http_body_util::Empty;
-    use tower::{Layer, ServiceExt, service_fn};
-
-    use super::super::TimingLayer;
-    use super::*;
-
-    type Answer = Result<Response<Empty<Bytes>>, Infallible>;
-
-    fn answer() -> Answer {
-        Ok(Response::new(Empty::new()))
-    }
-
-    #[tokio::test]
-    async fn detached_work_counts_for_the_request_that_caused_it() {
-        let timing = TimingLayer::new();
-        let service = timing.layer(service_fn(|_: Request<()>| async {
-            let background = carrier::carry(async { timed("revalidate", async {}).await });
-            tokio::spawn(background).await.expect("the task ended");
-            answer()
-        }));
-        service.oneshot(Request::new(())).await.expect("an answer");
-        let stats = timing.stats();
-        assert_eq!(stats.routes[0].queries, 1);
-        assert_eq!(stats.query("revalidate").map(|query| query.latency.count), Some(1));
-    }
-
-    #[tokio::test]
-    async fn a_service_that_begins_its_work_when_called_is_inside_the_request() {
-        let timing = TimingLayer::new();
-        let service = timing.layer(service_fn(|_: Request<()>| {
-            let early = tokio::spawn(carrier::carry(async { timed("early", async {}).await }));
-            async {
-                early.await.expect("the task ended");
-                answer()
-            }
-        }));
-        service.oneshot(Request::new(())).await.expect("an answer");
-        assert_eq!(timing.stats().query("early").map(|query| query.latency.count), Some(1));
     }
 }

@@ -5,12 +5,14 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
 use super::future::{ResponseFuture, Watch};
 use super::state::State;
 use crate::body::{Adopt, Body, Wrap};
+use crate::error::BoxError;
 use crate::head::RequestHead;
 
 /// A service whose requests are measured. Made by [`TimingLayer`](super::TimingLayer).
@@ -26,6 +28,7 @@ impl<S, W, Q, R> Service<Request<Q>> for Timing<S, W>
 where
     S: Service<Request<Q>, Response = Response<R>>,
     W: Adopt<R>,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Response = Response<Body<W::Inner>>;
     type Error = S::Error;

@@ -55,6 +55,12 @@ mod tests {
             cancelled: false,
             at: SystemTime::UNIX_EPOCH,
             queries: Vec::new(),
+            pool_waits: 0,
+            pool_wait: Duration::ZERO,
+            upstream_calls: 0,
+            upstream_time: Duration::ZERO,
+            cache: None,
+            limit: None,
         }
     }
 

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::core::Core;
+use super::harvesting;
 use super::histogram::Histogram;
 use super::layer::Settings;
-use super::route::{Core, Route};
+use super::route::Route;
 use super::scope::UNATTRIBUTED;
-use super::stats::{Latency, TimingStats};
+use super::stats::{Latency, RouteStats, TimingStats};
 use super::table::Table;
 use crate::head::RequestHead;
 use crate::route::UNMATCHED;
@@ -51,22 +53,45 @@ impl State {
         Some(route.clone())
     }
 
+    pub(super) fn settings(&self) -> &Settings {
+        self.core.settings()
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Every route there was a request for, with its numbers.
+    pub(super) fn routes(&self) -> Vec<(&Route, RouteStats)> {
+        let now = self.core.now();
+        let all = self.routes.sorted().into_iter().map(|route| (&**route, route.stats(now)));
+        all.filter(|(_, stats)| stats.requests > 0).collect()
+    }
+
     pub(super) fn stats(&self) -> TimingStats {
+        self.core.tell();
+        harvesting::check(self.core.settings());
+        let now = self.core.now();
         let all = Histogram::new();
         let mut routes = Vec::new();
-        for route in self.routes.sorted() {
+        for (route, stats) in self.routes() {
             all.merge(route.latency());
-            routes.push(route.stats());
+            routes.push(stats);
         }
-        routes.retain(|route| route.requests > 0);
+        let (findings, finding_counts) = self.core.findings();
         let slow = self.core.slow();
         TimingStats {
             requests: routes.iter().map(|route| route.requests).sum(),
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             latency: Latency::of(&all),
             routes,
-            queries: self.core.query_stats(),
+            queries: self.core.query_stats(now),
+            upstreams: self.core.upstream_stats(now),
+            pool: self.core.pool_stats(now),
             unattributed: UNATTRIBUTED.reading(),
+            harvest: harvesting::state(),
+            findings,
+            finding_counts,
             slow_recent: slow.recent(),
             slowest: slow.slowest(),
         }

@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
+use super::finding::FindingKind;
 use super::histogram::{Histogram, Reading};
+use super::sliding::Sliding;
+use crate::clock::Timestamp;
 
 /// Everything a [`TimingLayer`](super::TimingLayer) has measured since it was built.
 ///
@@ -28,10 +31,21 @@ pub struct TimingStats {
     pub latency: Latency,
     /// Each route that was asked for, by name; last the one called `other`, where there were too many.
     pub routes: Vec<RouteStats>,
-    /// Each name that was given to [`timed`](super::timed) inside a request.
+    /// Each query made inside a request, by fingerprint or by the name given to [`timed`](super::timed); those first
+    /// that took longest together.
     pub queries: Vec<QueryStats>,
-    /// What [`timed`](super::timed) measured outside every request, in the whole process.
+    /// Each name given to [`timed_upstream`](super::timed_upstream), in the same order.
+    pub upstreams: Vec<QueryStats>,
+    /// The waits for database connections.
+    pub pool: PoolStats,
+    /// Queries made outside every request, in the whole process.
     pub unattributed: Unattributed,
+    /// Whether sqlx's queries are heard.
+    pub harvest: HarvestState,
+    /// The last 64 findings that were reported, newest first.
+    pub findings: Vec<Finding>,
+    /// How often each kind of thing was found on each route, reported or not.
+    pub finding_counts: Vec<FindingCount>,
     /// The last 64 slow requests, newest first.
     pub slow_recent: Vec<SlowRequest>,
     /// The 16 slowest requests, slowest first.
@@ -60,6 +74,19 @@ impl TimingStats {
     pub fn query(&self, name: &str) -> Option<&QueryStats> {
         self.queries.iter().find(|query| query.name == name)
     }
+
+    /// The `n` queries that took longest together.
+    ///
+    /// ```
+    /// # let stats = tollgate::timing::TimingLayer::new().stats();
+    /// for query in stats.top_queries(10) {
+    ///     println!("{:?} for {} × {}", query.latency.total, query.latency.count, query.name);
+    /// }
+    /// ```
+    #[must_use]
+    pub fn top_queries(&self, n: usize) -> &[QueryStats] {
+        &self.queries[..n.min(self.queries.len())]
+    }
 }
 
 /// One route.
@@ -85,18 +112,102 @@ pub struct RouteStats {
     /// The time these queries took together.
     #[serde(rename = "query_time_ms", serialize_with = "millis")]
     pub query_time: Duration,
+    /// The share of the requests' time that these queries took: 0.5 is half. More than 1 where they ran side by side.
+    pub query_share: f64,
+    /// The same latencies, of late.
+    pub windows: Windows,
 }
 
-/// One name given to [`timed`](super::timed).
+/// One query, or one other service.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct QueryStats {
-    /// The name, or `other`.
+    /// The fingerprint, or the name given to [`timed`](super::timed), or `other`.
     pub name: String,
+    /// How many rows they returned or changed, where that is known.
+    pub rows: u64,
     /// How many of them were dropped before their end; they count in `latency` with the time they had taken.
     pub cancelled: u64,
     /// How many there were, and how long they took.
     pub latency: Latency,
+    /// The same, of late.
+    pub windows: Windows,
+}
+
+/// The waits for database connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// How many there were, and how long they took.
+    pub wait: Latency,
+    /// The same, of late.
+    pub windows: Windows,
+}
+
+/// Latencies of late. Percentiles are within 1⁄16 (6.3 %) of the exact value; each window ends now and may reach up to
+/// a sixth further back than its name says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Windows {
+    /// The last minute.
+    pub minute: Latency,
+    /// The last five minutes.
+    pub five_minutes: Latency,
+    /// The last hour.
+    pub hour: Latency,
+}
+
+impl Windows {
+    pub(super) fn of(recent: &Sliding, now: Timestamp) -> Self {
+        let [minute, five_minutes, hour] =
+            [60, 300, 3_600].map(|seconds| Latency::read(&recent.reading(now, Duration::from_secs(seconds))));
+        Self { minute, five_minutes, hour }
+    }
+}
+
+/// Whether [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) hears sqlx.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HarvestState {
+    /// No harvest is installed.
+    #[default]
+    Off,
+    /// One is installed, and no query of sqlx has reached it.
+    NeverHeard,
+    /// It hears sqlx.
+    Heard,
+}
+
+/// Something that was found and reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it is.
+    pub kind: FindingKind,
+    /// The route of the request.
+    pub route: String,
+    /// The query's fingerprint or name, where it is about one.
+    pub query: Option<String>,
+    /// How many queries or waits.
+    pub count: u64,
+    /// How long, together.
+    #[serde(rename = "total_ms", serialize_with = "millis")]
+    pub total: Duration,
+    /// File, line and column where the program makes the query, where that is known.
+    pub at: Option<String>,
+}
+
+/// How often something was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FindingCount {
+    /// What it is.
+    pub kind: FindingKind,
+    /// On which route.
+    pub route: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// A distribution of times. Percentiles are within 1⁄64 (1.6 %) of the exact value; count, total, mean and maximum are
@@ -149,7 +260,7 @@ impl Latency {
     }
 }
 
-/// What [`timed`](super::timed) measured where no request was.
+/// Queries made where no request was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Unattributed {
@@ -178,19 +289,42 @@ pub struct SlowRequest {
     pub at: SystemTime,
     /// Its queries by name, the one that took longest together first.
     pub queries: Vec<QueryShare>,
+    /// How many times it waited for a database connection.
+    pub pool_waits: u64,
+    /// How long, together.
+    #[serde(rename = "pool_wait_ms", serialize_with = "millis")]
+    pub pool_wait: Duration,
+    /// How many calls of other services it made.
+    pub upstream_calls: u64,
+    /// How long they took, together.
+    #[serde(rename = "upstream_time_ms", serialize_with = "millis")]
+    pub upstream_time: Duration,
+    /// How a cache of this crate answered, in one word: `hit`, `stale`, `revalidated`, `miss`, `collapsed`, `pass`.
+    pub cache: Option<&'static str>,
+    /// What a limit of this crate decided: `allowed` or `refused`.
+    pub limit: Option<&'static str>,
 }
 
 /// The queries of one name in one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueryShare {
-    /// The name given to [`timed`](super::timed).
+    /// The fingerprint, or the name given to [`timed`](super::timed), or `other`.
     pub name: String,
     /// How many.
     pub count: u64,
     /// How long, together.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Duration,
+    /// The longest of them.
+    #[serde(rename = "slowest_ms", serialize_with = "millis")]
+    pub slowest: Duration,
+    /// How many rows they returned or changed, where that is known.
+    pub rows: u64,
+    /// How many of them asked for what another had asked for, as far as is known.
+    pub duplicates: u64,
+    /// File, line and column where the program makes the first, where that is known.
+    pub at: Option<String>,
 }
 
 fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

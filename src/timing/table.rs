@@ -40,6 +40,17 @@ impl<T> Table<T> {
         self.at(self.place(name))
     }
 
+    /// The counters of that name; nothing where it came when the table was full.
+    pub(super) fn find(&self, name: &str) -> Option<&T> {
+        self.slots.get(self.place(name)).and_then(OnceLock::get).map(|entry| &entry.value)
+    }
+
+    /// How many names have a place.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// The place of that name, given to it now if it has none.
     pub(super) fn place(&self, name: &str) -> usize {
         let mask = self.slots.len() - 1;

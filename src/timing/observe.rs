@@ -1,0 +1,66 @@
+//! [`observe`]: runs work as if it were a request of its own, and gives back its log. For tests.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use super::core::Core;
+use super::finding::FindingKind;
+use super::layer::Settings;
+use super::repeat::Repeats;
+use super::route::Route;
+use super::scope::RequestLog;
+use super::span::RequestSpan;
+use super::stats::QueryShare;
+use crate::carrier::Slot;
+
+/// Counts the queries of `work`, those inside timing layers and detached tasks of requests included.
+pub(crate) fn observe<F: Future>(work: F, repeats: Repeats) -> Observe<F> {
+    let settings = Settings { repeats, ..Settings::default() };
+    let route = Arc::new(Route::new("test", Arc::new(Core::new(settings))));
+    let log = Arc::new(RequestLog::new(route, None));
+    let mut slot = Slot::new(log.clone());
+    let span = RequestSpan::open(&mut slot);
+    Observe { slot, span, log, work }
+}
+
+pin_project! {
+    /// Work whose queries are counted.
+    pub(crate) struct Observe<F> {
+        slot: Slot,
+        span: RequestSpan,
+        log: Arc<RequestLog>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Observe<F> {
+    type Output = (F::Output, Observed);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let span = &*this.span;
+        let output = ready!(this.slot.enter(|| span.enter(|| this.work.poll(cx))));
+        Poll::Ready((output, Observed(this.log.clone())))
+    }
+}
+
+/// What was counted.
+pub(crate) struct Observed(Arc<RequestLog>);
+
+impl Observed {
+    /// The queries by name, those first that took longest together.
+    pub(crate) fn queries(&self) -> Vec<QueryShare> {
+        self.0.reading().shares()
+    }
+
+    /// The names of the queries that were repeated so.
+    pub(crate) fn found(&self, kind: FindingKind) -> Vec<String> {
+        let found = self.0.review().into_iter().filter(|found| found.kind == kind);
+        found.filter_map(|found| found.query.map(|name| name.as_str().to_owned())).collect()
+    }
+}

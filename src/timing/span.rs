@@ -1,0 +1,60 @@
+//! [`RequestSpan`]: the request's own span, in which its log is found from other threads.
+//!
+//! It is opened only where a [harvest](super::harvest()) is installed, at the level `TRACE`, so that a log that shows
+//! less shows nothing of it. Where `TRACE` is shut off for the whole subscriber or at compile time, `INFO` is taken: the
+//! queries of SQLite, which are made on a thread of their own, would be nobody's otherwise.
+
+use tracing::level_filters::STATIC_MAX_LEVEL;
+use tracing::{Level, Span};
+
+use super::harvesting;
+use crate::carrier::Slot;
+
+/// The target of that span.
+pub(super) const TARGET: &str = "tollgate::request";
+
+/// The span of one request; none where nobody harvests.
+pub(super) struct RequestSpan(Span);
+
+impl RequestSpan {
+    pub(super) const fn none() -> Self {
+        Self(Span::none())
+    }
+
+    #[inline]
+    pub(super) fn open(slot: &mut Slot) -> Self {
+        if harvesting::is_installed() { Self::made(slot) } else { Self::none() }
+    }
+
+    /// Inside the slot: the harvest looks for the log there.
+    #[cold]
+    fn made(slot: &mut Slot) -> Self {
+        slot.enter(|| {
+            let quiet = tracing::trace_span!(target: TARGET, "request");
+            Self(if quiet.is_disabled() { tracing::info_span!(target: TARGET, "request") } else { quiet })
+        })
+    }
+
+    #[inline]
+    pub(super) fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
+        if self.0.is_none() {
+            return work();
+        }
+        let _entered = self.0.enter();
+        work()
+    }
+}
+
+/// What keeps sqlx's events away, as far as can be told from here.
+pub(super) fn why_nothing_is_heard() -> &'static str {
+    if STATIC_MAX_LEVEL < Level::DEBUG {
+        "no query of sqlx has been heard: a feature of `tracing` such as `release_max_level_info` removes its events from \
+         the program; let sqlx log at that level: `connect_options.log_statements(log::LevelFilter::Info)`"
+    } else if !tracing::enabled!(target: "sqlx::query", Level::DEBUG) {
+        "no query of sqlx has been heard: a filter over the whole subscriber hides `sqlx::query`; filter the layer that \
+         prints instead: `registry().with(fmt::layer().with_filter(env_filter)).with(tollgate::timing::harvest())`"
+    } else {
+        "no query of sqlx has been heard: either none was made, or statement logging is off; turn it on: \
+         `connect_options.log_statements(log::LevelFilter::Debug)`"
+    }
+}
