@@ -150,6 +150,20 @@ mod limit {
             .bench_values(|check| store.decide(black_box(&[check]), now + Duration::from_micros(1)));
     }
 
+    /// A key never seen before, into a store that has room and into one that is full of others.
+    #[divan::bench(args = [false, true])]
+    fn first_seen_key(bencher: Bencher<'_, '_>, full: bool) {
+        let store = MemoryLimits::new(if full { 10_000 } else { 1_000_000 });
+        let now = tollgate::Clock::default().now();
+        let (mut n, quota) = (0_u64, Quota::per_minute(100));
+        let mut next = || {
+            n += 1;
+            Check::new(tollgate::key::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17)), quota)
+        };
+        (0..20_000).for_each(|_| drop(store.decide(&[next()], now)));
+        bencher.with_inputs(next).bench_local_values(|check| store.decide(black_box(&[check]), now));
+    }
+
     #[divan::bench(threads = [1, 2])]
     fn one_hot_key(bencher: Bencher<'_, '_>) {
         let store = MemoryLimits::new(1_000);

@@ -2,6 +2,8 @@
 //!
 //! Small numbers are written from a table: a [`HeaderValue`] of a number below 10 000 costs no allocation.
 
+use std::sync::LazyLock;
+
 use http::{HeaderName, HeaderValue};
 
 /// How many requests the window holds.
@@ -41,8 +43,17 @@ static DIGITS: [u8; COUNT * WIDTH] = {
     digits
 };
 
+/// The values of the numbers below this are made once.
+const READY: u64 = 1_000;
+
 /// A field value of this number, in decimal digits.
 pub(crate) fn number(n: u64) -> HeaderValue {
+    static MADE: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..READY).map(written).collect());
+    if n < READY { MADE[n as usize].clone() } else { written(n) }
+}
+
+/// A slice of the table, or digits of its own.
+fn written(n: u64) -> HeaderValue {
     let width = match n {
         0..=9 => 1,
         10..=99 => 2,

@@ -14,11 +14,11 @@
 //! All of it is O(1): no request ever pays for a sweep.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
+use super::hashed::Hashed;
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -64,7 +64,7 @@ struct Padded(Mutex<Shard>);
 
 #[derive(Debug, Default)]
 struct Shard {
-    index: HashMap<KeyHash, u32, BuildHasherDefault<AlreadyHashed>>,
+    index: HashMap<KeyHash, u32, Hashed>,
     slots: Vec<Slot>,
     overflow: HashMap<u64, KeyState>,
     capacity: usize,
@@ -105,12 +105,17 @@ impl MemoryLimits {
         self.shards[place].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The shards of these checks, locked in ascending order.
+    /// The shards of these checks, locked in ascending order: each time the lowest that is not locked yet.
     fn lock_all(&self, checks: &[Check]) -> Locked<'_> {
-        let mut places: SmallVec<[usize; 4]> = checks.iter().map(|check| self.place(check.key)).collect();
-        places.sort_unstable();
-        places.dedup();
-        Locked(places.into_iter().map(|place| (place, self.lock(place))).collect())
+        let mut locked = SmallVec::new();
+        let mut next = 0;
+        let above =
+            |least: usize| checks.iter().map(|check| self.place(check.key)).filter(move |place| *place >= least).min();
+        while let Some(place) = above(next) {
+            locked.push((place, self.lock(place)));
+            next = place + 1;
+        }
+        Locked(locked)
     }
 
     fn run(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
@@ -118,15 +123,22 @@ impl MemoryLimits {
             return smallvec::smallvec![self.lock(self.place(check.key)).run_one(check, now, charge)];
         }
         let mut locked = self.lock_all(checks);
-        let asked: Verdicts =
-            checks.iter().map(|check| locked.state(self, check, now).ask(check.quota, check.cost, now)).collect();
+        let mut asked = Verdicts::new();
+        let mut found: SmallVec<[Found; 2]> = SmallVec::new();
+        for check in checks {
+            let (at, state) = locked.find(self.place(check.key), check, now);
+            asked.push(state.ask(check.quota, check.cost, now));
+            found.push(at);
+        }
         if !charge || checks.iter().zip(&asked).any(|(check, verdict)| check.enforced && !verdict.admits()) {
             return asked;
         }
-        let settle = |(check, verdict): (&Check, &Verdict)| {
-            if verdict.admits() { locked.state(self, check, now).charge(check.cost, now) } else { *verdict }
-        };
-        checks.iter().zip(&asked).map(settle).collect()
+        for ((check, verdict), at) in checks.iter().zip(&mut asked).zip(found) {
+            if verdict.admits() {
+                *verdict = locked.again(at, check, now).charge(check.cost, now);
+            }
+        }
+        asked
     }
 }
 
@@ -165,13 +177,25 @@ impl LimitStore for MemoryLimits {
 }
 
 /// Several locked shards.
-struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>);
+struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>);
+
+/// Where a key's state was found: which locked shard, and which of its slots.
+type Found = (usize, Option<usize>);
 
 impl Locked<'_> {
-    fn state(&mut self, store: &MemoryLimits, check: &Check, now: Timestamp) -> &mut KeyState {
-        let place = store.place(check.key);
+    fn find(&mut self, place: usize, check: &Check, now: Timestamp) -> (Found, &mut KeyState) {
         let held = self.0.iter().position(|(held, _)| *held == place).unwrap_or_default();
-        self.0[held].1.state(check, now)
+        let shard = &mut self.0[held].1;
+        let slot = shard.slot(check, now);
+        ((held, slot), shard.state_at(slot, check))
+    }
+
+    /// The state found a moment ago, unless a newcomer has taken its slot since.
+    fn again(&mut self, (held, slot): Found, check: &Check, now: Timestamp) -> &mut KeyState {
+        let shard = &mut self.0[held].1;
+        let stays = slot.is_none_or(|slot| shard.slots[slot].key == check.key);
+        let slot = if stays { slot } else { shard.slot(check, now) };
+        shard.state_at(slot, check)
     }
 }
 
@@ -183,14 +207,23 @@ impl Shard {
 
     /// The key's state, made where it is missing.
     fn state(&mut self, check: &Check, now: Timestamp) -> &mut KeyState {
-        let at = match self.index.get(&check.key) {
-            Some(at) => *at as usize,
-            None => match self.admit(check, now) {
-                Some(at) => at,
-                None => return self.overflow_state(check),
-            },
-        };
-        &mut self.slots[at].state
+        let slot = self.slot(check, now);
+        self.state_at(slot, check)
+    }
+
+    /// The key's slot, taken where it has none; `None` where there is no room.
+    fn slot(&mut self, check: &Check, now: Timestamp) -> Option<usize> {
+        match self.index.get(&check.key) {
+            Some(at) => Some(*at as usize),
+            None => self.admit(check, now),
+        }
+    }
+
+    fn state_at(&mut self, slot: Option<usize>, check: &Check) -> &mut KeyState {
+        match slot {
+            Some(at) => &mut self.slots[at].state,
+            None => self.overflow_state(check),
+        }
     }
 
     /// A slot for a new key, if there is room or somebody to make room.
@@ -237,26 +270,6 @@ impl Shard {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Debug, Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 
