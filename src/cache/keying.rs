@@ -142,7 +142,15 @@ impl KeyBuilder {
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        self.append(&(bytes.len() as u32).to_be_bytes());
+        let prefix = (bytes.len() as u32).to_be_bytes();
+        let (start, end) = (self.length + 4, self.length + 4 + bytes.len());
+        if self.long.is_empty() && end <= USUAL {
+            self.usual[self.length..start].copy_from_slice(&prefix);
+            self.usual[start..end].copy_from_slice(bytes);
+            self.length = end;
+            return;
+        }
+        self.append(&prefix);
         self.append(bytes);
     }
 
