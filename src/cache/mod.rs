@@ -64,7 +64,7 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `facts` `key` `rules` `directive` `sf` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
+//! | `facts` `key` `keying` `rules` `directive` `sf` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
 //! | `entry` `store` | what is kept, and the trait of places to keep it |
 //! | `barrier` `flight` `tee` `passing` `uses` `stats` | shared state, each with one job |
 //! | `core` `lookup` `service` | a request's way to a hit |
@@ -109,6 +109,7 @@ mod join;
 mod judge;
 mod keep;
 mod key;
+mod keying;
 mod layer;
 mod live;
 mod locate;

@@ -14,7 +14,8 @@ use super::core::{Ask, Core};
 use super::fetch::Job;
 use super::future::{After, Past, ResponseFuture};
 use super::join;
-use super::key::{CacheKey, KeyBuilder};
+use super::key::CacheKey;
+use super::keying::KeyBuilder;
 use super::lookup::{Found, Search, Step};
 use super::origin::Inner;
 use super::policy::Standing;
@@ -161,7 +162,9 @@ impl<S: Clone, W> Cache<S, W> {
     /// The key of the resource that an unsafe request addresses.
     fn target(&self, head: &RequestHead<'_>) -> Option<CacheKey> {
         let rule = self.core.rules.rule(self.core.rules.find(head));
-        KeyBuilder::for_request(head, self.core.key_parts(rule)).ok()?.finish().ok()
+        let mut key = KeyBuilder::new();
+        key.request(head, self.core.key_parts(rule)).ok()?;
+        key.finish().ok()
     }
 }
 

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::barrier::About;
 use super::core::Core;
-use super::key::{CacheKey, KeyBuilder, Target};
+use super::key::{CacheKey, Target};
+use super::keying::KeyBuilder;
 use super::locate;
 use super::policy;
 use crate::answer::Answer;
@@ -74,12 +75,13 @@ impl Core {
     /// The key of another resource of the same origin.
     fn key_at(&self, key: &CacheKey, uri: &http::Uri) -> Option<CacheKey> {
         let target = Target::of(key.resource())?;
-        let (scheme, authority) =
-            (std::str::from_utf8(target.scheme).ok()?, std::str::from_utf8(target.authority).ok()?);
+        let scheme = std::str::from_utf8(target.scheme).ok()?;
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
         let rule = self.rules.rule(self.rules.find(&RequestHead::of(&request)));
-        KeyBuilder::for_target(scheme, authority, uri, self.key_parts(rule)).ok()?.finish().ok()
+        let mut other = KeyBuilder::new();
+        other.target(scheme, target.authority, uri, self.key_parts(rule)).ok()?;
+        other.finish().ok()
     }
 
     /// Voids a resource and forgets what lies under its key.
