@@ -20,7 +20,9 @@ use crate::clock::Timestamp;
 use crate::fields::RATE_FIELDS;
 
 /// What an entry weighs beside its bytes: keys, maps, counters.
-const OVERHEAD: u64 = 512;
+const OVERHEAD: u64 = 1024;
+/// What a field weighs beside its name and value: its place in the map, half empty, and an allocation.
+const FIELD: usize = 192;
 
 /// Until when a response may be used, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +177,7 @@ impl Entry {
     /// About how many bytes of memory it takes.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        let fields: usize = self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        let fields: usize = self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let tags: usize = self.meta.tags.iter().map(|tag| tag.len() + 16).sum();
         self.length + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + OVERHEAD
     }
@@ -284,8 +286,14 @@ const NOT_STORED: [HeaderName; 10] = [
 ];
 
 /// A copy of these fields as they may be stored: without hop-by-hop fields, another user's limits, and `strip`.
+///
+/// Each value is copied: as it came from the wire it is a slice of the connection's read buffer, and would hold hundreds
+/// of kilobytes alive for as long as the entry is kept.
 pub(crate) fn storable(headers: &HeaderMap, strip: &[HeaderName]) -> HeaderMap {
-    let mut kept = headers.clone();
+    let mut kept = HeaderMap::with_capacity(headers.len() + 2);
+    for (name, value) in headers {
+        kept.append(name, own(value));
+    }
     for line in headers.get_all(header::CONNECTION) {
         for name in line.as_bytes().split(|b| *b == b',') {
             if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
@@ -297,6 +305,13 @@ pub(crate) fn storable(headers: &HeaderMap, strip: &[HeaderName]) -> HeaderMap {
         kept.remove(name);
     }
     kept
+}
+
+/// The same value in memory of its own.
+fn own(value: &HeaderValue) -> HeaderValue {
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 /// The head to store for a response that `plan` keeps.
@@ -356,6 +371,10 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         let kept = storable(&headers, &[HeaderName::from_static("x-strip")]);
+        for (name, value) in &kept {
+            let sent = headers.get(name).expect("it was sent");
+            assert_ne!(value.as_bytes().as_ptr(), sent.as_bytes().as_ptr(), "{name} is in memory of its own");
+        }
         assert_eq!(kept.len(), 2);
         assert_eq!(kept.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
     }
