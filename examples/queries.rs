@@ -16,6 +16,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use tollgate::timing::{TimingLayer, harvest};
@@ -44,7 +45,7 @@ async fn main() -> Result<(), BoxError> {
     for statement in api::SCHEMA {
         sqlx::query(statement).execute(&pool).await?;
     }
-    let timing = TimingLayer::builder().server_timing(true).build()?;
+    let timing = TimingLayer::builder().server_timing(true).starved_after(Duration::from_secs(1)).build()?;
     let app = api::app(pool.clone(), &timing);
     let listener = tokio::net::TcpListener::bind(listen).await?;
     greet(listener.local_addr()?);
