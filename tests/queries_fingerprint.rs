@@ -1,5 +1,4 @@
 //! Fingerprints under statements that nobody would write by hand.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 use proptest::prelude::*;
 use tollgate::timing::fingerprint;

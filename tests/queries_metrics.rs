@@ -1,5 +1,5 @@
 //! `/metrics` of the examples, read by a parser of Prometheus's text format; and the `metrics` facade.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,5 @@
 //! A filter over the whole subscriber hides sqlx: the silence is found out, and said once. It has a process of its own,
 //! for the subscriber and the state of the harvest are the process's.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/harvested.rs"]
 mod harvested;

@@ -20,7 +20,7 @@ use super::server_timing;
 use super::span::RequestSpan;
 use super::state::State;
 use crate::body::{Adopt, Body, Wrap};
-use crate::carrier::{Notes, Scope, Slot};
+use crate::carrier::{self, Notes, Scope, Slot};
 use crate::clock::Timestamp;
 use crate::error::BoxError;
 use crate::fields::SERVER_TIMING;
@@ -65,10 +65,10 @@ where
         let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
         match ready!(this.watch.enter(|| inner.poll(cx))) {
             Ok(response) => {
-                this.watch.stop(Outcome::Answered(response.status()));
+                let ended = this.watch.stop(Outcome::Answered(response.status()));
                 let mut response = response.map(W::adopt);
-                if this.watch.told != Told::Nothing {
-                    this.watch.tell(&mut response);
+                if let (Some(ended), Told::Head | Told::Trailer) = (ended, this.watch.told) {
+                    this.watch.tell(&mut response, ended);
                 }
                 Poll::Ready(Ok(response))
             }
@@ -92,7 +92,6 @@ pub(super) struct Watch {
     slot: Slot,
     span: RequestSpan,
     started: Timestamp,
-    ended: Timestamp,
     stopped: bool,
     told: Told,
 }
@@ -123,17 +122,18 @@ impl Watch {
     pub(super) fn start(state: &State, head: &RequestHead<'_>) -> Self {
         let Some(route) = state.begin(head) else {
             let (slot, span, zero) = (Slot::default(), RequestSpan::none(), Timestamp::ZERO);
-            return Self { slot, span, started: zero, ended: zero, stopped: true, told: Told::Nothing };
+            return Self { slot, span, started: zero, stopped: true, told: Told::Nothing };
         };
         let told = Told::of(state, head);
         let started = route.core().now();
-        let mut slot = match RequestLog::current() {
+        let outer = if carrier::is_inside() { RequestLog::current() } else { None };
+        let mut slot = match outer {
             // Inside another timing layer: what is counted here is counted there too.
             Some(outer) => Slot::new(Arc::new(RequestLog::new(route, Some(outer)))),
             None => Slot::new(route),
         };
         let span = RequestSpan::open(&mut slot);
-        Self { slot, span, started, ended: started, stopped: false, told }
+        Self { slot, span, started, stopped: false, told }
     }
 
     /// Runs `work` as a part of this request.
@@ -146,21 +146,22 @@ impl Watch {
         }
     }
 
-    /// Counts the request out, once.
+    /// Counts the request out, once; when that was.
     #[inline]
-    fn stop(&mut self, outcome: Outcome) {
-        if !std::mem::replace(&mut self.stopped, true) {
-            self.count(outcome);
+    fn stop(&mut self, outcome: Outcome) -> Option<Timestamp> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return None;
         }
+        self.count(outcome)
     }
 
-    fn count(&mut self, outcome: Outcome) {
-        let Some((route, log)) = self.slot.scope().and_then(parts) else { return };
+    fn count(&self, outcome: Outcome) -> Option<Timestamp> {
+        let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
         let (took, notes) = (now.since(self.started), self.notes(log));
         route.finish(&Ended { now, took, outcome, log, notes });
         harvesting::request(route.core().settings());
-        self.ended = now;
+        Some(now)
     }
 
     /// What other layers said: the request's own task, else work that was detached from it.
@@ -171,7 +172,7 @@ impl Watch {
 
     /// Says in the response how long it took.
     #[cold]
-    fn tell<B>(&self, response: &mut Response<Body<B>>)
+    fn tell<B>(&self, response: &mut Response<Body<B>>, ended: Timestamp)
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
     {
@@ -187,7 +188,7 @@ impl Watch {
                 said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
             };
             response.body_mut().trail(Box::new(trailer));
-        } else if let Some(value) = said(scope, self.started, self.ended, notes) {
+        } else if let Some(value) = said(scope, self.started, ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }
     }
