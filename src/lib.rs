@@ -66,6 +66,7 @@ mod fields;
 mod head;
 mod route;
 mod stack;
+mod stats;
 
 pub mod guide;
 
@@ -84,7 +85,8 @@ pub use error::Error;
 pub use event::{Event, Hook};
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
-pub use stack::{RouteReport, Stats, Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
+pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
+pub use stats::{RouteReport, Stats};
 
 /// The front page's code compiles.
 #[cfg(doctest)]

@@ -8,22 +8,21 @@
 //!
 //! The layers meet here and nowhere else; none of them knows the others.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tower_layer::Layer;
 
 use crate::body::{Keep, Wrap};
-use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, LevelStats, Rules};
+use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, Rules};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
-use crate::limit::{Limit, LimitStats, LimitStoreStats, RateLimit, RateLimitBuilder, RateLimitLayer};
-use crate::timing::{Latency, Timing, TimingBuilder, TimingLayer, TimingStats};
+use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
+use crate::stats::Stats;
+use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -85,7 +84,8 @@ impl Tollgate {
     /// What all layers have done so far, by route, and what it saved.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats::of(&self.layer, self.cost_per_call)
+        let TollgateLayer { timing, limit, cache } = &self.layer;
+        Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
     }
 
     /// Requests, queries and findings for Prometheus, in its text format: see
@@ -253,97 +253,4 @@ impl fmt::Debug for TollgateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TollgateBuilder").field("limits", &self.limits).finish_non_exhaustive()
     }
-}
-
-/// What a [`Tollgate`] has done since it was built. Serialises to JSON.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Requests that came in.
-    pub requests: u64,
-    /// Requests that are being answered now.
-    pub in_flight: u64,
-    /// By route: axum's matched path, a configured pattern, `unmatched`, or `other`.
-    pub routes: BTreeMap<String, RouteReport>,
-    /// Per limit and tier.
-    pub limits: Vec<LimitStats>,
-    /// Keys the limits hold, and their bound.
-    pub keys: LimitStoreStats,
-    /// The cache's levels, nearest first.
-    pub cache: Vec<LevelStats>,
-    /// Cache rules that no request has matched: typing mistakes, usually.
-    pub unmatched_rules: Vec<String>,
-    /// Calls of the service behind the cache.
-    pub inner_calls: u64,
-    /// Calls the cache made unnecessary.
-    pub inner_calls_avoided: u64,
-    /// The time those calls would have taken.
-    #[serde(rename = "time_saved_ms", serialize_with = "millis")]
-    pub time_saved: Duration,
-    /// What those calls would have cost, where [`TollgateBuilder::cost_per_call`] says what one costs.
-    pub money_saved: Option<f64>,
-    /// Everything the timing layer knows: queries, slow requests, percentiles over all routes.
-    pub timing: TimingStats,
-}
-
-/// What happened on one route.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct RouteReport {
-    /// Requests that came in.
-    pub requests: u64,
-    /// Requests refused by a limit.
-    pub limited: u64,
-    /// Answered from the cache, fresh.
-    pub hits: u64,
-    /// Answered from the cache, stale.
-    pub stale: u64,
-    /// Answered from the cache after the service confirmed the entry.
-    pub revalidated: u64,
-    /// Fetched from the service.
-    pub misses: u64,
-    /// Answered by another request's fetch.
-    pub collapsed: u64,
-    /// Passed by the cache or not kept, by reason.
-    pub bypassed: BTreeMap<&'static str, u64>,
-    /// How long requests took until their response head.
-    #[serde(flatten)]
-    pub latency: Latency,
-}
-
-impl Stats {
-    fn of(layer: &TollgateLayer, cost_per_call: Option<f64>) -> Self {
-        let (timing, limit, cache) = (layer.timing.stats(), layer.limit.stats(), layer.cache.stats());
-        let mut routes: BTreeMap<String, RouteReport> = BTreeMap::new();
-        for route in &timing.routes {
-            let report = routes.entry(route.route.clone()).or_default();
-            (report.requests, report.latency) = (route.requests, route.latency);
-        }
-        for route in limit.routes {
-            routes.entry(route.route).or_default().limited = route.refused;
-        }
-        for (name, route) in cache.routes {
-            let report = routes.entry(name).or_default();
-            (report.hits, report.stale, report.revalidated) = (route.hits, route.stale, route.revalidated);
-            (report.misses, report.collapsed, report.bypassed) = (route.misses, route.collapsed, route.bypassed);
-        }
-        Self {
-            requests: timing.requests,
-            in_flight: timing.in_flight,
-            routes,
-            limits: limit.limits,
-            keys: limit.store,
-            cache: cache.levels,
-            unmatched_rules: cache.unmatched_rules,
-            inner_calls: cache.inner_calls,
-            inner_calls_avoided: cache.inner_calls_avoided,
-            time_saved: cache.time_saved,
-            money_saved: cost_per_call.map(|cost| cost * cache.inner_calls_avoided as f64),
-            timing,
-        }
-    }
-}
-
-fn millis<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64() * 1e3)
 }

@@ -373,3 +373,30 @@ async fn a_thousand_cycles_of_every_fault_leave_nothing_behind() {
     }
     assert!(world.is_quiet().await, "{:?}", world.stats());
 }
+
+#[tokio::test]
+async fn a_write_whose_answer_nobody_saw_invalidates_to_be_safe() {
+    for profile in [tollgate::cache::Profile::App, tollgate::cache::Profile::Shared] {
+        let world = World::with(
+            |b| b.profile(profile),
+            |asked| async move {
+                match asked.method.as_str() {
+                    "POST" if asked.header("x-hang").is_some() => std::future::pending().await,
+                    "POST" => Err(Fault("after the write")),
+                    _ => Ok(reply(MINUTE, asked.call.to_string())),
+                }
+            },
+        );
+        let store = async |expected: bool| assert_eq!(world.get("/a").await.is_hit(), expected);
+        store(false).await;
+        store(true).await;
+        let failed = tower::ServiceExt::oneshot(world.service(), world::request("POST", "/a", &[])).await;
+        assert_eq!(failed.expect_err("the error itself").to_string(), "after the write");
+        store(false).await;
+        store(true).await;
+        let left = tower::ServiceExt::oneshot(world.service(), world::request("POST", "/a", &[("x-hang", "1")]));
+        assert!(futures_util::future::poll_immediate(std::pin::pin!(left)).await.is_none());
+        store(false).await;
+        assert!(world.is_quiet().await);
+    }
+}

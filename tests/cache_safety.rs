@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use tollgate::cache::{Rule, Rules};
+use tollgate::cache::{Profile, Rule, Rules};
 use world::{World, get, reply, request};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
@@ -319,4 +319,53 @@ async fn a_wall_clock_that_jumps_changes_no_lifetime() {
     assert_eq!(world.get("/a").await.header("age"), Some("30"));
     world.advance(30);
     assert!(!world.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn what_a_gateway_must_not_do_either() {
+    let shared = |fields: &'static [(&'static str, &'static str)]| {
+        World::with(
+            |b| b.profile(Profile::Shared),
+            move |asked| async move {
+                tokio::task::yield_now().await;
+                Ok(reply(fields, asked.call.to_string()))
+            },
+        )
+    };
+    let world = shared(PUBLIC);
+    for fields in [
+        &[("x-original-url", "/evil")][..],
+        &[("x-forwarded-host", "evil.example")],
+        &[("content-length", "3")],
+        &[("upgrade", "websocket")],
+        &[("if-match", "\"a\"")],
+        &[("host", "a"), ("host", "b")],
+    ] {
+        assert!(!is_cached(&world, "/a", fields).await, "{fields:?}");
+    }
+    assert_eq!(world.ask(get("http://evil.example/a", &[])).await.status_line(), "fwd=bypass; detail=authority");
+    for fields in [
+        &[("cache-control", "private, max-age=60")][..],
+        &[("cache-control", "no-store, max-age=60")],
+        &[("cache-control", "max-age=60"), ("vary", "*")],
+        &[("cache-control", "max-age=60"), ("content-length", "9")],
+        &[("cache-control", "max-age=60"), (":status", "206"), ("content-range", "bytes 0-0/9")],
+        &[("cache-control", "max-age=60"), ("content-type", "text/event-stream")],
+    ] {
+        let world = shared(fields);
+        assert!(!is_cached(&world, "/a", &[]).await, "{fields:?}");
+    }
+    let world = shared(&[("cache-control", "private")]);
+    let mine = futures_util::future::join_all((0..30).map(|_| world.get("/a"))).await;
+    let mut bodies: Vec<_> = mine.into_iter().map(|got| got.body).collect();
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!(bodies.len(), 30, "each has its own");
+    let world = shared(&[("cache-control", "max-age=60"), ("x-ratelimit-remaining", "4")]);
+    futures_util::future::join_all((0..1000).map(|_| world.get("/a"))).await;
+    assert_eq!(world.calls(), 1);
+    assert!(world.get("/a").await.header("x-ratelimit-remaining").is_none());
+    world.ask(request("DELETE", "/a", &[])).await;
+    assert!(!world.get("/a").await.is_hit());
+    assert!(world.is_quiet().await);
 }

@@ -332,6 +332,22 @@ async fn a_head_refreshes_or_invalidates_what_get_stored() {
 }
 
 #[tokio::test]
+async fn a_304_about_another_representation_freshens_nothing() {
+    let world = World::shared(|asked| async move {
+        Ok(match asked.call {
+            0 => reply(&[("cache-control", "max-age=10"), ("etag", "\"a\"")], "old"),
+            1 => reply(&[(":status", "304"), ("cache-control", "max-age=1000"), ("etag", "\"b\"")], ""),
+            _ => reply(&[("cache-control", "max-age=10"), ("etag", "\"b\"")], "new"),
+        })
+    });
+    world.get("/a").await;
+    world.advance(20);
+    assert_eq!(world.get("/a").await.body, "old", "it confirmed the tag we asked about");
+    assert_eq!(world.get("/a").await.body, "new", "but is not believed for longer");
+    assert!(world.asked()[2].header("if-none-match").is_none());
+}
+
+#[tokio::test]
 async fn targeted_fields_decide_first_and_go_no_further() {
     let set = |b: tollgate::cache::CacheBuilder| b.profile(Profile::Shared).targeted_field("CDN-Cache-Control");
     for (fields, cached) in [

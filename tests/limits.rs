@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Decision, Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Reservation, Reset, Tiers};
 use tollgate::{Clock, Event, RequestHead};
 use tower::{Layer, Service, ServiceExt};
-use tracing_subscriber::layer::SubscriberExt;
 
 #[derive(Clone)]
 struct User {
@@ -396,114 +394,4 @@ async fn the_refusal_may_be_the_users_own() {
     let refused = world.send(anonymous()).await;
     assert_eq!((refused.status().as_u16(), field(&refused, "retry-after")), (418, "60"));
     assert_eq!(text(refused).await, "/ [\"mine\"]");
-}
-
-#[tokio::test]
-async fn an_unknown_peer_shares_one_bucket_with_one_warning_and_no_error() {
-    let warnings = Arc::new(Mutex::new(Vec::new()));
-    let sink = warnings.clone();
-    let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(5))).hook(move |event| {
-        if let Event::Warning { code, message } = event {
-            assert!(message.contains("into_make_service_with_connect_info"), "it says how to mend it");
-            sink.lock().expect("not poisoned").push(*code);
-        }
-    });
-    let world = world(builder);
-    let unknown = || http::Request::get("/").body(http_body_util::Empty::new()).expect("a request");
-    assert_eq!(world.admitted(10, unknown).await, 5);
-    assert_eq!(*warnings.lock().expect("not poisoned"), ["unknown-peer"]);
-}
-
-#[tokio::test]
-async fn suspicious_set_ups_are_warned_about_once() {
-    let warnings = Arc::new(Mutex::new(Vec::new()));
-    let sink = warnings.clone();
-    let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(5))).hook(move |event| {
-        if let Event::Warning { code, .. } = event {
-            sink.lock().expect("not poisoned").push(*code);
-        }
-    });
-    let world = world(builder);
-    for _ in 0..3 {
-        let mut request = from("10.0.0.1", "/");
-        request.headers_mut().insert("x-forwarded-for", http::HeaderValue::from_static("203.0.113.9"));
-        world.send(request).await;
-    }
-    assert_eq!(*warnings.lock().expect("not poisoned"), ["untrusted-proxy"]);
-}
-
-#[tokio::test]
-async fn events_tell_refusals_and_keys_near_their_limit() {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let sink = events.clone();
-    let builder =
-        RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(10)).named("ten")).hook(move |event| {
-            sink.lock().expect("not poisoned").push(match event {
-                Event::NearLimit { limit } => format!("near {limit}"),
-                Event::Refused { limit, retry_after } => format!("refused {limit} {}", retry_after.as_secs()),
-                other => format!("{other:?}"),
-            });
-        });
-    world(builder).admitted(12, anonymous).await;
-    assert_eq!(*events.lock().expect("not poisoned"), ["near ten", "refused ten 60", "refused ten 60"]);
-}
-
-#[tokio::test]
-async fn a_flood_of_refusals_writes_no_log() {
-    struct Count(Arc<AtomicUsize>);
-    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Count {
-        fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let lines = Arc::new(AtomicUsize::new(0));
-    let subscriber = tracing_subscriber::registry().with(Count(lines.clone()));
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let world = world(RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(1))));
-    assert_eq!(world.admitted(1_000, anonymous).await, 1);
-    assert_eq!(lines.load(Ordering::SeqCst), 0);
-    // The subscriber does hear: a request without an address is warned about.
-    world.send(http::Request::get("/").body(http_body_util::Empty::new()).expect("a request")).await;
-    assert_eq!(lines.load(Ordering::SeqCst), 1);
-}
-
-#[test]
-fn misconfigurations_fail_when_built_and_name_the_value() {
-    let limit = || Limit::per_ip(Quota::per_minute(5));
-    let with = |limit: Limit| RateLimitLayer::builder().limit(limit);
-    for (builder, named) in [
-        (RateLimitLayer::builder(), "without a limit"),
-        (with(Limit::per_ip(Quota::per_minute(0))), "0/min"),
-        (with(Limit::per_ip(Quota::per_minute(5).bucket(0))), "burst"),
-        (with(limit()).limit(limit()), "ip-per-min"),
-        (with(limit().named("a\r\nb")), "a\\r\\nb"),
-        (with(limit().named("")), "\"\""),
-        (with(limit().cost(6)), "cost of 6"),
-        (with(limit().cost(0)), "cost of 0"),
-        (with(limit().on("/a/{x}")).limit(limit().on("/a/{y}")), "/a/{y}"),
-        (with(limit().on("a")), "\"a\""),
-        (with(limit()).capacity(0), "0 keys"),
-        (with(limit()).allow_ips(["10.0.0.0/33"]), "10.0.0.0/33"),
-        (with(limit()).identify(by::client_ip(TrustedProxies::cidrs(["10.0.0.0/33"]))), "10.0.0.0/33"),
-        (with(limit()).identify(by::client_ip(TrustedProxies::none()).ipv6_prefix(129)), "/129"),
-        (with(Limit::from(Tiers::default().tier("pro", Quota::per_minute(1)))), "\"pro\""),
-        (with(Limit::from(Tiers::default().quota("gold", Quota::per_minute(1)))), "\"gold\""),
-        (with(Limit::per_node(Quota::per_second(1)).dry_run()), "node-per-second"),
-        (with(Limit::per_node(Quota::per_second(1))).limit(Limit::per_node(Quota::per_minute(1))), "per-node"),
-    ] {
-        let error = builder.build().map(|_| ()).expect_err(named);
-        assert!(error.is_config() && error.to_string().contains(named), "{named}: {error}");
-    }
-}
-
-#[test]
-#[should_panic(expected = "0/min")]
-fn the_shortest_form_panics_at_start_up() {
-    let _ = RateLimitLayer::per_ip(Quota::per_minute(0));
-}
-
-#[tokio::test]
-async fn a_switched_off_layer_lets_everything_through() {
-    let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(1))).enabled(false);
-    assert_eq!(world(builder).admitted(50, anonymous).await, 50);
 }

@@ -71,6 +71,7 @@ fn gate(hand: &ManualClock, events: &Arc<Mutex<Vec<String>>>) -> Tollgate {
                 Event::Refused { .. } => "refused",
                 Event::SlowRequest { .. } => "slow",
                 Event::NearLimit { .. } => "near",
+                Event::SlowQuery { .. } => "query",
                 _ => "other",
             };
             sink.lock().expect("not poisoned").push(name.to_owned());
@@ -120,7 +121,7 @@ async fn stats_tell_what_happened_by_route() {
     assert_eq!(stats.timing.query("quote").expect("timed in a detached fetch").latency.count, 2);
     assert_eq!(stats.limits[0].refused, 6);
     let seen: HashSet<String> = events.lock().expect("not poisoned").iter().cloned().collect();
-    assert_eq!(seen, ["near", "refused", "slow"].map(str::to_owned).into(), "one hook hears every layer");
+    assert_eq!(seen, ["near", "query", "refused", "slow"].map(str::to_owned).into(), "one hook hears every layer");
 
     gate.invalidate().tag("prices").await.expect("in process");
     send(&app, ask("/prices/ACME", "192.0.2.9")).await;

@@ -202,14 +202,16 @@ fn raise<K: Eq + Hash>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::{KeyBuilder, KeyParts};
+    use super::super::keying::{KeyBuilder, KeyParts};
     use super::*;
 
     fn key(url: &str) -> CacheKey {
         let uri: http::Uri = url.parse().expect("a uri");
         let parts = KeyParts { default_scheme: "http", ignore_query: &[], without_query: false };
         let authority = uri.authority().expect("an authority").as_str().to_owned();
-        KeyBuilder::for_target("http", &authority, &uri, parts).expect("a key").finish().expect("short")
+        let mut key = KeyBuilder::new();
+        key.target("http", authority.as_bytes(), &uri, parts).expect("a key");
+        key.finish().expect("short")
     }
 
     fn prefix(authority: Option<&str>, path: &str) -> About {

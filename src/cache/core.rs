@@ -16,7 +16,8 @@ use super::directive::RequestDirectives;
 use super::entry::Meta;
 use super::facts::Facts;
 use super::flight::Flights;
-use super::key::{CacheKey, KeyBuilder, KeyParts};
+use super::key::CacheKey;
+use super::keying::{KeyBuilder, KeyParts};
 use super::passing::Passing;
 use super::policy;
 use super::reason::Reason;
@@ -140,7 +141,8 @@ impl Core {
         if wish.as_ref().is_some_and(|wish| wish.no_store) {
             return Err(Reason::RequestNoStore);
         }
-        let mut key = KeyBuilder::for_request(head, self.key_parts(rule))?;
+        let mut key = KeyBuilder::new();
+        key.request(head, self.key_parts(rule))?;
         if facts.has(Facts::FORWARDED) {
             key.field(head, &http::HeaderName::from_static("x-forwarded-proto"));
             key.field(head, &http::HeaderName::from_static("x-forwarded-port"));

@@ -23,6 +23,7 @@ use super::judge::{self, Case};
 use super::origin::Origin;
 use super::reason::Reason;
 use super::respond::{self, Asker};
+use super::settle::Unsettled;
 use super::stats::answered;
 use super::status::{Forward, Report};
 use super::{range, validate};
@@ -102,9 +103,15 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
     };
     let (asked, generation) = (core.clock.now(), core.barriers.generation());
     core.counters.called();
+    let unsettled = ask.post.then(|| Unsettled::new(core.clone(), Method::POST, ask.key.clone()));
     let errand = Errand { core, ask, headers, stale, forward, lead, detail, asked, generation, question };
     match origin.fetch(request).await {
-        Ok(response) => errand.answered(response).await,
+        Ok(response) => {
+            if let Some(unsettled) = unsettled {
+                unsettled.settle(response.status(), response.headers());
+            }
+            errand.answered(response).await
+        }
         Err(error) => match errand.stand_in(None) {
             Some(response) => (Ok(response), None),
             None => {
@@ -152,13 +159,13 @@ impl Errand {
         };
         answered(&self.ask.route.misses, CacheNote::Miss);
         if self.ask.head_only {
-            let (mut parts, body) = response.into_parts();
+            let (parts, body) = response.into_parts();
             self.update_from_head(&parts).await;
-            self.describe_parts(&mut parts);
-            return (Ok(Response::from_parts(parts, body)), None);
+            let mut response = Response::from_parts(parts, body);
+            self.describe(&mut response, None, false);
+            return (Ok(response), None);
         }
         if self.ask.post {
-            self.core.settle(&Method::POST, &self.ask.key, response.status(), response.headers());
             // What this answer brings is the state after the invalidation it caused.
             self.generation = self.core.barriers.generation();
             if !self.core.is_at_home(&self.ask.key, response.headers()) {
@@ -245,13 +252,5 @@ impl Errand {
         let forward = if self.ask.post { Forward::Method } else { self.forward };
         let report = Report { forward_status, stored, detail: detail.or(self.detail), ..Report::forward(forward) };
         respond::passed(&self.core, response, Some(&self.ask.key), report);
-    }
-
-    fn describe_parts(&self, parts: &mut http::response::Parts) {
-        let mut head = Response::new(());
-        std::mem::swap(head.headers_mut(), &mut parts.headers);
-        *head.status_mut() = parts.status;
-        self.describe(&mut head, None, false);
-        std::mem::swap(head.headers_mut(), &mut parts.headers);
     }
 }

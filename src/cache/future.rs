@@ -13,12 +13,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Response};
+use http::Response;
 use pin_project_lite::pin_project;
 
 use super::core::Core;
-use super::key::CacheKey;
 use super::respond;
+use super::settle::Unsettled;
 use super::status::Report;
 use crate::answer::BoxFuture;
 use crate::body::{Adopt, Body};
@@ -82,13 +82,13 @@ pub(crate) struct After {
     pub(crate) core: Arc<Core>,
     pub(crate) report: Report,
     /// RFC 9111 §4.4: what a successful unsafe request invalidates.
-    pub(crate) target: Option<(Method, CacheKey)>,
+    pub(crate) target: Option<Unsettled>,
 }
 
 impl After {
-    fn finish<B>(&self, response: &mut Response<B>) {
-        if let Some((method, key)) = &self.target {
-            self.core.settle(method, key, response.status(), response.headers());
+    fn finish<B>(self, response: &mut Response<B>) {
+        if let Some(unsettled) = self.target {
+            unsettled.settle(response.status(), response.headers());
         }
         let report = Report { forward_status: Some(response.status()), ..self.report };
         respond::passed(&self.core, response, None, report);

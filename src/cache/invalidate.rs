@@ -7,7 +7,8 @@ use http::Uri;
 
 use super::barrier::{About, Prefix};
 use super::core::Core;
-use super::key::{KeyBuilder, Target};
+use super::key::Target;
+use super::keying::KeyBuilder;
 use super::tag;
 use crate::error::Error;
 use crate::head::RequestHead;
@@ -129,8 +130,9 @@ impl Invalidate {
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
         let rule = self.core.rules.rule(self.core.rules.find(&RequestHead::of(&request)));
-        KeyBuilder::for_target(scheme, authority, &uri, self.core.key_parts(rule))
-            .and_then(KeyBuilder::finish)
+        let mut key = KeyBuilder::new();
+        key.target(scheme, authority.as_bytes(), &uri, self.core.key_parts(rule))
+            .and_then(|()| key.finish())
             .map(|key| key.resource().into())
             .map_err(|_| malformed(url))
     }

@@ -42,21 +42,34 @@
 //! # When it fails
 //!
 //! It fails open. A store's error is a miss and an [`Event`](crate::Event); the inner service's error reaches the client
-//! whose fetch it is, unchanged; a panic goes on there too. Nobody waits longer than the deadline. Nothing is served past
-//! its stale windows. A body that breaks off, is cut short, or outgrows the bound is never stored, and whoever shares it
+//! whose fetch it is, unchanged; a panic goes on there too. Nobody waits longer than the deadline, or, after a failure,
+//! once more as long for a turn. Nothing is served past its stale windows. A body that breaks off, is cut short, or outgrows the bound is never stored, and whoever shares it
 //! sees an error, never a clean end.
 //!
 //! # What it costs
 //!
 //! A hit copies one prepared field map and counts references: it neither clones nor polls the inner service, parses no
-//! directive and copies no body, whatever its size. A miss costs a task and a box. Memory: the bound for entries, at most
-//! as much again for bodies in flight, and one small record for each of the latest 16 384 invalidations.
+//! directive of the response and copies no body, whatever its size: about half a microsecond and two allocations in
+//! `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task and a box, some 7 µs.
+//! Memory: the bound for entries, at most as much again for bodies in flight, and one small record for each of the latest
+//! 16 384 invalidations.
 //!
 //! # Invalidation
 //!
 //! By [tag, URL, prefix, or all](Invalidate), and by unsafe methods (RFC 9111 §4.4). Each raises a *barrier*: entries
 //! whose fetch **began** before it are void, also those that arrive later. A slow fetch cannot bring the old state back,
 //! and a request that comes after a barrier never waits for a fetch that began before it.
+//!
+//! # Where to read what
+//!
+//! | files | what they hold |
+//! |---|---|
+//! | `facts` `key` `keying` `rules` `directive` `sf` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
+//! | `entry` `store` | what is kept, and the trait of places to keep it |
+//! | `barrier` `flight` `tee` `passing` `uses` `stats` | shared state, each with one job |
+//! | `core` `lookup` `service` | a request's way to a hit |
+//! | `join` `fetch` `live` `keep` `freshen` `partial` `settle` | its way when there is none |
+//! | `respond` `status` | what the client is sent |
 //!
 //! # Deploying it
 //!
@@ -96,6 +109,7 @@ mod join;
 mod judge;
 mod keep;
 mod key;
+mod keying;
 mod layer;
 mod live;
 mod locate;

@@ -14,12 +14,14 @@ use super::core::{Ask, Core};
 use super::fetch::Job;
 use super::future::{After, Past, ResponseFuture};
 use super::join;
-use super::key::{CacheKey, KeyBuilder};
+use super::key::CacheKey;
+use super::keying::KeyBuilder;
 use super::lookup::{Found, Search, Step};
 use super::origin::Inner;
 use super::policy::Standing;
 use super::reason::Reason;
 use super::respond::{self, Asker};
+use super::settle::Unsettled;
 use super::stats::answered;
 use super::status::{Forward, Report};
 use crate::answer::Answer;
@@ -152,7 +154,7 @@ impl<S: Clone, W> Cache<S, W> {
         core.counters.called();
         let target = match *head.method() {
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
-            _ => self.target(head).map(|key| (head.method().clone(), key)),
+            _ => self.target(head).map(|key| Unsettled::new(core.clone(), head.method().clone(), key)),
         };
         After { core, report: Report { detail: Some(reason), ..Report::forward(forward) }, target }
     }
@@ -160,7 +162,9 @@ impl<S: Clone, W> Cache<S, W> {
     /// The key of the resource that an unsafe request addresses.
     fn target(&self, head: &RequestHead<'_>) -> Option<CacheKey> {
         let rule = self.core.rules.rule(self.core.rules.find(head));
-        KeyBuilder::for_request(head, self.core.key_parts(rule)).ok()?.finish().ok()
+        let mut key = KeyBuilder::new();
+        key.request(head, self.core.key_parts(rule)).ok()?;
+        key.finish().ok()
     }
 }
 

@@ -1,19 +1,54 @@
 //! What unsafe requests change: RFC 9111 §4.4.
+//!
+//! A successful answer invalidates. Where there is no answer at all — the client left, the inner service failed or
+//! panicked — nobody knows what was changed, and the target is invalidated to be safe.
+
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::barrier::About;
 use super::core::Core;
-use super::key::{CacheKey, KeyBuilder, Target};
+use super::key::{CacheKey, Target};
+use super::keying::KeyBuilder;
 use super::locate;
 use super::policy;
 use crate::answer::Answer;
 use crate::event::Event;
 use crate::head::RequestHead;
 
+/// An unsafe request under way.
+pub(crate) struct Unsettled {
+    core: Arc<Core>,
+    method: Method,
+    /// The target; none once the answer has been seen.
+    key: Option<CacheKey>,
+}
+
+impl Unsettled {
+    pub(crate) const fn new(core: Arc<Core>, method: Method, key: CacheKey) -> Self {
+        Self { core, method, key: Some(key) }
+    }
+
+    /// The answer is there.
+    pub(crate) fn settle(mut self, status: StatusCode, answer: &HeaderMap) {
+        if let Some(key) = self.key.take() {
+            self.core.settle(&self.method, &key, status, answer);
+        }
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take().filter(|_| policy::invalidates(&self.method, StatusCode::OK)) {
+            self.core.invalidate_resource(&key);
+        }
+    }
+}
+
 impl Core {
     /// RFC 9111 §4.4: what a successful answer to an unsafe request invalidates.
-    pub(crate) fn settle(&self, method: &Method, key: &CacheKey, status: StatusCode, answer: &HeaderMap) {
+    fn settle(&self, method: &Method, key: &CacheKey, status: StatusCode, answer: &HeaderMap) {
         if !policy::invalidates(method, status) {
             return;
         }
@@ -40,12 +75,13 @@ impl Core {
     /// The key of another resource of the same origin.
     fn key_at(&self, key: &CacheKey, uri: &http::Uri) -> Option<CacheKey> {
         let target = Target::of(key.resource())?;
-        let (scheme, authority) =
-            (std::str::from_utf8(target.scheme).ok()?, std::str::from_utf8(target.authority).ok()?);
+        let scheme = std::str::from_utf8(target.scheme).ok()?;
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
         let rule = self.rules.rule(self.rules.find(&RequestHead::of(&request)));
-        KeyBuilder::for_target(scheme, authority, uri, self.key_parts(rule)).ok()?.finish().ok()
+        let mut other = KeyBuilder::new();
+        other.target(scheme, target.authority, uri, self.key_parts(rule)).ok()?;
+        other.finish().ok()
     }
 
     /// Voids a resource and forgets what lies under its key.

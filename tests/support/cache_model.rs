@@ -130,8 +130,8 @@ pub struct Model(Vec<Held>);
 impl Model {
     pub fn step(&mut self, ask: &Ask, says: &Says, step: usize, now: i64) -> Outcome {
         if ask.method == "DELETE" {
-            // §4.4.
-            if (200..400).contains(&says.status) {
+            // §4.4; and where there is no answer, nobody knows what was changed.
+            if says.status == 0 || (200..400).contains(&says.status) {
                 self.forget(ask.path);
             }
             return self.forwarded(ask, says, step, ask.condition.map(str::to_owned));

@@ -5,11 +5,11 @@
 //! the cache above compares times itself, and a dead entry goes when its place is wanted.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::sync::Cache;
 
+use super::hashed::Hashed;
 use crate::answer::Answer;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 use crate::clock::Timestamp;
@@ -76,35 +76,5 @@ impl CacheStore for MemoryCache {
 impl fmt::Debug for MemoryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryCache").field("bound", &self.bound).finish_non_exhaustive()
-    }
-}
-
-/// Keys bring their own hash, made under a secret: it is taken as it is.
-#[derive(Clone, Copy, Default)]
-struct Hashed;
-
-impl BuildHasher for Hashed {
-    type Hasher = Taken;
-
-    fn build_hasher(&self) -> Taken {
-        Taken(0)
-    }
-}
-
-struct Taken(u64);
-
-impl Hasher for Taken {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }

@@ -14,11 +14,11 @@
 //! All of it is O(1): no request ever pays for a sweep.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
+use super::hashed::Hashed;
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -64,7 +64,7 @@ struct Padded(Mutex<Shard>);
 
 #[derive(Debug, Default)]
 struct Shard {
-    index: HashMap<KeyHash, u32, BuildHasherDefault<AlreadyHashed>>,
+    index: HashMap<KeyHash, u32, Hashed>,
     slots: Vec<Slot>,
     overflow: HashMap<u64, KeyState>,
     capacity: usize,
@@ -270,26 +270,6 @@ impl Shard {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Debug, Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 

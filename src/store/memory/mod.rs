@@ -1,6 +1,12 @@
-//! In-process engines.
+//! In-process engines: bounded, without a sweep on the request path.
+//!
+//! | engine | holds | bound | when full |
+//! |---|---|---|---|
+//! | [`MemoryLimits`] | what keys have done | keys | who stood furthest from its limit makes room |
+//! | [`MemoryCache`] | responses | bytes | what is asked for least makes room (`moka`) |
 
 mod cache;
+mod hashed;
 mod limits;
 
 pub use cache::MemoryCache;

@@ -1,0 +1,33 @@
+//! [`Hashed`]: for maps whose keys are keyed hashes already.
+
+use std::hash::{BuildHasher, Hasher};
+
+/// Takes a key's own hash as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hashed;
+
+impl BuildHasher for Hashed {
+    type Hasher = Taken;
+
+    fn build_hasher(&self) -> Taken {
+        Taken(0)
+    }
+}
+
+pub(super) struct Taken(u64);
+
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
