@@ -105,3 +105,40 @@ mod said {
         tracing::subscriber::with_default(subscriber, || within_a_request(bencher, said));
     }
 }
+
+/// A request that makes one query over sqlx, on SQLite in memory: most of it is the way to SQLite's thread and back.
+mod sqlite {
+    use sqlx::sqlite::SqlitePoolOptions;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn one_query(bencher: Bencher<'_, '_>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let pool = SqlitePoolOptions::new().max_connections(1);
+        let pool = runtime.block_on(pool.connect("sqlite::memory:")).expect("SQLite");
+        let timing = TimingLayer::new().layer(tower::service_fn(move |_: Request<()>| {
+            let pool = pool.clone();
+            async move {
+                let rows = sqlx::query("SELECT 1 WHERE 2 = $1").bind(3).fetch_all(&pool).await;
+                black_box(rows.expect("no rows"));
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        }));
+        bencher.bench_local(|| runtime.block_on(timing.clone().oneshot(Request::new(()))));
+    }
+
+    /// First, for it has no subscriber.
+    #[divan::bench(sample_count = 300)]
+    fn a_bare(bencher: Bencher<'_, '_>) {
+        one_query(bencher);
+    }
+
+    /// With the process's subscriber: SQLite's thread knows no other.
+    #[divan::bench(sample_count = 300)]
+    fn b_harvested(bencher: Bencher<'_, '_>) {
+        let subscriber = tracing_subscriber::registry().with(harvest());
+        let _ = tracing::subscriber::set_global_default(subscriber);
+        one_query(bencher);
+    }
+}

@@ -66,11 +66,12 @@ where
         match ready!(this.watch.enter(|| inner.poll(cx))) {
             Ok(response) => {
                 let ended = this.watch.stop(Outcome::Answered(response.status()));
-                let mut response = response.map(W::adopt);
-                if let (Some(ended), Told::Head | Told::Trailer) = (ended, this.watch.told) {
-                    this.watch.tell(&mut response, ended);
+                match (ended, this.watch.told) {
+                    (Some(ended), Told::Head | Told::Trailer) => {
+                        Poll::Ready(Ok(this.watch.tell(response.map(W::adopt), ended)))
+                    }
+                    _ => Poll::Ready(Ok(response.map(W::adopt))),
                 }
-                Poll::Ready(Ok(response))
             }
             Err(error) => {
                 this.watch.stop(Outcome::Failed);
@@ -172,11 +173,11 @@ impl Watch {
 
     /// Says in the response how long it took.
     #[cold]
-    fn tell<B>(&self, response: &mut Response<Body<B>>, ended: Timestamp)
+    fn tell<B>(&self, mut response: Response<Body<B>>, ended: Timestamp) -> Response<Body<B>>
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
     {
-        let Some(scope) = self.slot.scope() else { return };
+        let Some(scope) = self.slot.scope() else { return response };
         let notes = self.notes(parts(scope).and_then(|(_, log)| log));
         let streams = response.body().size_hint().exact().is_none() && !response.body().is_end_stream();
         if self.told == Told::Trailer && streams {
@@ -191,6 +192,7 @@ impl Watch {
         } else if let Some(value) = said(scope, self.started, ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }
+        response
     }
 }
 
