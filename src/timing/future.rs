@@ -115,7 +115,9 @@ impl Told {
         // RFC 9110 §10.1.4: a client says with TE that it takes trailers.
         let te = head.header(http::header::TE).and_then(|te| te.to_str().ok()).unwrap_or_default();
         let trailers = te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers"));
-        if trailers { Self::Trailer } else { Self::Head }
+        // What has no body, or no chunks, has no trailers.
+        let possible = head.method() != http::Method::HEAD && head.version() > http::Version::HTTP_10;
+        if trailers && possible { Self::Trailer } else { Self::Head }
     }
 }
 

@@ -14,5 +14,7 @@ pub fn query<'a>(
     parameters: Parameters<'a>,
 ) -> impl Future<Output = Result<Vec<Row>, Error>> + 'a {
     let rows = client.query(sql, parameters);
-    timed_query(sql, rows).key(&format!("{parameters:?}")).rows(|rows| rows.as_ref().map_or(0, |rows| rows.len() as u64))
+    timed_query(sql, rows)
+        .key(&format!("{parameters:?}"))
+        .rows(|rows| rows.as_ref().map_or(0, |rows| rows.len() as u64))
 }
