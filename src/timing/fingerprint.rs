@@ -403,6 +403,7 @@ mod tests {
             "SELECT a WHERE b = \"\\\" secret\"",
             "SELECT a /* /* */ WHERE b = 'x */ secret'",
             "SELECT a # it's\n WHERE b = 'secret'",
+            "SELECT a WHERE b = q'[it's secret]' AND c = 'x'",
         ] {
             let print = fingerprint(sql);
             assert!(print.starts_with("SELECT a") && !print.contains("secret"), "{sql}: {print}");
