@@ -31,6 +31,8 @@ export TOLLGATE_TEST_POSTGRES=1
 
 say "cargo test --all-targets --all-features"
 cargo test --all-targets --all-features -- "$@"
+say "recipes for other drivers"
+cargo check --quiet --manifest-path examples/recipes/Cargo.toml
 say "cargo test --doc --all-features"
 cargo test --doc --all-features -- "$@"
 say "all tests passed"

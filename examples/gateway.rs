@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `gateway/flags.rs` | the command line |
 //! | `gateway/forward.rs` | what is changed in a message that is passed on |
+//! | `gateway/metrics.rs` | one path that is answered here: the numbers for Prometheus |
 //! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
 //! | `gateway/serve.rs` | accepts connections, and lets those in flight finish at the end |
 //!
@@ -30,12 +31,15 @@ use tower::Layer;
 pub(crate) mod flags;
 #[path = "gateway/forward.rs"]
 mod forward;
+#[path = "gateway/metrics.rs"]
+mod metrics;
 #[path = "gateway/origin.rs"]
 mod origin;
 #[path = "gateway/serve.rs"]
 mod serve;
 
 use flags::{Flags, USAGE};
+use metrics::Metrics;
 use origin::Origin;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -103,6 +107,7 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
 
 /// Serves until `end`, then lets the requests in flight finish.
 pub(crate) async fn run(listener: TcpListener, flags: &Flags, gate: &Tollgate, end: impl Future<Output = ()>) {
-    serve::until(end, listener, gate.layer().layer(Origin::new(flags))).await;
+    let service = Metrics::of(gate, flags.metrics.clone()).layer(gate.layer().layer(Origin::new(flags)));
+    serve::until(end, listener, service).await;
     gate.shutdown().await;
 }

@@ -55,7 +55,9 @@ fn greet(address: SocketAddr) {
     ] {
         println!("  {line}\n      # {what}");
     }
-    println!("\nStatistics: http://{address}/stats.json   Stop with Ctrl-C.");
+    println!(
+        "\nStatistics: http://{address}/stats.json   For Prometheus: http://{address}/metrics   Stop with Ctrl-C."
+    );
 }
 
 struct Options {

@@ -43,14 +43,11 @@ pin_project! {
     }
 }
 
-/// Whether trailers follow.
-#[derive(Default)]
-enum Trail {
-    #[default]
-    No,
-    Due(Trailer),
-    Sent,
-}
+/// Whether trailers follow. One pointer, for it stands in every body.
+type Trail = Option<Box<Due>>;
+
+/// Trailers that are due, or have been sent.
+struct Due(Option<Trailer>);
 
 /// What to add to a body's trailers, asked when everything else has been sent.
 pub(crate) type Trailer = Box<dyn FnOnce() -> Option<HeaderMap> + Send>;
@@ -68,34 +65,34 @@ pin_project! {
 impl<B> Body<B> {
     /// The inner service's body, passed through frame by frame.
     pub const fn new(body: B) -> Self {
-        Self { kind: Kind::Through { body }, trail: Trail::No }
+        Self { kind: Kind::Through { body }, trail: None }
     }
 
     /// A body of these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full { bytes: bytes.into() }, trail: Trail::No }
+        Self { kind: Kind::Full { bytes: bytes.into() }, trail: None }
     }
 
     /// A body without bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { kind: Kind::Full { bytes: Bytes::new() }, trail: Trail::No }
+        Self { kind: Kind::Full { bytes: Bytes::new() }, trail: None }
     }
 
     /// Adds trailers, made when everything else has been sent.
     pub(crate) fn trail(&mut self, trailer: Trailer) {
-        self.trail = Trail::Due(trailer);
+        self.trail = Some(Box::new(Due(Some(trailer))));
     }
 
     /// A body of these blocks, in order.
     pub(crate) fn chunks(chunks: Arc<[Bytes]>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { kind: Kind::Chunks { chunks, next: 0, left }, trail: Trail::No }
+        Self { kind: Kind::Chunks { chunks, next: 0, left }, trail: None }
     }
 
     /// A body read from elsewhere while it is still arriving.
     pub(crate) const fn stream(stream: Stream) -> Self {
-        Self { kind: Kind::Stream { stream }, trail: Trail::No }
+        Self { kind: Kind::Stream { stream }, trail: None }
     }
 }
 
@@ -115,10 +112,9 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.project();
-        match this.trail {
-            Trail::No => return this.kind.poll_frame(cx),
-            Trail::Sent => return Poll::Ready(None),
-            Trail::Due(_) => {}
+        let Some(due) = this.trail else { return this.kind.poll_frame(cx) };
+        if due.0.is_none() {
+            return Poll::Ready(None);
         }
         let frame = match ready!(this.kind.poll_frame(cx)) {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
@@ -127,18 +123,12 @@ where
         };
         // The end, or the body's own trailers: then they are one frame.
         let mut trailers = frame.and_then(|frame| frame.into_trailers().ok()).unwrap_or_default();
-        if let Trail::Due(trailer) = std::mem::replace(this.trail, Trail::Sent) {
-            trailers.extend(trailer().unwrap_or_default());
-        }
+        trailers.extend(due.0.take().and_then(|trailer| trailer()).unwrap_or_default());
         Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self.trail {
-            Trail::No => self.kind.is_end_stream(),
-            Trail::Due(_) => false,
-            Trail::Sent => true,
-        }
+        self.trail.as_ref().map_or_else(|| self.kind.is_end_stream(), |due| due.0.is_none())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -146,6 +146,18 @@ impl Drop for Leave<'_> {
     }
 }
 
+/// Whether this code runs in a request.
+#[inline]
+pub(crate) fn is_inside() -> bool {
+    let inside = CURRENT.try_with(|current| {
+        let scope = current.scope.take();
+        let inside = scope.is_some();
+        current.scope.set(scope);
+        inside
+    });
+    inside.unwrap_or(false)
+}
+
 /// The log of the request that this code runs in, opened where it was not.
 pub(crate) fn current() -> Option<Scope> {
     let opened = CURRENT.try_with(|current| {

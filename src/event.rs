@@ -162,18 +162,18 @@ fn log(event: &Event<'_>) {
         Event::StoreFailed { store, error } => tracing::warn!(target: "tollgate", store, %error, "store failed"),
         Event::SlowRequest { route, took } => tracing::warn!(target: "tollgate", route, ?took, "slow request"),
         Event::SlowQuery { route, query, took, at } => {
-            let at = place(at);
+            let at = at.map(tracing::field::display);
             tracing::warn!(target: "tollgate", route, query, ?took, at, "slow query");
         }
         Event::NPlusOne { route, query, count, total, at } => {
-            let at = place(at);
+            let at = at.map(tracing::field::display);
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
                 "N+1: the same query {count} times in one request; ask once for all rows"
             );
         }
         Event::DuplicateQueries { route, query, count, total, at } => {
-            let at = place(at);
+            let at = at.map(tracing::field::display);
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
                 "duplicate queries: one request asks for the same thing again; keep the first answer"
@@ -186,11 +186,6 @@ fn log(event: &Event<'_>) {
         // "A refusal is cheap": no log line per refusal.
         _ => {}
     }
-}
-
-#[cfg(feature = "tracing")]
-fn place(at: &Option<&'static Location<'static>>) -> String {
-    at.map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }
 
 #[cfg(not(feature = "tracing"))]

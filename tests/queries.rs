@@ -289,6 +289,26 @@ async fn server_timing_is_a_trailer_where_the_body_streams_and_the_client_takes_
 }
 
 #[tokio::test]
+async fn the_bodys_own_trailers_and_ours_are_one_frame() {
+    let timing = TimingLayer::builder().server_timing(true).build().expect("a layer");
+    let service = timing.layer(service_fn(|_: Request<()>| async {
+        let own =
+            http::HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "0".parse().expect("a value"))]);
+        let frames = [Frame::data(Bytes::from("row")), Frame::trailers(own)].map(Ok::<_, Infallible>);
+        Ok::<_, Infallible>(Response::new(StreamBody::new(futures_util::stream::iter(frames))))
+    }));
+    let request = Request::builder().header("te", "trailers").body(()).expect("a request");
+    let mut body = service.oneshot(request).await.expect("an answer").into_body();
+    let mut trailers = Vec::new();
+    while let Some(frame) = body.frame().await {
+        trailers.extend(frame.expect("a frame").into_trailers().ok());
+    }
+    assert_eq!(trailers.len(), 1);
+    assert!(trailers[0].contains_key("grpc-status") && trailers[0].contains_key("server-timing"), "{trailers:?}");
+    assert!(http_body::Body::is_end_stream(&body));
+}
+
+#[tokio::test]
 async fn server_timing_may_be_for_some_alone() {
     let on = || TimingLayer::builder().server_timing_if(|head| head.headers().contains_key("te"));
     assert!(!streamed(None, on()).await.0.headers().contains_key("server-timing"));

@@ -2,7 +2,6 @@
 //!
 //! PostgreSQL's half runs where `TOLLGATE_TEST_POSTGRES` is set, as `test.sh` does, and fails there where no server is
 //! installed.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/harvested.rs"]
 mod harvested;

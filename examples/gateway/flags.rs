@@ -23,7 +23,8 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --limit-per-ip QUOTA         such as 100/min; no limit unless given
   --trust-proxy CIDR           believe these proxies about the client's address; may be repeated
   --forwarded-header NAME      where they say it (x-forwarded-for)
-  --timing                     say how long it took, in Server-Timing";
+  --timing                     say how long it took, in Server-Timing
+  --metrics PATH               answer this path with numbers for Prometheus, such as /metrics";
 
 /// Everything the command line says.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct Flags {
     pub(crate) trusted: Vec<String>,
     pub(crate) forwarded_header: Option<String>,
     pub(crate) timing: bool,
+    pub(crate) metrics: Option<String>,
 }
 
 impl Flags {
@@ -58,6 +60,7 @@ impl Flags {
             trusted: Vec::new(),
             forwarded_header: None,
             timing: false,
+            metrics: None,
         }
     }
 
@@ -129,6 +132,11 @@ impl Flags {
                 let value = value()?;
                 self.limit_per_ip = Some(value.parse().map_err(|error| format!("{name} {value:?}: {error}"))?);
             }
+            "--metrics" => {
+                let value = value()?;
+                let path = value.strip_prefix('/').filter(|path| !path.contains(['?', '#', '*']));
+                self.metrics = Some(path.map(|path| format!("/{path}")).ok_or_else(|| wrong(&value, "a path"))?);
+            }
             "--trust-proxy" => self.trusted.push(value()?),
             "--forwarded-header" => self.forwarded_header = Some(value()?),
             _ => return Err(format!("unknown argument {name:?}")),
@@ -171,7 +179,7 @@ mod tests {
         let flags = parse(
             "--upstream http://origin:8080 --listen=[::1]:80 --profile app --memory 256MiB --max-entry=8MiB \
              --targeted-field CDN-Cache-Control --targeted-field=X --cache-status --timing --limit-per-ip 100/min \
-             --trust-proxy 10.0.0.0/8 --trust-proxy fd00::/8 --forwarded-header forwarded --upstream-timeout 1.5",
+             --trust-proxy 10.0.0.0/8 --trust-proxy fd00::/8 --forwarded-header forwarded --upstream-timeout 1.5 --metrics /metrics",
         )
         .expect("correct flags")
         .expect("no help");
@@ -179,6 +187,7 @@ mod tests {
         assert_eq!((flags.profile, flags.memory, flags.max_entry), (Profile::App, 256 << 20, 8 << 20));
         assert_eq!((flags.targeted.len(), flags.trusted.len()), (2, 2));
         assert!(flags.cache_status && flags.timing);
+        assert_eq!(flags.metrics.as_deref(), Some("/metrics"));
         assert_eq!(flags.limit_per_ip, Some(Quota::per_minute(100)));
         assert_eq!(flags.forwarded_header.as_deref(), Some("forwarded"));
         assert_eq!(flags.upstream_timeout, Duration::from_millis(1_500));
@@ -200,6 +209,7 @@ mod tests {
             ("--upstream http://o --upstream-timeout -1", "-1"),
             ("--upstream http://o --timing=yes", "--timing takes no value"),
             ("--upstream http://o --forwarded-header forwarded", "--trust-proxy"),
+            ("--upstream http://o --metrics metrics", "\"metrics\" is not a path"),
             ("--upstream http://o --verbose x", "--verbose"),
         ] {
             let error = parse(line).expect_err("refused");

@@ -52,10 +52,11 @@ pub(crate) fn app(
         .layer(gate.layer())
         // Outside the gate: what it leaves in the extensions, the gate reads.
         .layer(from_fn(authenticate));
-    let for_stats = gate.clone();
+    let (for_stats, for_metrics) = (gate.clone(), gate.clone());
     let app = measured
         .route("/upstream-calls", get(upstream_calls))
         .route("/stats.json", get(move || std::future::ready(Json(json!(for_stats.stats())))))
+        .route("/metrics", get(async move || for_metrics.prometheus()))
         .with_state(upstream.clone());
     Ok((app, gate, upstream))
 }

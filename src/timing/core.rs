@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::facade;
+use super::facade::Series;
 use super::finding::{Findings, Found};
 use super::group::Sample;
 use super::histogram::Histogram;
@@ -44,9 +44,9 @@ impl Core {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
-            queries: Table::new(MAX_QUERIES, Work::new),
-            upstreams: Table::new(MAX_UPSTREAMS, Work::new),
-            pool: Work::new("pool"),
+            queries: Table::new(MAX_QUERIES, |name| Work::new(name, Some(Series::queries(name)))),
+            upstreams: Table::new(MAX_UPSTREAMS, |name| Work::new(name, None)),
+            pool: Work::new("pool", Some(Series::waits())),
             slow: Mutex::default(),
             findings: Mutex::default(),
             untold: Untold::default(),
@@ -64,7 +64,6 @@ impl Core {
     /// Counts a query.
     pub(super) fn query(&self, sample: &Sample<'_>, now: Timestamp) {
         self.queries.of(sample.name.as_str()).add(sample, now);
-        facade::query(sample.name, sample.took);
     }
 
     /// Counts a call of another service.
@@ -75,7 +74,6 @@ impl Core {
     /// Counts a wait for a connection.
     pub(super) fn waited(&self, took: Duration, now: Timestamp) {
         self.pool.record(took, now);
-        facade::waited(took);
     }
 
     /// Counts what was found, and reports it where it is due.
@@ -154,16 +152,18 @@ struct Work {
     rows: AtomicU64,
     latency: Histogram,
     recent: Sliding,
+    told: Option<Series>,
 }
 
 impl Work {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, told: Option<Series>) -> Self {
         Self {
             name: name.into(),
             cancelled: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             latency: Histogram::new(),
             recent: Sliding::new(),
+            told,
         }
     }
 
@@ -180,6 +180,9 @@ impl Work {
     fn record(&self, took: Duration, now: Timestamp) {
         self.latency.record(nanos(took));
         self.recent.record(now, nanos(took));
+        if let Some(told) = &self.told {
+            told.record(took);
+        }
     }
 
     fn stats(&self, now: Timestamp) -> QueryStats {

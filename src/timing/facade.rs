@@ -6,28 +6,36 @@
 //! | `db.client.operation.duration` | histogram | seconds | `db.query.text`: a fingerprint, or a name given to `timed` |
 //! | `db.client.connection.wait_time` | histogram | seconds | |
 //!
-//! Buckets are the exporter's affair. Where none is installed, a measurement costs one look at a global.
+//! Buckets are the exporter's affair. Where none is installed, a measurement costs a look at a global. An exporter may be
+//! installed at any time: nothing is remembered of the one before.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::SharedString;
+use metrics::{Key, Label, Level, Metadata};
 
-use super::group::Name;
+/// One metric with its label.
+pub(super) struct Series(Key);
 
-pub(super) fn request(route: &Arc<str>, took: Duration) {
-    let route = SharedString::from_shared(route.clone());
-    metrics::histogram!("http.server.request.duration", "http.route" => route).record(took);
-}
+impl Series {
+    pub(super) fn requests(route: &str) -> Self {
+        Self::labelled("http.server.request.duration", "http.route", route)
+    }
 
-pub(super) fn query(name: &Name, took: Duration) {
-    let name = match name {
-        Name::Word(word) => SharedString::const_str(word),
-        Name::Print(print) => SharedString::from_shared(print.clone()),
-    };
-    metrics::histogram!("db.client.operation.duration", "db.query.text" => name).record(took);
-}
+    pub(super) fn queries(name: &str) -> Self {
+        Self::labelled("db.client.operation.duration", "db.query.text", name)
+    }
 
-pub(super) fn waited(took: Duration) {
-    metrics::histogram!("db.client.connection.wait_time").record(took);
+    pub(super) fn waits() -> Self {
+        Self(Key::from_static_name("db.client.connection.wait_time"))
+    }
+
+    fn labelled(metric: &'static str, label: &'static str, value: &str) -> Self {
+        Self(Key::from_parts(metric, vec![Label::new(label, value.to_owned())]))
+    }
+
+    #[inline]
+    pub(super) fn record(&self, took: Duration) {
+        static METADATA: Metadata<'static> = Metadata::new("tollgate", Level::INFO, Some("tollgate"));
+        metrics::with_recorder(|recorder| recorder.register_histogram(&self.0, &METADATA)).record(took);
+    }
 }

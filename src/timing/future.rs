@@ -20,7 +20,7 @@ use super::server_timing;
 use super::span::RequestSpan;
 use super::state::State;
 use crate::body::{Adopt, Body, Wrap};
-use crate::carrier::{Notes, Scope, Slot};
+use crate::carrier::{self, Notes, Scope, Slot};
 use crate::clock::Timestamp;
 use crate::error::BoxError;
 use crate::fields::SERVER_TIMING;
@@ -65,12 +65,13 @@ where
         let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
         match ready!(this.watch.enter(|| inner.poll(cx))) {
             Ok(response) => {
-                this.watch.stop(Outcome::Answered(response.status()));
-                let mut response = response.map(W::adopt);
-                if this.watch.told != Told::Nothing {
-                    this.watch.tell(&mut response);
+                let ended = this.watch.stop(Outcome::Answered(response.status()));
+                match (ended, this.watch.told) {
+                    (Some(ended), Told::Head | Told::Trailer) => {
+                        Poll::Ready(Ok(this.watch.tell(response.map(W::adopt), ended)))
+                    }
+                    _ => Poll::Ready(Ok(response.map(W::adopt))),
                 }
-                Poll::Ready(Ok(response))
             }
             Err(error) => {
                 this.watch.stop(Outcome::Failed);
@@ -92,7 +93,6 @@ pub(super) struct Watch {
     slot: Slot,
     span: RequestSpan,
     started: Timestamp,
-    ended: Timestamp,
     stopped: bool,
     told: Told,
 }
@@ -115,7 +115,9 @@ impl Told {
         // RFC 9110 §10.1.4: a client says with TE that it takes trailers.
         let te = head.header(http::header::TE).and_then(|te| te.to_str().ok()).unwrap_or_default();
         let trailers = te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers"));
-        if trailers { Self::Trailer } else { Self::Head }
+        // What has no body, or no chunks, has no trailers.
+        let possible = head.method() != http::Method::HEAD && head.version() > http::Version::HTTP_10;
+        if trailers && possible { Self::Trailer } else { Self::Head }
     }
 }
 
@@ -123,17 +125,18 @@ impl Watch {
     pub(super) fn start(state: &State, head: &RequestHead<'_>) -> Self {
         let Some(route) = state.begin(head) else {
             let (slot, span, zero) = (Slot::default(), RequestSpan::none(), Timestamp::ZERO);
-            return Self { slot, span, started: zero, ended: zero, stopped: true, told: Told::Nothing };
+            return Self { slot, span, started: zero, stopped: true, told: Told::Nothing };
         };
         let told = Told::of(state, head);
         let started = route.core().now();
-        let mut slot = match RequestLog::current() {
+        let outer = if carrier::is_inside() { RequestLog::current() } else { None };
+        let mut slot = match outer {
             // Inside another timing layer: what is counted here is counted there too.
             Some(outer) => Slot::new(Arc::new(RequestLog::new(route, Some(outer)))),
             None => Slot::new(route),
         };
         let span = RequestSpan::open(&mut slot);
-        Self { slot, span, started, ended: started, stopped: false, told }
+        Self { slot, span, started, stopped: false, told }
     }
 
     /// Runs `work` as a part of this request.
@@ -146,21 +149,22 @@ impl Watch {
         }
     }
 
-    /// Counts the request out, once.
+    /// Counts the request out, once; when that was.
     #[inline]
-    fn stop(&mut self, outcome: Outcome) {
-        if !std::mem::replace(&mut self.stopped, true) {
-            self.count(outcome);
+    fn stop(&mut self, outcome: Outcome) -> Option<Timestamp> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return None;
         }
+        self.count(outcome)
     }
 
-    fn count(&mut self, outcome: Outcome) {
-        let Some((route, log)) = self.slot.scope().and_then(parts) else { return };
+    fn count(&self, outcome: Outcome) -> Option<Timestamp> {
+        let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
         let (took, notes) = (now.since(self.started), self.notes(log));
         route.finish(&Ended { now, took, outcome, log, notes });
         harvesting::request(route.core().settings());
-        self.ended = now;
+        Some(now)
     }
 
     /// What other layers said: the request's own task, else work that was detached from it.
@@ -171,11 +175,11 @@ impl Watch {
 
     /// Says in the response how long it took.
     #[cold]
-    fn tell<B>(&self, response: &mut Response<Body<B>>)
+    fn tell<B>(&self, mut response: Response<Body<B>>, ended: Timestamp) -> Response<Body<B>>
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
     {
-        let Some(scope) = self.slot.scope() else { return };
+        let Some(scope) = self.slot.scope() else { return response };
         let notes = self.notes(parts(scope).and_then(|(_, log)| log));
         let streams = response.body().size_hint().exact().is_none() && !response.body().is_end_stream();
         if self.told == Told::Trailer && streams {
@@ -187,9 +191,10 @@ impl Watch {
                 said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
             };
             response.body_mut().trail(Box::new(trailer));
-        } else if let Some(value) = said(scope, self.started, self.ended, notes) {
+        } else if let Some(value) = said(scope, self.started, ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }
+        response
     }
 }
 

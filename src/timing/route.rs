@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::core::Core;
-use super::facade;
+use super::facade::Series;
 use super::finding::{FindingKind, Found};
 use super::histogram::Histogram;
 use super::repeat::Repeats;
@@ -61,6 +61,7 @@ pub(super) struct Route {
     query_nanos: AtomicU64,
     latency: Histogram,
     recent: Sliding,
+    told: Series,
 }
 
 impl Route {
@@ -80,6 +81,7 @@ impl Route {
             query_nanos: AtomicU64::new(0),
             latency: Histogram::new(),
             recent: Sliding::new(),
+            told: Series::requests(name),
         }
     }
 
@@ -129,7 +131,7 @@ impl Route {
     fn answered(&self, ended: &Ended<'_>) {
         self.latency.record(nanos(ended.took));
         self.recent.record(ended.now, nanos(ended.took));
-        facade::request(&self.name, ended.took);
+        self.told.record(ended.took);
     }
 
     /// Counts what was found, and reports it where it is due.

@@ -14,11 +14,11 @@ use crate::carrier::Slot;
 pub(super) const TARGET: &str = "tollgate::request";
 
 /// The span of one request; none where nobody harvests.
-pub(super) struct RequestSpan(Span);
+pub(super) struct RequestSpan(Option<Box<Span>>);
 
 impl RequestSpan {
     pub(super) const fn none() -> Self {
-        Self(Span::none())
+        Self(None)
     }
 
     #[inline]
@@ -31,17 +31,17 @@ impl RequestSpan {
     fn made(slot: &mut Slot) -> Self {
         slot.enter(|| {
             let quiet = tracing::trace_span!(target: TARGET, "request");
-            Self(if quiet.is_disabled() { tracing::info_span!(target: TARGET, "request") } else { quiet })
+            let span = if quiet.is_disabled() { tracing::info_span!(target: TARGET, "request") } else { quiet };
+            Self((!span.is_disabled()).then(|| Box::new(span)))
         })
     }
 
     #[inline]
     pub(super) fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
-        if self.0.is_none() {
-            return work();
+        match &self.0 {
+            None => work(),
+            Some(span) => span.in_scope(work),
         }
-        let _entered = self.0.enter();
-        work()
     }
 }
 

@@ -212,6 +212,8 @@ impl<'a> Scanner<'a> {
             (Some(b'\''), "e" | "E") => self.text(true),
             (Some(b'\''), "n" | "N" | "x" | "X" | "b" | "B") => self.text(false),
             (Some(b'\''), _) if word.starts_with('_') => self.text(false),
+            // Oracle's q'[it's]': text between brackets of any kind.
+            (Some(b'\''), "q" | "Q" | "nq" | "NQ" | "nQ" | "Nq") => self.unclear(),
             _ => Token::Word(word),
         }
     }

@@ -144,7 +144,7 @@ pub struct PoolStats {
     pub windows: Windows,
 }
 
-/// Latencies of late. Percentiles are within 1⁄16 (6.3 %) of the exact value; each window ends now and may reach up to
+/// Latencies of late. Total, mean and percentiles are within 1⁄16 (6.3 %) of the exact value; each window ends now and may reach up to
 /// a sixth further back than its name says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

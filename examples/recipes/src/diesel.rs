@@ -1,0 +1,19 @@
+//! diesel blocks: the query runs on a thread for that, and its time counts for the request that waits for it.
+
+use diesel::connection::LoadConnection;
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use tollgate::timing::timed_query;
+
+diesel::table! { users (id) { id -> Integer, name -> Text } }
+
+pub async fn names<C>(mut connection: C, id: i32) -> QueryResult<Vec<String>>
+where
+    C: LoadConnection<Backend = Pg> + 'static,
+{
+    let query = users::table.filter(users::id.eq(id)).select(users::name);
+    // Its text ends with the parameters in a comment, which the fingerprint leaves out.
+    let sql = diesel::debug_query::<Pg, _>(&query).to_string();
+    let load = tokio::task::spawn_blocking(move || query.load(&mut connection));
+    timed_query(&sql, load).key(&id).await.expect("the query ends")
+}

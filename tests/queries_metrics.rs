@@ -1,0 +1,151 @@
+//! `/metrics` of the examples, read by a parser of Prometheus's text format; and the `metrics` facade.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use openmetrics_parser::prometheus::parse_prometheus;
+use openmetrics_parser::{MetricsExposition, PrometheusType, PrometheusValue};
+use tokio::net::TcpListener;
+use tollgate::timing::{TimingLayer, timed, timed_acquire};
+use tower::{Layer, ServiceExt, service_fn};
+
+#[path = "../examples/server/api.rs"]
+mod api;
+#[path = "../examples/gateway.rs"]
+#[allow(dead_code, reason = "an example is a program of its own")]
+mod gateway;
+
+type Page = MetricsExposition<PrometheusType, PrometheusValue>;
+
+/// The count of a histogram's sample with that label.
+fn count(page: &Page, name: &str, label: (&str, &str)) -> Option<u64> {
+    let found =
+        page.families.get(name)?.iter_samples().find(|sample| {
+            sample.get_labelset().is_ok_and(|labels| labels.get_label_value(label.0) == Some(label.1))
+        })?;
+    match &found.value {
+        PrometheusValue::Histogram(histogram) => histogram.count,
+        PrometheusValue::Counter(counter) => counter.value.as_i64().and_then(|n| u64::try_from(n).ok()),
+        _ => None,
+    }
+}
+
+/// Every metric is documented with its type and unit, and no label says who or where.
+fn is_in_order(page: &Page) {
+    let documented = include_str!("../src/timing/layer.rs");
+    assert!(page.families.len() >= 9);
+    for (name, family) in &page.families {
+        let kind = format!("{:?}", family.family_type).to_lowercase();
+        let row = documented.lines().find(|line| line.contains(&format!("| `{name}` | {kind} |")));
+        let row = row.unwrap_or_else(|| panic!("{name}, a {kind}, is not documented"));
+        for label in family.get_label_names() {
+            assert!(row.contains(&format!("`{label}`")), "{name}: {label}");
+            assert!(["http_route", "outcome", "db_query_text", "kind", "le"].contains(&&**label), "{label}");
+        }
+    }
+}
+
+async fn served(app: axum::Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    address
+}
+
+async fn text(url: String) -> String {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let response = client.get(url.parse().expect("a URL")).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8(body.to_vec()).expect("text")
+}
+
+#[tokio::test]
+async fn the_example_server() {
+    let (app, _gate, _upstream) = api::app(Duration::from_millis(1), true).expect("the example's configuration");
+    let address = served(app).await;
+    for path in ["/report", "/report", "/prices/ACME", "/prices/SECRET"] {
+        text(format!("http://{address}{path}")).await;
+    }
+    let page = text(format!("http://{address}/metrics")).await;
+    assert!(!page.contains("SECRET") && !page.contains("127.0.0.1"), "{page}");
+    let page = parse_prometheus(&page).expect("a page");
+    is_in_order(&page);
+    assert_eq!(count(&page, "http_server_request_duration_seconds", ("http_route", "/prices/{symbol}")), Some(2));
+    assert_eq!(count(&page, "db_client_operation_duration_seconds", ("db_query_text", "select price")), Some(6));
+    assert_eq!(count(&page, "tollgate_request_queries_total", ("http_route", "/report")), Some(8));
+}
+
+#[tokio::test]
+async fn the_example_gateway() {
+    let origin = served(axum::Router::new().route("/page", axum::routing::get(|| async { "hello" }))).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let line = format!("--upstream http://{origin} --metrics /metrics");
+    let flags = gateway::flags::Flags::parse(line.split(' ').map(str::to_owned)).expect("flags").expect("no help");
+    let gate = gateway::gate(&flags).expect("a gate");
+    tokio::spawn(async move { gateway::run(listener, &flags, &gate, std::future::pending()).await });
+
+    for _ in 0..3 {
+        assert_eq!(text(format!("http://{address}/page")).await, "hello");
+    }
+    let page = parse_prometheus(&text(format!("http://{address}/metrics")).await).expect("a page");
+    is_in_order(&page);
+    let asked = count(&page, "http_server_request_duration_seconds", ("http_route", tollgate::UNMATCHED));
+    assert_eq!(asked, Some(3), "the scrape itself is not counted");
+}
+
+/// Keeps what is handed to the facade.
+#[derive(Clone, Default)]
+struct Facade(Arc<Mutex<Vec<String>>>);
+
+impl metrics::Recorder for Facade {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn register_counter(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        metrics::Counter::noop()
+    }
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        metrics::Gauge::noop()
+    }
+    fn register_histogram(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        let labels: Vec<String> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        self.0.lock().expect("not poisoned").push(format!("{} {}", key.name(), labels.join(",")));
+        metrics::Histogram::noop()
+    }
+}
+
+#[test]
+fn the_facade_is_handed_every_measurement() {
+    let facade = Facade::default();
+    metrics::with_local_recorder(&facade, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let timing = TimingLayer::builder().routes(["/users/{id}"]).build().expect("a layer");
+            let service = timing.layer(service_fn(|_: Request<Body>| async {
+                timed("load user", async {}).await;
+                timed_acquire(async {}).await;
+                Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+            }));
+            let request = Request::get("/users/7").body(Body::empty()).expect("a request");
+            service.oneshot(request).await.expect("an answer");
+        });
+    });
+    assert_eq!(
+        *facade.0.lock().expect("not poisoned"),
+        [
+            "db.client.operation.duration db.query.text=load user",
+            "db.client.connection.wait_time ",
+            "http.server.request.duration http.route=/users/{id}",
+        ]
+    );
+}
