@@ -16,7 +16,7 @@ mod scan;
 use scan::{paths, sources, tokens, without_tests};
 
 /// Decisions: functions of their arguments.
-const PURE: [&str; 24] = [
+const PURE: [&str; 35] = [
     "gcra",
     "window",
     "decision",
@@ -41,6 +41,17 @@ const PURE: [&str; 24] = [
     "schedule",
     "score",
     "advice",
+    "judge",
+    "facts",
+    "wish",
+    "locate",
+    "sf",
+    "keying",
+    "rules",
+    "plan",
+    "quota",
+    "reply",
+    "tiers",
 ];
 const RUNTIMES: [&str; 10] = [
     "tokio",
