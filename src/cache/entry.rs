@@ -177,7 +177,8 @@ impl Entry {
     /// About how many bytes of memory it takes.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        let fields: usize = self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+        let fields: usize =
+            self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let tags: usize = self.meta.tags.iter().map(|tag| tag.len() + 16).sum();
         self.length + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + OVERHEAD
     }

@@ -118,10 +118,33 @@ impl MemoryLimits {
         Locked(locked)
     }
 
+    /// One limit and two limits are what nearly every request meets: they go without a list of locks.
     fn run(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
-        if let [check] = checks {
-            return smallvec::smallvec![self.lock(self.place(check.key)).run_one(check, now, charge)];
+        match checks {
+            [check] => smallvec::smallvec![self.lock(self.place(check.key)).run_one(check, now, charge)],
+            [a, b] if self.place(a.key) != self.place(b.key) => self.run_two(a, b, now, charge),
+            _ => self.run_many(checks, now, charge),
         }
+    }
+
+    fn run_two(&self, a: &Check, b: &Check, now: Timestamp, charge: bool) -> Verdicts {
+        let (at_a, at_b) = (self.place(a.key), self.place(b.key));
+        let (mut first, mut second) = (self.lock(at_a.min(at_b)), self.lock(at_a.max(at_b)));
+        let (of_a, of_b) = if at_a < at_b { (&mut *first, &mut *second) } else { (&mut *second, &mut *first) };
+        let (of_a, of_b) = (of_a.state(a, now), of_b.state(b, now));
+        let mut asked = [of_a.ask(a.quota, a.cost, now), of_b.ask(b.quota, b.cost, now)];
+        let admits = (asked[0].admits() || !a.enforced) && (asked[1].admits() || !b.enforced);
+        if charge && admits {
+            for (verdict, (state, check)) in asked.iter_mut().zip([(of_a, a), (of_b, b)]) {
+                if verdict.admits() {
+                    *verdict = state.charge(check.cost, now);
+                }
+            }
+        }
+        Verdicts::from_buf(asked)
+    }
+
+    fn run_many(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
         let mut locked = self.lock_all(checks);
         let mut asked = Verdicts::new();
         let mut found: SmallVec<[Found; 2]> = SmallVec::new();
