@@ -218,7 +218,7 @@ async fn a_thousand_spellings_of_accept_encoding_are_four_variants() {
 #[tokio::test]
 async fn a_flood_of_random_queries_stays_within_memory_and_leaves_the_hot_set_alone() {
     let world =
-        World::with(|b| b.memory(512 << 10).max_entry(64 << 10), |_| async { Ok(reply(MINUTE, vec![7; 1000])) });
+        World::with(|b| b.memory(768 << 10).max_entry(64 << 10), |_| async { Ok(reply(MINUTE, vec![7; 1000])) });
     let hot: Vec<_> = (0..50).map(|n| format!("/hot/{n}")).collect();
     for _ in 0..20 {
         for path in &hot {
