@@ -431,15 +431,20 @@ async fn one_host_is_never_answered_with_another_s_page() {
     }
 }
 
+/// How often the origin is asked where a gateway with these flags is asked twice.
+async fn calls_of_two(origin: &Origin, arguments: &str) -> usize {
+    let before = origin.calls();
+    let gateway = gateway(origin.address, arguments).await;
+    get(gateway, "/").await;
+    get(gateway, "/").await;
+    origin.calls() - before
+}
+
 #[tokio::test]
 async fn a_targeted_field_is_obeyed_where_it_is_named() {
     let origin = counting(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")]).await;
     for (arguments, calls) in [("", 2), ("--targeted-field CDN-Cache-Control", 1)] {
-        let before = origin.calls();
-        let gateway = gateway(origin.address, arguments).await;
-        get(gateway, "/").await;
-        get(gateway, "/").await;
-        assert_eq!(origin.calls() - before, calls, "{arguments}");
+        assert_eq!(calls_of_two(&origin, arguments).await, calls, "{arguments}");
     }
 }
 
@@ -447,11 +452,7 @@ async fn a_targeted_field_is_obeyed_where_it_is_named() {
 async fn the_profile_decides_what_is_kept() {
     let origin = counting(&[("cache-control", "public, max-age=60"), ("set-cookie", "a=b")]).await;
     for (arguments, calls) in [("--profile app", 2), ("--profile shared", 1)] {
-        let before = origin.calls();
-        let gateway = gateway(origin.address, arguments).await;
-        get(gateway, "/").await;
-        get(gateway, "/").await;
-        assert_eq!(origin.calls() - before, calls, "{arguments}");
+        assert_eq!(calls_of_two(&origin, arguments).await, calls, "{arguments}");
     }
 }
 

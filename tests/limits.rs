@@ -395,3 +395,24 @@ async fn the_refusal_may_be_the_users_own() {
     assert_eq!((refused.status().as_u16(), field(&refused, "retry-after")), (418, "60"));
     assert_eq!(text(refused).await, "/ [\"mine\"]");
 }
+
+#[tokio::test]
+async fn a_dry_run_that_charged_nothing_gives_nothing_back() {
+    let layer = RateLimitLayer::builder()
+        .limit(Limit::per_ip(Quota::per_minute(10)).cost(10).reserve().dry_run())
+        .ietf_fields(Draft::Eleven)
+        .build()
+        .expect("a layer");
+    let service = layer.layer(answering(|request| {
+        if let Some(reserved) = request.extensions().get::<Reservation>().cloned() {
+            let release = request.uri().path() == "/release";
+            if release { reserved.release() } else { reserved.commit(10) }
+        }
+        Response::new(Full::<Bytes>::from("ok"))
+    }));
+    for path in ["/", "/release", "/"] {
+        let response = service.clone().oneshot(from("192.0.2.1", path)).await.expect("infallible");
+        assert!(!response.headers().contains_key("ratelimit-policy"), "a dry run says nothing");
+    }
+    assert_eq!(layer.stats().limits[0].would_refuse, 2, "the second gave back nothing, so the third is over too");
+}

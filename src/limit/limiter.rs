@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, Response};
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
 use super::plan::{Dues, Plan};
-use super::reply::{DraftFields, Reply, Style};
+use super::reply::{Draft, DraftFields, Reply, Style};
 use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
 use super::{LimitStore, OnReject, Quota, Settlement};
@@ -205,15 +205,17 @@ impl Limiter {
         if !admits {
             return Step::Refuse(self.refuse(head, &ruling, reply));
         }
-        let plain = !ruling.degraded && !dues.reserves && (self.style.draft.is_none() || reply.is_none());
-        let aside = if plain { None } else { Some(self.aside(dues, &ruling, at)) };
+        // Without an enforced limit there is nothing to say of any.
+        let draft = if reply.is_some() { self.style.draft } else { None };
+        let plain = !ruling.degraded && !dues.reserves && draft.is_none();
+        let aside = if plain { None } else { Some(self.aside(dues, &ruling, draft, at)) };
         Step::Admit(Pass { reply, aside })
     }
 
-    fn aside(self: &Arc<Self>, dues: &Dues, ruling: &Ruling<'_>, at: Timestamp) -> Box<Aside> {
-        let reservation = || Reservation::new(self.clone(), self.plan.reserving(dues), at);
+    fn aside(self: &Arc<Self>, dues: &Dues, ruling: &Ruling<'_>, draft: Option<Draft>, at: Timestamp) -> Box<Aside> {
+        let reservation = || Reservation::new(self.clone(), self.plan.reserving(ruling), at);
         Box::new(Aside {
-            draft: self.style.draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
+            draft: draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
             decision: ruling.degraded.then(|| self.decision(ruling)),
             reservation: dues.reserves.then(reservation),
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::decision::Label;
+use super::decision::{Label, Ruling};
 use super::rules::{Cost, Quotas, Subject};
 use super::tiers::Assign;
 use super::{Check, Limit, Quota};
@@ -136,10 +136,12 @@ impl Plan {
         })
     }
 
-    /// The checks of limits that leave a reservation.
-    pub(super) fn reserving(&self, dues: &Dues) -> SmallVec<[Check; 2]> {
-        let reserving = |label: &Label| self.rules[label.rule as usize].reserve;
-        dues.checks.iter().zip(&dues.labels).filter(|(_, label)| reserving(label)).map(|(check, _)| *check).collect()
+    /// The charges of limits that leave a reservation. What a dry run would have refused was not charged.
+    pub(super) fn reserving(&self, ruling: &Ruling<'_>) -> SmallVec<[Check; 2]> {
+        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
+        let charged =
+            judged.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
+        charged.map(|((check, _), _)| *check).collect()
     }
 
     /// The per-node ceiling: its label, quota and cost.

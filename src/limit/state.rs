@@ -9,7 +9,7 @@ use super::quota::{Algorithm, Quota};
 use super::window::{Log, Window};
 use crate::clock::Timestamp;
 
-/// A key's state, 32 bytes; an exact window's counters live in a box beside it.
+/// A key's state, 40 bytes; an exact window's counters live in a box beside it.
 #[derive(Clone, Debug)]
 pub struct KeyState {
     quota: Quota,

@@ -123,3 +123,12 @@ fn threads_together_admit_exactly_the_limit() {
     });
     assert_eq!(total, 1_000);
 }
+
+/// The documentation names these sizes.
+#[test]
+fn a_key_takes_what_is_said() {
+    assert_eq!(size_of::<Slot>(), 48);
+    assert_eq!(size_of::<KeyState>(), 40);
+    assert_eq!(size_of::<crate::limit::window::Log>(), 232);
+    assert_eq!(size_of::<Verdict>(), 24);
+}
