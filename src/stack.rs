@@ -22,6 +22,8 @@ use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
 use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
+#[cfg(feature = "redis")]
+use crate::store::redis::Redis;
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -149,6 +151,8 @@ pub struct TollgateBuilder {
     cached: bool,
     timing: TimingBuilder,
     cost_per_call: Option<f64>,
+    #[cfg(feature = "redis")]
+    redis: Option<Result<Redis, Error>>,
 }
 
 impl Default for TollgateBuilder {
@@ -160,6 +164,8 @@ impl Default for TollgateBuilder {
             cached: false,
             timing: TimingLayer::builder(),
             cost_per_call: None,
+            #[cfg(feature = "redis")]
+            redis: None,
         }
     }
 }
@@ -194,6 +200,29 @@ impl TollgateBuilder {
     #[must_use]
     pub fn cost_per_call(mut self, cost: f64) -> Self {
         self.cost_per_call = Some(cost);
+        self
+    }
+
+    /// A Redis that the whole fleet shares: its URL, or a [`Redis`] with settings. While it is away, requests go on
+    /// without it; nothing fails where it is down.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_ip(Quota::per_minute(100));
+    /// let gate = Tollgate::builder().limit(limit).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis<R>(mut self, redis: R) -> Self
+    where
+        R: TryInto<Redis>,
+        R::Error: Into<Error>,
+    {
+        self.redis = Some(redis.try_into().map_err(Into::into));
         self
     }
 
@@ -240,6 +269,10 @@ impl TollgateBuilder {
     pub fn build(self) -> Result<Tollgate, Error> {
         if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
             return Err(Error::config(format!("a cost per call of {cost} is not an amount of money")));
+        }
+        #[cfg(feature = "redis")]
+        if let Some(redis) = self.redis {
+            redis?.check()?;
         }
         // A gate without a limit keeps the type of one with: the limit is there, switched off.
         let limits = if self.limited { self.limits } else { self.limits.limit(Limit::unused()).enabled(false) };

@@ -11,6 +11,7 @@ use super::barrier::Barriers;
 use super::core::Core;
 use super::flight::Flights;
 use super::layer::CacheLayer;
+use super::listener::Listener;
 use super::rules::Rules;
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
 use super::stats::Counters;
@@ -293,17 +294,20 @@ impl CacheBuilder {
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
         };
+        let barriers = Arc::new(Barriers::default());
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory)));
+        store.listen(Listener::new(barriers.clone()));
         Core {
             enabled: self.enabled,
             settings,
             counters: Counters::new(rules.len()),
             rules,
             identity: self.identity,
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory))),
+            store,
             clock: self.clock,
             events: Events::new(self.hook),
             flights: Arc::new(Flights::default()),
-            barriers: Barriers::default(),
+            barriers,
             passing: super::passing::Passing::default(),
             uses: super::uses::Uses::default(),
             held: Arc::default(),
