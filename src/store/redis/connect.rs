@@ -9,7 +9,7 @@
 //!
 //! `rediss+sentinel` and `rediss+cluster` go over TLS; `valkey` and `valkeys` may stand for `redis` and `rediss`.
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubStream};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
@@ -95,6 +95,32 @@ impl Address {
                 Ok(Conn { link: Link::Cluster(client.get_async_connection().await.map_err(refused)?), roams: false })
             }
         }
+    }
+}
+
+impl Address {
+    /// A connection of its own that listens to this channel. In a Cluster any node passes every message on.
+    pub(super) async fn subscribe(&self, authority: &Authority, channel: &str) -> Result<PubSubStream, Error> {
+        let refused = |error: RedisError| Error::store(format!("redis: {}", reason(&error)), error);
+        let client = match self {
+            Self::One(info) => client(info.clone(), authority).map_err(refused)?,
+            Self::Sentinel { sentinels, primary } => {
+                sentinel(sentinels, primary, authority).map_err(refused)?.async_get_client().await.map_err(refused)?
+            }
+            Self::Cluster(nodes) => {
+                let mut last = Error::config("a cluster without nodes");
+                for node in nodes {
+                    match Box::pin(Self::One(node.clone()).subscribe(authority, channel)).await {
+                        Err(error) => last = error,
+                        subscribed => return subscribed,
+                    }
+                }
+                return Err(last);
+            }
+        };
+        let mut subscription = client.get_async_pubsub().await.map_err(refused)?;
+        subscription.subscribe(channel).await.map_err(refused)?;
+        Ok(subscription.into_on_message())
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, found through any of these nodes |
 
 mod connect;
+mod names;
 mod settings;
 
 pub use settings::Redis;

@@ -35,7 +35,7 @@ const CACHE_DEADLINE: Duration = Duration::from_millis(50);
 pub struct Redis {
     shown: String,
     pub(super) address: Address,
-    authority: Authority,
+    pub(super) authority: Authority,
     limit_deadline: Duration,
     cache_deadline: Duration,
     pub(super) prefix: String,
@@ -103,7 +103,6 @@ impl Redis {
     }
 
     /// Connections for the cache.
-    #[expect(dead_code, reason = "used by the cache")]
     pub(super) fn guard_cache(&self, events: Events) -> FailOpen<Conn> {
         FailOpen::new("redis cache", GuardSettings::new(self.cache_deadline), self.dial(), events)
     }
