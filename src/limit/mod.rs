@@ -79,6 +79,8 @@ mod future;
 pub mod gcra;
 mod grpc;
 mod layer;
+#[cfg(feature = "redis")]
+pub(crate) mod lease;
 mod limiter;
 mod outage;
 mod plan;

@@ -12,7 +12,9 @@
 //! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, found through any of these nodes |
 
 mod connect;
+mod limits;
 mod names;
 mod settings;
 
+pub use limits::{LimitMode, RedisLimits};
 pub use settings::Redis;
