@@ -67,6 +67,7 @@ mod head;
 mod route;
 mod stack;
 mod stats;
+mod striped;
 
 pub mod guide;
 
