@@ -73,6 +73,7 @@ mod head;
 mod route;
 mod stack;
 mod stats;
+mod striped;
 
 pub mod guide;
 
