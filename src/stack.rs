@@ -23,7 +23,7 @@ use crate::key::KeyExtractor;
 use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
 #[cfg(feature = "redis")]
-use crate::store::redis::Redis;
+use crate::store::redis::{Redis, RedisCache};
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -266,13 +266,17 @@ impl TollgateBuilder {
     /// # Errors
     /// What the layers' own builders refuse, and a cost per call that is not a finite, positive number. The message names
     /// the value.
-    pub fn build(self) -> Result<Tollgate, Error> {
+    pub fn build(mut self) -> Result<Tollgate, Error> {
         if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
             return Err(Error::config(format!("a cost per call of {cost} is not an amount of money")));
         }
         #[cfg(feature = "redis")]
-        if let Some(redis) = self.redis {
-            redis?.check()?;
+        if let Some(redis) = self.redis.take() {
+            let redis = redis?;
+            redis.check()?;
+            if self.cached {
+                self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
+            }
         }
         // A gate without a limit keeps the type of one with: the limit is there, switched off.
         let limits = if self.limited { self.limits } else { self.limits.limit(Limit::unused()).enabled(false) };

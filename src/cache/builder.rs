@@ -11,6 +11,7 @@ use super::barrier::Barriers;
 use super::core::Core;
 use super::flight::Flights;
 use super::layer::CacheLayer;
+use super::levels::Levels;
 use super::listener::Listener;
 use super::rules::Rules;
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
@@ -65,6 +66,7 @@ pub struct CacheBuilder {
     refresh_ahead: f64,
     default_scheme: Box<str>,
     store: Option<Arc<dyn CacheStore>>,
+    far: Option<Arc<dyn CacheStore>>,
     clock: Clock,
     hook: Option<Hook>,
 }
@@ -91,6 +93,7 @@ impl Default for CacheBuilder {
             refresh_ahead: 1.0,
             default_scheme: "http".into(),
             store: None,
+            far: None,
             clock: Clock::System,
             hook: None,
         }
@@ -215,6 +218,12 @@ impl CacheBuilder {
         self
     }
 
+    /// Puts a store that several processes share behind this one's memory: see [`Levels`].
+    pub fn far(mut self, store: Arc<dyn CacheStore>) -> Self {
+        self.far = Some(store);
+        self
+    }
+
     /// Where the time is read. The operating system's clocks unless set.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -295,8 +304,13 @@ impl CacheBuilder {
             refresh_ahead: self.refresh_ahead,
         };
         let barriers = Arc::new(Barriers::default());
-        let store = self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory)));
-        store.listen(Listener::new(barriers.clone()));
+        let near = self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory)));
+        let store = match self.far {
+            Some(far) => Arc::new(Levels::new(near, far)),
+            None => near,
+        };
+        let events = Events::new(self.hook);
+        store.listen(Listener::new(barriers.clone(), self.clock.clone(), events.clone()));
         Core {
             enabled: self.enabled,
             settings,
@@ -305,7 +319,7 @@ impl CacheBuilder {
             identity: self.identity,
             store,
             clock: self.clock,
-            events: Events::new(self.hook),
+            events,
             flights: Arc::new(Flights::default()),
             barriers,
             passing: super::passing::Passing::default(),

@@ -11,8 +11,11 @@
 //! | `redis+sentinel://user:password@s1:26379,s2:26379/mymaster/0` | the primary that the sentinels name |
 //! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, found through any of these nodes |
 
+mod backplane;
+mod cache;
 mod connect;
 mod names;
 mod settings;
 
+pub use cache::RedisCache;
 pub use settings::Redis;
