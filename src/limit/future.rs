@@ -9,14 +9,15 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::limiter::{Pass, Step, Waiting};
+use super::limiter::{Pass, Step};
+use super::remote::Waiting;
 use crate::body::{Adopt, Body};
 use crate::head::RequestHead;
 
@@ -28,15 +29,15 @@ pin_project! {
         S: Service<Request<ReqB>>,
     {
         #[pin]
-        state: State<S, ReqB, S::Future>,
-        pass: Pass,
-        body: PhantomData<fn() -> W>,
+        pub(super) state: State<S, ReqB, S::Future>,
+        pub(super) pass: Pass,
+        pub(super) body: PhantomData<fn() -> W>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, ReqB, F> {
+    pub(super) enum State<S, ReqB, F> {
         Calling { #[pin] future: F },
         Refused { response: Option<Refusal> },
         Late { late: Option<Box<Late<S, ReqB>>> },
@@ -44,10 +45,10 @@ pin_project! {
 }
 
 /// A response of ours.
-type Refusal = Box<Response<Bytes>>;
+pub(super) type Refusal = Box<Response<Bytes>>;
 
 /// A request that cannot go on yet.
-struct Late<S, ReqB> {
+pub(super) struct Late<S, ReqB> {
     /// The store's answer; `None` where it is the inner service that is waited for.
     waiting: Option<Box<Waiting>>,
     inner: S,
@@ -58,11 +59,6 @@ impl<S, ReqB, W> ResponseFuture<S, ReqB, W>
 where
     S: Service<Request<ReqB>>,
 {
-    #[inline]
-    pub(super) fn admitted(inner: S, request: Request<ReqB>, pass: Pass) -> Self {
-        Self { state: State::call(inner, request), pass, body: PhantomData }
-    }
-
     #[cold]
     pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
         Self { state: State::Refused { response: Some(response) }, pass: Pass::default(), body: PhantomData }
@@ -73,23 +69,11 @@ where
         let late = Late { waiting: Some(waiting), inner, request };
         Self { state: State::Late { late: Some(Box::new(late)) }, pass: Pass::default(), body: PhantomData }
     }
-}
 
-impl<S, ReqB> State<S, ReqB, S::Future>
-where
-    S: Service<Request<ReqB>>,
-{
-    /// Calls the inner service if it is ready at once. If it is not, it is polled again with the task's own waker, which
-    /// replaces the one used here.
-    #[inline]
-    fn call(mut inner: S, request: Request<ReqB>) -> Self {
-        match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Self::Calling { future: inner.call(request) },
-            // An error is left for the task to find: a service that failed goes on failing.
-            Poll::Pending | Poll::Ready(Err(_)) => {
-                Self::Late { late: Some(Box::new(Late { waiting: None, inner, request })) }
-            }
-        }
+    #[cold]
+    pub(super) fn unready(inner: S, request: Request<ReqB>, pass: Pass) -> Self {
+        let late = Late { waiting: None, inner, request };
+        Self { state: State::Late { late: Some(Box::new(late)) }, pass, body: PhantomData }
     }
 }
 
@@ -124,7 +108,7 @@ where
 {
     type Output = Result<Response<Body<W::Inner>>, S::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {

@@ -13,7 +13,7 @@ use super::{Check, Limit, Quota};
 use crate::error::Error;
 use crate::fields;
 use crate::head::RequestHead;
-use crate::key::{ClientIp, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
+use crate::key::{ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
 use crate::route::Patterns;
 
 /// All limits of a layer, ready to be asked.
@@ -23,6 +23,8 @@ pub(super) struct Plan {
     /// Addresses where the identity names none.
     peer: ClientIp,
     hasher: KeyHasher,
+    /// What a fleet's names are made from.
+    secret: Option<FleetSecret>,
     patterns: Patterns,
 }
 
@@ -64,14 +66,18 @@ pub(super) struct Dues {
 impl Plan {
     /// # Errors
     /// Names the limit, quota, pattern or network that is wrong.
-    pub(super) fn new(limits: &[Limit], identify: SharedExtractor) -> Result<Self, Error> {
+    pub(super) fn new(
+        limits: &[Limit],
+        identify: SharedExtractor,
+        secret: Option<FleetSecret>,
+    ) -> Result<Self, Error> {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
             rules.push(Rule::new(limit, &hasher, &mut patterns)?);
         }
         let peer = by::client_ip(TrustedProxies::none());
-        let plan = Self { rules, identify, peer, hasher, patterns };
+        let plan = Self { rules, identify, peer, hasher, secret, patterns };
         let mut names: Vec<&str> =
             plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
         names.sort_unstable();
@@ -94,28 +100,46 @@ impl Plan {
             }
             let (tier, unknown) = rule.tier(head);
             dues.unknown_tier |= unknown;
-            let key = self.key(rule, head, tier.is_some());
-            dues.nobody |= key.is_none();
-            let key = key.unwrap_or(rule.nobody);
+            let who = self.key(rule, head, tier.is_some());
+            dues.nobody |= who.is_none();
+            let (id, key) = who.unwrap_or((rule.id, None));
+            let hash = key.as_ref().map_or(rule.nobody, |key| self.hasher.hash(id, key));
             let tier = tier.unwrap_or(0);
-            let check = Check { key, quota: rule.offers[tier].quota, cost: rule.cost(head), enforced: rule.enforced };
-            dues.checks.push(check);
+            let check = Check::new(hash, rule.offers[tier].quota).cost(rule.cost(head));
+            dues.checks.push(Check { enforced: rule.enforced, ..self.named(check, id, key) });
             dues.labels.push(Label { rule: index as u16, tier: tier as u16 });
             dues.reserves |= rule.reserve;
         }
     }
 
-    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves nothing.
-    fn key(&self, rule: &Rule, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
+    /// Adds the name that all nodes know the key by, where a fleet shares the store.
+    #[inline]
+    fn named(&self, check: Check, id: u64, key: Option<Key<'_>>) -> Check {
+        let Some(secret) = &self.secret else { return check };
+        let name = match &key {
+            Some(key) => secret.hash(id, key),
+            None => secret.hash(id, &nobody()),
+        };
+        name.map_or(check, |name| check.in_fleet(name))
+    }
+
+    /// Who is counted, under which number; no key for everybody together. `assigned` says whether a tier is known for
+    /// the request: without one, the identity proves nothing.
+    fn key<'h>(
+        &self,
+        rule: &Rule,
+        head: &RequestHead<'h>,
+        assigned: bool,
+    ) -> Option<(u64, Option<Key<'h>>)> {
         let key = match &rule.subject {
-            Subject::Everybody | Subject::Node => return Some(rule.nobody),
+            Subject::Everybody | Subject::Node => return Some((rule.id, None)),
             Subject::Own(who) => who.extract(head),
             Subject::Ip => self.address(head),
             Subject::User if assigned => self.identify.extract(head),
             Subject::User => self.identify.fallback(head),
         };
         let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
-        key.as_ref().map(|key| self.hasher.hash(id, key))
+        key.map(|key| (id, Some(key)))
     }
 
     /// The identity's own word on the address, else the socket peer.
@@ -182,7 +206,7 @@ impl Rule {
         let id = fnv1a(&offers[0].name);
         Ok(Self {
             id,
-            nobody: hasher.hash(id, &Key::text("nobody", "")),
+            nobody: hasher.hash(id, &nobody()),
             subject: limit.subject.clone(),
             offers,
             assign,
@@ -249,6 +273,11 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// All requests together, or all that show no identity.
+fn nobody() -> Key<'static> {
+    Key::text("nobody", "")
 }
 
 fn default_name(limit: &Limit, quota: Quota) -> String {

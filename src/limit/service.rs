@@ -2,13 +2,13 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::ResponseFuture;
+use super::future::{ResponseFuture, State};
 use super::limiter::{Limiter, Pass, Step};
 use crate::body::{Adopt, Body, Wrap};
 use crate::head::RequestHead;
@@ -37,20 +37,24 @@ where
         Poll::Ready(Ok(()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let step = match &self.limiter {
-            Some(limiter) => limiter.decide(&RequestHead::of(&request)),
-            None => Step::Admit(Pass::default()),
-        };
-        match step {
-            Step::Admit(mut pass) => {
-                pass.prepare(request.extensions_mut());
-                ResponseFuture::admitted(self.inner.clone(), request, pass)
+        let mut pass = Pass::default();
+        if let Some(limiter) = &self.limiter {
+            match limiter.decide(&RequestHead::of(&request)) {
+                Step::Admit(admitted) => pass = admitted,
+                Step::Refuse(response) => return ResponseFuture::refused(response),
+                Step::Wait(waiting) => return ResponseFuture::waiting(waiting, self.inner.clone(), request),
             }
-            Step::Refuse(response) => ResponseFuture::refused(response),
-            Step::Wait(waiting) => ResponseFuture::waiting(waiting, self.inner.clone(), request),
         }
+        pass.prepare(request.extensions_mut());
+        let mut inner = self.inner.clone();
+        // The task's own waker replaces this one where the service is polled again. An error is left for the task to
+        // find: a service that failed goes on failing.
+        if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            return ResponseFuture { state: State::Calling { future: inner.call(request) }, pass, body: PhantomData };
+        }
+        ResponseFuture::unready(inner, request, pass)
     }
 }
 
