@@ -1,5 +1,4 @@
 //! One cache for a fleet: what nodes share through Redis, and what they tell one another.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/cache_world.rs"]
 mod cache_world;

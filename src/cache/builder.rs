@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::barrier::Barriers;
+use super::contained::Contained;
 use super::core::Core;
 use super::flight::Flights;
 use super::layer::CacheLayer;
@@ -213,12 +214,15 @@ impl CacheBuilder {
     }
 
     /// Keeps entries elsewhere than in this process. [`memory`](Self::memory) then bounds the bodies being read only.
+    ///
+    /// Where the store errs, panics, or has not answered within 250 ms, the request goes on without it.
     pub fn store(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Puts a store that several processes share behind this one's memory: see [`Levels`].
+    /// Puts a store that several processes share behind this one's memory: see [`Levels`]. What it breaks, or keeps
+    /// waiting for 250 ms, is a miss.
     pub fn far(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.far = Some(store);
         self
@@ -304,9 +308,12 @@ impl CacheBuilder {
             refresh_ahead: self.refresh_ahead,
         };
         let barriers = Arc::new(Barriers::default());
-        let near = self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory)));
+        let near = match self.store {
+            Some(store) => Arc::new(Contained(store)),
+            None => Arc::new(MemoryCache::new(self.memory)) as Arc<dyn CacheStore>,
+        };
         let store = match self.far {
-            Some(far) => Arc::new(Levels::new(near, far)),
+            Some(far) => Arc::new(Levels::new(near, Arc::new(Contained(far)))),
             None => near,
         };
         let events = Events::new(self.hook);

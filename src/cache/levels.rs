@@ -26,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 
 type Found = Result<Option<Stored>, Error>;
+type Done = Result<(), Error>;
 
 /// Two stores, one behind the other.
 ///
@@ -181,20 +182,16 @@ impl fmt::Debug for Levels {
 }
 
 /// Well where either is: what lies in one level can be served.
-fn either(near: Answer<Result<(), Error>>, far: Answer<Result<(), Error>>) -> Answer<Result<(), Error>> {
+fn either(near: Answer<Done>, far: Answer<Done>) -> Answer<Done> {
     combine(near, far, |near, far| near.or(far))
 }
 
 /// Well where both are.
-fn both(near: Answer<Result<(), Error>>, far: Answer<Result<(), Error>>) -> Answer<Result<(), Error>> {
+fn both(near: Answer<Done>, far: Answer<Done>) -> Answer<Done> {
     combine(near, far, Result::and)
 }
 
-fn combine(
-    near: Answer<Result<(), Error>>,
-    far: Answer<Result<(), Error>>,
-    join: fn(Result<(), Error>, Result<(), Error>) -> Result<(), Error>,
-) -> Answer<Result<(), Error>> {
+fn combine(near: Answer<Done>, far: Answer<Done>, join: fn(Done, Done) -> Done) -> Answer<Done> {
     match near {
         Answer::Ready(near) => far.map(move |far| join(near, far)),
         Answer::Pending(near) => Answer::Pending(Box::pin(async move {

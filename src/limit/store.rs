@@ -21,7 +21,7 @@ pub struct Check {
     /// Whether this check may refuse; in dry-run it only counts.
     pub enforced: bool,
     /// Zero where it is not known.
-    fleet: u64,
+    pub(super) fleet: u64,
 }
 
 impl Check {

@@ -204,7 +204,7 @@ impl Replies {
         match fault {
             Fault::None | Fault::Reset | Fault::Partition => {}
             Fault::Slow { one_in, by } => {
-                if self.roll() % one_in == 0 {
+                if self.roll().is_multiple_of(one_in) {
                     // A proxy that is healed meanwhile goes on at once.
                     let mut faults = self.faults.clone();
                     let _ = tokio::time::timeout(by, faults.wait_for(|now| *now != fault)).await;
