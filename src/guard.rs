@@ -73,6 +73,8 @@ pub(crate) enum Outage {
     Disconnected,
     /// It refused.
     Refused,
+    /// So much waits for it already that it would answer too late.
+    Full,
 }
 
 impl Outage {
@@ -82,6 +84,7 @@ impl Outage {
             Self::Deadline => "it did not answer in time",
             Self::Disconnected => "it is not connected",
             Self::Refused => "it refused",
+            Self::Full => "too much waits for it already",
         }
     }
 }
@@ -101,6 +104,14 @@ pub(crate) enum Fault {
     Lost(Error),
     /// The server is there and says no.
     Refused(Error),
+}
+
+impl Fault {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Lost(error) | Self::Refused(error) => error,
+        }
+    }
 }
 
 pub(crate) type Dial<C> = Box<dyn Fn() -> BoxFuture<Result<C, Error>> + Send + Sync>;

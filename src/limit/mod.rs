@@ -80,6 +80,8 @@ mod future;
 pub mod gcra;
 mod grpc;
 mod layer;
+#[cfg(feature = "redis")]
+pub(crate) mod lease;
 mod limiter;
 mod outage;
 mod plan;

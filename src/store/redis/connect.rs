@@ -224,6 +224,16 @@ impl Conn {
         let roams = self.roams;
         command.query_async(self).await.map_err(|error| fault(error, roams))
     }
+
+    /// Calls a script by its hash; `None` where the server does not know it.
+    pub(super) async fn call_script(&mut self, command: &Cmd) -> Result<Option<Value>, Fault> {
+        let roams = self.roams;
+        match command.query_async(self).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => Ok(None),
+            Err(error) => Err(fault(error, roams)),
+        }
+    }
 }
 
 impl ConnectionLike for Conn {

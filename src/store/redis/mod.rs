@@ -14,8 +14,10 @@
 mod backplane;
 mod cache;
 mod connect;
+mod limits;
 mod names;
 mod settings;
 
 pub use cache::RedisCache;
+pub use limits::{LimitMode, RedisLimits};
 pub use settings::Redis;

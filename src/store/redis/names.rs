@@ -40,6 +40,10 @@ impl Names {
         format!("{:016x}{:016x}", hash.h1, hash.h2)
     }
 
+    pub(super) fn secret(&self) -> &[u8] {
+        self.secret.as_bytes()
+    }
+
     /// The secret that the fleet uses: the one in Redis, or ours (`known`, or a fresh one) where there is none.
     pub(super) async fn agree(connection: &mut Conn, name: &str, known: Option<&Self>) -> Result<Self, Fault> {
         let ours = known.map_or_else(fresh, |known| known.secret.clone());

@@ -1,14 +1,18 @@
 //! [`Redis`]: where it is, and how long it may take.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::connect::{Address, Authority, Conn, without_password};
+use super::limits::LimitMode;
+use super::names::Names;
 use crate::answer::BoxFuture;
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Events;
-use crate::guard::{FailOpen, GuardSettings};
+use crate::guard::{FailOpen, Fault, GuardSettings};
+use crate::key::FleetSecret;
 
 /// For one decision of the limits.
 const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
@@ -40,6 +44,8 @@ pub struct Redis {
     cache_deadline: Duration,
     pub(super) prefix: String,
     pub(super) secret: Option<Arc<[u8]>>,
+    pub(super) mode: LimitMode,
+    pub(super) time: Option<Clock>,
 }
 
 impl Redis {
@@ -56,6 +62,8 @@ impl Redis {
             cache_deadline: CACHE_DEADLINE,
             prefix: "tollgate".to_owned(),
             secret: None,
+            mode: LimitMode::default(),
+            time: None,
         })
     }
 
@@ -96,10 +104,40 @@ impl Redis {
         self
     }
 
-    /// Connections for the limits.
-    #[expect(dead_code, reason = "used by the limits")]
-    pub(super) fn guard_limits(&self, events: Events) -> FailOpen<Conn> {
-        FailOpen::new("redis limits", GuardSettings::new(self.limit_deadline), self.dial(), events)
+    /// Whether each decision asks Redis: [`LimitMode::Exact`] unless told. The same on every node.
+    #[must_use]
+    pub fn limit_mode(mut self, mode: LimitMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The time that limits count by: the server's unless told. For tests that turn a clock.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.time = Some(clock);
+        self
+    }
+
+    /// Connections for the limits. None is up before the fleet's secret is known.
+    pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
+        let (dial, secret, name) = (self.dial(), secret.clone(), format!("{}:secret", self.prefix));
+        let agreed: Arc<Mutex<Option<Names>>> = Arc::default();
+        let given = self.secret.is_some();
+        let agreeing = move || -> BoxFuture<Result<Conn, Error>> {
+            let (connecting, secret, name, agreed) = (dial(), secret.clone(), name.clone(), agreed.clone());
+            Box::pin(async move {
+                let mut connection = connecting.await?;
+                if !given {
+                    let known = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let names = Names::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
+                    secret.set(names.secret());
+                    *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+                }
+                Ok(connection)
+            })
+        };
+        FailOpen::new("redis limits", GuardSettings::new(self.limit_deadline), agreeing, events)
     }
 
     /// Connections for the cache.
@@ -107,7 +145,7 @@ impl Redis {
         FailOpen::new("redis cache", GuardSettings::new(self.cache_deadline), self.dial(), events)
     }
 
-    fn dial(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + 'static {
+    fn dial(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
         let (address, authority) = (Arc::new(self.address.clone()), self.authority.clone());
         move || {
             let (address, authority) = (address.clone(), authority.clone());
