@@ -49,6 +49,11 @@ fn records_survive_the_journey() {
         let sent = record(7, 3, what);
         let line = [b"7:", &Record::encode(sent.id, sent.what.as_ref())[..]].concat();
         assert_eq!(Record::decode(&line), Some(sent));
+        for at in 2..line.len() {
+            let mut flipped = line.clone();
+            flipped[at] ^= 1;
+            assert_eq!(Record::decode(&flipped), None, "byte {at}");
+        }
         assert_eq!(Record::decode(&line[..line.len() - 1]), None);
     }
     assert_eq!(Record::decode(b"x"), None);
