@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between one attempt to subscribe and the next.
 const RETRY: Duration = Duration::from_millis(200);
+/// How far two readings of the fleet's clock may be apart.
+const TOLERANCE: Duration = Duration::from_secs(1);
 /// How many invalidations the log keeps.
 const MOST: u64 = 16_384;
 /// What begins a message that removes a key.
@@ -273,12 +275,23 @@ impl Backplane {
         if matches!(self.clock(), Clock::Manual(_)) && self.fleet_clock().is_some() {
             return Ok(());
         }
-        let (seconds, micros) =
-            self.guard.call(async |mut connection: Conn| connection.query::<(u64, u64)>(&cmd("TIME")).await).await?;
+        let mut before = self.fleet_clock();
+        loop {
+            let reading = self.ask_clock().await?;
+            // One that is far from the last is not believed until a second says the same.
+            if before.is_some_and(|before| before.apart(reading) < TOLERANCE) {
+                *self.fleet_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+                return Ok(());
+            }
+            before = Some(reading);
+        }
+    }
+
+    async fn ask_clock(&self) -> Result<FleetClock, Outage> {
+        let asked = self.guard.call(async |mut connection: Conn| connection.query::<(u64, u64)>(&cmd("TIME")).await);
+        let (seconds, micros) = asked.await?;
         let fleet = seconds.saturating_mul(1_000_000).saturating_add(micros).saturating_mul(1_000);
-        let reading = FleetClock::reading(self.clock().now(), fleet);
-        *self.fleet_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
-        Ok(())
+        Ok(FleetClock::reading(self.clock().now(), fleet))
     }
 
     /// The names of the backplane's own keys, all in one slot of a Cluster.
