@@ -64,6 +64,7 @@ pub mod body;
 mod breaker;
 mod carrier;
 mod clock;
+mod contain;
 mod error;
 mod event;
 mod fields;

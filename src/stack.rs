@@ -25,7 +25,7 @@ use crate::key::KeyExtractor;
 use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisLimits};
+use crate::store::redis::{Redis, RedisCache, RedisLimits};
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -291,10 +291,13 @@ impl TollgateBuilder {
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }
 
-    /// Puts the Redis behind the limits, if there is one.
+    /// Puts the Redis behind what is switched on, if there is one.
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
+        if self.cached {
+            self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
+        }
         let limits = RedisLimits::new(&redis)?;
         limits.listen(Events::new(self.hook.clone()));
         Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))

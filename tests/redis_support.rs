@@ -1,5 +1,7 @@
 //! The servers and the proxy that other tests lean on do what they say.
 
+#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and measures real time")]
+
 #[path = "support/fault_proxy.rs"]
 mod fault_proxy;
 #[path = "support/redis.rs"]

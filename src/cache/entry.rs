@@ -184,6 +184,15 @@ impl Entry {
         self.meta.windows.keep_until
     }
 
+    /// The same entry, as if its freshness had just ended.
+    #[cfg(feature = "redis")]
+    pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {
+        let mut meta = self.meta.with_headers(self.meta.headers.clone());
+        meta.windows.fresh_until = meta.windows.fresh_until.min(now);
+        meta.windows.refresh_from = meta.windows.refresh_from.min(now);
+        Self { meta: Arc::new(meta), ..self.clone() }
+    }
+
     /// About how many bytes of memory it takes.
     #[must_use]
     pub fn weight(&self) -> u64 {

@@ -71,6 +71,11 @@ impl FleetClock {
         Self { ahead: i128::from(fleet) - i128::from(here.as_nanos()) }
     }
 
+    /// How far two readings are apart.
+    pub(crate) fn apart(self, other: Self) -> Duration {
+        Duration::from_nanos(clamp((self.ahead - other.ahead).abs()))
+    }
+
     pub(crate) fn fleet(self, here: Timestamp) -> u64 {
         if here == Timestamp::MAX {
             return u64::MAX;

@@ -46,12 +46,15 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A record without its number, which the store puts before it.
+    /// A record without its number, which the store puts before it. With a checksum: one that changed on its way would
+    /// take back something else.
     pub(crate) fn encode(id: RecordId, what: Option<&Invalidation>) -> Vec<u8> {
         let mut out = Writer::default();
         out.u64(id.node);
         out.u64(id.count);
         out.maybe(what.map(Invalidation::to_bytes).as_deref());
+        let checksum = crc32fast::hash(&out.0);
+        out.u32(checksum);
         out.0
     }
 
@@ -59,7 +62,11 @@ impl Record {
     pub(crate) fn decode(line: &[u8]) -> Option<Self> {
         let colon = line.iter().position(|b| *b == b':')?;
         let number = std::str::from_utf8(&line[..colon]).ok()?.parse().ok()?;
-        let mut reader = Reader(&line[colon + 1..]);
+        let (record, checksum) = line[colon + 1..].split_last_chunk::<4>()?;
+        if *checksum != crc32fast::hash(record).to_be_bytes() {
+            return None;
+        }
+        let mut reader = Reader(record);
         let id = RecordId { node: reader.u64()?, count: reader.u64()? };
         let what = match reader.maybe()? {
             None => None,

@@ -113,7 +113,11 @@ mod tests {
     #[test]
     fn every_kind_survives_the_journey_and_nothing_else_is_read() {
         let prefix = |scheme: Option<&[u8]>, authority: Option<&[u8]>| {
-            About::Prefix(Prefix { scheme: scheme.map(Box::from), authority: authority.map(Box::from), path: b"/a"[..].into() })
+            About::Prefix(Prefix {
+                scheme: scheme.map(Box::from),
+                authority: authority.map(Box::from),
+                path: b"/a"[..].into(),
+            })
         };
         let abouts = [
             About::Tag("*".into()),

@@ -26,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 
 type Found = Result<Option<Stored>, Error>;
+type Done = Result<(), Error>;
 
 /// Two stores, one behind the other.
 ///
@@ -57,28 +58,40 @@ impl Levels {
     fn serves(&self, key: &CacheKey, found: &Stored, now: Timestamp) -> bool {
         let Stored::Entry(entry) = found else { return true };
         let windows = &entry.meta.windows;
-        let valid = self.listener.get().is_none_or(|ear| ear.check(key, &entry.meta) == Validity::Valid);
-        valid && now < windows.fresh_until.max(windows.revalidate_until)
+        self.is_valid(key, found) && now < windows.fresh_until.max(windows.revalidate_until)
+    }
+
+    /// Whether nobody has taken it back.
+    fn is_valid(&self, key: &CacheKey, found: &Stored) -> bool {
+        let Stored::Entry(entry) = found else { return true };
+        self.listener.get().is_none_or(|ear| ear.check(key, &entry.meta) == Validity::Valid)
+    }
+
+    /// Whether what was found far is to be used rather than what was found near.
+    fn prefers(&self, key: &CacheKey, near: Option<&Stored>) -> impl Fn(&Stored) -> bool + Send + 'static + use<> {
+        // RFC 9111 §4: of two the most recent is used; one that was taken back is no match for any.
+        let rival = match near {
+            Some(Stored::Entry(entry)) if near.is_some_and(|near| self.is_valid(key, near)) => {
+                Some(entry.meta.stored_at)
+            }
+            _ => None,
+        };
+        move |found| match (found, rival) {
+            (Stored::Entry(found), Some(rival)) => found.meta.stored_at > rival,
+            _ => true,
+        }
     }
 
     fn ask_far(&self, key: &CacheKey, near: Option<Stored>, now: Timestamp) -> Answer<Found> {
-        let (store, copy_of) = (self.near.clone(), key.clone());
+        let (store, copy_of, prefers) = (self.near.clone(), key.clone(), self.prefers(key, near.as_ref()));
         self.far.get(key, now).map(move |found| {
-            let found = found.unwrap_or_default().filter(|found| is_newer(found, near.as_ref()));
+            let found = found.unwrap_or_default().filter(prefers);
             if let Some(found) = &found {
                 // A copy that is not kept is a copy that is fetched again.
                 drop(store.put(&copy_of, found.clone(), now));
             }
             Ok(found.or(near))
         })
-    }
-}
-
-/// Of two that lie under one key, the one that was stored last is used (RFC 9111 §4).
-fn is_newer(found: &Stored, near: Option<&Stored>) -> bool {
-    match (found, near) {
-        (Stored::Entry(found), Some(Stored::Entry(near))) => found.meta.stored_at > near.meta.stored_at,
-        _ => true,
     }
 }
 
@@ -119,11 +132,13 @@ impl CacheStore for Levels {
             return Answer::Ready(Ok(near));
         }
         let wanted: Vec<CacheKey> = missing.iter().map(|at| keys[*at].clone()).collect();
+        let choices: Vec<_> = missing.iter().map(|at| self.prefers(&keys[*at], near[*at].as_ref())).collect();
         let store = self.near.clone();
         self.far.get_many(&wanted, now).map(move |found| {
             let mut all = near;
-            for ((at, key), found) in missing.into_iter().zip(&wanted).zip(found.unwrap_or_default()) {
-                if let Some(found) = found.filter(|found| is_newer(found, all[at].as_ref())) {
+            let asked = missing.into_iter().zip(&wanted).zip(choices);
+            for (((at, key), prefers), found) in asked.zip(found.unwrap_or_default()) {
+                if let Some(found) = found.filter(prefers) {
                     drop(store.put(key, found.clone(), now));
                     all[at] = Some(found);
                 }
@@ -167,20 +182,16 @@ impl fmt::Debug for Levels {
 }
 
 /// Well where either is: what lies in one level can be served.
-fn either(near: Answer<Result<(), Error>>, far: Answer<Result<(), Error>>) -> Answer<Result<(), Error>> {
+fn either(near: Answer<Done>, far: Answer<Done>) -> Answer<Done> {
     combine(near, far, |near, far| near.or(far))
 }
 
 /// Well where both are.
-fn both(near: Answer<Result<(), Error>>, far: Answer<Result<(), Error>>) -> Answer<Result<(), Error>> {
+fn both(near: Answer<Done>, far: Answer<Done>) -> Answer<Done> {
     combine(near, far, Result::and)
 }
 
-fn combine(
-    near: Answer<Result<(), Error>>,
-    far: Answer<Result<(), Error>>,
-    join: fn(Result<(), Error>, Result<(), Error>) -> Result<(), Error>,
-) -> Answer<Result<(), Error>> {
+fn combine(near: Answer<Done>, far: Answer<Done>, join: fn(Done, Done) -> Done) -> Answer<Done> {
     match near {
         Answer::Ready(near) => far.map(move |far| join(near, far)),
         Answer::Pending(near) => Answer::Pending(Box::pin(async move {

@@ -8,6 +8,8 @@ use super::entry::Meta;
 use super::invalidation::Invalidation;
 use super::key::CacheKey;
 use super::store::CacheStore;
+use crate::clock::Clock;
+use crate::event::Events;
 
 /// The ear of one cache. A store that several processes share is given it by
 /// [`CacheStore::listen`](crate::cache::CacheStore::listen), and tells it what other processes took back. Clones are the
@@ -15,13 +17,25 @@ use super::store::CacheStore;
 #[derive(Clone)]
 pub struct Listener {
     barriers: Arc<Barriers>,
+    clock: Clock,
+    events: Events,
     /// Levels nearer than the store that listens: they hold copies.
     near: Vec<Arc<dyn CacheStore>>,
 }
 
 impl Listener {
-    pub(crate) const fn new(barriers: Arc<Barriers>) -> Self {
-        Self { barriers, near: Vec::new() }
+    pub(crate) const fn new(barriers: Arc<Barriers>, clock: Clock, events: Events) -> Self {
+        Self { barriers, clock, events, near: Vec::new() }
+    }
+
+    /// Where the cache reads the time.
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Where the cache sends its events.
+    pub(crate) fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// The same ear, for a store behind this one.

@@ -95,6 +95,7 @@
 pub(crate) mod barrier;
 mod builder;
 pub mod conformance;
+mod contained;
 mod control;
 mod core;
 mod directive;
@@ -133,6 +134,8 @@ mod reason;
 mod renew;
 mod respond;
 mod rules;
+#[cfg(feature = "testing")]
+mod sample;
 mod service;
 mod settings;
 mod settle;
@@ -160,6 +163,8 @@ pub use levels::Levels;
 pub use listener::Listener;
 pub use reason::Reason;
 pub use rules::{Rule, Rules};
+#[cfg(feature = "testing")]
+pub(crate) use sample::entry_for_tests;
 pub use service::Cache;
 pub use settings::Profile;
 pub use stats::{CacheStats, RouteStats};

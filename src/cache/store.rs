@@ -112,11 +112,17 @@ pub struct LevelStats {
     pub bytes: u64,
     /// How many bytes it may hold; 0 where it has no bound of its own.
     pub bound: u64,
+    /// Whether it answers. A level that does not is left out.
+    pub up: bool,
+    /// The number of the latest invalidation heard of, where processes share it.
+    pub heard: u64,
+    /// How many invalidations it has yet to be told of.
+    pub untold: u64,
 }
 
 impl LevelStats {
-    /// Figures for a level of that name, all zero.
+    /// Figures for a level of that name, all zero; it is up.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self { name: name.into(), up: true, ..Self::default() }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tower_layer::Layer;
 
+use super::contained::Contained;
 use super::limiter::{Exempt, Limiter, Node, Warnings};
 use super::outage::{Fallback, OnOutage};
 use super::plan::Plan;
@@ -155,7 +156,8 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Keeps keys elsewhere. Where that store fails, this process decides by itself.
+    /// Keeps keys elsewhere. Where that store errs, panics, or has not answered within 250 ms, this process decides by
+    /// itself.
     #[must_use]
     pub fn store(mut self, store: Arc<dyn LimitStore>) -> Self {
         self.store = Some(store);
@@ -244,6 +246,12 @@ impl RateLimitBuilder {
         }
         self.exempt_allowed()?;
         self.outage.check()?;
+        // One that says how it is doing brings a deadline of its own.
+        let contained = |store: Arc<dyn LimitStore>| match store.remote() {
+            Some(_) => store,
+            None => Arc::new(Contained(store)) as Arc<dyn LimitStore>,
+        };
+        self.store = self.store.map(contained);
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let plan = Plan::new(&self.limits, self.identify, secret)?;
         let ceiling =

@@ -74,6 +74,7 @@
 //! `cargo bench --bench layers` prints it for your machine, allocations counted: an accepted request allocates nothing
 //! for the decision and twice for the three fields; refusing costs less than twice what accepting does.
 
+mod contained;
 mod decision;
 mod future;
 pub mod gcra;

@@ -35,6 +35,10 @@ pub enum Fault {
     Flip,
     /// Each two neighbouring replies change places.
     Swap,
+    /// Another reply in place of each, such as `-LOADING …`.
+    Answer(&'static str),
+    /// Replies come over a link of so many bytes a millisecond, one a connection.
+    Narrow { bytes_per_ms: usize },
     /// Replies come byte by byte.
     Drip { pause: Duration },
     /// Connections are reset, new ones too.
@@ -204,7 +208,7 @@ impl Replies {
         match fault {
             Fault::None | Fault::Reset | Fault::Partition => {}
             Fault::Slow { one_in, by } => {
-                if self.roll() % one_in == 0 {
+                if self.roll().is_multiple_of(one_in) {
                     // A proxy that is healed meanwhile goes on at once.
                     let mut faults = self.faults.clone();
                     let _ = tokio::time::timeout(by, faults.wait_for(|now| *now != fault)).await;
@@ -230,6 +234,14 @@ impl Replies {
                 for byte in reply {
                     self.to.write_all(&[byte]).await.ok()?;
                     tokio::time::sleep(pause).await;
+                }
+                return Some(());
+            }
+            Fault::Answer(other) => reply = format!("{other}\r\n").into_bytes(),
+            Fault::Narrow { bytes_per_ms } => {
+                for piece in reply.chunks(bytes_per_ms * 5) {
+                    self.to.write_all(piece).await.ok()?;
+                    tokio::time::sleep(Duration::from_millis(5 * piece.len() as u64 / (bytes_per_ms as u64 * 5))).await;
                 }
                 return Some(());
             }

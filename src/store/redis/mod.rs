@@ -11,10 +11,13 @@
 //! | `redis+sentinel://user:password@s1:26379,s2:26379/mymaster/0` | the primary that the sentinels name |
 //! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, found through any of these nodes |
 
+mod backplane;
+mod cache;
 mod connect;
 mod limits;
 mod names;
 mod settings;
 
+pub use cache::RedisCache;
 pub use limits::{LimitMode, RedisLimits};
 pub use settings::Redis;

@@ -11,6 +11,7 @@ use redis::cmd;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::connect::Conn;
+use crate::error::Error;
 use crate::guard::Fault;
 
 /// Keys that nobody touches are gone after so many seconds: thirty days.
@@ -53,6 +54,10 @@ impl Names {
         let agreed: Option<String> = connection.query(cmd("GET").arg(name)).await?;
         connection.query::<i64>(cmd("EXPIRE").arg(name).arg(LASTING)).await?;
         let agreed = agreed.unwrap_or(ours);
+        if !is_whole(&agreed) {
+            // Names made from it would be nobody else's.
+            return Err(Fault::Lost(Error::store("redis: the fleet's secret is damaged", "checksum")));
+        }
         Ok(match known {
             Some(known) if known.secret == agreed => known.clone(),
             _ => Self { secret: agreed.clone(), ..Self::under(agreed.as_bytes()) },
@@ -60,9 +65,17 @@ impl Names {
     }
 }
 
-/// 128 bits that nobody can guess, from the operating system.
+/// 128 bits that nobody can guess, from the operating system, and a checksum.
 fn fresh() -> String {
-    format!("{:016x}{:016x}", random(), random())
+    let secret = format!("{:016x}{:016x}", random(), random());
+    format!("{secret}{:08x}", crc32fast::hash(secret.as_bytes()))
+}
+
+/// Whether a drawn secret came here as it was drawn.
+fn is_whole(secret: &str) -> bool {
+    secret
+        .split_at_checked(32)
+        .is_some_and(|(secret, checksum)| *checksum == format!("{:08x}", crc32fast::hash(secret.as_bytes())))
 }
 
 /// A number that no other process draws.
@@ -90,12 +103,13 @@ mod tests {
         assert_eq!(names.of(b"session=abc"), Names::under(b"the same on every node").of(b"session=abc"));
         assert_ne!(names.of(b"session=abc"), names.of(b"session=abd"));
         assert_ne!(names.of(b"session=abc"), Names::under(b"another secret").of(b"session=abc"));
-        assert_eq!(names.of(b"session=abc"), "PINNED");
+        assert_eq!(names.of(b"session=abc"), "a1ae836507d4ea700c76ed9486f30068");
     }
 
     #[test]
     fn no_two_processes_draw_the_same_number() {
         assert_ne!(random(), random());
-        assert_eq!(fresh().len(), 32);
+        assert!(is_whole(&fresh()));
+        assert!(!is_whole(&fresh().replace(|digit: char| digit > '7', "7")) && !is_whole("hunter2"));
     }
 }
