@@ -25,6 +25,8 @@ const MOST_UNTOLD: usize = 64;
 /// What the routes of one layer share.
 pub(super) struct Core {
     settings: Settings,
+    /// The setting in nanoseconds, which every request is compared with.
+    slow_after: u64,
     queries: Table<Work>,
     upstreams: Table<Work>,
     pool: Work,
@@ -43,6 +45,7 @@ struct Untold {
 impl Core {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
+            slow_after: nanos(settings.slow_after),
             settings,
             queries: Table::new(MAX_QUERIES, |name| Work::new(name, Some(Series::queries(name)))),
             upstreams: Table::new(MAX_UPSTREAMS, |name| Work::new(name, None)),
@@ -55,6 +58,10 @@ impl Core {
 
     pub(super) const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(super) const fn slow_after(&self) -> u64 {
+        self.slow_after
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -178,8 +185,9 @@ impl Work {
     }
 
     fn record(&self, took: Duration, now: Timestamp) {
-        self.latency.record(nanos(took));
-        self.recent.record(now, nanos(took));
+        let took = nanos(took);
+        self.latency.record(took);
+        self.recent.record(now, took);
         if let Some(told) = &self.told {
             told.record(took);
         }

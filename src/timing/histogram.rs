@@ -6,14 +6,16 @@
 //!
 //! | | |
 //! |---|---|
-//! | record | two relaxed additions and a load; no lock, no allocation |
-//! | memory | 1 184 counters, 9.5 KB |
+//! | record | a relaxed addition, another to a counter of this thread's, a load; no lock, no allocation |
+//! | memory | 1 184 counters and a striped sum, 11.5 KB |
 //! | percentiles | nearest rank, within 1⁄64 of the exact value |
 //! | merge | exact: the merged histogram equals one that recorded everything |
 //!
 //! A reading taken while others record may miss what they are recording; it never counts anything twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::striped::Striped;
 
 /// Buckets per power of two, as a power of two.
 const FINENESS: u32 = 5;
@@ -25,20 +27,20 @@ const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
 /// Counts of nanoseconds, by size.
 pub(super) struct Histogram {
     buckets: Box<[AtomicU64]>,
-    sum: AtomicU64,
+    sum: Striped<1>,
     max: AtomicU64,
 }
 
 impl Histogram {
     pub(super) fn new() -> Self {
         let buckets = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        Self { buckets, sum: AtomicU64::new(0), max: AtomicU64::new(0) }
+        Self { buckets, sum: Striped::default(), max: AtomicU64::new(0) }
     }
 
     /// Counts one value.
     pub(super) fn record(&self, nanos: u64) {
         self.buckets[index(nanos)].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(nanos, Ordering::Relaxed);
+        self.sum.add(0, nanos);
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.fetch_max(nanos, Ordering::Relaxed);
         }
@@ -52,7 +54,7 @@ impl Histogram {
                 mine.fetch_add(n, Ordering::Relaxed);
             }
         }
-        self.sum.fetch_add(other.sum.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.sum.add(0, other.sum.sum(0));
         self.max.fetch_max(other.max.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
@@ -60,7 +62,7 @@ impl Histogram {
     pub(super) fn reading(&self) -> Reading {
         let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         let count = counts.iter().sum();
-        Reading { counts, count, sum: self.sum.load(Ordering::Relaxed), max: self.max.load(Ordering::Relaxed) }
+        Reading { counts, count, sum: self.sum.sum(0), max: self.max.load(Ordering::Relaxed) }
     }
 }
 
