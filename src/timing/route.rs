@@ -10,9 +10,9 @@ use super::core::Core;
 use super::facade::Series;
 use super::finding::{FindingKind, Found};
 use super::histogram::Histogram;
+use super::latencies::Latencies;
 use super::repeat::Repeats;
 use super::scope::RequestLog;
-use super::sliding::Sliding;
 use super::stats::{Latency, RouteStats, SlowRequest, Windows};
 use crate::carrier::{CacheNote, Home, LimitNote, Notes, Scope};
 use crate::clock::{Timestamp, nanos};
@@ -61,8 +61,7 @@ pub(super) struct Route {
     slow: AtomicU64,
     queries: AtomicU64,
     query_nanos: AtomicU64,
-    latency: Histogram,
-    recent: Sliding,
+    latencies: Latencies,
     told: Series,
 }
 
@@ -81,8 +80,7 @@ impl Route {
             slow: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             query_nanos: AtomicU64::new(0),
-            latency: Histogram::new(),
-            recent: Sliding::new(),
+            latencies: Latencies::new(),
             told: Series::requests(name),
         }
     }
@@ -95,8 +93,8 @@ impl Route {
         &self.repeats
     }
 
-    pub(super) fn latency(&self) -> &Histogram {
-        &self.latency
+    pub(super) fn latency(&self) -> Histogram {
+        self.latencies.ever()
     }
 
     /// Counts a request in.
@@ -131,8 +129,7 @@ impl Route {
     }
 
     fn answered(&self, ended: &Ended<'_>) {
-        self.latency.record(ended.took);
-        self.recent.record(ended.now, ended.took);
+        self.latencies.record(ended.now, ended.took);
         self.told.record(ended.took);
     }
 
@@ -170,7 +167,7 @@ impl Route {
 
     pub(super) fn stats(&self, now: Timestamp) -> RouteStats {
         // The ends are read before the beginnings: a request that passes meanwhile is in flight, never less than none.
-        let (latency, cancelled) = (Latency::of(&self.latency), read(&self.cancelled));
+        let (latency, cancelled) = (Latency::of(&self.latency()), read(&self.cancelled));
         let requests = self.started.sum(0);
         let query_time = Duration::from_nanos(read(&self.query_nanos));
         RouteStats {
@@ -184,7 +181,7 @@ impl Route {
             query_time,
             query_share: share(query_time, latency.total),
             latency,
-            windows: Windows::of(&self.recent, now),
+            windows: Windows::of(&self.latencies, now),
         }
     }
 }
