@@ -28,6 +28,9 @@ command -v cargo >/dev/null || { say "cargo is missing: see https://rustup.rs"; 
 for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 need initdb postgresql
 export TOLLGATE_TEST_POSTGRES=1
+need redis-server redis-server
+need openssl openssl
+export TOLLGATE_TEST_REDIS=1
 
 say "cargo test --all-targets --all-features"
 cargo test --all-targets --all-features -- "$@"

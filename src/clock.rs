@@ -152,6 +152,13 @@ fn now_since_origin() -> Duration {
     FIRST.get_or_init(Instant::now).elapsed() + HEAD_START
 }
 
+/// The runtime's clock, which tests pause: deadlines of calls to remote stores run on it.
+#[cfg(feature = "redis")]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the runtime's clock")]
+pub(crate) fn runtime_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the calendar clock")]
 fn system_wall() -> SystemTime {
     SystemTime::now()

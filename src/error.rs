@@ -28,12 +28,23 @@ pub struct Error {
 enum Kind {
     Config,
     Store,
+    Outage,
 }
 
 impl Error {
     /// A store's failure, for those who write a store of their own. `source` is what the engine said.
     pub fn store(message: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { kind: Kind::Store, message: message.into().into(), source: Some(source.into()) }
+    }
+
+    /// A store that is known to be away: it was said when it went, and is not said again for each request.
+    #[cfg(feature = "redis")]
+    pub(crate) fn outage(store: &str, why: crate::guard::Outage) -> Self {
+        Self { kind: Kind::Outage, message: format!("{store}: {why}").into(), source: None }
+    }
+
+    pub(crate) fn is_outage(&self) -> bool {
+        self.kind == Kind::Outage
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
@@ -49,7 +60,13 @@ impl Error {
     /// Whether a store failed.
     #[must_use]
     pub fn is_store(&self) -> bool {
-        self.kind == Kind::Store
+        matches!(self.kind, Kind::Store | Kind::Outage)
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }
 

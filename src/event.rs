@@ -39,6 +39,21 @@ pub enum Event<'a> {
         /// What it said.
         error: &'a Error,
     },
+    /// A remote store is out of reach, or has failed so often that it is not asked; until [`StoreUp`](Self::StoreUp),
+    /// requests go on without it.
+    StoreDown {
+        /// Which store, in one word.
+        store: &'a str,
+        /// What it said last.
+        error: &'a Error,
+    },
+    /// A remote store answers again.
+    StoreUp {
+        /// Which store, in one word.
+        store: &'a str,
+        /// How long it was away.
+        away: Duration,
+    },
     /// A request took longer than the threshold.
     SlowRequest {
         /// The matched route.
@@ -127,6 +142,13 @@ impl Events {
         log(event);
     }
 
+    /// Tells the hook alone: the log has been told of this lately.
+    pub(crate) fn emit_unlogged(&self, event: &Event<'_>) {
+        if let Some(hook) = &self.hook {
+            hook(event);
+        }
+    }
+
     /// Emits a [`Event::Warning`] the first time `once` is asked.
     pub(crate) fn warn_once(&self, once: &Once, code: &'static str, message: &str) {
         if once.first() {
@@ -160,6 +182,10 @@ fn log(event: &Event<'_>) {
     match event {
         Event::Warning { code, message } => tracing::warn!(target: "tollgate", code, "{message}"),
         Event::StoreFailed { store, error } => tracing::warn!(target: "tollgate", store, %error, "store failed"),
+        Event::StoreDown { store, error } => {
+            tracing::warn!(target: "tollgate", store, %error, "store down: requests go on without it");
+        }
+        Event::StoreUp { store, away } => tracing::info!(target: "tollgate", store, ?away, "store up again"),
         Event::SlowRequest { route, took } => tracing::warn!(target: "tollgate", route, ?took, "slow request"),
         Event::SlowQuery { route, query, took, at } => {
             let at = at.map(tracing::field::display);

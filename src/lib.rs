@@ -54,15 +54,22 @@
 //! |---|---|
 //! | `axum` | the client's address from `ConnectInfo`, the route's name from `MatchedPath` |
 //! | `tracing` | warnings as `tracing` events; spans follow detached work |
+//! | `redis` | limits shared by a fleet: [`store::redis`](crate::store) |
+//! | `redis-tls` | the same over TLS |
 //! | `testing` | [`testing`] |
 
 mod answer;
 pub mod body;
+#[cfg(feature = "redis")]
+mod breaker;
 mod carrier;
 mod clock;
+mod contain;
 mod error;
 mod event;
 mod fields;
+#[cfg(feature = "redis")]
+mod guard;
 mod head;
 mod route;
 mod stack;
@@ -84,6 +91,8 @@ pub use body::{Body, BodyError};
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use error::Error;
 pub use event::{Event, Hook};
+#[cfg(feature = "redis")]
+pub use guard::GuardStats;
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
 pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};

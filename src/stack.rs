@@ -18,10 +18,14 @@ use crate::body::{Keep, Wrap};
 use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, Rules};
 use crate::clock::Clock;
 use crate::error::Error;
+#[cfg(feature = "redis")]
+use crate::event::Events;
 use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
 use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
+#[cfg(feature = "redis")]
+use crate::store::redis::{Redis, RedisCache, RedisLimits};
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -149,6 +153,10 @@ pub struct TollgateBuilder {
     cached: bool,
     timing: TimingBuilder,
     cost_per_call: Option<f64>,
+    #[cfg(feature = "redis")]
+    redis: Option<Result<Redis, Error>>,
+    #[cfg(feature = "redis")]
+    hook: Option<Hook>,
 }
 
 impl Default for TollgateBuilder {
@@ -160,6 +168,10 @@ impl Default for TollgateBuilder {
             cached: false,
             timing: TimingLayer::builder(),
             cost_per_call: None,
+            #[cfg(feature = "redis")]
+            redis: None,
+            #[cfg(feature = "redis")]
+            hook: None,
         }
     }
 }
@@ -197,6 +209,29 @@ impl TollgateBuilder {
         self
     }
 
+    /// A Redis that the whole fleet shares: its URL, or a [`Redis`] with settings. While it is away, requests go on
+    /// without it; nothing fails where it is down.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_ip(Quota::per_minute(100));
+    /// let gate = Tollgate::builder().limit(limit).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis<R>(mut self, redis: R) -> Self
+    where
+        R: TryInto<Redis>,
+        R::Error: Into<Error>,
+    {
+        self.redis = Some(redis.try_into().map_err(Into::into));
+        self
+    }
+
     /// Where all layers read the time.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
@@ -210,7 +245,11 @@ impl TollgateBuilder {
     pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let hook: Hook = Arc::new(hook);
         let (for_limits, for_cache) = (hook.clone(), hook.clone());
-        let gate = self
+        #[cfg(feature = "redis")]
+        let this = Self { hook: Some(hook.clone()), ..self };
+        #[cfg(not(feature = "redis"))]
+        let this = self;
+        let gate = this
             .limits_with(|limits| limits.hook(move |event| for_limits(event)))
             .timing_with(|timing| timing.hook(move |event| hook(event)));
         Self { cache: gate.cache.hook(for_cache), ..gate }
@@ -241,11 +280,27 @@ impl TollgateBuilder {
         if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
             return Err(Error::config(format!("a cost per call of {cost} is not an amount of money")));
         }
+        #[cfg(feature = "redis")]
+        let this = self.sharing()?;
+        #[cfg(not(feature = "redis"))]
+        let this = self;
         // A gate without a limit keeps the type of one with: the limit is there, switched off.
-        let limits = if self.limited { self.limits } else { self.limits.limit(Limit::unused()).enabled(false) };
-        let cache = if self.cached { self.cache } else { self.cache.enabled(false) };
-        let layer = TollgateLayer { timing: self.timing.build()?, limit: limits.build()?, cache: cache.build()? };
-        Ok(Tollgate { layer, cost_per_call: self.cost_per_call })
+        let limits = if this.limited { this.limits } else { this.limits.limit(Limit::unused()).enabled(false) };
+        let cache = if this.cached { this.cache } else { this.cache.enabled(false) };
+        let layer = TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()? };
+        Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
+    }
+
+    /// Puts the Redis behind what is switched on, if there is one.
+    #[cfg(feature = "redis")]
+    fn sharing(mut self) -> Result<Self, Error> {
+        let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
+        if self.cached {
+            self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
+        }
+        let limits = RedisLimits::new(&redis)?;
+        limits.listen(Events::new(self.hook.clone()));
+        Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))
     }
 }
 

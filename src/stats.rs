@@ -25,6 +25,10 @@ pub struct Stats {
     pub keys: LimitStoreStats,
     /// The cache's levels, nearest first.
     pub cache: Vec<LevelStats>,
+    /// Fetches in progress: work that may outlive its request.
+    pub fetches: u64,
+    /// Bytes held for bodies that are being fetched.
+    pub fetching_bytes: u64,
     /// Cache rules that no request has matched: typing mistakes, usually.
     pub unmatched_rules: Vec<String>,
     /// Calls of the service behind the cache.
@@ -93,6 +97,8 @@ impl Stats {
             limits: limit.limits,
             keys: limit.store,
             cache: cache.levels,
+            fetches: cache.flights,
+            fetching_bytes: cache.in_flight_bytes,
             unmatched_rules: cache.unmatched_rules,
             inner_calls: cache.inner_calls,
             inner_calls_avoided: cache.inner_calls_avoided,

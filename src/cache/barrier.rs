@@ -122,7 +122,23 @@ impl Barriers {
     pub(crate) fn raise(&self, about: About, soft: bool) {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let marks = &mut *marks;
+        self.mark(&mut marks, about, soft, generation);
+    }
+
+    /// Raises a barrier that has a number already, larger than all before.
+    pub(crate) fn raise_at(&self, about: About, soft: bool, generation: u64) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        self.mark(&mut marks, about, soft, generation);
+    }
+
+    /// Begins anew: whatever is older than `generation` is void, and nothing else is known.
+    pub(crate) fn start_at(&self, generation: u64) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        *marks = Marks { floor: Mark { hard: generation, soft: 0 }, ..Marks::default() };
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    fn mark(&self, marks: &mut Marks, about: About, soft: bool, generation: u64) {
         match about {
             About::Tag(tag) => raise(&mut marks.tags, tag, generation, soft, MOST, &mut marks.floor),
             About::Resource(key) => raise(&mut marks.resources, key, generation, soft, MOST, &mut marks.floor),
@@ -139,10 +155,10 @@ impl Barriers {
     /// Whether an entry with this head, stored under this key, may be used.
     pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
         let generation = self.generation();
-        if meta.generation == generation || meta.checked.load(Ordering::Relaxed) == generation {
+        if meta.began.here == generation || meta.checked.load(Ordering::Relaxed) == generation {
             return Validity::Valid;
         }
-        let validity = self.compare(key, &meta.tags, meta.generation);
+        let validity = self.compare(key, &meta.tags, meta.began.here);
         if validity == Validity::Valid {
             meta.checked.store(generation, Ordering::Relaxed);
         }
@@ -154,7 +170,8 @@ impl Barriers {
         if began == self.generation() { Validity::Valid } else { self.compare(key, &[], began) }
     }
 
-    fn compare(&self, key: &CacheKey, tags: &[Box<str>], generation: u64) -> Validity {
+    /// Whether an entry under this key with these tags, whose fetch began at that generation, may be used.
+    pub(crate) fn compare(&self, key: &CacheKey, tags: &[Box<str>], generation: u64) -> Validity {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = marks.floor;
         let mut join = |mark: Option<&Mark>| {

@@ -8,9 +8,12 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::barrier::Barriers;
+use super::contained::Contained;
 use super::core::Core;
 use super::flight::Flights;
 use super::layer::CacheLayer;
+use super::levels::Levels;
+use super::listener::Listener;
 use super::rules::Rules;
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
 use super::stats::Counters;
@@ -64,6 +67,7 @@ pub struct CacheBuilder {
     refresh_ahead: f64,
     default_scheme: Box<str>,
     store: Option<Arc<dyn CacheStore>>,
+    far: Option<Arc<dyn CacheStore>>,
     clock: Clock,
     hook: Option<Hook>,
 }
@@ -90,6 +94,7 @@ impl Default for CacheBuilder {
             refresh_ahead: 1.0,
             default_scheme: "http".into(),
             store: None,
+            far: None,
             clock: Clock::System,
             hook: None,
         }
@@ -209,8 +214,17 @@ impl CacheBuilder {
     }
 
     /// Keeps entries elsewhere than in this process. [`memory`](Self::memory) then bounds the bodies being read only.
+    ///
+    /// Where the store errs, panics, or has not answered within 250 ms, the request goes on without it.
     pub fn store(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// Puts a store that several processes share behind this one's memory: see [`Levels`]. What it breaks, or keeps
+    /// waiting for 250 ms, is a miss.
+    pub fn far(mut self, store: Arc<dyn CacheStore>) -> Self {
+        self.far = Some(store);
         self
     }
 
@@ -293,17 +307,28 @@ impl CacheBuilder {
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
         };
+        let barriers = Arc::new(Barriers::default());
+        let near = match self.store {
+            Some(store) => Arc::new(Contained(store)),
+            None => Arc::new(MemoryCache::new(self.memory)) as Arc<dyn CacheStore>,
+        };
+        let store = match self.far {
+            Some(far) => Arc::new(Levels::new(near, Arc::new(Contained(far)))),
+            None => near,
+        };
+        let events = Events::new(self.hook);
+        store.listen(Listener::new(barriers.clone(), self.clock.clone(), events.clone()));
         Core {
             enabled: self.enabled,
             settings,
             counters: Counters::new(rules.len()),
             rules,
             identity: self.identity,
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryCache::new(self.memory))),
+            store,
             clock: self.clock,
-            events: Events::new(self.hook),
+            events,
             flights: Arc::new(Flights::default()),
-            barriers: Barriers::default(),
+            barriers,
             passing: super::passing::Passing::default(),
             uses: super::uses::Uses::default(),
             held: Arc::default(),

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 
 use super::barrier::Barriers;
 use super::directive::RequestDirectives;
-use super::entry::Meta;
+use super::entry::{Began, Meta};
 use super::facts::Facts;
 use super::flight::Flights;
 use super::key::CacheKey;
@@ -47,7 +47,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) events: Events,
     pub(crate) flights: Arc<Flights>,
-    pub(crate) barriers: Barriers,
+    pub(crate) barriers: Arc<Barriers>,
     pub(crate) passing: Passing,
     pub(crate) uses: Uses,
     pub(crate) counters: Counters,
@@ -164,6 +164,11 @@ impl Core {
             ignore_query: &rule.ignore_query,
             without_query: rule.without_query,
         }
+    }
+
+    /// What a fetch that begins now remembers.
+    pub(crate) fn begin(&self) -> Began {
+        Began { here: self.barriers.generation(), fleet: self.store.generation() }
     }
 
     /// The route's rule proved useful.

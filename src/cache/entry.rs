@@ -43,6 +43,16 @@ pub(crate) struct Windows {
     pub(crate) keep_until: Timestamp,
 }
 
+/// How many invalidations had happened when a fetch began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Began {
+    /// In this process, of which every one is known.
+    pub(crate) here: u64,
+    /// In the fleet, as far as the store had heard by then: see
+    /// [`CacheStore::generation`](crate::cache::CacheStore::generation).
+    pub(crate) fleet: u64,
+}
+
 /// The head of a stored response, shared by everyone who is being sent it.
 pub(crate) struct Meta {
     pub(crate) status: StatusCode,
@@ -60,7 +70,7 @@ pub(crate) struct Meta {
     /// How long the fetch took that a hit saves.
     pub(crate) took: Duration,
     /// The invalidations that had happened when its fetch began.
-    pub(crate) generation: u64,
+    pub(crate) began: Began,
     /// The latest generation this entry was compared with, and found valid.
     pub(crate) checked: AtomicU64,
 }
@@ -87,7 +97,7 @@ impl Meta {
             immutable: self.immutable,
             tags: self.tags.clone(),
             took: self.took,
-            generation: self.generation,
+            began: self.began,
             checked: AtomicU64::new(0),
         }
     }
@@ -172,6 +182,15 @@ impl Entry {
     #[must_use]
     pub fn keep_until(&self) -> Timestamp {
         self.meta.windows.keep_until
+    }
+
+    /// The same entry, as if its freshness had just ended.
+    #[cfg(feature = "redis")]
+    pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {
+        let mut meta = self.meta.with_headers(self.meta.headers.clone());
+        meta.windows.fresh_until = meta.windows.fresh_until.min(now);
+        meta.windows.refresh_from = meta.windows.refresh_from.min(now);
+        Self { meta: Arc::new(meta), ..self.clone() }
     }
 
     /// About how many bytes of memory it takes.
@@ -316,7 +335,7 @@ fn own(value: &HeaderValue) -> HeaderValue {
 }
 
 /// The head to store for a response that `plan` keeps.
-pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: Plan, generation: u64) -> Meta {
+pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: Plan, began: Began) -> Meta {
     if !headers.contains_key(header::DATE) {
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date of arrival to a response it keeps.
         if let Some(date) = http_date(plan.moments.wall) {
@@ -337,7 +356,7 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: Plan, gener
         immutable: plan.immutable,
         tags: plan.tags,
         took: plan.moments.answered.since(plan.moments.asked),
-        generation,
+        began,
         checked: AtomicU64::new(0),
     }
 }

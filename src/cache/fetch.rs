@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::control::Store;
 use super::core::{Ask, Core};
-use super::entry::Entry;
+use super::entry::{Began, Entry};
 use super::flight::{Lead, Progress};
 use super::freshness::Moments;
 use super::judge::{self, Case};
@@ -84,7 +84,7 @@ pub(super) struct Errand {
     /// Why this request goes alone.
     pub(super) detail: Option<Reason>,
     pub(super) asked: Timestamp,
-    pub(super) generation: u64,
+    pub(super) began: Began,
     pub(super) question: Question,
 }
 
@@ -101,10 +101,10 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
         true => Question::Theirs,
         false => ask_in_their_place(request.headers_mut(), stale.as_ref(), beginning),
     };
-    let (asked, generation) = (core.clock.now(), core.barriers.generation());
+    let (asked, began) = (core.clock.now(), core.begin());
     core.counters.called();
     let unsettled = ask.post.then(|| Unsettled::new(core.clone(), Method::POST, ask.key.clone()));
-    let errand = Errand { core, ask, headers, stale, forward, lead, detail, asked, generation, question };
+    let errand = Errand { core, ask, headers, stale, forward, lead, detail, asked, began, question };
     match origin.fetch(request).await {
         Ok(response) => {
             if let Some(unsettled) = unsettled {
@@ -167,7 +167,7 @@ impl Errand {
         }
         if self.ask.post {
             // What this answer brings is the state after the invalidation it caused.
-            self.generation = self.core.barriers.generation();
+            self.began = self.core.begin();
             if !self.core.is_at_home(&self.ask.key, response.headers()) {
                 self.ask.route.bypass(Reason::Method);
                 self.describe(&mut response, Some(Reason::Method), false);

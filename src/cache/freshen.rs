@@ -77,7 +77,7 @@ impl Errand {
         for name in respond::not_passed_on(core) {
             headers.remove(name);
         }
-        let mut meta = entry::meta(old.meta.status, headers, plan, self.generation);
+        let mut meta = entry::meta(old.meta.status, headers, plan, self.began);
         // A hit goes on saving what the full fetch took.
         meta.took = meta.took.max(old.meta.took);
         let meta = Arc::new(meta);

@@ -7,6 +7,7 @@ use http::Uri;
 
 use super::barrier::{About, Prefix};
 use super::core::Core;
+use super::invalidation::Invalidation;
 use super::key::Target;
 use super::keying::KeyBuilder;
 use super::tag;
@@ -32,6 +33,9 @@ use crate::head::RequestHead;
 /// assert!(cache.invalidate().tag("two words").await.is_err());
 /// # Ok(()) }
 /// ```
+///
+/// Where processes share a store, all of them take the entries back. If the store cannot be told, the call returns an
+/// error: it binds in this process all the same, and the others hear of it as soon as the store is back.
 #[derive(Clone)]
 #[must_use]
 pub struct Invalidate {
@@ -58,7 +62,7 @@ impl Invalidate {
         if !tag::is_valid(tag) {
             return Err(Error::config(format!("no entry can carry the tag {tag:?}")));
         }
-        self.raise(About::Tag(tag.into()))
+        self.raise(About::Tag(tag.into())).await
     }
 
     /// The entries of one resource, every variant and identity: `https://host/path?query`, `host/path` under either
@@ -70,13 +74,13 @@ impl Invalidate {
         if url.starts_with('/') {
             let resource = self.resource("http", &format!("any{url}"), url)?;
             let target = Target::of(&resource).ok_or_else(|| malformed(url))?;
-            return self.raise(About::Path([target.path, target.query].concat().into()));
+            return self.raise(About::Path([target.path, target.query].concat().into())).await;
         }
         match url.split_once("://") {
-            Some((scheme, rest)) => self.raise(About::Resource(self.resource(scheme, rest, url)?)),
+            Some((scheme, rest)) => self.raise(About::Resource(self.resource(scheme, rest, url)?)).await,
             None => {
-                self.raise(About::Resource(self.resource("http", url, url)?))?;
-                self.raise(About::Resource(self.resource("https", url, url)?))
+                let plain = self.raise(About::Resource(self.resource("http", url, url)?)).await;
+                plain.and(self.raise(About::Resource(self.resource("https", url, url)?)).await)
             }
         }
     }
@@ -88,11 +92,8 @@ impl Invalidate {
     /// Where it is no beginning of a URL.
     pub async fn prefix(&self, beginning: &str) -> Result<(), Error> {
         if beginning.starts_with('/') {
-            return self.raise(About::Prefix(Prefix {
-                scheme: None,
-                authority: None,
-                path: beginning.as_bytes().into(),
-            }));
+            let path = beginning.as_bytes().into();
+            return self.raise(About::Prefix(Prefix { scheme: None, authority: None, path })).await;
         }
         let (scheme, rest) = match beginning.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),
@@ -106,20 +107,19 @@ impl Invalidate {
             authority: Some(target.authority.into()),
             path: path.as_bytes().into(),
         }))
+        .await
     }
 
     /// Everything.
     ///
     /// # Errors
-    /// None in this process.
+    /// Where other processes cannot be told now.
     pub async fn all(&self) -> Result<(), Error> {
-        self.raise(About::All)
+        self.raise(About::All).await
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "a barrier that other processes must hear of can fail")]
-    fn raise(&self, about: About) -> Result<(), Error> {
-        self.core.barriers.raise(about, self.soft);
-        Ok(())
+    async fn raise(&self, about: About) -> Result<(), Error> {
+        self.core.take_back(&Invalidation::new(about, self.soft)).await
     }
 
     /// The encoding of a resource, as the route's rule makes keys.

@@ -38,7 +38,7 @@ pub(crate) async fn run<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, search:
 async fn look(core: &Core, ask: &Ask, headers: &HeaderMap, mut search: Search) -> (Option<Box<CacheKey>>, Found) {
     loop {
         let answer = search.answer.await;
-        match core.step(ask, headers, search.variant, answer, core.clock.now()) {
+        match core.step(ask, headers, search.asked, answer, core.clock.now()) {
             Step::Next(next) => search = next,
             Step::Done(variant, found) => return (variant, found),
         }
@@ -169,9 +169,13 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>, key: &CacheKey, 
         return;
     }
     if let Join::Lead(lead) = join(&core, &job.ask, key) {
-        job.stale = Some(entry);
         job.forward = Forward::Stale;
+        let key = key.clone();
         detach(async move {
+            if core.is_renewed_elsewhere(&key, &entry, &lead).await {
+                return;
+            }
+            job.stale = Some(entry);
             if let (_, Some(rest)) = fetch(job, Some(lead), None).await {
                 rest.await;
             }

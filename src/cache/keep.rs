@@ -68,7 +68,11 @@ impl Keeping {
         }
         let index = match self.names.is_empty() {
             true => None,
-            false => Some(self.indexed(self.read(&self.key).await)),
+            // Other processes add variants of their own.
+            false => Some(self.indexed(match self.read_shared().await {
+                None => self.read(&self.key).await,
+                shared => shared,
+            })),
         };
         let variant = index.as_ref().and_then(|index| index.variants.first());
         let key = variant.map_or_else(|| self.key.clone(), |variant| variant.key.clone());
@@ -113,6 +117,11 @@ impl Keeping {
     async fn read(&self, key: &CacheKey) -> Option<Stored> {
         let found = self.core.store.get(key, self.meta.stored_at).await.unwrap_or_default();
         found.filter(|stored| stored.key() == key)
+    }
+
+    async fn read_shared(&self) -> Option<Stored> {
+        let found = self.core.store.get_shared(&self.key, self.meta.stored_at).await.unwrap_or_default();
+        found.filter(|stored| stored.key() == &self.key)
     }
 
     async fn write(&self, stored: Stored) -> Result<(), Reason> {

@@ -85,11 +85,11 @@ impl Errand {
             headers.remove(name);
         }
         if status != StatusCode::PARTIAL_CONTENT {
-            return (Arc::new(entry::meta(status, headers, plan, self.generation)), None);
+            return (Arc::new(entry::meta(status, headers, plan, self.began)), None);
         }
         let part = range::content_range(sent);
         partial::of_the_whole(&mut headers);
-        (Arc::new(entry::meta(StatusCode::OK, headers, plan, self.generation)), part)
+        (Arc::new(entry::meta(StatusCode::OK, headers, plan, self.began)), part)
     }
 }
 

@@ -21,9 +21,19 @@ use crate::error::Error;
 
 /// A look-up under way.
 pub(crate) struct Search {
-    /// The variant that was asked for; none for the primary key.
-    pub(crate) variant: Option<Box<CacheKey>>,
+    pub(crate) asked: Asked,
     pub(crate) answer: Answer<Result<Option<Stored>, Error>>,
+}
+
+/// What a look-up has asked the store for.
+pub(crate) enum Asked {
+    /// What lies under the primary key.
+    Primary,
+    /// A variant.
+    Variant(Box<CacheKey>),
+    /// What other processes know under the primary key, since the index found here knows no variant for this request.
+    /// Those that ask like it share a fetch by this key, where there is none elsewhere either.
+    Elsewhere(Box<CacheKey>),
 }
 
 /// What a look-up found.
@@ -52,7 +62,7 @@ enum Selected {
 impl Core {
     /// Begins a look-up.
     pub(crate) fn search(&self, key: &CacheKey, now: Timestamp) -> Search {
-        Search { variant: None, answer: self.store.get(key, now) }
+        Search { asked: Asked::Primary, answer: self.store.get(key, now) }
     }
 
     /// What the store's answer means for this request.
@@ -60,7 +70,7 @@ impl Core {
         &self,
         ask: &Ask,
         headers: &HeaderMap,
-        variant: Option<Box<CacheKey>>,
+        asked: Asked,
         answer: Result<Option<Stored>, Error>,
         now: Timestamp,
     ) -> Step {
@@ -68,10 +78,15 @@ impl Core {
             self.store_failed(&error);
             None
         });
+        let (key, variant, elsewhere) = match asked {
+            Asked::Primary => (&ask.key, None, None),
+            Asked::Variant(key) => (&*key.clone(), Some(key), None),
+            Asked::Elsewhere(key) => (&ask.key, None, Some(key)),
+        };
         let is_variant = variant.is_some();
-        let missed = if is_variant { Forward::VaryMiss } else { Forward::UriMiss };
+        let missed = if is_variant || elsewhere.is_some() { Forward::VaryMiss } else { Forward::UriMiss };
         match stored {
-            Some(stored) if stored.key() != variant.as_deref().unwrap_or(&ask.key) => {
+            Some(stored) if stored.key() != key => {
                 self.store_failed(&Error::store("the store answered for another key", "keys differ"));
                 Step::Done(variant, Found::Nothing(missed))
             }
@@ -85,11 +100,17 @@ impl Core {
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
                 Selected::Variant(key) => {
                     let answer = self.store.get(&key, now);
-                    Step::Next(Search { variant: Some(Box::new(key)), answer })
+                    Step::Next(Search { asked: Asked::Variant(Box::new(key)), answer })
                 }
-                Selected::None(key) => Step::Done(Some(Box::new(key)), Found::Nothing(Forward::VaryMiss)),
+                Selected::None(key) if elsewhere.is_some() => {
+                    Step::Done(Some(Box::new(key)), Found::Nothing(Forward::VaryMiss))
+                }
+                Selected::None(key) => {
+                    let answer = self.store.get_shared(&ask.key, now);
+                    Step::Next(Search { asked: Asked::Elsewhere(Box::new(key)), answer })
+                }
             },
-            _ => Step::Done(variant, Found::Nothing(missed)),
+            _ => Step::Done(variant.or(elsewhere), Found::Nothing(missed)),
         }
     }
 

@@ -65,7 +65,8 @@
 //! | files | what they hold |
 //! |---|---|
 //! | `facts` `key` `keying` `rules` `directive` `sf` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
-//! | `entry` `store` | what is kept, and the trait of places to keep it |
+//! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
+//! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
 //! | `barrier` `flight` `tee` `passing` `uses` `stats` | shared state, each with one job |
 //! | `core` `lookup` `service` | a request's way to a hit |
 //! | `join` `fetch` `live` `keep` `freshen` `partial` `settle` | its way when there is none |
@@ -91,37 +92,50 @@
 //!
 #![doc = include_str!("../docs/cache_reasons.md")]
 
-mod barrier;
+pub(crate) mod barrier;
 mod builder;
 pub mod conformance;
+mod contained;
 mod control;
 mod core;
 mod directive;
 mod entry;
+#[cfg(feature = "redis")]
+pub(crate) mod envelope;
 mod facts;
 mod fetch;
 mod flight;
 mod freshen;
 mod freshness;
 mod future;
+#[cfg(feature = "redis")]
+pub(crate) mod history;
 mod invalidate;
+mod invalidation;
 mod join;
 mod judge;
 mod keep;
 mod key;
 mod keying;
 mod layer;
+mod levels;
+mod listener;
 mod live;
 mod locate;
 mod lookup;
 mod origin;
+#[cfg(feature = "redis")]
+mod pack;
 mod partial;
 mod passing;
 mod policy;
 mod range;
 mod reason;
+mod renew;
 mod respond;
 mod rules;
+#[cfg(feature = "testing")]
+mod sample;
 mod service;
 mod settings;
 mod settle;
@@ -134,6 +148,7 @@ mod tee;
 mod uses;
 mod validate;
 mod vary;
+mod wire;
 mod wish;
 
 pub use builder::CacheBuilder;
@@ -141,10 +156,15 @@ pub use control::Store;
 pub use entry::{Entry, Stored, VaryIndex};
 pub use future::{Past, ResponseFuture};
 pub use invalidate::Invalidate;
+pub use invalidation::Invalidation;
 pub use key::CacheKey;
 pub use layer::CacheLayer;
+pub use levels::Levels;
+pub use listener::Listener;
 pub use reason::Reason;
 pub use rules::{Rule, Rules};
+#[cfg(feature = "testing")]
+pub(crate) use sample::entry_for_tests;
 pub use service::Cache;
 pub use settings::Profile;
 pub use stats::{CacheStats, RouteStats};

@@ -97,8 +97,8 @@ where
         let mut search = self.core.search(&ask.key, now);
         let (variant, found) = loop {
             match search {
-                Search { variant, answer: Answer::Ready(answer) } => {
-                    match self.core.step(&ask, request.headers(), variant, answer, now) {
+                Search { asked, answer: Answer::Ready(answer) } => {
+                    match self.core.step(&ask, request.headers(), asked, answer, now) {
                         Step::Next(next) => search = next,
                         Step::Done(variant, found) => break (variant, found),
                     }

@@ -9,11 +9,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::barrier::About;
 use super::core::Core;
+use super::invalidation::Invalidation;
 use super::key::{CacheKey, Target};
 use super::keying::KeyBuilder;
 use super::locate;
 use super::policy;
 use crate::answer::Answer;
+use crate::error::Error;
 use crate::event::Event;
 use crate::head::RequestHead;
 
@@ -86,20 +88,34 @@ impl Core {
 
     /// Voids a resource and forgets what lies under its key.
     pub(crate) fn invalidate_resource(&self, key: &CacheKey) {
-        self.barriers.raise(About::Resource(key.resource().into()), false);
+        let told = self.take_back(&Invalidation::new(About::Resource(key.resource().into()), false));
+        self.finish(told);
         self.forget(key);
+    }
+
+    /// Voids entries here and now; the answer says whether other processes will hear of it.
+    pub(crate) fn take_back(&self, what: &Invalidation) -> Answer<Result<(), Error>> {
+        // The store first: what it reads from now on is compared, so nothing old comes after the barrier.
+        let told = self.store.invalidate(what);
+        self.barriers.raise(what.about.clone(), what.soft);
+        told
     }
 
     /// Removes a key. The barrier has voided what lies there: this only frees its place.
     pub(crate) fn forget(&self, key: &CacheKey) {
-        match self.store.remove(key) {
+        self.finish(self.store.remove(key));
+    }
+
+    /// Does what is left to do in the background.
+    fn finish(&self, answer: Answer<Result<(), Error>>) {
+        match answer {
             Answer::Ready(Ok(())) => {}
             Answer::Ready(Err(error)) => self.store_failed(&error),
-            Answer::Pending(removal) => {
+            Answer::Pending(rest) => {
                 let events = self.events.clone();
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
-                        if let Err(error) = removal.await {
+                        if let Err(error) = rest.await {
                             events.emit(&Event::StoreFailed { store: "cache", error: &error });
                         }
                     });

@@ -1,9 +1,13 @@
 //! [`CacheStore`]: where entries lie.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::entry::Stored;
+use super::invalidation::Invalidation;
 use super::key::CacheKey;
+use super::listener::Listener;
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -13,6 +17,9 @@ use crate::error::Error;
 /// The contract is small, because the cache trusts it little: what `get` returns is compared with the key that was
 /// asked for, its times are checked against `now`, and any error is a miss. A store may lose what it was given; it
 /// must not return one key's entry for another's, and must forget a key that was removed before answering.
+///
+/// The first four methods are enough for a store of one process. The others, which do nothing unless they are written,
+/// are for stores that several processes share.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -56,6 +63,37 @@ pub trait CacheStore: Send + Sync + 'static {
 
     /// What each level of the store holds, the nearest first.
     fn stats(&self) -> Vec<LevelStats>;
+
+    /// What lies under each of these keys, in their order: one round trip, where the store is remote.
+    fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> Answer<Result<Vec<Option<Stored>>, Error>> {
+        let answers = keys.iter().map(|key| self.get(key, now)).collect();
+        super::levels::all(answers)
+    }
+
+    /// What processes share under this key, past copies that are nearer; nearer levels take a copy.
+    fn get_shared(&self, _key: &CacheKey, _now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+        Answer::Ready(Ok(None))
+    }
+
+    /// Whether this process may refresh what lies under the key: of all that ask within `lease`, one is told so. Best
+    /// effort: a store that cannot tell says yes.
+    fn claim(&self, _key: &CacheKey, _lease: Duration) -> Answer<bool> {
+        Answer::Ready(true)
+    }
+
+    /// How many invalidations of all processes are known here: what a fetch remembers when it begins.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Tells the processes that share the store. It binds in this one by the time the method returns; the answer says
+    /// whether the others will hear of it.
+    fn invalidate(&self, _invalidation: &Invalidation) -> Answer<Result<(), Error>> {
+        Answer::Ready(Ok(()))
+    }
+
+    /// Whom to tell what other processes take back. Called once, when the layer is built.
+    fn listen(&self, _listener: Listener) {}
 }
 
 /// What one level of a store holds.
@@ -66,17 +104,25 @@ pub struct LevelStats {
     pub name: String,
     /// How many look-ups it answered.
     pub hits: u64,
+    /// How many values it held that were not what was asked for: damaged, foreign, of another version or another key.
+    pub odd: u64,
     /// How many entries it holds.
     pub entries: u64,
     /// How many bytes they weigh.
     pub bytes: u64,
     /// How many bytes it may hold; 0 where it has no bound of its own.
     pub bound: u64,
+    /// Whether it answers. A level that does not is left out.
+    pub up: bool,
+    /// The number of the latest invalidation heard of, where processes share it.
+    pub heard: u64,
+    /// How many invalidations it has yet to be told of.
+    pub untold: u64,
 }
 
 impl LevelStats {
-    /// Figures for a level of that name, all zero.
+    /// Figures for a level of that name, all zero; it is up.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self { name: name.into(), up: true, ..Self::default() }
     }
 }

@@ -28,6 +28,7 @@
 pub mod by;
 mod client;
 mod extract;
+mod fleet;
 mod forwarded;
 mod identity;
 mod proxy;
@@ -35,5 +36,6 @@ mod proxy;
 pub use client::ClientIp;
 pub(crate) use extract::SharedExtractor;
 pub use extract::{And, Func, Identity, KeyExtractor, Or};
+pub use fleet::FleetSecret;
 pub use identity::{Key, KeyHash, KeyHasher};
 pub use proxy::TrustedProxies;

@@ -262,7 +262,7 @@ mod tests {
     fn with<R>(rows: &[Row], f: impl FnOnce(Ruling<'_>) -> R) -> R {
         let key = KeyHash::from_bits(0);
         let checks: Vec<Check> =
-            rows.iter().map(|row| Check { key, quota: Quota::per_minute(row.0), cost: 1, enforced: row.3 }).collect();
+            rows.iter().map(|row| Check { enforced: row.3, ..Check::new(key, Quota::per_minute(row.0)) }).collect();
         let labels: Vec<Label> = (0..rows.len() as u16).map(|rule| Label { rule, tier: 0 }).collect();
         let verdict = |row: &Row| Verdict::new(row.2.map(Duration::from_secs), row.1, Duration::ZERO);
         let verdicts: Vec<Verdict> = rows.iter().map(verdict).collect();

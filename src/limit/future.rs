@@ -16,7 +16,8 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::limiter::{Pass, Step, Waiting};
+use super::limiter::{Pass, Step};
+use super::remote::Waiting;
 use crate::body::{Adopt, Body};
 use crate::head::RequestHead;
 

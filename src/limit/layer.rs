@@ -7,7 +7,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tower_layer::Layer;
 
+use super::contained::Contained;
 use super::limiter::{Exempt, Limiter, Node, Warnings};
+use super::outage::{Fallback, OnOutage};
 use super::plan::Plan;
 use super::reply::{Draft, Reset, Style};
 use super::service::RateLimit;
@@ -110,6 +112,7 @@ pub struct RateLimitBuilder {
     clock: Clock,
     hook: Option<Hook>,
     enabled: bool,
+    outage: OnOutage,
 }
 
 impl Default for RateLimitBuilder {
@@ -126,6 +129,7 @@ impl Default for RateLimitBuilder {
             clock: Clock::default(),
             hook: None,
             enabled: true,
+            outage: OnOutage::default(),
         }
     }
 }
@@ -152,10 +156,18 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Keeps keys elsewhere. Where that store fails, this process decides by itself.
+    /// Keeps keys elsewhere. Where that store errs, panics, or has not answered within 250 ms, this process decides by
+    /// itself.
     #[must_use]
     pub fn store(mut self, store: Arc<dyn LimitStore>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// What limits do while that store is away: [`OnOutage::Local`] unless told.
+    #[must_use]
+    pub fn on_outage(mut self, policy: OnOutage) -> Self {
+        self.outage = policy;
         self
     }
 
@@ -233,7 +245,15 @@ impl RateLimitBuilder {
             return Err(Error::config("a capacity of 0 keys holds nobody to a limit"));
         }
         self.exempt_allowed()?;
-        let plan = Plan::new(&self.limits, self.identify)?;
+        self.outage.check()?;
+        // One that says how it is doing brings a deadline of its own.
+        let contained = |store: Arc<dyn LimitStore>| match store.remote() {
+            Some(_) => store,
+            None => Arc::new(Contained(store)) as Arc<dyn LimitStore>,
+        };
+        self.store = self.store.map(contained);
+        let secret = self.store.as_ref().and_then(|store| store.secret());
+        let plan = Plan::new(&self.limits, self.identify, secret)?;
         let ceiling =
             |(label, quota, cost)| Node { ceiling: NodeCeiling::new(quota, self.clock.clone()), label, quota, cost };
         let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));
@@ -241,8 +261,8 @@ impl RateLimitBuilder {
             node: plan.node().map(ceiling),
             counters: Counters::new(&plan),
             plan,
-            store: self.store.unwrap_or_else(|| local.clone()),
-            local,
+            fallback: self.store.as_ref().map(|_| Fallback::new(self.outage, local.clone())),
+            store: self.store.unwrap_or(local),
             exempt: self.exempt,
             reject: self.reject,
             style: self.style,

@@ -10,12 +10,14 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Response};
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
+use super::outage::Fallback;
 use super::plan::{Dues, Plan, Seen};
 use super::reply::{Draft, DraftFields, Reply, Style, write_retry_after};
+use super::remote::Waiting;
 use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
 use super::{LimitStore, OnReject, Quota, Settlement};
-use crate::answer::{Answer, BoxFuture};
+use crate::answer::Answer;
 use crate::carrier::{self, LimitNote};
 use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
@@ -35,8 +37,8 @@ pub(super) type Exempt = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + S
 pub(super) struct Limiter {
     pub(super) plan: Plan,
     pub(super) store: Arc<dyn LimitStore>,
-    /// Decides where `store` fails.
-    pub(super) local: Arc<dyn LimitStore>,
+    /// Decides where `store` fails; `None` where the store is this process's own, which does not.
+    pub(super) fallback: Option<Fallback>,
     pub(super) node: Option<Node>,
     pub(super) exempt: Vec<Exempt>,
     pub(super) reject: Arc<dyn OnReject>,
@@ -114,21 +116,6 @@ impl Pass {
     }
 }
 
-/// A question on its way to a remote store.
-pub(super) struct Waiting {
-    pub(super) answer: BoxFuture<Result<Verdicts, Error>>,
-    limiter: Arc<Limiter>,
-    dues: Dues,
-    at: Timestamp,
-}
-
-impl Waiting {
-    /// What becomes of the request, now that the store has answered.
-    pub(super) fn answered(self, head: &RequestHead<'_>, answer: &Result<Verdicts, Error>) -> Step {
-        self.limiter.conclude(head, &self.dues, answer, self.at)
-    }
-}
-
 impl Limiter {
     /// Decides on a request, or asks a store that will answer later.
     pub(super) fn decide(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
@@ -151,14 +138,18 @@ impl Limiter {
     /// Asks the store about everything the request owes.
     fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
         self.warn(head, dues.seen);
-        let asked = match dues.checks.is_empty() {
-            true => Answer::Ready(Ok(Verdicts::new())),
-            false => self.store.decide(&dues.checks, at),
-        };
-        match asked {
-            Answer::Ready(ref answer) => self.conclude(head, &dues, answer, at),
-            Answer::Pending(answer) => Step::Wait(Box::new(Waiting { answer, limiter: self.clone(), dues, at })),
+        if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
+            return self.decide_remotely(fallback, head, dues, at);
         }
+        let verdicts = match dues.checks.is_empty() {
+            true => Verdicts::new(),
+            // In process the store answers at once and never fails.
+            false => match self.store.decide(&dues.checks, at) {
+                Answer::Ready(answer) => answer.unwrap_or_default(),
+                Answer::Pending(_) => Verdicts::new(),
+            },
+        };
+        self.rule(head, &dues, &verdicts, at, false)
     }
 
     #[inline]
@@ -175,37 +166,9 @@ impl Limiter {
         }
     }
 
-    /// From the store's answer to what becomes of the request.
-    fn conclude(
-        self: &Arc<Self>,
-        head: &RequestHead<'_>,
-        dues: &Dues,
-        answer: &Result<Verdicts, Error>,
-        at: Timestamp,
-    ) -> Step {
-        match answer {
-            Ok(verdicts) if verdicts.len() == dues.checks.len() => self.rule(head, dues, verdicts, at),
-            Ok(_) => self.rule_locally(head, dues, &Error::config("the store did not answer every check"), at),
-            Err(error) => self.rule_locally(head, dues, error, at),
-        }
-    }
-
-    fn rule(self: &Arc<Self>, head: &RequestHead<'_>, dues: &Dues, verdicts: &[Verdict], at: Timestamp) -> Step {
-        let ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded: false };
-        self.finish(head, dues.seen.reserves, ruling, at)
-    }
-
-    #[cold]
-    fn rule_locally(self: &Arc<Self>, head: &RequestHead<'_>, dues: &Dues, error: &Error, at: Timestamp) -> Step {
-        let verdicts = self.decide_locally(dues, at, error);
-        let ruling =
-            Ruling { checks: &dues.checks, labels: &dues.labels, verdicts: &verdicts, node: None, degraded: true };
-        self.finish(head, dues.seen.reserves, ruling, at)
-    }
-
     /// The end of nearly every request: admitted, with nothing to say but the fields.
     #[inline(always)]
-    fn finish(self: &Arc<Self>, head: &RequestHead<'_>, reserves: bool, ruling: Ruling<'_>, at: Timestamp) -> Step {
+    pub(super) fn finish(self: &Arc<Self>, head: &RequestHead<'_>, reserves: bool, ruling: Ruling<'_>, at: Timestamp) -> Step {
         let plain = !reserves && !ruling.degraded && ruling.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.heard() {
             return self.finish_at_length(head, reserves, ruling, at);
@@ -244,7 +207,7 @@ impl Limiter {
 
     #[cold]
     fn aside(self: &Arc<Self>, reserves: bool, ruling: &Ruling<'_>, draft: Option<Draft>, at: Timestamp) -> Box<Aside> {
-        let reservation = || Reservation::new(self.clone(), self.plan.reserving(ruling), at);
+        let reservation = || Reservation::new(self.clone(), self.plan.reserving(ruling), at, ruling.degraded);
         Box::new(Aside {
             draft: draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
             decision: ruling.degraded.then(|| self.decision(ruling)),
@@ -268,16 +231,7 @@ impl Limiter {
     }
 
     pub(super) fn stats(&self) -> RateLimitStats {
-        self.counters.snapshot(&self.plan, self.store.stats())
-    }
-
-    fn decide_locally(&self, dues: &Dues, now: Timestamp, error: &Error) -> Verdicts {
-        self.events.emit(&Event::StoreFailed { store: "limits", error });
-        match self.local.decide(&dues.checks, now) {
-            Answer::Ready(Ok(verdicts)) => verdicts,
-            // The local engine answers at once and never fails; were it otherwise, a store's failure admits.
-            _ => dues.checks.iter().map(|_| Verdict::new(None, 0, std::time::Duration::ZERO)).collect(),
-        }
+        RateLimitStats { remote: self.store.remote(), ..self.counters.snapshot(&self.plan, self.store.stats()) }
     }
 
     /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.
@@ -286,8 +240,7 @@ impl Limiter {
         if !verdict.admits() {
             let charged = ruling.checks.iter().zip(ruling.verdicts).filter(|(_, verdict)| verdict.admits());
             let refunds: Vec<Settlement> = charged.map(|(check, _)| Settlement::new(*check, now, 0)).collect();
-            let store = if ruling.degraded { &self.local } else { &self.store };
-            settle(store.settle(&refunds, now));
+            self.settle(&refunds, now, ruling.degraded);
         }
         Term { label: node.label, quota: node.quota, verdict, enforced: true }
     }

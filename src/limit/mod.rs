@@ -74,15 +74,20 @@
 //! `cargo bench --bench layers` prints it for your machine, allocations counted: an accepted request allocates nothing
 //! for the decision and twice for the three fields; refusing costs less than twice what accepting does.
 
+mod contained;
 mod decision;
 mod future;
 pub mod gcra;
 mod grpc;
 mod layer;
+#[cfg(feature = "redis")]
+pub(crate) mod lease;
 mod limiter;
+mod outage;
 mod plan;
 mod quota;
 mod reject;
+mod remote;
 mod reply;
 mod reservation;
 mod rules;
@@ -96,6 +101,7 @@ pub mod window;
 pub use decision::{Decision, Part, Verdict, Verdicts};
 pub use future::ResponseFuture;
 pub use layer::{RateLimitBuilder, RateLimitLayer};
+pub use outage::OnOutage;
 pub use quota::{Algorithm, Quota};
 pub use reject::{OnReject, Problem};
 pub use reply::{Draft, Reset};
@@ -106,5 +112,5 @@ pub use state::KeyState;
 pub(crate) use quota::Packed;
 pub(crate) use state::{Kind, Past, PastMut};
 pub use stats::{LimitStats, RateLimitStats, RouteRefusals};
-pub use store::{Check, LimitStore, LimitStoreStats, Settlement};
+pub use store::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement};
 pub use tiers::Tiers;

@@ -2,6 +2,8 @@
 //!
 //! Pure but for the closures an operator gave: no clock, no store.
 
+mod naming;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -13,7 +15,7 @@ use super::{Check, Limit, Quota};
 use crate::error::Error;
 use crate::fields;
 use crate::head::RequestHead;
-use crate::key::{ClientIp, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
+use crate::key::{ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
 use crate::route::Patterns;
 
 /// All limits of a layer, ready to be asked.
@@ -25,6 +27,8 @@ pub(super) struct Plan {
     /// Addresses where the identity names none.
     peer: ClientIp,
     hasher: KeyHasher,
+    /// What a fleet's names are made from.
+    secret: Option<FleetSecret>,
     patterns: Patterns,
 }
 
@@ -79,7 +83,11 @@ pub(super) struct Seen {
 impl Plan {
     /// # Errors
     /// Names the limit, quota, pattern or network that is wrong.
-    pub(super) fn new(limits: &[Limit], identify: SharedExtractor) -> Result<Self, Error> {
+    pub(super) fn new(
+        limits: &[Limit],
+        identify: SharedExtractor,
+        secret: Option<FleetSecret>,
+    ) -> Result<Self, Error> {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
@@ -87,7 +95,7 @@ impl Plan {
         }
         let peer = by::client_ip(TrustedProxies::none());
         let client_ip = identify.client_ip().cloned();
-        let plan = Self { rules, identify, client_ip, peer, hasher, patterns };
+        let plan = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
         let mut names: Vec<&str> =
             plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
         names.sort_unstable();
@@ -142,7 +150,8 @@ impl Plan {
         seen.reserves |= rule.reserve;
         let key = key.unwrap_or(rule.nobody);
         let tier = tier.unwrap_or(0);
-        let check = Check { key, quota: rule.offers[tier].quota, cost: rule.cost(head), enforced: rule.enforced };
+        let check = Check::new(key, rule.offers[tier].quota).cost(rule.cost(head));
+        let check = Check { enforced: rule.enforced, ..check };
         Some((check, Label { rule: index as u16, tier: tier as u16 }))
     }
 
@@ -237,7 +246,7 @@ impl Rule {
         let id = fnv1a(&offers[0].name);
         Ok(Self {
             id,
-            nobody: hasher.hash(id, &Key::text("nobody", "")),
+            nobody: hasher.hash(id, &nobody()),
             subject: limit.subject.clone(),
             offers,
             assign,
@@ -304,6 +313,11 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// All requests together, or all that show no identity.
+fn nobody() -> Key<'static> {
+    Key::text("nobody", "")
 }
 
 fn default_name(limit: &Limit, quota: Quota) -> String {

@@ -124,6 +124,13 @@ impl Quota {
         }
     }
 
+    /// This quota divided among so many nodes, at least one each.
+    pub(crate) fn share(&self, nodes: u32) -> Self {
+        let of = |whole: u32| (whole / nodes.max(1)).max(1);
+        let part = Self { mistake: self.mistake, ..Self::of(of(self.limit), self.period_ms) };
+        if self.burst == 0 { part } else { part.bucket(of(self.burst)) }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let what = match self.mistake {
             Mistake::Period => "its period must be between 1 ms and 49 days",

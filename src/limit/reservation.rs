@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::limiter::{Limiter, settle};
+use super::limiter::Limiter;
 use super::{Check, Settlement};
 use crate::clock::Timestamp;
 
@@ -31,11 +31,13 @@ pub struct Reservation {
     checks: SmallVec<[Check; 2]>,
     at: Timestamp,
     settled: Arc<AtomicBool>,
+    /// Charged in this process only.
+    degraded: bool,
 }
 
 impl Reservation {
-    pub(super) fn new(limiter: Arc<Limiter>, checks: SmallVec<[Check; 2]>, at: Timestamp) -> Self {
-        Self { limiter, checks, at, settled: Arc::default() }
+    pub(super) fn new(limiter: Arc<Limiter>, checks: SmallVec<[Check; 2]>, at: Timestamp, degraded: bool) -> Self {
+        Self { limiter, checks, at, settled: Arc::default(), degraded }
     }
 
     /// What was reserved, in units of the first limit that reserves.
@@ -52,7 +54,7 @@ impl Reservation {
         }
         let settlements: SmallVec<[Settlement; 2]> =
             self.checks.iter().map(|check| Settlement::new(*check, self.at, actual)).collect();
-        settle(self.limiter.store.settle(&settlements, self.limiter.clock.now()));
+        self.limiter.settle(&settlements, self.limiter.clock.now(), self.degraded);
     }
 
     /// The request cost nothing.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::LimitStoreStats;
+use super::{LimitStoreStats, RemoteStats};
 use super::decision::Label;
 use super::plan::Plan;
 use crate::striped::Striped;
@@ -30,6 +30,8 @@ pub struct RateLimitStats {
     pub routes: Vec<RouteRefusals>,
     /// What the store holds.
     pub store: LimitStoreStats,
+    /// How the store that a fleet shares is doing, where there is one.
+    pub remote: Option<RemoteStats>,
 }
 
 /// What one limit, or one tier of it, has done.
@@ -129,6 +131,7 @@ impl Counters {
             limits: limits.collect(),
             routes,
             store,
+            remote: None,
         }
     }
 

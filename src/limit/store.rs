@@ -6,7 +6,7 @@ use super::{Quota, Verdict, Verdicts};
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::key::KeyHash;
+use crate::key::{FleetSecret, KeyHash};
 
 /// One question: may this key spend that much of this quota?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +20,28 @@ pub struct Check {
     pub cost: u32,
     /// Whether this check may refuse; in dry-run it only counts.
     pub enforced: bool,
+    /// Zero where it is not known.
+    pub(super) fleet: u64,
 }
 
 impl Check {
     /// A check of one unit that may refuse.
     #[must_use]
     pub const fn new(key: KeyHash, quota: Quota) -> Self {
-        Self { key, quota, cost: 1, enforced: true }
+        Self { key, quota, cost: 1, enforced: true, fleet: 0 }
+    }
+
+    /// The same check, named as all nodes of a fleet name it.
+    #[must_use]
+    pub const fn in_fleet(self, key: KeyHash) -> Self {
+        Self { fleet: key.to_bits(), ..self }
+    }
+
+    /// The key's hash under the [secret of the fleet](LimitStore::secret), the same on every node: what a remote store
+    /// counts under. `None` where there is no such secret, or none is known yet.
+    #[must_use]
+    pub const fn fleet(&self) -> Option<KeyHash> {
+        if self.fleet == 0 { None } else { Some(KeyHash::from_bits(self.fleet)) }
     }
 
     /// The same check, costing that much.
@@ -76,6 +91,30 @@ impl LimitStoreStats {
     }
 }
 
+/// How a remote store is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RemoteStats {
+    /// Which store, in one word.
+    pub store: String,
+    /// Whether it is asked and answers.
+    pub up: bool,
+    /// How many connections have been made.
+    pub connections: u64,
+    /// Decisions made with it.
+    pub decisions: u64,
+    /// Of these, decisions paid for in advance: without a round trip.
+    pub leased: u64,
+    /// Of these, refusals remembered: without a round trip.
+    pub remembered: u64,
+    /// Commands sent.
+    pub commands: u64,
+    /// Commands that failed or were not answered in time.
+    pub failures: u64,
+    /// What went wrong last, if anything.
+    pub last_error: Option<String>,
+}
+
 /// Keeps what keys have done, in this process or elsewhere.
 ///
 /// # Contract
@@ -105,4 +144,20 @@ pub trait LimitStore: Send + Sync + 'static {
 
     /// What is held now.
     fn stats(&self) -> LimitStoreStats;
+
+    /// What the fleet's nodes hash keys under, where a fleet shares this store: checks then carry
+    /// [names](Check::fleet) made from it. `None`, as in process, where nobody else counts here.
+    fn secret(&self) -> Option<FleetSecret> {
+        None
+    }
+
+    /// Changes whenever the store may have forgotten what it held, as after a reconnection.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// How a remote store is doing; `None` in process.
+    fn remote(&self) -> Option<RemoteStats> {
+        None
+    }
 }

@@ -1,4 +1,5 @@
-//! For tests of services that use this crate: a clock to turn, a fake peer, and queries counted (feature `testing`).
+//! For tests of services that use this crate: a clock to turn, a fake peer, queries counted, stores that fail, and what
+//! every store must do (feature `testing`).
 //!
 //! "My limit refuses the 101st", and lets it pass a minute later, without sleeping:
 //!
@@ -30,11 +31,16 @@
 //! # }
 //! ```
 //!
+//! "My own store does what a store must": see [`contract`]; "my service does not mind a store that fails": see [`Faulty`].
+//!
 //! "This page makes at most three queries, and none in a loop": see [`queries`].
 
+pub mod contract;
+mod faulty;
 mod peer;
 mod queries;
 
+pub use faulty::{Faulty, Misbehaviour};
 pub use peer::{FakePeer, FromPeer};
 pub use queries::{Queries, queries};
 

@@ -1,0 +1,266 @@
+//! The cache engine in Redis: what several processes share, behind the memory of each.
+//!
+//! | asked for | one command | where Redis is away |
+//! |---|---|---|
+//! | an entry | `GET`, or `MGET` for several | a miss |
+//! | to keep one | `SET … PX` with what is left of its life | it is kept in memory only |
+//! | to remove one | `UNLINK`, then `PUBLISH` | it is forgotten here |
+//! | leave to refresh one | `SET … NX PX` | granted: each process refreshes by itself |
+//!
+//! Entries are named by a keyed hash and lie in an envelope with a checksum and their own full key; they are compared
+//! with what was invalidated since their fetch began, wherever it began.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::cmd;
+
+use super::backplane::Backplane;
+use super::connect::Conn;
+use super::settings::Redis;
+use crate::answer::Answer;
+use crate::cache::barrier::Validity;
+use crate::cache::envelope::{self, Odd};
+use crate::cache::{CacheKey, CacheStore, Invalidation, LevelStats, Listener, Stored};
+use crate::clock::{Timestamp, nanos};
+use crate::error::Error;
+use crate::event::{Event, Events};
+
+/// How long a list of variants is kept after the last was stored.
+const INDEX_LIFE: Duration = Duration::from_secs(86_400);
+/// No life is longer.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+const MIB: usize = 1 << 20;
+
+/// Responses in a Redis that a fleet shares, to be put behind a memory of one's own.
+/// [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) does so; by hand:
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::cache::{CacheLayer, Levels};
+/// use tollgate::store::memory::MemoryCache;
+/// use tollgate::store::redis::{Redis, RedisCache};
+///
+/// let redis = RedisCache::new(Redis::new("redis://127.0.0.1")?)?;
+/// let levels = Levels::new(Arc::new(MemoryCache::new(64 << 20)), Arc::new(redis));
+/// let layer = CacheLayer::builder().store(Arc::new(levels)).build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+///
+/// One store serves one layer: it tells one cache what others invalidated.
+pub struct RedisCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backplane: Arc<Backplane>,
+    max_entry: usize,
+    compress_over: usize,
+    hits: AtomicU64,
+    odd: AtomicU64,
+}
+
+impl RedisCache {
+    /// A cache in this Redis. Nothing is connected before it is used.
+    ///
+    /// # Errors
+    /// Where a setting is wrong: see [`Redis`].
+    pub fn new(redis: Redis) -> Result<Self, Error> {
+        redis.check()?;
+        let guard = redis.guard_cache(Events::default());
+        let shared = Shared {
+            backplane: Backplane::new(redis, guard),
+            max_entry: 8 * MIB,
+            compress_over: usize::MAX,
+            hits: AtomicU64::new(0),
+            odd: AtomicU64::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Entries of more bytes stay in memory: 8 MiB unless set.
+    #[must_use]
+    pub fn max_entry(self, bytes: usize) -> Self {
+        self.with(|shared| Shared { max_entry: bytes, ..shared })
+    }
+
+    /// Entries of more bytes are compressed. A process without the feature `lz4` misses them.
+    #[cfg(feature = "lz4")]
+    #[must_use]
+    pub fn compress_over(self, bytes: usize) -> Self {
+        self.with(|shared| Shared { compress_over: bytes, ..shared })
+    }
+
+    fn with(self, f: impl FnOnce(Shared) -> Shared) -> Self {
+        match Arc::try_unwrap(self.shared) {
+            Ok(shared) => Self { shared: Arc::new(f(shared)) },
+            // Settings come before use: nobody shares it yet.
+            Err(shared) => Self { shared },
+        }
+    }
+}
+
+impl Shared {
+    fn name(&self, kind: &str, key: &CacheKey) -> Option<String> {
+        let names = self.backplane.names()?;
+        Some(format!("{}:{kind}:{}", self.backplane.redis.prefix, names.of(key.as_bytes())))
+    }
+
+    /// What was found under a key, if it may be used. `here` is the number of invalidations seen when it was asked for.
+    fn opened(&self, key: &CacheKey, sealed: Option<Vec<u8>>, here: u64) -> Option<Stored> {
+        let sealed = Bytes::from(sealed?);
+        let clock = self.backplane.fleet_clock()?;
+        let found = match envelope::open(&sealed, key, clock, here) {
+            Ok(found) => found,
+            Err(odd) => {
+                // Said ever more rarely: a fleet of another version would fill the log.
+                if (self.odd.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
+                    self.say(odd);
+                }
+                return None;
+            }
+        };
+        let found = match &found {
+            Stored::Vary(_) => return Some(found),
+            Stored::Entry(entry) => match self.backplane.history.check(key, &entry.meta) {
+                Validity::Void => return None,
+                Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
+                Validity::Valid => found,
+            },
+        };
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(found)
+    }
+
+    fn say(&self, odd: Odd) {
+        if let Some(listener) = self.backplane.listener() {
+            let error = Error::store(format!("redis: an entry is {}", odd.as_str()), odd.as_str());
+            listener.events().emit(&Event::StoreFailed { store: "redis cache", error: &error });
+        }
+    }
+
+    fn here(&self) -> u64 {
+        self.backplane.listener().map_or(0, Listener::generation)
+    }
+}
+
+impl CacheStore for RedisCache {
+    fn get(&self, key: &CacheKey, _now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+        self.shared.backplane.start();
+        let (shared, key, here) = (self.shared.clone(), key.clone(), self.shared.here());
+        let Some(name) = shared.name("entry", &key) else { return Answer::Ready(Ok(None)) };
+        Answer::Pending(Box::pin(async move {
+            let command = cmd("GET").arg(name).take();
+            let guard = &shared.backplane.guard;
+            let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
+            // An outage is a miss; the guard has told of it.
+            Ok(shared.opened(&key, found.unwrap_or_default(), here))
+        }))
+    }
+
+    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> Answer<Result<Vec<Option<Stored>>, Error>> {
+        self.shared.backplane.start();
+        let (shared, keys, here) = (self.shared.clone(), keys.to_vec(), self.shared.here());
+        let names: Option<Vec<String>> = keys.iter().map(|key| shared.name("entry", key)).collect();
+        let Some(names) = names.filter(|names| !names.is_empty()) else {
+            return Answer::Ready(Ok(vec![None; keys.len()]));
+        };
+        Answer::Pending(Box::pin(async move {
+            let command = cmd("MGET").arg(names).take();
+            let guard = &shared.backplane.guard;
+            let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
+            let mut found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
+            found.resize(keys.len(), None);
+            Ok(keys.iter().zip(found).map(|(key, found)| shared.opened(key, found, here)).collect())
+        }))
+    }
+
+    fn get_shared(&self, key: &CacheKey, now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+        self.get(key, now)
+    }
+
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> Answer<Result<(), Error>> {
+        self.shared.backplane.start();
+        let (life, known) = match &stored {
+            Stored::Entry(entry) => (entry.keep_until().since(now), entry.meta.began.fleet > 0),
+            Stored::Vary(_) => (INDEX_LIFE, true),
+        };
+        let millis = nanos(life.min(LONGEST)) / 1_000_000;
+        let (Some(name), Some(clock)) = (self.shared.name("entry", key), self.shared.backplane.fleet_clock()) else {
+            return Answer::Ready(Ok(()));
+        };
+        // Without a number nobody could say later whether it was invalidated meanwhile.
+        if millis == 0 || !known || self.shared.backplane.guard.check().is_err() {
+            return Answer::Ready(Ok(()));
+        }
+        let sealed = envelope::seal(&stored, clock, self.shared.compress_over);
+        if sealed.len() > self.shared.max_entry {
+            return Answer::Ready(Ok(()));
+        }
+        let shared = self.shared.clone();
+        Answer::Pending(Box::pin(async move {
+            let command = cmd("SET").arg(name).arg(sealed).arg("PX").arg(millis).take();
+            let guard = &shared.backplane.guard;
+            // A store may lose what it is given.
+            let _ = guard.call(async |mut connection: Conn| connection.query::<()>(&command).await).await;
+            Ok(())
+        }))
+    }
+
+    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+        let (shared, key) = (self.shared.clone(), key.clone());
+        let Some(name) = shared.name("entry", &key) else { return Answer::Ready(Ok(())) };
+        Answer::Pending(Box::pin(async move {
+            let command = cmd("UNLINK").arg(name).take();
+            let guard = &shared.backplane.guard;
+            let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
+            shared.backplane.publish_removal(&key).await;
+            Ok(())
+        }))
+    }
+
+    fn claim(&self, key: &CacheKey, lease: Duration) -> Answer<bool> {
+        let shared = self.shared.clone();
+        let Some(name) = shared.name("lease", key) else { return Answer::Ready(true) };
+        Answer::Pending(Box::pin(async move {
+            let millis = (nanos(lease) / 1_000_000).max(1);
+            let command = cmd("SET").arg(name).arg(1).arg("NX").arg("PX").arg(millis).take();
+            let guard = &shared.backplane.guard;
+            let granted =
+                guard.call(async |mut connection: Conn| connection.query::<Option<String>>(&command).await).await;
+            granted.map_or(true, |granted| granted.is_some())
+        }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.shared.backplane.history.number()
+    }
+
+    fn invalidate(&self, invalidation: &Invalidation) -> Answer<Result<(), Error>> {
+        Answer::Pending(Box::pin(self.shared.backplane.invalidate(invalidation)))
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.shared.backplane.listen(listener);
+    }
+
+    fn stats(&self) -> Vec<LevelStats> {
+        let mut level = LevelStats::new("redis");
+        level.hits = self.shared.hits.load(Ordering::Relaxed);
+        level.odd = self.shared.odd.load(Ordering::Relaxed);
+        level.up = self.shared.backplane.guard.stats().up && self.generation() > 0;
+        level.heard = self.generation();
+        level.untold = self.shared.backplane.history.waiting();
+        vec![level]
+    }
+}
+
+impl fmt::Debug for RedisCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisCache").field("redis", &self.shared.backplane.redis).finish_non_exhaustive()
+    }
+}

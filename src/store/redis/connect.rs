@@ -1,0 +1,333 @@
+//! From a URL to a connection: standalone, Sentinel or Cluster, with or without TLS.
+//!
+//! | URL | reaches |
+//! |---|---|
+//! | `redis://user:password@host:6379/0` | one server |
+//! | `rediss://…` | the same over TLS (feature `redis-tls`) |
+//! | `redis+sentinel://user:password@s1:26379,s2:26379/mymaster/0` | the primary that the sentinels name |
+//! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, found through any of these nodes |
+//!
+//! `rediss+sentinel` and `rediss+cluster` go over TLS; `valkey` and `valkeys` may stand for `redis` and `rediss`.
+
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubStream};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisError, RedisFuture, ServerErrorKind, TlsMode, Value,
+};
+
+use crate::error::Error;
+use crate::guard::Fault;
+
+/// Commands that may wait to be written.
+const BUFFERED: usize = 1_024;
+
+/// Where a Redis is, checked when it is configured.
+#[derive(Clone)]
+pub(super) enum Address {
+    One(ConnectionInfo),
+    Sentinel { sentinels: Vec<ConnectionInfo>, primary: String },
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// A certificate authority's certificates, in PEM.
+pub(super) type Authority = Option<Vec<u8>>;
+
+impl Address {
+    /// # Errors
+    /// Where the URL is of none of these forms. A password in it is not repeated.
+    pub(super) fn parse(url: &str) -> Result<Self, Error> {
+        let shown = without_password(url);
+        let wrong =
+            |why: &dyn std::fmt::Display| Error::config(format!("redis URL {shown:?} is not one of ours: {why}"));
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong(&"no \"://\""))?;
+        let (scheme, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        if matches!(scheme, "rediss" | "valkeys") && !cfg!(feature = "redis-tls") {
+            return Err(wrong(&"TLS needs the feature redis-tls"));
+        }
+        let one = |url: &str| url.into_connection_info().map(fast).map_err(|error| wrong(&reason(&error)));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
+        let at = if user.is_empty() { "" } else { "@" };
+        let each = |db: &str| {
+            hosts
+                .split(',')
+                .map(|host| one(&format!("{scheme}://{user}{at}{host}/{db}")))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        match kind {
+            "" => Ok(Self::One(one(url)?)),
+            "cluster" => Ok(Self::Cluster(each("")?)),
+            "sentinel" => {
+                let (primary, db) = path.split_once('/').unwrap_or((path, ""));
+                if primary.is_empty() {
+                    return Err(wrong(&"the primary's name follows the sentinels: …/mymaster"));
+                }
+                Ok(Self::Sentinel { sentinels: each(db)?, primary: primary.to_owned() })
+            }
+            other => Err(wrong(&format!("unknown kind {other:?}"))),
+        }
+    }
+
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// A fresh connection. Waits as long as its caller lets it.
+    pub(super) async fn connect(&self, authority: &Authority) -> Result<Conn, Error> {
+        let refused = |error: RedisError| Error::store(format!("redis: {}", reason(&error)), error);
+        match self {
+            Self::One(info) => {
+                let connecting = client(info.clone(), authority).map_err(refused)?;
+                let connected = connecting.get_multiplexed_async_connection_with_config(&config()).await;
+                Ok(Conn { link: Link::One(connected.map_err(refused)?), roams: false })
+            }
+            Self::Sentinel { sentinels, primary } => {
+                let mut client = sentinel(sentinels, primary, authority).map_err(refused)?;
+                let connected = client.get_async_connection_with_config(&config()).await;
+                Ok(Conn { link: Link::One(connected.map_err(refused)?), roams: true })
+            }
+            Self::Cluster(nodes) => {
+                let client = cluster(nodes, authority).map_err(refused)?;
+                Ok(Conn { link: Link::Cluster(client.get_async_connection().await.map_err(refused)?), roams: false })
+            }
+        }
+    }
+}
+
+impl Address {
+    /// A connection of its own that listens to this channel. In a Cluster any node passes every message on.
+    pub(super) async fn subscribe(&self, authority: &Authority, channel: &str) -> Result<PubSubStream, Error> {
+        let refused = |error: RedisError| Error::store(format!("redis: {}", reason(&error)), error);
+        let client = match self {
+            Self::One(info) => client(info.clone(), authority).map_err(refused)?,
+            Self::Sentinel { sentinels, primary } => {
+                sentinel(sentinels, primary, authority).map_err(refused)?.async_get_client().await.map_err(refused)?
+            }
+            Self::Cluster(nodes) => {
+                let mut last = Error::config("a cluster without nodes");
+                for node in nodes {
+                    match Box::pin(Self::One(node.clone()).subscribe(authority, channel)).await {
+                        Err(error) => last = error,
+                        subscribed => return subscribed,
+                    }
+                }
+                return Err(last);
+            }
+        };
+        let mut subscription = client.get_async_pubsub().await.map_err(refused)?;
+        subscription.subscribe(channel).await.map_err(refused)?;
+        Ok(subscription.into_on_message())
+    }
+}
+
+/// Commands are small and answers are waited for: nothing is gained by holding them back.
+fn fast(info: ConnectionInfo) -> ConnectionInfo {
+    let tcp = TcpSettings::default().set_nodelay(true);
+    info.set_tcp_settings(tcp)
+}
+
+/// Who calls has the deadlines.
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(BUFFERED)
+}
+
+#[cfg(feature = "redis-tls")]
+fn certificates(authority: &Authority) -> Option<redis::TlsCertificates> {
+    let root_cert = Some(authority.clone()?);
+    Some(redis::TlsCertificates { client_tls: None, root_cert })
+}
+
+#[cfg(feature = "redis-tls")]
+fn client(info: ConnectionInfo, authority: &Authority) -> Result<Client, RedisError> {
+    match certificates(authority) {
+        Some(certificates) => Client::build_with_tls(info, certificates),
+        None => Client::open(info),
+    }
+}
+
+#[cfg(not(feature = "redis-tls"))]
+fn client(info: ConnectionInfo, _: &Authority) -> Result<Client, RedisError> {
+    Client::open(info)
+}
+
+fn sentinel(
+    sentinels: &[ConnectionInfo],
+    primary: &str,
+    _authority: &Authority,
+) -> Result<redis::sentinel::SentinelClient, RedisError> {
+    let addresses = sentinels.iter().map(|info| info.addr().clone());
+    let mut builder = SentinelClientBuilder::new(addresses, primary, SentinelServerType::Master)?;
+    let tcp = TcpSettings::default().set_nodelay(true);
+    builder = builder.set_client_to_redis_tcp_settings(tcp.clone()).set_client_to_sentinel_tcp_settings(tcp);
+    if let Some(first) = sentinels.first() {
+        let settings = first.redis_settings();
+        builder = builder.set_client_to_redis_db(settings.db());
+        if let Some(user) = settings.username() {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let ConnectionAddr::TcpTls { insecure, .. } = first.addr() {
+            let mode = if *insecure { TlsMode::Insecure } else { TlsMode::Secure };
+            builder = builder.set_client_to_redis_tls_mode(mode).set_client_to_sentinel_tls_mode(mode);
+        }
+    }
+    #[cfg(feature = "redis-tls")]
+    if let Some(certificates) = certificates(_authority) {
+        builder = builder
+            .set_client_to_redis_certificates(certificates.clone())
+            .set_client_to_sentinel_certificates(certificates);
+    }
+    builder.build()
+}
+
+/// One retry, for a slot that has moved; whoever calls has no time for more.
+fn cluster(nodes: &[ConnectionInfo], _authority: &Authority) -> Result<redis::cluster::ClusterClient, RedisError> {
+    let builder = ClusterClientBuilder::new(nodes.to_vec())
+        .tcp_settings(TcpSettings::default().set_nodelay(true))
+        .retries(2)
+        .min_retry_wait(1)
+        .max_retry_wait(5);
+    #[cfg(feature = "redis-tls")]
+    let builder = match certificates(_authority) {
+        Some(certificates) => builder.certs(certificates),
+        None => builder,
+    };
+    builder.build()
+}
+
+/// A connection that many share. Clones share the socket.
+#[derive(Clone)]
+pub(super) struct Conn {
+    link: Link,
+    /// Whether a fresh connection may lead to another server.
+    roams: bool,
+}
+
+#[derive(Clone)]
+enum Link {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Conn {
+    /// Sends one command and reads its answer.
+    pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Fault> {
+        let roams = self.roams;
+        command.query_async(self).await.map_err(|error| fault(error, roams))
+    }
+
+    /// Calls a script by its hash; `None` where the server does not know it.
+    pub(super) async fn call_script(&mut self, command: &Cmd) -> Result<Option<Value>, Fault> {
+        let roams = self.roams;
+        match command.query_async(self).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => Ok(None),
+            Err(error) => Err(fault(error, roams)),
+        }
+    }
+}
+
+impl ConnectionLike for Conn {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match &mut self.link {
+            Link::One(one) => one.req_packed_command(cmd),
+            Link::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        cmd: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match &mut self.link {
+            Link::One(one) => one.req_packed_commands(cmd, offset, count),
+            Link::Cluster(cluster) => cluster.req_packed_commands(cmd, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.link {
+            Link::One(one) => one.get_db(),
+            Link::Cluster(cluster) => cluster.get_db(),
+        }
+    }
+}
+
+/// Whether a failed command condemns its connection.
+///
+/// | the error | | because |
+/// |---|---|---|
+/// | input or output, an answer that cannot be read or is of another kind | lost | what follows on that socket cannot be trusted |
+/// | not allowed, not authenticated | lost | a fresh connection signs in again |
+/// | read-only or loading, found through sentinels | lost | they may name another primary by now |
+/// | any other word of the server's | refused | it is there, and says no |
+pub(super) fn fault(error: RedisError, roams: bool) -> Fault {
+    let refused = match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoPerm) => false,
+        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => {
+            !roams
+        }
+        ErrorKind::Server(_) => true,
+        ErrorKind::Extension => error.code() != Some("NOAUTH"),
+        _ => false,
+    };
+    let told = Error::store(format!("redis: {}", reason(&error)), error);
+    if refused { Fault::Refused(told) } else { Fault::Lost(told) }
+}
+
+/// What went wrong in one line. Never holds a password: the client's errors repeat none.
+fn reason(error: &RedisError) -> String {
+    error.to_string()
+}
+
+/// For messages and `Debug`.
+pub(super) fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "…".to_owned() };
+    // The last '@', wherever it stands: an unescaped password may hold any character.
+    let after = rest.rsplit_once('@').map_or(rest, |(_, after)| after);
+    format!("{scheme}://{after}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_their_kind() {
+        let kind = |url: &str| match Address::parse(url) {
+            Ok(Address::One(info)) => format!("one {}", info.addr()),
+            Ok(Address::Cluster(nodes)) => format!("cluster of {}", nodes.len()),
+            Ok(Address::Sentinel { sentinels, primary }) => {
+                format!("{primary} of {} db {}", sentinels.len(), sentinels[0].redis_settings().db())
+            }
+            Err(error) => format!("{error}"),
+        };
+        assert_eq!(kind("redis://127.0.0.1"), "one 127.0.0.1:6379");
+        assert_eq!(kind("valkey://u:p@example.com:1/2"), "one example.com:1");
+        assert_eq!(kind("redis+cluster://u:p@a:1,b:2,c:3"), "cluster of 3");
+        assert_eq!(kind("redis+sentinel://:p@a:1,b:2/mymaster/3"), "mymaster of 2 db 3");
+        for wrong in ["127.0.0.1", "http://a", "redis+ring://a", "redis+sentinel://a", "redis://", "redis://a:x"] {
+            assert!(kind(wrong).contains("is not one of ours"), "{wrong}: {}", kind(wrong));
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_repeated() {
+        for url in ["redis://u:hunter2@a:x", "redis+sentinel://u:hunter2@a", "hunter2", "redis://u:hun/hunter2@a:x"] {
+            let shown = Address::parse(url).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(!shown.is_empty(), "{url} should not parse");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Decisions that wait at the same time share a call.
+//!
+//! A decision that comes alone is sent at once: the first to queue starts a lane, a task that sends what it finds until
+//! it finds nothing. While a lane's call is on its way others queue, and leave together with the next. Nothing waits
+//! for company, and nobody's leaving cancels what others wait for.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::wire::{Group, MOST};
+use crate::clock::Timestamp;
+use crate::guard::Outage;
+use crate::limit::Verdicts;
+
+/// Calls on their way at one time: one that the server works on while another travels.
+const LANES: usize = 4;
+/// Decisions that may wait. More of them would not be answered in time.
+const WAITING: usize = 16_384;
+
+/// A group that waits for its answer.
+pub(super) struct Job {
+    pub(super) group: Group,
+    /// When it was asked, by the caller's clock.
+    pub(super) sent: Timestamp,
+    /// When it is too late for an answer.
+    pub(super) by: Instant,
+    /// Nobody waits for a block that is bought ahead, or for what is given back.
+    pub(super) reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    line: Mutex<Line>,
+}
+
+#[derive(Default)]
+struct Line {
+    jobs: VecDeque<Job>,
+    lanes: usize,
+}
+
+/// What to do after queueing.
+pub(super) enum Queued {
+    /// Open a lane.
+    Open,
+    /// Somebody is at it.
+    Waiting,
+    /// There is no room.
+    Full,
+}
+
+impl Queue {
+    pub(super) fn push(&self, job: Job) -> Queued {
+        let mut line = self.lock();
+        if line.jobs.len() >= WAITING {
+            return Queued::Full;
+        }
+        line.jobs.push_back(job);
+        if line.lanes >= LANES {
+            return Queued::Waiting;
+        }
+        line.lanes += 1;
+        Queued::Open
+    }
+
+    /// The next call's jobs, in order; none closes the lane.
+    pub(super) fn take(&self) -> Option<Vec<Job>> {
+        let mut line = self.lock();
+        let (mut ops, mut jobs) = (0, 0);
+        for job in &line.jobs {
+            ops += job.group.len();
+            if ops > MOST && jobs > 0 {
+                break;
+            }
+            jobs += 1;
+        }
+        if jobs == 0 {
+            line.lanes = line.lanes.saturating_sub(1);
+            return None;
+        }
+        Some(line.jobs.drain(..jobs).collect())
+    }
+
+    /// A lane that ended otherwise, as with its runtime.
+    pub(super) fn abandon(&self) {
+        let mut line = self.lock();
+        line.lanes = line.lanes.saturating_sub(1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,92 @@
+//! Calls the script by its hash, and sends it along where the server has forgotten it.
+
+use redis::{Cmd, Value};
+use smallvec::SmallVec;
+
+use super::wire::Call;
+use crate::error::Error;
+use crate::guard::Fault;
+use crate::store::redis::connect::Conn;
+
+/// The script, and what the server knows it by.
+pub(super) struct Script {
+    source: &'static str,
+    hash: String,
+}
+
+impl Script {
+    pub(super) fn new() -> Self {
+        let source = include_str!("script.lua");
+        Self { source, hash: redis::Script::new(source).get_hash().to_owned() }
+    }
+
+    /// Calls it. A server that has restarted, or was told to forget its scripts, is sent the source, once.
+    pub(super) async fn call(
+        &self,
+        mut connection: Conn,
+        names: &Names,
+        call: &Call,
+        now: Option<u64>,
+    ) -> Result<Vec<i64>, Fault> {
+        let command = |verb: &str, script: &str| {
+            let mut command = redis::cmd(verb);
+            command.arg(script).arg(call.keys.len());
+            call.keys.iter().for_each(|key| names.write(&mut command, *key));
+            command.arg(&call.blob);
+            if let Some(now) = now {
+                command.arg(now);
+            }
+            command
+        };
+        let answer = connection.call_script(&command("EVALSHA", &self.hash)).await?;
+        let answer = match answer {
+            Some(answer) => answer,
+            None => connection.query(&command("EVAL", self.source)).await?,
+        };
+        integers(answer)
+    }
+}
+
+/// A reply that is no list of integers is another command's.
+fn integers(answer: Value) -> Result<Vec<i64>, Fault> {
+    let foreign = || Fault::Lost(Error::store("redis: a foreign answer", "the script answers with integers"));
+    let Value::Array(values) = answer else { return Err(foreign()) };
+    values.into_iter().map(|value| if let Value::Int(value) = value { Ok(value) } else { Err(foreign()) }).collect()
+}
+
+/// What keys are called.
+pub(super) struct Names {
+    prefix: String,
+    /// How many hash tags keys are spread over, at most 16; one where the server is one.
+    tags: u64,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str, tags: u64) -> Self {
+        Self { prefix: prefix.to_owned(), tags }
+    }
+
+    /// Keys of one tag live on one node of a Cluster.
+    pub(super) const fn tag(&self, key: u64) -> u64 {
+        key % self.tags
+    }
+
+    pub(super) fn write(&self, command: &mut Cmd, key: u64) {
+        let mut name: SmallVec<[u8; 64]> = SmallVec::new();
+        if self.tags > 1 {
+            name.push(b'{');
+        }
+        name.extend_from_slice(self.prefix.as_bytes());
+        if self.tags > 1 {
+            name.extend_from_slice(&[b':', digit(self.tag(key)), b'}']);
+        }
+        name.extend_from_slice(b":l:");
+        (0..16).rev().for_each(|at| name.push(digit(key >> (4 * at))));
+        command.arg(&name[..]);
+    }
+}
+
+/// The lowest four bits, in hexadecimal.
+const fn digit(bits: u64) -> u8 {
+    b"0123456789abcdef"[(bits & 15) as usize]
+}

@@ -1,0 +1,174 @@
+//! The script against the pure engine, over a real server.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::runtime::Runtime;
+
+use super::wire::{Answers, encode};
+use super::*;
+use crate::key::KeyHash;
+use crate::limit::Quota;
+use crate::store::memory::MemoryLimits;
+
+#[path = "../../../../tests/support/redis.rs"]
+mod server;
+
+use server::RedisServer;
+
+const START_US: u64 = 1_760_000_000_000_000;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// The script on one connection, told the time.
+struct Bare {
+    runtime: Runtime,
+    connection: Conn,
+    script: Script,
+    names: Names,
+}
+
+impl Bare {
+    fn new(server: &RedisServer) -> Self {
+        let (runtime, redis) = (runtime(), Redis::new(&server.url()).expect("a URL"));
+        let connection = runtime.block_on(redis.address.connect(&None)).expect("a connection");
+        Self { runtime, connection, script: Script::new(), names: Names::new("t", 1) }
+    }
+
+    fn call(&self, groups: &[Group], now: u64) -> Vec<wire::Told> {
+        let call = encode(groups.iter());
+        let values = self.script.call(self.connection.clone(), &self.names, &call, Some(now));
+        let values = self.runtime.block_on(values).expect("an answer");
+        let mut answers = Answers::new(&values).expect("the time");
+        assert_eq!(answers.now, now);
+        let told = groups.iter().map(|group| answers.group(group).expect("an answer that fits")).collect();
+        assert!(answers.is_done());
+        told
+    }
+}
+
+/// The same operations on the engine of this process.
+fn model(engine: &MemoryLimits, group: &Group, now: u64) -> Verdicts {
+    let at = |us: u64| Timestamp::from_nanos(us * 1_000);
+    let check = |op: &Op, enforced| {
+        let mut check = Check::new(KeyHash::from_bits(op.key), op.quota).cost(op.units);
+        check.enforced = enforced;
+        check
+    };
+    let (mut takes, mut asks) = (Vec::new(), Vec::new());
+    for op in group {
+        match op.act {
+            Act::Take { enforced, .. } => takes.push(check(op, enforced)),
+            Act::Ask { enforced } => asks.push(check(op, enforced)),
+            Act::Refund { charged } => {
+                drop(engine.settle(&[Settlement::new(check(op, true), at(charged), 0)], at(now)))
+            }
+            Act::Charge => {
+                let settlement = Settlement::new(check(op, true).cost(0), at(now), op.units);
+                drop(engine.settle(&[settlement], at(now)));
+            }
+        }
+    }
+    let answer = if takes.is_empty() { engine.peek(&asks, at(now)) } else { engine.decide(&takes, at(now)) };
+    let Answer::Ready(Ok(verdicts)) = answer else { unreachable!("in process") };
+    verdicts
+}
+
+fn quotas() -> [Quota; 6] {
+    [
+        Quota::per_second(5),
+        Quota::per_minute(20),
+        Quota::new(7, Duration::from_millis(500)),
+        Quota::per_minute(60).bucket(3),
+        Quota::per_second(3).bucket(5),
+        Quota::per_minute(10_000).bucket(100),
+    ]
+}
+
+/// What a generated operation is: key, what it does, its units and whether it may refuse; its quota follows its key.
+type Row = (u64, u8, u32, bool);
+
+fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
+    let act = match kind {
+        0..=6 => Act::Take { enforced, want: 0, life: Duration::ZERO },
+        7 => Act::Refund { charged: now - u64::from(units) * 37_000 },
+        _ => Act::Charge,
+    };
+    // Correcting by nothing is no correction.
+    Op { key, quota, units: units.max(u32::from(kind > 6)), act }
+}
+
+/// Takes and asks share groups; corrections come alone.
+fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota) -> Group {
+    // No two limits of a request count under one key.
+    rows.sort_by_key(|row| row.0);
+    rows.dedup_by_key(|row| row.0);
+    if asks {
+        return rows
+            .iter()
+            .map(|row| Op { act: Act::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
+            .collect();
+    }
+    match rows[0].1 {
+        0..=6 => rows.iter().map(|row| op((row.0, 0, row.2, row.3), quota(row.0), now)).collect(),
+        _ => rows[..1].iter().map(|row| op(*row, quota(row.0), now)).collect(),
+    }
+}
+
+#[test]
+fn the_script_says_what_the_pure_engine_says() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (bare, case) = (Bare::new(&server), AtomicU64::new(0));
+    let rows = prop::collection::vec((0_u64..3, 0_u8..9, 0_u32..5, prop::bool::weighted(0.8)), 1..4);
+    let groups = prop::collection::vec((rows, prop::bool::weighted(0.1)), 1..6);
+    let steps = prop::collection::vec((0_u64..400_000, groups), 1..40);
+    proptest!(ProptestConfig::with_cases(200), |(steps in steps, first in 0_usize..6)| {
+        let (engine, base) = (MemoryLimits::new(1_000), case.fetch_add(16, Ordering::Relaxed));
+        let quota = |key: u64| quotas()[(first + key as usize) % 6];
+        let mut now = START_US;
+        for (step, groups) in steps {
+            now += step;
+            let groups: Vec<Group> = groups.into_iter().map(|(rows, asks)| {
+                let rows = rows.into_iter().map(|row| (row.0 + base, row.1, row.2, row.3)).collect();
+                group(rows, asks, now, |key| quota(key - base))
+            }).collect();
+            let told = bare.call(&groups, now);
+            for (group, told) in groups.iter().zip(told) {
+                prop_assert_eq!(&told.verdicts[..], &model(&engine, group, now)[..], "{:?} at {}", group, now);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_quota_that_changes_keeps_the_used_share_as_in_the_pure_engine() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (bare, case) = (Bare::new(&server), AtomicU64::new(0));
+    let steps = prop::collection::vec((0_u64..400_000, 0_usize..6, 1_u32..4), 1..60);
+    proptest!(ProptestConfig::with_cases(200), |(steps in steps)| {
+        let (engine, key) = (MemoryLimits::new(1_000), case.fetch_add(1, Ordering::Relaxed));
+        let mut now = START_US;
+        for (step, quota, units) in steps {
+            now += step;
+            let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let group: Group = smallvec![Op { key, quota: quotas()[quota], units, act }];
+            let told = bare.call(std::slice::from_ref(&group), now)[0].verdicts[0];
+            let expected = model(&engine, &group, now)[0];
+            // A share of 2⁻³² is rounded in doubles there and in integers here.
+            let near = |a: Duration, b: Duration| a.abs_diff(b) < Duration::from_micros(1);
+            prop_assert!(told.admits() == expected.admits() && told.remaining().abs_diff(expected.remaining()) <= 1
+                && near(told.reset(), expected.reset())
+                && near(told.wait().unwrap_or_default(), expected.wait().unwrap_or_default()),
+                "{:?}: {:?} instead of {:?}", group, told, expected);
+        }
+    });
+}

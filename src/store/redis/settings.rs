@@ -1,0 +1,200 @@
+//! [`Redis`]: where it is, and how long it may take.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::connect::{Address, Authority, Conn, without_password};
+use super::limits::LimitMode;
+use super::names::Names;
+use crate::answer::BoxFuture;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::event::Events;
+use crate::guard::{FailOpen, Fault, GuardSettings};
+use crate::key::FleetSecret;
+
+/// For one decision of the limits.
+const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
+/// For one look-up of the cache.
+const CACHE_DEADLINE: Duration = Duration::from_millis(50);
+
+/// A Redis that a fleet shares. Nothing is connected before it is used, and nothing fails where it is down.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::Tollgate;
+/// use tollgate::limit::{Limit, Quota};
+/// use tollgate::store::redis::Redis;
+///
+/// let redis = Redis::new("redis://127.0.0.1")?
+///     .limit_deadline(Duration::from_millis(10))
+///     .prefix("shop")
+///     .secret("the same on every node");
+/// let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(100))).redis(redis).build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Redis {
+    shown: String,
+    pub(super) address: Address,
+    pub(super) authority: Authority,
+    limit_deadline: Duration,
+    cache_deadline: Duration,
+    pub(super) prefix: String,
+    pub(super) secret: Option<Arc<[u8]>>,
+    pub(super) mode: LimitMode,
+    pub(super) time: Option<Clock>,
+}
+
+impl Redis {
+    /// A Redis at this URL: see the [module](super) for its forms.
+    ///
+    /// # Errors
+    /// Where the URL has none of these forms, or needs a feature that is off.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        Ok(Self {
+            shown: without_password(url),
+            address: Address::parse(url)?,
+            authority: None,
+            limit_deadline: LIMIT_DEADLINE,
+            cache_deadline: CACHE_DEADLINE,
+            prefix: "tollgate".to_owned(),
+            secret: None,
+            mode: LimitMode::default(),
+            time: None,
+        })
+    }
+
+    /// How long a decision may take before this process decides by itself: 25 ms unless told.
+    #[must_use]
+    pub fn limit_deadline(mut self, span: Duration) -> Self {
+        self.limit_deadline = span;
+        self
+    }
+
+    /// How long a look-up may take before it is a miss: 50 ms unless told.
+    #[must_use]
+    pub fn cache_deadline(mut self, span: Duration) -> Self {
+        self.cache_deadline = span;
+        self
+    }
+
+    /// What the names of all keys begin with: `tollgate` unless told. Fleets that share a Redis take one each.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// What the names of keys are hashed under, the same on every node. Unless told, the first node draws one and leaves
+    /// it in Redis for the others.
+    #[must_use]
+    pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.secret = Some(secret.as_ref().into());
+        self
+    }
+
+    /// The certificate authority of a server reached over TLS, in PEM: the system's unless told.
+    #[cfg(feature = "redis-tls")]
+    #[must_use]
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authority = Some(pem.into());
+        self
+    }
+
+    /// Whether each decision asks Redis: [`LimitMode::Exact`] unless told. The same on every node.
+    #[must_use]
+    pub fn limit_mode(mut self, mode: LimitMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The time that limits count by: the server's unless told. For tests that turn a clock.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.time = Some(clock);
+        self
+    }
+
+    /// Connections for the limits. None is up before the fleet's secret is known.
+    pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
+        let (dial, secret, name) = (self.dial(), secret.clone(), format!("{}:secret", self.prefix));
+        let agreed: Arc<Mutex<Option<Names>>> = Arc::default();
+        let given = self.secret.is_some();
+        let agreeing = move || -> BoxFuture<Result<Conn, Error>> {
+            let (connecting, secret, name, agreed) = (dial(), secret.clone(), name.clone(), agreed.clone());
+            Box::pin(async move {
+                let mut connection = connecting.await?;
+                if !given {
+                    let known = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let names = Names::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
+                    secret.set(names.secret());
+                    *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+                }
+                Ok(connection)
+            })
+        };
+        FailOpen::new("redis limits", GuardSettings::new(self.limit_deadline), agreeing, events)
+    }
+
+    /// Connections for the cache.
+    pub(super) fn guard_cache(&self, events: Events) -> FailOpen<Conn> {
+        FailOpen::new("redis cache", GuardSettings::new(self.cache_deadline), self.dial(), events)
+    }
+
+    fn dial(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
+        let (address, authority) = (Arc::new(self.address.clone()), self.authority.clone());
+        move || {
+            let (address, authority) = (address.clone(), authority.clone());
+            Box::pin(async move { address.connect(&authority).await })
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.limit_deadline.is_zero() || self.cache_deadline.is_zero() {
+            return Err(Error::config("a Redis deadline of 0 is met by no answer"));
+        }
+        let printable = |b: u8| b.is_ascii_graphic() && !b"{}*?[]\\".contains(&b);
+        if self.prefix.is_empty() || self.prefix.len() > 64 || !self.prefix.bytes().all(printable) {
+            return Err(Error::config(format!(
+                "redis prefix {:?} must be 1 to 64 printable ASCII characters without {{}}*?[]\\",
+                self.prefix
+            )));
+        }
+        if self.secret.as_ref().is_some_and(|secret| secret.len() < 8) {
+            return Err(Error::config("a fleet's secret of less than 8 bytes is none"));
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<&str> for Redis {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self, Error> {
+        Self::new(url)
+    }
+}
+
+impl TryFrom<String> for Redis {
+    type Error = Error;
+
+    fn try_from(url: String) -> Result<Self, Error> {
+        Self::new(&url)
+    }
+}
+
+impl fmt::Debug for Redis {
+    /// Shows neither password nor secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("url", &self.shown)
+            .field("limit_deadline", &self.limit_deadline)
+            .field("cache_deadline", &self.cache_deadline)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}

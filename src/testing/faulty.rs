@@ -1,0 +1,145 @@
+//! [`Faulty`]: a store that does not do its job, to see that requests do not mind.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::answer::Answer;
+use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
+
+/// What a [`Faulty`] store does in place of its job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misbehaviour {
+    /// Nothing: it does its job.
+    #[default]
+    None,
+    /// It returns an error.
+    Err,
+    /// It never answers.
+    Hang,
+    /// It answers something else: too few verdicts, or the entry of another key.
+    Lie,
+    /// It panics when it is asked.
+    Panic,
+    /// It panics while its answer is awaited.
+    PanicLater,
+}
+
+/// A store around another, which misbehaves when it is told to.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use http_body_util::Full;
+/// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+/// use tollgate::store::memory::MemoryLimits;
+/// use tollgate::testing::{FakePeer, Faulty, Misbehaviour};
+/// use tower::{Layer, ServiceExt};
+/// # use bytes::Bytes;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Arc::new(Faulty::new(MemoryLimits::new(100)));
+/// let limit = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(2))).store(store.clone()).build()?;
+/// let service = limit.layer(tower::service_fn(async |_: http::Request<()>| {
+///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("hello")))
+/// }));
+///
+/// store.begin(Misbehaviour::Err);
+/// let mut statuses = Vec::new();
+/// for _ in 0..3 {
+///     let request = FakePeer::at("192.0.2.1").mark(http::Request::get("/").body(())?);
+///     statuses.push(service.clone().oneshot(request).await?.status().as_u16());
+/// }
+/// // This process decides instead: nobody sees an error, and the limit holds.
+/// assert_eq!(statuses, [200, 200, 429]);
+/// assert_eq!(store.calls(), 3);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Faulty<S> {
+    inner: S,
+    does: Mutex<Misbehaviour>,
+    calls: AtomicU64,
+    /// What was put last, to be given for another key.
+    last: Mutex<Option<Stored>>,
+}
+
+impl<S> Faulty<S> {
+    /// Around `inner`, behaving well.
+    #[must_use]
+    pub const fn new(inner: S) -> Self {
+        Self { inner, does: Mutex::new(Misbehaviour::None), calls: AtomicU64::new(0), last: Mutex::new(None) }
+    }
+
+    /// From now on it does this.
+    pub fn begin(&self, what: Misbehaviour) {
+        *self.does.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// How often it was asked for anything.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    #[expect(clippy::panic, reason = "documented: it panics when it is told to")]
+    fn answer<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&S) -> Answer<Result<T, Error>>,
+        lie: impl FnOnce() -> T,
+    ) -> Answer<Result<T, Error>> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let does = *self.does.lock().unwrap_or_else(PoisonError::into_inner);
+        match does {
+            Misbehaviour::None => job(&self.inner),
+            Misbehaviour::Err => Answer::Ready(Err(Error::store("this store errs", "it was told to"))),
+            Misbehaviour::Hang => Answer::Pending(Box::pin(std::future::pending())),
+            Misbehaviour::Lie => Answer::Ready(Ok(lie())),
+            Misbehaviour::Panic => panic!("this store panics, as it was told to"),
+            Misbehaviour::PanicLater => {
+                Answer::Pending(Box::pin(async { panic!("this store panics while it is awaited, as it was told to") }))
+            }
+        }
+    }
+}
+
+impl<S: LimitStore> LimitStore for Faulty<S> {
+    fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+        self.answer(|inner| inner.decide(checks, now), Verdicts::new)
+    }
+
+    fn peek(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+        self.answer(|inner| inner.peek(checks, now), Verdicts::new)
+    }
+
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> Answer<Result<(), Error>> {
+        self.answer(|inner| inner.settle(settlements, now), || ())
+    }
+
+    fn stats(&self) -> LimitStoreStats {
+        self.inner.stats()
+    }
+}
+
+impl<S: CacheStore> CacheStore for Faulty<S> {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.answer(|inner| inner.get(key, now), last)
+    }
+
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> Answer<Result<(), Error>> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored.clone());
+        self.answer(|inner| inner.put(key, stored, now), || ())
+    }
+
+    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+        self.answer(|inner| inner.remove(key), || ())
+    }
+
+    fn stats(&self) -> Vec<LevelStats> {
+        self.inner.stats()
+    }
+}
