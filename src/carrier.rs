@@ -128,7 +128,7 @@ impl Slot {
     }
 
     /// Runs `work` inside this slot. Meanwhile the outer slot is kept here: entering is one swap, and so is leaving.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // A thread that is ending has no current slot any more: the work runs outside.
         let entered = CURRENT.try_with(|current| current.swap(self)).is_ok();
