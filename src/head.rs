@@ -84,8 +84,14 @@ impl<'a> RequestHead<'a> {
     /// The socket peer: axum's `ConnectInfo<SocketAddr>` (feature `axum`), else a [`PeerAddr`] that the server left.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer_ref().copied()
+    }
+
+    /// [`peer`](Self::peer) where it lies.
+    #[inline]
+    pub(crate) fn peer_ref(&self) -> Option<&'a SocketAddr> {
         connect_info(self)
-            .or_else(|| self.extension::<PeerAddr>().map(|peer| peer.0))
+            .or_else(|| self.extension::<PeerAddr>().map(|peer| &peer.0))
             .or_else(|| mock_connect_info(self))
     }
 
@@ -109,22 +115,22 @@ impl<'a> RequestHead<'a> {
 pub struct PeerAddr(pub SocketAddr);
 
 #[cfg(feature = "axum")]
-fn connect_info(head: &RequestHead<'_>) -> Option<SocketAddr> {
-    head.extension::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0)
+fn connect_info<'a>(head: &RequestHead<'a>) -> Option<&'a SocketAddr> {
+    head.extension::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| &info.0)
 }
 
 #[cfg(feature = "axum")]
-fn mock_connect_info(head: &RequestHead<'_>) -> Option<SocketAddr> {
-    head.extension::<axum::extract::connect_info::MockConnectInfo<SocketAddr>>().map(|info| info.0)
+fn mock_connect_info<'a>(head: &RequestHead<'a>) -> Option<&'a SocketAddr> {
+    head.extension::<axum::extract::connect_info::MockConnectInfo<SocketAddr>>().map(|info| &info.0)
 }
 
 #[cfg(not(feature = "axum"))]
-fn mock_connect_info(_head: &RequestHead<'_>) -> Option<SocketAddr> {
+fn mock_connect_info<'a>(_head: &RequestHead<'a>) -> Option<&'a SocketAddr> {
     None
 }
 
 #[cfg(not(feature = "axum"))]
-fn connect_info(_head: &RequestHead<'_>) -> Option<SocketAddr> {
+fn connect_info<'a>(_head: &RequestHead<'a>) -> Option<&'a SocketAddr> {
     None
 }
 

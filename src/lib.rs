@@ -74,6 +74,7 @@ mod head;
 mod route;
 mod stack;
 mod stats;
+mod striped;
 
 pub mod guide;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::proxy::FORWARDING_FIELDS;
-use super::{Key, KeyExtractor, TrustedProxies};
+use super::{Key, KeyExtractor, KeyHash, KeyHasher, TrustedProxies};
 use crate::error::Error;
 use crate::head::RequestHead;
 
@@ -59,6 +59,19 @@ impl ClientIp {
         Some(mask(client.to_canonical(), self.ipv6_prefix))
     }
 
+    /// The address's hash as counted by the limit `id`. An IPv4 peer that is no proxy, as most are, is hashed where it
+    /// lies.
+    #[inline]
+    pub(crate) fn hash(&self, head: &RequestHead<'_>, hasher: &KeyHasher, id: u64) -> Option<KeyHash> {
+        if self.peer.is_none()
+            && self.proxies.trusts_nobody()
+            && let SocketAddr::V4(peer) = head.peer_ref()?
+        {
+            return Some(hasher.hash_v4(id, *peer.ip()));
+        }
+        self.address(head).map(|address| hasher.hash(id, &Key::ip(address)))
+    }
+
     fn peer(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
         let peer = self.peer.as_ref().map_or_else(|| head.peer(), |find| find(head))?;
         Some(peer.ip().to_canonical())
@@ -68,6 +81,10 @@ impl ClientIp {
 impl KeyExtractor for ClientIp {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         self.address(head).map(Key::ip)
+    }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        Some(self)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -128,6 +145,22 @@ fn is_private(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
     use crate::PeerAddr;
+
+    #[test]
+    fn an_address_has_one_hash_however_it_was_read() {
+        let hasher = KeyHasher::random();
+        let plain = ClientIp::new(TrustedProxies::none());
+        let trusting = ClientIp::new(TrustedProxies::cidrs(["10.0.0.0/8"]));
+        for peer in ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1"] {
+            let mut request = http::Request::new(());
+            request.extensions_mut().insert(PeerAddr(SocketAddr::new(peer.parse().expect("an address"), 1)));
+            let head = RequestHead::of(&request);
+            let key = Key::ip(plain.address(&head).expect("a peer"));
+            for who in [&plain, &trusting] {
+                assert_eq!(who.hash(&head, &hasher, 7), Some(hasher.hash(7, &key)), "{peer}");
+            }
+        }
+    }
 
     fn seen(who: &ClientIp, peer: &str) -> String {
         let mut request = http::Request::new(());

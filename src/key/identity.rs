@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An identity found in a request: an address, a name, a number, or several of them together.
 ///
@@ -89,7 +89,7 @@ impl<'a> Key<'a> {
     /// Feeds a hasher. Each value is preceded by what tells its kind and length, so that no two keys feed alike.
     fn feed(&self, hasher: &mut impl Hasher) {
         match &self.value {
-            Value::Ip(IpAddr::V4(ip)) => return hasher.write_u64(u64::from(ip.to_bits()) | 4 << 32),
+            Value::Ip(IpAddr::V4(ip)) => return feed_v4(hasher, *ip),
             Value::Ip(IpAddr::V6(ip)) => {
                 hasher.write_u64(6 << 32);
                 return hasher.write_u128(ip.to_bits());
@@ -112,6 +112,10 @@ impl<'a> Key<'a> {
             }
         }
     }
+}
+
+fn feed_v4(hasher: &mut impl Hasher, ip: Ipv4Addr) {
+    hasher.write_u64(u64::from(ip.to_bits()) | 4 << 32);
 }
 
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -168,6 +172,15 @@ impl KeyHasher {
         let mut hasher = self.0.build_hasher();
         hasher.write_u64(id);
         key.feed(&mut hasher);
+        KeyHash(hasher.finish())
+    }
+
+    /// [`hash`](Self::hash) of [`Key::ip`].
+    #[inline]
+    pub(crate) fn hash_v4(&self, id: u64, ip: Ipv4Addr) -> KeyHash {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u64(id);
+        feed_v4(&mut hasher, ip);
         KeyHash(hasher.finish())
     }
 }

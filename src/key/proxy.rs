@@ -54,6 +54,11 @@ impl TrustedProxies {
         Self::with(Trust::Networks(Vec::new()))
     }
 
+    /// Whether the peer is always the client.
+    pub(super) const fn trusts_nobody(&self) -> bool {
+        matches!(&self.trust, Trust::Networks(networks) if networks.is_empty())
+    }
+
     /// Proxies inside these networks, such as `10.0.0.0/8`; a bare address is one host. A network that does not parse
     /// fails when the layer is built.
     pub fn cidrs<I>(networks: I) -> Self

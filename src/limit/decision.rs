@@ -12,13 +12,14 @@ use smallvec::SmallVec;
 use super::{Check, Quota};
 use crate::clock::nanos;
 
-/// What one limit says of one request. Twenty-four bytes, for it is copied on every request.
+/// What one limit says of one request. Twenty-four bytes without a gap, for it is copied on every request: a gap would
+/// make the copy wait for stores of another width.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// Nanoseconds until the request would be admitted; zero where it is.
     wait: u64,
     reset: u64,
-    remaining: u32,
+    remaining: u64,
 }
 
 impl Verdict {
@@ -31,7 +32,17 @@ impl Verdict {
             Some(wait) if wait.is_zero() => 1,
             Some(wait) => nanos(wait),
         };
-        Self { wait, reset: nanos(reset), remaining }
+        Self::of(wait, remaining, nanos(reset))
+    }
+
+    /// A verdict in nanoseconds; a wait of zero admits.
+    pub(super) const fn of(wait: u64, remaining: u32, reset: u64) -> Self {
+        Self { wait, reset, remaining: remaining as u64 }
+    }
+
+    /// Whole seconds until all of the limit is there again, rounded up.
+    pub(super) const fn reset_seconds(&self) -> u64 {
+        self.reset.div_ceil(1_000_000_000)
     }
 
     /// Whether the request is admitted.
@@ -49,7 +60,7 @@ impl Verdict {
     /// How many more requests would be admitted now.
     #[must_use]
     pub const fn remaining(&self) -> u32 {
-        self.remaining
+        self.remaining as u32
     }
 
     /// How long until [`remaining`](Self::remaining) would be the whole limit.
@@ -92,8 +103,8 @@ impl Term {
 
     /// Remaining ⁄ limit, compared without a division.
     const fn is_tighter_than(&self, other: &Self) -> bool {
-        (self.verdict.remaining as u64) * (other.quota.capacity() as u64)
-            < (other.verdict.remaining as u64) * (self.quota.capacity() as u64)
+        self.verdict.remaining * (other.quota.capacity() as u64)
+            < other.verdict.remaining * (self.quota.capacity() as u64)
     }
 }
 

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::decision::Verdict;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, nanos};
 
 /// A token bucket's parameters. See the [module](self) for its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,45 +45,49 @@ impl Gcra {
     /// # Errors
     /// How long until the same cost would conform, were nothing else charged.
     pub fn check(&self, tat: Timestamp, now: Timestamp, cost: u32) -> Result<Timestamp, Duration> {
-        let after = tat.max(now) + self.span(cost);
-        let latest = now + self.span(self.burst);
-        if after <= latest { Ok(after) } else { Err(after.since(latest)) }
+        let after = self.charge(tat, now, cost);
+        match after.nanos_since(now.after(self.span(self.burst))) {
+            0 => Ok(after),
+            wait => Err(Duration::from_nanos(wait)),
+        }
     }
 
     /// What a key standing at `tat` may still do.
     #[must_use]
     pub fn verdict(&self, tat: Timestamp, now: Timestamp, wait: Option<Duration>) -> Verdict {
-        let used = tat.since(now);
-        let free = (now + self.span(self.burst)).since(now + used).as_nanos() as u64;
-        Verdict::new(wait, (free / self.interval).min(u64::from(self.burst)) as u32, used)
+        let used = tat.nanos_since(now);
+        let free = self.span(self.burst).saturating_sub(used);
+        let left = (free / self.interval).min(u64::from(self.burst)) as u32;
+        Verdict::of(wait.map_or(0, nanos), left, used)
     }
 
     /// Gives back `units` charged at `charged`, without creating burst: what has drained since is not given twice.
     #[must_use]
     pub fn refund(&self, tat: Timestamp, now: Timestamp, units: u32, charged: Timestamp) -> Timestamp {
-        tat - self.span(units).saturating_sub(now.since(charged))
+        tat.before(self.span(units).saturating_sub(now.nanos_since(charged)))
     }
 
     /// Charges `units` whether they conform or not.
     #[must_use]
     pub fn charge(&self, tat: Timestamp, now: Timestamp, units: u32) -> Timestamp {
-        tat.max(now) + self.span(units)
+        tat.max(now).after(self.span(units))
     }
 
     /// The share of the bucket a key has used, in units of 2⁻³².
     pub(crate) fn share(&self, tat: Timestamp, now: Timestamp) -> u64 {
-        let used = u128::from(crate::clock::nanos(tat.since(now)));
-        ((used << 32).div_ceil(u128::from(crate::clock::nanos(self.span(self.burst)).max(1)))) as u64
+        let used = u128::from(tat.nanos_since(now));
+        ((used << 32).div_ceil(u128::from(self.span(self.burst).max(1)))) as u64
     }
 
     /// The state of a key that has used that share.
     pub(crate) fn at_share(&self, share: u64, now: Timestamp) -> Timestamp {
-        let span = u128::from(crate::clock::nanos(self.span(self.burst)));
-        now + Duration::from_nanos(((span * u128::from(share)).div_ceil(1 << 32)) as u64)
+        let span = u128::from(self.span(self.burst));
+        now.after((span * u128::from(share)).div_ceil(1 << 32) as u64)
     }
 
-    const fn span(&self, units: u32) -> Duration {
-        Duration::from_nanos(self.interval.saturating_mul(units as u64))
+    /// Nanoseconds that `units` take to drain.
+    const fn span(&self, units: u32) -> u64 {
+        self.interval.saturating_mul(units as u64)
     }
 }
 

@@ -11,8 +11,8 @@ use http::{Extensions, HeaderMap, Response};
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
 use super::outage::Fallback;
-use super::plan::{Dues, Plan};
-use super::reply::{Draft, DraftFields, Reply, Style};
+use super::plan::{Dues, Plan, Seen};
+use super::reply::{Draft, DraftFields, Reply, Style, write_retry_after};
 use super::remote::Waiting;
 use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
@@ -122,13 +122,25 @@ impl Limiter {
         if self.exempt.iter().any(|exempt| exempt(head)) {
             return Step::Admit(Pass::default());
         }
-        let mut dues = Dues::default();
-        self.plan.dues(head, &mut dues);
-        self.warn(head, &dues);
-        if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
-            return self.decide_remotely(fallback, head, dues);
-        }
+        let mut seen = Seen::default();
+        let Some((check, label)) = self.plan.only(head, &mut seen) else {
+            return self.ask(head, self.plan.dues(head), self.clock.now());
+        };
         let at = self.clock.now();
+        let Some(verdict) = self.store.decide_one(&check, at) else {
+            return self.ask(head, Dues::one(check, label, seen), at);
+        };
+        self.warn(head, seen);
+        let (checks, labels, verdicts) = (&[check], &[label], &[verdict]);
+        self.finish(head, seen.reserves, Ruling { checks, labels, verdicts, node: None, degraded: false }, at)
+    }
+
+    /// Asks the store about everything the request owes.
+    fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
+        self.warn(head, dues.seen);
+        if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
+            return self.decide_remotely(fallback, head, dues, at);
+        }
         let verdicts = match dues.checks.is_empty() {
             true => Verdicts::new(),
             // In process the store answers at once and never fails.
@@ -141,11 +153,11 @@ impl Limiter {
     }
 
     #[inline]
-    fn warn(&self, head: &RequestHead<'_>, dues: &Dues) {
-        if dues.nobody {
+    fn warn(&self, head: &RequestHead<'_>, seen: Seen) {
+        if seen.nobody {
             self.events.warn_once(&self.warnings.nobody, "unknown-peer", UNKNOWN_PEER);
         }
-        if dues.unknown_tier {
+        if seen.unknown_tier {
             let message = "a tier was assigned that does not exist: such requests count as anonymous";
             self.events.warn_once(&self.warnings.unknown_tier, "unknown-tier", message);
         }
@@ -154,8 +166,26 @@ impl Limiter {
         }
     }
 
-    #[inline]
-    pub(super) fn finish(self: &Arc<Self>, head: &RequestHead<'_>, dues: &Dues, mut ruling: Ruling<'_>, at: Timestamp) -> Step {
+    /// The end of nearly every request: admitted, with nothing to say but the fields.
+    #[inline(always)]
+    pub(super) fn finish(self: &Arc<Self>, head: &RequestHead<'_>, reserves: bool, ruling: Ruling<'_>, at: Timestamp) -> Step {
+        let plain = !reserves && !ruling.degraded && ruling.verdicts.iter().all(Verdict::admits);
+        if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.heard() {
+            return self.finish_at_length(head, reserves, ruling, at);
+        }
+        self.counters.count(true, false);
+        carrier::note(|notes| notes.limit = Some(LimitNote::Allowed));
+        Step::Admit(Pass { reply: Reply::new(self.style, &ruling, true, || self.clock.wall()), aside: None })
+    }
+
+    #[inline(never)]
+    fn finish_at_length(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        reserves: bool,
+        mut ruling: Ruling<'_>,
+        at: Timestamp,
+    ) -> Step {
         let mut admits = ruling.limits_admit();
         if let (true, Some(node)) = (admits, &self.node) {
             let term = self.ask_node(node, &ruling, at);
@@ -170,25 +200,28 @@ impl Limiter {
         }
         // Without an enforced limit there is nothing to say of any.
         let draft = if reply.is_some() { self.style.draft } else { None };
-        let plain = !ruling.degraded && !dues.reserves && draft.is_none();
-        let aside = if plain { None } else { Some(self.aside(dues, &ruling, draft, at)) };
+        let bare = !ruling.degraded && !reserves && draft.is_none();
+        let aside = if bare { None } else { Some(self.aside(reserves, &ruling, draft, at)) };
         Step::Admit(Pass { reply, aside })
     }
 
-    fn aside(self: &Arc<Self>, dues: &Dues, ruling: &Ruling<'_>, draft: Option<Draft>, at: Timestamp) -> Box<Aside> {
+    #[cold]
+    fn aside(self: &Arc<Self>, reserves: bool, ruling: &Ruling<'_>, draft: Option<Draft>, at: Timestamp) -> Box<Aside> {
         let reservation = || Reservation::new(self.clone(), self.plan.reserving(ruling), at, ruling.degraded);
         Box::new(Aside {
             draft: draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
             decision: ruling.degraded.then(|| self.decision(ruling)),
-            reservation: dues.reserves.then(reservation),
+            reservation: reserves.then(reservation),
         })
     }
 
+    #[cold]
     fn refuse(&self, head: &RequestHead<'_>, ruling: &Ruling<'_>, reply: Option<Reply>) -> Box<Response<Bytes>> {
         let decision = self.decision(ruling);
         let mut response = self.reject.reject(head, &decision);
         if let Some(reply) = reply {
             reply.write(response.headers_mut());
+            write_retry_after(ruling, response.headers_mut());
         }
         if let Some(draft) = self.style.draft {
             DraftFields::new(&self.plan, draft, ruling).write(response.headers_mut());

@@ -109,6 +109,8 @@ pub use reservation::Reservation;
 pub use rules::Limit;
 pub use service::RateLimit;
 pub use state::KeyState;
+pub(crate) use quota::Packed;
+pub(crate) use state::{Kind, Past, PastMut};
 pub use stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use store::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement};
 pub use tiers::Tiers;

@@ -2,6 +2,8 @@
 //!
 //! Pure but for the closures an operator gave: no clock, no store.
 
+mod naming;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -20,6 +22,8 @@ use crate::route::Patterns;
 pub(super) struct Plan {
     rules: Vec<Rule>,
     identify: SharedExtractor,
+    /// Where the identity falls back on an address, that extractor.
+    client_ip: Option<ClientIp>,
     /// Addresses where the identity names none.
     peer: ClientIp,
     hasher: KeyHasher,
@@ -56,10 +60,23 @@ pub(super) struct Offer {
 pub(super) struct Dues {
     pub(super) checks: SmallVec<[Check; 2]>,
     pub(super) labels: SmallVec<[Label; 2]>,
+    pub(super) seen: Seen,
+}
+
+impl Dues {
+    pub(super) fn one(check: Check, label: Label, seen: Seen) -> Self {
+        Self { checks: smallvec::smallvec![check], labels: smallvec::smallvec![label], seen }
+    }
+}
+
+/// What was noticed on the way.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen {
     /// No identity and no address was found: the request counts in the shared bucket.
     pub(super) nobody: bool,
     /// A tier was assigned that does not exist.
     pub(super) unknown_tier: bool,
+    /// A limit leaves a reservation.
     pub(super) reserves: bool,
 }
 
@@ -77,7 +94,8 @@ impl Plan {
             rules.push(Rule::new(limit, &hasher, &mut patterns)?);
         }
         let peer = by::client_ip(TrustedProxies::none());
-        let plan = Self { rules, identify, peer, hasher, secret, patterns };
+        let client_ip = identify.client_ip().cloned();
+        let plan = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
         let mut names: Vec<&str> =
             plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
         names.sort_unstable();
@@ -90,62 +108,84 @@ impl Plan {
         }
     }
 
-    /// Fills `dues` with what the request owes.
-    pub(super) fn dues(&self, head: &RequestHead<'_>, dues: &mut Dues) {
-        let route = self.patterns.find(head);
-        for (index, rule) in self.rules.iter().enumerate() {
-            let elsewhere = rule.route.is_some() && rule.route != route;
-            if elsewhere || matches!(rule.subject, Subject::Node) {
-                continue;
-            }
-            let (tier, unknown) = rule.tier(head);
-            dues.unknown_tier |= unknown;
-            let who = self.key(rule, head, tier.is_some());
-            dues.nobody |= who.is_none();
-            let (id, key) = who.unwrap_or((rule.id, None));
-            let hash = key.as_ref().map_or(rule.nobody, |key| self.hasher.hash(id, key));
-            let tier = tier.unwrap_or(0);
-            let check = Check::new(hash, rule.offers[tier].quota).cost(rule.cost(head));
-            dues.checks.push(Check { enforced: rule.enforced, ..self.named(check, id, key) });
-            dues.labels.push(Label { rule: index as u16, tier: tier as u16 });
-            dues.reserves |= rule.reserve;
+    /// What the request owes, where there is one limit and it applies.
+    #[inline(always)]
+    pub(super) fn only(&self, head: &RequestHead<'_>, seen: &mut Seen) -> Option<(Check, Label)> {
+        match &*self.rules {
+            [rule] => self.due(0, rule, head, if rule.route.is_some() { self.patterns.find(head) } else { None }, seen),
+            _ => None,
         }
     }
 
-    /// Adds the name that all nodes know the key by, where a fleet shares the store.
-    #[inline]
-    fn named(&self, check: Check, id: u64, key: Option<Key<'_>>) -> Check {
-        let Some(secret) = &self.secret else { return check };
-        let name = match &key {
-            Some(key) => secret.hash(id, key),
-            None => secret.hash(id, &nobody()),
-        };
-        name.map_or(check, |name| check.in_fleet(name))
+    /// All that the request owes.
+    pub(super) fn dues(&self, head: &RequestHead<'_>) -> Dues {
+        let (route, mut dues) = (self.patterns.find(head), Dues::default());
+        for (index, rule) in self.rules.iter().enumerate() {
+            if let Some((check, label)) = self.due(index, rule, head, route, &mut dues.seen) {
+                dues.checks.push(check);
+                dues.labels.push(label);
+            }
+        }
+        dues
     }
 
-    /// Who is counted, under which number; no key for everybody together. `assigned` says whether a tier is known for
-    /// the request: without one, the identity proves nothing.
-    fn key<'h>(
+    /// What the request owes this rule, if it is one of its kind.
+    #[inline(always)]
+    fn due(
         &self,
+        index: usize,
         rule: &Rule,
-        head: &RequestHead<'h>,
-        assigned: bool,
-    ) -> Option<(u64, Option<Key<'h>>)> {
-        let key = match &rule.subject {
-            Subject::Everybody | Subject::Node => return Some((rule.id, None)),
-            Subject::Own(who) => who.extract(head),
-            Subject::Ip => self.address(head),
-            Subject::User if assigned => self.identify.extract(head),
-            Subject::User => self.identify.fallback(head),
-        };
+        head: &RequestHead<'_>,
+        route: Option<usize>,
+        seen: &mut Seen,
+    ) -> Option<(Check, Label)> {
+        let elsewhere = rule.route.is_some() && rule.route != route;
+        if elsewhere || matches!(rule.subject, Subject::Node) {
+            return None;
+        }
+        let (tier, unknown) = rule.tier(head);
+        let key = self.key(rule, head, tier.is_some());
+        seen.unknown_tier |= unknown;
+        seen.nobody |= key.is_none();
+        seen.reserves |= rule.reserve;
+        let key = key.unwrap_or(rule.nobody);
+        let tier = tier.unwrap_or(0);
+        let check = Check::new(key, rule.offers[tier].quota).cost(rule.cost(head));
+        let check = Check { enforced: rule.enforced, ..check };
+        Some((check, Label { rule: index as u16, tier: tier as u16 }))
+    }
+
+    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves nothing.
+    #[inline]
+    fn key(&self, rule: &Rule, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
         let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
-        key.map(|key| (id, Some(key)))
+        let key = match &rule.subject {
+            Subject::Everybody | Subject::Node => return Some(rule.nobody),
+            Subject::Ip => return self.address(head, id),
+            Subject::User if !assigned => return self.fallback(head, id),
+            Subject::Own(who) => who.extract(head),
+            Subject::User => self.identify.extract(head),
+        };
+        key.as_ref().map(|key| self.hasher.hash(id, key))
+    }
+
+    /// The identity's last alternative: usually the client's address, then asked for its hash directly.
+    #[inline]
+    fn fallback(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
+        let known = self.client_ip.as_ref().and_then(|who| who.hash(head, &self.hasher, id));
+        known.or_else(|| self.identify.fallback(head).map(|key| self.hasher.hash(id, &key)))
     }
 
     /// The identity's own word on the address, else the socket peer.
-    fn address<'h>(&self, head: &RequestHead<'h>) -> Option<Key<'h>> {
-        let key = self.identify.fallback(head);
-        if key.as_ref().is_some_and(|key| key.as_ip().is_some()) { key } else { self.peer.extract(head) }
+    #[inline]
+    fn address(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
+        self.client_ip.as_ref().and_then(|who| who.hash(head, &self.hasher, id)).or_else(|| self.peer(head, id))
+    }
+
+    #[cold]
+    fn peer(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
+        let key = self.identify.fallback(head).filter(|key| key.as_ip().is_some());
+        key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
     }
 
     pub(super) fn offer(&self, label: Label) -> &Offer {

@@ -152,6 +152,31 @@ impl Quota {
     }
 }
 
+/// A quota in twelve bytes, for engines that keep one beside each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    limit: u32,
+    period_ms: u32,
+    burst: u32,
+}
+
+impl Quota {
+    pub(crate) const fn packed(self) -> Packed {
+        Packed { limit: self.limit, period_ms: self.period_ms, burst: self.burst }
+    }
+}
+
+impl Packed {
+    /// Nobody's.
+    pub(crate) const ZERO: Self = Self { limit: 0, period_ms: 0, burst: 0 };
+
+    /// Costs a division.
+    pub(crate) const fn quota(self) -> Quota {
+        let quota = Quota::of(self.limit, self.period_ms);
+        if self.burst == 0 { quota } else { quota.bucket(self.burst) }
+    }
+}
+
 /// An algorithm with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

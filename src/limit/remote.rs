@@ -41,8 +41,14 @@ impl Waiting {
 }
 
 impl Limiter {
-    pub(super) fn decide_remotely(self: &Arc<Self>, fallback: &Fallback, head: &RequestHead<'_>, dues: Dues) -> Step {
-        let at = self.clock.now();
+    pub(super) fn decide_remotely(
+        self: &Arc<Self>,
+        fallback: &Fallback,
+        head: &RequestHead<'_>,
+        mut dues: Dues,
+        at: Timestamp,
+    ) -> Step {
+        self.plan.name(head, &mut dues);
         let held = fallback.hold(&dues.checks, self.store.generation(), at);
         if let Some(held) = held.as_ref().filter(|held| refuses(&dues.checks, held)) {
             return self.rule(head, &dues, held, at, true);
@@ -96,7 +102,7 @@ impl Limiter {
         degraded: bool,
     ) -> Step {
         let ruling = Ruling { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded };
-        self.finish(head, dues, ruling, at)
+        self.finish(head, dues.seen.reserves, ruling, at)
     }
 
     /// Corrects charges wherever they were made: of a degraded decision, only in this process.

@@ -6,136 +6,238 @@
 use super::decision::Verdict;
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
-use super::window::{Log, Window};
+use super::window::{Count, Log, Window};
 use crate::clock::Timestamp;
 
-/// A key's state, 40 bytes; an exact window's counters live in a box beside it.
+/// A key's state, whole. An engine that holds many keeps its parts apart and looks at them through [`PastMut`].
 #[derive(Clone, Debug)]
 pub struct KeyState {
     quota: Quota,
     past: Past,
 }
 
+/// What a key has done.
 #[derive(Clone, Debug)]
-enum Past {
+pub(crate) enum Past {
+    /// A bucket's theoretical arrival time.
     Tat(Timestamp),
-    Log(Box<Log>),
+    /// A window whose limit fits its small counters.
+    Narrow(Log<u16>),
+    /// Any other window.
+    Wide(Log<u32>),
+}
+
+/// Which kind of past a quota asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tat,
+    Narrow,
+    Wide,
+}
+
+/// A past where it lies.
+#[derive(Debug)]
+pub(crate) enum PastMut<'a> {
+    Tat(&'a mut Timestamp),
+    Narrow(&'a mut Log<u16>),
+    Wide(&'a mut Log<u32>),
 }
 
 /// A share of one, in units of 2⁻³².
 const WHOLE: u64 = 1 << 32;
 
+impl Kind {
+    pub(crate) const fn of(quota: Quota) -> Self {
+        match quota.algorithm() {
+            Algorithm::Gcra(_) => Self::Tat,
+            Algorithm::Window(_) if quota.limit() <= u16::MAX as u32 => Self::Narrow,
+            Algorithm::Window(_) => Self::Wide,
+        }
+    }
+}
+
+impl Past {
+    /// Nothing done yet.
+    pub(crate) fn none(quota: Quota) -> Self {
+        match Kind::of(quota) {
+            Kind::Tat => Self::Tat(Timestamp::ZERO),
+            Kind::Narrow => Self::Narrow(Log::default()),
+            Kind::Wide => Self::Wide(Log::default()),
+        }
+    }
+
+    pub(crate) const fn lent(&mut self) -> PastMut<'_> {
+        match self {
+            Self::Tat(tat) => PastMut::Tat(tat),
+            Self::Narrow(log) => PastMut::Narrow(log),
+            Self::Wide(log) => PastMut::Wide(log),
+        }
+    }
+
+    /// The same used share under another quota.
+    #[cold]
+    pub(crate) fn adapt(mut self, was: Quota, quota: Quota, now: Timestamp) -> Self {
+        let share = self.lent().share(was, now).min(WHOLE);
+        match (Kind::of(quota), quota.algorithm(), was.algorithm()) {
+            (Kind::Narrow, Algorithm::Window(new), old) => Self::Narrow(self.moved(old, new, share, now)),
+            (Kind::Wide, Algorithm::Window(new), old) => Self::Wide(self.moved(old, new, share, now)),
+            (_, Algorithm::Gcra(new), _) => Self::Tat(new.at_share(share, now)),
+            (Kind::Tat, Algorithm::Window(_), _) => Self::none(quota),
+        }
+    }
+
+    /// This past as a window's: charge by charge where both cut time alike, else all of it at its latest charge.
+    fn moved<C: Count>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
+        match (self, was) {
+            (Self::Narrow(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
+            (Self::Wide(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
+            (Self::Narrow(log), _) => new.at_share(share, log.last().min(now)),
+            (Self::Wide(log), _) => new.at_share(share, log.last().min(now)),
+            (Self::Tat(_), _) => new.at_share(share, now),
+        }
+    }
+}
+
+impl PastMut<'_> {
+    /// Asks without charging.
+    pub(crate) fn ask(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
+        fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
+            window.roll(log, now);
+            window.verdict(log, now, window.check(log, now, cost).err())
+        }
+        match (quota.algorithm(), self) {
+            (Algorithm::Gcra(gcra), Self::Tat(tat)) => gcra.verdict(**tat, now, gcra.check(**tat, now, cost).err()),
+            (Algorithm::Window(of), Self::Narrow(log)) => window(of, log, cost, now),
+            (Algorithm::Window(of), Self::Wide(log)) => window(of, log, cost, now),
+            _ => strange(),
+        }
+    }
+
+    /// Asks, and charges where the answer is yes: [`ask`](Self::ask) and [`charge`](Self::charge) in one pass.
+    #[inline(always)]
+    pub(crate) fn spend(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
+        match (quota.algorithm(), self) {
+            (Algorithm::Gcra(gcra), Self::Tat(tat)) => spend(gcra, tat, cost, now),
+            (Algorithm::Window(window), Self::Narrow(log)) => window.spend(log, now, cost),
+            (Algorithm::Window(window), Self::Wide(log)) => window.spend(log, now, cost),
+            _ => strange(),
+        }
+    }
+
+    /// Charges `cost` units, whether they fit or not, and says what is left. Expects an [`ask`](Self::ask) just before.
+    pub(crate) fn charge(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
+        fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
+            window.charge(log, now, cost);
+            window.verdict(log, now, None)
+        }
+        match (quota.algorithm(), self) {
+            (Algorithm::Gcra(gcra), Self::Tat(tat)) => {
+                **tat = gcra.charge(**tat, now, cost);
+                gcra.verdict(**tat, now, None)
+            }
+            (Algorithm::Window(of), Self::Narrow(log)) => window(of, log, cost, now),
+            (Algorithm::Window(of), Self::Wide(log)) => window(of, log, cost, now),
+            _ => strange(),
+        }
+    }
+
+    /// Gives back `units` of what was charged at `charged`; never more than is still counted, and never as burst.
+    pub(crate) fn refund(&mut self, quota: Quota, units: u32, charged: Timestamp, now: Timestamp) {
+        self.ask(quota, 0, now);
+        match (quota.algorithm(), self) {
+            (Algorithm::Gcra(gcra), Self::Tat(tat)) => **tat = gcra.refund(**tat, now, units, charged),
+            (Algorithm::Window(window), Self::Narrow(log)) => window.refund(log, units, charged),
+            (Algorithm::Window(window), Self::Wide(log)) => window.refund(log, units, charged),
+            _ => {}
+        }
+    }
+
+    /// The share of its limit this key has used, in units of 2⁻³². Zero equals no state at all.
+    pub(crate) fn share(&mut self, quota: Quota, now: Timestamp) -> u64 {
+        fn window<C: Count>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
+            window.roll(log, now);
+            window.share(log)
+        }
+        match (quota.algorithm(), self) {
+            (Algorithm::Gcra(gcra), Self::Tat(tat)) => gcra.share(**tat, now),
+            (Algorithm::Window(of), Self::Narrow(log)) => window(of, log, now),
+            (Algorithm::Window(of), Self::Wide(log)) => window(of, log, now),
+            _ => 0,
+        }
+    }
+
+    /// Whether nothing more would be admitted now.
+    pub(crate) fn is_spent(&mut self, quota: Quota, now: Timestamp) -> bool {
+        !self.ask(quota, 1, now).admits()
+    }
+}
+
+#[inline(always)]
+fn spend(gcra: Gcra, tat: &mut Timestamp, cost: u32, now: Timestamp) -> Verdict {
+    match gcra.check(*tat, now, cost) {
+        Ok(after) => {
+            *tat = after;
+            gcra.verdict(after, now, None)
+        }
+        Err(wait) => gcra.verdict(*tat, now, Some(wait)),
+    }
+}
+
+/// A quota and a past of different kinds: they are only ever changed together, so what this says keeps the compiler's
+/// promise, not ours.
+#[cold]
+const fn strange() -> Verdict {
+    Verdict::of(0, 0, 0)
+}
+
 impl KeyState {
     /// A key that has done nothing yet.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
-        let past = match quota.algorithm() {
-            Algorithm::Gcra(_) => Past::Tat(Timestamp::ZERO),
-            Algorithm::Window(_) => Past::Log(Box::default()),
-        };
-        Self { quota, past }
+        Self { quota, past: Past::none(quota) }
     }
 
     /// Asks without charging. `quota` is the one in force now.
     pub fn ask(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        self.adapt(quota, now);
-        self.with(
-            |gcra, tat| gcra.verdict(*tat, now, gcra.check(*tat, now, cost).err()),
-            |window, log| {
-                window.roll(log, now);
-                window.verdict(log, now, window.check(log, now, cost).err())
-            },
-        )
+        self.lend(quota, now, |mut past| past.ask(quota, cost, now))
     }
 
     /// Asks, and charges where the answer is yes: [`ask`](Self::ask) and [`charge`](Self::charge) in one pass.
     pub fn spend(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        self.adapt(quota, now);
-        self.with(
-            |gcra, tat| match gcra.check(*tat, now, cost) {
-                Ok(after) => {
-                    *tat = after;
-                    gcra.verdict(after, now, None)
-                }
-                Err(wait) => gcra.verdict(*tat, now, Some(wait)),
-            },
-            |window, log| {
-                window.roll(log, now);
-                let wait = window.check(log, now, cost).err();
-                if wait.is_none() {
-                    window.charge(log, now, cost);
-                }
-                window.verdict(log, now, wait)
-            },
-        )
+        self.lend(quota, now, |mut past| past.spend(quota, cost, now))
     }
 
     /// Charges `cost` units, whether they fit or not, and says what is left. Expects an [`ask`](Self::ask) just before.
     pub fn charge(&mut self, cost: u32, now: Timestamp) -> Verdict {
-        self.with(
-            |gcra, tat| {
-                *tat = gcra.charge(*tat, now, cost);
-                gcra.verdict(*tat, now, None)
-            },
-            |window, log| {
-                window.charge(log, now, cost);
-                window.verdict(log, now, None)
-            },
-        )
+        self.past.lent().charge(self.quota, cost, now)
     }
 
     /// Gives back `units` of what was charged at `charged`; never more than is still counted, and never as burst.
     pub fn refund(&mut self, quota: Quota, units: u32, charged: Timestamp, now: Timestamp) {
-        self.ask(quota, 0, now);
-        self.with(
-            |gcra, tat| *tat = gcra.refund(*tat, now, units, charged),
-            |window, log| window.refund(log, units, charged),
-        );
+        self.lend(quota, now, |mut past| past.refund(quota, units, charged, now));
     }
 
     /// The share of its limit this key has used, in units of 2⁻³². Zero equals no state at all.
     pub fn share(&mut self, now: Timestamp) -> u64 {
-        self.with(
-            |gcra, tat| gcra.share(*tat, now),
-            |window, log| {
-                window.roll(log, now);
-                window.share(log)
-            },
-        )
+        self.past.lent().share(self.quota, now)
     }
 
     /// Whether nothing more would be admitted now.
     pub fn is_spent(&mut self, now: Timestamp) -> bool {
-        self.ask(self.quota, 1, now).wait().is_some()
+        self.past.lent().is_spent(self.quota, now)
+    }
+
+    /// The past as measured by this quota.
+    pub(crate) fn lend<R>(&mut self, quota: Quota, now: Timestamp, f: impl FnOnce(PastMut<'_>) -> R) -> R {
+        self.adapt(quota, now);
+        f(self.past.lent())
     }
 
     fn adapt(&mut self, quota: Quota, now: Timestamp) {
-        if self.quota == quota {
-            return;
-        }
-        let share = self.share(now).min(WHOLE);
-        let was = std::mem::replace(&mut self.quota, quota);
-        match (was.algorithm(), quota.algorithm(), &mut self.past) {
-            (Algorithm::Window(old), Algorithm::Window(new), Past::Log(log)) if old.same_grid(&new) => {
-                new.rescale(log, &old)
-            }
-            (_, Algorithm::Window(new), Past::Log(log)) => **log = new.at_share(share, log.last().min(now)),
-            (_, Algorithm::Window(new), past) => *past = Past::Log(Box::new(new.at_share(share, now))),
-            (_, Algorithm::Gcra(new), past) => *past = Past::Tat(new.at_share(share, now)),
-        }
-    }
-
-    fn with<R>(
-        &mut self,
-        bucket: impl FnOnce(Gcra, &mut Timestamp) -> R,
-        exact: impl FnOnce(Window, &mut Log) -> R,
-    ) -> R {
-        match (self.quota.algorithm(), &mut self.past) {
-            (Algorithm::Gcra(gcra), Past::Tat(tat)) => bucket(gcra, tat),
-            (Algorithm::Window(window), Past::Log(log)) => exact(window, log),
-            // `quota` and `past` are only ever changed together, so what follows keeps the compiler's promise, not ours.
-            (Algorithm::Gcra(gcra), Past::Log(log)) => bucket(gcra, &mut log.last()),
-            (Algorithm::Window(window), Past::Tat(_)) => exact(window, &mut Log::new()),
+        if self.quota != quota {
+            let past = std::mem::replace(&mut self.past, Past::Tat(Timestamp::ZERO));
+            self.past = past.adapt(self.quota, quota, now);
+            self.quota = quota;
         }
     }
 }

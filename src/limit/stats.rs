@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{LimitStoreStats, RemoteStats};
 use super::decision::Label;
 use super::plan::Plan;
+use crate::striped::Striped;
 
 /// Routes counted by name; those beyond share `"other"`.
 const ROUTES: usize = 256;
@@ -57,11 +58,14 @@ pub struct RouteRefusals {
     pub refused: u64,
 }
 
+const ADMITTED: usize = 0;
+const REFUSED: usize = 1;
+const DEGRADED: usize = 2;
+
 #[derive(Debug)]
 pub(super) struct Counters {
-    admitted: AtomicU64,
-    refused: AtomicU64,
-    degraded: AtomicU64,
+    /// By [`ADMITTED`], [`REFUSED`] and [`DEGRADED`].
+    requests: Striped<3>,
     terms: Vec<(Label, TermCounters)>,
     routes: Mutex<HashMap<Box<str>, u64>>,
 }
@@ -75,15 +79,13 @@ struct TermCounters {
 impl Counters {
     pub(super) fn new(plan: &Plan) -> Self {
         let terms = plan.offers().map(|(label, _)| (label, TermCounters::default())).collect();
-        let zero = || AtomicU64::new(0);
-        Self { admitted: zero(), refused: zero(), degraded: zero(), terms, routes: Mutex::default() }
+        Self { requests: Striped::default(), terms, routes: Mutex::default() }
     }
 
     pub(super) fn count(&self, admits: bool, degraded: bool) {
-        let counter = if admits { &self.admitted } else { &self.refused };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.requests.add(if admits { ADMITTED } else { REFUSED }, 1);
         if degraded {
-            self.degraded.fetch_add(1, Ordering::Relaxed);
+            self.requests.add(DEGRADED, 1);
         }
     }
 
@@ -123,9 +125,9 @@ impl Counters {
             .collect();
         routes.sort_by(|a, b| a.route.cmp(&b.route));
         RateLimitStats {
-            admitted: self.admitted.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            degraded: self.degraded.load(Ordering::Relaxed),
+            admitted: self.requests.sum(ADMITTED),
+            refused: self.requests.sum(REFUSED),
+            degraded: self.requests.sum(DEGRADED),
             limits: limits.collect(),
             routes,
             store,

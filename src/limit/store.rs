@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Quota, Verdicts};
+use super::{Quota, Verdict, Verdicts};
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -128,6 +128,13 @@ pub struct RemoteStats {
 pub trait LimitStore: Send + Sync + 'static {
     /// Charges all checks, or none.
     fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>>;
+
+    /// Charges one check, as [`decide`](Self::decide) would a list of it, where that takes no waiting. Nearly every
+    /// request owes one check, so a store in this process does well to answer here; the default, `None`, asks `decide`.
+    fn decide_one(&self, check: &Check, now: Timestamp) -> Option<Verdict> {
+        let _ = (check, now);
+        None
+    }
 
     /// What `decide` would say, without charging.
     fn peek(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>>;

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | admitted in any window | ≤ limit |
 //! | utilisation under uniform overload of at least a request per sub-bucket | ≥ 0.98 |
-//! | state | 51 counters, whatever the limit |
+//! | state | 51 counters: 120 bytes to a limit of 65 535, 224 over it |
 //!
 //! A fixed window admits twice its limit across a boundary, and so does the two-bucket "sliding counter": neither is
 //! offered.
@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use super::decision::Verdict;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, nanos};
 
 /// How many sub-buckets a period is cut into.
 pub(crate) const BUCKETS: u64 = 50;
@@ -33,32 +33,78 @@ pub struct Window {
     width: u64,
 }
 
-/// What a key has done in its window.
+/// What a key has done in its window: the sub-buckets that can still count, in a ring.
+///
+/// `C` is what a sub-bucket counts in: `u16` serves limits to 65 535 in 120 bytes, `u32` any limit in 224.
 #[derive(Clone, Debug)]
-pub struct Log {
-    /// No sub-bucket before this one counts.
-    oldest: u64,
-    /// The sub-bucket of the latest charge.
-    newest: u64,
-    /// When exactly that charge was.
+pub struct Log<C = u32> {
+    /// When exactly the latest charge was.
     last: Timestamp,
     /// The sum of `counts`.
     total: u32,
-    /// Units per sub-bucket, at the sub-bucket's index modulo the ring's length.
-    counts: [u32; RING],
+    /// The low bits of the latest charge's sub-bucket: as none counts that is 51 or more behind, they tell it whole.
+    newest: u16,
+    /// Where in `counts` that is.
+    at: u8,
+    /// How many sub-buckets before it still count.
+    back: u8,
+    counts: [C; RING],
+}
+
+/// A sub-bucket's counter. What does not fit is dropped: by then the limit is long reached, and stays so for as long.
+pub trait Count: Copy + sealed::Sealed {
+    /// No units.
+    const ZERO: Self;
+
+    /// How many units.
+    fn units(self) -> u32;
+
+    /// That many, or the most that fit.
+    fn of(units: u32) -> Self;
+}
+
+impl Count for u16 {
+    const ZERO: Self = 0;
+
+    fn units(self) -> u32 {
+        u32::from(self)
+    }
+
+    fn of(units: u32) -> Self {
+        Self::try_from(units).unwrap_or(Self::MAX)
+    }
+}
+
+impl Count for u32 {
+    const ZERO: Self = 0;
+
+    fn units(self) -> u32 {
+        self
+    }
+
+    fn of(units: u32) -> Self {
+        units
+    }
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "sealed: a counter is u16 or u32")]
+    pub trait Sealed {}
+    impl Sealed for u16 {}
+    impl Sealed for u32 {}
 }
 
 impl Log {
     /// A key that has done nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { oldest: 0, newest: 0, last: Timestamp::ZERO, total: 0, counts: [0; RING] }
+        Self::idle(Timestamp::ZERO)
     }
 }
 
-impl Default for Log {
+impl<C: Count> Default for Log<C> {
     fn default() -> Self {
-        Self::new()
+        Self::idle(Timestamp::ZERO)
     }
 }
 
@@ -78,18 +124,20 @@ impl Window {
     }
 
     /// Drops what no longer counts. Everything else expects a log that was rolled to `now`.
-    pub fn roll(&self, log: &mut Log, now: Timestamp) {
-        let now = now.max(log.last);
-        if log.total == 0 || log.last + self.span() <= now {
-            *log = Log { last: log.last, ..Log::new() };
+    pub fn roll<C: Count>(&self, log: &mut Log<C>, now: Timestamp) {
+        if log.total == 0 {
             return;
         }
+        let now = now.max(log.last);
+        if log.last.after(self.period) <= now {
+            *log = Log::idle(log.last);
+            return;
+        }
+        let ahead = log.ahead(now.as_nanos() / self.width);
         let first = now.as_nanos().saturating_sub(self.period) / self.width;
-        while log.oldest < first.min(log.newest) {
-            let count = &mut log.counts[ring(log.oldest)];
-            log.total -= *count;
-            *count = 0;
-            log.oldest += 1;
+        let oldest = now.as_nanos() / self.width - ahead - u64::from(log.back);
+        for _ in oldest..first.min(oldest + u64::from(log.back)) {
+            log.drop_oldest();
         }
     }
 
@@ -97,80 +145,97 @@ impl Window {
     ///
     /// # Errors
     /// The wait, where they do not fit.
-    pub fn check(&self, log: &Log, now: Timestamp, cost: u32) -> Result<(), Duration> {
-        if cost > self.limit {
-            return Err(self.span());
-        }
-        let wanted = u64::from(log.total) + u64::from(cost);
-        let Some(excess) = wanted.checked_sub(u64::from(self.limit)).filter(|excess| *excess > 0) else {
+    pub fn check<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
+        if u64::from(log.total) + u64::from(cost) <= u64::from(self.limit) {
             return Ok(());
-        };
-        let mut freed = 0;
-        for bucket in log.oldest..log.newest {
-            freed += u64::from(log.counts[ring(bucket)]);
-            if freed >= excess {
-                return Err(self.end_of(bucket).since(now));
+        }
+        Err(self.wait(log, now, cost))
+    }
+
+    #[cold]
+    fn wait<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Duration {
+        let Some(kept) = self.limit.checked_sub(cost) else { return self.span() };
+        let (mut left, newest) = (log.total, self.bucket(log.last));
+        for age in (1..=log.back).rev() {
+            left -= log.counts[log.place(age)].units();
+            if left <= kept {
+                return self.end_of(newest - u64::from(age)).since(now);
             }
         }
-        Err((log.last + self.span()).since(now))
+        log.last.after(self.period).since(now)
     }
 
     /// Charges `cost` units, whether they fit or not.
-    pub fn charge(&self, log: &mut Log, now: Timestamp, cost: u32) {
+    pub fn charge<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) {
         let now = now.max(log.last);
-        let bucket = now.as_nanos() / self.width;
+        let bucket = self.bucket(now);
         if log.total == 0 {
-            log.oldest = bucket;
+            (log.at, log.back, log.newest) = (0, 0, bucket as u16);
         }
-        log.newest = bucket;
+        log.advance(bucket);
         log.last = now;
-        log.total = log.total.saturating_add(cost);
-        let count = &mut log.counts[ring(bucket)];
-        *count = count.saturating_add(cost);
+        let count = &mut log.counts[usize::from(log.at)];
+        let before = count.units();
+        *count = C::of(before.saturating_add(cost).min(before.saturating_add(u32::MAX - log.total)));
+        log.total += count.units() - before;
+    }
+
+    /// [`roll`](Self::roll), [`check`](Self::check) and, where the units fit, [`charge`](Self::charge), in one pass.
+    pub(super) fn spend<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
+        self.roll(log, now);
+        match self.check(log, now, cost) {
+            Ok(()) => {
+                self.charge(log, now, cost);
+                self.verdict(log, now, None)
+            }
+            Err(wait) => self.verdict(log, now, Some(wait)),
+        }
     }
 
     /// Gives back up to `units` of those charged at `charged`, if that sub-bucket still counts.
-    pub fn refund(&self, log: &mut Log, units: u32, charged: Timestamp) {
-        let bucket = charged.as_nanos() / self.width;
-        if (log.oldest..=log.newest).contains(&bucket) {
-            let count = &mut log.counts[ring(bucket)];
-            let back = units.min(*count);
-            *count -= back;
+    pub fn refund<C: Count>(&self, log: &mut Log<C>, units: u32, charged: Timestamp) {
+        let Some(age) = self.bucket(log.last).checked_sub(self.bucket(charged)) else { return };
+        if age <= u64::from(log.back) {
+            let place = log.place(age as u8);
+            let back = units.min(log.counts[place].units());
+            log.counts[place] = C::of(log.counts[place].units() - back);
             log.total -= back;
         }
     }
 
     /// What a key may still do.
     #[must_use]
-    pub fn verdict(&self, log: &Log, now: Timestamp, wait: Option<Duration>) -> Verdict {
-        let reset = if log.total == 0 { Duration::ZERO } else { (log.last + self.span()).since(now) };
-        Verdict::new(wait, self.limit.saturating_sub(log.total), reset)
+    pub fn verdict<C: Count>(&self, log: &Log<C>, now: Timestamp, wait: Option<Duration>) -> Verdict {
+        let reset = if log.total == 0 { 0 } else { log.last.after(self.period).nanos_since(now) };
+        Verdict::of(wait.map_or(0, |wait| nanos(wait).max(1)), self.limit.saturating_sub(log.total), reset)
     }
 
     /// The share of the limit that is used, in units of 2⁻³², rounded up.
-    pub(crate) fn share(&self, log: &Log) -> u64 {
+    pub(crate) fn share<C: Count>(&self, log: &Log<C>) -> u64 {
         (u64::from(log.total) << 32).div_ceil(u64::from(self.limit.max(1)))
     }
 
     /// A log that has used that share, as of its latest charge.
-    pub(crate) fn at_share(&self, share: u64, last: Timestamp) -> Log {
-        let mut log = Log::new();
+    pub(crate) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
+        let mut log = Log::default();
         let units = (u128::from(share) * u128::from(self.limit)) >> 32;
         self.charge(&mut log, last, units.min(u128::from(u32::MAX)) as u32);
         log
     }
 
     /// The same log measured against another limit of the same period: every charge keeps its time and its share.
-    pub(crate) fn rescale(&self, log: &mut Log, was: &Self) {
-        let (mut seen, mut given) = (0_u64, 0_u64);
-        for bucket in log.oldest..=log.newest {
-            let count = &mut log.counts[ring(bucket)];
-            seen += u64::from(*count);
-            let scaled = (seen * u64::from(self.limit)).div_ceil(u64::from(was.limit.max(1)));
-            *count = (scaled - given).min(u64::from(u32::MAX)) as u32;
-            given = scaled;
+    pub(crate) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
+        let Log { last, newest, at, back, .. } = *log;
+        let (mut scaled, mut seen, mut given) = (Log { newest, at, back, ..Log::idle(last) }, 0_u64, 0_u64);
+        for age in (0..=back).rev() {
+            let place = log.place(age);
+            seen += u64::from(log.counts[place].units());
+            let due = (seen * u64::from(self.limit)).div_ceil(u64::from(was.limit.max(1)));
+            scaled.counts[place] = D::of((due - given).min(u64::from(u32::MAX)) as u32);
+            given += u64::from(scaled.counts[place].units());
         }
-        log.total = given.min(u64::from(u32::MAX)) as u32;
+        scaled.total = given.min(u64::from(u32::MAX)) as u32;
+        scaled
     }
 
     /// Whether both cut time the same way.
@@ -180,7 +245,11 @@ impl Window {
 
     /// When a full sub-bucket stops counting.
     fn end_of(&self, bucket: u64) -> Timestamp {
-        Timestamp::from_nanos((bucket + 1).saturating_mul(self.width)) + self.span()
+        Timestamp::from_nanos((bucket + 1).saturating_mul(self.width)).after(self.period)
+    }
+
+    const fn bucket(&self, at: Timestamp) -> u64 {
+        at.as_nanos() / self.width
     }
 
     const fn span(&self) -> Duration {
@@ -188,15 +257,43 @@ impl Window {
     }
 }
 
-impl Log {
+impl<C: Count> Log<C> {
+    /// A log without charges; time never runs back behind `last`.
+    const fn idle(last: Timestamp) -> Self {
+        Self { last, total: 0, newest: 0, at: 0, back: 0, counts: [C::ZERO; RING] }
+    }
+
     /// When the key was last charged.
     pub(crate) const fn last(&self) -> Timestamp {
         self.last
     }
-}
 
-const fn ring(bucket: u64) -> usize {
-    (bucket % RING as u64) as usize
+    /// How many sub-buckets this one is ahead of the newest.
+    const fn ahead(&self, bucket: u64) -> u64 {
+        (bucket as u16).wrapping_sub(self.newest) as u64
+    }
+
+    /// Where the sub-bucket lies that is this much older than the newest.
+    const fn place(&self, age: u8) -> usize {
+        let (at, age) = (self.at as usize, age as usize);
+        if at >= age { at - age } else { at + RING - age }
+    }
+
+    fn drop_oldest(&mut self) {
+        let place = self.place(self.back);
+        self.total -= self.counts[place].units();
+        self.counts[place] = C::ZERO;
+        self.back -= 1;
+    }
+
+    /// Makes this sub-bucket the newest. A rolled log has room for it.
+    fn advance(&mut self, bucket: u64) {
+        let ahead = self.ahead(bucket).min(RING as u64 - 1) as u8;
+        let at = self.at as usize + ahead as usize;
+        self.at = if at >= RING { at - RING } else { at } as u8;
+        self.back = (self.back + ahead).min(RING as u8 - 1);
+        self.newest = bucket as u16;
+    }
 }
 
 #[cfg(test)]

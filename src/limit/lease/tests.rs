@@ -246,7 +246,13 @@ fn busy(quota: Quota, seed: u64, lossy: bool, asks: usize, gap_us: u64, bursts: 
     let mut now = START;
     for _ in 0..asks {
         let silence = bursts && fleet.chance.below(150) == 0;
-        let most = if silence { 150_000 } else if bursts { gap_us / 10 } else { 2 * gap_us };
+        let most = if silence {
+            150_000
+        } else if bursts {
+            gap_us / 10
+        } else {
+            2 * gap_us
+        };
         now = now + Duration::from_micros(fleet.chance.below(most));
         let among = if fleet.chance.happens(70) { 3 } else { NODES as u64 };
         let node = fleet.chance.below(among) as usize;

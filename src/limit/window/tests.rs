@@ -6,7 +6,7 @@ const MINUTE: u64 = 60_000_000_000;
 const START: Timestamp = Timestamp::from_nanos(86_400_123_456_789);
 
 /// Rolls, asks and charges, as an engine does.
-fn admit(window: &Window, log: &mut Log, now: Timestamp, cost: u32) -> Result<(), Duration> {
+fn admit<C: Count>(window: &Window, log: &mut Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
     window.roll(log, now);
     window.check(log, now, cost)?;
     window.charge(log, now, cost);
@@ -56,10 +56,10 @@ fn a_rescaled_log_keeps_its_share_and_its_times() {
     for i in 0..50 {
         admit(&small, &mut log, START + Duration::from_secs(i), 1).expect("room");
     }
-    large.rescale(&mut log, &small);
-    assert_eq!(large.verdict(&log, START, None).remaining(), 500);
-    small.rescale(&mut log, &large);
-    assert_eq!(small.verdict(&log, START, None).remaining(), 50);
+    let wider: Log<u16> = large.rescale(&log, &small);
+    assert_eq!(large.verdict(&wider, START, None).remaining(), 500);
+    let again: Log = small.rescale(&wider, &large);
+    assert_eq!(small.verdict(&again, START, None).remaining(), 50);
 }
 
 #[test]

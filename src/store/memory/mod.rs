@@ -8,6 +8,9 @@
 mod cache;
 mod hashed;
 mod limits;
+mod shard;
+mod slab;
+mod table;
 
 pub use cache::MemoryCache;
 pub use limits::MemoryLimits;

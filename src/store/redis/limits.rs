@@ -283,8 +283,7 @@ impl Inner {
     async fn ask_apart(self: Arc<Self>, group: Group, now: Timestamp) -> Result<Verdicts, Error> {
         let asked: Vec<Asked> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
         let answers = join_all(asked.into_iter().map(answered)).await;
-        let enforced =
-            |op: &Op| matches!(op.act, Act::Take { enforced: true, .. } | Act::Ask { enforced: true });
+        let enforced = |op: &Op| matches!(op.act, Act::Take { enforced: true, .. } | Act::Ask { enforced: true });
         let admits = |answer: &Result<Verdicts, Error>| {
             answer.as_ref().is_ok_and(|verdicts| verdicts.iter().all(Verdict::admits))
         };

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::shard::OVERFLOW;
 use super::*;
 use crate::limit::Quota;
 
@@ -124,11 +125,28 @@ fn threads_together_admit_exactly_the_limit() {
     assert_eq!(total, 1_000);
 }
 
-/// The documentation names these sizes.
+/// The documentation names these sizes: a slot is kept in tables four fifths full.
 #[test]
 fn a_key_takes_what_is_said() {
-    assert_eq!(size_of::<Slot>(), 48);
-    assert_eq!(size_of::<KeyState>(), 40);
-    assert_eq!(size_of::<crate::limit::window::Log>(), 232);
+    use crate::limit::window::Log;
+    assert_eq!(size_of::<super::super::table::Slot>() * 5 / 4, 40);
+    assert_eq!(40 + size_of::<Log<u16>>(), 160);
+    assert_eq!(40 + size_of::<Log<u32>>(), 264);
     assert_eq!(size_of::<Verdict>(), 24);
+}
+
+/// Keys of every kind in one store, their quotas changing under them: a bucket's place is never taken for a log's.
+#[test]
+fn a_key_may_change_its_kind_of_quota() {
+    let store = MemoryLimits::new(64);
+    let quotas = [Quota::per_minute(100), Quota::per_minute(100).bucket(100), Quota::per_minute(1_000_000)];
+    for (n, quota) in (0..1_000).zip(quotas.iter().cycle()) {
+        let check = Check::new(key(n % 50), *quota).cost(quota.limit() / 100);
+        let verdict = decide(&store, &[check], START)[0];
+        let used = n / 50 + 1;
+        let left = u64::from(quota.limit()).saturating_sub(used * u64::from(quota.limit() / 100));
+        let off = left.abs_diff(u64::from(verdict.remaining()));
+        assert!(off <= u64::from(quota.limit() / 100), "{quota}: {verdict:?}, {left} left after {used}");
+    }
+    assert_eq!(store.stats().keys, 50);
 }

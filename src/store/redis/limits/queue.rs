@@ -16,7 +16,7 @@ use crate::guard::Outage;
 use crate::limit::Verdicts;
 
 /// Calls on their way at one time: one that the server works on while another travels.
-const LANES: usize = 2;
+const LANES: usize = 4;
 /// Decisions that may wait. More of them would not be answered in time.
 const WAITING: usize = 16_384;
 

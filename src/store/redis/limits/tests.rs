@@ -63,7 +63,9 @@ fn model(engine: &MemoryLimits, group: &Group, now: u64) -> Verdicts {
         match op.act {
             Act::Take { enforced, .. } => takes.push(check(op, enforced)),
             Act::Ask { enforced } => asks.push(check(op, enforced)),
-            Act::Refund { charged } => drop(engine.settle(&[Settlement::new(check(op, true), at(charged), 0)], at(now))),
+            Act::Refund { charged } => {
+                drop(engine.settle(&[Settlement::new(check(op, true), at(charged), 0)], at(now)))
+            }
             Act::Charge => {
                 let settlement = Settlement::new(check(op, true).cost(0), at(now), op.units);
                 drop(engine.settle(&[settlement], at(now)));
@@ -105,7 +107,10 @@ fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota)
     rows.sort_by_key(|row| row.0);
     rows.dedup_by_key(|row| row.0);
     if asks {
-        return rows.iter().map(|row| Op { act: Act::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) }).collect();
+        return rows
+            .iter()
+            .map(|row| Op { act: Act::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
+            .collect();
     }
     match rows[0].1 {
         0..=6 => rows.iter().map(|row| op((row.0, 0, row.2, row.3), quota(row.0), now)).collect(),

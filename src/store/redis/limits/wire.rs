@@ -110,9 +110,7 @@ fn numbers(quota: Quota) -> (f64, f64) {
     let period = nanos(quota.period());
     match quota.algorithm() {
         Algorithm::Window(_) => (f64::from(quota.limit()), (period / 1_000) as f64),
-        Algorithm::Gcra(_) => {
-            (f64::from(quota.capacity()), -(period.div_ceil(u64::from(quota.limit().max(1))) as f64))
-        }
+        Algorithm::Gcra(_) => (f64::from(quota.capacity()), -(period.div_ceil(u64::from(quota.limit().max(1))) as f64)),
     }
 }
 

@@ -1,0 +1,166 @@
+//! [`Table`]: keys to slots, in one allocation and mostly one cache line.
+//!
+//! Open addressing, kept **sorted**: a key's home is its hash scaled to the table's length, so homes rise with keys, and
+//! a displaced key stands right of all smaller ones. A look-up, found or not, ends at the first key that is not
+//! smaller: about three slots of 32 bytes, side by side, where the table is four fifths full. Taking a slot moves the
+//! few that follow by one place, freeing one moves them back: no tombstones, nothing to sweep.
+
+use crate::limit::Packed;
+
+/// What the table holds of a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// The key's hash; [`FREE`] where there is none.
+    key: u64,
+    /// A bucket's theoretical arrival time, or where a window's log lies.
+    pub(super) past: u64,
+    pub(super) quota: Packed,
+}
+
+const FREE: u64 = u64::MAX;
+
+const EMPTY: Slot = Slot { key: FREE, past: 0, quota: Packed::ZERO };
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    homes: usize,
+    len: usize,
+}
+
+impl Slot {
+    pub(super) fn new(key: u64, past: u64, quota: Packed) -> Self {
+        Self { key: key.min(FREE - 1), past, quota }
+    }
+}
+
+impl Table {
+    /// How many keys it holds.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where this key is, or else where it belongs.
+    #[inline]
+    pub(super) fn find(&self, key: u64) -> Result<usize, usize> {
+        let key = key.min(FREE - 1);
+        let mut at = self.home(key);
+        loop {
+            match self.slots.get(at) {
+                Some(slot) if slot.key < key => at += 1,
+                Some(slot) if slot.key == key => return Ok(at),
+                _ => return Err(at),
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn slot(&mut self, at: usize) -> &mut Slot {
+        &mut self.slots[at]
+    }
+
+    /// Puts a slot where [`find`](Self::find) said its key belongs. Call [`widen`](Self::widen) before.
+    pub(super) fn insert(&mut self, at: usize, slot: Slot) {
+        let free = self.slots[at..].iter().position(|slot| slot.key == FREE).map_or(self.slots.len(), |n| at + n);
+        if free == self.slots.len() {
+            self.slots.push(EMPTY);
+        }
+        self.slots.copy_within(at..free, at + 1);
+        self.slots[at] = slot;
+        self.len += 1;
+    }
+
+    /// Forgets what is in this slot.
+    pub(super) fn remove(&mut self, at: usize) -> Slot {
+        let removed = self.slots[at];
+        let after = self.slots[at + 1..].iter().zip(at + 1..);
+        let moved = after.take_while(|(slot, place)| slot.key != FREE && self.home(slot.key) < *place).count();
+        self.slots.copy_within(at + 1..=at + moved, at);
+        self.slots[at + moved] = EMPTY;
+        self.len -= 1;
+        removed
+    }
+
+    /// Makes room for one more of at most `capacity` keys; doubles where it is four fifths full, so that moving costs a
+    /// key a constant number of copies. Returns whether keys have moved.
+    pub(super) fn widen(&mut self, capacity: usize) -> bool {
+        let most = capacity.saturating_add(capacity / 4).max(8);
+        if self.homes >= most || self.len * 5 < self.homes * 4 {
+            return false;
+        }
+        let old = std::mem::take(&mut self.slots);
+        self.homes = (self.homes * 2).clamp(8, most);
+        self.slots.reserve_exact(self.homes + self.homes / 64 + 8);
+        for slot in old.into_iter().filter(|slot| slot.key != FREE) {
+            let home = self.home(slot.key);
+            if home > self.slots.len() {
+                self.slots.resize(home, EMPTY);
+            }
+            self.slots.push(slot);
+        }
+        if self.slots.len() < self.homes {
+            self.slots.resize(self.homes, EMPTY);
+        }
+        true
+    }
+
+    /// The first key at or after a place picked by `random`.
+    pub(super) fn any(&self, random: u64) -> Option<usize> {
+        let start = scale(random, self.slots.len());
+        let (before, after) = self.slots.split_at(start);
+        let taken = |slot: &Slot| slot.key != FREE;
+        after.iter().position(taken).map(|n| start + n).or_else(|| before.iter().position(taken))
+    }
+
+    fn home(&self, key: u64) -> usize {
+        scale(key, self.homes)
+    }
+}
+
+/// `x` of 2⁶⁴, as a share of `n`.
+const fn scale(x: u64, n: usize) -> usize {
+    ((x as u128 * n as u128) >> 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn two_slots_share_a_cache_line() {
+        assert_eq!(size_of::<Slot>(), 32);
+    }
+
+    proptest! {
+        /// Against a map: whatever is inserted and removed, in whatever order, is found or not found alike.
+        #[test]
+        fn finds_what_a_map_finds(
+            steps in prop::collection::vec((any::<bool>(), prop_oneof![0_u64..40, any::<u64>(), Just(FREE), Just(FREE - 2)]), 1..400),
+            spread in prop_oneof![Just(1_u64), Just(0x9E37_79B9_7F4A_7C15)],
+        ) {
+            let (mut table, mut map) = (Table::default(), BTreeMap::new());
+            for (n, (insert, key)) in (0_u64..).zip(steps) {
+                let key = key.wrapping_mul(spread).min(FREE - 1);
+                match (insert, table.find(key)) {
+                    (true, Err(at)) => {
+                        let at = if table.widen(1_000) { table.find(key).expect_err("new") } else { at };
+                        table.insert(at, Slot::new(key, n, Packed::ZERO));
+                        prop_assert!(map.insert(key, n).is_none());
+                    }
+                    (false, Ok(at)) => prop_assert_eq!(Some(table.remove(at).past), map.remove(&key)),
+                    (_, found) => prop_assert_eq!(found.is_ok(), map.contains_key(&key)),
+                }
+                prop_assert_eq!(table.len(), map.len());
+                for (key, past) in &map {
+                    let at = table.find(*key).expect("is there");
+                    prop_assert_eq!(table.slot(at).past, *past);
+                }
+                prop_assert_eq!(table.any(key).is_some(), !map.is_empty());
+            }
+        }
+    }
+}
