@@ -136,8 +136,12 @@ impl Gate {
     }
 
     pub async fn send(&self, path: &str) -> Response<Body<Full<Bytes>>> {
+        self.send_from("192.0.2.1", path).await
+    }
+
+    pub async fn send_from(&self, peer: &str, path: &str) -> Response<Body<Full<Bytes>>> {
         let request = Request::get(path).header("host", "h").body(Full::default()).expect("a request");
-        self.service.clone().oneshot(FakePeer::at("192.0.2.1").mark(request)).await.expect("infallible")
+        self.service.clone().oneshot(FakePeer::at(peer).mark(request)).await.expect("infallible")
     }
 
     /// A GET that must be answered rightly; returns whether from a cache.
