@@ -264,6 +264,7 @@ async fn an_invalidation_that_cannot_be_told_says_so_and_is_told_later() {
     fleet.shared(1).await;
     assert!(b.get("/a").await.is_hit());
     proxy.set(fault_proxy::Fault::Reset);
+    until("cut off", || !far(&a).up).await;
     let error = a.layer.invalidate().tag("prices").await.expect_err("nobody hears");
     assert!(error.is_store() && error.to_string().starts_with("invalidated in this process; the others"), "{error}");
     assert_eq!(far(&a).untold, 1);

@@ -71,7 +71,11 @@ impl Limiter {
         let error = match answer {
             Ok(verdicts) if verdicts.len() == dues.checks.len() => {
                 match held {
-                    None => fallback.charge(&dues.checks, verdicts, at),
+                    None => {
+                        if let Some(here) = fallback.count(&dues.checks, verdicts, at) {
+                            return self.rule(head, dues, &here, at, true);
+                        }
+                    }
                     Some(held) if refuses(&dues.checks, verdicts) => fallback.release(&dues.checks, &held, at),
                     Some(_) => {}
                 }
