@@ -11,6 +11,7 @@ use http::{Extensions, HeaderMap, Response};
 use smallvec::SmallVec;
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
+use super::live::Live;
 use super::outage::Fallback;
 use super::plan::{Dues, Plan, Seen};
 use super::remote::Waiting;
@@ -26,6 +27,7 @@ use crate::event::{Event, Events, Once};
 use crate::head::RequestHead;
 use crate::key::KeyExtractor;
 use crate::store::governor::NodeCeiling;
+use crate::switch::Switch;
 
 /// How many requests are looked at for a misconfigured identity.
 const INSPECTED: u32 = 100;
@@ -48,6 +50,7 @@ pub(super) struct Limiter {
     pub(super) events: Events,
     pub(super) counters: Counters,
     pub(super) warnings: Warnings,
+    pub(super) live: Live,
 }
 
 /// The per-node ceiling with its place among the limits.
@@ -136,6 +139,9 @@ impl Limiter {
         if self.exempt.iter().any(|exempt| exempt(head)) {
             return Step::Admit(Pass::default());
         }
+        if self.live.is_special() {
+            return self.decide_specially(head);
+        }
         let mut seen = Seen::default();
         let Some((check, label)) = self.plan.only(head, &mut seen) else {
             return self.ask(head, self.plan.dues(head), self.clock.now());
@@ -150,7 +156,7 @@ impl Limiter {
     }
 
     /// Asks the store about everything the request owes.
-    fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
+    pub(super) fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
         self.warn(head, dues.seen);
         if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
             return self.decide_remotely(fallback, head, dues, at);
@@ -207,7 +213,7 @@ impl Limiter {
         at: Timestamp,
     ) -> Step {
         let mut admits = ruling.limits_admit();
-        if let (true, Some(node)) = (admits, &self.node) {
+        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.live.switch() == Switch::On)) {
             let term = self.ask_node(node, &ruling, at);
             admits = term.verdict.admits();
             ruling.node = Some(term);
@@ -254,7 +260,10 @@ impl Limiter {
     }
 
     pub(super) fn stats(&self) -> RateLimitStats {
-        RateLimitStats { remote: self.store.remote(), ..self.counters.snapshot(&self.plan, self.store.stats()) }
+        let mut stats = self.counters.snapshot(&self.plan, self.store.stats());
+        stats.remote = self.store.remote();
+        self.live.tell(&mut stats, |label| self.plan.offer(label).name.clone());
+        stats
     }
 
     /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.

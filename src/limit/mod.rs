@@ -83,6 +83,9 @@ mod layer;
 #[cfg(feature = "redis")]
 pub(crate) mod lease;
 mod limiter;
+mod live;
+mod lookup;
+mod memo;
 mod outage;
 mod plan;
 mod quota;
@@ -101,6 +104,7 @@ pub mod window;
 pub use decision::{Decision, Part, Verdict, Verdicts};
 pub use future::ResponseFuture;
 pub use layer::{RateLimitBuilder, RateLimitLayer};
+pub use lookup::TierLookup;
 pub use outage::OnOutage;
 pub use quota::{Algorithm, Quota};
 pub use reject::{OnReject, Problem};
