@@ -114,6 +114,13 @@ pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
     });
 }
 
+/// Whether the request that this code runs in was answered without a call of its own to the service behind the cache;
+/// false outside of any request.
+pub(crate) fn answered_from_cache() -> bool {
+    let note = CURRENT.try_with(|current| current.notes.get().cache).ok().flatten();
+    is_inside() && matches!(note, Some(CacheNote::Hit | CacheNote::Stale | CacheNote::Collapsed))
+}
+
 impl Slot {
     pub(crate) fn new(scope: Scope) -> Self {
         Self { scope: Some(scope), notes: Notes::NONE }
@@ -128,7 +135,7 @@ impl Slot {
     }
 
     /// Runs `work` inside this slot. Meanwhile the outer slot is kept here: entering is one swap, and so is leaving.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // A thread that is ending has no current slot any more: the work runs outside.
         let entered = CURRENT.try_with(|current| current.swap(self)).is_ok();

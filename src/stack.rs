@@ -18,8 +18,6 @@ use crate::body::{Keep, Wrap};
 use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, Rules};
 use crate::clock::Clock;
 use crate::error::Error;
-#[cfg(feature = "redis")]
-use crate::event::Events;
 use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
 use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
@@ -155,8 +153,6 @@ pub struct TollgateBuilder {
     cost_per_call: Option<f64>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
-    #[cfg(feature = "redis")]
-    hook: Option<Hook>,
 }
 
 impl Default for TollgateBuilder {
@@ -170,8 +166,6 @@ impl Default for TollgateBuilder {
             cost_per_call: None,
             #[cfg(feature = "redis")]
             redis: None,
-            #[cfg(feature = "redis")]
-            hook: None,
         }
     }
 }
@@ -245,11 +239,7 @@ impl TollgateBuilder {
     pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let hook: Hook = Arc::new(hook);
         let (for_limits, for_cache) = (hook.clone(), hook.clone());
-        #[cfg(feature = "redis")]
-        let this = Self { hook: Some(hook.clone()), ..self };
-        #[cfg(not(feature = "redis"))]
-        let this = self;
-        let gate = this
+        let gate = self
             .limits_with(|limits| limits.hook(move |event| for_limits(event)))
             .timing_with(|timing| timing.hook(move |event| hook(event)));
         Self { cache: gate.cache.hook(for_cache), ..gate }
@@ -299,7 +289,6 @@ impl TollgateBuilder {
             self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
         }
         let limits = RedisLimits::new(&redis)?;
-        limits.listen(Events::new(self.hook.clone()));
         Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))
     }
 }

@@ -252,6 +252,9 @@ impl RateLimitBuilder {
             None => Arc::new(Contained(store)) as Arc<dyn LimitStore>,
         };
         self.store = self.store.map(contained);
+        if let (Some(store), Some(hook)) = (&self.store, &self.hook) {
+            store.listen(hook.clone());
+        }
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let plan = Plan::new(&self.limits, self.identify, secret)?;
         let ceiling =

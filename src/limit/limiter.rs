@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Response};
+use smallvec::SmallVec;
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
 use super::outage::Fallback;
 use super::plan::{Dues, Plan, Seen};
-use super::reply::{Draft, DraftFields, Reply, Style, write_retry_after};
 use super::remote::Waiting;
+use super::reply::{Draft, DraftFields, Reply, Style, write_retry_after};
 use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
 use super::{LimitStore, OnReject, Quota, Settlement};
@@ -90,6 +91,15 @@ struct Aside {
     draft: Option<DraftFields>,
     decision: Option<Decision>,
     reservation: Option<Reservation>,
+    discount: Option<Discount>,
+}
+
+/// What is given back where the cache answers.
+#[derive(Debug)]
+struct Discount {
+    limiter: Arc<Limiter>,
+    settlements: SmallVec<[Settlement; 2]>,
+    degraded: bool,
 }
 
 impl Pass {
@@ -111,6 +121,10 @@ impl Pass {
         let aside = *self.aside.take()?;
         if let Some(draft) = aside.draft {
             draft.write(headers);
+        }
+        if let Some(discount) = aside.discount.filter(|_| carrier::answered_from_cache()) {
+            let now = discount.limiter.clock.now();
+            discount.limiter.settle(&discount.settlements, now, discount.degraded);
         }
         aside.decision
     }
@@ -168,7 +182,13 @@ impl Limiter {
 
     /// The end of nearly every request: admitted, with nothing to say but the fields.
     #[inline(always)]
-    pub(super) fn finish(self: &Arc<Self>, head: &RequestHead<'_>, reserves: bool, ruling: Ruling<'_>, at: Timestamp) -> Step {
+    pub(super) fn finish(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        reserves: bool,
+        ruling: Ruling<'_>,
+        at: Timestamp,
+    ) -> Step {
         let plain = !reserves && !ruling.degraded && ruling.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.heard() {
             return self.finish_at_length(head, reserves, ruling, at);
@@ -207,11 +227,14 @@ impl Limiter {
 
     #[cold]
     fn aside(self: &Arc<Self>, reserves: bool, ruling: &Ruling<'_>, draft: Option<Draft>, at: Timestamp) -> Box<Aside> {
-        let reservation = || Reservation::new(self.clone(), self.plan.reserving(ruling), at, ruling.degraded);
+        let reserved = if reserves { self.plan.reserving(ruling) } else { SmallVec::new() };
+        let settlements = if reserves { self.plan.discounts(ruling, at) } else { SmallVec::new() };
+        let (some_reserved, some_discount) = (!reserved.is_empty(), !settlements.is_empty());
         Box::new(Aside {
             draft: draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
             decision: ruling.degraded.then(|| self.decision(ruling)),
-            reservation: reserves.then(reservation),
+            reservation: some_reserved.then(|| Reservation::new(self.clone(), reserved, at, ruling.degraded)),
+            discount: some_discount.then(|| Discount { limiter: self.clone(), settlements, degraded: ruling.degraded }),
         })
     }
 

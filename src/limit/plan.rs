@@ -11,7 +11,8 @@ use smallvec::SmallVec;
 use super::decision::{Label, Ruling};
 use super::rules::{Cost, Quotas, Subject};
 use super::tiers::Assign;
-use super::{Check, Limit, Quota};
+use super::{Check, Limit, Quota, Settlement};
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::fields;
 use crate::head::RequestHead;
@@ -44,6 +45,7 @@ struct Rule {
     cost: Cost,
     enforced: bool,
     reserve: bool,
+    hit_cost: Option<u32>,
 }
 
 /// A quota with what responses say of it, written once.
@@ -76,18 +78,14 @@ pub(super) struct Seen {
     pub(super) nobody: bool,
     /// A tier was assigned that does not exist.
     pub(super) unknown_tier: bool,
-    /// A limit leaves a reservation.
+    /// A limit leaves a reservation, or gives back where the cache answers.
     pub(super) reserves: bool,
 }
 
 impl Plan {
     /// # Errors
     /// Names the limit, quota, pattern or network that is wrong.
-    pub(super) fn new(
-        limits: &[Limit],
-        identify: SharedExtractor,
-        secret: Option<FleetSecret>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(limits: &[Limit], identify: SharedExtractor, secret: Option<FleetSecret>) -> Result<Self, Error> {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
@@ -147,7 +145,7 @@ impl Plan {
         let key = self.key(rule, head, tier.is_some());
         seen.unknown_tier |= unknown;
         seen.nobody |= key.is_none();
-        seen.reserves |= rule.reserve;
+        seen.reserves |= rule.reserve || rule.hit_cost.is_some();
         let key = key.unwrap_or(rule.nobody);
         let tier = tier.unwrap_or(0);
         let check = Check::new(key, rule.offers[tier].quota).cost(rule.cost(head));
@@ -208,6 +206,17 @@ impl Plan {
         charged.map(|((check, _), _)| *check).collect()
     }
 
+    /// What is to be settled where the cache answers.
+    pub(super) fn discounts(&self, ruling: &Ruling<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
+        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
+        let charged = judged.filter(|(_, verdict)| verdict.admits());
+        let discount = |(check, label): (&Check, &Label)| {
+            let cost = self.rules[label.rule as usize].hit_cost?;
+            Some(Settlement::new(*check, at, cost.min(check.cost)))
+        };
+        charged.filter_map(|(due, _)| discount(due)).collect()
+    }
+
     /// The per-node ceiling: its label, quota and cost.
     pub(super) fn node(&self) -> Option<(Label, Quota, u32)> {
         let rule = self.rules.iter().position(|rule| matches!(rule.subject, Subject::Node))?;
@@ -242,6 +251,12 @@ impl Rule {
             }
         };
         check_subject(limit, &offers[0].name)?;
+        if let (Cost::Fixed(cost), Some(hit)) = (&limit.cost, limit.hit_cost)
+            && hit > *cost
+        {
+            let name = &offers[0].name;
+            return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
+        }
         let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
         let id = fnv1a(&offers[0].name);
         Ok(Self {
@@ -255,6 +270,7 @@ impl Rule {
             cost: limit.cost.clone(),
             enforced: limit.enforced,
             reserve: limit.reserve,
+            hit_cost: limit.hit_cost,
         })
     }
 

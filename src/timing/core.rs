@@ -8,9 +8,9 @@ use super::facade::Series;
 use super::finding::{Findings, Found};
 use super::group::Sample;
 use super::histogram::Histogram;
+use super::latencies::Latencies;
 use super::layer::Settings;
 use super::route::Source;
-use super::sliding::Sliding;
 use super::slow::SlowLog;
 use super::stats::{Finding, FindingCount, Latency, PoolStats, QueryStats, Windows};
 use super::table::Table;
@@ -25,6 +25,8 @@ const MOST_UNTOLD: usize = 64;
 /// What the routes of one layer share.
 pub(super) struct Core {
     settings: Settings,
+    /// The setting in nanoseconds, which every request is compared with.
+    slow_after: u64,
     queries: Table<Work>,
     upstreams: Table<Work>,
     pool: Work,
@@ -43,6 +45,7 @@ struct Untold {
 impl Core {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
+            slow_after: nanos(settings.slow_after),
             settings,
             queries: Table::new(MAX_QUERIES, |name| Work::new(name, Some(Series::queries(name)))),
             upstreams: Table::new(MAX_UPSTREAMS, |name| Work::new(name, None)),
@@ -55,6 +58,10 @@ impl Core {
 
     pub(super) const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(super) const fn slow_after(&self) -> u64 {
+        self.slow_after
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -112,16 +119,16 @@ impl Core {
     }
 
     pub(super) fn pool_stats(&self, now: Timestamp) -> PoolStats {
-        PoolStats { wait: Latency::of(&self.pool.latency), windows: Windows::of(&self.pool.recent, now) }
+        PoolStats { wait: Latency::of(&self.pool()), windows: Windows::of(&self.pool.latencies, now) }
     }
 
     /// The histograms behind [`query_stats`](Self::query_stats), by name.
-    pub(super) fn queries(&self) -> impl Iterator<Item = (&str, &Histogram)> {
-        self.queries.sorted().into_iter().map(|work| (&*work.name, &work.latency))
+    pub(super) fn queries(&self) -> impl Iterator<Item = (&str, Histogram)> {
+        self.queries.sorted().into_iter().map(|work| (&*work.name, work.latencies.ever()))
     }
 
-    pub(super) fn pool(&self) -> &Histogram {
-        &self.pool.latency
+    pub(super) fn pool(&self) -> Histogram {
+        self.pool.latencies.ever()
     }
 
     pub(super) fn findings(&self) -> (Vec<Finding>, Vec<FindingCount>) {
@@ -150,8 +157,7 @@ struct Work {
     name: Box<str>,
     cancelled: AtomicU64,
     rows: AtomicU64,
-    latency: Histogram,
-    recent: Sliding,
+    latencies: Latencies,
     told: Option<Series>,
 }
 
@@ -161,8 +167,7 @@ impl Work {
             name: name.into(),
             cancelled: AtomicU64::new(0),
             rows: AtomicU64::new(0),
-            latency: Histogram::new(),
-            recent: Sliding::new(),
+            latencies: Latencies::new(),
             told,
         }
     }
@@ -178,8 +183,8 @@ impl Work {
     }
 
     fn record(&self, took: Duration, now: Timestamp) {
-        self.latency.record(nanos(took));
-        self.recent.record(now, nanos(took));
+        let took = nanos(took);
+        self.latencies.record(now, took);
         if let Some(told) = &self.told {
             told.record(took);
         }
@@ -190,8 +195,8 @@ impl Work {
             name: self.name.clone().into(),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
-            latency: Latency::of(&self.latency),
-            windows: Windows::of(&self.recent, now),
+            latency: Latency::of(&self.latencies.ever()),
+            windows: Windows::of(&self.latencies, now),
         }
     }
 }

@@ -34,8 +34,9 @@ impl Series {
     }
 
     #[inline]
-    pub(super) fn record(&self, took: Duration) {
+    pub(super) fn record(&self, nanos: u64) {
         static METADATA: Metadata<'static> = Metadata::new("tollgate", Level::INFO, Some("tollgate"));
-        metrics::with_recorder(|recorder| recorder.register_histogram(&self.0, &METADATA)).record(took);
+        let histogram = metrics::with_recorder(|recorder| recorder.register_histogram(&self.0, &METADATA));
+        histogram.record(Duration::from_nanos(nanos));
     }
 }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
@@ -60,23 +60,21 @@ where
 {
     type Output = Result<Response<Body<W::Inner>>, E>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
-        match ready!(this.watch.enter(|| inner.poll(cx))) {
-            Ok(response) => {
-                let ended = this.watch.stop(Outcome::Answered(response.status()));
-                match (ended, this.watch.told) {
-                    (Some(ended), Told::Head | Told::Trailer) => {
-                        Poll::Ready(Ok(this.watch.tell(response.map(W::adopt), ended)))
-                    }
-                    _ => Poll::Ready(Ok(response.map(W::adopt))),
-                }
+        let polled = this.watch.enter(|| inner.poll(cx));
+        let outcome = match &polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(response)) => Outcome::Answered(response.status()),
+            Poll::Ready(Err(_)) => Outcome::Failed,
+        };
+        match this.watch.stop(outcome) {
+            Some(ended) if this.watch.told != Told::Nothing => {
+                polled.map_ok(|response| this.watch.tell(response.map(W::adopt), ended))
             }
-            Err(error) => {
-                this.watch.stop(Outcome::Failed);
-                Poll::Ready(Err(error))
-            }
+            _ => polled.map_ok(|response| response.map(W::adopt)),
         }
     }
 }
@@ -140,7 +138,7 @@ impl Watch {
     }
 
     /// Runs `work` as a part of this request.
-    #[inline]
+    #[inline(always)]
     pub(super) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         match self.slot.scope() {
             Some(_) => self.slot.enter(|| self.span.enter(work)),
@@ -161,7 +159,7 @@ impl Watch {
     fn count(&self, outcome: Outcome) -> Option<Timestamp> {
         let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
-        let (took, notes) = (now.since(self.started), self.notes(log));
+        let (took, notes) = (now.nanos_since(self.started), self.notes(log));
         route.finish(&Ended { now, took, outcome, log, notes });
         harvesting::request(route.core().settings());
         Some(now)

@@ -1,4 +1,4 @@
-//! [`Histogram`]: latencies in log-linear buckets, recorded without a lock.
+//! [`Histogram`]: latencies in log-linear buckets.
 //!
 //! Each power of two is cut into 32 equal buckets. Below 64 ns a bucket is one nanosecond wide; above, it is at most
 //! 1⁄32 as wide as the values it holds, so that its middle is off by no more than 1⁄64 (1.6 %) of any of them. The
@@ -6,74 +6,29 @@
 //!
 //! | | |
 //! |---|---|
-//! | record | two relaxed additions and a load; no lock, no allocation |
 //! | memory | 1 184 counters, 9.5 KB |
 //! | percentiles | nearest rank, within 1⁄64 of the exact value |
 //! | merge | exact: the merged histogram equals one that recorded everything |
 //!
-//! A reading taken while others record may miss what they are recording; it never counts anything twice.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! Recorded without a lock by [`Latencies`](super::latencies::Latencies).
 
 /// Buckets per power of two, as a power of two.
 const FINENESS: u32 = 5;
 const PER_OCTAVE: usize = 1 << FINENESS;
 /// Values from 2⁴¹ on share the last bucket.
 const TOP: u32 = 41;
-const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
+pub(super) const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
 
-/// Counts of nanoseconds, by size.
-pub(super) struct Histogram {
-    buckets: Box<[AtomicU64]>,
-    sum: AtomicU64,
-    max: AtomicU64,
-}
-
-impl Histogram {
-    pub(super) fn new() -> Self {
-        let buckets = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        Self { buckets, sum: AtomicU64::new(0), max: AtomicU64::new(0) }
-    }
-
-    /// Counts one value.
-    pub(super) fn record(&self, nanos: u64) {
-        self.buckets[index(nanos)].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(nanos, Ordering::Relaxed);
-        if nanos > self.max.load(Ordering::Relaxed) {
-            self.max.fetch_max(nanos, Ordering::Relaxed);
-        }
-    }
-
-    /// Adds everything `other` has counted.
-    pub(super) fn merge(&self, other: &Self) {
-        for (mine, theirs) in self.buckets.iter().zip(&other.buckets) {
-            let n = theirs.load(Ordering::Relaxed);
-            if n > 0 {
-                mine.fetch_add(n, Ordering::Relaxed);
-            }
-        }
-        self.sum.fetch_add(other.sum.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.max.fetch_max(other.max.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// What has been counted until now.
-    pub(super) fn reading(&self) -> Reading {
-        let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        let count = counts.iter().sum();
-        Reading { counts, count, sum: self.sum.load(Ordering::Relaxed), max: self.max.load(Ordering::Relaxed) }
-    }
-}
-
-/// A histogram's counters at one moment.
+/// Counts of nanoseconds, by size. Empty, it holds no memory.
 #[derive(Clone, Default)]
-pub(super) struct Reading {
+pub(super) struct Histogram {
     counts: Vec<u64>,
     count: u64,
     sum: u64,
     max: u64,
 }
 
-impl Reading {
+impl Histogram {
     /// Adds that many of that value, but for sum and maximum.
     pub(super) fn add(&mut self, nanos: u64, times: u64) {
         if self.counts.is_empty() {
@@ -89,6 +44,17 @@ impl Reading {
         if max > self.max {
             self.max = max;
         }
+    }
+
+    /// Adds everything `other` has counted.
+    pub(super) fn merge(&mut self, other: &Self) {
+        if self.counts.is_empty() {
+            self.counts.clone_from(&other.counts);
+        } else {
+            self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
+        }
+        self.count += other.count;
+        self.include(other.sum, other.max);
     }
 
     /// How many values do not exceed that one. Values up to 1⁄32 above it are counted too where they share its bucket.
@@ -132,7 +98,7 @@ impl Reading {
 }
 
 /// The bucket of a value.
-const fn index(nanos: u64) -> usize {
+pub(super) const fn index(nanos: u64) -> usize {
     let top = (1 << TOP) - 1;
     let nanos = if nanos > top { top } else { nanos };
     let octave = 63 - (nanos | 1).leading_zeros();
@@ -141,7 +107,7 @@ const fn index(nanos: u64) -> usize {
 }
 
 /// The value in the middle of a bucket.
-const fn middle(index: usize) -> u64 {
+pub(super) const fn middle(index: usize) -> u64 {
     let shift = (index / PER_OCTAVE).saturating_sub(1);
     let low = ((index - shift * PER_OCTAVE) as u64) << shift;
     low + ((1 << shift) >> 1)
@@ -156,8 +122,11 @@ mod tests {
     const ASKED: [u64; 6] = [1, 500, 900, 950, 990, 1000];
 
     fn of(values: &[u64]) -> Histogram {
-        let histogram = Histogram::new();
-        values.iter().for_each(|value| histogram.record(*value));
+        let mut histogram = Histogram::default();
+        for value in values {
+            histogram.add(*value, 1);
+            histogram.include(*value, *value);
+        }
         histogram
     }
 
@@ -182,13 +151,13 @@ mod tests {
 
     #[test]
     fn nothing_counted_reads_as_zero() {
-        let reading = Histogram::new().reading();
+        let reading = Histogram::default();
         assert_eq!((reading.count(), reading.mean(), reading.max(), reading.percentile(990)), (0, 0, 0, 0));
     }
 
     #[test]
     fn a_value_beyond_the_last_bucket_keeps_an_exact_maximum() {
-        let reading = of(&[u64::MAX / 2]).reading();
+        let reading = of(&[u64::MAX / 2]);
         assert_eq!(reading.max(), u64::MAX / 2);
         assert_eq!(reading.count(), 1);
     }
@@ -196,7 +165,7 @@ mod tests {
     proptest! {
         #[test]
         fn percentiles_stay_within_a_64th_of_the_exact_sorted_list(mut values in prop::collection::vec(spread(), 1..500)) {
-            let reading = of(&values).reading();
+            let reading = of(&values);
             values.sort_unstable();
             for permille in ASKED {
                 let rank = (values.len() as u64 * permille).div_ceil(1000).max(1) as usize;
@@ -211,7 +180,7 @@ mod tests {
         fn hdrhistogram_agrees(values in prop::collection::vec(spread(), 1..500)) {
             let mut oracle = hdrhistogram::Histogram::<u64>::new(3).expect("a histogram");
             values.iter().for_each(|value| oracle.record(*value).expect("in range"));
-            let reading = of(&values).reading();
+            let reading = of(&values);
             for permille in ASKED {
                 let (ours, theirs) = (reading.percentile(permille), oracle.value_at_quantile(permille as f64 / 1000.0));
                 prop_assert!(off(ours, theirs) <= 1.0 / 64.0 + 0.001, "{permille}: {ours} against {theirs}");
@@ -220,9 +189,9 @@ mod tests {
 
         #[test]
         fn merging_equals_recording_everything(a in prop::collection::vec(spread(), 0..100), b in prop::collection::vec(spread(), 0..100)) {
-            let merged = of(&a);
+            let mut merged = of(&a);
             merged.merge(&of(&b));
-            let (merged, all) = (merged.reading(), of(&[a, b].concat()).reading());
+            let all = of(&[a, b].concat());
             prop_assert_eq!(merged.counts, all.counts);
             prop_assert_eq!((merged.sum, merged.max), (all.sum, all.max));
         }

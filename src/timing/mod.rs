@@ -132,6 +132,7 @@ mod group;
 mod harvest;
 mod harvesting;
 mod histogram;
+mod latencies;
 mod layer;
 mod names;
 #[cfg(feature = "testing")]

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use super::histogram::{Histogram, Reading};
+use super::histogram::Histogram;
 use super::scope::UNATTRIBUTED;
 use super::state::State;
 use super::stats::RouteStats;
@@ -19,15 +19,15 @@ pub(super) fn render(state: &State) -> String {
     page.family("http_server_request_duration_seconds", "histogram", "Time to the response head, by route.");
     for (route, stats) in &routes {
         let labels = label("http_route", &stats.route);
-        page.histogram("http_server_request_duration_seconds", &labels, route.latency(), &HTTP);
+        page.histogram("http_server_request_duration_seconds", &labels, &route.latency(), &HTTP);
     }
     by_route(&mut page, &routes.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>());
     page.family("db_client_operation_duration_seconds", "histogram", "Time of queries, by fingerprint or name.");
     for (name, latency) in core.queries() {
-        page.histogram("db_client_operation_duration_seconds", &label("db_query_text", name), latency, &DB);
+        page.histogram("db_client_operation_duration_seconds", &label("db_query_text", name), &latency, &DB);
     }
     page.family("db_client_connection_wait_time_seconds", "histogram", "Waits for database connections.");
-    page.histogram("db_client_connection_wait_time_seconds", "", core.pool(), &DB);
+    page.histogram("db_client_connection_wait_time_seconds", "", &core.pool(), &DB);
     page.family("tollgate_unattributed_queries_total", "counter", "Queries made outside every request.");
     page.line("tollgate_unattributed_queries_total", "", UNATTRIBUTED.reading().count);
     page.family("tollgate_findings_total", "counter", "What was found about requests and their queries.");
@@ -77,8 +77,7 @@ impl Page {
         };
     }
 
-    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram, bounds: &[u64]) {
-        let reading: Reading = histogram.reading();
+    fn histogram(&mut self, name: &str, labels: &str, reading: &Histogram, bounds: &[u64]) {
         if reading.count() == 0 {
             return;
         }

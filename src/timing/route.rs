@@ -10,12 +10,13 @@ use super::core::Core;
 use super::facade::Series;
 use super::finding::{FindingKind, Found};
 use super::histogram::Histogram;
+use super::latencies::Latencies;
 use super::repeat::Repeats;
 use super::scope::RequestLog;
-use super::sliding::Sliding;
 use super::stats::{Latency, RouteStats, SlowRequest, Windows};
 use crate::carrier::{CacheNote, Home, LimitNote, Notes, Scope};
 use crate::clock::{Timestamp, nanos};
+use crate::striped::Striped;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,8 @@ pub(super) enum Source {
 /// What a request was like, when it ended.
 pub(super) struct Ended<'a> {
     pub(super) now: Timestamp,
-    pub(super) took: Duration,
+    /// Nanoseconds.
+    pub(super) took: u64,
     pub(super) outcome: Outcome,
     pub(super) log: Option<&'a RequestLog>,
     pub(super) notes: Notes,
@@ -53,14 +55,13 @@ pub(super) struct Route {
     name: Arc<str>,
     core: Arc<Core>,
     repeats: Repeats,
-    started: AtomicU64,
+    started: Striped<1>,
     cancelled: AtomicU64,
     errors: AtomicU64,
     slow: AtomicU64,
     queries: AtomicU64,
     query_nanos: AtomicU64,
-    latency: Histogram,
-    recent: Sliding,
+    latencies: Latencies,
     told: Series,
 }
 
@@ -73,14 +74,13 @@ impl Route {
             name: name.into(),
             core,
             repeats,
-            started: AtomicU64::new(0),
+            started: Striped::default(),
             cancelled: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             query_nanos: AtomicU64::new(0),
-            latency: Histogram::new(),
-            recent: Sliding::new(),
+            latencies: Latencies::new(),
             told: Series::requests(name),
         }
     }
@@ -93,13 +93,13 @@ impl Route {
         &self.repeats
     }
 
-    pub(super) fn latency(&self) -> &Histogram {
-        &self.latency
+    pub(super) fn latency(&self) -> Histogram {
+        self.latencies.ever()
     }
 
     /// Counts a request in.
     pub(super) fn begin(&self) {
-        add(&self.started, 1);
+        self.started.add(0, 1);
     }
 
     /// Counts a query of one of this route's requests.
@@ -119,7 +119,7 @@ impl Route {
                 self.answered(ended);
             }
         }
-        if ended.took >= self.core.settings().slow_after {
+        if ended.took >= self.core.slow_after() {
             self.slow(ended);
         }
         if let Some(log) = ended.log {
@@ -129,8 +129,7 @@ impl Route {
     }
 
     fn answered(&self, ended: &Ended<'_>) {
-        self.latency.record(nanos(ended.took));
-        self.recent.record(ended.now, nanos(ended.took));
+        self.latencies.record(ended.now, ended.took);
         self.told.record(ended.took);
     }
 
@@ -142,6 +141,7 @@ impl Route {
     #[cold]
     fn slow(&self, ended: &Ended<'_>) {
         add(&self.slow, 1);
+        let took = Duration::from_nanos(ended.took);
         let status = match ended.outcome {
             Outcome::Answered(status) => Some(status.as_u16()),
             Outcome::Failed | Outcome::Cancelled => None,
@@ -149,7 +149,7 @@ impl Route {
         let work = ended.log.map(RequestLog::reading).unwrap_or_default();
         self.core.slow().push(SlowRequest {
             route: (*self.name).to_owned(),
-            took: ended.took,
+            took,
             status,
             cancelled: ended.outcome == Outcome::Cancelled,
             at: self.core.settings().clock.wall(),
@@ -161,14 +161,14 @@ impl Route {
             cache: ended.notes.cache.map(CacheNote::as_str),
             limit: ended.notes.limit.map(LimitNote::as_str),
         });
-        let found = Found { kind: FindingKind::SlowRequest, query: None, count: 1, total: ended.took, at: None };
+        let found = Found { kind: FindingKind::SlowRequest, query: None, count: 1, total: took, at: None };
         self.found(&found, ended.now, Source::Program);
     }
 
     pub(super) fn stats(&self, now: Timestamp) -> RouteStats {
         // The ends are read before the beginnings: a request that passes meanwhile is in flight, never less than none.
-        let (latency, cancelled) = (Latency::of(&self.latency), read(&self.cancelled));
-        let requests = read(&self.started);
+        let (latency, cancelled) = (Latency::of(&self.latency()), read(&self.cancelled));
+        let requests = self.started.sum(0);
         let query_time = Duration::from_nanos(read(&self.query_nanos));
         RouteStats {
             route: (*self.name).to_owned(),
@@ -181,7 +181,7 @@ impl Route {
             query_time,
             query_share: share(query_time, latency.total),
             latency,
-            windows: Windows::of(&self.recent, now),
+            windows: Windows::of(&self.latencies, now),
         }
     }
 }

@@ -38,6 +38,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline(always)]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let mut watch = Watch::start(&self.state, &RequestHead::of(&request));
         // A service may begin its work, and spawn some, before its future is polled.

@@ -72,10 +72,10 @@ impl State {
         self.core.tell();
         harvesting::check(self.core.settings());
         let now = self.core.now();
-        let all = Histogram::new();
+        let mut all = Histogram::default();
         let mut routes = Vec::new();
         for (route, stats) in self.routes() {
-            all.merge(route.latency());
+            all.merge(&route.latency());
             routes.push(stats);
         }
         let (findings, finding_counts) = self.core.findings();

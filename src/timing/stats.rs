@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::finding::FindingKind;
-use super::histogram::{Histogram, Reading};
-use super::sliding::Sliding;
+use super::histogram::Histogram;
+use super::latencies::Latencies;
 use crate::clock::Timestamp;
 
 /// Everything a [`TimingLayer`](super::TimingLayer) has measured since it was built.
@@ -158,9 +158,9 @@ pub struct Windows {
 }
 
 impl Windows {
-    pub(super) fn of(recent: &Sliding, now: Timestamp) -> Self {
+    pub(super) fn of(latencies: &Latencies, now: Timestamp) -> Self {
         let [minute, five_minutes, hour] =
-            [60, 300, 3_600].map(|seconds| Latency::read(&recent.reading(now, Duration::from_secs(seconds))));
+            [60, 300, 3_600].map(|seconds| Latency::of(&latencies.late(now, Duration::from_secs(seconds))));
         Self { minute, five_minutes, hour }
     }
 }
@@ -241,11 +241,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    pub(super) fn of(histogram: &Histogram) -> Self {
-        Self::read(&histogram.reading())
-    }
-
-    fn read(reading: &Reading) -> Self {
+    pub(super) fn of(reading: &Histogram) -> Self {
         let at = |permille| Duration::from_nanos(reading.percentile(permille));
         Self {
             count: reading.count(),

@@ -33,7 +33,7 @@ use super::settings::Redis;
 use crate::answer::Answer;
 use crate::clock::{Clock, Timestamp, runtime_now};
 use crate::error::Error;
-use crate::event::Events;
+use crate::event::{Events, Hook};
 use crate::guard::{FailOpen, Outage};
 use crate::key::FleetSecret;
 use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdict, Verdicts};
@@ -113,11 +113,6 @@ impl RedisLimits {
         };
         Ok(Self { inner: Arc::new(inner) })
     }
-
-    /// Tells these of outages.
-    pub(crate) fn listen(&self, events: Events) {
-        self.inner.guard.listen(events);
-    }
 }
 
 impl LimitStore for RedisLimits {
@@ -168,6 +163,10 @@ impl LimitStore for RedisLimits {
 
     fn generation(&self) -> u64 {
         self.inner.guard.generation()
+    }
+
+    fn listen(&self, hook: Hook) {
+        self.inner.guard.listen(Events::new(Some(hook)));
     }
 
     fn remote(&self) -> Option<RemoteStats> {
@@ -251,6 +250,9 @@ impl Inner {
     }
 
     fn ask(self: &Arc<Self>, checks: &[Check], now: Timestamp, takes: bool) -> Answer<Result<Verdicts, Error>> {
+        if checks.is_empty() {
+            return Answer::Ready(Ok(Verdicts::new()));
+        }
         if checks.iter().any(|check| check.fleet().is_none()) {
             // Nobody knows yet what the fleet calls these keys.
             let outage = self.guard.check().err().unwrap_or(Outage::Disconnected);

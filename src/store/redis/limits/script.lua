@@ -11,7 +11,7 @@
 --
 -- returns  the time in us; then for each op that asks or takes: what is used (a window's units, a bucket's debt in ns)
 --          where it was charged, else -1 - used, and for a window also its reset and wait in us; then for each lease
---          what was granted and, where anything was, for how many us
+--          what was granted and, where anything was, for how many us; at the end the sum of all, each modulo 2^32
 --
 -- A key holds doubles. A bucket: quota, time in us, debt in ns at that time. A window: quota, time of its last charge,
 -- total, oldest and newest sub-bucket, and a u32 for each sub-bucket between them.
@@ -273,4 +273,7 @@ for k in pairs(dirty) do
     redis.call('DEL', name)
   end
 end
+local sum = 0
+for j = 1, n do sum = sum + out[j] % WHOLE end
+out[n + 1] = sum
 return out

@@ -66,10 +66,6 @@ impl Names {
         Self { prefix: prefix.to_owned(), tags }
     }
 
-    pub(super) const fn tags(&self) -> u64 {
-        self.tags
-    }
-
     /// Keys of one tag live on one node of a Cluster.
     pub(super) const fn tag(&self, key: u64) -> u64 {
         key % self.tags
