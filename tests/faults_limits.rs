@@ -291,7 +291,9 @@ async fn a_large_value_on_a_narrow_link_delays_no_decision() {
     }
     let server = RedisServer::start();
     let proxy = FaultProxy::before(server.port());
-    let nodes = [&server.url(), &proxy.url()].map(|url| node_of(url, "fleet", 1_000_000, OnOutage::Deny));
+    // Far longer than this machine needs, far shorter than the large values take.
+    let redis = |url: &str| Redis::new(url).expect("a URL").limit_deadline(Duration::from_millis(500));
+    let nodes = [server.url(), proxy.url()].map(|url| node_over(redis(&url), 1_000_000, OnOutage::Deny));
     for node in &nodes {
         node.back().await;
         shared(node).await;
