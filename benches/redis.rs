@@ -226,11 +226,76 @@ async fn ours(
     row
 }
 
+/// The rows' names, by the algorithm of the limit.
+struct Names {
+    quota: Quota,
+    each: &'static str,
+    coalesced: &'static str,
+    exact: &'static str,
+    hot: &'static str,
+    zipf: &'static str,
+}
+
+fn algorithms() -> [Names; 2] {
+    [
+        Names {
+            quota: bucket(),
+            each: "EVALSHA each, bucket",
+            coalesced: "coalesced, bare, bucket",
+            exact: "exact, bucket",
+            hot: "leased, hot, bucket",
+            zipf: "leased, Zipf, bucket",
+        },
+        Names {
+            quota: window(),
+            each: "EVALSHA each, window",
+            coalesced: "coalesced, bare, window",
+            exact: "exact, window",
+            hot: "leased, hot, window",
+            zipf: "leased, Zipf, window",
+        },
+    ]
+}
+
+async fn command(name: &'static str, callers: u64, server: &RedisServer) -> Row {
+    let connection = raw(server).await;
+    measure(name, callers, 1, server, |_| {
+        let connection = connection.clone();
+        move || {
+            let mut connection = connection.clone();
+            async move {
+                let mut command = redis::cmd(name);
+                if name == "INCR" {
+                    command.arg("bare:counter");
+                }
+                drop(command.query_async::<redis::Value>(&mut connection).await.expect("an answer"));
+            }
+        }
+    })
+    .await
+}
+
+/// The row of that name.
+async fn row(name: &'static str, of: &Names, callers: u64, server: &RedisServer) -> Row {
+    let (exact, leased) = (LimitMode::Exact, LimitMode::Leased);
+    if name == of.each {
+        bare(name, callers, 1, server, of.quota).await
+    } else if name == of.coalesced {
+        bare(name, callers, BATCH.min(callers), server, of.quota).await
+    } else if name == of.exact {
+        ours(name, callers, server, exact, of.quota, |random| random.next() % KEYS).await
+    } else if name == of.hot {
+        ours(name, callers, server, leased, of.quota, |random| random.next() % 10).await
+    } else {
+        ours(name, callers, server, leased, of.quota, |random| random.zipf(KEYS)).await
+    }
+}
+
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
     let server = RedisServer::start();
     println!(
         "{:<26}{:>8}{:>14}{:>12}{:>12}{:>14}",
@@ -239,68 +304,13 @@ fn main() {
     runtime.block_on(async {
         let mut rows = Vec::new();
         for callers in [1, 64, 256] {
-            for name in ["PING", "INCR"] {
-                if wants(name) {
-                    let connection = raw(&server).await;
-                    rows.push(
-                        measure(name, callers, 1, &server, |_| {
-                            let connection = connection.clone();
-                            move || {
-                                let mut connection = connection.clone();
-                                async move {
-                                    let mut command = redis::cmd(name);
-                                    if name == "INCR" {
-                                        command.arg("bare:counter");
-                                    }
-                                    drop(
-                                        command.query_async::<redis::Value>(&mut connection).await.expect("an answer"),
-                                    );
-                                }
-                            }
-                        })
-                        .await,
-                    );
-                    rows.last().into_iter().for_each(print);
-                }
+            for name in ["PING", "INCR"].into_iter().filter(|name| wants(name)) {
+                rows.push(command(name, callers, &server).await);
+                rows.last().into_iter().for_each(print);
             }
-            for (quota, each, coalesced, exact, hot, zipf) in [
-                (
-                    bucket(),
-                    "EVALSHA each, bucket",
-                    "coalesced, bare, bucket",
-                    "exact, bucket",
-                    "leased, hot, bucket",
-                    "leased, Zipf, bucket",
-                ),
-                (
-                    window(),
-                    "EVALSHA each, window",
-                    "coalesced, bare, window",
-                    "exact, window",
-                    "leased, hot, window",
-                    "leased, Zipf, window",
-                ),
-            ] {
-                if wants(each) {
-                    rows.push(bare(each, callers, 1, &server, quota).await);
-                    rows.last().into_iter().for_each(print);
-                }
-                if wants(coalesced) {
-                    rows.push(bare(coalesced, callers, BATCH.min(callers), &server, quota).await);
-                    rows.last().into_iter().for_each(print);
-                }
-                if wants(exact) {
-                    rows.push(
-                        ours(exact, callers, &server, LimitMode::Exact, quota, |random| random.next() % KEYS).await,
-                    );
-                    rows.last().into_iter().for_each(print);
-                }
-                if wants(hot) {
-                    rows.push(ours(hot, callers, &server, LimitMode::Leased, quota, |random| random.next() % 10).await);
-                    rows.last().into_iter().for_each(print);
-                }
-                if wants(zipf) {
-                    rows.push(ours(zipf, callers, &server, LimitMode::Leased, quota, |random| random.zipf(KEYS)).await);
+            for of in algorithms() {
+                for name in [of.each, of.coalesced, of.exact, of.hot, of.zipf].into_iter().filter(|name| wants(name)) {
+                    rows.push(row(name, &of, callers, &server).await);
                     rows.last().into_iter().for_each(print);
                 }
             }

@@ -22,9 +22,9 @@ use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
 use crate::limit::{Limit, Quota, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
-use crate::switch::Switch;
 #[cfg(feature = "redis")]
 use crate::store::redis::{Redis, RedisCache, RedisLimits};
+use crate::switch::Switch;
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -302,8 +302,10 @@ impl TollgateBuilder {
         if self.cached {
             self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
         }
-        let limits = RedisLimits::new(&redis)?;
-        Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))
+        if self.limited {
+            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
+        }
+        redis.check().map(|()| self)
     }
 }
 

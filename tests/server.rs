@@ -34,7 +34,8 @@ impl Answer {
 
 impl Running {
     async fn start() -> Self {
-        let (app, gate, _upstream) = api::app(Duration::from_millis(5), true).expect("the example's configuration");
+        let (app, gate, _upstream) =
+            api::app(Duration::from_millis(5), true, None).expect("the example's configuration");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let service = app.into_make_service_with_connect_info::<SocketAddr>();

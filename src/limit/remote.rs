@@ -22,6 +22,7 @@ use crate::event::Event;
 use crate::head::RequestHead;
 
 /// What a request waits for before it is decided.
+#[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
 pub(super) enum Waiting {
     /// A remote store's answer.
     Store(Question),
