@@ -31,7 +31,7 @@ use self::wire::{Act, Group, Op};
 use super::connect::Conn;
 use super::settings::Redis;
 use crate::answer::Answer;
-use crate::clock::{Clock, Timestamp, runtime_now};
+use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{Events, Hook};
 use crate::guard::{FailOpen, Outage};
@@ -327,8 +327,7 @@ impl Inner {
         reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
     ) -> bool {
         let tag = self.names.tag(group.first().map_or(0, |op| op.key)) as usize;
-        let by = runtime_now() + self.guard.deadline();
-        lane::queue(self, tag, Job { group, sent, by, reply })
+        lane::queue(self, tag, Job { group, sent, reply })
     }
 
     /// Redis's time at `at`, in microseconds, or a little earlier.
