@@ -246,7 +246,7 @@ impl Limiter {
     }
 
     fn decision(&self, ruling: &Ruling<'_>) -> Decision {
-        let part = |term: Term| Part::new(self.plan.offer(term.label).name.clone(), term);
+        let part = |term: Term| Part::new(self.plan.offer(term.label).clone(), term);
         let parts = ruling.terms().map(part).collect();
         Decision { parts, overloaded: ruling.overloaded(), degraded: ruling.degraded }
     }
