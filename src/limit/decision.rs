@@ -211,8 +211,8 @@ impl Part {
     }
 }
 
-/// What all limits together say of one request. Left in the extensions of a refusal, and of any response whose
-/// decision was made without its remote store.
+/// What all limits together say of one request: shown to [`OnReject`](super::OnReject), and left in the extensions of
+/// every response whose decision was made without its remote store.
 #[derive(Clone, Debug)]
 pub struct Decision {
     pub(crate) parts: SmallVec<[Part; 2]>,

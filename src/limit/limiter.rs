@@ -226,7 +226,9 @@ impl Limiter {
         if let Some(draft) = self.style.draft {
             DraftFields::new(&self.plan, draft, ruling).write(response.headers_mut());
         }
-        response.extensions_mut().insert(decision);
+        if ruling.degraded {
+            response.extensions_mut().insert(decision);
+        }
         Box::new(response)
     }
 
