@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Response};
+use http::{Extensions, Response};
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
 use super::outage::Fallback;
@@ -104,15 +104,27 @@ impl Pass {
     }
 
     /// Says in the response how the client stands.
-    pub(super) fn write(&mut self, headers: &mut HeaderMap) -> Option<Decision> {
+    #[inline(always)]
+    pub(super) fn write<B>(&mut self, response: &mut Response<B>) {
         if let Some(reply) = self.reply.take() {
-            reply.write(headers);
+            reply.write(response.headers_mut());
         }
-        let aside = *self.aside.take()?;
-        if let Some(draft) = aside.draft {
-            draft.write(headers);
+        if let Some(aside) = self.aside.take() {
+            aside.write(response);
         }
-        aside.decision
+    }
+}
+
+impl Aside {
+    #[cold]
+    #[inline(never)]
+    fn write<B>(self: Box<Self>, response: &mut Response<B>) {
+        if let Some(draft) = self.draft {
+            draft.write(response.headers_mut());
+        }
+        if let Some(decision) = self.decision {
+            response.extensions_mut().insert(decision);
+        }
     }
 }
 
