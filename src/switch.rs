@@ -1,6 +1,14 @@
 //! [`Switch`]: on, off, or only looking.
 
 /// Whether a layer does its work.
+///
+/// ```
+/// use tollgate::limit::{Quota, RateLimitLayer};
+/// use tollgate::Switch;
+///
+/// let layer = RateLimitLayer::per_ip(Quota::per_minute(20));
+/// layer.switch(Switch::Shadow); // from now on it only counts what it would refuse
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Switch {

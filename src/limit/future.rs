@@ -115,9 +115,7 @@ where
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     let mut response = ready!(future.poll(cx))?;
-                    if let Some(decision) = this.pass.write(response.headers_mut()) {
-                        response.extensions_mut().insert(decision);
-                    }
+                    this.pass.write(&mut response);
                     return Poll::Ready(Ok(response.map(W::adopt)));
                 }
                 StateProj::Refused { response } => match response.take() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Response};
+use http::{Extensions, Response};
 use smallvec::SmallVec;
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
@@ -117,19 +117,31 @@ impl Pass {
     }
 
     /// Says in the response how the client stands.
-    pub(super) fn write(&mut self, headers: &mut HeaderMap) -> Option<Decision> {
+    #[inline(always)]
+    pub(super) fn write<B>(&mut self, response: &mut Response<B>) {
         if let Some(reply) = self.reply.take() {
-            reply.write(headers);
+            reply.write(response.headers_mut());
         }
-        let aside = *self.aside.take()?;
-        if let Some(draft) = aside.draft {
-            draft.write(headers);
+        if let Some(aside) = self.aside.take() {
+            aside.write(response);
         }
-        if let Some(discount) = aside.discount.filter(|_| carrier::answered_from_cache()) {
+    }
+}
+
+impl Aside {
+    #[cold]
+    #[inline(never)]
+    fn write<B>(self: Box<Self>, response: &mut Response<B>) {
+        if let Some(draft) = self.draft {
+            draft.write(response.headers_mut());
+        }
+        if let Some(decision) = self.decision {
+            response.extensions_mut().insert(decision);
+        }
+        if let Some(discount) = self.discount.filter(|_| carrier::answered_from_cache()) {
             let now = discount.limiter.clock.now();
             discount.limiter.settle(&discount.settlements, now, discount.degraded);
         }
-        aside.decision
     }
 }
 
@@ -255,14 +267,16 @@ impl Limiter {
         if let Some(draft) = self.style.draft {
             DraftFields::new(&self.plan, draft, ruling).write(response.headers_mut());
         }
-        response.extensions_mut().insert(decision);
+        if ruling.degraded {
+            response.extensions_mut().insert(decision);
+        }
         Box::new(response)
     }
 
     pub(super) fn stats(&self) -> RateLimitStats {
         let mut stats = self.counters.snapshot(&self.plan, self.store.stats());
         stats.remote = self.store.remote();
-        self.live.tell(&mut stats, |label| self.plan.offer(label).name.clone());
+        self.live.tell(&mut stats, |label| &*self.plan.offer(label).name);
         stats
     }
 
@@ -278,7 +292,7 @@ impl Limiter {
     }
 
     fn decision(&self, ruling: &Ruling<'_>) -> Decision {
-        let part = |term: Term| Part::new(self.plan.offer(term.label).name.clone(), term);
+        let part = |term: Term| Part::new(self.plan.offer(term.label).clone(), term);
         let parts = ruling.terms().map(part).collect();
         Decision { parts, overloaded: ruling.overloaded(), degraded: ruling.degraded }
     }

@@ -74,7 +74,7 @@ impl Live {
     }
 
     /// The quotas in force, where they are not those of the beginning.
-    pub(super) fn tell(&self, stats: &mut RateLimitStats, name: impl Fn(Label) -> Arc<str>) {
+    pub(super) fn tell<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(Label) -> &'a str) {
         for (label, quota) in self.quotas.read().unwrap_or_else(PoisonError::into_inner).iter() {
             let name = name(*label);
             for limit in stats.limits.iter_mut().filter(|limit| *limit.name == *name) {

@@ -112,6 +112,7 @@ mod limiter;
 mod live;
 mod lookup;
 mod memo;
+mod offer;
 mod outage;
 mod plan;
 mod quota;

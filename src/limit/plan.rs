@@ -10,12 +10,12 @@ use smallvec::SmallVec;
 
 use super::decision::{Label, Ruling};
 use super::lookup::Looking;
+use super::offer::Offer;
 use super::rules::{Cost, Quotas, Subject};
 use super::tiers::Assign;
 use super::{Check, Limit, Quota, Settlement, TierLookup};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::fields;
 use crate::head::RequestHead;
 use crate::key::{ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
 use crate::route::Patterns;
@@ -39,7 +39,7 @@ struct Rule {
     /// The key of all requests together: of a limit on everybody, and of those that show no identity.
     nobody: KeyHash,
     subject: Subject,
-    offers: Vec<Offer>,
+    offers: Vec<Arc<Offer>>,
     assign: Option<Assign>,
     lookup: Option<Looking>,
     route: Option<usize>,
@@ -48,15 +48,6 @@ struct Rule {
     enforced: bool,
     reserve: bool,
     hit_cost: Option<u32>,
-}
-
-/// A quota with what responses say of it, written once.
-pub(super) struct Offer {
-    pub(super) name: Arc<str>,
-    tier: Box<str>,
-    pub(super) quota: Quota,
-    /// `"name";q=100;w=60`
-    pub(super) policy: Box<str>,
 }
 
 /// What one request owes.
@@ -196,7 +187,11 @@ impl Plan {
     /// The look-ups that this request's tiers depend on.
     pub(super) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &Looking> {
         let unassigned = |rule: &&Rule| rule.assign.as_ref().is_none_or(|assign| assign(head).is_none());
-        self.rules.iter().filter(|rule| rule.lookup.is_some()).filter(unassigned).filter_map(|rule| rule.lookup.as_ref())
+        self.rules
+            .iter()
+            .filter(|rule| rule.lookup.is_some())
+            .filter(unassigned)
+            .filter_map(|rule| rule.lookup.as_ref())
     }
 
     /// The limit or tier of that name, if it may have this quota from now on.
@@ -208,15 +203,15 @@ impl Plan {
         if matches!(rule.subject, Subject::Node) {
             return Err(Error::config(format!("limit {name:?}: a per-node ceiling stays as it was built")));
         }
-        Offer::new(name, "", quota, &rule.cost).map(|_| label)
+        Offer::check(name, quota, &rule.cost).map(|()| label)
     }
 
-    pub(super) fn offer(&self, label: Label) -> &Offer {
+    pub(super) fn offer(&self, label: Label) -> &Arc<Offer> {
         &self.rules[label.rule as usize].offers[label.tier as usize]
     }
 
     /// Every limit and tier, in order.
-    pub(super) fn offers(&self) -> impl Iterator<Item = (Label, &Offer)> {
+    pub(super) fn offers(&self) -> impl Iterator<Item = (Label, &Arc<Offer>)> {
         self.rules.iter().enumerate().flat_map(|(rule, compiled)| {
             let label = move |tier| Label { rule: rule as u16, tier: tier as u16 };
             compiled.offers.iter().enumerate().map(move |(tier, offer)| (label(tier), offer))
@@ -264,13 +259,13 @@ impl Rule {
         let (offers, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
-                (vec![Offer::new(&name, "", *quota, &limit.cost)?], None, None)
+                (vec![Offer::new(&name, "", *quota, limit)?], None, None)
             }
             Quotas::Tiers(tiers) => {
                 tiers.check()?;
                 let offer = |(name, quota): &(String, Quota)| {
                     let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
-                    Offer::new(&full, name, *quota, &limit.cost)
+                    Offer::new(&full, name, *quota, limit)
                 };
                 let lookup = tiers.lookup.as_ref().map(TierLookup::start);
                 (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
@@ -328,39 +323,6 @@ impl Rule {
             Cost::By(f) => f(head),
         }
     }
-}
-
-impl Offer {
-    fn new(name: &str, tier: &str, quota: Quota, cost: &Cost) -> Result<Self, Error> {
-        quota.check().map_err(|e| Error::config(format!("limit {name:?}: {e}")))?;
-        let printable = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(printable) {
-            return Err(Error::config(format!(
-                "limit name {name:?} must be 1 to 64 printable ASCII characters without quotes"
-            )));
-        }
-        match cost {
-            Cost::Fixed(0) => return Err(Error::config(format!("limit {name:?}: a cost of 0 counts nothing"))),
-            Cost::Fixed(units) if *units > quota.capacity() => {
-                return Err(Error::config(format!("limit {name:?}: a cost of {units} never fits into {quota}")));
-            }
-            _ => {}
-        }
-        Ok(Self {
-            name: name.into(),
-            tier: tier.into(),
-            quota,
-            policy: policy(name, quota).into(),
-        })
-    }
-}
-
-/// What the IETF's fields say of a quota.
-pub(super) fn policy(name: &str, quota: Quota) -> String {
-    // An sf-integer of seconds at least 1: shorter periods are told per second.
-    let seconds = fields::ceil_seconds(quota.period()).max(1);
-    let per = u128::from(quota.limit()) * u128::from(seconds) * 1_000 / quota.period().as_millis().max(1);
-    format!("\"{name}\";q={per};w={seconds}")
 }
 
 fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {

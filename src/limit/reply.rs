@@ -120,7 +120,7 @@ fn draft_11(plan: &Plan, ruling: &Ruling<'_>) -> DraftFields {
         let _ = if term.quota == offer.quota {
             write!(policy, "{comma}{}", offer.policy)
         } else {
-            write!(policy, "{comma}{}", super::plan::policy(&offer.name, term.quota))
+            write!(policy, "{comma}{}", super::offer::policy(&offer.name, term.quota))
         };
         let _ = write!(state, "{comma}\"{}\";r={left};t={window}", offer.name);
     }

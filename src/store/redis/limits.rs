@@ -54,6 +54,20 @@ pub enum LimitMode {
 const TAGS: u64 = 16;
 
 /// Limits in Redis. Clones share everything.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::limit::{Quota, RateLimitLayer, Limit};
+/// use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+///
+/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
+/// let layer = RateLimitLayer::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(100)))
+///     .store(Arc::new(RedisLimits::new(&redis)?))
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct RedisLimits {
     inner: Arc<Inner>,

@@ -125,6 +125,8 @@ fn fail(inner: &Inner, job: Job, outage: Outage) {
 }
 
 fn bought(inner: &Arc<Inner>, op: &Op, sold: Sold, at: u64, sent: Timestamp) {
+    // Two clocks need not run at one speed: a thousandth is more than they may differ by.
+    let sold = Sold { life: sold.life - sold.life / 1_000, ..sold };
     if let Some(unspent) = inner.near.bought((op.key, op.quota), sold, at, sent) {
         give_back(inner, op.key, op.quota, unspent, sent);
     }
