@@ -285,8 +285,12 @@ impl TollgateBuilder {
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
+        redis.check()?;
         if self.cached {
             self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
+        }
+        if !self.limited {
+            return Ok(self);
         }
         let limits = RedisLimits::new(&redis)?;
         Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))
