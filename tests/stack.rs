@@ -285,7 +285,7 @@ async fn nothing_shows_who_asked() {
         let mut request = ask("/", "203.0.113.77");
         request.headers_mut().insert("authorization", format!("Bearer {secret}").parse().expect("a value"));
         let response = send(&app, request).await;
-        let shown = format!("{:?} {:?}", response.headers(), response.extensions().get::<tollgate::limit::Decision>());
+        let shown = format!("{:?}", response.headers());
         assert!(!shown.contains(secret) && !shown.contains("203.0.113.77"), "{shown}");
     }
     let shown = format!("{gate:?} {} {:?}", serde_json::to_string(&gate.stats()).expect("JSON"), events);

@@ -7,8 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::offer::Offer;
 use super::{Check, Quota};
 use crate::clock::nanos;
 
@@ -171,19 +173,23 @@ impl Ruling<'_> {
 /// One limit's part in a [`Decision`].
 #[derive(Clone, Debug)]
 pub struct Part {
-    name: Arc<str>,
+    offer: Arc<Offer>,
     term: Term,
 }
 
 impl Part {
-    pub(crate) const fn new(name: Arc<str>, term: Term) -> Self {
-        Self { name, term }
+    pub(super) const fn new(offer: Arc<Offer>, term: Term) -> Self {
+        Self { offer, term }
     }
 
     /// The limit's name; for tiers, the tier's.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.offer.name
+    }
+
+    pub(super) fn problem(&self) -> &Bytes {
+        &self.offer.problem
     }
 
     /// The quota the key was held to.
@@ -205,11 +211,11 @@ impl Part {
     }
 }
 
-/// What all limits together say of one request. Left in the extensions of a refusal, and of any response whose
-/// decision was made without its remote store.
+/// What all limits together say of one request: shown to [`OnReject`](super::OnReject), and left in the extensions of
+/// every response whose decision was made without its remote store.
 #[derive(Clone, Debug)]
 pub struct Decision {
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: SmallVec<[Part; 2]>,
     pub(crate) overloaded: bool,
     pub(crate) degraded: bool,
 }

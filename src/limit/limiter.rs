@@ -249,7 +249,9 @@ impl Limiter {
         if let Some(draft) = self.style.draft {
             DraftFields::new(&self.plan, draft, ruling).write(response.headers_mut());
         }
-        response.extensions_mut().insert(decision);
+        if ruling.degraded {
+            response.extensions_mut().insert(decision);
+        }
         Box::new(response)
     }
 
@@ -269,7 +271,7 @@ impl Limiter {
     }
 
     fn decision(&self, ruling: &Ruling<'_>) -> Decision {
-        let part = |term: Term| Part::new(self.plan.offer(term.label).name.clone(), term);
+        let part = |term: Term| Part::new(self.plan.offer(term.label).clone(), term);
         let parts = ruling.terms().map(part).collect();
         Decision { parts, overloaded: ruling.overloaded(), degraded: ruling.degraded }
     }

@@ -83,6 +83,7 @@ mod layer;
 #[cfg(feature = "redis")]
 pub(crate) mod lease;
 mod limiter;
+mod offer;
 mod outage;
 mod plan;
 mod quota;

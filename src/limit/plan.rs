@@ -9,12 +9,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::decision::{Label, Ruling};
+use super::offer::Offer;
 use super::rules::{Cost, Quotas, Subject};
 use super::tiers::Assign;
 use super::{Check, Limit, Quota, Settlement};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::fields;
 use crate::head::RequestHead;
 use crate::key::{ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
 use crate::route::Patterns;
@@ -38,7 +38,7 @@ struct Rule {
     /// The key of all requests together: of a limit on everybody, and of those that show no identity.
     nobody: KeyHash,
     subject: Subject,
-    offers: Vec<Offer>,
+    offers: Vec<Arc<Offer>>,
     assign: Option<Assign>,
     route: Option<usize>,
     per_route: bool,
@@ -46,15 +46,6 @@ struct Rule {
     enforced: bool,
     reserve: bool,
     hit_cost: Option<u32>,
-}
-
-/// A quota with what responses say of it, written once.
-pub(super) struct Offer {
-    pub(super) name: Arc<str>,
-    tier: Box<str>,
-    pub(super) quota: Quota,
-    /// `"name";q=100;w=60`
-    pub(super) policy: Box<str>,
 }
 
 /// What one request owes.
@@ -186,12 +177,12 @@ impl Plan {
         key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
     }
 
-    pub(super) fn offer(&self, label: Label) -> &Offer {
+    pub(super) fn offer(&self, label: Label) -> &Arc<Offer> {
         &self.rules[label.rule as usize].offers[label.tier as usize]
     }
 
     /// Every limit and tier, in order.
-    pub(super) fn offers(&self) -> impl Iterator<Item = (Label, &Offer)> {
+    pub(super) fn offers(&self) -> impl Iterator<Item = (Label, &Arc<Offer>)> {
         self.rules.iter().enumerate().flat_map(|(rule, compiled)| {
             let label = move |tier| Label { rule: rule as u16, tier: tier as u16 };
             compiled.offers.iter().enumerate().map(move |(tier, offer)| (label(tier), offer))
@@ -239,13 +230,13 @@ impl Rule {
         let (offers, assign) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
-                (vec![Offer::new(&name, "", *quota, &limit.cost)?], None)
+                (vec![Offer::new(&name, "", *quota, limit)?], None)
             }
             Quotas::Tiers(tiers) => {
                 tiers.check()?;
                 let offer = |(name, quota): &(String, Quota)| {
                     let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
-                    Offer::new(&full, name, *quota, &limit.cost)
+                    Offer::new(&full, name, *quota, limit)
                 };
                 (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone())
             }
@@ -287,34 +278,6 @@ impl Rule {
             Cost::Fixed(units) => *units,
             Cost::By(f) => f(head),
         }
-    }
-}
-
-impl Offer {
-    fn new(name: &str, tier: &str, quota: Quota, cost: &Cost) -> Result<Self, Error> {
-        quota.check().map_err(|e| Error::config(format!("limit {name:?}: {e}")))?;
-        let printable = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(printable) {
-            return Err(Error::config(format!(
-                "limit name {name:?} must be 1 to 64 printable ASCII characters without quotes"
-            )));
-        }
-        match cost {
-            Cost::Fixed(0) => return Err(Error::config(format!("limit {name:?}: a cost of 0 counts nothing"))),
-            Cost::Fixed(units) if *units > quota.capacity() => {
-                return Err(Error::config(format!("limit {name:?}: a cost of {units} never fits into {quota}")));
-            }
-            _ => {}
-        }
-        // An sf-integer of seconds at least 1: shorter periods are told per second.
-        let seconds = fields::ceil_seconds(quota.period()).max(1);
-        let per = u128::from(quota.limit()) * u128::from(seconds) * 1_000 / quota.period().as_millis().max(1);
-        Ok(Self {
-            name: name.into(),
-            tier: tier.into(),
-            quota,
-            policy: format!("\"{name}\";q={per};w={seconds}").into(),
-        })
     }
 }
 

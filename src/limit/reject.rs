@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::{Decision, grpc};
+use super::{Decision, Part, grpc};
 use crate::head::RequestHead;
 
 /// Builds the response to a refused request. The layer then adds `Retry-After` and the rate-limit fields itself,
@@ -59,71 +59,79 @@ impl OnReject for Problem {
             return grpc::refusal(code, decision.retry_after().unwrap_or_default());
         }
         let mut response = Response::new(body(decision));
-        *response.status_mut() = status(decision);
-        response.headers_mut().reserve(8);
+        *response.status_mut() = Reason::of(decision).status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
 }
 
-const fn status(decision: &Decision) -> StatusCode {
-    if decision.overloaded() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS }
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Quota,
+    Capacity,
 }
 
-/// Where the problem types are registered.
-const REGISTRY: &str = "https://iana.org/assignments/http-problem-types#";
+impl Reason {
+    const fn of(decision: &Decision) -> Self {
+        if decision.overloaded() { Self::Capacity } else { Self::Quota }
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::Quota => StatusCode::TOO_MANY_REQUESTS,
+            Self::Capacity => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// <https://iana.org/assignments/http-problem-types>, and the title registered there.
+    const fn problem_type(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Quota => ("quota-exceeded", "Request cannot be satisfied as assigned quota has been exceeded"),
+            Self::Capacity => (
+                "temporary-reduced-capacity",
+                "Request cannot be satisfied due to temporary server capacity constraints",
+            ),
+        }
+    }
+}
+
+/// What nearly every refusal says was written when the limit was made.
+fn body(decision: &Decision) -> Bytes {
+    let mut violated = decision.violated();
+    match (violated.next(), violated.next()) {
+        (Some(part), None) => part.problem().clone(),
+        _ => problem(Reason::of(decision), decision.violated().map(Part::name)),
+    }
+}
 
 /// draft-ietf-httpapi-ratelimit-headers §6. Limit names were checked to need no escaping.
-fn body(decision: &Decision) -> Bytes {
-    let (kind, title) = if decision.overloaded() {
-        ("temporary-reduced-capacity", "Request cannot be satisfied due to temporary server capacity constraints")
-    } else {
-        ("quota-exceeded", "Request cannot be satisfied as assigned quota has been exceeded")
-    };
-    let status = status(decision);
-    let names: usize = decision.violated().map(|part| part.name().len() + 3).sum();
-    // Exactly as long as it will be: the bytes are then taken over without another allocation.
-    let fixed = "{'type':'','title':'','status':429,'violated-policies':[]}".len() + REGISTRY.len();
-    let mut json = String::with_capacity(fixed + kind.len() + title.len() + names.saturating_sub(1));
-    json.push_str("{\"type\":\"");
-    json.push_str(REGISTRY);
-    json.push_str(kind);
-    json.push_str("\",\"title\":\"");
-    json.push_str(title);
-    json.push_str("\",\"status\":");
-    json.push_str(status.as_str());
-    json.push_str(",\"violated-policies\":[");
-    for (i, part) in decision.violated().enumerate() {
-        json.push_str(if i == 0 { "\"" } else { ",\"" });
-        json.push_str(part.name());
-        json.push('"');
-    }
-    json.push_str("]}");
-    Bytes::from(json)
+pub(super) fn problem<'a>(reason: Reason, violated: impl Iterator<Item = &'a str>) -> Bytes {
+    let ((kind, title), status) = (reason.problem_type(), reason.status());
+    let names: Vec<String> = violated.map(|name| format!("\"{name}\"")).collect();
+    let names = names.join(",");
+    Bytes::from(format!(
+        "{{\"type\":\"https://iana.org/assignments/http-problem-types#{kind}\",\"title\":\"{title}\",\
+         \"status\":{},\"violated-policies\":[{names}]}}",
+        status.as_u16()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::limit::decision::{Label, Term};
-    use crate::limit::{Part, Quota, Verdict};
 
     #[test]
-    fn the_body_is_exactly_as_long_as_was_reckoned() {
-        let label = Label { rule: 0, tier: 0 };
-        let verdict = Verdict::new(Some(Duration::from_secs(1)), 0, Duration::ZERO);
-        let part =
-            |name: &str| Part::new(name.into(), Term { label, quota: Quota::per_minute(1), verdict, enforced: true });
+    fn a_problem_names_its_type_and_every_violated_policy() {
         for names in [&["a"][..], &["minute", "day"]] {
-            for overloaded in [false, true] {
-                let parts = names.iter().map(|name| part(name)).collect();
-                let bytes = body(&Decision { parts, overloaded, degraded: false });
+            for (reason, kind, status) in
+                [(Reason::Quota, "quota-exceeded", 429), (Reason::Capacity, "temporary-reduced-capacity", 503)]
+            {
+                let bytes = problem(reason, names.iter().copied());
                 let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
                 assert_eq!(json["violated-policies"], serde_json::json!(names));
-                let string = String::from_utf8(Vec::from(bytes)).expect("text");
-                assert_eq!(string.capacity(), string.len());
+                assert_eq!(json["status"], status);
+                assert!(json["type"].as_str().is_some_and(|named| named.ends_with(kind)));
             }
         }
     }

@@ -67,7 +67,7 @@ pub(super) struct Counters {
     /// By [`ADMITTED`], [`REFUSED`] and [`DEGRADED`].
     requests: Striped<3>,
     terms: Vec<(Label, TermCounters)>,
-    routes: Mutex<HashMap<Box<str>, u64>>,
+    routes: Mutex<HashMap<Box<str>, u64, foldhash::fast::RandomState>>,
 }
 
 #[derive(Debug, Default)]
