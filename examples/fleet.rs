@@ -4,7 +4,11 @@
 //! Starts its own `redis-server` (which must be installed) on a free port, and two processes of itself that share nothing
 //! but that. Prints what happens as it happens. Ends with an error if any request failed: every answer is 200 or, beyond
 //! the limit, 429.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what happens")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "an example shows what happens, and how long it took"
+)]
 
 #[path = "fleet/node.rs"]
 mod node;

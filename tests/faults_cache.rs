@@ -3,6 +3,8 @@
 //! Each test runs thousands of requests against the whole stack over real servers. For every one of them: no error, no
 //! wrong body, no hang (ten times the promise), back to normal afterwards.
 
+#![expect(clippy::disallowed_methods, reason = "a test guards against hanging")]
+
 #[path = "support/fault_proxy.rs"]
 mod fault_proxy;
 #[path = "support/gate.rs"]

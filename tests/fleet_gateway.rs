@@ -1,5 +1,5 @@
 //! Two gateways with `--redis`: one asks the origin, both answer, and both are one limit.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

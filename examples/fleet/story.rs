@@ -188,7 +188,7 @@ async fn client(nodes: Arc<[Node; 2]>, number: usize, seen: Arc<Seen>) {
     let mut at = number;
     while !seen.over.load(Ordering::Relaxed) {
         at = at.wrapping_mul(31).wrapping_add(7) % 1_000;
-        let path = if at % 10 == 0 { "/limited".to_owned() } else { format!("/prices/load-{at}") };
+        let path = if at.is_multiple_of(10) { "/limited".to_owned() } else { format!("/prices/load-{at}") };
         let since = Instant::now();
         let answer = node.get(&path).await;
         seen.slowest.fetch_max(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
