@@ -9,6 +9,7 @@
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::panic,
+    clippy::too_many_lines,
     reason = "a bench prints, and may fail"
 )]
 

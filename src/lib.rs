@@ -54,8 +54,9 @@
 //! |---|---|
 //! | `axum` | the client's address from `ConnectInfo`, the route's name from `MatchedPath` |
 //! | `tracing` | warnings as `tracing` events; spans follow detached work |
-//! | `redis` | limits shared by a fleet: [`store::redis`](crate::store) |
+//! | `redis` | limits and cached responses shared by a fleet: [`store::redis`](crate::store) |
 //! | `redis-tls` | the same over TLS |
+//! | `lz4` | large cached responses compressed on their way to Redis |
 //! | `testing` | [`testing`] |
 
 mod answer;

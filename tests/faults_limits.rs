@@ -3,6 +3,8 @@
 //!
 //! Quotas are by the hour, so that a test lies in one window; the bounds are those of `OnOutage`.
 
+#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and guards against hanging")]
+
 #[path = "support/fault_proxy.rs"]
 mod fault_proxy;
 #[path = "support/gate.rs"]

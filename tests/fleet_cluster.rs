@@ -1,5 +1,4 @@
 //! Limits over a Redis Cluster, and through a failover by Sentinel.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/limited.rs"]
 mod limited;

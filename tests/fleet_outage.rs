@@ -1,6 +1,6 @@
 //! Limits while the Redis that a fleet shares is down, hung, slow, refusing or garbled: requests go on, nothing is
 //! forgiven, and things are back to normal by themselves.
-#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and guards against hanging")]
+#![expect(clippy::disallowed_methods, reason = "guards against hanging")]
 
 #[path = "support/limited.rs"]
 mod limited;
