@@ -217,3 +217,27 @@ fn the_script_sells_what_the_simulated_store_sells() {
         }
     });
 }
+
+#[test]
+fn a_foreign_value_is_a_key_that_has_done_nothing() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let bare = Bare::new(&server);
+    let long = "x".repeat(200);
+    for (key, value) in [(1, "short"), (2, &*long), (3, &long[..56])] {
+        server.cli(&["SET", &format!("t:l:{key:016x}"), value]);
+        for left in [4, 3] {
+            let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let group: Group = smallvec![Op { key, quota: Quota::per_minute(5), units: 1, act }];
+            let told = bare.call(std::slice::from_ref(&group), START_US);
+            assert_eq!(told[0].verdicts[0].remaining(), left, "{key}");
+        }
+    }
+    server.cli(&["DEL", "t:l:0000000000000004"]);
+    server.cli(&["LPUSH", "t:l:0000000000000004", "a list"]);
+    let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
+    let group: Group = smallvec![Op { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
+    assert_eq!(bare.call(std::slice::from_ref(&group), START_US)[0].verdicts[0].remaining(), 4);
+}
