@@ -13,13 +13,13 @@
 --          where it was charged, else -1 - used, and for a window also its reset and wait in us; then for each lease
 --          what was granted and, where anything was, for how many us; at the end the sum of all, each modulo 2^32
 --
--- A key holds doubles. A bucket: quota, time in us, debt in ns at that time. A window: quota, time of its last charge,
--- total, oldest and newest sub-bucket, the units in the newest, and a u32 for each sub-bucket before it.
+-- A key holds a byte and doubles. 1, a bucket: quota, time in us, debt in ns at that time. 2, a window: quota, time of its
+-- last charge, total, oldest and newest sub-bucket, the units in the newest, and a u32 for each sub-bucket before it.
 local BUCKETS = 50
 local WHOLE = 4294967296
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 local call = redis.call
-local pack, unp, sub, rep = struct.pack, struct.unpack, string.sub, string.rep
+local pack, unp, byte, sub, rep = struct.pack, struct.unpack, string.byte, string.sub, string.rep
 
 local now = tonumber(ARGV[2])
 -- Real time does not pass with a test's: its keys stay longer.
@@ -158,14 +158,14 @@ local function state(k, q1, q2)
   local s = states[k]
   if not s then
     local v = held[k]
-    local size = v and #v or 0
-    if size == 32 then
-      local b, i, t, debt = unp('<dddd', v)
+    local size, kind = v and #v or 0, v and byte(v)
+    if kind == 1 and size == 33 then
+      local b, i, t, debt = unp('<dddd', v, 2)
       s = { q1 = b, q2 = i, t = t, debt = max(0, debt - (now - t) * 1000) }
-    elseif size >= 56 then
-      local l, p, t, total, oldest, newest, last = unp('<ddddddd', v)
-      if size == 56 + 4 * (newest - oldest) then
-        s = { q1 = l, q2 = p, t = t, total = total, oldest = oldest, newest = newest, last = last, body = sub(v, 57) }
+    elseif kind == 2 and size >= 57 then
+      local l, p, t, total, oldest, newest, last = unp('<ddddddd', v, 2)
+      if size == 57 + 4 * (newest - oldest) then
+        s = { q1 = l, q2 = p, t = t, total = total, oldest = oldest, newest = newest, last = last, body = sub(v, 58) }
       end
     end
     -- What nobody has written, or somebody else has, is a key that has done nothing.
@@ -289,9 +289,9 @@ end
 for k in pairs(dirty) do
   local s, name = states[k], KEYS[k]
   if s.q2 < 0 and s.debt > 0 then
-    call('PSETEX', name, ms(ceil(s.debt / 1000000) + grace), pack('<dddd', s.q1, s.q2, now, s.debt))
+    call('PSETEX', name, ms(ceil(s.debt / 1000000) + grace), pack('<Bdddd', 1, s.q1, s.q2, now, s.debt))
   elseif s.q2 > 0 and s.total > 0 then
-    local value = pack('<ddddddd', s.q1, s.q2, s.t, s.total, s.oldest, s.newest, s.last) .. s.body
+    local value = pack('<Bddddddd', 2, s.q1, s.q2, s.t, s.total, s.oldest, s.newest, s.last) .. s.body
     call('PSETEX', name, ms(max(ceil((s.t + s.q2 - now) / 1000), 1) + grace), value)
   elseif held[k] then
     redis.call('DEL', name)
