@@ -285,15 +285,13 @@ impl TollgateBuilder {
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
-        redis.check()?;
         if self.cached {
             self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
         }
-        if !self.limited {
-            return Ok(self);
+        if self.limited {
+            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
         }
-        let limits = RedisLimits::new(&redis)?;
-        Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))
+        redis.check().map(|()| self)
     }
 }
 
