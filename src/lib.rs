@@ -75,6 +75,7 @@ mod head;
 mod route;
 mod stack;
 mod stats;
+mod switch;
 mod striped;
 
 pub mod guide;
@@ -97,6 +98,7 @@ pub use guard::GuardStats;
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
 pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
+pub use switch::Switch;
 pub use stats::{RouteReport, Stats};
 
 /// The front page's code compiles.

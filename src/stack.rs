@@ -20,10 +20,11 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
-use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
+use crate::limit::{Limit, Quota, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
 #[cfg(feature = "redis")]
 use crate::store::redis::{Redis, RedisCache, RedisLimits};
+use crate::switch::Switch;
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -88,6 +89,19 @@ impl Tollgate {
     pub fn stats(&self) -> Stats {
         let TollgateLayer { timing, limit, cache } = &self.layer;
         Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
+    }
+
+    /// Changes a limit's quota from now on: see [`RateLimitLayer::set_quota`].
+    ///
+    /// # Errors
+    /// Where there is no limit of that name, or the quota is impossible.
+    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+        self.layer.limit.set_quota(name, quota)
+    }
+
+    /// Switches the limits on, off or to looking only, from now on: see [`RateLimitLayer::switch`].
+    pub fn switch_limits(&self, switch: Switch) {
+        self.layer.limit.switch(switch);
     }
 
     /// Requests, queries and findings for Prometheus, in its text format: see

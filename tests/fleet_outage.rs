@@ -303,6 +303,29 @@ async fn the_local_word_binds_until_its_period_has_passed() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_behind() {
+    if !server::wanted() {
+        return;
+    }
+    let (up, down) = (RedisServer::start(), RedisServer::absent());
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for round in 0..100 {
+        let server = if round % 2 == 0 { &up } else { &down };
+        let node = Node::new(&redis(&server.url()).limit_mode(LimitMode::Leased), quota());
+        if round % 4 == 0 {
+            node.up().await;
+        }
+        assert_eq!(admitted(&node, 5, &format!("192.0.2.{round}")).await, 5, "{round}");
+    }
+    let since = Instant::now();
+    while tasks() > 0 {
+        assert!(since.elapsed() < Duration::from_secs(10), "{} tasks stay", tasks());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(up.info("connected_clients") <= 2, "{} connections stay", up.info("connected_clients"));
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_keys_neither_hang_nor_grow() {
     if !server::wanted() {
         return;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Response};
+use http::{Extensions, Response};
 use smallvec::SmallVec;
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
+use super::live::Live;
 use super::outage::Fallback;
 use super::plan::{Dues, Plan, Seen};
 use super::remote::Waiting;
@@ -26,6 +27,7 @@ use crate::event::{Event, Events, Once};
 use crate::head::RequestHead;
 use crate::key::KeyExtractor;
 use crate::store::governor::NodeCeiling;
+use crate::switch::Switch;
 
 /// How many requests are looked at for a misconfigured identity.
 const INSPECTED: u32 = 100;
@@ -48,6 +50,7 @@ pub(super) struct Limiter {
     pub(super) events: Events,
     pub(super) counters: Counters,
     pub(super) warnings: Warnings,
+    pub(super) live: Live,
 }
 
 /// The per-node ceiling with its place among the limits.
@@ -114,19 +117,31 @@ impl Pass {
     }
 
     /// Says in the response how the client stands.
-    pub(super) fn write(&mut self, headers: &mut HeaderMap) -> Option<Decision> {
+    #[inline(always)]
+    pub(super) fn write<B>(&mut self, response: &mut Response<B>) {
         if let Some(reply) = self.reply.take() {
-            reply.write(headers);
+            reply.write(response.headers_mut());
         }
-        let aside = *self.aside.take()?;
-        if let Some(draft) = aside.draft {
-            draft.write(headers);
+        if let Some(aside) = self.aside.take() {
+            aside.write(response);
         }
-        if let Some(discount) = aside.discount.filter(|_| carrier::answered_from_cache()) {
+    }
+}
+
+impl Aside {
+    #[cold]
+    #[inline(never)]
+    fn write<B>(self: Box<Self>, response: &mut Response<B>) {
+        if let Some(draft) = self.draft {
+            draft.write(response.headers_mut());
+        }
+        if let Some(decision) = self.decision {
+            response.extensions_mut().insert(decision);
+        }
+        if let Some(discount) = self.discount.filter(|_| carrier::answered_from_cache()) {
             let now = discount.limiter.clock.now();
             discount.limiter.settle(&discount.settlements, now, discount.degraded);
         }
-        aside.decision
     }
 }
 
@@ -135,6 +150,9 @@ impl Limiter {
     pub(super) fn decide(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
         if self.exempt.iter().any(|exempt| exempt(head)) {
             return Step::Admit(Pass::default());
+        }
+        if self.live.is_special() {
+            return self.decide_specially(head);
         }
         let mut seen = Seen::default();
         let Some((check, label)) = self.plan.only(head, &mut seen) else {
@@ -150,7 +168,7 @@ impl Limiter {
     }
 
     /// Asks the store about everything the request owes.
-    fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
+    pub(super) fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
         self.warn(head, dues.seen);
         if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
             return self.decide_remotely(fallback, head, dues, at);
@@ -207,7 +225,7 @@ impl Limiter {
         at: Timestamp,
     ) -> Step {
         let mut admits = ruling.limits_admit();
-        if let (true, Some(node)) = (admits, &self.node) {
+        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.live.switch() == Switch::On)) {
             let term = self.ask_node(node, &ruling, at);
             admits = term.verdict.admits();
             ruling.node = Some(term);
@@ -256,7 +274,10 @@ impl Limiter {
     }
 
     pub(super) fn stats(&self) -> RateLimitStats {
-        RateLimitStats { remote: self.store.remote(), ..self.counters.snapshot(&self.plan, self.store.stats()) }
+        let mut stats = self.counters.snapshot(&self.plan, self.store.stats());
+        stats.remote = self.store.remote();
+        self.live.tell(&mut stats, |label| &*self.plan.offer(label).name);
+        stats
     }
 
     /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.

@@ -10,6 +10,9 @@
 //! | `Share(n)` | ≤ limit | each node holds them to its share, however they are spread |
 //! | `Allow` | everything | and nothing of it is counted |
 //! | `Deny` | nothing | |
+//!
+//! A window in which the outage begins holds what the store admitted before it, too: with `Share(n)` up to twice the
+//! limit where one node had most of the traffic, the limit where it was spread evenly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +27,19 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 
 /// What limits do while the store that a fleet shares is away.
+///
+/// ```
+/// use tollgate::Tollgate;
+/// use tollgate::limit::{Limit, OnOutage, Quota};
+///
+/// let gate = Tollgate::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(100)))
+///     .limits_with(|limits| limits.on_outage(OnOutage::Share(4))) // four nodes: 25 a minute on each
+///     .redis("redis://127.0.0.1")
+///     .build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOutage {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::decision::{Label, Ruling};
+use super::lookup::Looking;
 use super::offer::Offer;
 use super::rules::{Cost, Quotas, Subject};
 use super::tiers::Assign;
-use super::{Check, Limit, Quota, Settlement};
+use super::{Check, Limit, Quota, Settlement, TierLookup};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::head::RequestHead;
@@ -40,6 +41,7 @@ struct Rule {
     subject: Subject,
     offers: Vec<Arc<Offer>>,
     assign: Option<Assign>,
+    lookup: Option<Looking>,
     route: Option<usize>,
     per_route: bool,
     cost: Cost,
@@ -177,6 +179,33 @@ impl Plan {
         key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
     }
 
+    /// Whether tiers are looked up anywhere.
+    pub(super) fn looks_up(&self) -> bool {
+        self.rules.iter().any(|rule| rule.lookup.is_some())
+    }
+
+    /// The look-ups that this request's tiers depend on.
+    pub(super) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &Looking> {
+        let unassigned = |rule: &&Rule| rule.assign.as_ref().is_none_or(|assign| assign(head).is_none());
+        self.rules
+            .iter()
+            .filter(|rule| rule.lookup.is_some())
+            .filter(unassigned)
+            .filter_map(|rule| rule.lookup.as_ref())
+    }
+
+    /// The limit or tier of that name, if it may have this quota from now on.
+    pub(super) fn changeable(&self, name: &str, quota: Quota) -> Result<Label, Error> {
+        let Some((label, _)) = self.offers().find(|(_, offer)| *offer.name == *name) else {
+            return Err(Error::config(format!("there is no limit {name:?} to change")));
+        };
+        let rule = &self.rules[label.rule as usize];
+        if matches!(rule.subject, Subject::Node) {
+            return Err(Error::config(format!("limit {name:?}: a per-node ceiling stays as it was built")));
+        }
+        Offer::check(name, quota, &rule.cost).map(|()| label)
+    }
+
     pub(super) fn offer(&self, label: Label) -> &Arc<Offer> {
         &self.rules[label.rule as usize].offers[label.tier as usize]
     }
@@ -227,10 +256,10 @@ impl Plan {
 
 impl Rule {
     fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns) -> Result<Self, Error> {
-        let (offers, assign) = match &limit.quotas {
+        let (offers, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
-                (vec![Offer::new(&name, "", *quota, limit)?], None)
+                (vec![Offer::new(&name, "", *quota, limit)?], None, None)
             }
             Quotas::Tiers(tiers) => {
                 tiers.check()?;
@@ -238,7 +267,8 @@ impl Rule {
                     let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
                     Offer::new(&full, name, *quota, limit)
                 };
-                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone())
+                let lookup = tiers.lookup.as_ref().map(TierLookup::start);
+                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
             }
         };
         check_subject(limit, &offers[0].name)?;
@@ -256,6 +286,7 @@ impl Rule {
             subject: limit.subject.clone(),
             offers,
             assign,
+            lookup,
             route,
             per_route: limit.per_route,
             cost: limit.cost.clone(),
@@ -267,8 +298,21 @@ impl Rule {
 
     /// The assigned tier, and whether a name was assigned that is none.
     fn tier(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
-        let Some(assign) = &self.assign else { return (if self.offers.len() == 1 { Some(0) } else { None }, false) };
-        let Some(name) = assign(head) else { return (None, false) };
+        let Some(assign) = &self.assign else { return self.looked_up(head) };
+        let Some(name) = assign(head) else { return self.looked_up(head) };
+        self.named(name)
+    }
+
+    #[inline]
+    fn looked_up(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
+        match &self.lookup {
+            Some(lookup) => lookup.known(head).map_or((None, false), |name| self.named(&name)),
+            None if self.assign.is_none() && self.offers.len() == 1 => (Some(0), false),
+            None => (None, false),
+        }
+    }
+
+    fn named(&self, name: &str) -> (Option<usize>, bool) {
         let tier = self.offers.iter().position(|offer| *offer.tier == *name);
         (tier, tier.is_none())
     }

@@ -31,7 +31,7 @@ use self::wire::{Act, Group, Op};
 use super::connect::Conn;
 use super::settings::Redis;
 use crate::answer::Answer;
-use crate::clock::{Clock, Timestamp, runtime_now};
+use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{Events, Hook};
 use crate::guard::{FailOpen, Outage};
@@ -54,6 +54,20 @@ pub enum LimitMode {
 const TAGS: u64 = 16;
 
 /// Limits in Redis. Clones share everything.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::limit::{Quota, RateLimitLayer, Limit};
+/// use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+///
+/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
+/// let layer = RateLimitLayer::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(100)))
+///     .store(Arc::new(RedisLimits::new(&redis)?))
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct RedisLimits {
     inner: Arc<Inner>,
@@ -327,8 +341,7 @@ impl Inner {
         reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
     ) -> bool {
         let tag = self.names.tag(group.first().map_or(0, |op| op.key)) as usize;
-        let by = runtime_now() + self.guard.deadline();
-        lane::queue(self, tag, Job { group, sent, by, reply })
+        lane::queue(self, tag, Job { group, sent, reply })
     }
 
     /// Redis's time at `at`, in microseconds, or a little earlier.
