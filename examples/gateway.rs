@@ -84,7 +84,7 @@ async fn start(flags: Flags) -> Result<(), BoxError> {
 /// The layers that the flags ask for.
 ///
 /// # Errors
-/// Where a proxy, a field's name, a size or a Redis's URL is none; the message names it.
+/// Where a proxy, a field's name or a size is none; the message names it.
 pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
     let proxies = TrustedProxies::cidrs(&flags.trusted);
     let proxies = match &flags.forwarded_header {

@@ -2,7 +2,7 @@
 //!
 //! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
 //! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`,
-//! `--redis redis://127.0.0.1` to share limits and cache with every server that says the same.
+//! `--redis URL` to share limits and cache with other servers.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
-    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, options.redis)?;
+    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, options.redis.as_deref())?;
     greet(address);
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })

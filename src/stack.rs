@@ -299,7 +299,6 @@ impl TollgateBuilder {
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
-        redis.check()?;
         if self.cached {
             self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
         }

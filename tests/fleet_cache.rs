@@ -380,3 +380,29 @@ async fn garbage_in_redis_is_a_miss_and_a_counter() {
         until("it is in Redis", || c.stats().flights == 0).await;
     }
 }
+
+#[tokio::test]
+async fn an_administrator_sweeps_by_pattern_everywhere() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new(&[("cache-control", "max-age=60")]);
+    let (a, b) = (fleet.node().await, fleet.node().await);
+    for number in 0..700 {
+        a.get(&format!("/prices/{number}?in=eur")).await;
+    }
+    a.get("/prices/[x]*").await;
+    fleet.shared(701).await;
+    assert!(b.get("/prices/7?in=eur").await.is_hit() && b.get("/prices/[x]*").await.is_hit());
+    let sweep = a.layer.invalidate();
+    assert_eq!(sweep.matching("*/prices/\\[x]\\*").await.expect("asked"), 1, "it means itself only");
+    assert_eq!(sweep.matching("http://example.com/prices/7?\\?in=eur").await.expect("asked"), 10);
+    fleet.shared(690).await;
+    assert!(!a.get("/prices/70?in=eur").await.is_hit(), "gone here");
+    until_async("gone there", || async { !b.get("/prices/[x]*").await.is_hit() }).await;
+    assert!(b.get("/prices/7?in=eur").await.is_hit(), "not meant");
+    assert_eq!(fleet.server.calls("keys"), 0);
+    assert!(fleet.server.calls("scan") > 2 && fleet.server.calls("unlink") > 0);
+    fleet.server.kill();
+    assert!(sweep.matching("*").await.is_err(), "Redis could not be asked");
+}

@@ -33,6 +33,7 @@ const PURE: [&str; 41] = [
     "pack",
     "invalidation",
     "history",
+    "glob",
     "tag",
     "histogram",
     "slow",

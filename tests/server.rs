@@ -39,7 +39,7 @@ impl Running {
         Self::with(None).await
     }
 
-    async fn with(redis: Option<String>) -> Self {
+    async fn with(redis: Option<&str>) -> Self {
         let configured = api::app(Duration::from_millis(5), true, redis);
         let (app, gate, _upstream) = configured.expect("the example's configuration");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -181,7 +181,8 @@ async fn two_servers_over_one_redis_share_limits_and_prices() {
         return;
     }
     let redis = redis::RedisServer::start();
-    let (one, other) = (Running::with(Some(redis.url())).await, Running::with(Some(redis.url())).await);
+    let url = redis.url();
+    let (one, other) = (Running::with(Some(&url)).await, Running::with(Some(&url)).await);
     for server in [&one, &other] {
         for _ in 0..1_000 {
             if server.gate.stats().cache.iter().all(|level| level.up) {

@@ -25,7 +25,7 @@ const PRICE_OF_A_CALL: f64 = 0.01;
 pub(crate) fn app(
     upstream_delay: Duration,
     limits: bool,
-    redis: Option<String>,
+    redis: Option<&str>,
 ) -> Result<(Router, Tollgate, Arc<Upstream>), tollgate::Error> {
     let mut gate = Tollgate::builder()
         .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))

@@ -117,6 +117,7 @@ mod flight;
 mod freshen;
 mod freshness;
 mod future;
+pub(crate) mod glob;
 #[cfg(feature = "redis")]
 pub(crate) mod history;
 mod invalidate;
