@@ -105,7 +105,8 @@ impl Tollgate {
     }
 
     /// Requests, queries and findings for Prometheus, in its text format: see
-    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels.
+    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels;
+    /// and what limits decided, with and without their store.
     ///
     /// ```
     /// # fn example(gate: tollgate::Tollgate) {
@@ -115,7 +116,7 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        self.layer.timing.prometheus()
+        self.layer.timing.prometheus() + &self.layer.limit.prometheus()
     }
 
     /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the

@@ -54,6 +54,26 @@ async fn in_either_order_nobody_sees_anothers_limits() {
 }
 
 #[tokio::test]
+async fn prometheus_reads_what_limits_decided() {
+    let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(2)).named("ip")).build().expect("a gate");
+    let app = Router::new().route("/", get(|| async { "x" })).layer(gate.layer());
+    for _ in 0..3 {
+        send(&app, ask("/", "192.0.2.1")).await;
+    }
+    let page = gate.prometheus();
+    openmetrics_parser::prometheus::parse_prometheus(&page).expect("a page");
+    for line in [
+        "tollgate_limit_decisions_total{outcome=\"admitted\"} 2",
+        "tollgate_limit_decisions_total{outcome=\"refused\"} 1",
+        "tollgate_limit_refusals_total{limit=\"ip\"} 1",
+        "tollgate_limit_degraded_total 0",
+    ] {
+        assert!(page.contains(line), "{page}");
+    }
+    assert!(!page.contains("tollgate_limit_store"), "there is none");
+}
+
+#[tokio::test]
 async fn a_cache_hit_costs_what_the_limit_says() {
     for (hit_cost, admitted) in [(None, 10), (Some(0), 30), (Some(1), 10)] {
         let limit = Limit::per_ip(Quota::per_minute(20)).cost(2);

@@ -12,6 +12,7 @@ use super::limiter::{Exempt, Limiter, Node, Warnings};
 use super::live::Live;
 use super::outage::{Fallback, OnOutage};
 use super::plan::Plan;
+use super::prometheus;
 use super::reply::{Draft, Reset, Style};
 use super::service::RateLimit;
 use super::stats::{Counters, RateLimitStats};
@@ -70,6 +71,20 @@ impl RateLimitLayer {
     #[must_use]
     pub fn stats(&self) -> RateLimitStats {
         self.limiter.as_ref().map(|limiter| limiter.stats()).unwrap_or_default()
+    }
+
+    /// What has been admitted and refused, for Prometheus, in its text format; with a store that a fleet shares, also how
+    /// that is doing. Empty where the layer is switched off.
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, RateLimitLayer};
+    ///
+    /// let text = RateLimitLayer::per_ip(Quota::per_minute(20)).prometheus();
+    /// assert!(text.contains("tollgate_limit_degraded_total 0"));
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        self.limiter.as_ref().map(|limiter| prometheus::render(&limiter.stats())).unwrap_or_default()
     }
 
     /// Changes a limit's quota from now on, by its name or its tier's. Keys keep the share they have used.

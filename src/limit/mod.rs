@@ -115,6 +115,7 @@ mod memo;
 mod offer;
 mod outage;
 mod plan;
+mod prometheus;
 mod quota;
 mod reject;
 mod remote;
