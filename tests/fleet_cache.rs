@@ -406,3 +406,25 @@ async fn an_administrator_sweeps_by_pattern_everywhere() {
     fleet.server.kill();
     assert!(sweep.matching("*").await.is_err(), "Redis could not be asked");
 }
+
+#[tokio::test]
+async fn unsafe_requests_while_redis_is_away_are_told_later() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new(TAGGED);
+    let proxy = FaultProxy::before(fleet.server.port());
+    let (a, b) = (fleet.node_at(&proxy.url()).await, fleet.node().await);
+    a.get("/a").await;
+    fleet.shared(1).await;
+    assert!(b.get("/a").await.is_hit());
+    proxy.set(fault_proxy::Fault::Reset);
+    until("cut off", || !far(&a).up).await;
+    for _ in 0..50 {
+        assert_eq!(a.ask(cache_world::request("PUT", "/a", &[])).await.status, 200);
+    }
+    assert!(b.get("/a").await.is_hit(), "there nobody knows yet");
+    proxy.heal();
+    until_async("told later", || async { b.get("/a").await.body != "0" }).await;
+    until("nothing is left to tell", || far(&a).untold == 0).await;
+}

@@ -160,12 +160,10 @@ impl Backplane {
             this.start();
             this.append(&record).await.map_err(|outage| {
                 let waiting = this.history.waiting();
-                Error::store(
-                    format!(
-                        "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
-                    ),
-                    outage,
-                )
+                let message = format!(
+                    "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
+                );
+                Error::outage_so(message, outage)
             })
         }
     }
