@@ -102,6 +102,9 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
     if let Some(quota) = flags.limit_per_ip {
         gate = gate.limit(Limit::per_ip(quota));
     }
+    if let Some(url) = &flags.redis {
+        gate = gate.redis(url.as_str());
+    }
     gate.build()
 }
 

@@ -1,7 +1,8 @@
 //! A price API in front of a paid upstream, wrapped in Tollgate: `cargo run --example server`.
 //!
 //! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
-//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`.
+//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`,
+//! `--redis URL` to share limits and cache with other servers.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::time::Duration;
 #[path = "server/api.rs"]
 mod api;
 
-const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits]";
+const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL]";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
-    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits)?;
+    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, options.redis.as_deref())?;
     greet(address);
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
@@ -64,12 +65,17 @@ struct Options {
     listen: SocketAddr,
     upstream_delay: Duration,
     limits: bool,
+    redis: Option<String>,
 }
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options =
-            Self { listen: ([127, 0, 0, 1], 3000).into(), upstream_delay: Duration::from_millis(100), limits: true };
+        let mut options = Self {
+            listen: ([127, 0, 0, 1], 3000).into(),
+            upstream_delay: Duration::from_millis(100),
+            limits: true,
+            redis: None,
+        };
         while let Some(flag) = args.next() {
             let mut value = || args.next().ok_or(format!("{flag} needs a value"));
             match flag.as_str() {
@@ -84,6 +90,7 @@ impl Options {
                     options.upstream_delay = delay;
                 }
                 "--no-limits" => options.limits = false,
+                "--redis" => options.redis = Some(value()?),
                 other => return Err(format!("unknown flag {other:?}")),
             }
         }

@@ -114,6 +114,13 @@ pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
     });
 }
 
+/// Whether the request that this code runs in was answered without a call of its own to the service behind the cache;
+/// false outside of any request.
+pub(crate) fn answered_from_cache() -> bool {
+    let note = CURRENT.try_with(|current| current.notes.get().cache).ok().flatten();
+    is_inside() && matches!(note, Some(CacheNote::Hit | CacheNote::Stale | CacheNote::Collapsed))
+}
+
 impl Slot {
     pub(crate) fn new(scope: Scope) -> Self {
         Self { scope: Some(scope), notes: Notes::NONE }

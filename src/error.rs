@@ -43,6 +43,12 @@ impl Error {
         Self { kind: Kind::Outage, message: format!("{store}: {why}").into(), source: None }
     }
 
+    /// An outage whose consequence is worth a sentence of its own.
+    #[cfg(feature = "redis")]
+    pub(crate) fn outage_so(message: String, why: crate::guard::Outage) -> Self {
+        Self { kind: Kind::Outage, message: message.into(), source: Some(why.into()) }
+    }
+
     pub(crate) fn is_outage(&self) -> bool {
         self.kind == Kind::Outage
     }

@@ -23,6 +23,7 @@ mod health;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub use self::health::GuardStats;
 use self::health::{Edge, Health};
 use crate::answer::BoxFuture;
 use crate::breaker::Policy;
-use crate::clock::runtime_now;
+use crate::clock::{Timestamp, runtime_now};
 use crate::error::Error;
 use crate::event::Events;
 
@@ -127,6 +128,8 @@ struct Inner<C> {
     dial: Dial<C>,
     events: Mutex<Events>,
     health: Mutex<Health<C>>,
+    /// Whether every call would be tried: what most who ask want to know, without the lock.
+    up: AtomicBool,
     /// The number of the latest connection.
     connects: watch::Sender<u64>,
     /// Where this guard's time begins.
@@ -154,6 +157,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
             dial: Box::new(dial),
             events: Mutex::new(events),
             health: Mutex::new(Health::new(settings.breaker)),
+            up: AtomicBool::new(false),
             connects: watch::Sender::new(0),
             epoch: runtime_now(),
         };
@@ -186,19 +190,19 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         let (connection, ticket) = self.admit()?;
         let (outage, error, edge) = match tokio::time::timeout_at(by, f(connection)).await {
             Ok(Ok(value)) => {
-                let edge = self.inner.lock().succeeded(ticket, self.inner.now());
+                let edge = self.inner.change(|health, now| health.succeeded(ticket, now));
                 self.inner.tell(edge, None);
                 return Ok(value);
             }
             Ok(Err(Fault::Lost(error))) => {
-                (Outage::Disconnected, error, self.inner.lock().lost(ticket, self.inner.now()))
+                (Outage::Disconnected, error, self.inner.change(|health, now| health.lost(ticket, now)))
             }
             Ok(Err(Fault::Refused(error))) => {
-                (Outage::Refused, error, self.inner.lock().refused(ticket, self.inner.now()))
+                (Outage::Refused, error, self.inner.change(|health, now| health.refused(ticket, now)))
             }
             Err(_) => {
                 let error = Error::outage(self.inner.name, Outage::Deadline);
-                (Outage::Deadline, error, self.inner.lock().timed_out(ticket, self.inner.now()))
+                (Outage::Deadline, error, self.inner.change(|health, now| health.timed_out(ticket, now)))
             }
         };
         self.inner.tell(edge, Some(error));
@@ -208,6 +212,9 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 
     /// Whether a call would be tried now.
     pub(crate) fn check(&self) -> Result<(), Outage> {
+        if self.inner.up.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let verdict = self.inner.lock().check(self.inner.now());
         if verdict.is_err() {
             self.connect();
@@ -257,9 +264,17 @@ impl<C> Inner<C> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> crate::clock::Timestamp {
+    /// Changes what is known of the store.
+    fn change<R>(&self, change: impl FnOnce(&mut Health<C>, Timestamp) -> R) -> R {
+        let mut health = self.lock();
+        let changed = change(&mut health, self.now());
+        self.up.store(health.is_up(), Ordering::Relaxed);
+        changed
+    }
+
+    fn now(&self) -> Timestamp {
         // A day's head start, so that "ten seconds ago" is representable from the beginning.
-        crate::clock::Timestamp::from_nanos(86_400_000_000_000) + (runtime_now() - self.epoch)
+        Timestamp::from_nanos(86_400_000_000_000) + (runtime_now() - self.epoch)
     }
 
     /// Says what turned, outside every lock.

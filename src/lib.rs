@@ -54,8 +54,9 @@
 //! |---|---|
 //! | `axum` | the client's address from `ConnectInfo`, the route's name from `MatchedPath` |
 //! | `tracing` | warnings as `tracing` events; spans follow detached work |
-//! | `redis` | limits shared by a fleet: [`store::redis`](crate::store) |
+//! | `redis` | limits and cached responses shared by a fleet: [`store::redis`](crate::store) |
 //! | `redis-tls` | the same over TLS |
+//! | `lz4` | large cached responses compressed on their way to Redis |
 //! | `testing` | [`testing`] |
 
 mod answer;
@@ -74,6 +75,7 @@ mod head;
 mod route;
 mod stack;
 mod stats;
+mod switch;
 mod striped;
 
 pub mod guide;
@@ -96,6 +98,7 @@ pub use guard::GuardStats;
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
 pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
+pub use switch::Switch;
 pub use stats::{RouteReport, Stats};
 
 /// The front page's code compiles.

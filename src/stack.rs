@@ -18,14 +18,13 @@ use crate::body::{Keep, Wrap};
 use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, Rules};
 use crate::clock::Clock;
 use crate::error::Error;
-#[cfg(feature = "redis")]
-use crate::event::Events;
 use crate::event::{Event, Hook};
 use crate::key::KeyExtractor;
-use crate::limit::{Limit, RateLimit, RateLimitBuilder, RateLimitLayer};
+use crate::limit::{Limit, Quota, RateLimit, RateLimitBuilder, RateLimitLayer};
 use crate::stats::Stats;
 #[cfg(feature = "redis")]
 use crate::store::redis::{Redis, RedisCache, RedisLimits};
+use crate::switch::Switch;
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
 /// How long [`Tollgate::shutdown`] waits for work in flight.
@@ -92,8 +91,22 @@ impl Tollgate {
         Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
     }
 
+    /// Changes a limit's quota from now on: see [`RateLimitLayer::set_quota`].
+    ///
+    /// # Errors
+    /// Where there is no limit of that name, or the quota is impossible.
+    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+        self.layer.limit.set_quota(name, quota)
+    }
+
+    /// Switches the limits on, off or to looking only, from now on: see [`RateLimitLayer::switch`].
+    pub fn switch_limits(&self, switch: Switch) {
+        self.layer.limit.switch(switch);
+    }
+
     /// Requests, queries and findings for Prometheus, in its text format: see
-    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels.
+    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels;
+    /// and what limits decided, with and without their store.
     ///
     /// ```
     /// # fn example(gate: tollgate::Tollgate) {
@@ -103,7 +116,7 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        self.layer.timing.prometheus()
+        self.layer.timing.prometheus() + &self.layer.limit.prometheus()
     }
 
     /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the
@@ -155,8 +168,6 @@ pub struct TollgateBuilder {
     cost_per_call: Option<f64>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
-    #[cfg(feature = "redis")]
-    hook: Option<Hook>,
 }
 
 impl Default for TollgateBuilder {
@@ -170,8 +181,6 @@ impl Default for TollgateBuilder {
             cost_per_call: None,
             #[cfg(feature = "redis")]
             redis: None,
-            #[cfg(feature = "redis")]
-            hook: None,
         }
     }
 }
@@ -245,11 +254,7 @@ impl TollgateBuilder {
     pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let hook: Hook = Arc::new(hook);
         let (for_limits, for_cache) = (hook.clone(), hook.clone());
-        #[cfg(feature = "redis")]
-        let this = Self { hook: Some(hook.clone()), ..self };
-        #[cfg(not(feature = "redis"))]
-        let this = self;
-        let gate = this
+        let gate = self
             .limits_with(|limits| limits.hook(move |event| for_limits(event)))
             .timing_with(|timing| timing.hook(move |event| hook(event)));
         Self { cache: gate.cache.hook(for_cache), ..gate }
@@ -298,9 +303,10 @@ impl TollgateBuilder {
         if self.cached {
             self.cache = self.cache.far(Arc::new(RedisCache::new(redis.clone())?));
         }
-        let limits = RedisLimits::new(&redis)?;
-        limits.listen(Events::new(self.hook.clone()));
-        Ok(self.limits_with(|builder| builder.store(Arc::new(limits))))
+        if self.limited {
+            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
+        }
+        redis.check().map(|()| self)
     }
 }
 

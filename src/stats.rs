@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cache::{CacheStats, LevelStats};
-use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats};
+use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
 use crate::timing::{Latency, TimingStats};
 
 /// What a [`Tollgate`](crate::Tollgate) has done since it was built. Serialises to JSON.
@@ -23,6 +23,8 @@ pub struct Stats {
     pub limits: Vec<LimitStats>,
     /// Keys the limits hold, and their bound.
     pub keys: LimitStoreStats,
+    /// How the store of the limits is doing, where a fleet shares one.
+    pub remote: Option<RemoteStats>,
     /// The cache's levels, nearest first.
     pub cache: Vec<LevelStats>,
     /// Fetches in progress: work that may outlive its request.
@@ -96,6 +98,7 @@ impl Stats {
             routes,
             limits: limit.limits,
             keys: limit.store,
+            remote: limit.remote,
             cache: cache.levels,
             fetches: cache.flights,
             fetching_bytes: cache.in_flight_bytes,

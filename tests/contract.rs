@@ -15,10 +15,11 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use redis::{RedisCluster, RedisServer, wanted};
-use tollgate::cache::{CacheLayer, CacheStore, Levels, Rule, Rules};
-use tollgate::limit::{Decision, Limit, Quota, RateLimitLayer};
+use tollgate::cache::{CacheKey, CacheLayer, CacheStore, Levels, Rule, Rules};
+use tollgate::key::KeyHash;
+use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, RateLimitLayer};
 use tollgate::store::memory::{MemoryCache, MemoryLimits};
-use tollgate::store::redis::{Redis, RedisCache};
+use tollgate::store::redis::{LimitMode, Redis, RedisCache, RedisLimits};
 use tollgate::testing::{FakePeer, Faulty, Misbehaviour, contract};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -33,14 +34,18 @@ async fn memory_keeps_it() {
     contract::cache(Arc::new(Levels::new(memory(), memory()))).await;
 }
 
-/// A store in Redis that has joined its fleet.
-async fn joined(url: &str) -> Arc<RedisCache> {
-    let store = Arc::new(RedisCache::new(Redis::new(url).expect("a URL")).expect("a store"));
+fn redis_cache(url: &str) -> RedisCache {
+    RedisCache::new(Redis::new(url).expect("a URL")).expect("a store")
+}
+
+/// The store, once it has joined its fleet.
+async fn joined(store: RedisCache) -> Arc<RedisCache> {
+    let store = Arc::new(store);
     for _ in 0..5_000 {
         if store.stats()[0].up {
             return store;
         }
-        let _ = store.get(&tollgate::cache::CacheKey::from_bytes(b"any", 3), tollgate::Timestamp::ZERO).await;
+        let _ = store.get(&CacheKey::from_bytes(b"any", 3), tollgate::Timestamp::ZERO).await;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     panic!("not joined within 10 s: {:?}", store.stats());
@@ -52,10 +57,56 @@ async fn redis_keeps_it() {
         return;
     }
     let server = RedisServer::start();
-    contract::cache(joined(&server.url()).await).await;
-    let compressed = RedisCache::new(Redis::new(&server.url()).expect("a URL")).expect("a store").compress_over(0);
-    let far: Arc<dyn CacheStore> = Arc::new(compressed);
-    contract::cache(Arc::new(Levels::new(Arc::new(MemoryCache::new(1 << 20)), far))).await;
+    contract::cache(joined(redis_cache(&server.url())).await).await;
+    contract::cache(joined(redis_cache(&server.url()).compress_over(0)).await).await;
+    for mode in [LimitMode::Exact, LimitMode::Leased] {
+        contract::limits(limits(&server.url(), mode).await).await;
+    }
+}
+
+/// Limits in Redis, once they answer, with time enough for a busy machine.
+async fn limits(url: &str, mode: LimitMode) -> Arc<RedisLimits> {
+    let redis = Redis::new(url).expect("a URL").limit_deadline(Duration::from_secs(5)).limit_mode(mode);
+    let limits = Arc::new(RedisLimits::new(&redis).expect("limits"));
+    for _ in 0..5_000 {
+        let check = Check::new(KeyHash::from_bits(1), Quota::per_hour(1)).in_fleet(KeyHash::from_bits(1));
+        if limits.peek(&[check], tollgate::Timestamp::ZERO).await.is_ok() {
+            return limits;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("no answer within 10 s: {:?}", limits.remote());
+}
+
+#[tokio::test]
+async fn several_keys_are_one_command() {
+    if !wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = joined(redis_cache(&server.url())).await;
+    let keys: Vec<CacheKey> = (0..100_u32).map(|number| CacheKey::from_bytes(&number.to_be_bytes(), 4)).collect();
+    let before = (server.calls("get"), server.calls("mget"));
+    let found = store.get_many(&keys, tollgate::Timestamp::ZERO).await.expect("an answer");
+    assert_eq!(found.len(), 100);
+    assert_eq!((server.calls("get"), server.calls("mget")), (before.0, before.1 + 1));
+}
+
+#[tokio::test]
+async fn a_near_hit_waits_for_nothing_and_a_far_one_fills_near() {
+    let (near, far) = (Arc::new(MemoryCache::new(1 << 20)), Arc::new(Faulty::new(MemoryCache::new(1 << 20))));
+    let levels = Arc::new(Levels::new(near.clone(), far.clone()));
+    contract::cache(levels.clone()).await;
+    far.begin(Misbehaviour::Hang);
+    let rules = Rules::new().route("/{*rest}", Rule::ttl(Duration::from_secs(60)));
+    let layer = CacheLayer::builder().rules(rules).far(far.clone()).build().expect("a layer");
+    let service = layer.layer(service_fn(hello));
+    far.begin(Misbehaviour::None);
+    drop(service.clone().oneshot(request("/a")).await.expect("no error"));
+    far.begin(Misbehaviour::Hang);
+    // Answered when it is first polled, though the far store will never answer anything again.
+    let hit = service.clone().oneshot(request("/a")).now_or_never().expect("at once").expect("no error");
+    assert!(hit.headers().contains_key("age"));
 }
 
 #[tokio::test]
@@ -64,7 +115,8 @@ async fn a_cluster_keeps_it() {
         return;
     }
     let cluster = RedisCluster::start();
-    contract::cache(joined(&cluster.url()).await).await;
+    contract::cache(joined(redis_cache(&cluster.url())).await).await;
+    contract::limits(limits(&cluster.url(), LimitMode::Exact).await).await;
 }
 
 #[tokio::test(start_paused = true)]

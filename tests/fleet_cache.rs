@@ -264,6 +264,7 @@ async fn an_invalidation_that_cannot_be_told_says_so_and_is_told_later() {
     fleet.shared(1).await;
     assert!(b.get("/a").await.is_hit());
     proxy.set(fault_proxy::Fault::Reset);
+    until("cut off", || !far(&a).up).await;
     let error = a.layer.invalidate().tag("prices").await.expect_err("nobody hears");
     assert!(error.is_store() && error.to_string().starts_with("invalidated in this process; the others"), "{error}");
     assert_eq!(far(&a).untold, 1);
@@ -378,4 +379,52 @@ async fn garbage_in_redis_is_a_miss_and_a_counter() {
         assert!(far(&c).odd > 0);
         until("it is in Redis", || c.stats().flights == 0).await;
     }
+}
+
+#[tokio::test]
+async fn an_administrator_sweeps_by_pattern_everywhere() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new(&[("cache-control", "max-age=60")]);
+    let (a, b) = (fleet.node().await, fleet.node().await);
+    for number in 0..700 {
+        a.get(&format!("/prices/{number}?in=eur")).await;
+    }
+    a.get("/prices/[x]*").await;
+    fleet.shared(701).await;
+    assert!(b.get("/prices/7?in=eur").await.is_hit() && b.get("/prices/[x]*").await.is_hit());
+    let sweep = a.layer.invalidate();
+    assert_eq!(sweep.matching("*/prices/\\[x]\\*").await.expect("asked"), 1, "it means itself only");
+    assert_eq!(sweep.matching("http://example.com/prices/7?\\?in=eur").await.expect("asked"), 10);
+    fleet.shared(690).await;
+    assert!(!a.get("/prices/70?in=eur").await.is_hit(), "gone here");
+    until_async("gone there", || async { !b.get("/prices/[x]*").await.is_hit() }).await;
+    assert!(b.get("/prices/7?in=eur").await.is_hit(), "not meant");
+    assert_eq!(fleet.server.calls("keys"), 0);
+    assert!(fleet.server.calls("scan") > 2 && fleet.server.calls("unlink") > 0);
+    fleet.server.kill();
+    assert!(sweep.matching("*").await.is_err(), "Redis could not be asked");
+}
+
+#[tokio::test]
+async fn unsafe_requests_while_redis_is_away_are_told_later() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new(TAGGED);
+    let proxy = FaultProxy::before(fleet.server.port());
+    let (a, b) = (fleet.node_at(&proxy.url()).await, fleet.node().await);
+    a.get("/a").await;
+    fleet.shared(1).await;
+    assert!(b.get("/a").await.is_hit());
+    proxy.set(fault_proxy::Fault::Reset);
+    until("cut off", || !far(&a).up).await;
+    for _ in 0..50 {
+        assert_eq!(a.ask(cache_world::request("PUT", "/a", &[])).await.status, 200);
+    }
+    assert!(b.get("/a").await.is_hit(), "there nobody knows yet");
+    proxy.heal();
+    until_async("told later", || async { b.get("/a").await.body != "0" }).await;
+    until("nothing is left to tell", || far(&a).untold == 0).await;
 }

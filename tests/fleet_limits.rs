@@ -1,5 +1,4 @@
 //! Limits that a fleet shares over Redis.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/limited.rs"]
 mod limited;

@@ -1,5 +1,7 @@
 //! A fleet whose Redis speaks TLS only, with a certificate of its own authority.
 
+#![expect(clippy::expect_used, reason = "a test may fail")]
+
 #[path = "support/gate.rs"]
 mod gate;
 #[path = "support/redis.rs"]

@@ -12,6 +12,8 @@ use tollgate::Tollgate;
 
 #[path = "../examples/server/api.rs"]
 mod api;
+#[path = "support/redis.rs"]
+mod redis;
 
 /// The server on a free port, with its gate and a client.
 struct Running {
@@ -34,7 +36,12 @@ impl Answer {
 
 impl Running {
     async fn start() -> Self {
-        let (app, gate, _upstream) = api::app(Duration::from_millis(5), true).expect("the example's configuration");
+        Self::with(None).await
+    }
+
+    async fn with(redis: Option<&str>) -> Self {
+        let configured = api::app(Duration::from_millis(5), true, redis);
+        let (app, gate, _upstream) = configured.expect("the example's configuration");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let service = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -44,6 +51,8 @@ impl Running {
 
     async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &'static str) -> Answer {
         let mut request = http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        // What is cached belongs to a host, whichever port serves it.
+        request = request.header("host", "shop.example");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -164,4 +173,35 @@ async fn a_report_says_how_long_its_queries_took() {
     let stats: serde_json::Value = serde_json::from_str(&server.get("/stats.json", None).await.body).expect("JSON");
     assert_eq!(stats["routes"]["/report"]["requests"], 1);
     assert_eq!(stats["keys"]["capacity"], 100_000);
+}
+
+#[tokio::test]
+async fn two_servers_over_one_redis_share_limits_and_prices() {
+    if !redis::wanted() {
+        return;
+    }
+    let redis = redis::RedisServer::start();
+    let url = redis.url();
+    let (one, other) = (Running::with(Some(&url)).await, Running::with(Some(&url)).await);
+    for server in [&one, &other] {
+        for _ in 0..1_000 {
+            if server.gate.stats().cache.iter().all(|level| level.up) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let price = one.get("/prices/ACME", Some("free-alpha")).await.body;
+    for _ in 0..1_000 {
+        if one.gate.stats().fetches == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(other.get("/prices/ACME", Some("free-alpha")).await.body, price);
+    assert_eq!((one.upstream_calls().await, other.upstream_calls().await), (1, 0));
+    let all = one.admitted(80, "/me", Some("free-alpha")).await + other.admitted(80, "/me", Some("free-alpha")).await;
+    // Two of the hundred were spent above. A decision that this machine was too busy for is made by each alone.
+    let alone: u64 = [&one, &other].iter().map(|server| server.gate.stats().remote.map_or(0, |r| r.failures)).sum();
+    assert!(all == 98 || alone > 0, "{all}");
 }

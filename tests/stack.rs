@@ -53,6 +53,47 @@ async fn in_either_order_nobody_sees_anothers_limits() {
     }
 }
 
+#[tokio::test]
+async fn prometheus_reads_what_limits_decided() {
+    let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(2)).named("ip")).build().expect("a gate");
+    let app = Router::new().route("/", get(|| async { "x" })).layer(gate.layer());
+    for _ in 0..3 {
+        send(&app, ask("/", "192.0.2.1")).await;
+    }
+    let page = gate.prometheus();
+    openmetrics_parser::prometheus::parse_prometheus(&page).expect("a page");
+    for line in [
+        "tollgate_limit_decisions_total{outcome=\"admitted\"} 2",
+        "tollgate_limit_decisions_total{outcome=\"refused\"} 1",
+        "tollgate_limit_refusals_total{limit=\"ip\"} 1",
+        "tollgate_limit_degraded_total 0",
+    ] {
+        assert!(page.contains(line), "{page}");
+    }
+    assert!(!page.contains("tollgate_limit_store"), "there is none");
+}
+
+#[tokio::test]
+async fn a_cache_hit_costs_what_the_limit_says() {
+    for (hit_cost, admitted) in [(None, 10), (Some(0), 30), (Some(1), 10)] {
+        let limit = Limit::per_ip(Quota::per_minute(20)).cost(2);
+        let limit = hit_cost.map_or(limit.clone(), |units| limit.hit_cost(units));
+        let rules = Rules::new().route("/", Rule::ttl(Duration::from_secs(60)));
+        let gate = Tollgate::builder().limit(limit).cache(rules).clock(Clock::Manual(ManualClock::new()));
+        let gate = gate.build().expect("a gate");
+        let app = Router::new().route("/", get(|| async { "x" })).layer(gate.layer());
+        let mut passed = 0;
+        for _ in 0..30 {
+            passed += usize::from(send(&app, ask("/", "192.0.2.1")).await.status() == StatusCode::OK);
+        }
+        // At a unit each, the last hit still has to fit at its full cost when it comes.
+        let expected = if hit_cost == Some(1) { 18 } else { admitted };
+        assert_eq!(passed, expected, "{hit_cost:?}");
+    }
+    let error = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(20)).hit_cost(2)).build();
+    assert!(error.expect_err("a hit costs more than a request").to_string().contains("costs more"));
+}
+
 fn gate(hand: &ManualClock, events: &Arc<Mutex<Vec<String>>>) -> Tollgate {
     let sink = events.clone();
     Tollgate::builder()

@@ -23,6 +23,7 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --limit-per-ip QUOTA         such as 100/min; no limit unless given
   --trust-proxy CIDR           believe these proxies about the client's address; may be repeated
   --forwarded-header NAME      where they say it (x-forwarded-for)
+  --redis URL                  share limits and cache with other gateways, such as redis://127.0.0.1
   --timing                     say how long it took, in Server-Timing
   --metrics PATH               answer this path with numbers for Prometheus, such as /metrics";
 
@@ -42,6 +43,7 @@ pub(crate) struct Flags {
     pub(crate) forwarded_header: Option<String>,
     pub(crate) timing: bool,
     pub(crate) metrics: Option<String>,
+    pub(crate) redis: Option<String>,
 }
 
 impl Flags {
@@ -61,6 +63,7 @@ impl Flags {
             forwarded_header: None,
             timing: false,
             metrics: None,
+            redis: None,
         }
     }
 
@@ -137,6 +140,7 @@ impl Flags {
                 let path = value.strip_prefix('/').filter(|path| !path.contains(['?', '#', '*']));
                 self.metrics = Some(path.map(|path| format!("/{path}")).ok_or_else(|| wrong(&value, "a path"))?);
             }
+            "--redis" => self.redis = Some(value()?),
             "--trust-proxy" => self.trusted.push(value()?),
             "--forwarded-header" => self.forwarded_header = Some(value()?),
             _ => return Err(format!("unknown argument {name:?}")),
@@ -179,7 +183,7 @@ mod tests {
         let flags = parse(
             "--upstream http://origin:8080 --listen=[::1]:80 --profile app --memory 256MiB --max-entry=8MiB \
              --targeted-field CDN-Cache-Control --targeted-field=X --cache-status --timing --limit-per-ip 100/min \
-             --trust-proxy 10.0.0.0/8 --trust-proxy fd00::/8 --forwarded-header forwarded --upstream-timeout 1.5 --metrics /metrics",
+             --trust-proxy 10.0.0.0/8 --trust-proxy fd00::/8 --forwarded-header forwarded --upstream-timeout 1.5 --metrics /metrics --redis redis://10.0.0.9",
         )
         .expect("correct flags")
         .expect("no help");
@@ -188,6 +192,7 @@ mod tests {
         assert_eq!((flags.targeted.len(), flags.trusted.len()), (2, 2));
         assert!(flags.cache_status && flags.timing);
         assert_eq!(flags.metrics.as_deref(), Some("/metrics"));
+        assert_eq!(flags.redis.as_deref(), Some("redis://10.0.0.9"));
         assert_eq!(flags.limit_per_ip, Some(Quota::per_minute(100)));
         assert_eq!(flags.forwarded_header.as_deref(), Some("forwarded"));
         assert_eq!(flags.upstream_timeout, Duration::from_millis(1_500));

@@ -25,6 +25,7 @@ const PRICE_OF_A_CALL: f64 = 0.01;
 pub(crate) fn app(
     upstream_delay: Duration,
     limits: bool,
+    redis: Option<&str>,
 ) -> Result<(Router, Tollgate, Arc<Upstream>), tollgate::Error> {
     let mut gate = Tollgate::builder()
         .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))
@@ -42,6 +43,9 @@ pub(crate) fn app(
         gate = gate
             .limit(Tiers::default().assign(|head| head.extension::<User>().map(|user| user.tier)))
             .limits_with(|limits| limits.ietf_fields(Draft::Eleven));
+    }
+    if let Some(url) = redis {
+        gate = gate.redis(url);
     }
     let gate = gate.build()?;
     let upstream = Arc::new(Upstream { delay: upstream_delay, calls: AtomicU64::new(0), prices: Mutex::default() });

@@ -126,12 +126,14 @@ impl Barriers {
     }
 
     /// Raises a barrier that has a number already, larger than all before.
+    #[cfg(feature = "redis")]
     pub(crate) fn raise_at(&self, about: About, soft: bool, generation: u64) {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         self.mark(&mut marks, about, soft, generation);
     }
 
     /// Begins anew: whatever is older than `generation` is void, and nothing else is known.
+    #[cfg(feature = "redis")]
     pub(crate) fn start_at(&self, generation: u64) {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         *marks = Marks { floor: Mark { hard: generation, soft: 0 }, ..Marks::default() };

@@ -190,7 +190,7 @@ impl Core {
     }
 
     pub(crate) fn store_failed(&self, error: &Error) {
-        self.events.emit(&Event::StoreFailed { store: "cache", error });
+        tell(&self.events, error);
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -210,4 +210,10 @@ impl Core {
         let fresh_until = meta.windows.fresh_until;
         if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }
     }
+}
+
+/// An outage is an event each time, and a line of the log only when it begins and ends: the guard writes that.
+pub(crate) fn tell(events: &Events, error: &Error) {
+    let event = Event::StoreFailed { store: "cache", error };
+    if error.is_outage() { events.emit_unlogged(&event) } else { events.emit(&event) }
 }

@@ -159,6 +159,12 @@ pub(crate) fn open(sealed: &Bytes, key: &CacheKey, clock: FleetClock, here: u64)
     .ok_or(Odd::Damaged)
 }
 
+/// The key that the beginning of an envelope names. Not checked: for a tool that looks at many.
+pub(crate) fn key_of(beginning: &[u8]) -> Option<CacheKey> {
+    let (head, rest) = beginning.split_at_checked(HEAD + 2)?;
+    (head[..4] == MAGIC).then(|| read_key(&mut Reader(rest))).flatten()
+}
+
 fn write_key(out: &mut Writer, key: &CacheKey) {
     out.count(key.resource().len());
     out.bytes(key.as_bytes());

@@ -110,6 +110,25 @@ impl Invalidate {
         .await
     }
 
+    /// Removes every entry whose URL is meant by a pattern, here and where it is shared, and says how many: `*` stands
+    /// for anything, `?` for one byte, `\\` takes the next literally.
+    ///
+    /// A tool for administrators: it looks at every entry, in Redis by `SCAN` in steps of 128, and does not stop a fetch
+    /// that is under way from storing what it brings. In a program use [`tag`](Self::tag) or [`prefix`](Self::prefix).
+    ///
+    /// ```
+    /// # async fn example(cache: tollgate::cache::CacheLayer) -> Result<(), tollgate::Error> {
+    /// let removed = cache.invalidate().matching("https://*.example.com/prices/*?in=eur").await?;
+    /// println!("{removed} entries removed");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the store that processes share cannot be asked, or is a Cluster; what lies in this process is removed.
+    pub async fn matching(&self, pattern: &str) -> Result<u64, Error> {
+        self.core.store.sweep(pattern).await
+    }
+
     /// Everything.
     ///
     /// # Errors

@@ -167,6 +167,15 @@ impl CacheStore for Levels {
         self.far.invalidate(invalidation)
     }
 
+    fn sweep(&self, pattern: &str) -> Answer<Result<u64, Error>> {
+        let near = match self.near.sweep(pattern) {
+            Answer::Ready(near) => near.unwrap_or_default(),
+            Answer::Pending(_) => 0,
+        };
+        // What lies near is a copy of what lies far, where both are well.
+        self.far.sweep(pattern).map(move |far| far.map(|far| far.max(near)))
+    }
+
     fn listen(&self, listener: Listener) {
         self.near.listen(listener.clone());
         self.far.listen(listener.clone().behind(self.near.clone()));

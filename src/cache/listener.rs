@@ -17,7 +17,9 @@ use crate::event::Events;
 #[derive(Clone)]
 pub struct Listener {
     barriers: Arc<Barriers>,
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "read by remote stores"))]
     clock: Clock,
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "read by remote stores"))]
     events: Events,
     /// Levels nearer than the store that listens: they hold copies.
     near: Vec<Arc<dyn CacheStore>>,
@@ -29,11 +31,13 @@ impl Listener {
     }
 
     /// Where the cache reads the time.
+    #[cfg(feature = "redis")]
     pub(crate) const fn clock(&self) -> &Clock {
         &self.clock
     }
 
     /// Where the cache sends its events.
+    #[cfg(feature = "redis")]
     pub(crate) fn events(&self) -> Events {
         self.events.clone()
     }

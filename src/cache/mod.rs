@@ -60,6 +60,15 @@
 //! whose fetch **began** before it are void, also those that arrive later. A slow fetch cannot bring the old state back,
 //! and a request that comes after a barrier never waits for a fetch that began before it.
 //!
+//! # In a fleet
+//!
+//! [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) puts a Redis behind each process's memory ([`Levels`]); any
+//! [`CacheStore`] can stand there ([`CacheBuilder::far`]). What one node fetched all serve, for the life that remains; a
+//! stale entry is refreshed by one of them. An invalidation is heard by all: it is put into a log in Redis and published,
+//! and entries carry the number of the last one known when their fetch began, so that a slow fetch brings nothing back on
+//! any node. Where Redis is away, look-ups are misses that wait for nothing, memory serves, and invalidations are kept
+//! until they can be told. Nodes must see the same authority: it is part of the key.
+//!
 //! # Where to read what
 //!
 //! | files | what they hold |
@@ -108,6 +117,7 @@ mod flight;
 mod freshen;
 mod freshness;
 mod future;
+pub(crate) mod glob;
 #[cfg(feature = "redis")]
 pub(crate) mod history;
 mod invalidate;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::barrier::About;
-use super::core::Core;
+use super::core::{self, Core};
 use super::invalidation::Invalidation;
 use super::key::{CacheKey, Target};
 use super::keying::KeyBuilder;
@@ -16,7 +16,6 @@ use super::locate;
 use super::policy;
 use crate::answer::Answer;
 use crate::error::Error;
-use crate::event::Event;
 use crate::head::RequestHead;
 
 /// An unsafe request under way.
@@ -116,7 +115,7 @@ impl Core {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
                         if let Err(error) = rest.await {
-                            events.emit(&Event::StoreFailed { store: "cache", error: &error });
+                            core::tell(&events, &error);
                         }
                     });
                 }

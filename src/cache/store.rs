@@ -92,6 +92,12 @@ pub trait CacheStore: Send + Sync + 'static {
         Answer::Ready(Ok(()))
     }
 
+    /// Removes the entries whose URL is meant by this pattern (`*`, `?`, `\\`), and says how many. Looks at every entry,
+    /// in bounded steps: a tool for administrators, not for programs.
+    fn sweep(&self, _pattern: &str) -> Answer<Result<u64, Error>> {
+        Answer::Ready(Ok(0))
+    }
+
     /// Whom to tell what other processes take back. Called once, when the layer is built.
     fn listen(&self, _listener: Listener) {}
 }

@@ -2,6 +2,8 @@
 //!
 //! Big-endian; strings behind their length. Reading never panics and never allocates more than was sent.
 
+#![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "entries are written for shared stores only"))]
+
 /// What is written.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(pub(crate) Vec<u8>);

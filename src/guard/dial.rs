@@ -68,13 +68,13 @@ async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
 
 impl<C> Inner<C> {
     fn connected(&self, connection: C, turn: u64) {
-        let edge = self.lock().connected(connection, turn, self.now());
+        let edge = self.change(|health, now| health.connected(connection, turn, now));
         self.connects.send_modify(|generation| *generation += 1);
         self.tell(edge, None);
     }
 
     fn not_connected(&self, error: Error) {
-        let edge = self.lock().not_connected(self.now());
+        let edge = self.change(|health, now| health.not_connected(now));
         self.tell(edge, Some(error));
     }
 }

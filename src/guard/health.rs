@@ -148,6 +148,10 @@ impl<C> Health<C> {
         verdict
     }
 
+    pub(super) const fn is_up(&self) -> bool {
+        self.connection.is_some() && !self.breaker.is_open()
+    }
+
     pub(super) fn wants_dialling(&self) -> bool {
         self.connection.is_none() && self.dialling.is_none()
     }
@@ -182,8 +186,7 @@ impl<C> Health<C> {
     }
 
     pub(super) fn stats(&self, name: &str, connections: u64) -> GuardStats {
-        let up = self.connection.is_some() && !self.breaker.is_open();
-        GuardStats { name: name.to_owned(), up, connections, ..self.stats.clone() }
+        GuardStats { name: name.to_owned(), up: self.is_up(), connections, ..self.stats.clone() }
     }
 
     fn record(&mut self, ticket: Ticket, outcome: Outcome, now: Timestamp) -> Option<bool> {

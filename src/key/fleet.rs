@@ -11,6 +11,14 @@ use super::identity::{Key, KeyHash};
 ///
 /// Names made from it are the same on every node, platform and version: SipHash-2-4 over a key's own encoding. Without
 /// the secret no key can be guessed from its name, and no two keys with one name can be sought.
+///
+/// ```
+/// use tollgate::key::FleetSecret;
+///
+/// let (a, b) = (FleetSecret::new("the same on every node"), FleetSecret::new("the same on every node"));
+/// assert_eq!(a.name(b"session=abc"), b.name(b"session=abc"));
+/// assert_eq!(FleetSecret::unknown().name(b"session=abc"), None);
+/// ```
 #[derive(Clone, Default)]
 pub struct FleetSecret(Arc<RwLock<Option<[u64; 2]>>>);
 

@@ -49,7 +49,7 @@ pub(super) type Refusal = Box<Response<Bytes>>;
 
 /// A request that cannot go on yet.
 pub(super) struct Late<S, ReqB> {
-    /// The store's answer; `None` where it is the inner service that is waited for.
+    /// The tier, or the store's answer; `None` where it is the inner service that is waited for.
     waiting: Option<Box<Waiting>>,
     inner: S,
     request: Request<ReqB>,
@@ -83,17 +83,17 @@ where
 {
     /// Waits for the store, then for the inner service.
     fn poll(&mut self, pass: &mut Pass, cx: &mut Context<'_>) -> Poll<Result<Option<Refusal>, S::Error>> {
-        if let Some(waiting) = &mut self.waiting {
-            let answer = ready!(waiting.answer.as_mut().poll(cx));
-            let step = self.waiting.take().map(|waiting| waiting.answered(&RequestHead::of(&self.request), &answer));
+        while let Some(waiting) = &mut self.waiting {
+            let step = ready!(waiting.poll(&RequestHead::of(&self.request), cx));
+            self.waiting = None;
             match step {
-                Some(Step::Refuse(response)) => return Poll::Ready(Ok(Some(response))),
-                Some(Step::Admit(admitted)) => {
+                Step::Refuse(response) => return Poll::Ready(Ok(Some(response))),
+                Step::Admit(admitted) => {
                     *pass = admitted;
                     pass.prepare(self.request.extensions_mut());
                 }
-                // What a store has answered is never asked again.
-                Some(Step::Wait(_)) | None => {}
+                // Its tier is known now; next comes the store.
+                Step::Wait(next) => self.waiting = Some(next),
             }
         }
         self.inner.poll_ready(cx).map_ok(|()| None)

@@ -9,8 +9,10 @@ use tower_layer::Layer;
 
 use super::contained::Contained;
 use super::limiter::{Exempt, Limiter, Node, Warnings};
+use super::live::Live;
 use super::outage::{Fallback, OnOutage};
 use super::plan::Plan;
+use super::prometheus;
 use super::reply::{Draft, Reset, Style};
 use super::service::RateLimit;
 use super::stats::{Counters, RateLimitStats};
@@ -23,6 +25,7 @@ use crate::head::RequestHead;
 use crate::key::{ClientIp, KeyExtractor, SharedExtractor, TrustedProxies, by};
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
+use crate::switch::Switch;
 
 /// Keys held unless told otherwise.
 const CAPACITY: usize = 100_000;
@@ -68,6 +71,48 @@ impl RateLimitLayer {
     #[must_use]
     pub fn stats(&self) -> RateLimitStats {
         self.limiter.as_ref().map(|limiter| limiter.stats()).unwrap_or_default()
+    }
+
+    /// What has been admitted and refused, for Prometheus, in its text format; with a store that a fleet shares, also how
+    /// that is doing. Empty where the layer is switched off.
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, RateLimitLayer};
+    ///
+    /// let text = RateLimitLayer::per_ip(Quota::per_minute(20)).prometheus();
+    /// assert!(text.contains("tollgate_limit_degraded_total 0"));
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        self.limiter.as_ref().map(|limiter| prometheus::render(&limiter.stats())).unwrap_or_default()
+    }
+
+    /// Changes a limit's quota from now on, by its name or its tier's. Keys keep the share they have used.
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, RateLimitLayer, Tiers};
+    ///
+    /// let layer = RateLimitLayer::builder().limit(Tiers::default()).build()?;
+    /// layer.set_quota("pro", Quota::per_minute(2_000))?;
+    /// assert_eq!(layer.stats().limits[2].quota, "2000/min");
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Where there is no such limit, it is the per-node ceiling, or the quota is impossible.
+    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+        match &self.limiter {
+            Some(limiter) => limiter.set_quota(name, quota),
+            None => Err(Error::config(format!("there is no limit {name:?} to change"))),
+        }
+    }
+
+    /// Switches all limits of this layer from now on. States are kept, and are as they were when limits are on again;
+    /// in [`Switch::Shadow`] they go on counting. A layer that was built switched off stays so.
+    pub fn switch(&self, switch: Switch) {
+        if let Some(limiter) = &self.limiter {
+            limiter.set_switch(switch);
+        }
     }
 
     /// A service whose response body is made by `W`.
@@ -252,8 +297,12 @@ impl RateLimitBuilder {
             None => Arc::new(Contained(store)) as Arc<dyn LimitStore>,
         };
         self.store = self.store.map(contained);
+        if let (Some(store), Some(hook)) = (&self.store, &self.hook) {
+            store.listen(hook.clone());
+        }
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let plan = Plan::new(&self.limits, self.identify, secret)?;
+        let live = Live::new(plan.looks_up());
         let ceiling =
             |(label, quota, cost)| Node { ceiling: NodeCeiling::new(quota, self.clock.clone()), label, quota, cost };
         let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));
@@ -269,6 +318,7 @@ impl RateLimitBuilder {
             clock: self.clock,
             events: Events::new(self.hook),
             warnings: Warnings::default(),
+            live,
         };
         Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
     }

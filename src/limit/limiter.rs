@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::{Extensions, Response};
+use smallvec::SmallVec;
 
 use super::decision::{Decision, Label, Part, Ruling, Term, Verdict, Verdicts};
+use super::live::Live;
 use super::outage::Fallback;
 use super::plan::{Dues, Plan, Seen};
-use super::reply::{Draft, DraftFields, Reply, Style, write_retry_after};
 use super::remote::Waiting;
+use super::reply::{Draft, DraftFields, Reply, Style, write_retry_after};
 use super::reservation::Reservation;
 use super::stats::{Counters, RateLimitStats};
 use super::{LimitStore, OnReject, Quota, Settlement};
@@ -25,6 +27,7 @@ use crate::event::{Event, Events, Once};
 use crate::head::RequestHead;
 use crate::key::KeyExtractor;
 use crate::store::governor::NodeCeiling;
+use crate::switch::Switch;
 
 /// How many requests are looked at for a misconfigured identity.
 const INSPECTED: u32 = 100;
@@ -47,6 +50,7 @@ pub(super) struct Limiter {
     pub(super) events: Events,
     pub(super) counters: Counters,
     pub(super) warnings: Warnings,
+    pub(super) live: Live,
 }
 
 /// The per-node ceiling with its place among the limits.
@@ -90,6 +94,15 @@ struct Aside {
     draft: Option<DraftFields>,
     decision: Option<Decision>,
     reservation: Option<Reservation>,
+    discount: Option<Discount>,
+}
+
+/// What is given back where the cache answers.
+#[derive(Debug)]
+struct Discount {
+    limiter: Arc<Limiter>,
+    settlements: SmallVec<[Settlement; 2]>,
+    degraded: bool,
 }
 
 impl Pass {
@@ -125,6 +138,10 @@ impl Aside {
         if let Some(decision) = self.decision {
             response.extensions_mut().insert(decision);
         }
+        if let Some(discount) = self.discount.filter(|_| carrier::answered_from_cache()) {
+            let now = discount.limiter.clock.now();
+            discount.limiter.settle(&discount.settlements, now, discount.degraded);
+        }
     }
 }
 
@@ -133,6 +150,9 @@ impl Limiter {
     pub(super) fn decide(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
         if self.exempt.iter().any(|exempt| exempt(head)) {
             return Step::Admit(Pass::default());
+        }
+        if self.live.is_special() {
+            return self.decide_specially(head);
         }
         let mut seen = Seen::default();
         let Some((check, label)) = self.plan.only(head, &mut seen) else {
@@ -148,7 +168,7 @@ impl Limiter {
     }
 
     /// Asks the store about everything the request owes.
-    fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
+    pub(super) fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Dues, at: Timestamp) -> Step {
         self.warn(head, dues.seen);
         if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
             return self.decide_remotely(fallback, head, dues, at);
@@ -180,7 +200,13 @@ impl Limiter {
 
     /// The end of nearly every request: admitted, with nothing to say but the fields.
     #[inline(always)]
-    pub(super) fn finish(self: &Arc<Self>, head: &RequestHead<'_>, reserves: bool, ruling: Ruling<'_>, at: Timestamp) -> Step {
+    pub(super) fn finish(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        reserves: bool,
+        ruling: Ruling<'_>,
+        at: Timestamp,
+    ) -> Step {
         let plain = !reserves && !ruling.degraded && ruling.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.heard() {
             return self.finish_at_length(head, reserves, ruling, at);
@@ -199,7 +225,7 @@ impl Limiter {
         at: Timestamp,
     ) -> Step {
         let mut admits = ruling.limits_admit();
-        if let (true, Some(node)) = (admits, &self.node) {
+        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.live.switch() == Switch::On)) {
             let term = self.ask_node(node, &ruling, at);
             admits = term.verdict.admits();
             ruling.node = Some(term);
@@ -219,11 +245,14 @@ impl Limiter {
 
     #[cold]
     fn aside(self: &Arc<Self>, reserves: bool, ruling: &Ruling<'_>, draft: Option<Draft>, at: Timestamp) -> Box<Aside> {
-        let reservation = || Reservation::new(self.clone(), self.plan.reserving(ruling), at, ruling.degraded);
+        let reserved = if reserves { self.plan.reserving(ruling) } else { SmallVec::new() };
+        let settlements = if reserves { self.plan.discounts(ruling, at) } else { SmallVec::new() };
+        let (some_reserved, some_discount) = (!reserved.is_empty(), !settlements.is_empty());
         Box::new(Aside {
             draft: draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
             decision: ruling.degraded.then(|| self.decision(ruling)),
-            reservation: reserves.then(reservation),
+            reservation: some_reserved.then(|| Reservation::new(self.clone(), reserved, at, ruling.degraded)),
+            discount: some_discount.then(|| Discount { limiter: self.clone(), settlements, degraded: ruling.degraded }),
         })
     }
 
@@ -245,7 +274,10 @@ impl Limiter {
     }
 
     pub(super) fn stats(&self) -> RateLimitStats {
-        RateLimitStats { remote: self.store.remote(), ..self.counters.snapshot(&self.plan, self.store.stats()) }
+        let mut stats = self.counters.snapshot(&self.plan, self.store.stats());
+        stats.remote = self.store.remote();
+        self.live.tell(&mut stats, |label| &*self.plan.offer(label).name);
+        stats
     }
 
     /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.

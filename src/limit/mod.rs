@@ -69,6 +69,32 @@
 //! * At most [`capacity`](RateLimitBuilder::capacity) keys are held. What a flood of new keys pushes out is who stood
 //!   furthest from its limit; a key at its limit stays. See [`MemoryLimits`](crate::store::memory::MemoryLimits).
 //!
+//! # A fleet that shares its limits
+//!
+//! With the feature `redis` and [`TollgateBuilder::redis`](crate::TollgateBuilder), or with a `RedisLimits` as the
+//! [`store`](RateLimitBuilder::store), all nodes count together.
+//!
+//! | mode | a decision | never more than |
+//! |---|---|---|
+//! | exact | asks Redis, in one call with all that wait at the same time | the algorithm's bound |
+//! | leased | of a hot key is paid from a block bought in advance; any other asks Redis | the same; up to a quarter of what is left may for a moment lie with nodes that do not need it |
+//!
+//! In both, a key that was refused is refused by this process until its retry time, and `X-RateLimit-Remaining` is a lower
+//! bound: while leased, what is left of the block.
+//!
+//! While Redis is away nobody waits for it: [`OnOutage`] says how limits go on, and the response's [`Decision`] is marked
+//! as [degraded](Decision::degraded). What this node admitted before and meanwhile goes on counting here, and binds for one
+//! period after Redis is back, since Redis may have forgotten it. Every node must be configured alike: the same limits by
+//! the same names, the same mode and, where one is set, the same secret.
+//!
+//! # Changing limits while requests go on
+//!
+//! | what | by |
+//! |---|---|
+//! | a quota | [`RateLimitLayer::set_quota`]; keys keep the share they have used |
+//! | on, off, looking only | [`RateLimitLayer::switch`] |
+//! | who is on which tier | [`Tiers::lookup`]: asked of a database or another service, remembered, last known good |
+//!
 //! # What it costs
 //!
 //! `cargo bench --bench layers` prints it for your machine, allocations counted: an accepted request allocates nothing
@@ -83,9 +109,13 @@ mod layer;
 #[cfg(feature = "redis")]
 pub(crate) mod lease;
 mod limiter;
+mod live;
+mod lookup;
+mod memo;
 mod offer;
 mod outage;
 mod plan;
+mod prometheus;
 mod quota;
 mod reject;
 mod remote;
@@ -102,6 +132,7 @@ pub mod window;
 pub use decision::{Decision, Part, Verdict, Verdicts};
 pub use future::ResponseFuture;
 pub use layer::{RateLimitBuilder, RateLimitLayer};
+pub use lookup::TierLookup;
 pub use outage::OnOutage;
 pub use quota::{Algorithm, Quota};
 pub use reject::{OnReject, Problem};

@@ -10,6 +10,9 @@
 //! | `Share(n)` | ≤ limit | each node holds them to its share, however they are spread |
 //! | `Allow` | everything | and nothing of it is counted |
 //! | `Deny` | nothing | |
+//!
+//! A window in which the outage begins holds what the store admitted before it, too: with `Share(n)` up to twice the
+//! limit where one node had most of the traffic, the limit where it was spread evenly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +27,19 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 
 /// What limits do while the store that a fleet shares is away.
+///
+/// ```
+/// use tollgate::Tollgate;
+/// use tollgate::limit::{Limit, OnOutage, Quota};
+///
+/// let gate = Tollgate::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(100)))
+///     .limits_with(|limits| limits.on_outage(OnOutage::Share(4))) // four nodes: 25 a minute on each
+///     .redis("redis://127.0.0.1")
+///     .build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOutage {
@@ -75,12 +91,14 @@ impl Fallback {
                 self.mark(now);
             }
         }
-        if self.policy == OnOutage::Allow {
-            return None;
-        }
-        let last = self.last.load(Ordering::Relaxed);
+        self.binds(checks, now).then(|| self.decide_locally(checks, now))
+    }
+
+    /// Whether the local engine's word binds now: within a period of an outage.
+    fn binds(&self, checks: &[Check], now: Timestamp) -> bool {
+        let last = self.last.load(Ordering::Acquire);
         let recent = |check: &Check| now < Timestamp::from_nanos(last) + check.quota.period();
-        if last == 0 || !checks.iter().any(recent) { None } else { Some(self.decide_locally(checks, now)) }
+        self.policy != OnOutage::Allow && last != 0 && checks.iter().any(recent)
     }
 
     /// Decides without the store. What is held already is not charged twice.
@@ -98,8 +116,27 @@ impl Fallback {
         }
     }
 
-    /// What the store has admitted counts here too, whether it fits or not.
-    pub(super) fn charge(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) {
+    /// What the store has admitted counts here too. Where that does not fit, and an outage has begun while the store was
+    /// asked, this process's word binds, and is returned: others have been admitted on it already.
+    pub(super) fn count(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) -> Option<Verdicts> {
+        let refuses = |verdicts: &[Verdict]| checks.iter().zip(verdicts).any(|(check, v)| check.enforced && !v.admits());
+        if refuses(verdicts) {
+            return None;
+        }
+        // Charged first, then asked whether it binds: an outage is marked before anybody is admitted in it.
+        let here = self.decide_locally(checks, now);
+        if !refuses(&here) {
+            return None;
+        }
+        if self.binds(checks, now) {
+            return Some(here);
+        }
+        self.charge(checks, verdicts, now);
+        None
+    }
+
+    /// Charges what the store has admitted, whether it fits or not.
+    fn charge(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) {
         if checks.iter().zip(verdicts).any(|(check, verdict)| check.enforced && !verdict.admits()) {
             return;
         }
@@ -122,7 +159,7 @@ impl Fallback {
     }
 
     fn mark(&self, now: Timestamp) {
-        self.last.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        self.last.fetch_max(now.as_nanos(), Ordering::AcqRel);
     }
 
     fn decide_locally(&self, checks: &[Check], now: Timestamp) -> Verdicts {

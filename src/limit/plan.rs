@@ -9,10 +9,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::decision::{Label, Ruling};
+use super::lookup::Looking;
 use super::offer::Offer;
 use super::rules::{Cost, Quotas, Subject};
 use super::tiers::Assign;
-use super::{Check, Limit, Quota};
+use super::{Check, Limit, Quota, Settlement, TierLookup};
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::head::RequestHead;
 use crate::key::{ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by};
@@ -39,11 +41,13 @@ struct Rule {
     subject: Subject,
     offers: Vec<Arc<Offer>>,
     assign: Option<Assign>,
+    lookup: Option<Looking>,
     route: Option<usize>,
     per_route: bool,
     cost: Cost,
     enforced: bool,
     reserve: bool,
+    hit_cost: Option<u32>,
 }
 
 /// What one request owes.
@@ -67,18 +71,14 @@ pub(super) struct Seen {
     pub(super) nobody: bool,
     /// A tier was assigned that does not exist.
     pub(super) unknown_tier: bool,
-    /// A limit leaves a reservation.
+    /// A limit leaves a reservation, or gives back where the cache answers.
     pub(super) reserves: bool,
 }
 
 impl Plan {
     /// # Errors
     /// Names the limit, quota, pattern or network that is wrong.
-    pub(super) fn new(
-        limits: &[Limit],
-        identify: SharedExtractor,
-        secret: Option<FleetSecret>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(limits: &[Limit], identify: SharedExtractor, secret: Option<FleetSecret>) -> Result<Self, Error> {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
@@ -138,7 +138,7 @@ impl Plan {
         let key = self.key(rule, head, tier.is_some());
         seen.unknown_tier |= unknown;
         seen.nobody |= key.is_none();
-        seen.reserves |= rule.reserve;
+        seen.reserves |= rule.reserve || rule.hit_cost.is_some();
         let key = key.unwrap_or(rule.nobody);
         let tier = tier.unwrap_or(0);
         let check = Check::new(key, rule.offers[tier].quota).cost(rule.cost(head));
@@ -179,6 +179,33 @@ impl Plan {
         key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
     }
 
+    /// Whether tiers are looked up anywhere.
+    pub(super) fn looks_up(&self) -> bool {
+        self.rules.iter().any(|rule| rule.lookup.is_some())
+    }
+
+    /// The look-ups that this request's tiers depend on.
+    pub(super) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &Looking> {
+        let unassigned = |rule: &&Rule| rule.assign.as_ref().is_none_or(|assign| assign(head).is_none());
+        self.rules
+            .iter()
+            .filter(|rule| rule.lookup.is_some())
+            .filter(unassigned)
+            .filter_map(|rule| rule.lookup.as_ref())
+    }
+
+    /// The limit or tier of that name, if it may have this quota from now on.
+    pub(super) fn changeable(&self, name: &str, quota: Quota) -> Result<Label, Error> {
+        let Some((label, _)) = self.offers().find(|(_, offer)| *offer.name == *name) else {
+            return Err(Error::config(format!("there is no limit {name:?} to change")));
+        };
+        let rule = &self.rules[label.rule as usize];
+        if matches!(rule.subject, Subject::Node) {
+            return Err(Error::config(format!("limit {name:?}: a per-node ceiling stays as it was built")));
+        }
+        Offer::check(name, quota, &rule.cost).map(|()| label)
+    }
+
     pub(super) fn offer(&self, label: Label) -> &Arc<Offer> {
         &self.rules[label.rule as usize].offers[label.tier as usize]
     }
@@ -197,6 +224,17 @@ impl Plan {
         let charged =
             judged.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
         charged.map(|((check, _), _)| *check).collect()
+    }
+
+    /// What is to be settled where the cache answers.
+    pub(super) fn discounts(&self, ruling: &Ruling<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
+        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
+        let charged = judged.filter(|(_, verdict)| verdict.admits());
+        let discount = |(check, label): (&Check, &Label)| {
+            let cost = self.rules[label.rule as usize].hit_cost?;
+            Some(Settlement::new(*check, at, cost.min(check.cost)))
+        };
+        charged.filter_map(|(due, _)| discount(due)).collect()
     }
 
     /// The per-node ceiling: its label, quota and cost.
@@ -218,10 +256,10 @@ impl Plan {
 
 impl Rule {
     fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns) -> Result<Self, Error> {
-        let (offers, assign) = match &limit.quotas {
+        let (offers, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
-                (vec![Offer::new(&name, "", *quota, limit)?], None)
+                (vec![Offer::new(&name, "", *quota, limit)?], None, None)
             }
             Quotas::Tiers(tiers) => {
                 tiers.check()?;
@@ -229,10 +267,17 @@ impl Rule {
                     let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
                     Offer::new(&full, name, *quota, limit)
                 };
-                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone())
+                let lookup = tiers.lookup.as_ref().map(TierLookup::start);
+                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
             }
         };
         check_subject(limit, &offers[0].name)?;
+        if let (Cost::Fixed(cost), Some(hit)) = (&limit.cost, limit.hit_cost)
+            && hit > *cost
+        {
+            let name = &offers[0].name;
+            return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
+        }
         let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
         let id = fnv1a(&offers[0].name);
         Ok(Self {
@@ -241,18 +286,33 @@ impl Rule {
             subject: limit.subject.clone(),
             offers,
             assign,
+            lookup,
             route,
             per_route: limit.per_route,
             cost: limit.cost.clone(),
             enforced: limit.enforced,
             reserve: limit.reserve,
+            hit_cost: limit.hit_cost,
         })
     }
 
     /// The assigned tier, and whether a name was assigned that is none.
     fn tier(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
-        let Some(assign) = &self.assign else { return (if self.offers.len() == 1 { Some(0) } else { None }, false) };
-        let Some(name) = assign(head) else { return (None, false) };
+        let Some(assign) = &self.assign else { return self.looked_up(head) };
+        let Some(name) = assign(head) else { return self.looked_up(head) };
+        self.named(name)
+    }
+
+    #[inline]
+    fn looked_up(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
+        match &self.lookup {
+            Some(lookup) => lookup.known(head).map_or((None, false), |name| self.named(&name)),
+            None if self.assign.is_none() && self.offers.len() == 1 => (Some(0), false),
+            None => (None, false),
+        }
+    }
+
+    fn named(&self, name: &str) -> (Option<usize>, bool) {
         let tier = self.offers.iter().position(|offer| *offer.tier == *name);
         (tier, tier.is_none())
     }

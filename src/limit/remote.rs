@@ -7,6 +7,9 @@
 //! | fails, or is known to be away | decides, as [`OnOutage`](super::OnOutage) says | marked as degraded |
 //! | is back since less than a period | decides first, and binds | refused by either |
 
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
 use super::decision::{Ruling, Verdict, Verdicts};
 use super::limiter::{Limiter, Step, settle};
 use super::outage::Fallback;
@@ -17,11 +20,19 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::event::Event;
 use crate::head::RequestHead;
-use std::sync::Arc;
+
+/// What a request waits for before it is decided.
+#[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
+pub(super) enum Waiting {
+    /// A remote store's answer.
+    Store(Question),
+    /// Its tier. Then it is decided by what is known, and waits for no tier again.
+    Tier { asked: BoxFuture<()>, limiter: Arc<Limiter> },
+}
 
 /// A question on its way to a remote store.
-pub(super) struct Waiting {
-    pub(super) answer: BoxFuture<Result<Verdicts, Error>>,
+pub(super) struct Question {
+    answer: BoxFuture<Result<Verdicts, Error>>,
     limiter: Arc<Limiter>,
     dues: Dues,
     at: Timestamp,
@@ -30,12 +41,27 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// What becomes of the request, now that the store has answered.
-    pub(super) fn answered(self, head: &RequestHead<'_>, answer: &Result<Verdicts, Error>) -> Step {
-        let Self { limiter, dues, at, held, .. } = self;
-        match &limiter.fallback {
-            Some(fallback) => limiter.answered(fallback, head, &dues, answer, (at, held)),
-            None => limiter.rule(head, &dues, answer.as_deref().unwrap_or_default(), at, false),
+    /// What becomes of the request, once it is known.
+    pub(super) fn poll(&mut self, head: &RequestHead<'_>, cx: &mut Context<'_>) -> Poll<Step> {
+        match self {
+            Self::Store(question) => {
+                let answer = ready!(question.answer.as_mut().poll(cx));
+                Poll::Ready(question.answered(head, &answer))
+            }
+            Self::Tier { asked, limiter } => {
+                ready!(asked.as_mut().poll(cx));
+                Poll::Ready(limiter.decide_as_known(head))
+            }
+        }
+    }
+}
+
+impl Question {
+    fn answered(&mut self, head: &RequestHead<'_>, answer: &Result<Verdicts, Error>) -> Step {
+        let (dues, held) = (std::mem::take(&mut self.dues), self.held.take());
+        match &self.limiter.fallback {
+            Some(fallback) => self.limiter.answered(fallback, head, &dues, answer, (self.at, held)),
+            None => self.limiter.rule(head, &dues, answer.as_deref().unwrap_or_default(), self.at, false),
         }
     }
 }
@@ -55,7 +81,10 @@ impl Limiter {
         }
         match self.store.decide(&dues.checks, at) {
             Answer::Ready(ref answer) => self.answered(fallback, head, &dues, answer, (at, held)),
-            Answer::Pending(answer) => Step::Wait(Box::new(Waiting { answer, limiter: self.clone(), dues, at, held })),
+            Answer::Pending(answer) => {
+                let question = Question { answer, limiter: self.clone(), dues, at, held };
+                Step::Wait(Box::new(Waiting::Store(question)))
+            }
         }
     }
 
@@ -71,7 +100,11 @@ impl Limiter {
         let error = match answer {
             Ok(verdicts) if verdicts.len() == dues.checks.len() => {
                 match held {
-                    None => fallback.charge(&dues.checks, verdicts, at),
+                    None => {
+                        if let Some(here) = fallback.count(&dues.checks, verdicts, at) {
+                            return self.rule(head, dues, &here, at, true);
+                        }
+                    }
                     Some(held) if refuses(&dues.checks, verdicts) => fallback.release(&dues.checks, &held, at),
                     Some(_) => {}
                 }

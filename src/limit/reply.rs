@@ -117,7 +117,11 @@ fn draft_11(plan: &Plan, ruling: &Ruling<'_>) -> DraftFields {
         let comma = if policy.is_empty() { "" } else { "," };
         let (left, window) = effective_window(&term);
         // Writing to a `String` cannot fail.
-        let _ = write!(policy, "{comma}{}", offer.policy);
+        let _ = if term.quota == offer.quota {
+            write!(policy, "{comma}{}", offer.policy)
+        } else {
+            write!(policy, "{comma}{}", super::offer::policy(&offer.name, term.quota))
+        };
         let _ = write!(state, "{comma}\"{}\";r={left};t={window}", offer.name);
     }
     DraftFields { policy: HeaderValue::try_from(policy).ok(), state: HeaderValue::try_from(state).ok() }

@@ -35,6 +35,7 @@ pub struct Limit {
     pub(crate) cost: Cost,
     pub(crate) enforced: bool,
     pub(crate) reserve: bool,
+    pub(crate) hit_cost: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -152,6 +153,22 @@ impl Limit {
         self
     }
 
+    /// What a request costs where the cache answered it: the rest is given back when it has. It still has to fit when it
+    /// comes. Works inside a [`Tollgate`](crate::Tollgate), whose layers know of each other; a request that a cache
+    /// elsewhere answered costs what any other does. More than [`cost`](Self::cost) fails when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_ip(Quota::per_minute(100)).cost(5).hit_cost(0);
+    /// # let _ = limit;
+    /// ```
+    #[must_use]
+    pub const fn hit_cost(mut self, units: u32) -> Self {
+        self.hit_cost = Some(units);
+        self
+    }
+
     /// A limit for a layer that is switched off.
     pub(crate) fn unused() -> Self {
         Self::global(Quota::per_day(1))
@@ -159,7 +176,7 @@ impl Limit {
 
     const fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = Cost::Fixed(1);
-        Self { name: None, subject, quotas, route: None, per_route: false, cost, enforced: true, reserve: false }
+        Self { name: None, subject, quotas, route: None, per_route: false, cost, enforced: true, reserve: false, hit_cost: None }
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Quota, Verdict, Verdicts};
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::event::Hook;
 use crate::key::{FleetSecret, KeyHash};
 
 /// One question: may this key spend that much of this quota?
@@ -154,6 +155,11 @@ pub trait LimitStore: Send + Sync + 'static {
     /// Changes whenever the store may have forgotten what it held, as after a reconnection.
     fn generation(&self) -> u64 {
         0
+    }
+
+    /// Where a remote store is to say that it went away or is back: called once, when a layer with a hook is built.
+    fn listen(&self, hook: Hook) {
+        drop(hook);
     }
 
     /// How a remote store is doing; `None` in process.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Quota;
+use super::{Quota, TierLookup};
 use crate::error::Error;
 use crate::head::RequestHead;
 
@@ -39,6 +39,7 @@ pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str>
 pub struct Tiers {
     pub(crate) tiers: Vec<(String, Quota)>,
     pub(crate) assign: Option<Assign>,
+    pub(crate) lookup: Option<TierLookup>,
     mistake: Option<String>,
 }
 
@@ -46,7 +47,7 @@ impl Tiers {
     /// A single tier, `anonymous`. Add others with [`tier`](Self::tier).
     #[must_use]
     pub fn new(anonymous: Quota) -> Self {
-        Self { tiers: vec![("anonymous".to_owned(), anonymous)], assign: None, mistake: None }
+        Self { tiers: vec![("anonymous".to_owned(), anonymous)], assign: None, lookup: None, mistake: None }
     }
 
     /// Adds a tier. A name that is there already fails when the layer is built.
@@ -80,7 +81,15 @@ impl Tiers {
         self
     }
 
+    /// Looks the tier up elsewhere, for requests that [`assign`](Self::assign) names none for.
+    #[must_use]
+    pub fn lookup(mut self, lookup: TierLookup) -> Self {
+        self.lookup = Some(lookup);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
+        self.lookup.as_ref().map_or(Ok(()), TierLookup::check)?;
         self.mistake.as_ref().map_or(Ok(()), |mistake| Err(Error::config(mistake.clone())))
     }
 }

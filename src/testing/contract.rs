@@ -11,20 +11,21 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::cache::{CacheKey, CacheStore, Stored, entry_for_tests};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::key::KeyHash;
 use crate::limit::{Check, LimitStore, Quota, Settlement, Verdict, Verdicts};
 
-/// A time to begin at: any will do.
+/// When entries are stored.
 const NOW: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 
 /// Runs the contract of [`LimitStore`] on a store.
 ///
 /// | it is held to | |
 /// |---|---|
-/// | the limit | as many are admitted as the quota says, one after the other or at the same time |
+/// | the limit | no more are admitted than the quota says, one after the other or at the same time, and never much less |
 /// | all or none | where one check refuses, none is charged; one in dry-run never stands in the way |
 /// | the order | verdicts come in the order of the checks |
+/// | what remains | never more than would be admitted |
 /// | looking | `peek` says what `decide` would, and charges nothing |
 /// | settling | what was charged too much is given back, what was charged too little is charged |
 /// | time | what was spent is free again after a period |
@@ -133,7 +134,7 @@ async fn holds_to_the_limit(store: &dyn LimitStore) {
     for left in (0..5).rev() {
         let verdict = decide_one(store, check).await;
         assert!(verdict.admits(), "refused with {} left", left + 1);
-        assert_eq!(verdict.remaining(), left, "remaining, after the charge");
+        assert!(verdict.remaining() <= left, "more remains than is left after the charge");
     }
     let Some(wait) = decide_one(store, check).await.wait() else { wrong("a sixth of five is admitted") };
     assert!(wait <= Duration::from_secs(61), "a wait of {wait:?} for a period of a minute");
@@ -144,15 +145,30 @@ async fn takes_all_or_none(store: &dyn LimitStore) {
     let (one, other) = (check(Quota::per_minute(1)), check(Quota::per_minute(9)));
     let verdicts = decide(store, &[one, other]).await;
     assert!(verdicts.iter().all(Verdict::admits), "two checks that fit");
-    assert_eq!(verdicts.iter().map(Verdict::remaining).collect::<Vec<_>>(), [0, 8], "verdicts in the checks' order");
+    let remaining: Vec<u32> = verdicts.iter().map(Verdict::remaining).collect();
+    assert!(remaining[0] == 0 && (1..=8).contains(&remaining[1]), "verdicts in the checks' order: {remaining:?}");
     let verdicts = decide(store, &[other, one]).await;
     assert_eq!(verdicts.iter().map(Verdict::admits).collect::<Vec<_>>(), [true, false]);
-    assert_eq!(peek(store, other).await.remaining(), 8, "charged, though another check refused");
+    // A store that asks in several places may have to give back.
+    for _ in 0..100 {
+        if peek(store, other.cost(8)).await.admits() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(peek(store, other.cost(8)).await.admits(), "charged, though another check refused");
     let mut dry = one;
     dry.enforced = false;
     let verdicts = decide(store, &[dry, other]).await;
     assert!(!verdicts[0].admits(), "a check in dry-run says what it would do");
-    assert_eq!(verdicts[1].remaining(), 7, "a check in dry-run stands in the way");
+    assert!(verdicts[1].admits(), "a check in dry-run stands in the way");
+    assert!(verdicts[1].remaining() <= 7, "more remains than was left");
+    let mut more = 0;
+    while decide_one(store, other).await.admits() {
+        more += 1;
+        assert!(more <= 9, "no end of a limit of nine");
+    }
+    assert!((4..=7).contains(&more), "{more} more of nine, of which two were spent before");
 }
 
 async fn looks_without_charging(store: &dyn LimitStore) {
@@ -166,12 +182,13 @@ async fn looks_without_charging(store: &dyn LimitStore) {
 
 async fn settles(store: &dyn LimitStore) {
     let check = check(Quota::per_minute(10));
+    let at = now();
     decide_one(store, check.cost(6)).await;
-    right(store.settle(&[Settlement::new(check.cost(6), NOW, 1)], NOW).await, "settle");
+    right(store.settle(&[Settlement::new(check.cost(6), at, 1)], now()).await, "settle");
     let left = peek(store, check).await.remaining();
     // A refund never creates burst: less than what was charged too much may come back, more never.
     assert!((3..=9).contains(&left), "1 of 10 was spent in the end, and {left} more would be admitted");
-    right(store.settle(&[Settlement::new(check, NOW, 100)], NOW).await, "settle");
+    right(store.settle(&[Settlement::new(check, now(), 100)], now()).await, "settle");
     assert!(!peek(store, check).await.admits(), "what was charged too little is not charged");
 }
 
@@ -195,7 +212,10 @@ async fn admits_no_more_at_the_same_time(store: &Arc<dyn LimitStore>) {
             wrong("a store panicked");
         }
     }
-    assert_eq!(admitted.load(Ordering::Relaxed), 50, "admitted of 160 that came at the same time, at 50 a minute");
+    let admitted = admitted.load(Ordering::Relaxed);
+    assert!(admitted <= 50, "{admitted} admitted of 160 that came at the same time, at 50 a minute");
+    // A store that buys in advance may hold a part of it back for a while.
+    assert!(admitted >= 25, "only {admitted} admitted of 160 that came at the same time, at 50 a minute");
 }
 
 async fn forgets_after_a_period(store: &dyn LimitStore) {
@@ -203,12 +223,12 @@ async fn forgets_after_a_period(store: &dyn LimitStore) {
     decide_one(store, check.cost(2)).await;
     let pause = Duration::from_millis(1_100);
     tokio::time::sleep(pause).await;
-    let verdicts = right(store.decide(&[check.cost(2)], NOW + pause).await, "decide");
+    let verdicts = right(store.decide(&[check.cost(2)], now() + pause).await, "decide");
     assert!(verdicts[0].admits(), "what was spent a period ago is not free again");
 }
 
 async fn decide(store: &dyn LimitStore, checks: &[Check]) -> Verdicts {
-    let verdicts = right(store.decide(checks, NOW).await, "decide");
+    let verdicts = right(store.decide(checks, now()).await, "decide");
     assert_eq!(verdicts.len(), checks.len(), "one verdict for each check");
     verdicts
 }
@@ -218,9 +238,13 @@ async fn decide_one(store: &dyn LimitStore, check: Check) -> Verdict {
 }
 
 async fn peek(store: &dyn LimitStore, check: Check) -> Verdict {
-    let verdicts = right(store.peek(&[check], NOW).await, "peek");
+    let verdicts = right(store.peek(&[check], now()).await, "peek");
     assert_eq!(verdicts.len(), 1, "one verdict for each check");
     verdicts[0]
+}
+
+fn now() -> Timestamp {
+    Clock::System.now()
 }
 
 fn check(quota: Quota) -> Check {

@@ -136,8 +136,12 @@ impl Gate {
     }
 
     pub async fn send(&self, path: &str) -> Response<Body<Full<Bytes>>> {
+        self.send_from("192.0.2.1", path).await
+    }
+
+    pub async fn send_from(&self, peer: &str, path: &str) -> Response<Body<Full<Bytes>>> {
         let request = Request::get(path).header("host", "h").body(Full::default()).expect("a request");
-        self.service.clone().oneshot(FakePeer::at("192.0.2.1").mark(request)).await.expect("infallible")
+        self.service.clone().oneshot(FakePeer::at(peer).mark(request)).await.expect("infallible")
     }
 
     /// A GET that must be answered rightly; returns whether from a cache.
@@ -177,6 +181,39 @@ impl Gate {
         load.took.sort_unstable();
         assert_eq!(load.took.len(), requests);
         load
+    }
+
+    /// So many requests by eight clients at a time, each of which is admitted or refused, and how many were admitted.
+    pub async fn admitted(&self, requests: usize) -> (usize, Load) {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let this = self.clone();
+                tokio::spawn(async move {
+                    let (mut admitted, mut took) = (0, Vec::new());
+                    for _ in (client..requests).step_by(8) {
+                        let since = Instant::now();
+                        let response = this.send("/none").await;
+                        took.push(since.elapsed());
+                        match response.status().as_u16() {
+                            200 => admitted += 1,
+                            429 => {}
+                            other => panic!("{other} for a request to be admitted or refused"),
+                        }
+                    }
+                    (admitted, took)
+                })
+            })
+            .collect();
+        let (mut admitted, mut load) = (0, Load::default());
+        for client in clients {
+            let (count, took) = client.await.expect("no client failed");
+            admitted += count;
+            load.took.extend(took);
+        }
+        load.took.sort_unstable();
+        load.refused = requests - admitted;
+        assert!(load.max() < HANG, "a decision took {:?}; {:?}", load.max(), self.gate.stats().limits);
+        (admitted, load)
     }
 
     /// A load during which nothing hangs.

@@ -12,7 +12,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tollgate::limit::{Limit, LimitStore, Quota, RateLimitBuilder, RateLimitLayer, RateLimitStats};
+use tollgate::key::KeyHash;
+use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitBuilder, RateLimitLayer, RateLimitStats};
 use tollgate::store::redis::{Redis, RedisLimits};
 use tower::util::BoxCloneService;
 use tower::{Layer, ServiceExt};
@@ -80,7 +81,9 @@ impl Node {
         while !done(self) {
             assert!(since.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
             // Reconnection begins with a call; a probe is one.
-            let _ = self.store.peek(&[], tollgate::Timestamp::ZERO).await;
+            let key = KeyHash::from_bits(1);
+            let probe = Check::new(key, Quota::per_hour(1)).in_fleet(key);
+            drop(self.store.peek(&[probe], tollgate::Timestamp::ZERO).await);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

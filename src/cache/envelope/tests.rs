@@ -77,6 +77,13 @@ fn an_entry_comes_back_as_it_was() {
 }
 
 #[test]
+fn the_beginning_names_the_key() {
+    let sealed = seal(&simple(), CLOCK, usize::MAX);
+    assert_eq!(key_of(&sealed), Some(key()));
+    assert_eq!((key_of(&sealed[..20]), key_of(b"something else")), (None, None));
+}
+
+#[test]
 fn a_list_of_variants_comes_back_as_it_was() {
     let Ok(Stored::Vary(found)) = opened(seal(&index(), CLOCK, usize::MAX)) else { panic!("an index") };
     let Stored::Vary(sent) = index() else { panic!("an index") };

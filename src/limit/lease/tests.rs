@@ -18,13 +18,13 @@ const fn us(at: Timestamp) -> u64 {
 }
 
 /// The store: sells as the script does.
-enum Store {
+pub(crate) enum Store {
     Window(Window, Box<Log>, Quota),
     Gcra(Gcra, Timestamp),
 }
 
 impl Store {
-    fn new(quota: Quota) -> Self {
+    pub(crate) fn new(quota: Quota) -> Self {
         match quota.algorithm() {
             Algorithm::Window(window) => Self::Window(window, Box::default(), quota),
             Algorithm::Gcra(gcra) => Self::Gcra(gcra, Timestamp::ZERO),
@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// Whether a unit is admitted, and what is sold beside it: how many units, and for how long.
-    fn ask(&mut self, want: u32, life: Duration, now: Timestamp) -> (bool, u32, Duration) {
+    pub(crate) fn ask(&mut self, want: u32, life: Duration, now: Timestamp) -> (bool, u32, Duration) {
         match self {
             Self::Window(window, log, quota) => {
                 window.roll(log, now);
@@ -62,7 +62,7 @@ impl Store {
         }
     }
 
-    fn refund(&mut self, unspent: Unspent, now: Timestamp) {
+    pub(crate) fn refund(&mut self, unspent: Unspent, now: Timestamp) {
         let charged = Timestamp::from_nanos(unspent.charged * 1_000);
         match self {
             Self::Window(window, log, _) => {

@@ -11,6 +11,7 @@ use moka::sync::Cache;
 
 use super::hashed::Hashed;
 use crate::answer::Answer;
+use crate::cache::glob;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -60,6 +61,13 @@ impl CacheStore for MemoryCache {
     fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
         self.entries.invalidate(key);
         Answer::Ready(Ok(()))
+    }
+
+    fn sweep(&self, pattern: &str) -> Answer<Result<u64, Error>> {
+        let meant: Vec<_> =
+            self.entries.iter().filter(|(key, _)| glob::means(pattern, key)).map(|(key, _)| key).collect();
+        meant.iter().for_each(|key| self.entries.invalidate(&**key));
+        Answer::Ready(Ok(meant.len() as u64))
     }
 
     fn stats(&self) -> Vec<LevelStats> {

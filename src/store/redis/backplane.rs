@@ -7,11 +7,15 @@
 //!
 //! An invalidation that Redis cannot be told of binds in this process, is kept, and goes into the log when Redis is back.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use redis::aio::PubSubStream;
 use redis::cmd;
 use tokio::sync::Notify;
@@ -156,12 +160,10 @@ impl Backplane {
             this.start();
             this.append(&record).await.map_err(|outage| {
                 let waiting = this.history.waiting();
-                Error::store(
-                    format!(
-                        "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
-                    ),
-                    outage,
-                )
+                let message = format!(
+                    "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
+                );
+                Error::outage_so(message, outage)
             })
         }
     }
@@ -345,26 +347,26 @@ async fn wait(
     connects: &mut tokio::sync::watch::Receiver<u64>,
     pause: Duration,
 ) {
-    let mut pause = std::pin::pin!(tokio::time::sleep(pause));
+    let mut over = pin!(async {
+        let (woken, connected) = (pin!(woken(backplane)), pin!(connects.changed()));
+        select(select(woken, connected), pin!(tokio::time::sleep(pause))).await;
+    });
     loop {
-        let next = async {
-            match messages.as_mut() {
-                Some(messages) => messages.next().await,
-                None => std::future::pending().await,
-            }
+        let next = poll_fn(|cx| match messages.as_mut() {
+            Some(messages) => messages.poll_next_unpin(cx),
+            None => Poll::Pending,
+        });
+        let heard = match select(next, over.as_mut()).await {
+            Either::Left((heard, _)) => heard,
+            Either::Right(_) => return,
         };
-        tokio::select! {
-            message = next => match (message, backplane.upgrade()) {
-                (Some(message), Some(backplane)) => backplane.hear(message.get_payload_bytes()),
-                // The subscription is over: look at once, and subscribe anew.
-                _ => {
-                    *messages = None;
-                    return;
-                }
-            },
-            () = woken(backplane) => return,
-            _ = connects.changed() => return,
-            () = pause.as_mut() => return,
+        match (heard, backplane.upgrade()) {
+            (Some(message), Some(backplane)) => backplane.hear(message.get_payload_bytes()),
+            // The subscription is over: look at once, and subscribe anew.
+            _ => {
+                *messages = None;
+                return;
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use redis::cmd;
 use super::backplane::Backplane;
 use super::connect::Conn;
 use super::settings::Redis;
+use super::sweep;
 use crate::answer::Answer;
 use crate::cache::barrier::Validity;
 use crate::cache::envelope::{self, Odd};
@@ -242,6 +243,11 @@ impl CacheStore for RedisCache {
 
     fn invalidate(&self, invalidation: &Invalidation) -> Answer<Result<(), Error>> {
         Answer::Pending(Box::pin(self.shared.backplane.invalidate(invalidation)))
+    }
+
+    fn sweep(&self, pattern: &str) -> Answer<Result<u64, Error>> {
+        let (backplane, pattern) = (self.shared.backplane.clone(), pattern.to_owned());
+        Answer::Pending(Box::pin(async move { sweep::sweep(&backplane, &pattern).await }))
     }
 
     fn listen(&self, listener: Listener) {

@@ -31,9 +31,9 @@ use self::wire::{Act, Group, Op};
 use super::connect::Conn;
 use super::settings::Redis;
 use crate::answer::Answer;
-use crate::clock::{Clock, Timestamp, runtime_now};
+use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
-use crate::event::Events;
+use crate::event::{Events, Hook};
 use crate::guard::{FailOpen, Outage};
 use crate::key::FleetSecret;
 use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdict, Verdicts};
@@ -54,6 +54,20 @@ pub enum LimitMode {
 const TAGS: u64 = 16;
 
 /// Limits in Redis. Clones share everything.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::limit::{Quota, RateLimitLayer, Limit};
+/// use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+///
+/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
+/// let layer = RateLimitLayer::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(100)))
+///     .store(Arc::new(RedisLimits::new(&redis)?))
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct RedisLimits {
     inner: Arc<Inner>,
@@ -113,11 +127,6 @@ impl RedisLimits {
         };
         Ok(Self { inner: Arc::new(inner) })
     }
-
-    /// Tells these of outages.
-    pub(crate) fn listen(&self, events: Events) {
-        self.inner.guard.listen(events);
-    }
 }
 
 impl LimitStore for RedisLimits {
@@ -168,6 +177,10 @@ impl LimitStore for RedisLimits {
 
     fn generation(&self) -> u64 {
         self.inner.guard.generation()
+    }
+
+    fn listen(&self, hook: Hook) {
+        self.inner.guard.listen(Events::new(Some(hook)));
     }
 
     fn remote(&self) -> Option<RemoteStats> {
@@ -251,6 +264,9 @@ impl Inner {
     }
 
     fn ask(self: &Arc<Self>, checks: &[Check], now: Timestamp, takes: bool) -> Answer<Result<Verdicts, Error>> {
+        if checks.is_empty() {
+            return Answer::Ready(Ok(Verdicts::new()));
+        }
         if checks.iter().any(|check| check.fleet().is_none()) {
             // Nobody knows yet what the fleet calls these keys.
             let outage = self.guard.check().err().unwrap_or(Outage::Disconnected);
@@ -325,8 +341,7 @@ impl Inner {
         reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
     ) -> bool {
         let tag = self.names.tag(group.first().map_or(0, |op| op.key)) as usize;
-        let by = runtime_now() + self.guard.deadline();
-        lane::queue(self, tag, Job { group, sent, by, reply })
+        lane::queue(self, tag, Job { group, sent, reply })
     }
 
     /// Redis's time at `at`, in microseconds, or a little earlier.

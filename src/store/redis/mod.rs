@@ -17,6 +17,7 @@ mod connect;
 mod limits;
 mod names;
 mod settings;
+mod sweep;
 
 pub use cache::RedisCache;
 pub use limits::{LimitMode, RedisLimits};

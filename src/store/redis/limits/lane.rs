@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::queue::{Job, Queued};
 use super::wire::{Act, Answers, Group, Op, Sold, Told, encode};
 use super::{Inner, count};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, runtime_now};
 use crate::error::Error;
 use crate::guard::{Fault, Outage};
 use crate::limit::Quota;
@@ -61,7 +61,8 @@ impl Drop for Lane {
 
 async fn send(inner: &Arc<Inner>, jobs: Vec<Job>) {
     // The first has waited longest: by its time all are answered, one way or the other.
-    let Some(by) = jobs.first().map(|job| job.by) else { return };
+    let waited = jobs.first().map_or(Duration::ZERO, |job| inner.clock.now().since(job.sent));
+    let by = runtime_now() + inner.guard.deadline().saturating_sub(waited);
     let call = encode(jobs.iter().map(|job| &job.group));
     let now = inner.tells_time.then(|| inner.clock.now().as_nanos() / 1_000);
     count(&inner.counters.commands);
@@ -124,6 +125,8 @@ fn fail(inner: &Inner, job: Job, outage: Outage) {
 }
 
 fn bought(inner: &Arc<Inner>, op: &Op, sold: Sold, at: u64, sent: Timestamp) {
+    // Two clocks need not run at one speed: a thousandth is more than they may differ by.
+    let sold = Sold { life: sold.life - sold.life / 1_000, ..sold };
     if let Some(unspent) = inner.near.bought((op.key, op.quota), sold, at, sent) {
         give_back(inner, op.key, op.quota, unspent, sent);
     }

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::wire::{Group, MOST};
 use crate::clock::Timestamp;
@@ -25,8 +24,6 @@ pub(super) struct Job {
     pub(super) group: Group,
     /// When it was asked, by the caller's clock.
     pub(super) sent: Timestamp,
-    /// When it is too late for an answer.
-    pub(super) by: Instant,
     /// Nobody waits for a block that is bought ahead, or for what is given back.
     pub(super) reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
 }

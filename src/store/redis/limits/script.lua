@@ -11,20 +11,21 @@
 --
 -- returns  the time in us; then for each op that asks or takes: what is used (a window's units, a bucket's debt in ns)
 --          where it was charged, else -1 - used, and for a window also its reset and wait in us; then for each lease
---          what was granted and, where anything was, for how many us
+--          what was granted and, where anything was, for how many us; at the end the sum of all, each modulo 2^32
 --
--- A key holds doubles. A bucket: quota, time in us, debt in ns at that time. A window: quota, time of its last charge,
--- total, oldest and newest sub-bucket, and a u32 for each sub-bucket between them.
+-- A key holds a byte and doubles. 1, a bucket: quota, time in us, debt in ns at that time. 2, a window: quota, time of its
+-- last charge, total, oldest and newest sub-bucket, the units in the newest, and a u32 for each sub-bucket before it.
 local BUCKETS = 50
 local WHOLE = 4294967296
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-local pack, unp, sub, rep = struct.pack, struct.unpack, string.sub, string.rep
+local call = redis.call
+local pack, unp, byte, sub, rep = struct.pack, struct.unpack, string.byte, string.sub, string.rep
 
 local now = tonumber(ARGV[2])
 -- Real time does not pass with a test's: its keys stay longer.
 local grace = now and 3600000 or 0
 if not now then
-  local time = redis.call('TIME')
+  local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
 
@@ -40,7 +41,7 @@ local function more()
   return value
 end
 
-local held = redis.call('MGET', unpack(KEYS))
+local held = call('MGET', unpack(KEYS))
 local states, dirty = {}, {}
 local out, n = { now }, 1
 
@@ -55,7 +56,7 @@ end
 local function roll(s)
   local t = max(now, s.t)
   if s.total == 0 or s.t + s.q2 <= t then
-    s.total, s.oldest, s.newest, s.body = 0, 0, 0, ''
+    s.total, s.oldest, s.newest, s.last, s.body = 0, 0, 0, 0, ''
     return
   end
   local width = s.q2 / BUCKETS
@@ -71,11 +72,12 @@ local function charge(s, units, t)
   t = max(t, s.t)
   local bucket = floor(t / (s.q2 / BUCKETS))
   if s.total == 0 then
-    s.oldest, s.body = bucket, pack('<I4', units)
+    s.oldest, s.last, s.body = bucket, units, ''
   elseif bucket == s.newest then
-    s.body = sub(s.body, 1, -5) .. pack('<I4', min((unp('<I4', s.body, #s.body - 3)) + units, WHOLE - 1))
+    s.last = min(s.last + units, WHOLE - 1)
   else
-    s.body = s.body .. rep('\0\0\0\0', bucket - s.newest - 1) .. pack('<I4', units)
+    s.body = s.body .. pack('<I4', s.last) .. rep('\0\0\0\0', bucket - s.newest - 1)
+    s.last = units
   end
   s.newest, s.t, s.total = bucket, t, min(s.total + units, WHOLE - 1)
 end
@@ -101,10 +103,16 @@ end
 local function window_refund(s, units, charged)
   local bucket = floor(charged / (s.q2 / BUCKETS))
   if s.total == 0 or bucket < s.oldest or bucket > s.newest then return end
-  local from = 4 * (bucket - s.oldest) + 1
-  local count = unp('<I4', s.body, from)
-  local back = min(units, count)
-  s.body = sub(s.body, 1, from - 1) .. pack('<I4', count - back) .. sub(s.body, from + 4)
+  local back
+  if bucket == s.newest then
+    back = min(units, s.last)
+    s.last = s.last - back
+  else
+    local from = 4 * (bucket - s.oldest) + 1
+    local count = unp('<I4', s.body, from)
+    back = min(units, count)
+    s.body = sub(s.body, 1, from - 1) .. pack('<I4', count - back) .. sub(s.body, from + 4)
+  end
   s.total = s.total - back
 end
 
@@ -122,13 +130,15 @@ local function adapt(s, q1, q2)
   s.q1, s.q2 = q1, q2
   if same then
     if s.total == 0 then return end
-    local buckets = s.newest - s.oldest + 1
+    local buckets = s.newest - s.oldest
     local counts = { unp('<' .. rep('I4', buckets), s.body) }
+    counts[buckets + 1] = s.last
     local seen, given, scaled = 0, 0, {}
-    for i = 1, buckets do
+    for i = 1, buckets + 1 do
       seen = seen + counts[i]
       local upto = ceil(seen * q1 / max(was, 1))
-      scaled[i] = pack('<I4', min(upto - given, WHOLE - 1))
+      s.last = min(upto - given, WHOLE - 1)
+      scaled[i] = i <= buckets and pack('<I4', s.last) or ''
       given = upto
     end
     s.total, s.body = min(given, WHOLE - 1), table.concat(scaled)
@@ -139,7 +149,7 @@ local function adapt(s, q1, q2)
     s.debt = bucket_at(q1, -q2, share)
     return
   end
-  s.t, s.total, s.oldest, s.newest, s.body = 0, 0, 0, 0, ''
+  s.t, s.total, s.oldest, s.newest, s.last, s.body = 0, 0, 0, 0, 0, ''
   charge(s, floor(share * q1 / WHOLE), t)
 end
 
@@ -148,15 +158,18 @@ local function state(k, q1, q2)
   local s = states[k]
   if not s then
     local v = held[k]
-    if not v then
-      s = { q1 = q1, q2 = q2, t = 0, debt = 0, total = 0, oldest = 0, newest = 0, body = '' }
-    elseif #v == 32 then
-      local b, i, t, debt = unp('<dddd', v)
+    local size, kind = v and #v or 0, v and byte(v)
+    if kind == 1 and size == 33 then
+      local b, i, t, debt = unp('<dddd', v, 2)
       s = { q1 = b, q2 = i, t = t, debt = max(0, debt - (now - t) * 1000) }
-    else
-      local l, p, t, total, oldest, newest = unp('<dddddd', v)
-      s = { q1 = l, q2 = p, t = t, total = total, oldest = oldest, newest = newest, body = sub(v, 49) }
+    elseif kind == 2 and size >= 57 then
+      local l, p, t, total, oldest, newest, last = unp('<ddddddd', v, 2)
+      if size == 57 + 4 * (newest - oldest) then
+        s = { q1 = l, q2 = p, t = t, total = total, oldest = oldest, newest = newest, last = last, body = sub(v, 58) }
+      end
     end
+    -- What nobody has written, or somebody else has, is a key that has done nothing.
+    if not s then s = { q1 = q1, q2 = q2, t = 0, debt = 0, total = 0, oldest = 0, newest = 0, last = 0, body = '' } end
     states[k] = s
   end
   if s.q1 ~= q1 or s.q2 ~= q2 then
@@ -210,9 +223,9 @@ local function report(s, charged, wait)
   end
 end
 
-local i = 0
+local i, waits = 0, {}
 while i < nops do
-  local first, admits, waits = i, true, {}
+  local first, admits = i, true
   repeat
     local o = 4 * i
     local k, q, flags, units = ops[o + 1], ops[o + 2], ops[o + 3], ops[o + 4]
@@ -262,15 +275,29 @@ while i < nops do
   end
 end
 
+-- Written once for all keys that share it.
+local written = {}
+local function ms(span)
+  local text = written[span]
+  if not text then
+    text = string.format('%d', span)
+    written[span] = text
+  end
+  return text
+end
+
 for k in pairs(dirty) do
   local s, name = states[k], KEYS[k]
   if s.q2 < 0 and s.debt > 0 then
-    redis.call('SET', name, pack('<dddd', s.q1, s.q2, now, s.debt), 'PX', ceil(s.debt / 1000000) + grace)
+    call('PSETEX', name, ms(ceil(s.debt / 1000000) + grace), pack('<Bdddd', 1, s.q1, s.q2, now, s.debt))
   elseif s.q2 > 0 and s.total > 0 then
-    local value = pack('<dddddd', s.q1, s.q2, s.t, s.total, s.oldest, s.newest) .. s.body
-    redis.call('SET', name, value, 'PX', max(ceil((s.t + s.q2 - now) / 1000), 1) + grace)
+    local value = pack('<Bddddddd', 2, s.q1, s.q2, s.t, s.total, s.oldest, s.newest, s.last) .. s.body
+    call('PSETEX', name, ms(max(ceil((s.t + s.q2 - now) / 1000), 1) + grace), value)
   elseif held[k] then
-    redis.call('DEL', name)
+    call('DEL', name)
   end
 end
+local sum = 0
+for j = 1, n do sum = sum + out[j] % WHOLE end
+out[n + 1] = sum
 return out

@@ -10,6 +10,8 @@ use super::wire::{Answers, encode};
 use super::*;
 use crate::key::KeyHash;
 use crate::limit::Quota;
+use crate::limit::lease::Unspent;
+use crate::limit::lease::tests::Store;
 use crate::store::memory::MemoryLimits;
 
 #[path = "../../../../tests/support/redis.rs"]
@@ -171,4 +173,71 @@ fn a_quota_that_changes_keeps_the_used_share_as_in_the_pure_engine() {
                 "{:?}: {:?} instead of {:?}", group, told, expected);
         }
     });
+}
+
+#[test]
+fn the_script_sells_what_the_simulated_store_sells() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (bare, case) = (Bare::new(&server), AtomicU64::new(0));
+    let at = |us: u64| Timestamp::from_nanos(us * 1_000);
+    let steps = prop::collection::vec((0_u64..40_000, 0_u32..60, 1_u64..80_000, prop::bool::weighted(0.2)), 1..60);
+    proptest!(ProptestConfig::with_cases(150), |(steps in steps, which in 0_usize..4)| {
+        let quota = [
+            Quota::per_second(100),
+            Quota::new(3_000, Duration::from_secs(2)),
+            Quota::per_second(1_000).bucket(300),
+            Quota::per_second(50).bucket(1_000),
+        ][which];
+        let (mut store, key, mut now) = (Store::new(quota), case.fetch_add(1, Ordering::Relaxed), START_US);
+        let mut last = None;
+        for (step, want, life, refunds) in steps {
+            now += step;
+            let life = Duration::from_micros(life);
+            if let (true, Some(unspent)) = (refunds, last.take()) {
+                let Unspent { units, charged } = unspent;
+                let group: Group = smallvec![Op { key, quota, units, act: Act::Refund { charged } }];
+                bare.call(std::slice::from_ref(&group), now);
+                store.refund(unspent, at(now));
+                continue;
+            }
+            let act = Act::Take { enforced: true, want, life };
+            let group: Group = smallvec![Op { key, quota, units: 1, act }];
+            let told = bare.call(std::slice::from_ref(&group), now).remove(0);
+            let (admits, granted, lives) = store.ask(want, life, at(now));
+            prop_assert_eq!(told.verdicts[0].admits(), admits, "{} at {}", quota, now);
+            let sold = told.sold.first().map_or(0, |sold| sold.units);
+            prop_assert_eq!(sold, if want > 0 { granted } else { 0 }, "{} at {}", quota, now);
+            if sold > 0 {
+                prop_assert_eq!(told.sold[0].life, lives);
+                last = Some(Unspent { units: sold / 2, charged: now });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_foreign_value_is_a_key_that_has_done_nothing() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let bare = Bare::new(&server);
+    let long = "x".repeat(200);
+    for (key, value) in [(1, "short"), (2, &*long), (3, &long[..56])] {
+        server.cli(&["SET", &format!("t:l:{key:016x}"), value]);
+        for left in [4, 3] {
+            let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let group: Group = smallvec![Op { key, quota: Quota::per_minute(5), units: 1, act }];
+            let told = bare.call(std::slice::from_ref(&group), START_US);
+            assert_eq!(told[0].verdicts[0].remaining(), left, "{key}");
+        }
+    }
+    server.cli(&["DEL", "t:l:0000000000000004"]);
+    server.cli(&["LPUSH", "t:l:0000000000000004", "a list"]);
+    let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
+    let group: Group = smallvec![Op { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
+    assert_eq!(bare.call(std::slice::from_ref(&group), START_US)[0].verdicts[0].remaining(), 4);
 }

@@ -1,0 +1,70 @@
+//! Patterns over URLs, for an administrator's tool: `*` stands for anything, `?` for one byte, `\` takes the next
+//! literally.
+
+use super::key::{CacheKey, Target};
+
+/// Whether the resource of this key, written as a URL, is meant by the pattern.
+pub(crate) fn means(pattern: &str, key: &CacheKey) -> bool {
+    let Some(target) = Target::of(key.resource()) else { return false };
+    let url = [target.scheme, b"://", target.authority, target.path, target.query].concat();
+    matches(pattern.as_bytes(), &url)
+}
+
+/// In at most `pattern × text` steps: a star that went too far is taken back to once, never nested.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Behind the latest star, and how far it reaches.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match (pattern.get(p), pattern.get(p + 1)) {
+            (Some(b'*'), _) => {
+                star = Some((p + 1, t));
+                p += 1;
+            }
+            (Some(b'\\'), Some(literal)) if *literal == text[t] => (p, t) = (p + 2, t + 1),
+            (Some(b'?'), _) => (p, t) = (p + 1, t + 1),
+            (Some(byte), _) if *byte != b'\\' && *byte == text[t] => (p, t) = (p + 1, t + 1),
+            _ => match star {
+                Some((behind, reached)) => {
+                    star = Some((behind, reached + 1));
+                    (p, t) = (behind, reached + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_questions_and_escapes() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a*c", "abbc", true),
+            ("a*c", "abbcd", false),
+            ("*/prices/?", "http://h/prices/a", true),
+            ("*/prices/?", "http://h/prices/ab", false),
+            ("a\\*c", "a*c", true),
+            ("a\\*c", "abc", false),
+            ("a\\?", "a?", true),
+            ("a\\", "a\\", false),
+            ("**a**", "bab", true),
+            ("[ab]", "a", false),
+            ("[ab]", "[ab]", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern:?} and {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_made_to_be_slow_is_not() {
+        let pattern = "*a".repeat(500) + "b";
+        assert!(!matches(pattern.as_bytes(), "a".repeat(20_000).as_bytes()));
+    }
+}

@@ -1,0 +1,118 @@
+//! What can be changed while requests go on: quotas, and whether limits are on. No key's state is dropped: a key keeps
+//! the share it has used.
+//!
+//! Until something is changed, a request pays one load of a flag for it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::future::join_all;
+use smallvec::SmallVec;
+
+use super::decision::Label;
+use super::limiter::{Limiter, Pass, Step};
+use super::plan::Dues;
+use super::remote::Waiting;
+use super::{Quota, RateLimitStats};
+use crate::error::Error;
+use crate::head::RequestHead;
+use crate::switch::Switch;
+
+/// Changes since a layer was built.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    /// Whether a request needs more than the common way.
+    special: AtomicBool,
+    switch: AtomicU8,
+    quotas: RwLock<SmallVec<[(Label, Quota); 4]>>,
+}
+
+impl Live {
+    pub(super) fn new(looks_up: bool) -> Self {
+        Self { special: AtomicBool::new(looks_up), ..Self::default() }
+    }
+
+    #[inline]
+    pub(super) fn is_special(&self) -> bool {
+        self.special.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn switch(&self) -> Switch {
+        match self.switch.load(Ordering::Relaxed) {
+            0 => Switch::On,
+            1 => Switch::Off,
+            _ => Switch::Shadow,
+        }
+    }
+
+    fn set_switch(&self, switch: Switch) {
+        let number = match switch {
+            Switch::On => 0,
+            Switch::Off => 1,
+            Switch::Shadow => 2,
+        };
+        self.switch.store(number, Ordering::Relaxed);
+        self.special.store(true, Ordering::Relaxed);
+    }
+
+    fn set_quota(&self, label: Label, quota: Quota) {
+        let mut quotas = self.quotas.write().unwrap_or_else(PoisonError::into_inner);
+        quotas.retain(|(known, _)| *known != label);
+        quotas.push((label, quota));
+        self.special.store(true, Ordering::Relaxed);
+    }
+
+    fn apply(&self, dues: &mut Dues) {
+        let quotas = self.quotas.read().unwrap_or_else(PoisonError::into_inner);
+        let shadow = self.switch() == Switch::Shadow;
+        for (check, label) in dues.checks.iter_mut().zip(&dues.labels) {
+            if let Some((_, quota)) = quotas.iter().find(|(known, _)| known == label) {
+                check.quota = *quota;
+            }
+            check.enforced &= !shadow;
+        }
+    }
+
+    /// The quotas in force, where they are not those of the beginning.
+    pub(super) fn tell<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(Label) -> &'a str) {
+        for (label, quota) in self.quotas.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            let name = name(*label);
+            for limit in stats.limits.iter_mut().filter(|limit| *limit.name == *name) {
+                limit.quota = quota.to_string();
+            }
+        }
+    }
+}
+
+impl Limiter {
+    /// The way of requests whose tier has to be looked up, or after something was changed.
+    #[cold]
+    pub(super) fn decide_specially(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
+        if self.live.switch() == Switch::Off {
+            return Step::Admit(Pass::default());
+        }
+        let asked = self.plan.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
+        let asked: Vec<_> = asked.collect();
+        if asked.is_empty() {
+            return self.decide_as_known(head);
+        }
+        let asked = Box::pin(async move { drop(join_all(asked).await) });
+        Step::Wait(Box::new(Waiting::Tier { asked, limiter: self.clone() }))
+    }
+
+    /// The same, now that tiers are as known as they will be.
+    pub(super) fn decide_as_known(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
+        let mut dues = self.plan.dues(head);
+        self.live.apply(&mut dues);
+        self.ask(head, dues, self.clock.now())
+    }
+
+    pub(super) fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+        self.live.set_quota(self.plan.changeable(name, quota)?, quota);
+        Ok(())
+    }
+
+    pub(super) fn set_switch(&self, switch: Switch) {
+        self.live.set_switch(switch);
+    }
+}
