@@ -307,12 +307,13 @@ const NOT_STORED: [HeaderName; 10] = [
 
 /// A copy of these fields as they may be stored: without hop-by-hop fields, another user's limits, and `strip`.
 ///
-/// Each value is copied: as it came from the wire it is a slice of the connection's read buffer, and would hold hundreds
-/// of kilobytes alive for as long as the entry is kept.
+/// The values are copied: as they came from the wire they are slices of the connection's read buffer, and would hold
+/// hundreds of kilobytes alive for as long as the entry is kept.
 pub(crate) fn storable(headers: &HeaderMap, strip: &[HeaderName]) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(headers.len() + 2);
+    // Room for what a hit, and the layers outside, add: Age, Cache-Status, three of a limit's.
+    let mut kept = HeaderMap::with_capacity(headers.len() + 5);
     for (name, value) in headers {
-        kept.append(name, own(value));
+        kept.append(name, value.clone());
     }
     for line in headers.get_all(header::CONNECTION) {
         for name in line.as_bytes().split(|b| *b == b',') {
@@ -324,14 +325,24 @@ pub(crate) fn storable(headers: &HeaderMap, strip: &[HeaderName]) -> HeaderMap {
     for name in NOT_STORED.iter().chain(&RATE_FIELDS).chain(strip) {
         kept.remove(name);
     }
+    settle(&mut kept);
     kept
 }
 
-/// The same value in memory of its own.
-fn own(value: &HeaderValue) -> HeaderValue {
-    let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
-    copy.set_sensitive(value.is_sensitive());
-    copy
+/// Moves all values into one block of memory: a hit that copies the fields counts references in one place.
+fn settle(headers: &mut HeaderMap) {
+    let mut block = Vec::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| block.extend_from_slice(value.as_bytes()));
+    let (block, mut at) = (Bytes::from(block), 0);
+    for value in headers.values_mut() {
+        let slice = block.slice(at..at + value.len());
+        at += value.len();
+        // Bytes that were a value are one again.
+        if let Ok(mut moved) = HeaderValue::from_maybe_shared(slice) {
+            moved.set_sensitive(value.is_sensitive());
+            *value = moved;
+        }
+    }
 }
 
 /// The head to store for a response that `plan` keeps.
