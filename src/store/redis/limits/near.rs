@@ -3,6 +3,7 @@
 //! A fixed table, each key in the one slot its name points to: bounded, O(1), no sweep. Where two keys want a slot, the
 //! one that is refused or leased keeps it and the other is asked for each time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ const SLOTS: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) struct Near {
     slots: Box<[Mutex<Slot>]>,
+    /// When the last refusal ends: after it, nobody need be looked for.
+    refusing: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,11 +44,14 @@ pub(super) struct Paid {
 
 impl Near {
     pub(super) fn new() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect() }
+        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect(), refusing: AtomicU64::new(0) }
     }
 
     /// A refusal that still holds.
     pub(super) fn refusal(&self, key: u64, quota: Quota, cost: u32, now: Timestamp) -> Option<Verdict> {
+        if now.as_nanos() >= self.refusing.load(Ordering::Relaxed) {
+            return None;
+        }
         let slot = self.lock(key);
         let holds = slot.is(key, quota) && now < slot.until && cost >= slot.cost;
         holds.then(|| Verdict::new(Some(slot.until.since(now)), slot.remaining, slot.whole.since(now)))
@@ -55,6 +61,7 @@ impl Near {
         let Some(wait) = verdict.wait() else { return };
         if let Some(mut slot) = self.claim(key, quota, at) {
             slot.until = at + wait;
+            self.refusing.fetch_max(slot.until.as_nanos(), Ordering::Relaxed);
             (slot.cost, slot.remaining, slot.whole) = (cost, verdict.remaining(), at + verdict.reset());
         }
     }
