@@ -19,7 +19,7 @@
 //! | `…:lease:<hash>` | string | that somebody refreshes it | the time a fetch may keep others waiting |
 //! | `…:{cache}:log` | sorted set | the latest 16 384 invalidations by number | thirty days without one |
 //! | `…:{cache}:number` | string | the number of the last | the same |
-//! | `…:{cache}:secret` | string | what names are hashed under, where none is configured | thirty days without a new connection |
+//! | `…:{cache}:secret` | string | what names are hashed under, where none is configured | ten years without a new connection |
 //!
 //! and the channel `…:{cache}:channel`, on which every addition to the log is published. A fleet that says nothing for so
 //! long begins its history anew, as one whose Redis was emptied does.
