@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::guard::Outage;
 use crate::limit::Verdicts;
 
-/// Calls on their way at one time: one that the server works on while another travels.
+/// Calls on their way at one time: the server works on one while others travel.
 const LANES: usize = 4;
 /// Decisions that may wait. More of them would not be answered in time.
 const WAITING: usize = 16_384;
