@@ -428,3 +428,35 @@ async fn unsafe_requests_while_redis_is_away_are_told_later() {
     until_async("told later", || async { b.get("/a").await.body != "0" }).await;
     until("nothing is left to tell", || far(&a).untold == 0).await;
 }
+
+#[tokio::test]
+async fn a_cluster_and_a_promoted_replica_pass_invalidations_on() {
+    if !wanted() {
+        return;
+    }
+    let (cluster, sentinel) = (redis::RedisCluster::start(), redis::RedisSentinel::start());
+    for url in [cluster.url(), sentinel.url()] {
+        let (clock, calls) = (ManualClock::new(), Arc::new(AtomicUsize::new(0)));
+        let origin = || {
+            let calls = calls.clone();
+            move |_| std::future::ready(Ok(reply(TAGGED, calls.fetch_add(1, Ordering::SeqCst).to_string())))
+        };
+        let nodes = [(); 2].map(|()| node(&url, &clock, |builder| builder, origin()));
+        for round in 0..2 {
+            for node in &nodes {
+                joined(node).await;
+            }
+            let [a, b] = &nodes;
+            let path = format!("/{round}");
+            let first = a.get(&path).await.body;
+            until("kept", || a.stats().flights == 0).await;
+            assert_eq!(b.get(&path).await.body, first, "shared through {url}");
+            a.layer.invalidate().tag("prices").await.expect("told");
+            until_async("heard", || async { b.get(&path).await.body != first }).await;
+            if round == 0 && url == sentinel.url() {
+                sentinel.fail_over();
+                until("noticed", || nodes.iter().all(|node| !far(node).up)).await;
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! | engine | serves | built on |
 //! |---|---|---|
 //! | [`memory`] | limits and cached responses in this process | own table; `moka` |
-//! | [`redis`] | limits shared by a fleet (feature `redis`) | `redis` |
+//! | [`redis`] | limits and cached responses shared by a fleet (feature `redis`) | `redis` |
 //! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
 
 pub(crate) mod governor;

@@ -32,6 +32,8 @@ use crate::guard::{FailOpen, Outage};
 
 /// How often the log is looked at, messages or none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many looks lie between one agreement on the secret and the next.
+const GREET_EVERY: u32 = 60;
 /// How long a subscription may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between one attempt to subscribe and the next.
@@ -316,12 +318,15 @@ impl Drop for Running {
 /// The task: ends when the store is dropped.
 async fn run(running: Running) {
     let Some(mut connects) = running.0.upgrade().map(|backplane| backplane.guard.connects()) else { return };
-    let mut greeted = 0;
+    let (mut greeted, mut looks) = (0, 0_u32);
     let mut messages: Option<PubSubStream> = None;
     loop {
         let Some(backplane) = running.0.upgrade() else { return };
         let connection = *connects.borrow_and_update();
-        if connection != greeted && backplane.greet().await.is_ok() {
+        // Again each minute: a Redis that is full may have pushed the secret out, and the next node would draw another.
+        looks = looks.wrapping_add(1);
+        let greets = connection != greeted || looks.is_multiple_of(GREET_EVERY);
+        if greets && backplane.greet().await.is_ok() {
             greeted = connection;
         }
         let mut pause = LOOK_EVERY;

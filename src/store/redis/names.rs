@@ -17,6 +17,10 @@ use crate::guard::Fault;
 /// Keys that nobody touches are gone after so many seconds: thirty days.
 pub(super) const LASTING: u64 = 30 * 86_400;
 
+/// The secret, after ten years: a node that stays connected for longer than it lasts would call keys otherwise than one
+/// that comes.
+const SECRET_LASTS: u64 = 3_650 * 86_400;
+
 /// Names keys under one secret.
 #[derive(Clone)]
 pub(super) struct Names {
@@ -49,10 +53,10 @@ impl Names {
     pub(super) async fn agree(connection: &mut Conn, name: &str, known: Option<&Self>) -> Result<Self, Fault> {
         let ours = known.map_or_else(fresh, |known| known.secret.clone());
         let mut propose = cmd("SET");
-        propose.arg(name).arg(&ours).arg("NX").arg("EX").arg(LASTING);
+        propose.arg(name).arg(&ours).arg("NX").arg("EX").arg(SECRET_LASTS);
         connection.query::<Option<String>>(&propose).await?;
         let agreed: Option<String> = connection.query(cmd("GET").arg(name)).await?;
-        connection.query::<i64>(cmd("EXPIRE").arg(name).arg(LASTING)).await?;
+        connection.query::<i64>(cmd("EXPIRE").arg(name).arg(SECRET_LASTS)).await?;
         let agreed = agreed.unwrap_or(ours);
         if !is_whole(&agreed) {
             // Names made from it would be nobody else's.
