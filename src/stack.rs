@@ -106,7 +106,19 @@ impl Tollgate {
 
     /// Requests, queries and findings for Prometheus, in its text format: see
     /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels;
-    /// and what limits decided, with and without their store.
+    /// and what limits decided, with and without their store:
+    ///
+    /// | metric | type | unit | labels |
+    /// |---|---|---|---|
+    /// | `tollgate_limit_decisions_total` | counter | requests | `outcome`: `admitted`, `refused` |
+    /// | `tollgate_limit_refusals_total` | counter | refusals | `limit`: its name, or the tier's |
+    /// | `tollgate_limit_degraded_total` | counter | decisions made without the store | |
+    /// | `tollgate_limit_store_up` | gauge | 1 where the store that a fleet shares answers | |
+    /// | `tollgate_limit_store_decisions_total` | counter | decisions made with it | |
+    /// | `tollgate_limit_store_leased_total` | counter | of these, paid for in advance | |
+    /// | `tollgate_limit_store_remembered_total` | counter | of these, refusals remembered | |
+    /// | `tollgate_limit_store_commands_total` | counter | commands | |
+    /// | `tollgate_limit_store_failures_total` | counter | commands that failed or came too late | |
     ///
     /// ```
     /// # fn example(gate: tollgate::Tollgate) {

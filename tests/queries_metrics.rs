@@ -39,7 +39,7 @@ fn count(page: &Page, name: &str, label: (&str, &str)) -> Option<u64> {
 
 /// Every metric is documented with its type and unit, and no label says who or where.
 fn is_in_order(page: &Page) {
-    let documented = include_str!("../src/timing/layer.rs");
+    let documented = concat!(include_str!("../src/timing/layer.rs"), include_str!("../src/stack.rs"));
     assert!(page.families.len() >= 9);
     for (name, family) in &page.families {
         let kind = format!("{:?}", family.family_type).to_lowercase();
@@ -47,7 +47,7 @@ fn is_in_order(page: &Page) {
         let row = row.unwrap_or_else(|| panic!("{name}, a {kind}, is not documented"));
         for label in family.get_label_names() {
             assert!(row.contains(&format!("`{label}`")), "{name}: {label}");
-            assert!(["http_route", "outcome", "db_query_text", "kind", "le"].contains(&&**label), "{label}");
+            assert!(["http_route", "outcome", "db_query_text", "kind", "limit", "le"].contains(&&**label), "{label}");
         }
     }
 }
