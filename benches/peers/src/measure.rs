@@ -113,7 +113,7 @@ pub fn all(cases: &mut [Run], request: fn(u64) -> Req, rounds: usize, batch: u64
         for (run, cost) in cases.iter_mut().zip(&mut costs) {
             let requests: Vec<Req> = (0..batch).map(|n| request(sent + n)).collect();
             // What the case before has pushed out of the processor's caches comes back first.
-            run((0..8).map(|n| request(sent + n)).collect());
+            run((0..8).map(|n| request((1 << 40) + sent + n)).collect());
             let before = ALLOCATIONS.get();
             let nanos = run(requests) as f64 / batch as f64;
             // The first rounds fill caches and tables.
