@@ -84,3 +84,30 @@ async fn timing_is_switched_and_keeps_what_it_measured() {
         assert_eq!(gate.stats().requests, requests, "{switch:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_answered_while_everything_is_switched() {
+    let gate = gate();
+    let app = Arc::new(App::new(&gate));
+    let clients = (0..4).map(|client| {
+        let app = app.clone();
+        tokio::spawn(async move {
+            for turn in 0..200 {
+                let method = if (turn + client) % 10 == 0 { "PUT" } else { "GET" };
+                assert!(!app.send(method).await.0.is_empty());
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    while !clients.iter().all(tokio::task::JoinHandle::is_finished) {
+        for switch in [Switch::Off, Switch::On] {
+            gate.switch_cache(switch).expect("a switch it has");
+            gate.switch_timing(switch);
+            tokio::task::yield_now().await;
+        }
+    }
+    for client in clients {
+        client.await.expect("no panic");
+    }
+    assert_eq!(gate.stats().in_flight, 0, "whoever was counted in is counted out");
+}
