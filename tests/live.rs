@@ -14,7 +14,7 @@ use http_body_util::{Empty, Full};
 use support::{Req, text};
 use tollgate::cache::{Rule, Rules};
 use tollgate::{Switch, Tollgate};
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 
 fn gate() -> Tollgate {
@@ -23,7 +23,8 @@ fn gate() -> Tollgate {
 }
 
 /// Answers with the number of the call; says whether there was a `Server-Timing` and a `Cache-Status`.
-struct App(BoxCloneService<Req, Response<tollgate::Body<Full<Bytes>>>, Infallible>);
+#[derive(Clone)]
+struct App(BoxCloneSyncService<Req, Response<tollgate::Body<Full<Bytes>>>, Infallible>);
 
 impl App {
     fn new(gate: &Tollgate) -> Self {
@@ -32,7 +33,7 @@ impl App {
             let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
             async move { Ok::<_, Infallible>(Response::new(Full::from(call.to_string()))) }
         });
-        Self(BoxCloneService::new(gate.layer().layer(inner)))
+        Self(BoxCloneSyncService::new(gate.layer().layer(inner)))
     }
 
     async fn send(&self, method: &str) -> (String, bool) {
@@ -88,7 +89,7 @@ async fn timing_is_switched_and_keeps_what_it_measured() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_are_answered_while_everything_is_switched() {
     let gate = gate();
-    let app = Arc::new(App::new(&gate));
+    let app = App::new(&gate);
     let clients = (0..4).map(|client| {
         let app = app.clone();
         tokio::spawn(async move {
