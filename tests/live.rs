@@ -14,7 +14,7 @@ use http_body_util::{Empty, Full};
 use support::{Req, text};
 use tollgate::cache::{Rule, Rules};
 use tollgate::{Switch, Tollgate};
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 
 fn gate() -> Tollgate {
@@ -23,7 +23,8 @@ fn gate() -> Tollgate {
 }
 
 /// Answers with the number of the call; says whether there was a `Server-Timing` and a `Cache-Status`.
-struct App(BoxCloneService<Req, Response<tollgate::Body<Full<Bytes>>>, Infallible>);
+#[derive(Clone)]
+struct App(BoxCloneSyncService<Req, Response<tollgate::Body<Full<Bytes>>>, Infallible>);
 
 impl App {
     fn new(gate: &Tollgate) -> Self {
@@ -32,7 +33,7 @@ impl App {
             let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
             async move { Ok::<_, Infallible>(Response::new(Full::from(call.to_string()))) }
         });
-        Self(BoxCloneService::new(gate.layer().layer(inner)))
+        Self(BoxCloneSyncService::new(gate.layer().layer(inner)))
     }
 
     async fn send(&self, method: &str) -> (String, bool) {
@@ -83,4 +84,31 @@ async fn timing_is_switched_and_keeps_what_it_measured() {
         assert_eq!(app.send("GET").await.1, told, "{switch:?}");
         assert_eq!(gate.stats().requests, requests, "{switch:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_answered_while_everything_is_switched() {
+    let gate = gate();
+    let app = App::new(&gate);
+    let clients = (0..4).map(|client| {
+        let app = app.clone();
+        tokio::spawn(async move {
+            for turn in 0..200 {
+                let method = if (turn + client) % 10 == 0 { "PUT" } else { "GET" };
+                assert!(!app.send(method).await.0.is_empty());
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    while !clients.iter().all(tokio::task::JoinHandle::is_finished) {
+        for switch in [Switch::Off, Switch::On] {
+            gate.switch_cache(switch).expect("a switch it has");
+            gate.switch_timing(switch);
+            tokio::task::yield_now().await;
+        }
+    }
+    for client in clients {
+        client.await.expect("no panic");
+    }
+    assert_eq!(gate.stats().in_flight, 0, "whoever was counted in is counted out");
 }
