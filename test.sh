@@ -32,6 +32,9 @@ need redis-server redis-server
 need openssl openssl
 export TOLLGATE_TEST_REDIS=1
 
+# Under --all-targets examples are built as tests alone; one test runs this one as it is.
+say "cargo build --example fleet --all-features"
+cargo build --quiet --example fleet --all-features
 say "cargo test --all-targets --all-features"
 cargo test --all-targets --all-features -- "$@"
 say "recipes for other drivers"

@@ -75,8 +75,8 @@ mod head;
 mod route;
 mod stack;
 mod stats;
-mod switch;
 mod striped;
+mod switch;
 
 pub mod guide;
 
@@ -98,8 +98,8 @@ pub use guard::GuardStats;
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
 pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
-pub use switch::Switch;
 pub use stats::{RouteReport, Stats};
+pub use switch::Switch;
 
 /// The front page's code compiles.
 #[cfg(doctest)]

@@ -104,6 +104,19 @@ impl Tollgate {
         self.layer.limit.switch(switch);
     }
 
+    /// Switches the cache on or off, from now on: see [`CacheLayer::switch`].
+    ///
+    /// # Errors
+    /// [`Switch::Shadow`]: a cache cannot only look.
+    pub fn switch_cache(&self, switch: Switch) -> Result<(), Error> {
+        self.layer.cache.switch(switch)
+    }
+
+    /// Switches timing on, off or to measuring only, from now on: see [`TimingLayer::switch`].
+    pub fn switch_timing(&self, switch: Switch) {
+        self.layer.timing.switch(switch);
+    }
+
     /// Requests, queries and findings for Prometheus, in its text format: see
     /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus) for the metrics, their types, units and labels;
     /// and what limits decided, with and without their store:

@@ -1,5 +1,7 @@
 //! [`Switch`]: on, off, or only looking.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 /// Whether a layer does its work.
 ///
 /// ```
@@ -19,4 +21,28 @@ pub enum Switch {
     Off,
     /// It decides and counts as if it were on, and changes nothing for requests.
     Shadow,
+}
+
+/// A [`Switch`] that may be turned while requests read it: one load each.
+#[derive(Debug, Default)]
+pub(crate) struct SwitchCell(AtomicU8);
+
+impl SwitchCell {
+    #[inline]
+    pub(crate) fn get(&self) -> Switch {
+        match self.0.load(Ordering::Acquire) {
+            0 => Switch::On,
+            1 => Switch::Off,
+            _ => Switch::Shadow,
+        }
+    }
+
+    pub(crate) fn set(&self, switch: Switch) {
+        let number = match switch {
+            Switch::On => 0,
+            Switch::Off => 1,
+            Switch::Shadow => 2,
+        };
+        self.0.store(number, Ordering::Release);
+    }
 }

@@ -16,8 +16,11 @@ use redis::{RedisCluster, RedisSentinel, RedisServer, wanted};
 
 /// What comes back for a command in the inline form, until so many bytes or the end.
 fn ask(stream: &mut TcpStream, command: &str, most: usize) -> Vec<u8> {
-    stream.write_all(format!("{command}\r\n").as_bytes()).expect("sent");
     let mut answer = Vec::new();
+    // A connection that was reset takes nothing any more.
+    if stream.write_all(format!("{command}\r\n").as_bytes()).is_err() {
+        return answer;
+    }
     let mut byte = [0];
     while answer.len() < most {
         match stream.read(&mut byte) {

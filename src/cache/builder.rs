@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::event::{Events, Hook};
 use crate::key::{KeyExtractor, SharedExtractor};
 use crate::store::memory::MemoryCache;
+use crate::switch::SwitchCell;
 
 const MIB: u64 = 1 << 20;
 
@@ -320,6 +321,7 @@ impl CacheBuilder {
         store.listen(Listener::new(barriers.clone(), self.clock.clone(), events.clone()));
         Core {
             enabled: self.enabled,
+            switch: SwitchCell::default(),
             settings,
             counters: Counters::new(rules.len()),
             rules,

@@ -33,6 +33,7 @@ use crate::event::{Event, Events};
 use crate::head::RequestHead;
 use crate::key::{KeyExtractor, SharedExtractor};
 use crate::route::UNMATCHED;
+use crate::switch::SwitchCell;
 
 /// A rule that was of no use to this many requests is worth a warning.
 const PATIENCE: u64 = 100;
@@ -40,6 +41,7 @@ const PATIENCE: u64 = 100;
 /// The layer's state.
 pub(crate) struct Core {
     pub(crate) enabled: bool,
+    pub(crate) switch: SwitchCell,
     pub(crate) settings: Settings,
     pub(crate) rules: RuleBook,
     pub(crate) identity: Option<SharedExtractor>,

@@ -80,7 +80,8 @@ impl<F, E, B> fmt::Debug for ResponseFuture<F, E, B> {
 /// What is left to do when a request that passed by is answered.
 pub(crate) struct After {
     pub(crate) core: Arc<Core>,
-    pub(crate) report: Report,
+    /// What the response says of the cache; nothing while it is switched off.
+    pub(crate) report: Option<Report>,
     /// RFC 9111 §4.4: what a successful unsafe request invalidates.
     pub(crate) target: Option<Unsettled>,
 }
@@ -90,8 +91,10 @@ impl After {
         if let Some(unsettled) = self.target {
             unsettled.settle(response.status(), response.headers());
         }
-        let report = Report { forward_status: Some(response.status()), ..self.report };
-        respond::passed(&self.core, response, None, report);
+        if let Some(report) = self.report {
+            let report = Report { forward_status: Some(response.status()), ..report };
+            respond::passed(&self.core, response, None, report);
+        }
     }
 }
 

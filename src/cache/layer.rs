@@ -11,6 +11,8 @@ use super::invalidate::Invalidate;
 use super::service::Cache;
 use super::stats::CacheStats;
 use crate::body::Wrap;
+use crate::error::Error;
+use crate::switch::Switch;
 
 const MIB: u64 = 1 << 20;
 
@@ -59,6 +61,20 @@ impl CacheLayer {
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         self.core.stats()
+    }
+
+    /// Switches the cache on or off from now on. While it is off, requests pass as if it were not there, entries are
+    /// kept, and unsafe methods still invalidate them. A cache that was built not [enabled](CacheBuilder::enabled)
+    /// stays off.
+    ///
+    /// # Errors
+    /// [`Switch::Shadow`]: a cache cannot only look.
+    pub fn switch(&self, switch: Switch) -> Result<(), Error> {
+        if switch == Switch::Shadow {
+            return Err(Error::config("a cache is on or off: it has no shadow"));
+        }
+        self.core.switch.set(switch);
+        Ok(())
     }
 
     /// Fetches in progress: detached work that outlives its request.

@@ -29,6 +29,7 @@ use crate::body::{Adopt, Body, Wrap};
 use crate::carrier::CacheNote;
 use crate::error::BoxError;
 use crate::head::RequestHead;
+use crate::switch::Switch;
 
 /// The cache in front of `S`. Made by [`CacheLayer`](crate::cache::CacheLayer).
 ///
@@ -83,6 +84,10 @@ where
             return self.past(request, None);
         }
         let head = RequestHead::of(&request);
+        if self.core.switch.get() == Switch::Off {
+            let after = self.after_unseen(&head);
+            return self.past(request, after);
+        }
         let ask = match self.core.ask(&head, has_body(&request)) {
             Ok(ask) => ask,
             Err((reason, _)) => {
@@ -152,11 +157,23 @@ impl<S: Clone, W> Cache<S, W> {
         let core = self.core.clone();
         let forward = if reason == Reason::Method { Forward::Method } else { Forward::Bypass };
         core.counters.called();
-        let target = match *head.method() {
+        let target = self.unsettled(head);
+        After { core, report: Some(Report { detail: Some(reason), ..Report::forward(forward) }), target }
+    }
+
+    /// The same while the cache is off: what changes still invalidates, so that nothing stale is served afterwards.
+    #[cold]
+    fn after_unseen(&self, head: &RequestHead<'_>) -> Option<After> {
+        let target = self.unsettled(head)?;
+        Some(After { core: self.core.clone(), report: None, target: Some(target) })
+    }
+
+    /// What an unsafe request invalidates once it succeeds.
+    fn unsettled(&self, head: &RequestHead<'_>) -> Option<Unsettled> {
+        match *head.method() {
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
-            _ => self.target(head).map(|key| Unsettled::new(core.clone(), head.method().clone(), key)),
-        };
-        After { core, report: Report { detail: Some(reason), ..Report::forward(forward) }, target }
+            _ => self.target(head).map(|key| Unsettled::new(self.core.clone(), head.method().clone(), key)),
+        }
     }
 
     /// The key of the resource that an unsafe request addresses.

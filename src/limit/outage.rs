@@ -119,7 +119,8 @@ impl Fallback {
     /// What the store has admitted counts here too. Where that does not fit, and an outage has begun while the store was
     /// asked, this process's word binds, and is returned: others have been admitted on it already.
     pub(super) fn count(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) -> Option<Verdicts> {
-        let refuses = |verdicts: &[Verdict]| checks.iter().zip(verdicts).any(|(check, v)| check.enforced && !v.admits());
+        let refuses =
+            |verdicts: &[Verdict]| checks.iter().zip(verdicts).any(|(check, v)| check.enforced && !v.admits());
         if refuses(verdicts) {
             return None;
         }

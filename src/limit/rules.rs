@@ -176,7 +176,17 @@ impl Limit {
 
     const fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = Cost::Fixed(1);
-        Self { name: None, subject, quotas, route: None, per_route: false, cost, enforced: true, reserve: false, hit_cost: None }
+        Self {
+            name: None,
+            subject,
+            quotas,
+            route: None,
+            per_route: false,
+            cost,
+            enforced: true,
+            reserve: false,
+            hit_cost: None,
+        }
     }
 }
 

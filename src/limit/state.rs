@@ -9,7 +9,7 @@ use super::quota::{Algorithm, Quota};
 use super::window::{Count, Log, Window};
 use crate::clock::Timestamp;
 
-/// A key's state, whole. An engine that holds many keeps its parts apart and looks at them through [`PastMut`].
+/// A key's state, whole. An engine that holds many keeps its parts apart and looks at them where they lie.
 #[derive(Clone, Debug)]
 pub struct KeyState {
     quota: Quota,

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::{LimitStoreStats, RemoteStats};
 use super::decision::Label;
 use super::plan::Plan;
+use super::{LimitStoreStats, RemoteStats};
 use crate::striped::Striped;
 
 /// Routes counted by name; those beyond share `"other"`.

@@ -25,6 +25,7 @@ use crate::clock::Timestamp;
 use crate::error::BoxError;
 use crate::fields::SERVER_TIMING;
 use crate::head::RequestHead;
+use crate::switch::Switch;
 
 pin_project! {
     /// The response of a [`Timing`](super::Timing) service. Dropped before it is ready, it counts as cancelled.
@@ -107,7 +108,7 @@ enum Told {
 
 impl Told {
     fn of(state: &State, head: &RequestHead<'_>) -> Self {
-        if !state.settings().server_timing.wanted(head) {
+        if !state.settings().server_timing.wanted(head) || state.switch.get() != Switch::On {
             return Self::Nothing;
         }
         // RFC 9110 §10.1.4: a client says with TE that it takes trailers.

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::head::RequestHead;
 use crate::route::Patterns;
+use crate::switch::Switch;
 
 const SLOW_AFTER: Duration = Duration::from_millis(250);
 const SLOW_QUERY_AFTER: Duration = Duration::from_millis(100);
@@ -108,6 +109,12 @@ impl TimingLayer {
     #[must_use]
     pub fn prometheus(&self) -> String {
         prometheus::render(&self.state)
+    }
+
+    /// Switches timing on, off or to measuring without `Server-Timing` ([`Switch::Shadow`]), for requests that come from
+    /// now on. What was measured is kept. A layer that was built not [enabled](TimingBuilder::enabled) stays off.
+    pub fn switch(&self, switch: Switch) {
+        self.state.switch.set(switch);
     }
 
     /// The service around `inner`; `W` says whether its response body is still to be wrapped.

@@ -13,10 +13,12 @@ use super::stats::{Latency, RouteStats, TimingStats};
 use super::table::Table;
 use crate::head::RequestHead;
 use crate::route::UNMATCHED;
+use crate::switch::{Switch, SwitchCell};
 
 /// The routes by name, and what they share.
 pub(super) struct State {
     core: Arc<Core>,
+    pub(super) switch: SwitchCell,
     routes: Table<Arc<Route>>,
     /// The route of each of our own patterns, by the pattern's place among them.
     patterns: Box<[Arc<Route>]>,
@@ -32,13 +34,13 @@ impl State {
         let routes = Table::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));
         let unmatched = routes.of(UNMATCHED).clone();
         let patterns = core.settings().patterns.names().iter().map(|name| routes.of(name).clone()).collect();
-        Self { core, routes, patterns, unmatched }
+        Self { core, switch: SwitchCell::default(), routes, patterns, unmatched }
     }
 
     /// Counts a request in; its route, or nothing where the layer is not enabled.
     pub(super) fn begin(&self, head: &RequestHead<'_>) -> Option<Arc<Route>> {
         let settings = self.core.settings();
-        if !settings.enabled {
+        if !settings.enabled || self.switch.get() == Switch::Off {
             return None;
         }
         let route = match head.matched_path() {

@@ -4,7 +4,6 @@ use std::process::Command;
 
 use crate::Table;
 
-
 /// Sends that many requests through one case of one table: `[table, row, requests]`.
 pub fn run(tables: &[Table], args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let [table, row, requests] = args else { return Err("table, row, requests".into()) };

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl Service<Req> for Bare {
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        std::hint::black_box(&request);
+        black_box(&request);
         ready(Ok(Response::new(Body::empty())))
     }
 }
@@ -179,12 +180,16 @@ fn ours(name: &'static str, keys: u64, quota: Quota) -> Decision {
     let (bytes, (store, new)) = kept(|| {
         let store = MemoryLimits::new(keys as usize);
         let start = Instant::now();
-        (0..keys).for_each(|n| drop(store.decide_one(&check(key(n)), now)));
+        for n in 0..keys {
+            black_box(store.decide_one(&check(key(n)), now));
+        }
         let new = start.elapsed().as_nanos() as f64 / keys as f64;
         (store, new)
     });
     let clock = tollgate::Clock::default();
-    let known = least(keys, |key| drop(std::hint::black_box(store.decide_one(&check(key), clock.now()))));
+    let known = least(keys, |key| {
+        black_box(store.decide_one(&check(key), clock.now()));
+    });
     Decision { name, keys, known, new, bytes: bytes as f64 / keys as f64 }
 }
 
@@ -198,7 +203,7 @@ fn governor(keys: u64) -> Decision {
         let new = start.elapsed().as_nanos() as f64 / keys as f64;
         (limiter, new)
     });
-    let known = least(keys, |key| drop(std::hint::black_box(limiter.check_key(&key))));
+    let known = least(keys, |key| drop(black_box(limiter.check_key(&key))));
     Decision { name: "governor, DashMap", keys, known, new, bytes: bytes as f64 / keys as f64 }
 }
 
@@ -208,10 +213,16 @@ pub fn hot_key() -> Vec<(&'static str, [f64; 2])> {
     let store = Arc::new(MemoryLimits::new(1_000));
     let quota = Quota::per_second(4_000_000).bucket(4_000_000);
     let clock = tollgate::Clock::default();
-    let ours = move || drop(std::hint::black_box(store.decide_one(&Check::new(KeyHash::from_bits(7), quota), clock.now())));
-    let limiter = Arc::new(RateLimiter::dashmap(governor::Quota::per_second(NonZeroU32::new(4_000_000).expect("not zero"))));
-    let theirs = move || drop(std::hint::black_box(limiter.check_key(&7_u64)));
-    vec![("**tollgate**, token bucket", [1, 2].map(|n| shared(n, &ours))), ("governor, DashMap", [1, 2].map(|n| shared(n, &theirs)))]
+    let ours = move || {
+        black_box(store.decide_one(&Check::new(KeyHash::from_bits(7), quota), clock.now()));
+    };
+    let limiter =
+        Arc::new(RateLimiter::dashmap(governor::Quota::per_second(NonZeroU32::new(4_000_000).expect("not zero"))));
+    let theirs = move || drop(black_box(limiter.check_key(&7_u64)));
+    vec![
+        ("**tollgate**, token bucket", [1, 2].map(|n| shared(n, &ours))),
+        ("governor, DashMap", [1, 2].map(|n| shared(n, &theirs))),
+    ]
 }
 
 fn shared(threads: u32, call: &(impl Fn() + Sync)) -> f64 {

@@ -34,7 +34,11 @@ const TABLES: [Table; 8] = [
     Table { rounds: 24, batch: 32, ..table("Cache hit, 1 MiB", || caches::caches(1 << 20), caches::hit) },
     Table { rounds: 24, ..table("Cache miss, 1 KiB", || caches::caches(1 << 10), caches::miss) },
     table("Revalidated, 304", || caches::caches(1 << 10), caches::revalidate),
-    table("Timing, and everything", || [limits::timing(), caches::stack(1 << 10)].into_iter().flatten().collect(), caches::hit),
+    table(
+        "Timing, and everything",
+        || [limits::timing(), caches::stack(1 << 10)].into_iter().flatten().collect(),
+        caches::hit,
+    ),
 ];
 
 const fn table(title: &'static str, cases: fn() -> Cases, request: fn(u64) -> Req) -> Table {

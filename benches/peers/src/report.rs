@@ -30,13 +30,21 @@ impl Report {
         for (row, ((name, cost), count)) in names.iter().zip(costs).zip(counts).enumerate() {
             if *name == "bare service" {
                 bare = row;
-                self.line(&format!("| bare service, itself | {:.0} | {} | {:.0} |", cost.nanos, shown(*count), cost.allocations));
+                self.line(&format!(
+                    "| bare service, itself | {:.0} | {} | {:.0} |",
+                    cost.nanos,
+                    shown(*count),
+                    cost.allocations
+                ));
                 continue;
             }
             let over = cost.nanos - costs[bare].nanos;
             let count = count.zip(counts[bare]).map(|(mine, bare)| mine as i64 - bare as i64);
             let allocations = cost.allocations - costs[bare].allocations;
-            self.line(&format!("| {name} | {over:+.0} | {} | {allocations:+.0} |", count.map_or("–".into(), |n| format!("{n:+}"))));
+            self.line(&format!(
+                "| {name} | {over:+.0} | {} | {allocations:+.0} |",
+                count.map_or("–".into(), |n| format!("{n:+}"))
+            ));
             bars.push(Bar { name, value: over });
         }
         self.bars.push((title, bars));
@@ -49,7 +57,10 @@ impl Report {
             self.line("| | keys | ns, a known key | ns, a new key | bytes per key |\n|---|--:|--:|--:|--:|");
         }
         for row in &rows {
-            self.line(&format!("| {} | {} | {:.0} | {:.0} | {:.0} |", row.name, row.keys, row.known, row.new, row.bytes));
+            self.line(&format!(
+                "| {} | {} | {:.0} | {:.0} | {:.0} |",
+                row.name, row.keys, row.known, row.new, row.bytes
+            ));
         }
         self.decisions.extend(rows);
     }

@@ -132,9 +132,8 @@ impl Shard {
             let at = self.table.any(random)?;
             let slot = self.table.slot(at);
             let quota = slot.quota.quota();
-            let (share, spent) = self.pasts.lend(slot, Kind::of(quota), |mut past| {
-                (past.share(quota, now), past.is_spent(quota, now))
-            });
+            let (share, spent) =
+                self.pasts.lend(slot, Kind::of(quota), |mut past| (past.share(quota, now), past.is_spent(quota, now)));
             if share == 0 {
                 return Some(at);
             }

@@ -130,7 +130,8 @@ impl Redis {
                 let mut connection = connecting.await?;
                 if !given {
                     let known = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    let names = Names::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
+                    let names =
+                        Names::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
                     secret.set(names.secret());
                     *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
                 }
