@@ -13,7 +13,8 @@
 //! | the breaker is open | [`Outage::Open`], at once; one call a second tries | stays | – |
 //!
 //! While there is no connection one is tried each [`retry_every`](GuardSettings::retry_every), whether or not earlier
-//! attempts have ended: a server that hangs in the middle of a handshake delays nothing. A fresh connection may be tried
+//! attempts have ended: a server that hangs in the middle of a handshake delays nothing. One that accepts and then fails
+//! is dialled no more often than that. A fresh connection may be tried
 //! by the next call, even where the breaker is open.
 //!
 //! No lock is held across an await, and nothing is boxed per call.

@@ -39,10 +39,18 @@ impl<C> Drop for Dialling<C> {
 /// One attempt each `retry_every`, side by side, until one succeeds or nobody is left who wants it.
 async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
     let mut attempts = FuturesUnordered::new();
+    let due = {
+        let Some(inner) = dialling.inner.upgrade() else { return };
+        inner.lock().dial_due(inner.now(), inner.settings.retry_every)
+    };
+    // A server that accepts and then fails would else be dialled as often as it is called.
+    if !due.is_zero() {
+        sleep(due).await;
+    }
     loop {
         let pause = {
             let Some(inner) = dialling.inner.upgrade() else { return };
-            inner.lock().dialled();
+            inner.lock().dialled(inner.now());
             attempts.push(timeout(inner.settings.dial_patience, (inner.dial)()));
             inner.settings.retry_every
         };

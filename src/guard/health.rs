@@ -80,6 +80,8 @@ pub(super) struct Health<C> {
     /// Who connects now: its number and how to stop it.
     dialling: Option<(u64, Option<AbortHandle>)>,
     dial_turns: u64,
+    /// When the last attempt to connect began.
+    last_dial: Option<Timestamp>,
     stats: GuardStats,
 }
 
@@ -94,6 +96,7 @@ impl<C> Health<C> {
             logged: [None; 2],
             dialling: None,
             dial_turns: 0,
+            last_dial: None,
             stats: GuardStats::default(),
         }
     }
@@ -173,8 +176,14 @@ impl<C> Health<C> {
         }
     }
 
-    pub(super) fn dialled(&mut self) {
+    pub(super) fn dialled(&mut self, now: Timestamp) {
         self.stats.attempts += 1;
+        self.last_dial = Some(now);
+    }
+
+    /// How long until the next attempt to connect may begin.
+    pub(super) fn dial_due(&self, now: Timestamp, every: Duration) -> Duration {
+        self.last_dial.map_or(Duration::ZERO, |last| every.saturating_sub(now.since(last)))
     }
 
     pub(super) fn stop_dialling(&mut self, turn: u64) {

@@ -25,6 +25,10 @@ impl Server {
     }
 
     fn guard(&self) -> FailOpen<u64> {
+        self.guard_by(D)
+    }
+
+    fn guard_by(&self, deadline: Duration) -> FailOpen<u64> {
         let (server, told) = (self.clone(), self.told.clone());
         let events = Events::new(Some(Arc::new(move |event: &Event<'_>| {
             let word = match event {
@@ -43,12 +47,12 @@ impl Server {
                 if listens { Ok(number) } else { Err(Error::store("refused", "nobody listens")) }
             })
         };
-        FailOpen::new("test", GuardSettings::new(D), dial, events)
+        FailOpen::new("test", GuardSettings::new(deadline), dial, events)
     }
 
     async fn wait(&self) {
         while self.hangs.load(Ordering::SeqCst) {
-            tokio::time::sleep(MS).await;
+            tokio::time::sleep(5 * MS).await;
         }
     }
 
@@ -119,6 +123,85 @@ async fn a_server_that_hangs_costs_each_call_its_deadline_and_then_nothing() {
     assert_eq!(server.call(&guard).await, Ok(1), "the first call over the fresh connection tries it");
     assert_eq!(guard.generation(), 2);
     assert_eq!(server.told(), ["down", "up"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_two_seconds_for_each_answer_is_left_within_a_quarter_of_a_second() {
+    for deadline in [D, 2 * D] {
+        let server = Server::up();
+        let guard = server.guard_by(deadline);
+        settled(&guard).await;
+        let slow = || guard.call(|_| async { Ok(tokio::time::sleep(Duration::from_secs(2)).await) });
+        let (calls, time) = took(async {
+            let mut calls = 0;
+            while guard.check().is_ok() {
+                assert_eq!(slow().await, Err(Outage::Deadline));
+                calls += 1;
+            }
+            calls
+        })
+        .await;
+        assert_eq!((calls, time), (5, 5 * deadline));
+        assert!(time <= Duration::from_millis(250), "{time:?}");
+        let (answer, time) = took(slow()).await;
+        assert_eq!((answer, time), (Err(Outage::Disconnected), Duration::ZERO), "nobody waits from then on");
+    }
+}
+
+/// Accepts every connection and then answers nothing, or breaks off: it may not be dialled as often as it is called.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_and_then_fails_is_dialled_five_times_a_second_at_most() {
+    for breaks in [true, false] {
+        let server = Server::up();
+        let guard = server.guard();
+        settled(&guard).await;
+        let start = runtime_now();
+        while runtime_now() - start < Duration::from_secs(10) {
+            let answer = guard.call(|_| async move {
+                if breaks { Err(Fault::Lost(Error::store("gone", "reset"))) } else { std::future::pending().await }
+            });
+            assert!(answer.await.map(|()| 0).is_err());
+            tokio::time::sleep(MS).await;
+        }
+        let dials = server.dials.load(Ordering::SeqCst);
+        assert!((40..=52).contains(&dials), "{dials} connections in ten seconds");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_outages_leave_nothing_behind() {
+    let server = Server::up();
+    let guard = server.guard();
+    settled(&guard).await;
+    assert_eq!(server.call(&guard).await, Ok(1));
+    let held = |guard: &FailOpen<u64>| {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let inner = (Arc::strong_count(&guard.inner), Arc::weak_count(&guard.inner));
+        // What a forgotten attempt or call would hold on to.
+        (metrics.num_alive_tasks(), inner, Arc::strong_count(&server.dials), guard.inner.connects.receiver_count())
+    };
+    let before = held(&guard);
+    assert_eq!((before.0, before.1), (0, (1, 0)));
+    for cycle in 1..=1_000 {
+        let hangs = cycle % 2 == 0;
+        if hangs {
+            server.hangs.store(true, Ordering::SeqCst)
+        } else {
+            server.listens.store(false, Ordering::SeqCst)
+        }
+        while guard.check().is_ok() {
+            assert!(server.call(&guard).await.is_err());
+        }
+        // Long enough for several attempts, some of which are under way when the next begin.
+        tokio::time::sleep(Duration::from_millis(450)).await;
+        assert_eq!(held(&guard).0, 1, "one task dials");
+        server.hangs.store(false, Ordering::SeqCst);
+        server.listens.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(server.call(&guard).await, Ok(1), "cycle {cycle}");
+        assert_eq!(held(&guard), before, "cycle {cycle}");
+    }
+    assert_eq!((guard.generation(), server.told().len()), (1_001, 2_000));
 }
 
 #[tokio::test(start_paused = true)]
