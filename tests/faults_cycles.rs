@@ -90,17 +90,14 @@ async fn a_server_that_dies_twenty_times_leaves_no_task_and_no_socket_behind() {
 }
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Answer = Response<tollgate::Body<UnsyncBoxBody<Bytes, Infallible>>>;
 
 /// A node whose handler takes ten milliseconds and panics at its first call for a path below `/panics`; below `/body`
 /// it answers at once and takes ten milliseconds inside the body.
 #[derive(Clone)]
 struct Frail {
     gate: Tollgate,
-    service: BoxCloneSyncService<
-        Request<Empty<Bytes>>,
-        Response<tollgate::Body<UnsyncBoxBody<Bytes, Infallible>>>,
-        Infallible,
-    >,
+    service: BoxCloneSyncService<Request<Empty<Bytes>>, Answer, Infallible>,
     panicked: Arc<Mutex<Vec<Instant>>>,
 }
 

@@ -131,7 +131,12 @@ async fn a_server_that_takes_two_seconds_for_each_answer_is_left_within_a_quarte
         let server = Server::up();
         let guard = server.guard_by(deadline);
         settled(&guard).await;
-        let slow = || guard.call(|_| async { Ok(tokio::time::sleep(Duration::from_secs(2)).await) });
+        let slow = || {
+            guard.call(|_| async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Ok(())
+            })
+        };
         let (calls, time) = took(async {
             let mut calls = 0;
             while guard.check().is_ok() {
