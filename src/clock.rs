@@ -128,6 +128,11 @@ impl Clock {
         }
     }
 
+    /// Reads the clock once, so that the first request does not pay for what only the first reading takes.
+    pub(crate) fn wind(&self) {
+        let _ = self.now();
+    }
+
     /// The calendar time, which may jump either way.
     #[must_use]
     pub fn wall(&self) -> SystemTime {

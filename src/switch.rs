@@ -19,7 +19,7 @@ pub enum Switch {
     On,
     /// It does nothing; requests pass as if it were not there.
     Off,
-    /// It decides and counts as if it were on, and changes nothing for requests.
+    /// It decides and counts as if it were on, and changes nothing for requests. A cache knows no shadow, and says so.
     Shadow,
 }
 

@@ -308,6 +308,7 @@ impl CacheBuilder {
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
         };
+        self.clock.wind();
         let barriers = Arc::new(Barriers::default());
         let near = match self.store {
             Some(store) => Arc::new(Contained(store)),

@@ -2,8 +2,8 @@
 //!
 //! Between two looks at the real clock, at most a millisecond apart, the time is reckoned from the processor's counter
 //! at the rate that the last two looks showed. The reckoning runs slow by 1⁄4096, more than looks so close can be
-//! wrong about the rate: it lags up to a quarter of a microsecond, is put right at the next look, and never runs ahead,
-//! so that time never goes back. Nothing adds up: a rate is used for a millisecond and forgotten.
+//! wrong about the rate: it lags up to a quarter of a microsecond, is put right at the next look, and a look never says
+//! less than was told before it, so that time never goes back. Nothing adds up: a rate is used for a millisecond and forgotten.
 //!
 //! Where the processor has no steady counter, the counter is the real clock itself.
 
@@ -135,8 +135,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the counter's rate and however the looks are spaced and off: never ahead of the real clock, never
-        /// far behind it, and never back.
+        /// Whatever the counter's rate and however the looks are spaced and off: never far from the real clock, and never
+        /// back.
         #[test]
         fn keeps_close_and_never_goes_back(
             per_tick in 0.1_f64..50.0,

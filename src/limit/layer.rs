@@ -303,6 +303,7 @@ impl RateLimitBuilder {
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let plan = Plan::new(&self.limits, self.identify, secret)?;
         let live = Live::new(plan.looks_up());
+        self.clock.wind();
         let ceiling =
             |(label, quota, cost)| Node { ceiling: NodeCeiling::new(quota, self.clock.clone()), label, quota, cost };
         let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));

@@ -138,9 +138,6 @@ impl Fallback {
 
     /// Charges what the store has admitted, whether it fits or not.
     fn charge(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) {
-        if checks.iter().zip(verdicts).any(|(check, verdict)| check.enforced && !verdict.admits()) {
-            return;
-        }
         let charged = checks.iter().zip(verdicts).filter(|(_, verdict)| verdict.admits());
         let charge = |check: &Check| Settlement::new(self.local(check).cost(0), now, check.cost);
         self.settle_locally(&charged.map(|(check, _)| charge(check)).collect::<SmallVec<[_; 2]>>(), now);

@@ -130,8 +130,9 @@ pub trait LimitStore: Send + Sync + 'static {
     /// Charges all checks, or none.
     fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>>;
 
-    /// Charges one check, as [`decide`](Self::decide) would a list of it, where that takes no waiting. Nearly every
-    /// request owes one check, so a store in this process does well to answer here; the default, `None`, asks `decide`.
+    /// Charges one check, as [`decide`](Self::decide) would a list of it, where that takes no waiting; the default,
+    /// `None`, asks `decide`. A matter of speed alone, which the layer uses of its own engine: nearly every request owes
+    /// one check. A store of yours is always asked through `decide`, so that what it does is contained and counted here.
     fn decide_one(&self, check: &Check, now: Timestamp) -> Option<Verdict> {
         let _ = (check, now);
         None

@@ -29,6 +29,7 @@ impl State {
     pub(super) fn new(settings: Settings) -> Self {
         // One place more than asked for: unmatched requests never push a route out, nor are pushed out.
         let limit = settings.max_routes + 1;
+        settings.clock.wind();
         let core = Arc::new(Core::new(settings));
         let shared = core.clone();
         let routes = Table::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));

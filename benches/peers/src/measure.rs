@@ -56,7 +56,24 @@ pub fn kept<T>(make: impl FnOnce() -> T) -> (i64, T) {
 pub type Run = Box<dyn FnMut(Vec<Req>) -> u64>;
 
 /// A service as a [`Run`]. Responses are dropped inside the time, requests were made outside.
-pub fn service<S, R>(mut service: S) -> Run
+pub fn service<S, R>(service: S) -> Run
+where
+    S: Service<Req, Response = R> + 'static,
+    R: 'static,
+{
+    timed(service, async |response| drop(black_box(response)))
+}
+
+/// The same for a service whose bodies are read to their end.
+pub fn service_read<S, B>(service: S) -> Run
+where
+    S: Service<Req, Response = Response<B>> + 'static,
+    B: http_body::Body<Data = Bytes> + 'static,
+{
+    timed(service, async |response: Response<B>| drop(black_box(response.into_body().collect().await.ok())))
+}
+
+fn timed<S, R>(mut service: S, end: impl AsyncFn(R) + 'static) -> Run
 where
     S: Service<Req, Response = R> + 'static,
 {
@@ -66,27 +83,9 @@ where
             let start = Instant::now();
             for request in requests {
                 let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-                drop(black_box(service.call(request).await.ok()));
-            }
-            start.elapsed().as_nanos() as u64
-        })
-    })
-}
-
-/// The same for a service whose bodies are read to their end.
-pub fn service_read<S, B>(mut service: S) -> Run
-where
-    S: Service<Req, Response = Response<B>> + 'static,
-    B: http_body::Body<Data = Bytes>,
-{
-    let runtime = runtime();
-    Box::new(move |requests| {
-        runtime.block_on(async {
-            let start = Instant::now();
-            for request in requests {
-                let _ = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-                let Ok(response) = service.call(request).await else { continue };
-                drop(black_box(response.into_body().collect().await.ok()));
+                if let Ok(response) = service.call(request).await {
+                    end(response).await;
+                }
             }
             start.elapsed().as_nanos() as u64
         })

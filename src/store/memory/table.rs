@@ -1,4 +1,4 @@
-//! [`Table`]: keys to slots, in one allocation and mostly one cache line.
+//! [`Table`]: keys to slots, in one allocation and mostly one or two neighbouring cache lines.
 //!
 //! Open addressing, kept **sorted**: a key's home is its hash scaled to the table's length, so homes rise with keys, and
 //! a displaced key stands right of all smaller ones. A look-up, found or not, ends at the first key that is not
