@@ -63,6 +63,7 @@ mod answer;
 pub mod body;
 #[cfg(feature = "redis")]
 mod breaker;
+mod budget;
 mod carrier;
 mod clock;
 mod contain;
@@ -90,6 +91,7 @@ pub mod timing;
 
 pub use answer::{Answer, AnswerFuture, BoxFuture};
 pub use body::{Body, BodyError};
+pub use budget::{Allowance, Budget, BudgetPolicy, Thrift};
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use error::Error;
 pub use event::{Event, Hook};

@@ -108,7 +108,7 @@ fn violations(path: &str, source: &str) -> Vec<String> {
 fn is_pure(path: &str) -> bool {
     let mut names = path.trim_start_matches("src/").trim_end_matches(".rs").split('/');
     let in_a_room = names.next().is_some_and(|room| ROOMS.contains(&room) || room == "health");
-    let apart = ["src/breaker.rs", "src/store/redis/limits/wire.rs"].contains(&path);
+    let apart = ["src/breaker.rs", "src/budget.rs", "src/store/redis/limits/wire.rs"].contains(&path);
     apart || path.starts_with("src/") && in_a_room && names.any(|name| PURE.contains(&name))
 }
 
