@@ -31,6 +31,15 @@ export TOLLGATE_TEST_POSTGRES=1
 need redis-server redis-server
 need openssl openssl
 export TOLLGATE_TEST_REDIS=1
+# A partition is made by a packet filter, in a network namespace of the test's own.
+need unshare util-linux
+need ip iproute2
+need nft nftables
+if unshare --map-root-user --net --pid --fork true 2>/dev/null; then
+    export TOLLGATE_TEST_NETWORK=1
+else
+    say "LEFT OUT: tests/faults_partition.rs, for this machine allows no network namespaces"
+fi
 
 # Under --all-targets examples are built as tests alone; one test runs this one as it is.
 say "cargo build --example fleet --all-features"

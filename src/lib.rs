@@ -100,7 +100,7 @@ pub use guard::GuardStats;
 pub use head::{PeerAddr, RequestHead};
 pub use route::UNMATCHED;
 pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
-pub use stats::{RouteReport, Stats};
+pub use stats::{RouteReport, Stats, Switches};
 pub use switch::Switch;
 
 /// The front page's code compiles.

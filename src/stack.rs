@@ -104,12 +104,17 @@ impl Tollgate {
         self.layer.limit.switch(switch);
     }
 
-    /// Switches the cache on or off, from now on: see [`CacheLayer::switch`].
+    /// Judges requests that come from now on by these cache rules: see [`CacheLayer::set_rules`].
     ///
     /// # Errors
-    /// [`Switch::Shadow`]: a cache cannot only look.
-    pub fn switch_cache(&self, switch: Switch) -> Result<(), Error> {
-        self.layer.cache.switch(switch)
+    /// Names the first value of the rules that is wrong; the old rules stay.
+    pub fn set_rules(&self, rules: Rules) -> Result<(), Error> {
+        self.layer.cache.set_rules(rules)
+    }
+
+    /// Switches the cache on, off or to looking only, from now on: see [`CacheLayer::switch`].
+    pub fn switch_cache(&self, switch: Switch) {
+        self.layer.cache.switch(switch);
     }
 
     /// Switches timing on, off or to measuring only, from now on: see [`TimingLayer::switch`].

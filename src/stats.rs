@@ -7,12 +7,15 @@ use serde::Serialize;
 
 use crate::cache::{CacheStats, LevelStats};
 use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
+use crate::switch::Switch;
 use crate::timing::{Latency, TimingStats};
 
 /// What a [`Tollgate`](crate::Tollgate) has done since it was built. Serialises to JSON.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
+    /// Which layers are on.
+    pub switches: Switches,
     /// Requests that came in.
     pub requests: u64,
     /// Requests that are being answered now.
@@ -46,6 +49,18 @@ pub struct Stats {
     pub timing: TimingStats,
 }
 
+/// Which layers of a [`Tollgate`](crate::Tollgate) are on, off, or only look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Switches {
+    /// The limits: see [`RateLimitLayer::switch`](crate::limit::RateLimitLayer::switch).
+    pub limits: Switch,
+    /// The cache: see [`CacheLayer::switch`](crate::cache::CacheLayer::switch).
+    pub cache: Switch,
+    /// Timing: see [`TimingLayer::switch`](crate::timing::TimingLayer::switch).
+    pub timing: Switch,
+}
+
 /// What happened on one route.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
@@ -64,6 +79,8 @@ pub struct RouteReport {
     pub misses: u64,
     /// Answered by another request's fetch.
     pub collapsed: u64,
+    /// Fetched although the cache could have answered, while it only looked.
+    pub shadowed: u64,
     /// Passed by the cache or not kept, by reason.
     pub bypassed: BTreeMap<&'static str, u64>,
     /// How long requests took until their response head.
@@ -91,8 +108,10 @@ impl Stats {
             let report = routes.entry(name).or_default();
             (report.hits, report.stale, report.revalidated) = (route.hits, route.stale, route.revalidated);
             (report.misses, report.collapsed, report.bypassed) = (route.misses, route.collapsed, route.bypassed);
+            report.shadowed = route.shadowed;
         }
         Self {
+            switches: Switches { limits: limit.switch, cache: cache.switch, timing: timing.switch },
             requests: timing.requests,
             in_flight: timing.in_flight,
             routes,

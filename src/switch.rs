@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use serde::Serialize;
+
 /// Whether a layer does its work.
 ///
 /// ```
@@ -11,7 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// let layer = RateLimitLayer::per_ip(Quota::per_minute(20));
 /// layer.switch(Switch::Shadow); // from now on it only counts what it would refuse
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Switch {
     /// It does.
@@ -19,7 +22,7 @@ pub enum Switch {
     On,
     /// It does nothing; requests pass as if it were not there.
     Off,
-    /// It decides and counts as if it were on, and changes nothing for requests. A cache knows no shadow, and says so.
+    /// It decides and counts as if it were on, and changes nothing for requests.
     Shadow,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::barrier::Barriers;
+use super::books::Books;
 use super::contained::Contained;
 use super::core::Core;
 use super::flight::Flights;
@@ -324,8 +325,8 @@ impl CacheBuilder {
             enabled: self.enabled,
             switch: SwitchCell::default(),
             settings,
-            counters: Counters::new(rules.len()),
-            rules,
+            counters: Counters::default(),
+            rules: Books::new(rules),
             identity: self.identity,
             store,
             clock: self.clock,

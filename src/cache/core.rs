@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::barrier::Barriers;
+use super::books::{Book, Books, Ruling};
 use super::directive::RequestDirectives;
 use super::entry::{Began, Meta};
 use super::facts::Facts;
@@ -21,7 +22,7 @@ use super::keying::{KeyBuilder, KeyParts};
 use super::passing::Passing;
 use super::policy;
 use super::reason::Reason;
-use super::rules::{Rule, RuleBook};
+use super::rules::Rule;
 use super::settings::{Profile, Settings};
 use super::stats::{CacheStats, Counters, RouteCounters, count};
 use super::store::CacheStore;
@@ -33,7 +34,7 @@ use crate::event::{Event, Events};
 use crate::head::RequestHead;
 use crate::key::{KeyExtractor, SharedExtractor};
 use crate::route::UNMATCHED;
-use crate::switch::SwitchCell;
+use crate::switch::{Switch, SwitchCell};
 
 /// A rule that was of no use to this many requests is worth a warning.
 const PATIENCE: u64 = 100;
@@ -43,7 +44,7 @@ pub(crate) struct Core {
     pub(crate) enabled: bool,
     pub(crate) switch: SwitchCell,
     pub(crate) settings: Settings,
-    pub(crate) rules: RuleBook,
+    pub(crate) rules: Books,
     pub(crate) identity: Option<SharedExtractor>,
     pub(crate) store: Arc<dyn CacheStore>,
     pub(crate) clock: Clock,
@@ -61,7 +62,7 @@ pub(crate) struct Core {
 /// What a request asks for, owned.
 pub(crate) struct Ask {
     pub(crate) route: Arc<RouteCounters>,
-    pub(crate) rule: usize,
+    pub(crate) rule: Ruling,
     pub(crate) facts: Facts,
     pub(crate) head_only: bool,
     /// A POST, whose answer may serve a later GET (profile `shared`).
@@ -99,22 +100,22 @@ impl Core {
     /// # Errors
     /// The reason to pass it by, with the counters of its route.
     pub(crate) fn ask(&self, head: &RequestHead<'_>, has_body: bool) -> Result<Ask, (Reason, Arc<RouteCounters>)> {
-        let index = self.rules.find(head);
-        let rule = self.rules.rule(index);
-        let name = head.matched_path().or_else(|| self.rules.pattern(index)).unwrap_or(UNMATCHED);
+        let ruling = self.rules.find(head);
+        let rule = self.rules.rule(&ruling);
+        let name = head.matched_path().or_else(|| self.rules.pattern(&ruling)).unwrap_or(UNMATCHED);
         let route = self.counters.route(name);
-        count(&self.counters.rules[index].matched);
+        count(&self.rules.counters(&ruling).matched);
         let facts = Facts::scan(head.headers());
         match self.key(head, facts, has_body, rule) {
             Ok((key, identified, wish)) => {
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
-                Ok(Ask { route, rule: index, facts, head_only, post, identified, wish, key })
+                Ok(Ask { route, rule: ruling, facts, head_only, post, identified, wish, key })
             }
             Err(reason) => {
                 route.bypass(reason);
                 carrier::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
-                    self.warn_if_useless(index, reason);
+                    self.warn_if_useless(&ruling, reason);
                 }
                 Err((reason, route))
             }
@@ -174,13 +175,13 @@ impl Core {
     }
 
     /// The route's rule proved useful.
-    pub(crate) fn useful(&self, rule: usize) {
-        count(&self.counters.rules[rule].useful);
+    pub(crate) fn useful(&self, rule: &Ruling) {
+        count(&self.rules.counters(rule).useful);
     }
 
     /// A rule that has only bypassed after 100 requests is probably not what its author meant.
-    pub(crate) fn warn_if_useless(&self, rule: usize, reason: Reason) {
-        let counters = &self.counters.rules[rule];
+    pub(crate) fn warn_if_useless(&self, rule: &Ruling, reason: Reason) {
+        let counters = self.rules.counters(rule);
         let tried = counters.matched.load(Ordering::Relaxed);
         let (Some(pattern), false) = (self.rules.pattern(rule), self.rules.rule(rule).never) else { return };
         if tried >= PATIENCE && counters.useful.load(Ordering::Relaxed) == 0 {
@@ -200,9 +201,8 @@ impl Core {
         stats.levels = self.store.stats();
         stats.flights = self.flights.count();
         stats.in_flight_bytes = self.held.load(Ordering::Relaxed);
-        let unmatched = |index: &usize| self.counters.rules[*index].matched.load(Ordering::Relaxed) == 0;
-        let patterns = (0..self.rules.len()).filter(unmatched).filter_map(|index| self.rules.pattern(index));
-        stats.unmatched_rules = patterns.map(str::to_owned).collect();
+        stats.unmatched_rules = self.rules.look(Book::unmatched);
+        stats.switch = if self.enabled { self.switch.get() } else { Switch::Off };
         stats
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Job<O, B> {
     pub(crate) beginning: Option<Arc<Entry>>,
     /// Whether the request is forwarded as the client made it.
     pub(crate) unchanged: bool,
+    /// Whether the client is given what the inner service says, as it says it: the cache only looks.
+    pub(crate) is_shadow: bool,
     pub(crate) forward: Forward,
 }
 
@@ -80,6 +82,7 @@ pub(super) struct Errand {
     pub(super) headers: HeaderMap,
     pub(super) stale: Option<Arc<Entry>>,
     pub(super) forward: Forward,
+    pub(super) is_shadow: bool,
     pub(super) lead: Option<Lead>,
     /// Why this request goes alone.
     pub(super) detail: Option<Reason>,
@@ -94,7 +97,7 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
     lead: Option<Lead>,
     detail: Option<Reason>,
 ) -> (Answer<O::Body, O::Error>, Option<Rest>) {
-    let Job { core, origin, mut request, ask, stale, beginning, unchanged, forward } = job;
+    let Job { core, origin, mut request, ask, stale, beginning, unchanged, is_shadow, forward } = job;
     let headers = request.headers().clone();
     let theirs = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match theirs {
@@ -104,7 +107,7 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
     let (asked, began) = (core.clock.now(), core.begin());
     core.counters.called();
     let unsettled = ask.post.then(|| Unsettled::new(core.clone(), Method::POST, ask.key.clone()));
-    let errand = Errand { core, ask, headers, stale, forward, lead, detail, asked, began, question };
+    let errand = Errand { core, ask, headers, stale, forward, is_shadow, lead, detail, asked, began, question };
     match origin.fetch(request).await {
         Ok(response) => {
             if let Some(unsettled) = unsettled {
@@ -193,7 +196,7 @@ impl Errand {
         let answered = self.core.clock.now();
         Case {
             settings: &self.core.settings,
-            rule: self.core.rules.rule(self.ask.rule),
+            rule: self.core.rules.rule(&self.ask.rule),
             facts: self.ask.facts,
             identified: self.ask.identified,
             moments: Moments { asked: self.asked, answered, wall: self.core.clock.wall() },
@@ -207,7 +210,7 @@ impl Errand {
     }
 
     fn often_enough(&self) -> Result<(), Reason> {
-        let wanted = self.core.rules.rule(self.ask.rule).min_uses;
+        let wanted = self.core.rules.rule(&self.ask.rule).min_uses;
         // What is stored already has been asked for often enough.
         if wanted <= 1 || self.stale.is_some() || self.core.uses.count(&self.ask.key) >= wanted {
             return Ok(());
@@ -232,7 +235,7 @@ impl Errand {
     pub(super) fn pass(&self, reason: Reason, status: StatusCode) {
         let core = &self.core;
         self.ask.route.bypass(reason);
-        core.warn_if_useless(self.ask.rule, reason);
+        core.warn_if_useless(&self.ask.rule, reason);
         // A part, or the answer to a client's own condition, says nothing of what a whole answer would be.
         if !self.ask.wants_part() && status != StatusCode::NOT_MODIFIED {
             core.passing.mark(&self.ask.key, core.clock.now(), core.settings.hit_for_miss);
@@ -248,6 +251,9 @@ impl Errand {
     }
 
     pub(super) fn describe<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
+        if self.is_shadow {
+            return;
+        }
         let forward_status = Some(response.status());
         let forward = if self.ask.post { Forward::Method } else { self.forward };
         let report = Report { forward_status, stored, detail: detail.or(self.detail), ..Report::forward(forward) };

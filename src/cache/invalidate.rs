@@ -148,7 +148,8 @@ impl Invalidate {
         let uri: Uri = target.parse().map_err(|_| malformed(url))?;
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
-        let rule = self.core.rules.rule(self.core.rules.find(&RequestHead::of(&request)));
+        let ruling = self.core.rules.find(&RequestHead::of(&request));
+        let rule = self.core.rules.rule(&ruling);
         let mut key = KeyBuilder::new();
         key.target(scheme, authority.as_bytes(), &uri, self.core.key_parts(rule))
             .and_then(|()| key.finish())

@@ -21,7 +21,7 @@ use super::origin::Origin;
 use super::policy::{self, Standing};
 use super::reason::Reason;
 use super::settings::Profile;
-use super::stats::answered;
+use super::stats::{answered, count};
 use super::status::{Forward, Report};
 use super::{partial, range, respond, tee, validate, vary, wish};
 use crate::answer::BoxFuture;
@@ -151,7 +151,7 @@ fn join(core: &Arc<Core>, ask: &Ask, key: &CacheKey) -> Join {
 fn hit<O, B, I>(job: &Job<O, B>, entry: &Entry) -> Response<Body<I>> {
     answered(&job.ask.route.hits, CacheNote::Hit);
     job.core.counters.avoided(entry.meta.took);
-    job.core.useful(job.ask.rule);
+    job.core.useful(&job.ask.rule);
     respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), Report::default())
 }
 
@@ -216,6 +216,21 @@ async fn alone<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, reason: Option<R
         detach(rest);
     }
     answer
+}
+
+/// Looks only: the inner service answers, whatever is found; what is not found is stored.
+pub(crate) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>) -> Answer<O::Body, O::Error> {
+    (job.unchanged, job.is_shadow) = (true, true);
+    let search = job.core.search(&job.ask.key, job.core.clock.now());
+    if let (_, Found::Entry(entry, standing)) = look(&job.core, &job.ask, job.request.headers(), search).await
+        && !matches!(standing, Standing::Stale { .. })
+        && respond::holds(&entry, job.asker())
+    {
+        count(&job.ask.route.shadowed);
+        job.core.counters.called();
+        return job.origin.fetch(job.request).await;
+    }
+    alone(job, None).await
 }
 
 /// A POST: never looked up, never shared; its answer invalidates, and may serve a later GET.

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
 
 use super::barrier::Validity;
+use super::books::Ruling;
 use super::core::{Ask, Core};
 use super::entry::{Entry, Kept, Language, Meta, Stored, Variant, VaryIndex};
 use super::key::CacheKey;
@@ -22,7 +23,7 @@ const SMALL: usize = 64 * 1024;
 pub(crate) struct Keeping {
     pub(crate) core: Arc<Core>,
     pub(crate) route: Arc<RouteCounters>,
-    pub(crate) rule: usize,
+    pub(crate) rule: Ruling,
     /// The primary key.
     pub(crate) key: CacheKey,
     pub(crate) names: Arc<[HeaderName]>,
@@ -43,7 +44,7 @@ impl Keeping {
         part: Option<ContentRange>,
     ) -> Self {
         let (core, route, key) = (core.clone(), ask.route.clone(), ask.key.clone());
-        Self { core, route, rule: ask.rule, key, names, selection, meta, part, language: None }
+        Self { core, route, rule: ask.rule.clone(), key, names, selection, meta, part, language: None }
     }
 
     /// Stores a body that was read whole; as an error, why not.
@@ -82,7 +83,7 @@ impl Keeping {
             self.write(Stored::Vary(Arc::new(index))).await?;
         }
         count(&self.route.stored);
-        self.core.useful(self.rule);
+        self.core.useful(&self.rule);
         self.core.passing.clear(&self.key);
         Ok(entry)
     }

@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::builder::CacheBuilder;
 use super::core::Core;
 use super::invalidate::Invalidate;
+use super::rules::Rules;
 use super::service::Cache;
 use super::stats::CacheStats;
 use crate::body::Wrap;
@@ -63,17 +64,37 @@ impl CacheLayer {
         self.core.stats()
     }
 
-    /// Switches the cache on or off from now on. While it is off, requests pass as if it were not there, entries are
-    /// kept, and unsafe methods still invalidate them. A cache that was built not [enabled](CacheBuilder::enabled)
-    /// stays off.
+    /// Switches the cache on, off or to looking only, from now on. A cache that was built not
+    /// [enabled](CacheBuilder::enabled) stays off.
+    ///
+    /// | | requests | entries |
+    /// |---|---|---|
+    /// | [`Off`](Switch::Off) | pass as if it were not there | are kept; unsafe methods still invalidate them |
+    /// | [`Shadow`](Switch::Shadow) | are all answered by the inner service, with what it says, unchanged; those that the store could have answered are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are made and invalidated as if it were on |
+    ///
+    /// While it only looks, nobody waits for another's fetch, nothing is refreshed in the background, and no stale entry
+    /// stands in for a failure.
+    pub fn switch(&self, switch: Switch) {
+        self.core.switch.set(switch);
+    }
+
+    /// Judges requests that come from now on by these rules, in place of those the layer was built with. What is stored
+    /// is kept, with the life it was given; [invalidate](Self::invalidate) what should go sooner. The figures of rules
+    /// ([`unmatched_rules`](CacheStats::unmatched_rules)) begin anew.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::cache::{CacheLayer, Rule, Rules};
+    ///
+    /// let cache = CacheLayer::in_memory(1 << 20);
+    /// cache.set_rules(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(5))))?;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Switch::Shadow`]: a cache cannot only look.
-    pub fn switch(&self, switch: Switch) -> Result<(), Error> {
-        if switch == Switch::Shadow {
-            return Err(Error::config("a cache is on or off: it has no shadow"));
-        }
-        self.core.switch.set(switch);
+    /// Names the first value of the rules that is wrong; the old rules stay.
+    pub fn set_rules(&self, rules: Rules) -> Result<(), Error> {
+        self.core.rules.replace(rules.compile()?);
         Ok(())
     }
 
@@ -102,7 +123,7 @@ impl fmt::Debug for CacheLayer {
         f.debug_struct("CacheLayer")
             .field("enabled", &core.enabled)
             .field("settings", &core.settings)
-            .field("rules", &core.rules.patterns)
+            .field("rules", &core.rules)
             .field("identity", &core.identity.is_some())
             .finish_non_exhaustive()
     }

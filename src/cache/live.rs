@@ -48,10 +48,12 @@ impl Errand {
         if let Some(lead) = &lead {
             lead.tell(Progress::Live(Arc::new(Live { meta: meta.clone(), names, selection, tee: tee.clone() })));
         }
-        copy_date(&mut parts.headers, &meta);
+        if !self.is_shadow {
+            copy_date(&mut parts.headers, &meta);
+        }
         let client = Body::stream(Box::pin(tee.leader()));
         let mut response = Response::from_parts(parts, client);
-        if respond::has_it(self.asker(), response.status(), response.headers()) {
+        if !self.is_shadow && respond::has_it(self.asker(), response.status(), response.headers()) {
             response = validate::into_not_modified(response);
         }
         self.describe(&mut response, None, true);
@@ -121,7 +123,7 @@ async fn store(keeping: Keeping, mut pump: Pump, tee: Arc<Tee>, lead: Option<Lea
     };
     if let Err(reason) = kept {
         keeping.route.bypass(reason);
-        core.warn_if_useless(keeping.rule, reason);
+        core.warn_if_useless(&keeping.rule, reason);
         if reason == Reason::TooLarge {
             core.passing.mark(&keeping.key, core.clock.now(), core.settings.hit_for_miss);
         }

@@ -102,6 +102,7 @@
 #![doc = include_str!("../docs/cache_reasons.md")]
 
 pub(crate) mod barrier;
+mod books;
 mod builder;
 pub mod conformance;
 mod contained;

@@ -84,11 +84,15 @@ where
             return self.past(request, None);
         }
         let head = RequestHead::of(&request);
-        if self.core.switch.get() == Switch::Off {
-            let after = self.after_unseen(&head);
-            return self.past(request, after);
+        let switch = self.core.switch.get();
+        if switch == Switch::Off {
+            return self.unseen(request);
         }
         let ask = match self.core.ask(&head, has_body(&request)) {
+            Ok(ask) if switch == Switch::Shadow && !ask.post => {
+                return ResponseFuture::work(Box::pin(join::shadow(self.job(request, ask))));
+            }
+            _ if switch == Switch::Shadow => return self.unseen(request),
             Ok(ask) => ask,
             Err((reason, _)) => {
                 let after = self.after(&head, reason);
@@ -119,7 +123,7 @@ where
             Found::Entry(entry, Standing::Fresh) if respond::holds(&entry, asker) => {
                 answered(&ask.route.hits, CacheNote::Hit);
                 self.core.counters.avoided(entry.meta.took);
-                self.core.useful(ask.rule);
+                self.core.useful(&ask.rule);
                 ResponseFuture::ready(respond::stored(&self.core, &entry, asker, now, Report::default()))
             }
             found => ResponseFuture::work(Box::pin(join::go(self.job(request, ask), variant, found))),
@@ -141,6 +145,7 @@ impl<S: Clone, W> Cache<S, W> {
             stale: None,
             beginning: None,
             unchanged: false,
+            is_shadow: false,
             forward: Forward::UriMiss,
         }
     }
@@ -152,6 +157,18 @@ impl<S: Clone, W> Cache<S, W> {
         ResponseFuture::past(Past::new(Oneshot::new(self.inner.clone(), request), after))
     }
 
+    /// A request that passes by a cache that is off. What it changes still invalidates, so that nothing stale is served
+    /// afterwards.
+    #[cold]
+    fn unseen<B, E, I>(&self, request: Request<B>) -> Passing<S, B, W, E, I>
+    where
+        S: Service<Request<B>>,
+    {
+        let target = self.unsettled(&RequestHead::of(&request));
+        let after = target.map(|target| After { core: self.core.clone(), report: None, target: Some(target) });
+        self.past(request, after)
+    }
+
     /// What to do when this request, which passes by, is answered.
     fn after(&self, head: &RequestHead<'_>, reason: Reason) -> After {
         let core = self.core.clone();
@@ -159,13 +176,6 @@ impl<S: Clone, W> Cache<S, W> {
         core.counters.called();
         let target = self.unsettled(head);
         After { core, report: Some(Report { detail: Some(reason), ..Report::forward(forward) }), target }
-    }
-
-    /// The same while the cache is off: what changes still invalidates, so that nothing stale is served afterwards.
-    #[cold]
-    fn after_unseen(&self, head: &RequestHead<'_>) -> Option<After> {
-        let target = self.unsettled(head)?;
-        Some(After { core: self.core.clone(), report: None, target: Some(target) })
     }
 
     /// What an unsafe request invalidates once it succeeds.
@@ -178,7 +188,8 @@ impl<S: Clone, W> Cache<S, W> {
 
     /// The key of the resource that an unsafe request addresses.
     fn target(&self, head: &RequestHead<'_>) -> Option<CacheKey> {
-        let rule = self.core.rules.rule(self.core.rules.find(head));
+        let ruling = self.core.rules.find(head);
+        let rule = self.core.rules.rule(&ruling);
         let mut key = KeyBuilder::new();
         key.request(head, self.core.key_parts(rule)).ok()?;
         key.finish().ok()

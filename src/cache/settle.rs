@@ -79,7 +79,8 @@ impl Core {
         let scheme = std::str::from_utf8(target.scheme).ok()?;
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
-        let rule = self.rules.rule(self.rules.find(&RequestHead::of(&request)));
+        let ruling = self.rules.find(&RequestHead::of(&request));
+        let rule = self.rules.rule(&ruling);
         let mut other = KeyBuilder::new();
         other.target(scheme, target.authority, uri, self.key_parts(rule)).ok()?;
         other.finish().ok()

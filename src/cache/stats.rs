@@ -12,6 +12,7 @@ use super::store::LevelStats;
 use crate::carrier::{self, CacheNote};
 use crate::clock::nanos;
 use crate::event::Once;
+use crate::switch::Switch;
 
 /// Routes counted apart before the rest is "other".
 const MOST_ROUTES: usize = 256;
@@ -30,6 +31,8 @@ const OTHER: &str = "other";
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CacheStats {
+    /// Whether it is on, off, or only looks.
+    pub switch: Switch,
     /// Per route: the first 256 by name, all others together as `other`.
     pub routes: BTreeMap<String, RouteStats>,
     /// Per level of the store, the nearest first.
@@ -63,6 +66,8 @@ pub struct RouteStats {
     pub misses: u64,
     /// Answered by a fetch that somebody else had begun.
     pub collapsed: u64,
+    /// Fetched although the store could have answered: the cache was [only looking](crate::Switch::Shadow).
+    pub shadowed: u64,
     /// Responses kept.
     pub stored: u64,
     /// Requests passed by and responses not kept, by [`Reason`].
@@ -81,6 +86,7 @@ pub(crate) struct RouteCounters {
     pub(crate) revalidated: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) collapsed: AtomicU64,
+    pub(crate) shadowed: AtomicU64,
     pub(crate) stored: AtomicU64,
     bypassed: [AtomicU64; Reason::COUNT],
 }
@@ -94,6 +100,7 @@ impl Default for RouteCounters {
             revalidated: zero(),
             misses: zero(),
             collapsed: zero(),
+            shadowed: zero(),
             stored: zero(),
             bypassed: std::array::from_fn(|_| AtomicU64::new(0)),
         }
@@ -128,6 +135,7 @@ impl RouteCounters {
             revalidated: read(&self.revalidated),
             misses: read(&self.misses),
             collapsed: read(&self.collapsed),
+            shadowed: read(&self.shadowed),
             stored: read(&self.stored),
             bypassed: bypassed.filter(|(_, count)| *count > 0).collect(),
         }
@@ -146,17 +154,12 @@ pub(crate) struct RuleCounters {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     routes: RwLock<HashMap<Box<str>, Arc<RouteCounters>, foldhash::fast::RandomState>>,
-    pub(crate) rules: Vec<RuleCounters>,
     inner_calls: AtomicU64,
     avoided: AtomicU64,
     saved: AtomicU64,
 }
 
 impl Counters {
-    pub(crate) fn new(rules: usize) -> Self {
-        Self { rules: (0..rules).map(|_| RuleCounters::default()).collect(), ..Self::default() }
-    }
-
     /// The counters of the route with this name.
     pub(crate) fn route(&self, name: &str) -> Arc<RouteCounters> {
         if let Some(known) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name) {
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn routes_beyond_the_bound_share_one_name() {
-        let counters = Counters::new(0);
+        let counters = Counters::default();
         for n in 0..1000 {
             count(&counters.route(&format!("/{n}")).hits);
         }

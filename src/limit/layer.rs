@@ -70,7 +70,8 @@ impl RateLimitLayer {
     /// What has been admitted and refused, and what the store holds.
     #[must_use]
     pub fn stats(&self) -> RateLimitStats {
-        self.limiter.as_ref().map(|limiter| limiter.stats()).unwrap_or_default()
+        let off = || RateLimitStats { switch: Switch::Off, ..RateLimitStats::default() };
+        self.limiter.as_ref().map_or_else(off, |limiter| limiter.stats())
     }
 
     /// What has been admitted and refused, for Prometheus, in its text format; with a store that a fleet shares, also how

@@ -3,7 +3,7 @@
 //!
 //! Until something is changed, a request pays one load of a flag for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::join_all;
@@ -16,14 +16,14 @@ use super::remote::Waiting;
 use super::{Quota, RateLimitStats};
 use crate::error::Error;
 use crate::head::RequestHead;
-use crate::switch::Switch;
+use crate::switch::{Switch, SwitchCell};
 
 /// Changes since a layer was built.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     /// Whether a request needs more than the common way.
     special: AtomicBool,
-    switch: AtomicU8,
+    switch: SwitchCell,
     quotas: RwLock<SmallVec<[(Label, Quota); 4]>>,
 }
 
@@ -38,20 +38,11 @@ impl Live {
     }
 
     pub(super) fn switch(&self) -> Switch {
-        match self.switch.load(Ordering::Relaxed) {
-            0 => Switch::On,
-            1 => Switch::Off,
-            _ => Switch::Shadow,
-        }
+        self.switch.get()
     }
 
     fn set_switch(&self, switch: Switch) {
-        let number = match switch {
-            Switch::On => 0,
-            Switch::Off => 1,
-            Switch::Shadow => 2,
-        };
-        self.switch.store(number, Ordering::Relaxed);
+        self.switch.set(switch);
         self.special.store(true, Ordering::Relaxed);
     }
 
@@ -73,8 +64,9 @@ impl Live {
         }
     }
 
-    /// The quotas in force, where they are not those of the beginning.
+    /// The switch, and the quotas in force, where they are not those of the beginning.
     pub(super) fn tell<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(Label) -> &'a str) {
+        stats.switch = self.switch();
         for (label, quota) in self.quotas.read().unwrap_or_else(PoisonError::into_inner).iter() {
             let name = name(*label);
             for limit in stats.limits.iter_mut().filter(|limit| *limit.name == *name) {

@@ -10,6 +10,7 @@ use super::decision::Label;
 use super::plan::Plan;
 use super::{LimitStoreStats, RemoteStats};
 use crate::striped::Striped;
+use crate::switch::Switch;
 
 /// Routes counted by name; those beyond share `"other"`.
 const ROUTES: usize = 256;
@@ -18,6 +19,8 @@ const ROUTES: usize = 256;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RateLimitStats {
+    /// Whether they are on, off, or only look.
+    pub switch: Switch,
     /// Requests admitted.
     pub admitted: u64,
     /// Requests refused.
@@ -125,6 +128,7 @@ impl Counters {
             .collect();
         routes.sort_by(|a, b| a.route.cmp(&b.route));
         RateLimitStats {
+            switch: Switch::On,
             admitted: self.requests.sum(ADMITTED),
             refused: self.requests.sum(REFUSED),
             degraded: self.requests.sum(DEGRADED),

@@ -84,6 +84,7 @@ impl State {
         let (findings, finding_counts) = self.core.findings();
         let slow = self.core.slow();
         TimingStats {
+            switch: if self.settings().enabled { self.switch.get() } else { Switch::Off },
             requests: routes.iter().map(|route| route.requests).sum(),
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             latency: Latency::of(&all),

@@ -10,6 +10,7 @@ use super::finding::FindingKind;
 use super::histogram::Histogram;
 use super::latencies::Latencies;
 use crate::clock::Timestamp;
+use crate::switch::Switch;
 
 /// Everything a [`TimingLayer`](super::TimingLayer) has measured since it was built.
 ///
@@ -23,6 +24,8 @@ use crate::clock::Timestamp;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct TimingStats {
+    /// Whether it is on, off, or only measures.
+    pub switch: Switch,
     /// Requests that came in, answered or not.
     pub requests: u64,
     /// Requests that are being answered now.
