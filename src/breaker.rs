@@ -50,7 +50,6 @@ impl Default for Policy {
 pub(crate) enum Outcome {
     Success,
     /// Answered, but later than is useful: counts in the share, not in the row.
-    #[cfg_attr(not(test), allow(dead_code, reason = "calls of slow upstreams end so"))]
     Slow,
     Failure,
 }
@@ -116,7 +115,25 @@ impl Breaker {
         self.probe_at.is_none_or(|at| now >= at)
     }
 
+    /// When the next probe may pass; `None` while shut.
+    pub(crate) const fn probe_at(&self) -> Option<Timestamp> {
+        self.probe_at
+    }
+
+    /// Opens until then, for whoever is called has said when to come back. Says whether that opened it.
+    pub(crate) fn open_until(&mut self, until: Timestamp, now: Timestamp) -> Option<bool> {
+        if until <= now {
+            return None;
+        }
+        let was_open = self.is_open();
+        let until = self.probe_at.map_or(until, |at| at.max(until));
+        // Calls that are still under way were made before it said so.
+        self.turn_to(Some(until));
+        (!was_open).then_some(true)
+    }
+
     /// Lets the next call through as a probe: something has changed.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "connections are made for Redis"))]
     pub(crate) fn probe_now(&mut self, now: Timestamp) {
         self.probe_at = self.probe_at.map(|at| at.min(now));
     }
@@ -264,6 +281,19 @@ mod tests {
                 *self = Self { open_since: Some(now), ..Self::default() };
             }
         }
+    }
+
+    #[test]
+    fn told_to_wait_it_is_open_until_then() {
+        let mut breaker = Breaker::new(Policy::default());
+        let early = breaker.admit(START).expect("shut");
+        assert_eq!(breaker.open_until(START, START), None, "at once is no time to wait");
+        assert_eq!(breaker.open_until(START + SECOND * 30, START), Some(true));
+        assert_eq!(breaker.record(early, Outcome::Success, START), None);
+        assert_eq!(breaker.open_until(START + SECOND * 10, START), None, "the later of two counts");
+        assert!(breaker.admit(START + SECOND * 29).is_none() && breaker.is_open());
+        let probe = breaker.admit(START + SECOND * 30).expect("a probe");
+        assert_eq!(breaker.record(probe, Outcome::Success, START + SECOND * 30), Some(false));
     }
 
     proptest! {

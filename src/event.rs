@@ -107,6 +107,42 @@ pub enum Event<'a> {
         /// How long, together.
         waited: Duration,
     },
+    /// An upstream's quota is used up to a threshold. Once per crossing.
+    QuotaUsed {
+        /// The upstream's name.
+        upstream: &'a str,
+        /// The window: `minute`, `hour`, `day`, `month`, or what the upstream calls the limit.
+        window: &'a str,
+        /// The threshold, in per cent of the limit.
+        percent: u8,
+        /// Credits spent in this window.
+        spent: u64,
+        /// What may be spent in it.
+        limit: u64,
+        /// How long until the next window.
+        resets_in: Duration,
+        /// How long the rest lasts at the rate of the last hour or day, where it does not last until the next window.
+        exhausted_in: Option<Duration>,
+    },
+    /// A call of an upstream was not made.
+    CallShed {
+        /// The upstream's name.
+        upstream: &'a str,
+        /// Why, in one word: see [`ShedReason`](crate::upstream::ShedReason).
+        reason: &'static str,
+        /// How long until the same call may be worth trying.
+        retry_after: Duration,
+    },
+    /// An upstream fails, or is slow, so often that it is not called; until [`CircuitShut`](Self::CircuitShut).
+    CircuitOpened {
+        /// The upstream's name.
+        upstream: &'a str,
+    },
+    /// An upstream answers again.
+    CircuitShut {
+        /// The upstream's name.
+        upstream: &'a str,
+    },
     /// Something looks misconfigured. Each kind is reported once per layer.
     Warning {
         /// A stable word for the kind of warning.
@@ -209,6 +245,14 @@ fn log(event: &Event<'_>) {
             target: "tollgate", route, waits, ?waited,
             "pool starvation: the request waited for a connection; hold fewer for less time, or enlarge the pool"
         ),
+        Event::QuotaUsed { upstream, window, percent, spent, limit, resets_in, exhausted_in } => tracing::warn!(
+            target: "tollgate", upstream, window, percent, spent, limit, ?resets_in, ?exhausted_in,
+            "{percent} % of the quota is used"
+        ),
+        Event::CircuitOpened { upstream } => {
+            tracing::warn!(target: "tollgate", upstream, "circuit open: the upstream is not called");
+        }
+        Event::CircuitShut { upstream } => tracing::info!(target: "tollgate", upstream, "circuit shut again"),
         // "A refusal is cheap": no log line per refusal.
         _ => {}
     }

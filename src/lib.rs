@@ -61,7 +61,6 @@
 
 mod answer;
 pub mod body;
-#[cfg(feature = "redis")]
 mod breaker;
 mod budget;
 mod carrier;
@@ -74,6 +73,7 @@ mod fields;
 mod guard;
 mod head;
 mod route;
+mod sf;
 mod stack;
 mod stats;
 mod striped;
@@ -88,6 +88,7 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod timing;
+pub mod upstream;
 
 pub use answer::{Answer, AnswerFuture, BoxFuture};
 pub use body::{Body, BodyError};

@@ -17,7 +17,8 @@ use super::freshness::{self, Lifetime, Moments};
 use super::reason::Reason;
 use super::rules::Rule;
 use super::settings::{Profile, Settings};
-use super::{range, sf, tag, validate, vary};
+use super::{range, tag, validate, vary};
+use crate::sf;
 
 /// No lifetime is longer than a hundred years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -138,7 +139,7 @@ fn directives(headers: &HeaderMap, targeted: &[HeaderName]) -> (ResponseDirectiv
         let mut found = ResponseDirectives::default();
         for (name, item) in members {
             match item {
-                sf::Item::True | sf::Item::Other => found.take(name, None),
+                sf::Item::True | sf::Item::Text(_) | sf::Item::Other => found.take(name, None),
                 sf::Item::Integer(n) => found.take(name, Some(n.to_string().as_bytes())),
                 sf::Item::False => {}
             }

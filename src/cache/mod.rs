@@ -73,7 +73,7 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `facts` `key` `keying` `rules` `directive` `sf` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
+//! | `facts` `key` `keying` `rules` `directive` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
 //! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
 //! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
 //! | `barrier` `flight` `tee` `passing` `uses` `stats` | shared state, each with one job |
@@ -150,7 +150,6 @@ mod sample;
 mod service;
 mod settings;
 mod settle;
-mod sf;
 mod stats;
 mod status;
 mod store;

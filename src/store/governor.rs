@@ -1,9 +1,13 @@
 //! The per-node ceiling: `governor`'s direct limiter, one atomic number for the whole process.
 //!
 //! It has no peek and no refund, so it is asked last, after everything that can be given back.
+//!
+//! And [`Pacer`]: the same limiter, waited for. governor's own `until_ready` knows no bound and sleeps by a timer that no
+//! test can turn; so it is asked when the next turn comes, and the runtime sleeps.
 
 use std::num::NonZeroU32;
 use std::ops::Add;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock as GovernorClock, Reference};
@@ -11,9 +15,12 @@ use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{NotUntil, RateLimiter};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Timestamp, runtime_now};
 use crate::limit::{Quota, Verdict};
+use crate::upstream::Pace;
 
 type Direct = RateLimiter<NotKeyed, InMemoryState, Turned, StateInformationMiddleware>;
 
@@ -71,6 +78,84 @@ impl std::fmt::Debug for NodeCeiling {
     }
 }
 
+/// Turns at even distances, first come, first served.
+pub(crate) struct Pacer {
+    limiter: RateLimiter<NotKeyed, InMemoryState, Running, StateInformationMiddleware>,
+    interval: Duration,
+    /// Held by whoever is next.
+    front: Semaphore,
+    waiting: AtomicU32,
+    running: Running,
+}
+
+impl Pacer {
+    /// A pace that was checked to be possible.
+    pub(crate) fn new(pace: Pace) -> Self {
+        let interval = (pace.period / pace.calls.max(1)).max(Duration::from_nanos(1));
+        let burst = NonZeroU32::new(pace.burst).unwrap_or(NonZeroU32::MIN);
+        let described = governor::Quota::with_period(interval)
+            .unwrap_or_else(|| governor::Quota::per_second(burst))
+            .allow_burst(burst);
+        let running = Running(runtime_now());
+        let limiter = RateLimiter::direct_with_clock(described, running.clone()).with_middleware();
+        Self { limiter, interval, front: Semaphore::new(1), waiting: AtomicU32::new(0), running }
+    }
+
+    /// Takes a turn, where one is free and nobody waits for it.
+    pub(crate) fn may_go(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0 && self.limiter.check().is_ok()
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// How long it would have taken, where that is later than `by`; at once where that is plain already.
+    pub(crate) async fn turn(&self, by: Instant) -> Result<(), Duration> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Leaving(&self.waiting);
+        let queue = self.interval.saturating_mul(before);
+        if runtime_now() + queue > by {
+            return Err(queue);
+        }
+        let Ok(_front) = tokio::time::timeout_at(by, self.front.acquire()).await else { return Err(self.interval) };
+        loop {
+            let Err(until) = self.limiter.check() else { return Ok(()) };
+            let wait = until.wait_time_from(self.running.now());
+            if runtime_now() + wait > by {
+                return Err(wait);
+            }
+            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Pacer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pacer").field("interval", &self.interval).finish_non_exhaustive()
+    }
+}
+
+/// One fewer waits, however it ended.
+struct Leaving<'a>(&'a AtomicU32);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The runtime's clock, as governor asks for it.
+#[derive(Clone, Debug)]
+struct Running(Instant);
+
+impl GovernorClock for Running {
+    type Instant = Timestamp;
+
+    fn now(&self) -> Timestamp {
+        Timestamp::ZERO + (runtime_now() - self.0)
+    }
+}
+
 /// This crate's clock, as governor asks for it.
 #[derive(Clone, Debug)]
 struct Turned(Clock);
@@ -105,6 +190,29 @@ impl Reference for Timestamp {
 mod tests {
     use super::*;
     use crate::ManualClock;
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_at_even_distances_in_order_and_nobody_waits_too_long() {
+        let pacer = std::sync::Arc::new(Pacer::new(Pace::per_second(10).burst(2)));
+        assert!(pacer.may_go() && pacer.may_go() && !pacer.may_go());
+        let start = runtime_now();
+        let calls = (0..20).map(|n| {
+            let pacer = pacer.clone();
+            tokio::spawn(async move {
+                let turn = pacer.turn(start + Duration::from_millis(950)).await;
+                (n, turn.is_ok(), runtime_now() - start)
+            })
+        });
+        let ended = futures_util::future::join_all(calls.collect::<Vec<_>>()).await;
+        for ended in ended {
+            let (n, went, at) = ended.expect("it ends");
+            assert!(at <= Duration::from_millis(951), "the {n}th waited {at:?}");
+            let due = Duration::from_millis(100 * (n + 1));
+            assert_eq!(went, n < 9, "the {n}th after {at:?}");
+            assert!(!went || at >= due && at < due + Duration::from_millis(3), "the {n}th came at {at:?}");
+        }
+        assert_eq!(pacer.waiting.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn the_ceiling_is_per_period_and_refills() {

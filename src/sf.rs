@@ -1,47 +1,65 @@
-//! Structured fields (RFC 9651), as far as targeted cache control needs them: a dictionary, strictly parsed.
+//! Structured fields (RFC 9651), as far as targeted cache control and rate-limit fields need them: dictionaries and
+//! lists, strictly parsed. What does not parse anywhere is ignored as a whole.
 //!
-//! RFC 9213 §2.1: a targeted field is a Structured Field Dictionary; one that does not parse is ignored as a whole.
-//! Only the kind of each member matters here, so strings, tokens, dates and byte sequences are checked and dropped.
+//! Strings and tokens are given as they are written, escapes included; dates, byte sequences, decimals, display strings
+//! and inner lists are checked and dropped.
+
+use smallvec::SmallVec;
 
 /// One member's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Item {
+pub(crate) enum Item<'a> {
     /// `?1`, or a key alone.
     True,
     /// `?0`.
     False,
     /// A whole number.
     Integer(i64),
-    /// Anything else: a decimal, string, token, byte sequence, date, display string or inner list.
+    /// A string between its quotes, or a token.
+    Text(&'a [u8]),
+    /// Anything else: a decimal, byte sequence, date, display string or inner list.
     Other,
 }
 
 /// Parses a dictionary, its lines joined by commas; `None` where it is malformed anywhere.
-pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item)>> {
-    let mut parser = Parser { text, at: 0 };
-    let mut members: Vec<(&[u8], Item)> = Vec::new();
-    parser.skip(b" ");
-    if parser.peek().is_none() {
-        return Some(members);
-    }
-    loop {
+pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item<'_>)>> {
+    let mut members: Vec<(&[u8], Item<'_>)> = Vec::new();
+    Parser { text, at: 0 }.members(|parser| {
         let key = parser.key()?;
         let value = if parser.eat(b'=') { parser.member()? } else { Item::True };
-        parser.parameters()?;
+        parser.parameters(|_, _| {})?;
         // RFC 9651 §4.2.2: a key that comes again overwrites the earlier one.
         members.retain(|(known, _)| *known != key);
         members.push((key, value));
-        parser.skip(b" \t");
-        if parser.peek().is_none() {
-            return Some(members);
-        }
-        if !parser.eat(b',') {
-            return None;
-        }
-        parser.skip(b" \t");
-        // "If input_string is empty, there is a trailing comma; fail parsing."
-        parser.peek()?;
+        Some(())
+    })?;
+    Some(members)
+}
+
+/// A member of a list, with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member<'a> {
+    pub(crate) value: Item<'a>,
+    parameters: SmallVec<[(&'a [u8], Item<'a>); 4]>,
+}
+
+impl<'a> Member<'a> {
+    /// The parameter of that name; of several the last.
+    pub(crate) fn parameter(&self, name: &str) -> Option<Item<'a>> {
+        self.parameters.iter().rev().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| *value)
     }
+}
+
+/// Parses a list, its lines joined by commas; `None` where it is malformed anywhere.
+pub(crate) fn list(text: &[u8]) -> Option<Vec<Member<'_>>> {
+    let mut members = Vec::new();
+    Parser { text, at: 0 }.members(|parser| {
+        let mut member = Member { value: parser.member()?, parameters: SmallVec::new() };
+        parser.parameters(|key, value| member.parameters.push((key, value)))?;
+        members.push(member);
+        Some(())
+    })?;
+    Some(members)
 }
 
 struct Parser<'a> {
@@ -50,6 +68,27 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
+    /// Members between commas, up to the end.
+    fn members(&mut self, mut member: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.skip(b" ");
+        if self.peek().is_none() {
+            return Some(());
+        }
+        loop {
+            member(self)?;
+            self.skip(b" \t");
+            if self.peek().is_none() {
+                return Some(());
+            }
+            if !self.eat(b',') {
+                return None;
+            }
+            self.skip(b" \t");
+            // "If input_string is empty, there is a trailing comma; fail parsing."
+            self.peek()?;
+        }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
@@ -88,19 +127,19 @@ impl<'a> Parser<'a> {
         Some(self.take_while(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'*')))
     }
 
-    fn member(&mut self) -> Option<Item> {
+    fn member(&mut self) -> Option<Item<'a>> {
         if self.eat(b'(') { self.inner_list() } else { self.bare() }
     }
 
     /// RFC 9651 §4.2.1.2.
-    fn inner_list(&mut self) -> Option<Item> {
+    fn inner_list(&mut self) -> Option<Item<'a>> {
         loop {
             self.skip(b" ");
             if self.eat(b')') {
                 return Some(Item::Other);
             }
             self.bare()?;
-            self.parameters()?;
+            self.parameters(|_, _| {})?;
             if !matches!(self.peek()?, b' ' | b')') {
                 return None;
             }
@@ -108,19 +147,17 @@ impl<'a> Parser<'a> {
     }
 
     /// RFC 9651 §4.2.3.2.
-    fn parameters(&mut self) -> Option<()> {
+    fn parameters(&mut self, mut found: impl FnMut(&'a [u8], Item<'a>)) -> Option<()> {
         while self.eat(b';') {
             self.skip(b" ");
-            self.key()?;
-            if self.eat(b'=') {
-                self.bare()?;
-            }
+            let key = self.key()?;
+            found(key, if self.eat(b'=') { self.bare()? } else { Item::True });
         }
         Some(())
     }
 
     /// RFC 9651 §4.2.3.1.
-    fn bare(&mut self) -> Option<Item> {
+    fn bare(&mut self) -> Option<Item<'a>> {
         match self.peek()? {
             b'-' | b'0'..=b'9' => self.number(),
             b'"' => self.string(),
@@ -132,15 +169,14 @@ impl<'a> Parser<'a> {
             }
             b'%' => self.display_string(),
             b'A'..=b'Z' | b'a'..=b'z' | b'*' => {
-                self.take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b));
-                Some(Item::Other)
+                Some(Item::Text(self.take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b))))
             }
             _ => None,
         }
     }
 
     /// RFC 9651 §4.2.4: at most 15 digits, or 12 before and 3 after the point.
-    fn number(&mut self) -> Option<Item> {
+    fn number(&mut self) -> Option<Item<'a>> {
         let negative = self.eat(b'-');
         let digits = self.take_while(|b| b.is_ascii_digit());
         if digits.is_empty() || digits.len() > 15 {
@@ -154,11 +190,12 @@ impl<'a> Parser<'a> {
         Some(Item::Integer(if negative { -value } else { value }))
     }
 
-    fn string(&mut self) -> Option<Item> {
+    fn string(&mut self) -> Option<Item<'a>> {
         self.at += 1;
+        let start = self.at;
         loop {
             match self.next()? {
-                b'"' => return Some(Item::Other),
+                b'"' => return Some(Item::Text(&self.text[start..self.at - 1])),
                 b'\\' if !matches!(self.next()?, b'"' | b'\\') => return None,
                 b'\\' | 0x20..=0x7e => {}
                 _ => return None,
@@ -166,7 +203,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn boolean(&mut self) -> Option<Item> {
+    fn boolean(&mut self) -> Option<Item<'a>> {
         self.at += 1;
         match self.next()? {
             b'1' => Some(Item::True),
@@ -175,13 +212,13 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn bytes(&mut self) -> Option<Item> {
+    fn bytes(&mut self) -> Option<Item<'a>> {
         self.at += 1;
         self.take_while(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
         self.eat(b':').then_some(Item::Other)
     }
 
-    fn display_string(&mut self) -> Option<Item> {
+    fn display_string(&mut self) -> Option<Item<'a>> {
         self.at += 1;
         if !self.eat(b'"') {
             return None;
@@ -208,10 +245,10 @@ mod tests {
     #[test]
     fn dictionaries_parse_or_fail_whole() {
         let parsed = dictionary(b"max-age=60, no-store, private=?0, x=\"a, b\";q=1, y=(a 1);z, max-age=5");
-        let expected: &[(&[u8], Item)] = &[
+        let expected: &[(&[u8], Item<'_>)] = &[
             (b"no-store", Item::True),
             (b"private", Item::False),
-            (b"x", Item::Other),
+            (b"x", Item::Text(b"a, b")),
             (b"y", Item::Other),
             (b"max-age", Item::Integer(5)),
         ];
@@ -243,10 +280,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn lists_give_their_parameters() {
+        let parsed = list(b"\"burst\";q=100; w=60, daily;q=1000;q=7;x").expect("a list");
+        let [burst, daily] = &parsed[..] else { unreachable!("two members") };
+        assert_eq!((burst.value, burst.parameter("q")), (Item::Text(b"burst"), Some(Item::Integer(100))));
+        assert_eq!((daily.value, daily.parameter("q")), (Item::Text(b"daily"), Some(Item::Integer(7))));
+        assert_eq!((daily.parameter("x"), daily.parameter("w")), (Some(Item::True), None));
+        for bad in ["a,", "\"a", "a;q=", "a b"] {
+            assert_eq!(list(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..48)) {
-            let _ = dictionary(&text);
+            let _ = (dictionary(&text), list(&text));
         }
     }
 }

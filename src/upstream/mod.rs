@@ -1,0 +1,36 @@
+//! Care for an upstream's quota.
+mod account;
+mod alert;
+mod block;
+mod builder;
+mod burn;
+mod calendar;
+mod circuit;
+mod core;
+mod credit;
+mod flow;
+mod future;
+mod layer;
+mod learn;
+mod ledger;
+mod meter;
+mod mode;
+mod peek;
+mod service;
+mod shed;
+mod stats;
+mod told;
+mod wait;
+mod when;
+
+pub use builder::UpstreamBuilder;
+pub use circuit::Circuit;
+pub use credit::Credits;
+pub use future::ResponseFuture;
+pub use layer::UpstreamLayer;
+pub use ledger::{Booking, CreditStore, MemoryCredits};
+pub use mode::{Mode, Pace, Priority};
+pub use service::Upstream;
+pub use shed::{Error, Shed, ShedReason};
+pub use stats::{EndpointStats, UpstreamStats, WindowStats};
+pub use told::Told;

@@ -1,0 +1,134 @@
+//! What takes time: waiting for a turn, for a window, for a booking. Each has a bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::account::{Call, Owing, Ticket, Verdict};
+use super::core::Core;
+use super::ledger::Booking;
+use super::mode::Mode;
+use super::shed::{Shed, ShedReason};
+use crate::clock::runtime_now;
+use crate::contain::contain;
+use crate::error::Error;
+use crate::event::Event;
+
+/// Nobody looks again sooner.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Waits for the call's turn, then for leave.
+pub(super) async fn turn(core: Arc<Core>, call: Call) -> Result<Ticket, Shed> {
+    let by = runtime_now() + core.mode.patience();
+    core.lock().account.waits += 1;
+    if let Some(pacer) = &core.pacer
+        && let Err(wait) = pacer.turn(by).await
+    {
+        return Err(core.shed(ShedReason::Paced, wait));
+    }
+    leave_by(core, call, by).await
+}
+
+/// Waits for leave to make the call, as long as calls may wait.
+pub(super) async fn leave(core: Arc<Core>, call: Call) -> Result<Ticket, Shed> {
+    let by = runtime_now() + core.mode.patience();
+    leave_by(core, call, by).await
+}
+
+async fn leave_by(core: Arc<Core>, call: Call, by: tokio::time::Instant) -> Result<Ticket, Shed> {
+    loop {
+        match core.admit(call) {
+            Verdict::Send(ticket) => return Ok(ticket),
+            Verdict::Book => book(&core, call.cost).await,
+            Verdict::Refuse(reason, until) => {
+                let wait = until.since(core.clock.now()).max(SHORTEST);
+                if !matches!(core.mode, Mode::Wait(_)) || runtime_now() + wait > by {
+                    return Err(core.shed(reason, wait));
+                }
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// Books what this call needs and a block more, unless somebody has just done so. The store is waited for as long as
+/// [`contain`] does, and then left alone for a second.
+async fn book(core: &Arc<Core>, cost: u64) {
+    let Ok(_turn) = core.booking.acquire().await else { return };
+    let owing = {
+        let (mut held, moment) = core.now();
+        if !held.account.must_book(cost, moment.now) {
+            return;
+        }
+        held.account.to_book(cost, moment.now)
+    };
+    settle(core, &owing, ask(core, &owing, 1).await);
+}
+
+/// Books the next block in the background.
+pub(super) fn top_up(core: &Arc<Core>, cost: u64) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    if core.booking.available_permits() == 0 || core.is_stopped() {
+        return;
+    }
+    let core = core.clone();
+    runtime.spawn(async move {
+        let Ok(_turn) = core.booking.try_acquire() else { return };
+        let owing = {
+            let (mut held, moment) = core.now();
+            if !held.account.runs_low(moment.now) {
+                return;
+            }
+            held.account.to_book(cost, moment.now)
+        };
+        settle(&core, &owing, ask(&core, &owing, 1).await);
+    });
+}
+
+/// Gives back what was booked and not spent, and books what is owed.
+pub(super) async fn close(core: &Arc<Core>) {
+    let Ok(_turn) = core.booking.acquire().await else { return };
+    let owed = core.now().0.account.to_settle();
+    if !owed.is_empty() {
+        settle(core, &owed, ask(core, &owed, 1).await);
+    }
+    let unspent = core.now().0.account.to_return();
+    if !unspent.is_empty()
+        && let Ok(totals) = ask(core, &unspent, -1).await
+    {
+        core.now().0.account.returned(&unspent, &totals);
+    }
+}
+
+fn settle(core: &Core, owing: &[Owing], answer: Result<Vec<u64>, Error>) {
+    let (mut held, moment) = core.now();
+    match answer {
+        Ok(totals) => held.account.booked(owing, &totals),
+        Err(error) => {
+            held.account.not_booked(moment.now);
+            drop(held);
+            let event = Event::StoreFailed { store: "credits", error: &error };
+            if error.is_outage() { core.events.emit_unlogged(&event) } else { core.events.emit(&event) }
+        }
+    }
+}
+
+/// Asks the store to book these, or with −1 to take them back.
+async fn ask(core: &Core, owing: &[Owing], sign: i64) -> Result<Vec<u64>, Error> {
+    let Some(store) = core.store.clone() else { return Ok(Vec::new()) };
+    let windows: Vec<&'static str> = core.lock().account.calendars.iter().map(|c| c.credits.window()).collect();
+    let bookings: Vec<Booking> = owing
+        .iter()
+        .map(|owing| Booking {
+            upstream: core.name.clone(),
+            window: windows[owing.at],
+            start: owing.start,
+            ends: std::time::UNIX_EPOCH + Duration::from_secs(owing.end.max(0).unsigned_abs()),
+            credits: sign * i64::try_from(owing.credits).unwrap_or(i64::MAX),
+        })
+        .collect();
+    let answer = contain("credits", move || store.book(&bookings)).await?;
+    if answer.len() == owing.len() {
+        return Ok(answer);
+    }
+    Err(Error::store(format!("the store of the credits answered {} for {}", answer.len(), owing.len()), "mismatch"))
+}
