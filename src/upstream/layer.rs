@@ -9,8 +9,10 @@ use tower_layer::Layer;
 use super::builder::UpstreamBuilder;
 use super::core::Core;
 use super::credit::Credits;
+use super::report::{EfficiencyReport, Usage};
+use super::score::Weights;
 use super::service::Upstream;
-use super::stats::UpstreamStats;
+use super::stats::{EndpointStats, UpstreamStats};
 use super::wait;
 use crate::body::Wrap;
 use crate::budget::Budget;
@@ -67,6 +69,22 @@ impl UpstreamLayer {
     #[must_use]
     pub fn stats(&self) -> UpstreamStats {
         UpstreamStats::of(&self.core)
+    }
+
+    /// How its endpoints are used, by the [default weights](super::Weights) and without prices, those with the lowest score
+    /// first. Behind a cache that it does not know of, every call is a request.
+    #[must_use]
+    pub fn report(&self) -> EfficiencyReport {
+        let stats = self.stats();
+        let usage = |endpoint: EndpointStats| Usage {
+            upstream: stats.upstream.clone(),
+            requests: endpoint.calls,
+            calls: endpoint.calls,
+            credits: endpoint.credits,
+            mean_latency: endpoint.mean_latency,
+            endpoint: endpoint.endpoint,
+        };
+        EfficiencyReport::of(stats.endpoints.iter().cloned().map(usage), &Weights::default(), None)
     }
 
     /// What is left of the quota, for the caches in front of it: they make entries live longer as it runs low.

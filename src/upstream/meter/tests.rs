@@ -54,24 +54,24 @@ fn a_booked_credit_counts_when_it_is_booked_by_others_and_when_it_is_spent_here(
 #[test]
 fn what_is_told_counts_with_what_it_cannot_have_told_of() {
     let answer = |sent: u64, unseen| Answer { sent: START + Duration::from_secs(sent), unseen };
-    let now = |seconds: u64| START + Duration::from_secs(seconds);
-    let mut core = Learned::new(&told(100, 90, 60), answer(0, 3), now(1)).expect("a limit");
-    assert_eq!((core.limit, core.spent, core.ends), (100, 13, now(61)));
+    let after = |seconds: u64| START + Duration::from_secs(seconds);
+    let mut core = Learned::new(&told(100, 90, 60), answer(0, 3), after(1)).expect("a limit");
+    assert_eq!((core.limit, core.spent, core.ends), (100, 13, after(61)));
     core.spent += 5;
-    core.tell(&told(100, 95, 60), answer(0, 0), now(2));
+    core.tell(&told(100, 95, 60), answer(0, 0), after(2));
     assert_eq!(core.spent, 18, "an answer that was overtaken changes nothing");
-    core.tell(&told(100, 88, 58), answer(0, 1), now(3));
+    core.tell(&told(100, 88, 58), answer(0, 1), after(3));
     assert_eq!(core.spent, 13, "the latest count, and what it lacks");
-    core.tell(&told(100, 99, 3_600), answer(0, 0), now(4));
-    assert_eq!((core.spent, core.ends), (1, now(3_604)), "another window");
-    core.tell(&told(100, 10, 57), answer(3, 0), now(5));
+    core.tell(&told(100, 99, 3_600), answer(0, 0), after(4));
+    assert_eq!((core.spent, core.ends), (1, after(3_604)), "another window");
+    core.tell(&told(100, 10, 57), answer(3, 0), after(5));
     assert_eq!(core.spent, 1, "an answer of the window before");
-    core.tell(&told(50, 49, 5), answer(6, 0), now(7));
-    assert_eq!((core.limit, core.spent, core.ends), (50, 1, now(12)), "what is told last is so, however odd");
-    core.turn(now(12), 2);
+    core.tell(&told(50, 49, 5), answer(6, 0), after(7));
+    assert_eq!((core.limit, core.spent, core.ends), (50, 1, after(12)), "what is told last is so, however odd");
+    core.turn(after(12), 2);
     assert_eq!((core.spent, core.fits(48, 1.0), core.fits(49, 1.0), core.fits(24, 0.5)), (2, true, false, false));
-    core.hold(now(9_000));
-    assert!(!core.fits(1, 1.0) && core.ends == now(9_000));
+    core.hold(after(9_000));
+    assert!(!core.fits(1, 1.0) && core.ends == after(9_000));
 }
 
 #[test]
