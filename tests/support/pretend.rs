@@ -3,7 +3,13 @@
 //!
 //! It counts a request when its head has arrived, whatever then becomes of the answer: what it has counted is the truth
 //! that accounts are held against. A request with a current `If-None-Match` is answered 304 and costs nothing.
-#![allow(dead_code, unreachable_pub, clippy::expect_used, clippy::must_use_candidate, reason = "each user takes its part, and may fail")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::must_use_candidate,
+    reason = "each user takes its part, and may fail"
+)]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -150,7 +156,8 @@ impl PretendApi {
                     let api = api.clone();
                     async move { api.answer(&request).await }
                 });
-                let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
                 tokio::select! {
                     // A reset is an error of the connection.
                     _ = connection => {}
@@ -202,7 +209,10 @@ impl PretendApi {
         if state.seen.in_window >= self.behaviour.limit {
             state.seen.refused += 1;
             let status = if n.is_multiple_of(2) { StatusCode::FORBIDDEN } else { StatusCode::TOO_MANY_REQUESTS };
-            return Ok((self.fields(Response::builder().status(status), &state, unix, "API rate limit exceeded"), fault));
+            return Ok((
+                self.fields(Response::builder().status(status), &state, unix, "API rate limit exceeded"),
+                fault,
+            ));
         }
         state.seen.in_window += 1;
         state.seen.counted += 1;
@@ -212,7 +222,13 @@ impl PretendApi {
         Ok((self.fields(response, &state, unix, &format!("{path} version {version}")), fault))
     }
 
-    fn fields(&self, response: http::response::Builder, state: &State, unix: Duration, body: &str) -> Response<Full<Bytes>> {
+    fn fields(
+        &self,
+        response: http::response::Builder,
+        state: &State,
+        unix: Duration,
+        body: &str,
+    ) -> Response<Full<Bytes>> {
         let Behaviour { limit, window, .. } = *self.behaviour;
         let reset = (state.window + 1) * window.as_secs();
         response
