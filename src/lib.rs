@@ -60,6 +60,7 @@
 //! | `testing` | [`testing`] |
 
 mod answer;
+mod batch;
 pub mod body;
 #[cfg(feature = "redis")]
 mod breaker;
@@ -90,6 +91,7 @@ pub mod testing;
 pub mod timing;
 
 pub use answer::{Answer, AnswerFuture, BoxFuture};
+pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
 pub use body::{Body, BodyError};
 pub use budget::{Allowance, Budget, BudgetPolicy, Thrift};
 pub use clock::{Clock, ManualClock, Timestamp};

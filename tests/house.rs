@@ -16,7 +16,7 @@ mod scan;
 use scan::{paths, sources, tokens, without_tests};
 
 /// Decisions: functions of their arguments.
-const PURE: [&str; 42] = [
+const PURE: [&str; 45] = [
     "lease",
     "memo",
     "gcra",
@@ -54,6 +54,9 @@ const PURE: [&str; 42] = [
     "locate",
     "sf",
     "keying",
+    "parts",
+    "record",
+    "life",
     "rules",
     "plan",
     "quota",

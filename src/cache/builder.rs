@@ -1,29 +1,25 @@
 //! [`CacheBuilder`]: configuration, checked before the first request.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::barrier::Barriers;
 use super::books::Books;
-use super::contained::Contained;
 use super::core::Core;
+use super::engine::{Engine, Places};
 use super::flight::Flights;
 use super::layer::CacheLayer;
-use super::levels::Levels;
-use super::listener::Listener;
 use super::rules::Rules;
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
 use super::stats::Counters;
 use super::store::CacheStore;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::{Events, Hook};
+use crate::event::Hook;
 use crate::key::{KeyExtractor, SharedExtractor};
-use crate::store::memory::MemoryCache;
 use crate::switch::SwitchCell;
 
 const MIB: u64 = 1 << 20;
@@ -309,18 +305,8 @@ impl CacheBuilder {
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
         };
-        self.clock.wind();
-        let barriers = Arc::new(Barriers::default());
-        let near = match self.store {
-            Some(store) => Arc::new(Contained(store)),
-            None => Arc::new(MemoryCache::new(self.memory)) as Arc<dyn CacheStore>,
-        };
-        let store = match self.far {
-            Some(far) => Arc::new(Levels::new(near, Arc::new(Contained(far)))),
-            None => near,
-        };
-        let events = Events::new(self.hook);
-        store.listen(Listener::new(barriers.clone(), self.clock.clone(), events.clone()));
+        let places = Places { memory: self.memory, store: self.store, far: self.far };
+        let Engine { store, barriers, clock, events, in_process } = Engine::new(places, self.clock, self.hook);
         Core {
             enabled: self.enabled,
             switch: SwitchCell::default(),
@@ -329,7 +315,8 @@ impl CacheBuilder {
             rules: Books::new(rules),
             identity: self.identity,
             store,
-            clock: self.clock,
+            in_process,
+            clock,
             events,
             flights: Arc::new(Flights::default()),
             barriers,
@@ -337,6 +324,7 @@ impl CacheBuilder {
             uses: super::uses::Uses::default(),
             held: Arc::default(),
             nonces: AtomicU64::new(0),
+            data: OnceLock::new(),
         }
     }
 }

@@ -112,12 +112,13 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
         let decided = {
             let decided = std::pin::pin!(waiter.decided());
             match select(decided, deadline.as_mut()).await {
-                Either::Left((progress, _)) => Some(progress),
-                Either::Right(_) => None,
+                Either::Left((progress, _)) => progress.ok_or(Reason::FlightFailed),
+                Either::Right(_) => Err(Reason::WaitedTooLong),
             }
         };
-        let Some(progress) = decided else {
-            return a_few_at_a_time(job, waiter, Reason::WaitedTooLong).await;
+        let progress = match decided {
+            Ok(progress) => progress,
+            Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
         };
         match progress {
             Progress::Alone => return alone(job, Some(Reason::HitForMiss)).await,
@@ -136,9 +137,6 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
             }
             // Its head came before this request, and is too old for it by now.
             Progress::Live(_) | Progress::Stored(_) => return alone(job, Some(Reason::FlightFailed)).await,
-            Progress::Failed | Progress::Airborne => {
-                return a_few_at_a_time(job, waiter, Reason::FlightFailed).await;
-            }
         }
     }
 }

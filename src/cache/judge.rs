@@ -20,7 +20,7 @@ use super::settings::{Profile, Settings};
 use super::{range, sf, tag, validate, vary};
 
 /// No lifetime is longer than a hundred years.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long a stale entry with a validator is kept to be revalidated, beyond its other windows.
 const KEEP: Duration = Duration::from_secs(3600);
@@ -281,7 +281,7 @@ fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, l
 }
 
 /// Takes up to `share` off, so that entries stored together do not expire together. Never lengthens a life.
-fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
+pub(crate) fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
     let unit = (noise >> 11) as f64 / (1_u64 << 53) as f64;
     span.mul_f64(1.0 - share * unit)
 }
