@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tollgate::{BatchError, Batcher, BatcherBuilder};
 use tokio::time::{Instant, sleep};
+use tollgate::{BatchError, Batcher, BatcherBuilder};
 
 type Calls = Arc<Mutex<Vec<Vec<u64>>>>;
 
@@ -22,14 +22,19 @@ fn doubling(set: impl FnOnce(BatcherBuilder) -> BatcherBuilder) -> (Batcher<u64,
             sleep(Duration::from_millis(10)).await;
             match keys.iter().find(|key| **key > 1_000) {
                 Some(bad) => Err(format!("{bad} is bad")),
-                None => Ok(keys.into_iter().filter(|key| key % 2 == 0).map(|key| (key, key * 2)).collect::<HashMap<_, _>>()),
+                None => {
+                    Ok(keys.into_iter().filter(|key| key % 2 == 0).map(|key| (key, key * 2)).collect::<HashMap<_, _>>())
+                }
             }
         }
     });
     (batcher, calls)
 }
 
-fn ask(batcher: &Batcher<u64, u64, String>, key: u64) -> tokio::task::JoinHandle<Result<Option<u64>, BatchError<String>>> {
+fn ask(
+    batcher: &Batcher<u64, u64, String>,
+    key: u64,
+) -> tokio::task::JoinHandle<Result<Option<u64>, BatchError<String>>> {
     let batcher = batcher.clone();
     tokio::spawn(async move { batcher.get(key).await })
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_world::{Fault, World, seconds};
-use tollgate::cache::{LoadError, Loaded};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use tollgate::cache::{LoadError, Loaded};
 
 type Answer = Result<Arc<u64>, LoadError<Fault>>;
 

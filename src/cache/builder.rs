@@ -16,6 +16,7 @@ use super::rules::Rules;
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
 use super::stats::Counters;
 use super::store::CacheStore;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Hook;
@@ -63,6 +64,7 @@ pub struct CacheBuilder {
     hit_for_miss: Duration,
     jitter: f64,
     refresh_ahead: f64,
+    budget: Option<Budget>,
     default_scheme: Box<str>,
     store: Option<Arc<dyn CacheStore>>,
     far: Option<Arc<dyn CacheStore>>,
@@ -90,6 +92,7 @@ impl Default for CacheBuilder {
             hit_for_miss: Duration::from_secs(10),
             jitter: 0.0,
             refresh_ahead: 1.0,
+            budget: None,
             default_scheme: "http".into(),
             store: None,
             far: None,
@@ -205,6 +208,17 @@ impl CacheBuilder {
         self
     }
 
+    /// What is left of the quota of the service behind, where that is somebody else's: as it runs low, responses are used
+    /// past their freshness, and what is stale is served rather than refreshed. See [`Budget`] for the policy.
+    ///
+    /// The operator's word against the response's: responses that say `must-revalidate`, `no-cache` or `s-maxage`, requests
+    /// that say `no-cache`, and what was invalidated go their usual way. `Age` stays true, and `Cache-Status` says
+    /// `detail=budget`.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
     /// The scheme of requests that do not say, `http` or `https`: part of the key. `http` unless set.
     pub fn default_scheme(mut self, scheme: impl Into<Box<str>>) -> Self {
         self.default_scheme = scheme.into();
@@ -304,6 +318,7 @@ impl CacheBuilder {
             hit_for_miss: self.hit_for_miss,
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
+            budget: self.budget,
         };
         let places = Places { memory: self.memory, store: self.store, far: self.far };
         let Engine { store, barriers, clock, events, in_process } = Engine::new(places, self.clock, self.hook);

@@ -66,6 +66,11 @@ pub(crate) async fn go<O: Origin<B>, B: Send + 'static>(
             refresh(job, &key, entry);
             return Ok(response);
         }
+        Found::Entry(entry, Standing::Spared) => {
+            job.core.counters.avoided(entry.meta.took);
+            job.ask.route.bypass(Reason::Budget);
+            return Ok(stale(&job, &entry, Report { detail: Some(Reason::Budget), ..Report::default() }));
+        }
         Found::Entry(entry, Standing::StaleWhileRevalidate) => {
             let response = stale(&job, &entry, Report::default());
             job.core.counters.avoided(entry.meta.took);
