@@ -12,6 +12,7 @@
 //! | `gateway/forward.rs` | what is changed in a message that is passed on |
 //! | `gateway/metrics.rs` | one path that is answered here: the numbers for Prometheus |
 //! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
+//! | `gateway/patience.rs` | how long a connection may take over a request's head |
 //! | `gateway/serve.rs` | accepts connections, and lets those in flight finish at the end |
 //!
 //! What it does not do: TLS, WebSockets (`Upgrade` is taken out, so the origin answers as if nobody had asked), and
@@ -35,6 +36,8 @@ mod forward;
 mod metrics;
 #[path = "gateway/origin.rs"]
 mod origin;
+#[path = "gateway/patience.rs"]
+mod patience;
 #[path = "gateway/serve.rs"]
 mod serve;
 

@@ -157,7 +157,7 @@ fn now_since_origin() -> Duration {
     FIRST.get_or_init(Instant::now).elapsed() + HEAD_START
 }
 
-/// The runtime's clock, which tests pause: deadlines of calls to remote stores and of waits run on it.
+/// The runtime's clock, which tests pause: deadlines of remote stores and of those who wait run on it.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the runtime's clock")]
 pub(crate) fn runtime_now() -> tokio::time::Instant {
     tokio::time::Instant::now()

@@ -60,6 +60,7 @@
 //! | `testing` | [`testing`] |
 
 mod answer;
+mod batch;
 pub mod body;
 mod breaker;
 mod budget;
@@ -91,6 +92,7 @@ pub mod timing;
 pub mod upstream;
 
 pub use answer::{Answer, AnswerFuture, BoxFuture};
+pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
 pub use body::{Body, BodyError};
 pub use budget::{Allowance, Budget, BudgetPolicy, Thrift};
 pub use clock::{Clock, ManualClock, Timestamp};

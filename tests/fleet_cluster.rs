@@ -1,5 +1,9 @@
-//! Limits over a Redis Cluster, and through a failover by Sentinel.
+//! Limits and the cache over a Redis Cluster, and limits through a failover by Sentinel.
 
+#![expect(clippy::disallowed_methods, reason = "a test guards against hanging")]
+
+#[path = "support/gate.rs"]
+mod gate;
 #[path = "support/limited.rs"]
 mod limited;
 #[path = "support/redis.rs"]
@@ -8,6 +12,7 @@ mod support;
 
 use std::time::Duration;
 
+use gate::Gate;
 use limited::{Node, redis};
 use server::{RedisCluster, RedisSentinel};
 use support::from;
@@ -48,6 +53,33 @@ async fn limits_of_one_request_may_live_on_several_nodes() {
     let keys: u64 = cluster.nodes.iter().map(|node| node.keys().len() as u64).sum();
     let spread = cluster.nodes.iter().filter(|node| !node.keys().is_empty()).count();
     assert!(keys > 20 && spread == 3, "{keys} keys on {spread} nodes");
+}
+
+#[tokio::test]
+async fn an_administrator_sweeps_every_node_by_pattern() {
+    if !server::wanted() {
+        return;
+    }
+    let cluster = RedisCluster::start();
+    let (a, b) = (Gate::at(&cluster.url()).joined().await, Gate::at(&cluster.url()).joined().await);
+    for number in 0..300 {
+        a.get(&format!("/prices/{number}")).await;
+    }
+    a.get("/kept").await;
+    a.quiet().await;
+    let entries = |node: &server::RedisServer| node.keys().iter().filter(|name| name.contains(":entry:")).count();
+    server::wait_until("all are in Redis", || cluster.nodes.iter().map(entries).sum::<usize>() == 301);
+    assert!(cluster.nodes.iter().all(|node| entries(node) > 30), "on every node");
+    assert!(b.get("/prices/7").await && b.get("/kept").await, "both nodes have them");
+    assert_eq!(a.gate.invalidate().matching("*/prices/*").await.expect("asked"), 300);
+    assert_eq!(cluster.nodes.iter().map(entries).sum::<usize>(), 1);
+    let since = std::time::Instant::now();
+    while b.get("/prices/7").await {
+        assert!(since.elapsed() < gate::BACK, "still served by the other node");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(b.get("/kept").await, "not meant");
+    assert!(cluster.nodes.iter().all(|node| node.calls("keys") == 0 && node.calls("scan") > 0));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ mod scan;
 use scan::{paths, sources, tokens, without_tests};
 
 /// Decisions: functions of their arguments.
-const PURE: [&str; 51] = [
+const PURE: [&str; 54] = [
     "lease",
     "memo",
     "gcra",
@@ -53,6 +53,9 @@ const PURE: [&str; 51] = [
     "wish",
     "locate",
     "keying",
+    "parts",
+    "record",
+    "life",
     "rules",
     "plan",
     "quota",

@@ -9,28 +9,30 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::TryFutureExt;
-use futures_util::future::{Either, MapOk, Ready, ready};
+use futures_util::future::{self, MapOk, Ready, ready};
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{Either, Full};
 use hyper::body::Body;
 use tollgate::Tollgate;
 use tower::{Layer, Service};
 
 use super::BoxError;
 
-type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
+/// What a page's body is, or the service's own.
+type Paged<B> = Response<Either<Full<Bytes>, B>>;
 
 /// Puts the metrics before a service.
 #[derive(Clone)]
-pub(crate) struct Metrics {
+pub(crate) struct Metrics(Option<Arc<Page>>);
+
+struct Page {
+    path: String,
     gate: Tollgate,
-    path: Option<Arc<str>>,
 }
 
 impl Metrics {
     pub(crate) fn of(gate: &Tollgate, path: Option<String>) -> Self {
-        Self { gate: gate.clone(), path: path.map(Arc::from) }
+        Self(path.map(|path| Arc::new(Page { path, gate: gate.clone() })))
     }
 }
 
@@ -54,31 +56,27 @@ where
     S: Service<Request<Q>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    type Response = Response<AnyBody>;
+    type Response = Paged<B>;
     type Error = Infallible;
-    type Future =
-        Either<Ready<Result<Response<AnyBody>, Infallible>>, MapOk<S::Future, fn(Response<B>) -> Response<AnyBody>>>;
+    type Future = future::Either<Ready<Result<Paged<B>, Infallible>>, MapOk<S::Future, fn(Response<B>) -> Paged<B>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        if self.metrics.path.as_deref() == Some(request.uri().path()) {
-            return Either::Left(ready(Ok(page(&self.metrics.gate))));
+        match &self.metrics.0 {
+            Some(page) if page.path == request.uri().path() => {
+                future::Either::Left(ready(Ok(told(&page.gate).map(Either::Left))))
+            }
+            _ => future::Either::Right(self.inner.call(request).map_ok(|response| response.map(Either::Right))),
         }
-        Either::Right(self.inner.call(request).map_ok(boxed))
     }
 }
 
-fn page(gate: &Tollgate) -> Response<AnyBody> {
-    let body = Full::from(gate.prometheus()).map_err(|never| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+fn told(gate: &Tollgate) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(gate.prometheus()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
-}
-
-fn boxed<B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static>(response: Response<B>) -> Response<AnyBody> {
-    response.map(|body| body.map_err(Into::into).boxed_unsync())
 }

@@ -28,10 +28,14 @@ use super::forward;
 pub(crate) type OriginBody = BoxBody<Bytes, hyper::Error>;
 
 /// The origin as a service. It never fails: an origin that cannot be asked is an answer.
+///
+/// A service is cloned for each request, also for those that the cache answers: so a clone counts one reference.
 #[derive(Clone)]
-pub(crate) struct Origin {
+pub(crate) struct Origin(Arc<Upstream>);
+
+struct Upstream {
     client: Client<HttpConnector, Incoming>,
-    upstream: Arc<Authority>,
+    authority: Authority,
     timeout: Duration,
 }
 
@@ -44,7 +48,8 @@ impl Origin {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .build(connector);
-        Self { client, upstream: Arc::new(flags.upstream.clone()), timeout: flags.upstream_timeout }
+        let (authority, timeout) = (flags.upstream.clone(), flags.upstream_timeout);
+        Self(Arc::new(Upstream { client, authority, timeout }))
     }
 }
 
@@ -58,19 +63,19 @@ impl Service<Request<Incoming>> for Origin {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let (origin, peer) = (self.clone(), request.extensions().get::<PeerAddr>().map(|peer| peer.0.ip()));
+        let (upstream, peer) = (self.0.clone(), request.extensions().get::<PeerAddr>().map(|peer| peer.0.ip()));
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             if head.method == Method::CONNECT {
                 return Ok(say(StatusCode::NOT_IMPLEMENTED, "this gateway is no tunnel\n"));
             }
-            forward::request(&mut head, &origin.upstream, peer);
+            forward::request(&mut head, &upstream.authority, peer);
             // A body of unknown length is sent in chunks; a length that a client wrote beside them is not believed.
             if body.size_hint().exact().is_none() {
                 head.headers.remove(CONTENT_LENGTH);
             }
-            let asked = origin.client.request(Request::from_parts(head, body));
-            Ok(match tokio::time::timeout(origin.timeout, asked).await {
+            let asked = upstream.client.request(Request::from_parts(head, body));
+            Ok(match tokio::time::timeout(upstream.timeout, asked).await {
                 Ok(Ok(response)) => answer(response),
                 Ok(Err(error)) if timed_out(&error) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
                 Ok(Err(_)) => say(StatusCode::BAD_GATEWAY, "the origin cannot be asked\n"),

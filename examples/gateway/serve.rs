@@ -11,9 +11,10 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tollgate::PeerAddr;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use super::BoxError;
+use super::patience::Patience;
 
 /// How long requests in flight have to finish.
 const GRACE: Duration = Duration::from_secs(10);
@@ -43,10 +44,11 @@ where
         let service = service.clone();
         let ask = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(PeerAddr(peer));
-            service.clone().oneshot(request)
+            // The gate is always ready.
+            service.clone().call(request)
         });
         let mut server = auto::Builder::new(TokioExecutor::new());
-        server.http1().timer(TokioTimer::new());
+        server.http1().timer(Patience::new());
         server.http2().timer(TokioTimer::new());
         let connection = server.serve_connection(TokioIo::new(stream), ask).into_owned();
         let connection = connections.watch(connection);

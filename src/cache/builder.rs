@@ -1,29 +1,26 @@
 //! [`CacheBuilder`]: configuration, checked before the first request.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::barrier::Barriers;
 use super::books::Books;
-use super::contained::Contained;
 use super::core::Core;
+use super::engine::{Engine, Places};
 use super::flight::Flights;
 use super::layer::CacheLayer;
-use super::levels::Levels;
-use super::listener::Listener;
 use super::rules::Rules;
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
 use super::stats::Counters;
 use super::store::CacheStore;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::{Events, Hook};
+use crate::event::Hook;
 use crate::key::{KeyExtractor, SharedExtractor};
-use crate::store::memory::MemoryCache;
 use crate::switch::SwitchCell;
 
 const MIB: u64 = 1 << 20;
@@ -67,6 +64,7 @@ pub struct CacheBuilder {
     hit_for_miss: Duration,
     jitter: f64,
     refresh_ahead: f64,
+    budget: Option<Budget>,
     default_scheme: Box<str>,
     store: Option<Arc<dyn CacheStore>>,
     far: Option<Arc<dyn CacheStore>>,
@@ -94,6 +92,7 @@ impl Default for CacheBuilder {
             hit_for_miss: Duration::from_secs(10),
             jitter: 0.0,
             refresh_ahead: 1.0,
+            budget: None,
             default_scheme: "http".into(),
             store: None,
             far: None,
@@ -209,6 +208,17 @@ impl CacheBuilder {
         self
     }
 
+    /// What is left of the quota of the service behind, where that is somebody else's: as it runs low, responses are used
+    /// past their freshness, and what is stale is served rather than refreshed. See [`Budget`] for the policy.
+    ///
+    /// The operator's word against the response's: responses that say `must-revalidate`, `no-cache` or `s-maxage`, requests
+    /// that say `no-cache`, and what was invalidated go their usual way. `Age` stays true, and `Cache-Status` says
+    /// `detail=budget`.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
     /// The scheme of requests that do not say, `http` or `https`: part of the key. `http` unless set.
     pub fn default_scheme(mut self, scheme: impl Into<Box<str>>) -> Self {
         self.default_scheme = scheme.into();
@@ -308,19 +318,10 @@ impl CacheBuilder {
             hit_for_miss: self.hit_for_miss,
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
+            budget: self.budget,
         };
-        self.clock.wind();
-        let barriers = Arc::new(Barriers::default());
-        let near = match self.store {
-            Some(store) => Arc::new(Contained(store)),
-            None => Arc::new(MemoryCache::new(self.memory)) as Arc<dyn CacheStore>,
-        };
-        let store = match self.far {
-            Some(far) => Arc::new(Levels::new(near, Arc::new(Contained(far)))),
-            None => near,
-        };
-        let events = Events::new(self.hook);
-        store.listen(Listener::new(barriers.clone(), self.clock.clone(), events.clone()));
+        let places = Places { memory: self.memory, store: self.store, far: self.far };
+        let Engine { store, barriers, clock, events, in_process } = Engine::new(places, self.clock, self.hook);
         Core {
             enabled: self.enabled,
             switch: SwitchCell::default(),
@@ -329,7 +330,8 @@ impl CacheBuilder {
             rules: Books::new(rules),
             identity: self.identity,
             store,
-            clock: self.clock,
+            in_process,
+            clock,
             events,
             flights: Arc::new(Flights::default()),
             barriers,
@@ -337,6 +339,7 @@ impl CacheBuilder {
             uses: super::uses::Uses::default(),
             held: Arc::default(),
             nonces: AtomicU64::new(0),
+            data: OnceLock::new(),
         }
     }
 }

@@ -46,6 +46,10 @@ impl CacheStore for Contained {
         granted.map(|granted| granted.unwrap_or(true))
     }
 
+    fn release(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+        contain("cache", || self.0.release(key))
+    }
+
     fn generation(&self) -> u64 {
         contain_now(|| self.0.generation())
     }

@@ -5,15 +5,17 @@
 //!                   └─ a reason to pass by                └─ fetch.rs
 //! ```
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
 use super::barrier::Barriers;
 use super::books::{Book, Books, Ruling};
+use super::data::DataCache;
 use super::directive::RequestDirectives;
+use super::engine::Engine;
 use super::entry::{Began, Meta};
 use super::facts::Facts;
 use super::flight::Flights;
@@ -47,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) rules: Books,
     pub(crate) identity: Option<SharedExtractor>,
     pub(crate) store: Arc<dyn CacheStore>,
+    /// Whether no other process ever reads what is stored.
+    pub(crate) in_process: bool,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
     pub(crate) flights: Arc<Flights>,
@@ -57,6 +61,8 @@ pub(crate) struct Core {
     /// Bytes held for bodies that are still being read.
     pub(crate) held: Arc<AtomicU64>,
     pub(crate) nonces: AtomicU64,
+    /// The typed values that share the store, once there are any.
+    pub(crate) data: OnceLock<DataCache>,
 }
 
 /// What a request asks for, owned.
@@ -167,6 +173,13 @@ impl Core {
             ignore_query: &rule.ignore_query,
             without_query: rule.without_query,
         }
+    }
+
+    /// What caches of typed values may share with this one.
+    pub(crate) fn engine(&self) -> Engine {
+        let (store, barriers) = (self.store.clone(), self.barriers.clone());
+        let (clock, events) = (self.clock.clone(), self.events.clone());
+        Engine { store, barriers, clock, events, in_process: self.in_process }
     }
 
     /// What a fetch that begins now remembers.

@@ -4,9 +4,10 @@
 //! body is shared by reference count. [`Stored`] is what lies under a key: an entry, or (where responses vary) the
 //! list of variants that leads to one.
 
+use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -137,6 +138,15 @@ impl Kept {
     }
 }
 
+/// What a typed value's entry holds beside its bytes; empty for a response.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Typed {
+    /// What the value weighs in memory, read or not yet.
+    pub(crate) weight: u32,
+    /// The value, once somebody has read it here, and as which version: it is read once, however often it is hit.
+    pub(crate) value: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
+}
+
 /// A stored response. Built by the cache, kept by a [`CacheStore`](crate::cache::CacheStore).
 #[derive(Clone)]
 pub struct Entry {
@@ -146,6 +156,7 @@ pub struct Entry {
     pub(crate) length: u64,
     /// Which bytes of the whole these are, where they are not all (RFC 9111 §3.3).
     pub(crate) partial: Option<ContentRange>,
+    pub(crate) typed: Typed,
 }
 
 impl Entry {
@@ -199,7 +210,8 @@ impl Entry {
         let fields: usize =
             self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let tags: usize = self.meta.tags.iter().map(|tag| tag.len() + 16).sum();
-        self.length + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + OVERHEAD
+        let typed = u64::from(self.typed.weight);
+        self.length + typed + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + OVERHEAD
     }
 }
 

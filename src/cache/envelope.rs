@@ -18,7 +18,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::entry::{Began, Entry, Kept, Language, Meta, Stored, Variant, VaryIndex, Windows};
+use super::data::record;
+use super::entry::{Began, Entry, Kept, Language, Meta, Stored, Typed, Variant, VaryIndex, Windows};
 use super::key::CacheKey;
 use super::pack;
 use super::range::{ContentRange, Span};
@@ -245,7 +246,8 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> O
     if length != reader.0.len() as u64 {
         return None;
     }
-    let body = Kept::One(record.slice_ref(reader.0));
+    let body = record.slice_ref(reader.0);
+    let typed = Typed { weight: record::weight_of(key, &body), ..Typed::default() };
     let meta = Meta {
         status,
         headers,
@@ -259,7 +261,7 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> O
         began: Began { here, fleet },
         checked: AtomicU64::new(0),
     };
-    Some(Entry { key: key.clone(), meta: Arc::new(meta), body, length, partial })
+    Some(Entry { key: key.clone(), meta: Arc::new(meta), body: Kept::One(body), length, partial, typed })
 }
 
 fn read_part(reader: &mut Reader<'_>) -> Option<ContentRange> {

@@ -11,6 +11,8 @@
 //! | does not come in time | the same |
 //!
 //! A flight leaves the table when its [`Lead`] is dropped: at its end, on an error, in a panic, always.
+//!
+//! The table does not care what is told: of a response it is [`Progress`], of a typed value the entry.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,54 +40,56 @@ pub(crate) struct Live {
 /// How far a flight has got.
 #[derive(Clone)]
 pub(crate) enum Progress {
-    /// The head is not there yet.
-    Airborne,
-    /// It is, and is being stored.
+    /// The head is there, and is being stored.
     Live(Arc<Live>),
     /// What was stored is current again.
     Stored(Arc<Entry>),
     /// The answer is the leader's client's alone.
     Alone,
-    /// There is no answer.
-    Failed,
 }
 
-struct Flight {
+struct Flight<P> {
     id: u64,
     /// The invalidations that had happened when it began.
     generation: u64,
-    progress: watch::Receiver<Progress>,
+    /// Nothing while nothing is decided.
+    progress: watch::Receiver<Option<P>>,
     turnstile: Arc<Semaphore>,
 }
 
-type Shard = HashMap<CacheKey, Flight, foldhash::fast::RandomState>;
+type Shard<P> = HashMap<CacheKey, Flight<P>, foldhash::fast::RandomState>;
 
-/// The table of flights.
-#[derive(Default)]
-pub(crate) struct Flights {
-    shards: [Mutex<Shard>; SHARDS],
+/// The table of flights, whose waiters are told a `P`.
+pub(crate) struct Flights<P = Progress> {
+    shards: [Mutex<Shard<P>>; SHARDS],
     ids: AtomicU64,
     count: AtomicU64,
 }
 
-/// What a request that misses does.
-pub(crate) enum Join {
-    /// It fetches, for itself and those that come.
-    Lead(Lead),
-    /// It waits.
-    Wait(Waiter),
+impl<P> Default for Flights<P> {
+    fn default() -> Self {
+        Self { shards: Default::default(), ids: AtomicU64::new(0), count: AtomicU64::new(0) }
+    }
 }
 
-impl Flights {
+/// What a request that misses does.
+pub(crate) enum Join<P = Progress> {
+    /// It fetches, for itself and those that come.
+    Lead(Lead<P>),
+    /// It waits.
+    Wait(Waiter<P>),
+}
+
+impl<P> Flights<P> {
     /// Joins the flight for this key, or begins it. A flight that began before an invalidation is not joined:
     /// `is_void` says of its generation whether it did.
-    pub(crate) fn join(self: &Arc<Self>, key: &CacheKey, generation: u64, is_void: impl Fn(u64) -> bool) -> Join {
+    pub(crate) fn join(self: &Arc<Self>, key: &CacheKey, generation: u64, is_void: impl Fn(u64) -> bool) -> Join<P> {
         let mut shard = self.shard(key);
         if let Some(flight) = shard.get(key).filter(|flight| !is_void(flight.generation)) {
             let (progress, turnstile) = (flight.progress.clone(), flight.turnstile.clone());
-            return Join::Wait(Waiter { progress, turnstile });
+            return Join::Wait(Waiter { id: flight.id, progress, turnstile });
         }
-        let (sender, progress) = watch::channel(Progress::Airborne);
+        let (sender, progress) = watch::channel(None);
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let turnstile = Arc::new(Semaphore::new(FEW));
         shard.insert(key.clone(), Flight { id, generation, progress, turnstile });
@@ -93,12 +97,21 @@ impl Flights {
         Join::Lead(Lead { flights: self.clone(), key: key.clone(), id, progress: sender })
     }
 
+    /// Takes the flight for this key out of the table, if there is one, and it is the one that is waited for: nobody
+    /// joins it any more, and it [stands](Lead::stands) no more.
+    pub(crate) fn strike(&self, key: &CacheKey, only: Option<&Waiter<P>>) {
+        let mut shard = self.shard(key);
+        if shard.get(key).is_some_and(|flight| only.is_none_or(|waiter| waiter.id == flight.id)) {
+            shard.remove(key);
+        }
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, key: &CacheKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, key: &CacheKey) -> MutexGuard<'_, Shard<P>> {
         // The map's own hash uses the low bits.
         let index = (key.hash64() >> 60) as usize % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,21 +119,26 @@ impl Flights {
 }
 
 /// The right and the duty to fetch for a key.
-pub(crate) struct Lead {
-    flights: Arc<Flights>,
+pub(crate) struct Lead<P = Progress> {
+    flights: Arc<Flights<P>>,
     key: CacheKey,
     id: u64,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<Option<P>>,
 }
 
-impl Lead {
+impl<P> Lead<P> {
     /// Tells those who wait.
-    pub(crate) fn tell(&self, progress: Progress) {
-        self.progress.send_replace(progress);
+    pub(crate) fn tell(&self, progress: P) {
+        self.progress.send_replace(Some(progress));
+    }
+
+    /// Whether its flight is still the one for its key.
+    pub(crate) fn stands(&self) -> bool {
+        self.flights.shard(&self.key).get(&self.key).is_some_and(|flight| flight.id == self.id)
     }
 }
 
-impl Drop for Lead {
+impl<P> Drop for Lead<P> {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.key);
         if shard.get(&self.key).is_some_and(|flight| flight.id == self.id) {
@@ -132,18 +150,16 @@ impl Drop for Lead {
 }
 
 /// A place among those who wait for a flight.
-pub(crate) struct Waiter {
-    progress: watch::Receiver<Progress>,
+pub(crate) struct Waiter<P = Progress> {
+    id: u64,
+    progress: watch::Receiver<Option<P>>,
     /// Lets a few go alone at a time.
     pub(crate) turnstile: Arc<Semaphore>,
 }
 
-impl Waiter {
-    /// Waits until the flight's answer is decided. A leader that vanishes has failed.
-    pub(crate) async fn decided(&mut self) -> Progress {
-        match self.progress.wait_for(|progress| !matches!(progress, Progress::Airborne)).await {
-            Ok(progress) => progress.clone(),
-            Err(_) => Progress::Failed,
-        }
+impl<P: Clone> Waiter<P> {
+    /// Waits until the flight's answer is decided. A leader that vanishes has failed, and has told nothing.
+    pub(crate) async fn decided(&mut self) -> Option<P> {
+        self.progress.wait_for(Option::is_some).await.ok()?.clone()
     }
 }

@@ -124,7 +124,7 @@ impl Invalidate {
     /// ```
     ///
     /// # Errors
-    /// Where the store that processes share cannot be asked, or is a Cluster; what lies in this process is removed.
+    /// Where the store that processes share cannot be asked; what lies in this process is removed.
     pub async fn matching(&self, pattern: &str) -> Result<u64, Error> {
         self.core.store.sweep(pattern).await
     }

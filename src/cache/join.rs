@@ -66,6 +66,11 @@ pub(crate) async fn go<O: Origin<B>, B: Send + 'static>(
             refresh(job, &key, entry);
             return Ok(response);
         }
+        Found::Entry(entry, Standing::Spared) => {
+            job.core.counters.avoided(entry.meta.took);
+            job.ask.route.bypass(Reason::Budget);
+            return Ok(stale(&job, &entry, Report { detail: Some(Reason::Budget), ..Report::default() }));
+        }
         Found::Entry(entry, Standing::StaleWhileRevalidate) => {
             let response = stale(&job, &entry, Report::default());
             job.core.counters.avoided(entry.meta.took);
@@ -112,12 +117,13 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
         let decided = {
             let decided = std::pin::pin!(waiter.decided());
             match select(decided, deadline.as_mut()).await {
-                Either::Left((progress, _)) => Some(progress),
-                Either::Right(_) => None,
+                Either::Left((progress, _)) => progress.ok_or(Reason::FlightFailed),
+                Either::Right(_) => Err(Reason::WaitedTooLong),
             }
         };
-        let Some(progress) = decided else {
-            return a_few_at_a_time(job, waiter, Reason::WaitedTooLong).await;
+        let progress = match decided {
+            Ok(progress) => progress,
+            Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
         };
         match progress {
             Progress::Alone => return alone(job, Some(Reason::HitForMiss)).await,
@@ -136,9 +142,6 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
             }
             // Its head came before this request, and is too old for it by now.
             Progress::Live(_) | Progress::Stored(_) => return alone(job, Some(Reason::FlightFailed)).await,
-            Progress::Failed | Progress::Airborne => {
-                return a_few_at_a_time(job, waiter, Reason::FlightFailed).await;
-            }
         }
     }
 }

@@ -18,10 +18,11 @@ use super::reason::Reason;
 use super::rules::Rule;
 use super::settings::{Profile, Settings};
 use super::{range, tag, validate, vary};
+use crate::budget::Budget;
 use crate::sf;
 
 /// No lifetime is longer than a hundred years.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long a stale entry with a validator is kept to be revalidated, beyond its other windows.
 const KEEP: Duration = Duration::from_secs(3600);
@@ -261,9 +262,12 @@ fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, l
     let if_error = window(directives.stale_if_error, case.rule.stale_if_error);
     // §4.2.4: "disconnected" caches may serve stale; a gateway does, for an hour, where the response sets no window.
     let if_down = if app || strict { if_error } else { directives.stale_if_error.unwrap_or(if_error.max(KEEP)) };
-    let keep = if validate::has_validator(headers) { KEEP } else { Duration::ZERO };
     // A rule or a handler may say "for ever"; arithmetic wants an end.
     let lifetime = lifetime.min(LONGEST);
+    let keep = if validate::has_validator(headers) { KEEP } else { Duration::ZERO };
+    // As long as a budget may stretch its life, which is counted from now on.
+    let stretch = case.settings.budget.as_ref().filter(|_| !strict).map_or(1.0, Budget::max_stretch);
+    let keep = keep.max(Duration::try_from_secs_f64(lifetime.as_secs_f64() * (stretch - 1.0)).unwrap_or(LONGEST));
     Plan {
         moments: case.moments,
         age: freshness::initial_age(headers, &case.moments, case.settings.profile),
@@ -282,7 +286,7 @@ fn plan(case: &Case<'_>, headers: &HeaderMap, directives: &ResponseDirectives, l
 }
 
 /// Takes up to `share` off, so that entries stored together do not expire together. Never lengthens a life.
-fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
+pub(crate) fn jittered(span: Duration, share: f64, noise: u64) -> Duration {
     let unit = (noise >> 11) as f64 / (1_u64 << 53) as f64;
     span.mul_f64(1.0 - share * unit)
 }

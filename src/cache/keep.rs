@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, header};
 use super::barrier::Validity;
 use super::books::Ruling;
 use super::core::{Ask, Core};
-use super::entry::{Entry, Kept, Language, Meta, Stored, Variant, VaryIndex};
+use super::entry::{Entry, Kept, Language, Meta, Stored, Typed, Variant, VaryIndex};
 use super::key::CacheKey;
 use super::range::ContentRange;
 use super::reason::Reason;
@@ -99,7 +99,14 @@ impl Keeping {
             return Err(Reason::Superseded);
         }
         let Some(part) = self.part else {
-            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
+            return Ok(Entry {
+                key,
+                meta: with_length(&self.meta, length),
+                body,
+                length,
+                partial: None,
+                typed: Typed::default(),
+            });
         };
         // A part never replaces a whole that is still fresh.
         if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
@@ -112,7 +119,7 @@ impl Keeping {
         }
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
-        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part) })
+        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part), typed: Typed::default() })
     }
 
     async fn read(&self, key: &CacheKey) -> Option<Stored> {

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::builder::CacheBuilder;
 use super::core::Core;
+use super::data::DataCache;
 use super::invalidate::Invalidate;
 use super::rules::Rules;
 use super::service::Cache;
@@ -56,6 +57,23 @@ impl CacheLayer {
     /// The handle to invalidate entries with. Cheap to clone; works from anywhere.
     pub fn invalidate(&self) -> Invalidate {
         Invalidate::new(self.core.clone())
+    }
+
+    /// Caches of typed values beside the responses: in the same memory, behind the same shared store, taken back by the
+    /// same tags. See [`Cached`](crate::cache::Cached).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::cache::{CacheLayer, Cached};
+    ///
+    /// let layer = CacheLayer::in_memory(64 << 20);
+    /// let prices: Cached<u64> = layer.data().cached("prices").ttl(Duration::from_secs(15)).build()?;
+    /// # let _ = prices;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn data(&self) -> DataCache {
+        self.core.data.get_or_init(|| DataCache::over(self.core.engine())).clone()
     }
 
     /// What the cache did so far.

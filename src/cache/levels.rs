@@ -159,6 +159,10 @@ impl CacheStore for Levels {
         self.far.claim(key, lease)
     }
 
+    fn release(&self, key: &CacheKey) -> Answer<Done> {
+        self.far.release(key)
+    }
+
     fn generation(&self) -> u64 {
         self.far.generation()
     }

@@ -122,7 +122,7 @@ impl Core {
         let standing = policy::standing(&entry.meta.windows, now);
         let standing = match self.barriers.check(&ask.key, &entry.meta) {
             Validity::Void => return Standing::Gone,
-            Validity::Valid => standing,
+            Validity::Valid => self.spared(standing, entry, now),
             Validity::Stale => match standing {
                 // Marked stale: as if its freshness had just ended.
                 Standing::Fresh | Standing::FreshButOld
@@ -137,6 +137,16 @@ impl Core {
         match &ask.wish {
             Some(wish) => wish::granted(standing, &entry.meta, wish, now),
             None => standing,
+        }
+    }
+
+    /// What a low budget makes of this standing. A fresh entry does not ask.
+    fn spared(&self, standing: Standing, entry: &Entry, now: Timestamp) -> Standing {
+        match &self.settings.budget {
+            Some(budget) if standing != Standing::Fresh && !entry.meta.strict => {
+                policy::spared(standing, &entry.meta.windows, entry.meta.stored_at, budget.thrift(now), now)
+            }
+            _ => standing,
         }
     }
 

@@ -108,7 +108,9 @@ pub mod conformance;
 mod contained;
 mod control;
 mod core;
+pub(crate) mod data;
 mod directive;
+mod engine;
 mod entry;
 #[cfg(feature = "redis")]
 pub(crate) mod envelope;
@@ -163,6 +165,10 @@ mod wish;
 
 pub use builder::CacheBuilder;
 pub use control::Store;
+pub use data::{
+    Cached, CachedBuilder, DataBuilder, DataCache, DataStats, KeyPart, KeyWriter, LoadError, Loaded, Pace, TakeBack,
+    Warmed,
+};
 pub use entry::{Entry, Stored, VaryIndex};
 pub use future::{Past, ResponseFuture};
 pub use invalidate::Invalidate;

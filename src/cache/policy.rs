@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`admit`], [`admit_credentials`] | before the look-up | go on, or pass by for this reason |
 //! | [`standing`] | of what was found | serve, serve and refresh, revalidate, or nothing |
+//! | [`spared`] | of what has expired, while a budget runs low | serve it all the same, or as before |
 //! | [`stands_in_until`] | of a failure | until when a stale response may be served in its place |
 //! | [`invalidates`] | of an answer to an unsafe request | whether what is stored is void |
 
@@ -15,6 +16,7 @@ use super::facts::{self, Facts};
 use super::reason::Reason;
 use super::rules::Rule;
 use super::settings::{Profile, Settings};
+use crate::budget::Thrift;
 use crate::clock::Timestamp;
 
 /// Whether this request may be answered from the cache, and its answer be kept.
@@ -72,6 +74,8 @@ pub(crate) enum Standing {
     Fresh,
     /// Serve it, and refresh it meanwhile, ahead of its end.
     FreshButOld,
+    /// Serve it, expired, since a budget runs low: see [`Budget`](crate::Budget).
+    Spared,
     /// Serve it, and refresh it meanwhile.
     StaleWhileRevalidate,
     /// Ask the inner service first; `on_error` says whether it may stand in if that fails.
@@ -96,6 +100,27 @@ pub(crate) fn standing(windows: &Windows, now: Timestamp) -> Standing {
     }
 }
 
+/// The standing of an entry that nobody took back and that is not `strict`, while a budget asks for this much thrift.
+///
+/// A life counts from when it was stored, so that an entry is as old as it says; its other windows stay where they are.
+pub(crate) fn spared(
+    standing: Standing,
+    windows: &Windows,
+    stored_at: Timestamp,
+    thrift: Thrift,
+    now: Timestamp,
+) -> Standing {
+    let may_be_stale = thrift.prefer_stale && now < windows.revalidate_until.max(windows.error_until);
+    let stretched = || stored_at + thrift.stretched(windows.fresh_until.since(stored_at));
+    match standing {
+        Standing::FreshButOld if thrift != Thrift::NONE => Standing::Fresh,
+        Standing::StaleWhileRevalidate | Standing::Stale { .. } if may_be_stale || now < stretched() => {
+            Standing::Spared
+        }
+        other => other,
+    }
+}
+
 /// Whether an answer to an unsafe request invalidates what is stored for its target: RFC 9111 §4.4, of every method
 /// that is not known to be safe (RFC 9110 §9.2.1 and the registry of methods).
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
@@ -113,5 +138,47 @@ pub(crate) fn stands_in_until(windows: &Windows, failure: Option<StatusCode>) ->
         None | Some(502..=504) => Some(windows.down_until),
         Some(500) => Some(windows.error_until),
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_low_budget_keeps_what_has_expired_in_use_and_never_longer_than_it_says() {
+        let windows = Windows {
+            fresh_until: at(100),
+            late: Duration::ZERO,
+            refresh_from: at(90),
+            revalidate_until: at(110),
+            error_until: at(150),
+            down_until: at(400),
+            keep_until: at(400),
+        };
+        let stale = Standing::Stale { on_error: true };
+        let thrift = |stretch, prefer_stale| Thrift { stretch, prefer_stale };
+        for (now, thrift, expected) in [
+            (95, Thrift::NONE, Standing::FreshButOld),
+            (95, thrift(1.5, false), Standing::Fresh),
+            (105, Thrift::NONE, Standing::StaleWhileRevalidate),
+            (105, thrift(1.5, false), Standing::Spared),
+            (105, thrift(1.04, false), Standing::StaleWhileRevalidate),
+            (149, thrift(1.5, false), Standing::Spared),
+            (150, thrift(1.5, false), stale),
+            (149, thrift(1.0, true), Standing::Spared),
+            (150, thrift(1.0, true), stale),
+            (300, thrift(16.0, true), Standing::Spared),
+            (400, thrift(16.0, true), Standing::Gone),
+        ] {
+            let found = spared(standing(&windows, at(now)), &windows, at(0), thrift, at(now));
+            assert_eq!(found, expected, "at {now} with {thrift:?}");
+        }
     }
 }

@@ -120,6 +120,8 @@ reasons! {
     FlightFailed = "flight-failed", "see the inner service's own log";
     /// Not asked for often enough yet.
     MinUses = "min-uses", "lower `min_uses`";
+    /// It was served though its freshness was over: what the budget has left is spared.
+    Budget = "budget", "nothing: the quota of whom is asked runs low, and lasts longer this way";
     /// The store failed.
     StoreFailed = "store-failed", "see the event `StoreFailed`";
 }

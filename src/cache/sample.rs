@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::entry::{Began, Entry, Kept, Meta, Stored, Windows};
+use super::entry::{Began, Entry, Kept, Meta, Stored, Typed, Windows};
 use super::key::CacheKey;
 use crate::clock::Timestamp;
 
@@ -53,6 +53,7 @@ pub(crate) fn entry_for_tests(
         body: Kept::One(body),
         length,
         partial: None,
+        typed: Typed::default(),
     }))
 }
 

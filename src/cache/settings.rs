@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use crate::budget::Budget;
+
 /// RFC 9213: this crate's own targeted field, always obeyed and never passed on.
 pub(crate) const TOLLGATE_CACHE_CONTROL: HeaderName = HeaderName::from_static("tollgate-cache-control");
 
@@ -57,4 +59,6 @@ pub(crate) struct Settings {
     pub(crate) jitter: f64,
     /// The share of a lifetime after which a hit refreshes the entry, in 0..=1.
     pub(crate) refresh_ahead: f64,
+    /// What is left of the inner service's quota, where it has one.
+    pub(crate) budget: Option<Budget>,
 }

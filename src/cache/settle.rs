@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::barrier::About;
 use super::core::{self, Core};
+use super::engine;
 use super::invalidation::Invalidation;
 use super::key::{CacheKey, Target};
 use super::keying::KeyBuilder;
@@ -95,10 +96,7 @@ impl Core {
 
     /// Voids entries here and now; the answer says whether other processes will hear of it.
     pub(crate) fn take_back(&self, what: &Invalidation) -> Answer<Result<(), Error>> {
-        // The store first: what it reads from now on is compared, so nothing old comes after the barrier.
-        let told = self.store.invalidate(what);
-        self.barriers.raise(what.about.clone(), what.soft);
-        told
+        engine::take_back(&*self.store, &self.barriers, what)
     }
 
     /// Removes a key. The barrier has voided what lies there: this only frees its place.

@@ -81,6 +81,11 @@ pub trait CacheStore: Send + Sync + 'static {
         Answer::Ready(true)
     }
 
+    /// Gives a [claim](Self::claim) of this process up before its lease is over: whoever waits for it may go on.
+    fn release(&self, _key: &CacheKey) -> Answer<Result<(), Error>> {
+        Answer::Ready(Ok(()))
+    }
+
     /// How many invalidations of all processes are known here: what a fetch remembers when it begins.
     fn generation(&self) -> u64 {
         0

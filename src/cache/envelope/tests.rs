@@ -41,7 +41,7 @@ fn entry(body: Kept, length: u64, fields: &[(&'static str, Vec<u8>)], tags: &[&s
         began: Began { here: 5, fleet: 77 },
         checked: AtomicU64::new(5),
     };
-    Entry { key: key(), meta: Arc::new(meta), body, length, partial: None }
+    Entry { key: key(), meta: Arc::new(meta), body, length, partial: None, typed: Typed::default() }
 }
 
 fn simple() -> Stored {

@@ -6,6 +6,7 @@
 //! | to keep one | `SET … PX` with what is left of its life | it is kept in memory only |
 //! | to remove one | `UNLINK`, then `PUBLISH` | it is forgotten here |
 //! | leave to refresh one | `SET … NX PX` | granted: each process refreshes by itself |
+//! | to give that up | `UNLINK` | it ends by itself |
 //!
 //! Entries are named by a keyed hash and lie in an envelope with a checksum and their own full key; they are compared
 //! with what was invalidated since their fetch began, wherever it began.
@@ -234,6 +235,18 @@ impl CacheStore for RedisCache {
             let granted =
                 guard.call(async |mut connection: Conn| connection.query::<Option<String>>(&command).await).await;
             granted.map_or(true, |granted| granted.is_some())
+        }))
+    }
+
+    fn release(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+        let shared = self.shared.clone();
+        let Some(name) = shared.name("lease", key) else { return Answer::Ready(Ok(())) };
+        Answer::Pending(Box::pin(async move {
+            let command = cmd("UNLINK").arg(name).take();
+            let guard = &shared.backplane.guard;
+            // A lease that is not given up ends by itself.
+            let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
+            Ok(())
         }))
     }
 

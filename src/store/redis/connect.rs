@@ -12,6 +12,7 @@
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubStream};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
@@ -212,6 +213,10 @@ pub(super) struct Conn {
     roams: bool,
 }
 
+/// A server that holds keys: the only one, or one of a cluster by its host and port.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Primary(Option<(String, u16)>);
+
 #[derive(Clone)]
 enum Link {
     One(MultiplexedConnection),
@@ -223,6 +228,38 @@ impl Conn {
     pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Fault> {
         let roams = self.roams;
         command.query_async(self).await.map_err(|error| fault(error, roams))
+    }
+
+    /// The servers that hold keys: the one there is, or the primaries of a cluster.
+    pub(super) async fn primaries(&mut self) -> Result<Vec<Primary>, Fault> {
+        if matches!(self.link, Link::One(_)) {
+            return Ok(vec![Primary(None)]);
+        }
+        let mut slots = Cmd::new();
+        slots.arg("CLUSTER").arg("SLOTS");
+        // Of each range of slots: its first, its last, and who serves it, the primary first.
+        let ranges: Vec<Vec<Value>> = self.query(&slots).await?;
+        let primary = |range: &Vec<Value>| {
+            let server: Vec<Value> = redis::from_redis_value(range.get(2)?.clone()).ok()?;
+            let host = redis::from_redis_value(server.first()?.clone()).ok()?;
+            Some(Primary(Some((host, redis::from_redis_value(server.get(1)?.clone()).ok()?))))
+        };
+        let mut primaries: Vec<Primary> = ranges.iter().filter_map(primary).collect();
+        primaries.sort_unstable();
+        primaries.dedup();
+        Ok(primaries)
+    }
+
+    /// Sends a command to one of [them](Self::primaries).
+    pub(super) async fn query_at<T: FromRedisValue>(&mut self, primary: &Primary, command: &Cmd) -> Result<T, Fault> {
+        let (Link::Cluster(cluster), Primary(Some((host, port)))) = (&mut self.link, primary) else {
+            return self.query(command).await;
+        };
+        let address = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
+        let answer = cluster.route_command(command.clone(), RoutingInfo::SingleNode(address)).await;
+        answer
+            .and_then(|value| redis::from_redis_value(value).map_err(RedisError::from))
+            .map_err(|error| fault(error, self.roams))
     }
 
     /// Calls a script by its hash; `None` where the server does not know it.

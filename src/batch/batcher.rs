@@ -1,0 +1,141 @@
+//! [`Batcher`]: the handle.
+
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::builder::BatcherBuilder;
+use super::call::Bulk;
+use super::error::BatchError;
+use super::queue::{Duty, Queue};
+
+/// Asks for keys together that are asked for one by one. Clones share the batch.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use tollgate::Batcher;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let prices = Batcher::new(|symbols: Vec<&'static str>| async move {
+///     // GET /quotes?symbols=ACME,EVIL
+///     Ok::<_, std::io::Error>(HashMap::from([("ACME", 42), ("EVIL", 7)]))
+/// });
+/// let (acme, evil, none) = tokio::join!(prices.get("ACME"), prices.get("EVIL"), prices.get("GONE"));
+/// assert_eq!((acme?, evil?, none?), (Some(42), Some(7), None));
+/// assert_eq!((prices.stats().asked, prices.stats().calls), (3, 1));
+/// # Ok(()) }
+/// ```
+pub struct Batcher<K, V, E> {
+    shared: Arc<Shared<K, V, E>>,
+}
+
+pub(super) struct Shared<K, V, E> {
+    pub(super) settings: BatcherBuilder,
+    pub(super) bulk: Bulk<K, V, E>,
+    queue: Mutex<Queue<K, V, E>>,
+    asked: AtomicU64,
+    pub(super) calls: AtomicU64,
+    pub(super) keys: AtomicU64,
+}
+
+/// What a [`Batcher`] did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BatchStats {
+    /// How often somebody asked for a key.
+    pub asked: u64,
+    /// How often the bulk call was made.
+    pub calls: u64,
+    /// How many keys these calls asked for, together.
+    pub keys: u64,
+}
+
+impl Batcher<(), (), ()> {
+    /// Everything that can be set.
+    pub fn builder() -> BatcherBuilder {
+        BatcherBuilder::default()
+    }
+}
+
+impl<K, V, E> Batcher<K, V, E>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    V: Clone + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    /// Collects for up to 2 ms or 100 keys, and asks by this call: for these keys, the values there are.
+    #[must_use]
+    pub fn new<F, Fut, M>(call: F) -> Self
+    where
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<M, E>> + Send + 'static,
+        M: IntoIterator<Item = (K, V)>,
+    {
+        BatcherBuilder::default().build(call)
+    }
+
+    pub(super) fn new_with(settings: BatcherBuilder, bulk: Bulk<K, V, E>) -> Self {
+        let zero = AtomicU64::default;
+        let (queue, asked) = (Mutex::default(), zero());
+        Self { shared: Arc::new(Shared { settings, bulk, queue, asked, calls: zero(), keys: zero() }) }
+    }
+
+    /// What lies under this key; `None` where the call says nothing of it. Whoever leaves before that cancels nothing for
+    /// the others.
+    ///
+    /// # Errors
+    /// What the call said, where it failed for this key; [`BatchError::Broken`] where it panicked.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with time enabled.
+    pub async fn get(&self, key: K) -> Result<Option<V>, BatchError<E>> {
+        let (caller, answer) = oneshot::channel();
+        self.shared.asked.fetch_add(1, Ordering::Relaxed);
+        let duty = self.shared.queue().add(key, caller, self.shared.settings.max_keys);
+        let shared = self.shared.clone();
+        // A batch belongs to many: it takes nobody's span or log along.
+        match duty {
+            Duty::None => {}
+            Duty::Watch(number) => drop(tokio::spawn(async move {
+                tokio::time::sleep(shared.settings.delay).await;
+                let due = shared.queue().due(number);
+                if let Some(batch) = due {
+                    shared.run(batch).await;
+                }
+            })),
+            Duty::Send(batch) => drop(tokio::spawn(async move { shared.run(batch).await })),
+        }
+        answer.await.unwrap_or(Err(BatchError::Broken))
+    }
+
+    /// What was asked for so far, and how.
+    #[must_use]
+    pub fn stats(&self) -> BatchStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Shared { asked, calls, keys, .. } = &*self.shared;
+        BatchStats { asked: read(asked), calls: read(calls), keys: read(keys) }
+    }
+}
+
+impl<K, V, E> Shared<K, V, E> {
+    fn queue(&self) -> MutexGuard<'_, Queue<K, V, E>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K, V, E> Clone for Batcher<K, V, E> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<K, V, E> fmt::Debug for Batcher<K, V, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batcher").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+//! One batch on its way: asked for together, halved where that fails.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
+use super::batcher::Shared;
+use super::error::BatchError;
+use super::queue::Asked;
+use crate::answer::BoxFuture;
+
+/// The bulk call.
+pub(super) type Bulk<K, V, E> = Box<dyn Fn(Vec<K>) -> BoxFuture<Result<HashMap<K, V>, E>> + Send + Sync>;
+
+/// Keys that failed together.
+type Failed<K, V, E> = (Vec<Asked<K, V, E>>, E);
+
+impl<K, V, E> Shared<K, V, E>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    V: Clone + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    /// Asks for a batch, and answers everybody who waits.
+    pub(super) async fn run(&self, batch: Vec<Asked<K, V, E>>) {
+        let mut groups = vec![batch];
+        let mut splits = self.settings.splits;
+        while !groups.is_empty() {
+            let failed = join_all(groups.drain(..).map(|group| self.ask(group))).await;
+            for (mut group, error) in failed.into_iter().flatten() {
+                if group.len() > 1 && splits >= 2 {
+                    splits -= 2;
+                    let second = group.split_off(group.len() / 2);
+                    groups.extend([group, second]);
+                } else {
+                    let error = Err(BatchError::Failed(Arc::new(error)));
+                    group.into_iter().for_each(|asked| asked.tell(&error));
+                }
+            }
+        }
+    }
+
+    /// One call. Those it answers are told; those it fails for are returned.
+    async fn ask(&self, mut group: Vec<Asked<K, V, E>>) -> Option<Failed<K, V, E>> {
+        group.retain(Asked::is_wanted);
+        if group.is_empty() {
+            return None;
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.keys.fetch_add(group.len() as u64, Ordering::Relaxed);
+        let keys = group.iter().map(|asked| asked.key.clone()).collect();
+        // Also where it panics before its first await.
+        let call = AssertUnwindSafe(async { (self.bulk)(keys).await }).catch_unwind();
+        match call.await {
+            Ok(Ok(mut found)) => {
+                for asked in group {
+                    let value = found.remove(&asked.key);
+                    asked.tell(&Ok(value));
+                }
+                None
+            }
+            Ok(Err(error)) => Some((group, error)),
+            Err(_) => {
+                group.into_iter().for_each(|asked| asked.tell(&Err(BatchError::Broken)));
+                None
+            }
+        }
+    }
+}

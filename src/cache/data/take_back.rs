@@ -1,0 +1,98 @@
+//! [`TakeBack`]: takes typed values back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::super::barrier::{About, Prefix};
+use super::super::engine;
+use super::super::invalidation::Invalidation;
+use super::parts::{self, KeyPart};
+use super::space::Space;
+use crate::error::Error;
+
+/// Voids values by key, by the beginning of keys, by tag, or all of a namespace, in constant time.
+///
+/// After a call has returned, no value is served whose load began before it, even if that load is still under way: see
+/// [`cache`](crate::cache) on invalidation. A [`soft`](Self::soft) handle marks values stale instead. Where processes share
+/// a store, all of them take the values back; if the store cannot be told, the call returns an error, binds in this process
+/// all the same, and the others hear of it as soon as the store is back.
+///
+/// ```
+/// use tollgate::cache::{Cached, DataCache};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+/// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+/// users.put(("user", 7, "name"), "Ada".to_owned()).await?;
+/// users.invalidate().prefix(("user", 7)).await?;
+/// assert!(users.get(("user", 7, "name")).await.is_none());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct TakeBack {
+    space: Arc<Space>,
+    soft: bool,
+}
+
+impl TakeBack {
+    pub(super) const fn new(space: Arc<Space>) -> Self {
+        Self { space, soft: false }
+    }
+
+    /// A handle that marks values stale instead of voiding them: they are served while they are refreshed, or where that
+    /// fails, as far as the namespace's windows allow.
+    pub fn soft(mut self) -> Self {
+        self.soft = true;
+        self
+    }
+
+    /// The value under this key.
+    ///
+    /// # Errors
+    /// Where other processes cannot be told now.
+    pub async fn key<K: KeyPart>(&self, key: K) -> Result<(), Error> {
+        let key = parts::key(&self.space.beginning, &key);
+        self.raise(About::Resource(key.resource().into())).await
+    }
+
+    /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user", 70)`.
+    ///
+    /// # Errors
+    /// Where other processes cannot be told now.
+    pub async fn prefix<K: KeyPart>(&self, beginning: K) -> Result<(), Error> {
+        self.raise(self.beginning_with(parts::prefix(&beginning))).await
+    }
+
+    /// Every entry that carries this tag, in whatever namespace; also responses, where they share the store.
+    ///
+    /// # Errors
+    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma. Where other processes
+    /// cannot be told now.
+    pub async fn tag(&self, tag: &str) -> Result<(), Error> {
+        self.raise(Invalidation::tag(tag)?.about).await
+    }
+
+    /// Everything in this namespace.
+    ///
+    /// # Errors
+    /// Where other processes cannot be told now.
+    pub async fn all(&self) -> Result<(), Error> {
+        self.raise(self.beginning_with(Box::default())).await
+    }
+
+    fn beginning_with(&self, path: Box<[u8]>) -> About {
+        let (scheme, authority) = (Some(parts::SCHEME.into()), Some(parts::authority(&self.space.name)));
+        About::Prefix(Prefix { scheme, authority, path })
+    }
+
+    async fn raise(&self, about: About) -> Result<(), Error> {
+        let engine = &self.space.engine;
+        engine::take_back(&*engine.store, &engine.barriers, &Invalidation::new(about, self.soft)).await
+    }
+}
+
+impl fmt::Debug for TakeBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TakeBack").field("name", &self.space.name).field("soft", &self.soft).finish()
+    }
+}

@@ -1,0 +1,143 @@
+//! Warming up: loading many values before they are asked for, a few at a time.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::cached::Cached;
+use super::loaded::Loaded;
+use super::parts::KeyPart;
+
+/// How many keys the store is asked for at once.
+const CHUNK: usize = 100;
+
+/// How much a warm-up asks of whom it loads from: eight loads at a time, as fast as they go, unless set.
+///
+/// ```
+/// use tollgate::cache::Pace;
+///
+/// let gentle = Pace::default().parallel(2).per_second(10);
+/// # let _ = gentle;
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Pace {
+    parallel: usize,
+    per_second: Option<u32>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { parallel: 8, per_second: None }
+    }
+}
+
+impl Pace {
+    /// So many loads at a time; at least one.
+    pub fn parallel(mut self, loads: usize) -> Self {
+        self.parallel = loads.max(1);
+        self
+    }
+
+    /// At most so many loads begin in a second, evenly; at least one.
+    pub fn per_second(mut self, loads: u32) -> Self {
+        self.per_second = Some(loads.max(1));
+        self
+    }
+}
+
+/// What a warm-up did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warmed {
+    /// Keys whose value was there.
+    pub known: u64,
+    /// Keys whose value was loaded.
+    pub loaded: u64,
+    /// Keys whose load failed.
+    pub failed: u64,
+}
+
+impl<V> Cached<V>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Loads what is not there of these keys, at this pace. The keys may be many: they are taken up as they are needed.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache, Pace};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let squares: Cached<u64> = DataCache::in_memory(1 << 20).cached("squares").build()?;
+    /// squares.put(3, 9_u64).await?;
+    /// let load = |n: u64| async move { Ok::<_, std::convert::Infallible>(n * n) };
+    /// let warmed = squares.warm(1..=10_u64, load, Pace::default().per_second(1_000)).await;
+    /// assert_eq!((warmed.known, warmed.loaded), (1, 9));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    /// Where a load panics. Outside of a tokio runtime with time enabled.
+    pub async fn warm<K, F, Fut, L, E>(&self, keys: impl IntoIterator<Item = K>, load: F, pace: Pace) -> Warmed
+    where
+        K: KeyPart + Send + 'static,
+        F: Fn(K) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<L, E>> + Send + 'static,
+        L: Into<Loaded<V>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let load = Arc::new(load);
+        let ticks = pace.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
+        let mut warmed = Warmed::default();
+        let mut keys = keys.into_iter();
+        loop {
+            let chunk: Vec<K> = keys.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return warmed;
+            }
+            let asked = chunk.len() as u64;
+            let there = self.known(&chunk).await;
+            let missing: Vec<K> =
+                chunk.into_iter().zip(there).filter(|(_, there)| !there).map(|(key, _)| key).collect();
+            warmed.known += asked - missing.len() as u64;
+            let loads: Vec<_> = missing
+                .into_iter()
+                .map(|key| {
+                    let (load, ticks) = (load.clone(), &ticks);
+                    async move {
+                        if let Some(ticks) = ticks {
+                            ticks.lock().await.tick().await;
+                        }
+                        let encoded = self.key(&key);
+                        super::load::go(self.clone(), encoded, super::cached::Found::Nothing, move || load(key)).await
+                    }
+                })
+                .collect();
+            let mut loads = stream::iter(loads).buffer_unordered(pace.parallel);
+            while let Some(done) = loads.next().await {
+                *if done.is_ok() { &mut warmed.loaded } else { &mut warmed.failed } += 1;
+            }
+        }
+    }
+
+    /// Which of these keys have a value that may be served. Not counted: nobody has asked for it.
+    async fn known<K: KeyPart>(&self, keys: &[K]) -> Vec<bool> {
+        let encoded: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
+        let now = self.space.engine.clock.now();
+        let there = |key, entry| matches!(self.found(key, entry, now), super::cached::Found::Value(..));
+        encoded.iter().zip(self.look_many(&encoded).await).map(|(key, entry)| there(key, entry)).collect()
+    }
+}
+
+fn every(span: Duration) -> Interval {
+    let mut ticks = interval(span.max(Duration::from_nanos(1)));
+    // A load that was late is not made up for by a burst.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

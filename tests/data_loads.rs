@@ -1,0 +1,230 @@
+//! One load for a key: who leads, who waits, who leaves; time-outs, failures, panics, and what stands in for them.
+#![expect(clippy::expect_used, reason = "a test may fail")]
+
+#[path = "support/data_world.rs"]
+mod data_world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_world::{Fault, World, seconds};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tollgate::cache::{LoadError, Loaded};
+
+type Answer = Result<Arc<u64>, LoadError<Fault>>;
+
+const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn ask(world: &Arc<World>, key: &'static str, span: Duration) -> JoinHandle<Answer> {
+    let world = world.clone();
+    tokio::spawn(async move { world.load_in(key, span).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_callers_cost_one_load_and_who_leaves_cancels_nothing() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
+    let mut asked: Vec<_> = (0..1_000).map(|_| ask(&world, "a", millis(100))).collect();
+    sleep(millis(10)).await;
+    // The leader, and some of those who wait.
+    asked.drain(..500).for_each(|task| task.abort());
+    for task in asked {
+        assert_eq!(task.await.expect("no panic").map(|value| *value).ok(), Some(1));
+    }
+    assert_eq!((world.loads("a"), world.stats().collapsed), (1, 500));
+    let alone = ask(&world, "b", millis(100));
+    sleep(millis(10)).await;
+    alone.abort();
+    sleep(millis(200)).await;
+    assert_eq!(world.cached.get("b").await.as_deref(), Some(&1), "it was kept though nobody waited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_is_its_callers_and_the_next_one_leads() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
+    let asked: Vec<_> = (0..5).map(|_| ask(&world, "fails", millis(10))).collect();
+    for task in asked {
+        assert!(matches!(task.await.expect("no panic"), Err(LoadError::Failed(Fault))));
+    }
+    assert_eq!((world.loads("fails"), world.most_at_once()), (5, 1));
+    assert_eq!(world.stats().errors, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_its_callers_and_the_others_load() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
+    let panics = {
+        let world = world.clone();
+        tokio::spawn(async move {
+            let load = || async {
+                sleep(millis(10)).await;
+                panic!("a bug of the load")
+            };
+            world.cached.get_or_load::<_, _, _, u64, Fault>("a", load).await
+        })
+    };
+    tokio::task::yield_now().await;
+    let waits = ask(&world, "a", Duration::ZERO);
+    assert!(panics.await.expect_err("a panic").is_panic());
+    assert_eq!(*waits.await.expect("no panic").expect("loaded"), 1);
+    assert_eq!((world.stats().errors, world.stats().flights), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_value_stands_in_for_errors_inside_its_window_and_not_after() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).stale_if_error(seconds(30))));
+    let fail = async || world.cached.get_or_load("a", || async { Err::<u64, _>(Fault) }).await;
+    world.cached.put("a", 7_u64).await.expect("kept");
+    world.clock.advance(seconds(61));
+    assert_eq!(fail().await.as_deref().ok(), Some(&7));
+    world.clock.advance(seconds(28));
+    assert_eq!(fail().await.as_deref().ok(), Some(&7));
+    world.clock.advance(seconds(1));
+    assert!(fail().await.is_err(), "past its window");
+    assert_eq!((world.stats().stale, world.stats().errors), (2, 3));
+    // Taken back, it stands in for nothing.
+    world.cached.put("a", 7_u64).await.expect("kept");
+    world.clock.advance(seconds(61));
+    world.cached.invalidate().key("a").await.expect("here");
+    assert!(fail().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_refreshed_once_behind_its_callers_backs() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).stale_while_revalidate(seconds(30))));
+    world.load("a").await.expect("loaded");
+    world.clock.advance(seconds(61));
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(*world.load_in("a", millis(100)).await.expect("stale"), 1);
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waits");
+    sleep(millis(200)).await;
+    assert_eq!((*world.load("a").await.expect("fresh"), world.loads("a")), (2, 2));
+    world.clock.advance(seconds(60 + 30));
+    assert_eq!(*world.load("a").await.expect("loaded"), 3, "past its window somebody waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_refreshed_ahead_of_its_end() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(100)).refresh_ahead(0.9)));
+    world.load("a").await.expect("loaded");
+    for (turn, loads) in [(89, 1), (1, 2)] {
+        world.clock.advance(seconds(turn));
+        assert_eq!(*world.load("a").await.expect("there"), 1);
+        world.quiet().await;
+        assert_eq!(world.loads("a"), loads);
+    }
+    world.clock.advance(seconds(50));
+    assert_eq!(*world.load("a").await.expect("there"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_soft_time_out_a_stale_value_is_served_and_the_load_goes_on() {
+    let set = |space: tollgate::cache::CachedBuilder<u64>| {
+        space.ttl(seconds(60)).stale_if_error(seconds(600)).soft_timeout(millis(50)).hard_timeout(millis(500))
+    };
+    let world = Arc::new(World::new(set));
+    world.load("a").await.expect("loaded");
+    world.clock.advance(seconds(61));
+    let begun = Instant::now();
+    // The leader, and one who waits for it.
+    let both = [ask(&world, "a", millis(200)), ask(&world, "a", millis(200))];
+    for task in both {
+        assert_eq!(*task.await.expect("no panic").expect("stale"), 1);
+    }
+    assert!(begun.elapsed() < millis(60), "{:?}", begun.elapsed());
+    sleep(millis(200)).await;
+    assert_eq!((*world.load("a").await.expect("fresh"), world.loads("a")), (2, 2));
+    // With nothing to stand in the soft time-out means nothing.
+    let begun = Instant::now();
+    assert_eq!(*world.load_in("b", millis(200)).await.expect("loaded"), 1);
+    assert!(begun.elapsed() >= millis(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_hard_time_out_there_is_an_error_and_the_load_is_kept() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).hard_timeout(millis(100))));
+    let both = [ask(&world, "a", millis(250)), ask(&world, "a", millis(250))];
+    let begun = Instant::now();
+    for task in both {
+        assert!(matches!(task.await.expect("no panic"), Err(LoadError::TimedOut)));
+    }
+    assert!(begun.elapsed() < millis(110), "{:?}", begun.elapsed());
+    sleep(millis(200)).await;
+    assert_eq!(world.cached.get("a").await.as_deref(), Some(&1));
+    assert_eq!((world.loads("a"), world.stats().timed_out), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_another_longer_than_the_deadline_and_then_a_few_load_at_a_time() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).wait(seconds(3))));
+    let begun = Instant::now();
+    let _slow = ask(&world, "a", seconds(60));
+    tokio::task::yield_now().await;
+    let asked: Vec<_> = (0..20).map(|_| ask(&world, "a", millis(100))).collect();
+    for task in asked {
+        task.await.expect("no panic").expect("loaded");
+    }
+    let took = begun.elapsed();
+    assert!(took >= seconds(3) && took < millis(3_500), "{took:?}");
+    // Eight found nothing and loaded; those behind them found what these had kept.
+    assert!(world.loads("a") <= 1 + 8, "{}", world.loads("a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_load_brings_back_nothing_that_was_taken_back() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).tag("all")));
+    type Take = fn(Arc<World>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+    let ways: [Take; 5] = [
+        |world| Box::pin(async move { world.cached.invalidate().tag("all").await.expect("here") }),
+        |world| Box::pin(async move { world.cached.invalidate().key("a").await.expect("here") }),
+        |world| Box::pin(async move { world.cached.invalidate().prefix("a").await.expect("here") }),
+        |world| Box::pin(async move { world.cached.invalidate().all().await.expect("here") }),
+        |world| Box::pin(async move { world.cached.remove("a").await.expect("here") }),
+    ];
+    for (n, take_back) in (0..).zip(ways) {
+        let before = ask(&world, "a", millis(100));
+        sleep(millis(10)).await;
+        take_back(world.clone()).await;
+        // Whoever comes now does not wait for what began before.
+        let after = ask(&world, "a", millis(10));
+        assert_eq!(*after.await.expect("no panic").expect("loaded"), 2 * n + 2);
+        assert_eq!(*before.await.expect("no panic").expect("loaded"), 2 * n + 1, "its own caller gets it");
+        assert_eq!(world.cached.get("a").await.as_deref(), Some(&(2 * n + 2)), "and it is not kept");
+        world.cached.invalidate().all().await.expect("here");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_the_load_decides_binds_those_who_wait_for_it() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
+    let slow = |value: u64| {
+        let world = world.clone();
+        tokio::spawn(async move {
+            let load = move || async move {
+                sleep(millis(100)).await;
+                Ok::<_, Fault>(Loaded::new(value).tag("decided"))
+            };
+            world.cached.get_or_load("a", load).await.map(|value| *value)
+        })
+    };
+    let (leads, waits) = (slow(1), slow(2));
+    sleep(millis(10)).await;
+    world.cached.invalidate().tag("decided").await.expect("here");
+    assert_eq!(leads.await.expect("no panic").ok(), Some(1));
+    assert_eq!(waits.await.expect("no panic").ok(), Some(2), "it loads anew");
+    assert_eq!(world.cached.get("a").await.as_deref(), Some(&2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_is_not_undone_by_a_load_under_way() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
+    let slow = ask(&world, "a", millis(100));
+    sleep(millis(10)).await;
+    world.cached.put("a", 77_u64).await.expect("kept");
+    assert_eq!(*slow.await.expect("no panic").expect("loaded"), 1);
+    assert_eq!(world.cached.get("a").await.as_deref(), Some(&77));
+}
