@@ -79,6 +79,7 @@ mod stack;
 mod stats;
 mod striped;
 mod switch;
+mod upstream_gate;
 
 pub mod guide;
 
@@ -105,6 +106,7 @@ pub use route::UNMATCHED;
 pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
 pub use stats::{RouteReport, Stats, Switches};
 pub use switch::Switch;
+pub use upstream_gate::{UpstreamGate, UpstreamGateBuilder, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
 
 /// The front page's code compiles.
 #[cfg(doctest)]

@@ -73,6 +73,21 @@ impl Tollgate {
         TollgateBuilder::default()
     }
 
+    /// The layers around a *client*, for calls out: timing → cache → quota and circuit → client. See
+    /// [`UpstreamGate`](crate::UpstreamGate).
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let github = Tollgate::upstream("github").quota(Credits::per_hour(5_000)).build()?;
+    /// # let _ = github.layer();
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn upstream(name: impl Into<String>) -> crate::UpstreamGateBuilder {
+        crate::UpstreamGate::builder(name.into())
+    }
+
     /// The layer to wrap services in. Every clone of it shares this gate's state.
     #[must_use]
     pub fn layer(&self) -> TollgateLayer {

@@ -164,6 +164,11 @@ impl Rules {
         self
     }
 
+    /// The patterns there are rules for.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|(pattern, _)| &**pattern)
+    }
+
     /// Checks and compiles.
     ///
     /// # Errors

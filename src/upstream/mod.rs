@@ -7,6 +7,7 @@ mod burn;
 mod calendar;
 mod circuit;
 mod core;
+mod credential;
 mod credit;
 mod flow;
 mod future;
@@ -27,6 +28,7 @@ mod when;
 
 pub use builder::UpstreamBuilder;
 pub use circuit::Circuit;
+pub use credential::{Credential, Credited};
 pub use credit::Credits;
 pub use future::ResponseFuture;
 pub use layer::UpstreamLayer;

@@ -230,6 +230,12 @@ impl Conn {
         command.query_async(self).await.map_err(|error| fault(error, roams))
     }
 
+    /// Sends several commands about one key at once, and reads the answers that are not ignored.
+    pub(super) async fn query_all<T: FromRedisValue>(&mut self, commands: &Pipeline) -> Result<T, Fault> {
+        let roams = self.roams;
+        commands.query_async(self).await.map_err(|error| fault(error, roams))
+    }
+
     /// The servers that hold keys: the one there is, or the primaries of a cluster.
     pub(super) async fn primaries(&mut self) -> Result<Vec<Primary>, Fault> {
         if matches!(self.link, Link::One(_)) {

@@ -21,17 +21,22 @@
 //! | `…:{cache}:number` | string | the number of the last | the same |
 //! | `…:{cache}:secret` | string | what names are hashed under, where none is configured | ten years without a new connection |
 //!
-//! and the channel `…:{cache}:channel`, on which every addition to the log is published. A fleet that says nothing for so
+//! Credits of upstreams are under `…:credits:<hash>`, a number for each upstream and window, gone an hour after the window's
+//! end; the limits' secret names them.
+//!
+//! And there is the channel `…:{cache}:channel`, on which every addition to the log is published. A fleet that says nothing for so
 //! long begins its history anew, as one whose Redis was emptied does.
 
 mod backplane;
 mod cache;
 mod connect;
+mod credits;
 mod limits;
 mod names;
 mod settings;
 mod sweep;
 
 pub use cache::RedisCache;
+pub use credits::RedisCredits;
 pub use limits::{LimitMode, RedisLimits};
 pub use settings::Redis;

@@ -121,6 +121,21 @@ impl Redis {
 
     /// Connections for the limits. None is up before the fleet's secret is known.
     pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
+        self.guard_agreed("redis limits", self.limit_deadline, secret, events)
+    }
+
+    /// Connections for the credits of upstreams, the same.
+    pub(super) fn guard_credits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
+        self.guard_agreed("redis credits", self.cache_deadline, secret, events)
+    }
+
+    fn guard_agreed(
+        &self,
+        guard: &'static str,
+        deadline: Duration,
+        secret: &FleetSecret,
+        events: Events,
+    ) -> FailOpen<Conn> {
         let (dial, secret, name) = (self.dial(), secret.clone(), format!("{}:secret", self.prefix));
         let agreed: Arc<Mutex<Option<Names>>> = Arc::default();
         let given = self.secret.is_some();
@@ -138,7 +153,7 @@ impl Redis {
                 Ok(connection)
             })
         };
-        FailOpen::new("redis limits", GuardSettings::new(self.limit_deadline), agreeing, events)
+        FailOpen::new(guard, GuardSettings::new(deadline), agreeing, events)
     }
 
     /// Connections for the cache.

@@ -1,0 +1,119 @@
+//! [`RedisCredits`]: credits booked in Redis, by all nodes of a fleet.
+//!
+//! One key for each upstream and window, a number that bookings are added to (`INCRBY`), gone an hour after the window has
+//! ended (`PEXPIREAT`): one round trip for all windows of a booking. An answer that is lost leaves a booking behind: too
+//! much is counted, never too little.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use redis::pipe;
+
+use super::connect::Conn;
+use super::settings::Redis;
+use crate::answer::Answer;
+use crate::error::Error;
+use crate::event::{Events, Hook};
+use crate::guard::{FailOpen, Outage};
+use crate::key::FleetSecret;
+use crate::upstream::{Booking, CreditStore};
+
+/// A window is forgotten this long after it has ended.
+const KEPT: Duration = Duration::from_secs(3_600);
+/// For the first connection.
+const FIRST: Duration = Duration::from_millis(200);
+
+/// Credits in Redis. Clones share everything.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::store::redis::{Redis, RedisCredits};
+/// use tollgate::upstream::{Credits, UpstreamLayer};
+///
+/// let redis = Redis::new("redis://127.0.0.1")?;
+/// let layer = UpstreamLayer::builder("github")
+///     .quota(Credits::per_hour(5_000))
+///     .store(Arc::new(RedisCredits::new(&redis)?))
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RedisCredits {
+    guard: FailOpen<Conn>,
+    secret: FleetSecret,
+    prefix: Arc<str>,
+}
+
+impl RedisCredits {
+    /// Credits in this Redis. Nothing fails where it is down.
+    ///
+    /// # Errors
+    /// Where a setting is wrong.
+    pub fn new(redis: &Redis) -> Result<Self, Error> {
+        redis.check()?;
+        let secret = redis.secret.as_ref().map_or_else(FleetSecret::unknown, FleetSecret::new);
+        let guard = redis.guard_credits(&secret, Events::default());
+        Ok(Self { guard, secret, prefix: redis.prefix.as_str().into() })
+    }
+
+    /// What a window is called: neither upstream nor quota can be read there.
+    fn name(&self, booking: &Booking) -> Result<String, Outage> {
+        let described = format!("{}\u{1f}{}\u{1f}{}", booking.upstream, booking.window, booking.start);
+        let hash = self.secret.name(described.as_bytes()).ok_or(Outage::Disconnected)?;
+        Ok(format!("{}:credits:{hash:016x}", self.prefix))
+    }
+
+    async fn add(self, bookings: Vec<Booking>) -> Result<Vec<u64>, Outage> {
+        // A process that has just begun waits for its first connection: what its predecessor spent is known only there.
+        if self.guard.generation() == 0 {
+            let mut connects = self.guard.connects();
+            // Where none is made in time, that is an outage like any other.
+            drop(tokio::time::timeout(FIRST, connects.wait_for(|made| *made > 0)).await);
+        }
+        self.guard.check()?;
+        let names = bookings.iter().map(|booking| self.name(booking)).collect::<Result<Vec<_>, _>>()?;
+        self.guard
+            .call(|connection| async move {
+                let asked = names.iter().zip(&bookings).map(|(name, booking)| {
+                    let mut connection = connection.clone();
+                    async move {
+                        let mut add = pipe();
+                        add.cmd("INCRBY").arg(name).arg(booking.credits);
+                        add.cmd("PEXPIREAT").arg(name).arg(gone(booking)).ignore();
+                        let (total,): (i64,) = connection.query_all(&add).await?;
+                        Ok(u64::try_from(total).unwrap_or(0))
+                    }
+                });
+                futures_util::future::try_join_all(asked).await
+            })
+            .await
+    }
+}
+
+/// When its key is, in milliseconds since 1970.
+fn gone(booking: &Booking) -> u64 {
+    let gone = booking.ends.checked_add(KEPT).unwrap_or(booking.ends);
+    let since = gone.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+impl CreditStore for RedisCredits {
+    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<u64>, Error>> {
+        let (credits, bookings) = (self.clone(), bookings.to_vec());
+        Answer::Pending(Box::pin(async move {
+            credits.add(bookings).await.map_err(|outage| Error::outage("credits", outage))
+        }))
+    }
+
+    fn listen(&self, hook: Hook) {
+        self.guard.listen(Events::new(Some(hook)));
+    }
+}
+
+impl fmt::Debug for RedisCredits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisCredits").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}
