@@ -1,4 +1,5 @@
 //! What a month costs, re-derived on a clock that is turned by hand.
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -199,7 +199,7 @@ impl Account {
     }
 
     /// What to tell caches, where it has changed by a 256th or a window has begun.
-    pub(super) fn to_feed(&mut self) -> Option<Vec<Allowance>> {
+    pub(super) fn news_for_caches(&mut self) -> Option<Vec<Allowance>> {
         let share = self.terms.usual_share;
         let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));
         let theirs = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));

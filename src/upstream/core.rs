@@ -150,14 +150,14 @@ impl Core {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
         let told = learn(status, headers, moment.unix as f64 / 1e9);
-        let news = held.account.settle(ticket, &Ending::Answered(status, told), moment);
+        let news = held.account.settle(ticket, Ending::Answered(status, &told), moment);
         self.feed(&mut held);
         drop(held);
         self.tell(&news, moment.now);
     }
 
     /// A call ended without an answer.
-    pub(super) fn ended(&self, ticket: &Ticket, ending: &Ending) {
+    pub(super) fn ended(&self, ticket: &Ticket, ending: Ending<'_>) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
         let news = held.account.settle(ticket, ending, moment);
@@ -202,7 +202,7 @@ impl Core {
 
     /// Tells the caches what is left, where that has changed. Their lock is taken under ours, never the other way round.
     fn feed(&self, held: &mut Held) {
-        if let Some(allowances) = held.account.to_feed() {
+        if let Some(allowances) = held.account.news_for_caches() {
             self.budget.set(&allowances);
         }
     }

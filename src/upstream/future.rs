@@ -152,14 +152,14 @@ impl Watch {
 
     fn failed(mut self) {
         self.settled = true;
-        self.core.ended(&self.ticket, &Ending::Failed);
+        self.core.ended(&self.ticket, Ending::Failed);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.settled {
-            self.core.ended(&self.ticket, &Ending::Left);
+            self.core.ended(&self.ticket, Ending::Left);
         }
     }
 }

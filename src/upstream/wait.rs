@@ -59,7 +59,7 @@ async fn book(core: &Arc<Core>, cost: u64) {
         if !held.account.must_book(cost, moment.now) {
             return;
         }
-        held.account.to_book(cost, moment.now)
+        held.account.next_block(cost, moment.now)
     };
     settle(core, &owing, ask(core, &owing, 1).await);
 }
@@ -78,7 +78,7 @@ pub(super) fn top_up(core: &Arc<Core>, cost: u64) {
             if !held.account.runs_low(moment.now) {
                 return;
             }
-            held.account.to_book(cost, moment.now)
+            held.account.next_block(cost, moment.now)
         };
         settle(&core, &owing, ask(&core, &owing, 1).await);
     });

@@ -45,7 +45,7 @@ impl Account {
     }
 
     /// What to book now, for calls like this one and a while.
-    pub(in crate::upstream) fn to_book(&mut self, cost: u64, now: Timestamp) -> SmallVec<[Owing; 2]> {
+    pub(in crate::upstream) fn next_block(&mut self, cost: u64, now: Timestamp) -> SmallVec<[Owing; 2]> {
         let left = self.calendars.iter().map(|calendar| calendar.limit().saturating_sub(calendar.spent())).min();
         let block = self.block.next(cost, left.unwrap_or(0), now);
         let owing = self.calendars.iter().enumerate().map(|(at, calendar)| {

@@ -15,10 +15,10 @@ use crate::upstream::told::{Told, named};
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How a call ended.
-#[derive(Clone, Debug)]
-pub(in crate::upstream) enum Ending {
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) enum Ending<'a> {
     /// With an answer, and what that told.
-    Answered(StatusCode, Told),
+    Answered(StatusCode, &'a Told),
     /// In an error.
     Failed,
     /// Nobody waits for it any more.
@@ -35,16 +35,16 @@ pub(in crate::upstream) struct News {
 
 impl Account {
     /// A call ended.
-    pub(in crate::upstream) fn settle(&mut self, ticket: &Ticket, ending: &Ending, moment: Moment) -> News {
+    pub(in crate::upstream) fn settle(&mut self, ticket: &Ticket, ending: Ending<'_>, moment: Moment) -> News {
         self.turn(moment);
         let now = moment.now;
         let mut news = News::default();
         match ending {
             Ending::Answered(status, told) => {
-                let counted = self.answered(ticket, *status, now);
+                let counted = self.answered(ticket, status, now);
                 self.hear(ticket, counted, told, now);
                 news.circuit = self.obey(told, now);
-                news.circuit = self.record(ticket, Some(*status), now).or(news.circuit);
+                news.circuit = self.record(ticket, Some(status), now).or(news.circuit);
             }
             Ending::Failed => {
                 self.flow.lose(ticket.call.cost, now);

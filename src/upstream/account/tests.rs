@@ -46,8 +46,8 @@ fn refused(verdict: Verdict) -> (ShedReason, u64) {
     }
 }
 
-fn ok() -> Ending {
-    Ending::Answered(StatusCode::OK, Told::new())
+fn settle(account: &mut Account, ticket: &Ticket, status: StatusCode, told: Told, moment: Moment) -> News {
+    account.settle(ticket, Ending::Answered(status, &told), moment)
 }
 
 #[test]
@@ -62,9 +62,6 @@ fn a_class_stops_at_its_share_and_the_next_window_begins_anew() {
     }
     assert_eq!(refused(account.admit(CALL, at(20))).1, 60);
     assert!(matches!(account.admit(Call { cost: 0, ..CALL }, at(20)), Verdict::Send(_)), "what is free passes");
-    for ticket in [sent(account.admit(Call { cost: 0, ..CALL }, at(21)))] {
-        account.settle(&ticket, &ok(), at(22));
-    }
     // Ten are still under way when the minute ends: they may be counted in the next.
     assert_eq!(refused(account.admit(CALL, at(seconds(60)))).1, 120);
     let month = account.calendars[1].spent();
@@ -75,16 +72,16 @@ fn a_class_stops_at_its_share_and_the_next_window_begins_anew() {
 fn not_modified_is_free_and_a_failure_is_not() {
     let mut account = account(terms(), &[Credits::per_hour(100)]);
     let ticket = sent(account.admit(CALL, at(0)));
-    account.settle(&ticket, &Ending::Answered(StatusCode::NOT_MODIFIED, Told::new()), at(1));
+    settle(&mut account, &ticket, StatusCode::NOT_MODIFIED, Told::new(), at(1));
     assert_eq!((account.calendars[0].spent(), account.burn.last_hour(at(1).now)), (0, 0));
     let ticket = sent(account.admit(CALL, at(2)));
-    account.settle(&ticket, &Ending::Failed, at(3));
+    account.settle(&ticket, Ending::Failed, at(3));
     let ticket = sent(account.admit(CALL, at(2)));
-    account.settle(&ticket, &Ending::Left, at(3));
+    account.settle(&ticket, Ending::Left, at(3));
     assert_eq!(account.calendars[0].spent(), 2);
     account.terms.free_not_modified = false;
     let ticket = sent(account.admit(CALL, at(4)));
-    account.settle(&ticket, &Ending::Answered(StatusCode::NOT_MODIFIED, Told::new()), at(5));
+    settle(&mut account, &ticket, StatusCode::NOT_MODIFIED, Told::new(), at(5));
     assert_eq!(account.calendars[0].spent(), 3);
 }
 
@@ -94,11 +91,11 @@ fn limits_bind_the_endpoints_that_were_told_of_them() {
     let search = Call { endpoint: 1, ..CALL };
     let ticket = sent(account.admit(search, at(0)));
     let told = Told::new().limit("search", 30, 0, Duration::from_secs(60));
-    account.settle(&ticket, &Ending::Answered(StatusCode::OK, told), at(1));
+    settle(&mut account, &ticket, StatusCode::OK, told, at(1));
     assert_eq!(refused(account.admit(search, at(2))), (ShedReason::Quota, 60));
     let ticket = sent(account.admit(CALL, at(3)));
     let told = Told::new().limit("core", 5_000, 4_999, Duration::from_secs(3_600));
-    account.settle(&ticket, &Ending::Answered(StatusCode::OK, told), at(4));
+    settle(&mut account, &ticket, StatusCode::OK, told, at(4));
     sent(account.admit(CALL, at(5)));
     sent(account.admit(search, at(seconds(61))));
 }
@@ -108,18 +105,18 @@ fn told_to_wait_all_wait_and_without_a_word_longer_each_time() {
     let mut account = account(terms(), &[]);
     let ticket = sent(account.admit(CALL, at(0)));
     let told = Told::new().retry_after(Duration::from_secs(30));
-    account.settle(&ticket, &Ending::Answered(StatusCode::FORBIDDEN, told), at(0));
+    settle(&mut account, &ticket, StatusCode::FORBIDDEN, told, at(0));
     assert_eq!(refused(account.admit(Call { endpoint: 1, ..CALL }, at(1))), (ShedReason::ToldToWait, 30));
     let mut now = 30;
     for pause in [2, 4, 8, 16, 32, 64, 64] {
         let ticket = sent(account.admit(CALL, at(seconds(now))));
         let told = Told { refused: true, ..Told::new() };
-        account.settle(&ticket, &Ending::Answered(StatusCode::TOO_MANY_REQUESTS, told), at(seconds(now)));
+        settle(&mut account, &ticket, StatusCode::TOO_MANY_REQUESTS, told, at(seconds(now)));
         now += pause;
         assert_eq!(refused(account.admit(CALL, at(seconds(now) - 1))).1, now);
     }
     let ticket = sent(account.admit(CALL, at(seconds(now))));
-    account.settle(&ticket, &ok(), at(seconds(now)));
+    settle(&mut account, &ticket, StatusCode::OK, Told::new(), at(seconds(now)));
     assert_eq!(account.refusals, 0);
 }
 
@@ -128,16 +125,17 @@ fn a_failing_upstream_is_left_alone_and_one_that_names_a_time_until_then() {
     let mut account = account(terms(), &[Credits::per_hour(1_000)]);
     for n in 0..5 {
         let ticket = sent(account.admit(CALL, at(n)));
-        let ending = if n == 0 { Ending::Failed } else { Ending::Answered(StatusCode::BAD_GATEWAY, Told::new()) };
-        let news = account.settle(&ticket, &ending, at(n));
+        let told = Told::new();
+        let ending = if n == 0 { Ending::Failed } else { Ending::Answered(StatusCode::BAD_GATEWAY, &told) };
+        let news = account.settle(&ticket, ending, at(n));
         assert_eq!(news.circuit, (n == 4).then_some(true));
     }
     assert_eq!(refused(account.admit(CALL, at(seconds(1)))), (ShedReason::CircuitOpen, 1));
     let ticket = sent(account.admit(CALL, at(seconds(2))));
-    assert_eq!(account.settle(&ticket, &ok(), at(seconds(2))).circuit, Some(false));
+    assert_eq!(settle(&mut account, &ticket, StatusCode::OK, Told::new(), at(seconds(2))).circuit, Some(false));
     let ticket = sent(account.admit(CALL, at(seconds(2))));
     let told = Told { unavailable: true, retry_after: Some(Duration::from_secs(120)), ..Told::new() };
-    let news = account.settle(&ticket, &Ending::Answered(StatusCode::SERVICE_UNAVAILABLE, told), at(seconds(2)));
+    let news = settle(&mut account, &ticket, StatusCode::SERVICE_UNAVAILABLE, told, at(seconds(2)));
     assert_eq!(news.circuit, Some(true));
     assert_eq!(refused(account.admit(CALL, at(seconds(60)))), (ShedReason::CircuitOpen, 122));
     sent(account.admit(CALL, at(seconds(122))));
@@ -167,14 +165,14 @@ fn thresholds_are_told_once() {
 fn caches_are_told_where_it_changed() {
     let mut account = account(terms(), &[Credits::per_hour(10_000)]);
     account.turn(at(0));
-    assert_eq!(account.to_feed().map(|told| told[0].left), Some(1.0));
+    assert_eq!(account.news_for_caches().map(|told| told[0].left), Some(1.0));
     let mut times = 0;
     for n in 0..4_500 {
         sent(account.admit(CALL, at(n)));
-        times += usize::from(account.to_feed().is_some());
+        times += usize::from(account.news_for_caches().is_some());
     }
     assert!((120..=130).contains(&times), "half of nine tenths in 256ths: {times}");
-    assert!(account.to_feed().is_none());
+    assert!(account.news_for_caches().is_none());
 }
 
 /// A server's view: a fixed window of its own, and the calendar's.
@@ -220,12 +218,12 @@ proptest! {
                 }
                 (6 | 7, Some(one)) if calls[one].1.is_some() => {
                     let (ticket, told) = calls.swap_remove(one);
-                    account.settle(&ticket, &Ending::Answered(StatusCode::OK, told.unwrap_or_default()), at(now));
+                    settle(&mut account, &ticket, StatusCode::OK, told.unwrap_or_default(), at(now));
                 }
                 (_, Some(one)) => {
                     // Lost on the way there, which the server counts all the same, or on the way back.
                     let (ticket, told) = calls.swap_remove(one);
-                    account.settle(&ticket, &Ending::Failed, at(now));
+                    account.settle(&ticket, Ending::Failed, at(now));
                     if told.is_none() {
                         server.counted.push(now);
                     }
@@ -241,13 +239,13 @@ proptest! {
         // And once all is quiet, what was told is exact.
         for (ticket, told) in calls {
             let told = told.unwrap_or_else(|| { server.counted.push(now); server.told(now) });
-            account.settle(&ticket, &Ending::Answered(StatusCode::OK, told), at(now));
+            settle(&mut account, &ticket, StatusCode::OK, told, at(now));
         }
         now += seconds(180);
         for _ in 0..2 {
             let ticket = sent(account.admit(CALL, at(now)));
             server.counted.push(now);
-            account.settle(&ticket, &Ending::Answered(StatusCode::OK, server.told(now)), at(now));
+            settle(&mut account, &ticket, StatusCode::OK, server.told(now), at(now));
         }
         prop_assert_eq!(account.learned[0].spent, 2);
     }

@@ -1,0 +1,122 @@
+//! Credits that a fleet books in Redis: a restart, a second node and a Redis that goes away forget none.
+#![expect(clippy::expect_used, reason = "a test may fail")]
+
+#[path = "support/redis.rs"]
+mod server;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use server::RedisServer;
+use tollgate::store::redis::{Redis, RedisCredits};
+use tollgate::upstream::{Credits, Priority, UpstreamLayer};
+use tollgate::{Tollgate, upstream};
+use tower::{Layer, ServiceExt, service_fn};
+
+struct Node(UpstreamLayer);
+
+impl Node {
+    fn new(server: &RedisServer, limit: u64) -> Self {
+        let redis = Redis::new(&server.url()).expect("a URL").cache_deadline(Duration::from_secs(1));
+        let layer = UpstreamLayer::builder("api")
+            .quota(Credits::per_month(limit))
+            .share(Priority::Normal, 1.0)
+            .store(Arc::new(RedisCredits::new(&redis).expect("a store")))
+            .build();
+        Self(layer.expect("a layer"))
+    }
+
+    /// How many of `n` calls are made.
+    async fn made(&self, n: usize) -> usize {
+        let mut made = 0;
+        for _ in 0..n {
+            let client = service_fn(|_: Request<Full<Bytes>>| async {
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            });
+            made += usize::from(self.0.layer(client).oneshot(Request::new(Full::default())).await.is_ok());
+        }
+        made
+    }
+
+    fn spent(&self) -> u64 {
+        self.0.stats().windows[0].spent
+    }
+}
+
+#[tokio::test]
+async fn a_restart_and_a_second_node_forget_nothing() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let first = Node::new(&server, 500);
+    assert_eq!(first.made(100).await, 100);
+    drop(first);
+    let (second, third) = (Node::new(&server, 500), Node::new(&server, 500));
+    let mut made = 100;
+    for _ in 0..250 {
+        made += second.made(1).await + third.made(1).await;
+    }
+    assert!((400..=500).contains(&made), "never more than 500, and no more lost than blocks: {made}");
+    assert!(second.spent() >= 100 && third.spent() >= 100);
+    second.0.shutdown().await;
+    third.0.shutdown().await;
+    let last = Node::new(&server, 500);
+    made += last.made(500).await;
+    assert!((450..=500).contains(&made), "what was given back may be spent, and no more: {made}");
+    // What is there is a number under a hash, and goes.
+    let names = server.cli(&["KEYS", "tollgate:credits:*"]);
+    let name = names.trim();
+    assert!(name.len() == "tollgate:credits:".len() + 16, "{names}");
+    assert!(server.cli(&["TTL", name]).trim().parse::<i64>().expect("seconds") > 0);
+}
+
+#[tokio::test]
+async fn what_is_spent_while_redis_is_away_is_booked_when_it_is_back() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let node = Node::new(&server, 100_000);
+    assert_eq!(node.made(50).await, 50);
+    server.kill();
+    assert_eq!(node.made(2_000).await, 2_000, "no call fails for the store's sake");
+    let stats = node.0.stats();
+    assert!(stats.owed > 1_000 && stats.store_up == Some(false), "{stats:?}");
+    server.restart();
+    // The breaker, the connection and the account each try again within a second or so.
+    for _ in 0..100 {
+        if node.0.stats().owed == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.made(1).await;
+    }
+    let stats = node.0.stats();
+    assert!(stats.owed == 0 && stats.windows[0].spent >= 2_050, "{stats:?}");
+    let other = Node::new(&server, 100_000);
+    other.made(1).await;
+    assert!(other.spent() >= 2_050, "another node knows: {}", other.spent());
+}
+
+#[tokio::test]
+async fn a_gate_books_in_the_redis_it_is_given() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let gate = Tollgate::upstream("api").quota(Credits::per_day(100)).redis(server.url()).build().expect("a gate");
+    let client = gate.layer().layer(service_fn(|_: Request<Full<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    let request = Request::get("http://api.example.com/").body(Full::default()).expect("a request");
+    let answer: Result<_, upstream::Error<Infallible>> = client.oneshot(request).await;
+    assert!(answer.is_ok());
+    gate.shutdown().await;
+    let name = server.cli(&["KEYS", "tollgate:credits:*"]);
+    assert_eq!(server.cli(&["GET", name.trim()]).trim().trim_matches('"'), "1", "{name}");
+}
