@@ -1,8 +1,12 @@
-//! Draws what each algorithm admits over time: `cargo run --example plot` rewrites `src/docs/algorithms.svg`.
+//! Draws the plots of the documentation: `cargo run --example plot` rewrites `src/docs/budget.svg`, and
+//! `src/docs/algorithms.svg`, which shows what each algorithm admits over time.
 //!
 //! A client is silent for 50 seconds, then sends ten requests a second without pause. Every algorithm is set to 60 per
 //! minute; the curves are the running totals of what it admits.
 #![expect(clippy::print_stdout, reason = "an example says what it wrote")]
+
+#[path = "plot/budget.rs"]
+mod budget;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -16,9 +20,11 @@ const SILENT: u64 = 50;
 const PER_MINUTE: u32 = 60;
 
 fn main() -> std::io::Result<()> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/docs/algorithms.svg");
-    std::fs::write(path, draw())?;
-    println!("wrote {path}");
+    for (name, plot) in [("algorithms", draw()), ("budget", budget::draw())] {
+        let path = format!("{}/src/docs/{name}.svg", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(&path, plot)?;
+        println!("wrote {path}");
+    }
     Ok(())
 }
 

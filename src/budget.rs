@@ -1,17 +1,5 @@
 //! [`Budget`]: how much of an upstream's quota is left, as the caches in front of it see it, and what they make of it.
-//!
-//! The policy is a pure function of two shares: how much of the budget is left (*r*), and how much of its window (*t*).
-//!
-//! | left | an entry lives | a stale entry |
-//! |---|---|---|
-//! | *r* ≥ *t*: spent no faster than evenly | as long as it was meant to | is refreshed |
-//! | *r* < *t* | *t* ⁄ *r* times as long, at most [`max_stretch`](BudgetPolicy::max_stretch) times | is refreshed |
-//! | *r* < *t*, and *r* < [`reserve`](BudgetPolicy::reserve) | the same | is served wherever it may be |
-//!
-//! Why *t* ⁄ *r*: calls are made as often as entries expire, so entries that live *t* ⁄ *r* times as long are asked for at
-//! *r* ⁄ *t* of the rate. Where users ask for *D* times what the budget can bear, *dr* ⁄ *dt* = *D* · *r* ⁄ *t*, hence
-//! *r* = *t*ᴰ: it is spent to the end of the window, whatever *D* is, and never before (as long as the bound is not
-//! reached).
+#![doc = include_str!("docs/budget.md")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -136,6 +124,14 @@ impl Allowance {
 /// assert_eq!(budget.thrift(start + hour / 2).stretch, 5.0);
 /// assert_eq!(budget.thrift(end).stretch, 1.0);                 // a new hour
 /// ```
+///
+/// # The policy
+///
+#[doc = include_str!("docs/budget.md")]
+///
+/// What is spent of a budget over its window, with thrift and without, by what users demand:
+///
+#[doc = include_str!("docs/budget.svg")]
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<Ledger>);
 

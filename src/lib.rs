@@ -42,6 +42,7 @@
 //! | [`Tollgate`] | the layers in the right order, one handle for statistics, invalidation and shutdown |
 //! | [`limit::RateLimitLayer`] | tiered limits per user, address, route; `X-RateLimit-*` on every response |
 //! | [`cache::CacheLayer`] | an HTTP response cache, fail-open |
+//! | [`cache::Cached`], [`Batcher`] | typed values over the same engine; what is asked for one by one, asked for together |
 //! | [`timing::TimingLayer`] | latencies by route, queries by request |
 //! | [`testing`] | a clock to turn and a fake peer (feature `testing`) |
 //! | [`guide`] | architecture, faults, questions |

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use crate::body::{Keep, Wrap};
-use crate::cache::{Cache, CacheBuilder, CacheLayer, Invalidate, Rules};
+use crate::cache::{Cache, CacheBuilder, CacheLayer, DataCache, Invalidate, Rules};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Hook};
@@ -97,6 +97,26 @@ impl Tollgate {
     /// Removes cached responses by tag, key or prefix.
     pub fn invalidate(&self) -> Invalidate {
         self.layer.cache.invalidate()
+    }
+
+    /// Caches of typed values beside the responses: in the same memory, behind the same Redis, taken back by the same tags.
+    /// See [`Cached`](crate::cache::Cached).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{Tollgate, cache::{Cached, Rules}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let gate = Tollgate::builder().cache(Rules::new()).build()?;
+    /// let prices: Cached<u64> = gate.data().cached("prices").ttl(Duration::from_secs(15)).tag("prices").build()?;
+    /// prices.put("ACME", 42_u64).await?;
+    /// gate.invalidate().tag("prices").await?;
+    /// assert!(prices.get("ACME").await.is_none());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn data(&self) -> DataCache {
+        self.layer.cache.data()
     }
 
     /// What all layers have done so far, by route, and what it saved.

@@ -69,6 +69,10 @@
 //! any node. Where Redis is away, look-ups are misses that wait for nothing, memory serves, and invalidations are kept
 //! until they can be told. Nodes must see the same authority: it is part of the key.
 //!
+//! # Typed values
+//!
+#![doc = include_str!("../docs/typed.md")]
+//!
 //! # Where to read what
 //!
 //! | files | what they hold |
@@ -80,6 +84,8 @@
 //! | `core` `lookup` `service` | a request's way to a hit |
 //! | `join` `fetch` `live` `keep` `freshen` `partial` `settle` | its way when there is none |
 //! | `respond` `status` | what the client is sent |
+//! | `engine` | what responses and typed values share |
+//! | `data/` | typed values |
 //!
 //! # Deploying it
 //!

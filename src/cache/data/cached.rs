@@ -42,7 +42,7 @@ use crate::switch::Switch;
 /// # Ok(()) }
 /// ```
 ///
-/// What it does in which case is told in [`cache::data`](crate::cache#typed-values).
+/// What it does in which case is told in [`cache`](crate::cache#typed-values).
 pub struct Cached<V> {
     pub(super) space: Arc<Space>,
     pub(super) weigh: Option<Weigh<V>>,

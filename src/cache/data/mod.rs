@@ -1,4 +1,12 @@
-//! Typed values over the engine of the HTTP cache.
+//! Typed values over the engine of the HTTP cache. What they do, when, is told in the essay of [`cache`](super).
+//!
+//! | files | what they hold |
+//! |---|---|
+//! | `parts` `record` `life` | decisions: how keys and values are written, how long values live |
+//! | `cached` `many` `warm` | the handle: one key, many, all there are |
+//! | `load` `patience` `fleet` | what happens where nothing fresh is there |
+//! | `space` `stats` | a namespace's state, whatever its values are |
+//! | `data_cache` `builder` `loaded` `take_back` | what users write |
 
 mod builder;
 mod cached;
