@@ -1,7 +1,7 @@
 //! Tower layers that put a toll gate in front of any axum, tonic or hyper service.
 //!
 //! **Who is asking** ([`key`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how long did
-//! it take** ([`timing`]). It works alone in one process, is bounded in memory, and a failure of its own never becomes a
+//! it take** ([`timing`]); and on the way out, **how much may we still ask of others** ([`upstream`]). It works alone in one process, is bounded in memory, and a failure of its own never becomes a
 //! failure of yours.
 //!
 //! ```
@@ -44,6 +44,7 @@
 //! | [`cache::CacheLayer`] | an HTTP response cache, fail-open |
 //! | [`cache::Cached`], [`Batcher`] | typed values over the same engine; what is asked for one by one, asked for together |
 //! | [`timing::TimingLayer`] | latencies by route, queries by request |
+//! | [`upstream::UpstreamLayer`] | an upstream's quota, kept around the client that calls it; [`Tollgate::upstream`] with a cache in front |
 //! | [`testing`] | a clock to turn and a fake peer (feature `testing`) |
 //! | [`guide`] | architecture, faults, questions |
 //!

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tower_layer::Layer;
 
 use crate::body::Keep;
-use crate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats, Invalidate, Rules};
+use crate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats, DataCache, Invalidate, Rules};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Hook};
@@ -81,6 +81,12 @@ impl UpstreamGate {
     /// Removes cached answers by tag, key or prefix.
     pub fn invalidate(&self) -> Invalidate {
         self.layer.cache.invalidate()
+    }
+
+    /// Typed values over the same cache: the same memory, Redis and tags.
+    #[must_use]
+    pub fn data(&self) -> DataCache {
+        self.layer.cache.data()
     }
 
     /// What is known of the upstream, what the cache spared it, and how each endpoint is used.

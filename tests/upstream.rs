@@ -348,7 +348,10 @@ struct Away {
 }
 
 impl CreditStore for Away {
-    fn book(&self, bookings: &[tollgate::upstream::Booking]) -> Answer<Result<Vec<u64>, tollgate::Error>> {
+    fn book(
+        &self,
+        bookings: &[tollgate::upstream::Booking],
+    ) -> Answer<Result<Vec<tollgate::upstream::Balance>, tollgate::Error>> {
         if self.away.load(Ordering::SeqCst) {
             return Answer::Ready(Err(tollgate::Error::store("away", "away")));
         }

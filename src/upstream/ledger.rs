@@ -25,14 +25,36 @@ pub struct Booking {
     pub credits: i64,
 }
 
+/// What is booked in one window by now, by everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// All credits that were ever booked. Where a store says less than it did, it has forgotten, and is told again.
+    pub booked: u64,
+    /// Those of them that were given back.
+    pub returned: u64,
+}
+
+impl Balance {
+    /// This balance after a booking.
+    #[must_use]
+    pub const fn after(mut self, credits: i64) -> Self {
+        if credits < 0 {
+            self.returned = self.returned.saturating_add(credits.unsigned_abs());
+        } else {
+            self.booked = self.booked.saturating_add(credits.unsigned_abs());
+        }
+        self
+    }
+}
+
 /// A place where credits are booked. Implement it to keep them elsewhere; every method must be as fast as the calls it
 /// delays, and none may lose what it has acknowledged.
 pub trait CreditStore: Send + Sync + 'static {
-    /// Books all of these, and says how many credits are booked in each window by now, these included.
+    /// Books all of these, and says what is booked in each window by now, these included.
     ///
     /// # Errors
     /// Where the store did not answer. Whatever it may have booked stays booked: too much is counted, never too little.
-    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<u64>, Error>>;
+    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<Balance>, Error>>;
 
     /// Where to report that the store is out of reach, or back.
     fn listen(&self, hook: Hook) {
@@ -53,21 +75,21 @@ pub trait CreditStore: Send + Sync + 'static {
 /// # Ok::<(), tollgate::Error>(())
 /// ```
 #[derive(Default)]
-pub struct MemoryCredits(Mutex<HashMap<Account, (i64, u64)>>);
+pub struct MemoryCredits(Mutex<HashMap<Account, (i64, Balance)>>);
 
 /// Whose, which window.
 type Account = (Arc<str>, &'static str);
 
 impl CreditStore for MemoryCredits {
-    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<u64>, Error>> {
+    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<Balance>, Error>> {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let book = |booking: &Booking| {
-            let (start, total) = accounts.entry((booking.upstream.clone(), booking.window)).or_default();
+            let (start, balance) = accounts.entry((booking.upstream.clone(), booking.window)).or_default();
             if booking.start > *start {
-                (*start, *total) = (booking.start, 0);
+                (*start, *balance) = (booking.start, Balance::default());
             }
-            *total = total.saturating_add_signed(booking.credits);
-            *total
+            *balance = balance.after(booking.credits);
+            *balance
         };
         Answer::Ready(Ok(bookings.iter().map(book).collect()))
     }

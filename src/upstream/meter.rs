@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::alert::Alerts;
 use super::credit::{Credits, Span};
+use super::ledger::Balance;
 use super::told::{self, Name};
 use crate::clock::Timestamp;
 
@@ -44,7 +45,7 @@ pub(super) struct Calendar {
     pub(super) span: Span,
     pub(super) ends: Timestamp,
     /// What is booked in the store, by everybody.
-    total: u64,
+    balance: Balance,
     /// What of it was booked here, and is not spent yet; below zero what is spent and not booked.
     block: i64,
     pub(super) alerts: Alerts,
@@ -54,7 +55,8 @@ impl Calendar {
     pub(super) fn new(credits: Credits, moment: Moment) -> Self {
         let span = Span { start: i64::MIN, end: i64::MIN };
         let ends = Timestamp::ZERO;
-        let mut calendar = Self { credits, span, ends, total: 0, block: 0, alerts: Alerts::default() };
+        let mut calendar =
+            Self { credits, span, ends, balance: Balance::default(), block: 0, alerts: Alerts::default() };
         calendar.turn(moment, 0);
         calendar
     }
@@ -65,7 +67,7 @@ impl Calendar {
         let second = moment.unix.div_euclid(SECOND);
         if second >= self.span.end {
             self.span = self.credits.span(second);
-            (self.total, self.block) = (0, -signed(under_way));
+            (self.balance, self.block) = (Balance::default(), -signed(under_way));
             self.alerts.reset();
         }
         let left = self.span.end.saturating_mul(SECOND).saturating_sub(moment.unix);
@@ -74,7 +76,7 @@ impl Calendar {
 
     /// What is spent in this window, by all who book here.
     pub(super) fn spent(&self) -> u64 {
-        u64::try_from(signed(self.total).saturating_sub(self.block)).unwrap_or(0)
+        u64::try_from(net(self.balance).saturating_sub(self.block)).unwrap_or(0)
     }
 
     pub(super) const fn limit(&self) -> u64 {
@@ -113,20 +115,21 @@ impl Calendar {
         u64::try_from(-self.block).unwrap_or(0)
     }
 
-    /// So much was booked, which makes `total` in the store.
-    pub(super) fn booked(&mut self, credits: u64, total: u64) {
-        let expected = self.total + credits;
-        self.block += signed(credits);
-        // A store that says less has forgotten: what is missing is owed to it, and nothing is forgotten here.
-        self.block -= signed(expected.saturating_sub(total));
-        self.total = total;
+    /// So much was booked, or given back where it is less than nothing; this is what the store says now.
+    pub(super) fn booked(&mut self, credits: i64, balance: Balance) {
+        let expected = self.balance.after(credits);
+        self.block += credits;
+        if balance.booked < expected.booked {
+            // It has forgotten: what is missing is owed to it, and nothing is forgotten here.
+            self.block -= (net(expected) - net(balance)).max(0);
+        }
+        self.balance = balance;
     }
+}
 
-    /// So much of what was booked was given back to the store.
-    pub(super) fn returned(&mut self, credits: u64, total: u64) {
-        self.block -= signed(credits);
-        self.total = total.max(self.total.saturating_sub(credits));
-    }
+/// Booked and not given back.
+fn net(balance: Balance) -> i64 {
+    signed(balance.booked) - signed(balance.returned)
 }
 
 /// Credits are below 2⁵⁰.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::account::{Call, Owing, Ticket, Verdict};
 use super::core::Core;
-use super::ledger::Booking;
+use super::ledger::{Balance, Booking};
 use super::mode::Mode;
 use super::shed::{Shed, ShedReason};
 use crate::clock::runtime_now;
@@ -61,7 +61,7 @@ async fn book(core: &Arc<Core>, cost: u64) {
         }
         held.account.next_block(cost, moment.now)
     };
-    settle(core, &owing, ask(core, &owing, 1).await);
+    settle(core, &owing, ask(core, &owing).await);
 }
 
 /// Books the next block in the background.
@@ -80,7 +80,7 @@ pub(super) fn top_up(core: &Arc<Core>, cost: u64) {
             }
             held.account.next_block(cost, moment.now)
         };
-        settle(&core, &owing, ask(&core, &owing, 1).await);
+        settle(&core, &owing, ask(&core, &owing).await);
     });
 }
 
@@ -89,20 +89,18 @@ pub(super) async fn close(core: &Arc<Core>) {
     let Ok(_turn) = core.booking.acquire().await else { return };
     let owed = core.now().0.account.to_settle();
     if !owed.is_empty() {
-        settle(core, &owed, ask(core, &owed, 1).await);
+        settle(core, &owed, ask(core, &owed).await);
     }
     let unspent = core.now().0.account.to_return();
-    if !unspent.is_empty()
-        && let Ok(totals) = ask(core, &unspent, -1).await
-    {
-        core.now().0.account.returned(&unspent, &totals);
+    if !unspent.is_empty() {
+        settle(core, &unspent, ask(core, &unspent).await);
     }
 }
 
-fn settle(core: &Core, owing: &[Owing], answer: Result<Vec<u64>, Error>) {
+fn settle(core: &Core, owing: &[Owing], answer: Result<Vec<Balance>, Error>) {
     let (mut held, moment) = core.now();
     match answer {
-        Ok(totals) => held.account.booked(owing, &totals),
+        Ok(balances) => held.account.booked(owing, &balances),
         Err(error) => {
             held.account.not_booked(moment.now);
             drop(held);
@@ -112,8 +110,8 @@ fn settle(core: &Core, owing: &[Owing], answer: Result<Vec<u64>, Error>) {
     }
 }
 
-/// Asks the store to book these, or with −1 to take them back.
-async fn ask(core: &Core, owing: &[Owing], sign: i64) -> Result<Vec<u64>, Error> {
+/// Asks the store to book these.
+async fn ask(core: &Core, owing: &[Owing]) -> Result<Vec<Balance>, Error> {
     let Some(store) = core.store.clone() else { return Ok(Vec::new()) };
     let windows: Vec<&'static str> = core.lock().account.calendars.iter().map(|c| c.credits.window()).collect();
     let bookings: Vec<Booking> = owing
@@ -123,7 +121,7 @@ async fn ask(core: &Core, owing: &[Owing], sign: i64) -> Result<Vec<u64>, Error>
             window: windows[owing.at],
             start: owing.start,
             ends: std::time::UNIX_EPOCH + Duration::from_secs(owing.end.max(0).unsigned_abs()),
-            credits: sign * i64::try_from(owing.credits).unwrap_or(i64::MAX),
+            credits: owing.credits,
         })
         .collect();
     let answer = contain("credits", move || store.book(&bookings)).await?;

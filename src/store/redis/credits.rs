@@ -1,8 +1,9 @@
 //! [`RedisCredits`]: credits booked in Redis, by all nodes of a fleet.
 //!
-//! One key for each upstream and window, a number that bookings are added to (`INCRBY`), gone an hour after the window has
-//! ended (`PEXPIREAT`): one round trip for all windows of a booking. An answer that is lost leaves a booking behind: too
-//! much is counted, never too little.
+//! One hash for each upstream and window: what was booked and what was given back, both only added to (`HINCRBY`), so that
+//! a Redis that forgot is told from one that was given back to. It goes an hour after the window has ended (`PEXPIREAT`).
+//! One round trip for all windows of a booking. An answer that is lost leaves a booking behind: too much is counted, never
+//! too little.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::event::{Events, Hook};
 use crate::guard::{FailOpen, Outage};
 use crate::key::FleetSecret;
-use crate::upstream::{Booking, CreditStore};
+use crate::upstream::{Balance, Booking, CreditStore};
 
 /// A window is forgotten this long after it has ended.
 const KEPT: Duration = Duration::from_secs(3_600);
@@ -65,7 +66,7 @@ impl RedisCredits {
         Ok(format!("{}:credits:{hash:016x}", self.prefix))
     }
 
-    async fn add(self, bookings: Vec<Booking>) -> Result<Vec<u64>, Outage> {
+    async fn add(self, bookings: Vec<Booking>) -> Result<Vec<Balance>, Outage> {
         // A process that has just begun waits for its first connection: what its predecessor spent is known only there.
         if self.guard.generation() == 0 {
             let mut connects = self.guard.connects();
@@ -80,10 +81,12 @@ impl RedisCredits {
                     let mut connection = connection.clone();
                     async move {
                         let mut add = pipe();
-                        add.cmd("INCRBY").arg(name).arg(booking.credits);
+                        let field = if booking.credits < 0 { "returned" } else { "booked" };
+                        add.cmd("HINCRBY").arg(name).arg(field).arg(booking.credits.unsigned_abs()).ignore();
                         add.cmd("PEXPIREAT").arg(name).arg(gone(booking)).ignore();
-                        let (total,): (i64,) = connection.query_all(&add).await?;
-                        Ok(u64::try_from(total).unwrap_or(0))
+                        add.cmd("HMGET").arg(name).arg("booked").arg("returned");
+                        let ((booked, returned),): ((Option<u64>, Option<u64>),) = connection.query_all(&add).await?;
+                        Ok(Balance { booked: booked.unwrap_or(0), returned: returned.unwrap_or(0) })
                     }
                 });
                 futures_util::future::try_join_all(asked).await
@@ -100,7 +103,7 @@ fn gone(booking: &Booking) -> u64 {
 }
 
 impl CreditStore for RedisCredits {
-    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<u64>, Error>> {
+    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<Balance>, Error>> {
         let (credits, bookings) = (self.clone(), bookings.to_vec());
         Answer::Pending(Box::pin(async move {
             credits.add(bookings).await.map_err(|outage| Error::outage("credits", outage))

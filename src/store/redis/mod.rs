@@ -21,7 +21,7 @@
 //! | `…:{cache}:number` | string | the number of the last | the same |
 //! | `…:{cache}:secret` | string | what names are hashed under, where none is configured | ten years without a new connection |
 //!
-//! Credits of upstreams are under `…:credits:<hash>`, a number for each upstream and window, gone an hour after the window's
+//! Credits of upstreams are under `…:credits:<hash>`, a hash for each upstream and window, gone an hour after the window's
 //! end; the limits' secret names them.
 //!
 //! And there is the channel `…:{cache}:channel`, on which every addition to the log is published. A fleet that says nothing for so

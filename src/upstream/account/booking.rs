@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::{Account, Calendar};
 use crate::clock::Timestamp;
+use crate::upstream::ledger::Balance;
 
 /// A store that did not answer is asked again after this.
 const AWAY: Duration = Duration::from_secs(1);
@@ -27,7 +28,8 @@ pub(in crate::upstream) struct Owing {
     pub(in crate::upstream) at: usize,
     pub(in crate::upstream) start: i64,
     pub(in crate::upstream) end: i64,
-    pub(in crate::upstream) credits: u64,
+    /// Fewer than none are given back.
+    pub(in crate::upstream) credits: i64,
 }
 
 impl Account {
@@ -49,7 +51,7 @@ impl Account {
         let left = self.calendars.iter().map(|calendar| calendar.limit().saturating_sub(calendar.spent())).min();
         let block = self.block.next(cost, left.unwrap_or(0), now);
         let owing = self.calendars.iter().enumerate().map(|(at, calendar)| {
-            let credits = calendar.lacks(block);
+            let credits = calendar.lacks(block).cast_signed();
             Owing { at, start: calendar.span.start, end: calendar.span.end, credits }
         });
         owing.collect()
@@ -57,44 +59,34 @@ impl Account {
 
     /// What is owed, to be booked.
     pub(in crate::upstream) fn to_settle(&self) -> SmallVec<[Owing; 2]> {
-        self.owing(Calendar::owed)
+        self.owing(|calendar| calendar.owed().cast_signed())
     }
 
     /// What was booked here and not spent, to be given back.
     pub(in crate::upstream) fn to_return(&self) -> SmallVec<[Owing; 2]> {
-        self.owing(Calendar::unspent)
+        self.owing(|calendar| -calendar.unspent().cast_signed())
     }
 
-    fn owing(&self, credits: impl Fn(&Calendar) -> u64) -> SmallVec<[Owing; 2]> {
+    fn owing(&self, credits: impl Fn(&Calendar) -> i64) -> SmallVec<[Owing; 2]> {
         let all = self.calendars.iter().enumerate().map(|(at, calendar)| Owing {
             at,
             start: calendar.span.start,
             end: calendar.span.end,
             credits: credits(calendar),
         });
-        all.filter(|owing| owing.credits > 0).collect()
+        all.filter(|owing| owing.credits != 0).collect()
     }
 
-    /// The store answered: so much is booked in each of these windows by now.
-    pub(in crate::upstream) fn booked(&mut self, owing: &[Owing], totals: &[u64]) {
-        for (owing, total) in owing.iter().zip(totals) {
+    /// The store answered: this is booked in each of these windows by now.
+    pub(in crate::upstream) fn booked(&mut self, owing: &[Owing], balances: &[Balance]) {
+        for (owing, balance) in owing.iter().zip(balances) {
             let calendar = &mut self.calendars[owing.at];
             // A window that ended meanwhile takes its credits along.
             if calendar.span.start == owing.start {
-                calendar.booked(owing.credits, *total);
+                calendar.booked(owing.credits, *balance);
             }
         }
         self.store_away_until = Timestamp::ZERO;
-    }
-
-    /// The store took these back.
-    pub(in crate::upstream) fn returned(&mut self, owing: &[Owing], totals: &[u64]) {
-        for (owing, total) in owing.iter().zip(totals) {
-            let calendar = &mut self.calendars[owing.at];
-            if calendar.span.start == owing.start {
-                calendar.returned(owing.credits, *total);
-            }
-        }
     }
 
     /// The store did not answer.

@@ -34,21 +34,24 @@ fn a_calendar_turns_forward_only_and_takes_along_what_is_under_way() {
 fn a_booked_credit_counts_when_it_is_booked_by_others_and_when_it_is_spent_here() {
     let mut month = Calendar::new(Credits::per_month(100), at(0));
     assert!(!month.is_booked(1));
-    month.booked(10, 30);
+    let store = |booked, returned| Balance { booked, returned };
+    month.booked(10, store(30, 0));
     assert_eq!((month.spent(), month.unspent()), (20, 10), "20 by others");
     month.spend(4);
     assert_eq!((month.spent(), month.unspent(), month.lacks(10)), (24, 6, 4));
     month.spend(8);
     assert_eq!((month.spent(), month.owed()), (32, 2), "more than was booked, while the store was away");
-    month.booked(2, 32);
+    month.booked(2, store(32, 0));
     assert_eq!((month.spent(), month.owed(), month.unspent()), (32, 0, 0));
-    month.booked(5, 5);
+    month.booked(5, store(5, 0));
     assert_eq!((month.spent(), month.owed()), (32, 27), "the store forgot; we did not");
-    month.booked(27, 32);
+    month.booked(27, store(32, 0));
     assert_eq!((month.spent(), month.owed()), (32, 0));
-    month.booked(8, 40);
-    month.returned(8, 32);
+    month.booked(8, store(40, 0));
+    month.booked(-8, store(40, 8));
     assert_eq!((month.spent(), month.unspent()), (32, 0));
+    month.booked(1, store(41, 18));
+    assert_eq!((month.spent(), month.owed()), (22, 0), "ten of others' were given back: that is not forgetting");
 }
 
 #[test]
