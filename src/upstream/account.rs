@@ -8,10 +8,12 @@
 mod booking;
 mod settle;
 
-pub(super) use booking::Owing;
-pub(super) use settle::{Ending, News};
+use std::time::Duration;
+
 use smallvec::SmallVec;
 
+pub(super) use self::booking::Owing;
+pub(super) use self::settle::{Ending, News};
 use super::block::Block;
 use super::burn::Burn;
 use super::flow::Flow;
@@ -22,6 +24,8 @@ use crate::breaker::{Breaker, Permit};
 use crate::budget::Allowance;
 use crate::clock::Timestamp;
 
+/// Ends of windows closer than this are the same to caches.
+const NEAR: Duration = Duration::from_secs(2);
 /// More limits of one upstream than this are not learned.
 const MOST_LEARNED: usize = 16;
 
@@ -203,7 +207,7 @@ impl Account {
         let share = self.terms.usual_share;
         let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));
         let theirs = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));
-        let left: SmallVec<[(f64, std::time::Duration, Timestamp); 4]> = ours
+        let left: SmallVec<[(f64, Duration, Timestamp); 4]> = ours
             .chain(theirs)
             .map(|(spent, limit, length, ends)| {
                 let limit = limit as f64 * share;
@@ -211,13 +215,18 @@ impl Account {
             })
             .collect();
         let same = self.fed.len() == left.len()
-            && self.fed.iter().zip(&left).all(|(fed, (left, _, ends))| fed.0 == step(*left) && fed.1 == *ends);
+            && self.fed.iter().zip(&left).all(|(fed, (left, _, ends))| fed.0 == step(*left) && is_near(fed.1, *ends));
         if same {
             return None;
         }
         self.fed = left.iter().map(|(left, _, ends)| (step(*left), *ends)).collect();
         Some(left.into_iter().map(|(left, length, ends)| Allowance::new(left, length, ends)).collect())
     }
+}
+
+/// Moments told in whole seconds wander by as much.
+fn is_near(one: Timestamp, other: Timestamp) -> bool {
+    one.since(other).max(other.since(one)) < NEAR
 }
 
 fn step(share: f64) -> u8 {

@@ -17,7 +17,7 @@
 use http::{HeaderMap, StatusCode, header};
 
 use super::told::{Told, credible};
-use super::when::until;
+use super::when::{self, until};
 use crate::sf::{self, Item};
 
 /// Reads a response's head, `unix` seconds after 1970 by our clock.
@@ -57,9 +57,7 @@ fn judge(told: &mut Told, status: StatusCode, headers: &HeaderMap, unix: f64) {
 
 /// By the upstream's clock where it says the time, else by ours.
 fn their_time(headers: &HeaderMap, unix: f64) -> f64 {
-    let date = headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-    date.and_then(|date| date.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
-        .map_or(unix, |since| since.as_secs_f64())
+    headers.get(header::DATE).and_then(|date| when::date(date.to_str().ok()?)).unwrap_or(unix)
 }
 
 struct Reader<'a> {

@@ -85,10 +85,10 @@ impl Told {
 
     /// The limit of that name, added where it is new; the last one where there are too many.
     pub(super) fn entry(&mut self, name: &[u8]) -> &mut Limit {
-        let name = named(name);
-        let known = self.limits.iter().position(|limit| limit.name == name);
+        let name = &name[..name.len().min(LONGEST)];
+        let known = self.limits.iter().position(|limit| *limit.name == *name);
         let at = known.unwrap_or_else(|| {
-            self.add(Limit { name, ..Limit::default() });
+            self.add(Limit { name: named(name), ..Limit::default() });
             self.limits.len() - 1
         });
         &mut self.limits[at]

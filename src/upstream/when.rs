@@ -40,6 +40,10 @@ pub(super) fn clamped(seconds: f64) -> Duration {
 
 /// Digits, with a fraction or without.
 fn number(text: &str) -> Option<f64> {
+    // What nearly all send: up to fifteen digits, which a float holds exactly.
+    if (1..=15).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(text.bytes().fold(0_u64, |n, b| n * 10 + u64::from(b - b'0')) as f64);
+    }
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     (digits(whole) && digits(fraction)).then(|| text.parse().ok()).flatten()
@@ -71,10 +75,33 @@ fn span(text: &str) -> Option<f64> {
 
 /// An HTTP date (RFC 9110 §5.6.7) or a timestamp (RFC 3339), in seconds since 1970.
 fn moment(text: &str) -> Option<f64> {
-    if let Ok(date) = httpdate::parse_http_date(text) {
-        return Some(date.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+    date(text).or_else(|| timestamp(text))
+}
+
+/// An HTTP date, in seconds since 1970.
+pub(super) fn date(text: &str) -> Option<f64> {
+    if let Some(date) = fixed(text.as_bytes()) {
+        return Some(date);
     }
-    timestamp(text)
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
+}
+
+/// The one form that is sent today, from 1970 on: `Thu, 01 Jan 2026 00:00:00 GMT`. Its day of the week is not looked at.
+fn fixed(text: &[u8]) -> Option<f64> {
+    const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    let text: &[u8; 29] = text.try_into().ok()?;
+    let digits = |from: usize, to: usize| {
+        text[from..to].iter().try_fold(0_i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
+    };
+    let month = MONTHS.chunks_exact(3).position(|month| *month == text[8..11])? + 1;
+    let (day, year) = (digits(5, 7)?, digits(12, 16)?);
+    let (hour, minute, second) = (digits(17, 19)?, digits(20, 22)?, digits(23, 25)?);
+    let (day, month) = (u8::try_from(day).ok()?, u8::try_from(month).ok()?);
+    let formed = text[3] == b',' && text[19] == b':' && text[22] == b':' && text[25..] == *b" GMT";
+    let possible = year >= 1970 && (1..=days_in_month(year, month)).contains(&day);
+    (formed && possible && hour < 24 && minute < 60 && second <= 60)
+        .then(|| (day_number(year, month, day) * DAY + hour * 3_600 + minute * 60 + second) as f64)
 }
 
 /// RFC 3339 §5.6, a space in place of the `T` included.
@@ -145,6 +172,17 @@ mod tests {
             let read = until(text.as_bytes(), NEW_YEAR).unwrap_or_else(|| unreachable!("{text}")).as_secs_f64();
             assert!((read - seconds).abs() < 1e-3, "{text}: {read}");
         }
+    }
+
+    #[test]
+    fn dates_are_what_the_library_says() {
+        for days in 0..60_000_u64 {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400 + days % 86_400);
+            let text = httpdate::fmt_http_date(at);
+            assert_eq!(fixed(text.as_bytes()), Some((days * 86_400 + days % 86_400) as f64), "{text}");
+        }
+        assert_eq!(date("Thursday, 01-Jan-26 00:01:00 GMT"), Some(NEW_YEAR + 60.0));
+        assert_eq!((date("Thu, 31 Feb 2026 00:00:00 GMT"), date("Thu, 01 Jan 2026 24:00:00 GMT")), (None, None));
     }
 
     #[test]
