@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `gateway/flags.rs` | the command line |
 //! | `gateway/forward.rs` | what is changed in a message that is passed on |
+//! | `gateway/gather.rs` | small responses in one piece |
 //! | `gateway/metrics.rs` | one path that is answered here: the numbers for Prometheus |
 //! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
 //! | `gateway/patience.rs` | how long a connection may take over a request's head |
@@ -32,6 +33,8 @@ use tower::Layer;
 pub(crate) mod flags;
 #[path = "gateway/forward.rs"]
 mod forward;
+#[path = "gateway/gather.rs"]
+mod gather;
 #[path = "gateway/metrics.rs"]
 mod metrics;
 #[path = "gateway/origin.rs"]

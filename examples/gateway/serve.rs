@@ -14,6 +14,7 @@ use tollgate::PeerAddr;
 use tower::Service;
 
 use super::BoxError;
+use super::gather::Gather;
 use super::patience::Patience;
 
 /// How long requests in flight have to finish.
@@ -50,7 +51,7 @@ where
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(Patience::new());
         server.http2().timer(TokioTimer::new());
-        let connection = server.serve_connection(TokioIo::new(stream), ask).into_owned();
+        let connection = server.serve_connection(TokioIo::new(Gather(stream)), ask).into_owned();
         let connection = connections.watch(connection);
         // A connection that fails is the client's loss, and not worth a line.
         tokio::spawn(async move { drop(connection.await) });
