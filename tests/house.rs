@@ -16,7 +16,7 @@ mod scan;
 use scan::{paths, sources, tokens, without_tests};
 
 /// Decisions: functions of their arguments.
-const PURE: [&str; 45] = [
+const PURE: [&str; 46] = [
     "lease",
     "memo",
     "gcra",
@@ -56,6 +56,7 @@ const PURE: [&str; 45] = [
     "keying",
     "parts",
     "record",
+    "shape",
     "life",
     "rules",
     "plan",

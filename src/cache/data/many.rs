@@ -78,16 +78,26 @@ where
         let encoded: Vec<CacheKey> = keys.iter().map(|key| self.key(key)).collect();
         let entries = self.look_many(&encoded).await;
         let (load, now) = (Arc::new(load), self.space.engine.clock.now());
-        let jobs: Vec<_> = keys
-            .into_iter()
-            .zip(encoded)
-            .zip(entries)
-            .map(|((key, encoded), entry)| {
-                let (found, load) = (self.found(&encoded, entry, now), load.clone());
-                load::go(self.clone(), encoded, found, move || load(key))
-            })
-            .collect();
-        stream::iter(jobs).buffered(self.space.settings.parallel).collect().await
+        let on = self.space.switch.get() == Switch::On;
+        let (mut answers, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
+        for ((key, encoded), entry) in keys.into_iter().zip(encoded).zip(entries) {
+            match self.found(&encoded, entry, now) {
+                Found::Value(value, entry) if on => {
+                    self.space.counters.hit(entry.meta.took);
+                    answers.push(Some(Ok(value)));
+                }
+                found => {
+                    let (at, cached, load) = (answers.len(), self.clone(), load.clone());
+                    answers.push(None);
+                    jobs.push(async move { (at, load::go(cached, encoded, found, move || load(key)).await) });
+                }
+            }
+        }
+        let mut loads = stream::iter(jobs).buffer_unordered(self.space.settings.parallel);
+        while let Some((at, answer)) = loads.next().await {
+            answers[at] = Some(answer);
+        }
+        answers.into_iter().flatten().collect()
     }
 
     /// Keeps these values, as [`put`](Self::put) does each, so many at a time as loads.
