@@ -176,12 +176,7 @@ fn upstream() {
                         1 => drop(batcher.get(key).await.expect("answered")),
                         _ => {
                             let batcher = batcher.clone();
-                            drop(
-                                cached
-                                    .get_or_load(key, move || async move { batcher.get(key).await })
-                                    .await
-                                    .expect("answered"),
-                            );
+                            drop(cached.get_or_load(key, move || batcher.get(key)).await.expect("answered"));
                         }
                     }
                 }

@@ -120,7 +120,8 @@ async fn responses_and_values_of_one_store_go_by_the_same_tags_and_never_by_each
     assert!(prices.get("/prices/ACME").await.is_some());
     layer.invalidate().tag("prices").await.expect("here");
     assert!(prices.get("/prices/ACME").await.is_none());
-    assert_eq!(layer.stats().levels[0].bound, 1 << 20);
+    let stats = layer.stats();
+    assert_eq!((stats.levels[0].bound, &*stats.data[0].name, stats.data[0].hits), (1 << 20, "prices", 1));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! One load for a key: who leads, who waits, who leaves; time-outs, failures, panics, and what stands in for them.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::disallowed_methods, reason = "a paused clock is read")]
 
 #[path = "support/data_world.rs"]
 mod data_world;

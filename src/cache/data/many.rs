@@ -53,8 +53,8 @@ where
     /// users.put(1, Some("Ada".to_owned())).await?;
     ///
     /// let asked = bulk.clone();
-    /// let found = users.get_or_load_many([1, 2, 3], move |id| { let bulk = asked.clone(); async move { bulk.get(id).await } });
-    /// let names: Vec<_> = found.await.into_iter().map(|user| user.unwrap().as_deref().map(str::to_owned)).collect();
+    /// let found = users.get_or_load_many([1, 2, 3], move |id| asked.get(id)).await;
+    /// let names: Vec<_> = found.into_iter().map(|user| user.unwrap().as_deref().map(str::to_owned)).collect();
     /// assert_eq!(names, [Some("Ada".to_owned()), Some("user 2".to_owned()), Some("user 3".to_owned())]);
     /// assert_eq!((bulk.stats().calls, bulk.stats().keys), (1, 2)); // only the missing, together
     /// # Ok(()) }
