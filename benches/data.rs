@@ -51,7 +51,7 @@ fn any_key() -> impl FnMut() -> u64 {
     let mut n = 0_u64;
     move || {
         n = n.wrapping_add(1);
-        n.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32 & 0x3ff
+        n.wrapping_mul(0x2545_F491_4F6C_DD1D) % KEYS
     }
 }
 
@@ -91,7 +91,7 @@ mod hit {
         let cached = filled();
         bencher.bench(|| {
             let load = || async { Ok::<_, Infallible>(String::new()) };
-            cached.get_or_load(black_box("user"), load).now_or_never()
+            cached.get_or_load(("user", black_box(7)), load).now_or_never()
         });
     }
 
@@ -176,12 +176,7 @@ fn upstream() {
                         1 => drop(batcher.get(key).await.expect("answered")),
                         _ => {
                             let batcher = batcher.clone();
-                            drop(
-                                cached
-                                    .get_or_load(key, move || async move { batcher.get(key).await })
-                                    .await
-                                    .expect("answered"),
-                            );
+                            drop(cached.get_or_load(key, move || batcher.get(key)).await.expect("answered"));
                         }
                     }
                 }

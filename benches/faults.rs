@@ -92,8 +92,10 @@ fn heal(world: &World) {
     world.set(Fault::None);
 }
 
+/// Where nothing answers.
+const AWAY: &str = "p99 0.1, max D; back 500";
+
 fn rows() -> Vec<Row> {
-    const AWAY: &str = "p99 0.1, max D; back 500";
     let row = |name, promise, hurt, heal| Row { name, promise, world: World::one, hurt, heal };
     vec![
         row("nothing fails", "-", |_| {}, |_| {}),
@@ -107,7 +109,7 @@ fn rows() -> Vec<Row> {
         ),
         row(
             "5 % of replies 100 ms late",
-            "max D",
+            "p90 1, max D",
             |world| world.set(Fault::Slow { one_in: 20, by: Duration::from_millis(100) }),
             heal,
         ),
@@ -147,7 +149,7 @@ fn rows() -> Vec<Row> {
         ),
         Row {
             name: "sentinel failover",
-            promise: "p99 0.1, max D; back failover + 500",
+            promise: "max D; back failover + 500",
             world: || World::Sentinel(Box::new(RedisSentinel::start())),
             hurt: |world| world.server().kill(),
             heal: |world| match world {
@@ -242,17 +244,21 @@ async fn run(row: &Row, kind: Kind) {
     let (heal, healed) = (row.heal, world.clone());
     tokio::task::spawn_blocking(move || heal(&healed)).await.expect("healed");
     let recovery = back(&node, kind, &number).await;
+    tell(row.name, kind, &took, recovery, row.promise);
+}
+
+fn tell(name: &str, kind: Kind, took: &[Duration], recovery: Duration, promise: &str) {
     let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
     let (what, deadline) = if kind == Kind::Limits { ("limits", 25) } else { ("cache", 50) };
     println!(
-        "| {:<31} | {what:<6} | {:>6} | {:>7.3} | {:>7.3} | {:>7.1} | {:>6.0} | {} |",
-        row.name,
+        "| {name:<31} | {what:<6} | {:>6} | {:>7.3} | {:>7.3} | {:>7.3} | {:>7.1} | {:>6.0} | {} |",
         took.len(),
         at(0.5),
+        at(0.9),
         at(0.99),
         at(1.0),
         recovery.as_secs_f64() * 1e3,
-        row.promise.replace('D', &deadline.to_string()),
+        promise.replace('D', &deadline.to_string()),
     );
 }
 
@@ -268,17 +274,7 @@ async fn absent(kind: Kind) {
     });
     let server = server.await.expect("started");
     let recovery = back(&node, kind, &number).await;
-    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-    let (what, deadline) = if kind == Kind::Limits { ("limits", 25) } else { ("cache", 50) };
-    println!(
-        "| {:<31} | {what:<6} | {:>6} | {:>7.3} | {:>7.3} | {:>7.1} | {:>6.0} | p99 0.1, max {deadline}; back 500 |",
-        "down at the start",
-        took.len(),
-        at(0.5),
-        at(0.99),
-        at(1.0),
-        recovery.as_secs_f64() * 1e3,
-    );
+    tell("down at the start", kind, &took, recovery, AWAY);
     drop(server);
 }
 
@@ -290,8 +286,8 @@ fn main() {
     }
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
     println!("Milliseconds; {CLIENTS} clients, {LASTS:?} a fault.");
-    println!("| fault | of | requests | p50 | p99 | max | back after | promised |");
-    println!("|---|---|--:|--:|--:|--:|--:|---|");
+    println!("| fault | of | requests | p50 | p90 | p99 | max | back after | promised |");
+    println!("|---|---|--:|--:|--:|--:|--:|--:|---|");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {

@@ -1,7 +1,8 @@
 //! A price API in front of a paid upstream, wrapped in Tollgate: `cargo run --example server`.
 //!
-//! Prices come from a pretend upstream that counts and delays its calls. The gate limits by tier, answers from its
-//! cache, and times what is left. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`,
+//! Prices come from a pretend upstream that counts and delays its calls, and allows 60 000 a month. The gate limits by
+//! tier, answers from its cache, and times what is left; `/stats.json` says under `upstream` what is spent, and when it ends
+//! at this rate. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`,
 //! `--redis URL` to share limits and cache with other servers.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 

@@ -64,6 +64,10 @@ impl GuardSettings {
     }
 }
 
+/// Timers count milliseconds and round up, the runtime's and the poll's below it: by so much a wait may be longer than was
+/// asked for.
+const ROUNDING: Duration = Duration::from_millis(2);
+
 /// Why a remote store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
@@ -176,7 +180,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         F: FnOnce(C) -> Fut,
         Fut: Future<Output = Result<T, Fault>>,
     {
-        self.call_by(runtime_now() + self.inner.settings.deadline, f).await
+        self.call_by(runtime_now() + self.patience(), f).await
     }
 
     /// Calls the store, for an answer by then: the deadline of a call that has waited already.
@@ -233,8 +237,10 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         self.inner.connects.subscribe()
     }
 
-    pub(crate) fn deadline(&self) -> Duration {
-        self.inner.settings.deadline
+    /// How long the store is waited for, so that who asks has waited no longer than the deadline.
+    pub(crate) fn patience(&self) -> Duration {
+        let deadline = self.inner.settings.deadline;
+        deadline - ROUNDING.min(deadline / 2)
     }
 
     /// Where events go from now on.

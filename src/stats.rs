@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cache::{CacheStats, LevelStats};
+use crate::cache::{CacheStats, DataStats, LevelStats};
 use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
 use crate::switch::Switch;
 use crate::timing::{Latency, TimingStats};
@@ -30,6 +30,8 @@ pub struct Stats {
     pub remote: Option<RemoteStats>,
     /// The cache's levels, nearest first.
     pub cache: Vec<LevelStats>,
+    /// Per namespace of [typed values](crate::cache::Cached) in that cache.
+    pub data: Vec<DataStats>,
     /// Fetches in progress: work that may outlive its request.
     pub fetches: u64,
     /// Bytes held for bodies that are being fetched.
@@ -119,6 +121,7 @@ impl Stats {
             keys: limit.store,
             remote: limit.remote,
             cache: cache.levels,
+            data: cache.data,
             fetches: cache.flights,
             fetching_bytes: cache.in_flight_bytes,
             unmatched_rules: cache.unmatched_rules,

@@ -1,5 +1,5 @@
 //! The batcher: when a batch leaves, who gets what, and what failures cost.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and reads a paused clock")]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep};
+use tollgate::cache::{Cached, DataCache};
 use tollgate::{BatchError, Batcher, BatcherBuilder};
 
 type Calls = Arc<Mutex<Vec<Vec<u64>>>>;
@@ -139,6 +140,26 @@ async fn a_panic_is_an_error_for_its_batch_alone() {
         assert!(matches!(answers, (Err(BatchError::Broken), Err(BatchError::Broken))));
         assert_eq!(batcher.get(1).await.expect("no error"), Some(1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_cache_only_what_is_missing_is_asked_for() {
+    let (batcher, calls) = doubling(|batcher| batcher);
+    let cached: Cached<Option<u64>> = DataCache::in_memory(1 << 20).cached("doubles").build().expect("a namespace");
+    cached.put_many((0..150).filter(|key| key % 3 == 0).map(|key| (key, Some(key)))).await.expect("kept");
+    let ask = move |key: u64| batcher.get(key);
+    let found = cached.get_or_load_many((0..150).chain([7_777]), ask.clone()).await;
+    for (key, found) in (0..150).zip(&found) {
+        let expected = if key % 3 == 0 { Some(key) } else { (key % 2 == 0).then_some(key * 2) };
+        assert_eq!(found.as_deref().ok(), Some(&expected), "{key}");
+    }
+    assert!(found[150].is_err(), "a result for each key");
+    let asked: Vec<u64> = calls.lock().expect("not poisoned").concat();
+    assert!(asked.iter().all(|key| key % 3 != 0 || *key == 7_777));
+    // All are known now, also those there is nothing of, but the one that failed.
+    let before = calls.lock().expect("not poisoned").len();
+    cached.get_or_load_many(0..150, ask).await;
+    assert_eq!(calls.lock().expect("not poisoned").len(), before);
 }
 
 #[tokio::test(start_paused = true)]

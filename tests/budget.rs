@@ -1,5 +1,4 @@
 //! Caches that spare a budget: entries live longer as it runs low, and nothing is served that may not be.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/cache_world.rs"]
 mod cache_world;

@@ -226,8 +226,21 @@ async fn play(steps: Vec<Step>) {
         }
         settle().await;
     }
+    end(callers).await;
+    assert_eq!(cached.stats().flights, 0);
+    let books = model.books.lock().expect("not poisoned");
+    assert_eq!(books.too_many, None, "loads of one key at a time");
+    assert!(books.under_way.values().all(|loads| *loads == 0));
+}
+
+/// Everybody who stayed has an answer, and nobody a panic but who was told to.
+async fn end(callers: Vec<(Outcome, tokio::task::JoinHandle<()>)>) {
     for (outcome, task) in callers {
-        match tokio::time::timeout(second(60), task).await.expect("an answer").map_err(|error| error.try_into_panic()) {
+        match tokio::time::timeout(Duration::from_secs(60), task)
+            .await
+            .expect("an answer")
+            .map_err(|error| error.try_into_panic())
+        {
             Ok(()) => {}
             // It left.
             Err(Err(_)) => {}
@@ -238,11 +251,7 @@ async fn play(steps: Vec<Step>) {
             }
         }
     }
-    sleep(second(1)).await;
-    assert_eq!(cached.stats().flights, 0);
-    let books = model.books.lock().expect("not poisoned");
-    assert_eq!(books.too_many, None, "loads of one key at a time");
-    assert!(books.under_way.values().all(|loads| *loads == 0));
+    sleep(Duration::from_secs(1)).await;
 }
 
 proptest! {

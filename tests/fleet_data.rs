@@ -1,5 +1,5 @@
 //! Typed values of a fleet: read once for each process, loaded once for all, taken back everywhere.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 #[path = "support/redis.rs"]
 mod redis;

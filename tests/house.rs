@@ -16,7 +16,7 @@ mod scan;
 use scan::{paths, sources, tokens, without_tests};
 
 /// Decisions: functions of their arguments.
-const PURE: [&str; 54] = [
+const PURE: [&str; 55] = [
     "lease",
     "memo",
     "gcra",
@@ -55,6 +55,7 @@ const PURE: [&str; 54] = [
     "keying",
     "parts",
     "record",
+    "shape",
     "life",
     "rules",
     "plan",
@@ -87,13 +88,14 @@ const RUNTIMES: [&str; 10] = [
 const TOWER: [&str; 3] = ["tower", "tower_layer", "tower_service"];
 const ROOMS: [&str; 5] = ["limit", "cache", "timing", "upstream", "refresh"];
 /// Each third-party engine, and where it may be named.
-const ENGINES: [(&str, &str); 7] = [
+const ENGINES: [(&str, &str); 8] = [
     ("moka", "src/store/memory/"),
     ("governor", "src/store/governor"),
     ("redis", "src/store/redis/"),
     ("tokio_postgres", "src/store/postgres/"),
     ("deadpool_postgres", "src/store/postgres/"),
     ("redb", "src/store/redb/"),
+    ("postcard", "src/cache/data/"),
     ("memcache", "src/store/memcached/"),
 ];
 const LONGEST: usize = 500;

@@ -122,6 +122,10 @@ async fn one_price_reaches_the_upstream_once_and_money_is_saved() {
     assert!(stats.time_saved >= Duration::from_millis(5) * 1_199);
     assert!(route.latency.p50 <= route.latency.p95 && route.latency.p95 <= route.latency.p99);
     assert_eq!(stats.timing.query("upstream").expect("timed").latency.count, 1);
+    let stats: serde_json::Value = serde_json::from_str(&server.get("/stats.json", None).await.body).expect("JSON");
+    let month = &stats["upstream"]["windows"][0];
+    assert_eq!((&month["window"], &month["spent"], &month["remaining"]), (&"month".into(), &1.into(), &59_999.into()));
+    assert!(month.get("exhausted_in_s").is_some() && stats["inner_calls_avoided"].as_u64() >= Some(1), "{month}");
 }
 
 #[tokio::test]

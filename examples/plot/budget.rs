@@ -12,7 +12,7 @@ const DEMANDS: [(f64, &str); 4] = [(0.5, "#2b59c3"), (1.0, "#0b6e4f"), (2.0, "#d
 
 /// The plot.
 #[must_use]
-pub fn draw() -> String {
+pub(crate) fn draw() -> String {
     let (width, height, left, right, bottom, top) = (860.0, 440.0, 64.0, 820.0, 372.0, 60.0);
     let x = |share: f64| left + (right - left) * share;
     let y = |share: f64| bottom - (bottom - top) * share;

@@ -1,14 +1,15 @@
 //! The API itself: routes, a pretend upstream, pretend authentication. The tests drive it as it stands.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
@@ -17,9 +18,14 @@ use tollgate::cache::{Rule, Rules};
 use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Draft, Tiers};
 use tollgate::timing::timed;
+use tollgate::upstream::{Credits, Error, UpstreamLayer};
+use tower::{Layer, ServiceExt, service_fn};
 
 /// What the pretend upstream charges per call, in dollars.
 const PRICE_OF_A_CALL: f64 = 0.01;
+
+/// What is paid for.
+const CALLS_A_MONTH: u64 = 60_000;
 
 /// The service, wrapped, with the handles to its gate and its upstream.
 pub(crate) fn app(
@@ -48,7 +54,9 @@ pub(crate) fn app(
         gate = gate.redis(url);
     }
     let gate = gate.build()?;
-    let upstream = Arc::new(Upstream { delay: upstream_delay, calls: AtomicU64::new(0), prices: Mutex::default() });
+    let quota = UpstreamLayer::builder("prices").quota(Credits::per_month(CALLS_A_MONTH)).routes(["/prices/{symbol}"]);
+    let (calls, prices) = (AtomicU64::new(0), Mutex::default());
+    let upstream = Arc::new(Upstream { delay: upstream_delay, calls, prices, quota: quota.build()? });
     let measured = Router::new()
         .route("/prices/{symbol}", get(price).post(set_price))
         .route("/me", get(me))
@@ -56,10 +64,15 @@ pub(crate) fn app(
         .layer(gate.layer())
         // Outside the gate: what it leaves in the extensions, the gate reads.
         .layer(from_fn(authenticate));
-    let (for_stats, for_metrics) = (gate.clone(), gate.clone());
+    let (for_stats, for_metrics, quota) = (gate.clone(), gate.clone(), upstream.quota.clone());
+    let stats = move || {
+        let mut stats = json!(for_stats.stats());
+        stats["upstream"] = json!(quota.stats());
+        std::future::ready(Json(stats))
+    };
     let app = measured
         .route("/upstream-calls", get(upstream_calls))
-        .route("/stats.json", get(move || std::future::ready(Json(json!(for_stats.stats())))))
+        .route("/stats.json", get(stats))
         .route("/metrics", get(async move || for_metrics.prometheus()))
         .with_state(upstream.clone());
     Ok((app, gate, upstream))
@@ -103,7 +116,13 @@ pub(crate) struct Upstream {
     delay: Duration,
     calls: AtomicU64,
     prices: Mutex<HashMap<String, f64>>,
+    /// What may be asked of it.
+    quota: UpstreamLayer,
 }
+
+/// What a call asks for: the pretend API reads no paths.
+#[derive(Clone)]
+struct Symbol(String);
 
 impl Upstream {
     /// How often it was called.
@@ -111,7 +130,21 @@ impl Upstream {
         self.calls.load(Ordering::Relaxed)
     }
 
-    async fn price(&self, symbol: &str) -> f64 {
+    /// Asks for a price, within the quota.
+    async fn price(self: Arc<Self>, symbol: &str) -> Result<f64, Error<Infallible>> {
+        let quota = self.quota.clone();
+        let client = quota.layer(service_fn(move |request: axum::http::Request<Symbol>| {
+            let far = self.clone();
+            async move { Ok(axum::http::Response::new(far.answer(&request.into_body().0).await.to_string())) }
+        }));
+        let mut request = axum::http::Request::new(Symbol(symbol.to_owned()));
+        *request.uri_mut() = axum::http::Uri::from_static("http://prices.example/prices/any");
+        let answer = axum::body::to_bytes(axum::body::Body::new(client.oneshot(request).await?.into_body()), 64).await;
+        Ok(answer.ok().and_then(|answer| std::str::from_utf8(&answer).ok()?.parse().ok()).unwrap_or_default())
+    }
+
+    /// What the API far away does.
+    async fn answer(&self, symbol: &str) -> f64 {
         self.calls.fetch_add(1, Ordering::Relaxed);
         timed("upstream", tokio::time::sleep(self.delay)).await;
         let prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,9 +153,15 @@ impl Upstream {
     }
 }
 
-async fn price(State(upstream): State<Arc<Upstream>>, Path(symbol): Path<String>) -> Json<Value> {
-    let price = upstream.price(&symbol).await;
-    Json(json!({ "symbol": symbol, "price": price }))
+async fn price(State(upstream): State<Arc<Upstream>>, Path(symbol): Path<String>) -> Response {
+    match upstream.price(&symbol).await {
+        Ok(price) => Json(json!({ "symbol": symbol, "price": price })).into_response(),
+        Err(error) => {
+            let wait = error.shed().map_or(1, |shed| shed.retry_after.as_secs() + 1);
+            let fields = [(header::RETRY_AFTER, wait.to_string())];
+            (StatusCode::SERVICE_UNAVAILABLE, fields, format!("{error}\n")).into_response()
+        }
+    }
 }
 
 async fn set_price(

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::builder::BatcherBuilder;
 use super::call::Bulk;
 use super::error::BatchError;
-use super::queue::{Duty, Queue};
+use super::queue::{Answer, Duty, Queue};
 
 /// Asks for keys together that are asked for one by one. Clones share the batch.
 ///
@@ -85,32 +85,23 @@ where
         Self { shared: Arc::new(Shared { settings, bulk, queue, asked, calls: zero(), keys: zero() }) }
     }
 
-    /// What lies under this key; `None` where the call says nothing of it. Whoever leaves before that cancels nothing for
-    /// the others.
+    /// What lies under this key; `None` where the call says nothing of it. The key is asked for once the future is polled;
+    /// whoever leaves before it is done cancels nothing for the others.
     ///
     /// # Errors
     /// What the call said, where it failed for this key; [`BatchError::Broken`] where it panicked.
     ///
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
-    pub async fn get(&self, key: K) -> Result<Option<V>, BatchError<E>> {
-        let (caller, answer) = oneshot::channel();
-        self.shared.asked.fetch_add(1, Ordering::Relaxed);
-        let duty = self.shared.queue().add(key, caller, self.shared.settings.max_keys);
+    pub fn get(&self, key: K) -> impl Future<Output = Answer<V, E>> + Send + use<K, V, E> {
         let shared = self.shared.clone();
-        // A batch belongs to many: it takes nobody's span or log along.
-        match duty {
-            Duty::None => {}
-            Duty::Watch(number) => drop(tokio::spawn(async move {
-                tokio::time::sleep(shared.settings.delay).await;
-                let due = shared.queue().due(number);
-                if let Some(batch) = due {
-                    shared.run(batch).await;
-                }
-            })),
-            Duty::Send(batch) => drop(tokio::spawn(async move { shared.run(batch).await })),
+        async move {
+            let (caller, answer) = oneshot::channel();
+            shared.asked.fetch_add(1, Ordering::Relaxed);
+            let duty = shared.queue().add(key, caller, shared.settings.max_keys);
+            shared.take_up(duty);
+            answer.await.unwrap_or(Err(BatchError::Broken))
         }
-        answer.await.unwrap_or(Err(BatchError::Broken))
     }
 
     /// What was asked for so far, and how.
@@ -119,6 +110,28 @@ where
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Shared { asked, calls, keys, .. } = &*self.shared;
         BatchStats { asked: read(asked), calls: read(calls), keys: read(keys) }
+    }
+}
+
+impl<K, V, E> Shared<K, V, E>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    V: Clone + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    /// Sees to a batch in a task of its own. It belongs to many: it takes nobody's span or log along.
+    fn take_up(self: Arc<Self>, duty: Duty<K, V, E>) {
+        match duty {
+            Duty::None => {}
+            Duty::Watch(number) => drop(tokio::spawn(async move {
+                tokio::time::sleep(self.settings.delay).await;
+                let due = self.queue().due(number);
+                if let Some(batch) = due {
+                    self.run(batch).await;
+                }
+            })),
+            Duty::Send(batch) => drop(tokio::spawn(async move { self.run(batch).await })),
+        }
     }
 }
 

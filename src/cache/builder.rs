@@ -233,7 +233,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Puts a store that several processes share behind this one's memory: see [`Levels`]. What it breaks, or keeps
+    /// Puts a store that several processes share behind this one's memory: see [`Levels`](crate::cache::Levels). What it breaks, or keeps
     /// waiting for 250 ms, is a miss.
     pub fn far(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.far = Some(store);

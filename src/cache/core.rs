@@ -212,6 +212,7 @@ impl Core {
     pub(crate) fn stats(&self) -> CacheStats {
         let mut stats = self.counters.snapshot();
         stats.levels = self.store.stats();
+        stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
         stats.flights = self.flights.count();
         stats.in_flight_bytes = self.held.load(Ordering::Relaxed);
         stats.unmatched_rules = self.rules.look(Book::unmatched);

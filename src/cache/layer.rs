@@ -118,7 +118,7 @@ impl CacheLayer {
 
     /// Fetches in progress: detached work that outlives its request.
     pub(crate) fn flights(&self) -> u64 {
-        self.core.flights.count()
+        self.core.flights.count() + self.core.data.get().map_or(0, DataCache::flights)
     }
 
     /// Wraps `inner`, its response bodies adopted as `W` says.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::data::DataStats;
 use super::reason::Reason;
 use super::store::LevelStats;
 use crate::carrier::{self, CacheNote};
@@ -37,6 +38,8 @@ pub struct CacheStats {
     pub routes: BTreeMap<String, RouteStats>,
     /// Per level of the store, the nearest first.
     pub levels: Vec<LevelStats>,
+    /// Per namespace of [typed values](crate::cache::Cached) that share it.
+    pub data: Vec<DataStats>,
     /// How often the inner service was called.
     pub inner_calls: u64,
     /// How often it was not, because the cache answered.

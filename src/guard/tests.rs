@@ -111,7 +111,7 @@ async fn a_server_that_hangs_costs_each_call_its_deadline_and_then_nothing() {
     server.hangs.store(true, Ordering::SeqCst);
     for _ in 0..5 {
         let (answer, took) = took(server.call(&guard)).await;
-        assert_eq!((answer, took), (Err(Outage::Deadline), D));
+        assert_eq!((answer, took), (Err(Outage::Deadline), D - super::ROUNDING));
     }
     let (answer, time) = took(server.call(&guard)).await;
     assert_eq!((answer, time), (Err(Outage::Disconnected), Duration::ZERO));
@@ -146,7 +146,7 @@ async fn a_server_that_takes_two_seconds_for_each_answer_is_left_within_a_quarte
             calls
         })
         .await;
-        assert_eq!((calls, time), (5, 5 * deadline));
+        assert_eq!((calls, time), (5, 5 * (deadline - super::ROUNDING)));
         assert!(time <= Duration::from_millis(250), "{time:?}");
         let (answer, time) = took(slow()).await;
         assert_eq!((answer, time), (Err(Outage::Disconnected), Duration::ZERO), "nobody waits from then on");

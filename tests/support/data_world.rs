@@ -3,6 +3,7 @@
     dead_code,
     unreachable_pub,
     clippy::expect_used,
+    clippy::panic,
     clippy::must_use_candidate,
     reason = "each test uses its part, and may fail"
 )]

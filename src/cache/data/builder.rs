@@ -130,8 +130,9 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// The version of the values' shape: raise it when a field is added, removed or moved. A value that another version
-    /// wrote to a shared store is a miss. 0 unless set.
+    /// The version of what values mean: raise it when a field stays and means something else. A value that another version
+    /// wrote to a shared store is a miss; so is, whatever the version, one whose fields have other names, kinds or places.
+    /// 0 unless set.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self

@@ -18,7 +18,7 @@ use crate::event::{Event, Hook};
 /// use std::time::Duration;
 /// use tollgate::cache::{Cached, DataCache};
 ///
-/// let minutes = |n| Duration::from_secs(60 * n);
+/// let minutes = |n: u64| Duration::from_secs(60 * n);
 /// let data = DataCache::in_memory(64 << 20);
 /// let github: Cached<String> = data.cached("github").ttl(minutes(15)).target_hit_ratio(0.95).build()?;
 /// let sessions: Cached<u64> = data.cached("session").ttl(minutes(24 * 60)).build()?;
@@ -69,6 +69,11 @@ impl DataCache {
     #[must_use]
     pub fn levels(&self) -> Vec<LevelStats> {
         self.shared.engine.store.stats()
+    }
+
+    /// Loads in progress: detached work that outlives its caller.
+    pub(crate) fn flights(&self) -> u64 {
+        self.spaces().iter().filter_map(Weak::upgrade).map(|space| space.flights.count()).sum()
     }
 
     pub(super) fn engine(&self) -> Engine {

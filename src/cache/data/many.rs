@@ -53,8 +53,8 @@ where
     /// users.put(1, Some("Ada".to_owned())).await?;
     ///
     /// let asked = bulk.clone();
-    /// let found = users.get_or_load_many([1, 2, 3], move |id| { let bulk = asked.clone(); async move { bulk.get(id).await } });
-    /// let names: Vec<_> = found.await.into_iter().map(|user| user.unwrap().as_deref().map(str::to_owned)).collect();
+    /// let found = users.get_or_load_many([1, 2, 3], move |id| asked.get(id)).await;
+    /// let names: Vec<_> = found.into_iter().map(|user| user.unwrap().as_deref().map(str::to_owned)).collect();
     /// assert_eq!(names, [Some("Ada".to_owned()), Some("user 2".to_owned()), Some("user 3".to_owned())]);
     /// assert_eq!((bulk.stats().calls, bulk.stats().keys), (1, 2)); // only the missing, together
     /// # Ok(()) }
@@ -78,16 +78,26 @@ where
         let encoded: Vec<CacheKey> = keys.iter().map(|key| self.key(key)).collect();
         let entries = self.look_many(&encoded).await;
         let (load, now) = (Arc::new(load), self.space.engine.clock.now());
-        let jobs: Vec<_> = keys
-            .into_iter()
-            .zip(encoded)
-            .zip(entries)
-            .map(|((key, encoded), entry)| {
-                let (found, load) = (self.found(&encoded, entry, now), load.clone());
-                load::go(self.clone(), encoded, found, move || load(key))
-            })
-            .collect();
-        stream::iter(jobs).buffered(self.space.settings.parallel).collect().await
+        let on = self.space.switch.get() == Switch::On;
+        let (mut answers, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
+        for ((key, encoded), entry) in keys.into_iter().zip(encoded).zip(entries) {
+            match self.found(&encoded, entry, now) {
+                Found::Value(value, entry) if on => {
+                    self.space.counters.hit(entry.meta.took);
+                    answers.push(Some(Ok(value)));
+                }
+                found => {
+                    let (at, cached, load) = (answers.len(), self.clone(), load.clone());
+                    answers.push(None);
+                    jobs.push(async move { (at, load::go(cached, encoded, found, move || load(key)).await) });
+                }
+            }
+        }
+        let mut loads = stream::iter(jobs).buffer_unordered(self.space.settings.parallel);
+        while let Some((at, answer)) = loads.next().await {
+            answers[at] = Some(answer);
+        }
+        answers.into_iter().flatten().collect()
     }
 
     /// Keeps these values, as [`put`](Self::put) does each, so many at a time as loads.

@@ -2,7 +2,7 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `parts` `record` `life` | decisions: how keys and values are written, how long values live |
+//! | `parts` `record` `shape` `life` | decisions: how keys and values are written, how long values live |
 //! | `cached` `many` `warm` | the handle: one key, many, all there are |
 //! | `load` `patience` `fleet` | what happens where nothing fresh is there |
 //! | `space` `stats` | a namespace's state, whatever its values are |
@@ -19,6 +19,7 @@ mod many;
 mod parts;
 mod patience;
 pub(crate) mod record;
+mod shape;
 mod space;
 mod stats;
 mod take_back;

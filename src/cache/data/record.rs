@@ -1,12 +1,12 @@
 //! A typed value as bytes: what lies where a response has its body.
 //!
 //! ```text
-//! format │ version │ type │ weight │ the value, in postcard's format
+//! format │ version │ type │ weight │ shape │ the value, in postcard's format
 //! ```
 //!
-//! *Version* is the operator's word for the shape of the value, *type* a hash of its Rust type's name, and *weight* what it
-//! takes in memory, for processes that hold it before they have read it. What does not fit is a miss, never a wrong value
-//! and never a panic, not even one of the type's own `Deserialize`.
+//! *Version* is the operator's word, *type* a hash of the Rust type's name, *weight* what the value takes in memory, for
+//! processes that hold it before they have read it, and [*shape*](super::shape) a hash of its fields' names and kinds. What
+//! does not fit is a miss, never a wrong value and never a panic, not even one of the type's own `Deserialize`.
 
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,11 +17,11 @@ use serde::de::DeserializeOwned;
 
 use super::super::key::CacheKey;
 use super::super::wire::{Reader, Writer};
-use super::parts;
+use super::{parts, shape};
 
 const FORMAT: u8 = 1;
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
-const HEAD: usize = 17;
+const HEAD: usize = 25;
 
 /// What two processes must agree on to read each other's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,26 +49,31 @@ pub(crate) fn seal<V: Serialize>(value: &V, stamp: Stamp, weight: u32) -> Result
     out.u32(stamp.version);
     out.u64(stamp.kind);
     out.u32(weight);
+    out.u64(shape::of(value).ok_or(postcard::Error::SerdeSerCustom)?);
     let mut sealed = postcard::to_extend(value, out.0)?;
     sealed.shrink_to_fit();
     Ok(sealed.into())
 }
 
 /// The value that these bytes are, where they are one of this stamp and nothing else.
-pub(crate) fn open<V: DeserializeOwned>(sealed: &[u8], stamp: Stamp) -> Option<V> {
+pub(crate) fn open<V: Serialize + DeserializeOwned>(sealed: &[u8], stamp: Stamp) -> Option<V> {
     let mut reader = Reader(sealed);
-    let (format, version, kind, _) = (reader.u8()?, reader.u32()?, reader.u64()?, reader.u32()?);
+    let (format, version, kind) = (reader.u8()?, reader.u32()?, reader.u64()?);
+    let (_, shape) = (reader.u32()?, reader.u64()?);
     if format != FORMAT || (Stamp { version, kind }) != stamp {
         return None;
     }
-    let read = catch_unwind(AssertUnwindSafe(|| postcard::take_from_bytes::<V>(reader.0))).ok()?;
-    read.ok().filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value)
+    let read = || {
+        let (value, rest) = postcard::take_from_bytes::<V>(reader.0).ok()?;
+        (rest.is_empty() && shape::of(&value) == Some(shape)).then_some(value)
+    };
+    catch_unwind(AssertUnwindSafe(read)).ok()?
 }
 
 /// What the value under this key weighs once it is read; nothing where it is no typed value.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
 pub(crate) fn weight_of(key: &CacheKey, sealed: &[u8]) -> u32 {
-    let weight = || Reader(sealed.get(HEAD - 4..)?).u32();
+    let weight = || Reader(sealed.get(HEAD - 12..)?).u32();
     if parts::is_typed(key) { weight().unwrap_or_default() } else { 0 }
 }
 
@@ -119,6 +124,28 @@ mod tests {
             assert_eq!(open::<Price>(&sealed[..length], stamp), None, "cut at {length}");
         }
         assert_eq!(open::<Price>(&[&sealed[..], b"x"].concat(), stamp), None, "and more");
+    }
+
+    #[test]
+    fn a_field_that_moved_is_no_value_though_its_bytes_can_be_read() {
+        mod newer {
+            #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            pub(super) struct Span {
+                pub(super) end: u32,
+                pub(super) start: u32,
+            }
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Span {
+            start: u32,
+            end: u32,
+        }
+
+        let stamp = Stamp::of::<Span>(0);
+        let sealed = seal(&Span { start: 1, end: 2 }, stamp, 0).expect("bytes");
+        assert!(open::<Span>(&sealed, stamp).is_some());
+        // As if the type had kept its name.
+        assert_eq!(open::<newer::Span>(&sealed, stamp), None);
     }
 
     #[test]

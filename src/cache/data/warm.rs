@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::cached::Cached;
+use super::cached::{Cached, Found};
+use super::load;
 use super::loaded::Loaded;
 use super::parts::KeyPart;
 
@@ -92,7 +93,7 @@ where
         L: Into<Loaded<V>> + Send + 'static,
         E: Send + 'static,
     {
-        let load = Arc::new(load);
+        let loading = Arc::new(load);
         let ticks = pace.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
         let mut warmed = Warmed::default();
         let mut keys = keys.into_iter();
@@ -109,13 +110,13 @@ where
             let loads: Vec<_> = missing
                 .into_iter()
                 .map(|key| {
-                    let (load, ticks) = (load.clone(), &ticks);
+                    let (load_one, ticks) = (loading.clone(), &ticks);
                     async move {
                         if let Some(ticks) = ticks {
                             ticks.lock().await.tick().await;
                         }
                         let encoded = self.key(&key);
-                        super::load::go(self.clone(), encoded, super::cached::Found::Nothing, move || load(key)).await
+                        load::go(self.clone(), encoded, Found::Nothing, move || load_one(key)).await
                     }
                 })
                 .collect();
@@ -130,7 +131,7 @@ where
     async fn known<K: KeyPart>(&self, keys: &[K]) -> Vec<bool> {
         let encoded: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let now = self.space.engine.clock.now();
-        let there = |key, entry| matches!(self.found(key, entry, now), super::cached::Found::Value(..));
+        let there = |key, entry| !matches!(self.found(key, entry, now), Found::Expired(..) | Found::Nothing);
         encoded.iter().zip(self.look_many(&encoded).await).map(|(key, entry)| there(key, entry)).collect()
     }
 }
