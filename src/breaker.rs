@@ -252,16 +252,26 @@ mod tests {
         log: Vec<(Timestamp, Outcome)>,
         open_since: Option<Timestamp>,
         last_probe: Option<Timestamp>,
+        told: Option<Timestamp>,
     }
 
     impl Slow {
         fn admits(&mut self, now: Timestamp) -> bool {
             let Some(since) = self.open_since else { return true };
-            let free = now >= self.last_probe.unwrap_or(since) + SECOND;
+            let waited = now >= self.last_probe.unwrap_or(since) + SECOND || self.told.is_some();
+            let free = waited && self.told.is_none_or(|until| now >= until);
             if free {
-                self.last_probe = Some(now);
+                (self.last_probe, self.told) = (Some(now), None);
             }
             free
+        }
+
+        /// Told to wait, it waits until then, or until what it waited for already.
+        fn told(&mut self, until: Timestamp, now: Timestamp) {
+            let waited_for =
+                self.open_since.map(|since| self.told.unwrap_or(self.last_probe.unwrap_or(since) + SECOND));
+            let until = waited_for.map_or(until, |at| at.max(until));
+            *self = Self { open_since: Some(self.open_since.unwrap_or(now)), told: Some(until), ..Self::default() };
         }
 
         fn record(&mut self, outcome: Outcome, now: Timestamp) {
@@ -299,12 +309,18 @@ mod tests {
     proptest! {
         #[test]
         fn it_does_what_the_slow_model_does(
-            steps in prop::collection::vec((0_u64..1_500_000_000, 0_u8..10, 1_u32..12), 1..200),
+            steps in prop::collection::vec((0_u64..1_500_000_000, 0_u8..11, 1_u32..12), 1..200),
         ) {
             let (mut breaker, mut model, mut now) = (Breaker::new(Policy::default()), Slow::default(), START);
             for (step, kind, times) in steps {
                 now = now + Duration::from_nanos(step);
                 let outcome = match kind { 0..=5 => Outcome::Success, 6 => Outcome::Slow, _ => Outcome::Failure };
+                if kind == 10 {
+                    let until = now + Duration::from_millis(u64::from(times) * 400);
+                    prop_assert_eq!(breaker.open_until(until, now), model.open_since.is_none().then_some(true));
+                    model.told(until, now);
+                    continue;
+                }
                 for _ in 0..times {
                     let permit = breaker.admit(now);
                     prop_assert_eq!(permit.is_some(), model.admits(now));

@@ -136,7 +136,6 @@ impl Core {
         let verdict = held.account.admit(call, moment);
         let alerts = if matches!(verdict, Verdict::Send(_)) { held.account.alerts() } else { Default::default() };
         let runs_low = self.store.is_some() && held.account.runs_low(moment.now);
-        self.feed(&mut held);
         drop(held);
         if runs_low {
             wait::top_up(self, call.cost);
@@ -200,7 +199,7 @@ impl Core {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Tells the caches what is left, where that has changed. Their lock is taken under ours, never the other way round.
+    /// Tells the caches what is left, where that has changed: when a call has ended, not when it begins. Their lock is taken under ours, never the other way round.
     fn feed(&self, held: &mut Held) {
         if let Some(allowances) = held.account.news_for_caches() {
             self.budget.set(&allowances);

@@ -30,7 +30,8 @@ pub(super) fn learn(status: StatusCode, headers: &HeaderMap, unix: f64) -> Told 
     let name = reader.name.take();
     if let Some(name) = name {
         // GitHub says beside the numbers which limit they are of.
-        told.limits.iter_mut().filter(|limit| limit.name.is_empty()).for_each(|limit| limit.name = name.clone());
+        let nameless = told.limits.iter_mut().filter(|limit| limit.name.is_empty());
+        nameless.for_each(|limit| limit.name = super::told::named(&name));
     }
     for limit in &mut told.limits {
         // Some say what is used in place of what remains.
@@ -82,6 +83,7 @@ impl Reader<'_> {
         };
         match rest {
             None => {}
+            Some(word @ ("limit" | "remaining" | "used" | "reset")) => self.number(word, "", value),
             Some("resource" | "bucket") => self.name = Some(super::told::named(value)),
             Some("reset-after") => self.number("reset", "", value),
             Some(rest) => {
