@@ -396,3 +396,40 @@ fn mistakes_are_named() {
     }
     assert!(UpstreamLayer::builder("api").circuit(None).build().is_ok());
 }
+
+/// A store that takes its time.
+struct Slow(Duration, MemoryCredits);
+
+impl CreditStore for Slow {
+    fn book(
+        &self,
+        bookings: &[tollgate::upstream::Booking],
+    ) -> Answer<Result<Vec<tollgate::upstream::Balance>, tollgate::Error>> {
+        let (wait, answer) = (self.0, self.1.book(bookings));
+        Answer::Pending(Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            answer.await
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_store_longer_than_its_patience() {
+    for (store, mode, most) in
+        [(200, Mode::Shed, 250), (5_000, Mode::Shed, 250), (200, Mode::Wait(Duration::from_millis(40)), 40)]
+    {
+        let store = Arc::new(Slow(Duration::from_millis(store), MemoryCredits::default()));
+        // A small limit: each block is one call, so that each stands in line for the store.
+        let world = World::new(
+            move |b| b.quota(Credits::per_hour(30)).share(Priority::Normal, 1.0).mode(mode).store(store),
+            ok,
+        );
+        let start = tokio::time::Instant::now();
+        let calls = (0..20).map(|_| async { (world.get("/").await.is_ok(), start.elapsed()) });
+        for (made, after) in futures_util::future::join_all(calls).await {
+            assert!(made && after <= Duration::from_millis(most + 5), "{mode:?}: {made} after {after:?}");
+        }
+        let stats = world.layer.stats();
+        assert!(stats.windows[0].spent >= 20, "{stats:?}");
+    }
+}

@@ -91,6 +91,8 @@ pub(super) struct Call {
     pub(super) cost: u64,
     /// How much of each limit its class may use up.
     pub(super) share: f64,
+    /// It has waited for the store long enough: what it costs is owed.
+    pub(super) owes: bool,
 }
 
 /// A call that was let through.
@@ -167,7 +169,7 @@ impl Account {
                 return Verdict::Refuse(reason, until);
             }
             self.would_shed += 1;
-        } else if self.terms.enforce && self.must_book(call.cost, now) {
+        } else if self.terms.enforce && !call.owes && self.must_book(call.cost, now) {
             return Verdict::Book;
         }
         let permit = self.breaker.as_mut().and_then(|breaker| breaker.admit(now));

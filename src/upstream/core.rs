@@ -101,7 +101,7 @@ impl Core {
         let endpoint = self.patterns.find(head).unwrap_or(self.patterns.names().len());
         let cost = self.cost.as_ref().map_or(1, |cost| super::told::credible(cost(head)));
         let share = self.shares.of(head.extension::<Priority>().copied().unwrap_or_default());
-        Call { endpoint, cost, share }
+        Call { endpoint, cost, share, owes: false }
     }
 
     /// What to do with it.

@@ -32,10 +32,10 @@ pub(super) struct Moment {
     pub(super) unix: i64,
 }
 
-/// How much of a limit a call of this class may use up.
+/// How much of a limit a call of this class may use up: rounded up, so that a share of one call is one.
 pub(super) fn allowed(limit: u64, share: f64) -> u64 {
-    // Limits are below 2⁵³.
-    (limit as f64 * share) as u64
+    // Limits are below 2⁵³; what is this little above a whole number is rounding.
+    (limit as f64 * share - 1e-6).ceil() as u64
 }
 
 /// A window of the calendar.

@@ -91,7 +91,8 @@
 //! # Deploying it
 //!
 //! * One layer for one upstream and key. Layers of one name share their credits where they share a store.
-//! * It is made for `http` requests, whatever the client speaks below; a retry that should count stands outside of it, one
+//! * It is made for `http` requests, whatever the client speaks below (reqwest's takes four lines, in
+//!   `examples/recipes/src/reqwest.rs`); a retry that should count stands outside of it, one
 //!   inside is not seen.
 //! * Waiting, booking ahead and [`shutdown`](UpstreamLayer::shutdown) need a tokio runtime with time enabled.
 //! * Windows begin by this machine's calendar. Where the upstream's begins at another hour, say so:

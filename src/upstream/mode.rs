@@ -97,7 +97,7 @@ impl Pace {
 pub enum Priority {
     /// May use up all of it.
     High,
-    /// Stops at 90 % unless told: what is left is for what matters.
+    /// Stops at 90 % unless told, rounded up: what is left is for what matters.
     #[default]
     Normal,
     /// Stops at 50 % unless told: work that can wait for the next window.

@@ -9,7 +9,7 @@ use super::ledger::{Balance, Booking};
 use super::mode::Mode;
 use super::shed::{Shed, ShedReason};
 use crate::clock::runtime_now;
-use crate::contain::contain;
+use crate::contain::{PATIENCE, contain};
 use crate::error::Error;
 use crate::event::Event;
 
@@ -34,11 +34,17 @@ pub(super) async fn leave(core: Arc<Core>, call: Call) -> Result<Ticket, Shed> {
     leave_by(core, call, by).await
 }
 
-async fn leave_by(core: Arc<Core>, call: Call, by: tokio::time::Instant) -> Result<Ticket, Shed> {
+async fn leave_by(core: Arc<Core>, mut call: Call, by: tokio::time::Instant) -> Result<Ticket, Shed> {
+    let patience = if matches!(core.mode, Mode::Wait(_)) { PATIENCE.min(core.mode.patience()) } else { PATIENCE };
+    let owes_from = runtime_now() + patience;
     loop {
         match core.admit(call) {
             Verdict::Send(ticket) => return Ok(ticket),
-            Verdict::Book => book(&core, call.cost).await,
+            Verdict::Book => {
+                // Whoever is overtaken each time, or waits in a line before a slow store, owes in the end.
+                let booked = tokio::time::timeout_at(owes_from, book(&core, call.cost)).await;
+                call.owes = booked.is_err() || runtime_now() >= owes_from;
+            }
             Verdict::Refuse(reason, until) => {
                 let wait = until.since(core.clock.now()).max(SHORTEST);
                 if !matches!(core.mode, Mode::Wait(_)) || runtime_now() + wait > by {

@@ -12,7 +12,7 @@ use crate::breaker::Policy;
 const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 /// 2026-01-01T00:00:00Z.
 const NEW_YEAR: i64 = 1_767_225_600_000_000_000;
-const CALL: Call = Call { endpoint: 0, cost: 1, share: 1.0 };
+const CALL: Call = Call { endpoint: 0, cost: 1, share: 1.0, owes: false };
 
 fn at(nanos: u64) -> Moment {
     Moment { now: START.after(nanos), unix: NEW_YEAR + nanos as i64 }

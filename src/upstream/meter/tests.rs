@@ -78,6 +78,15 @@ fn what_is_told_counts_with_what_it_cannot_have_told_of() {
 }
 
 #[test]
+fn a_share_of_a_small_limit_is_not_nothing() {
+    for (limit, share, calls) in
+        [(1, 0.9, 1), (1, 0.5, 1), (5, 0.9, 5), (10, 0.9, 9), (60_000, 0.9, 54_000), (7, 1.0, 7), (9, 0.0, 0)]
+    {
+        assert_eq!(allowed(limit, share), calls, "{share} of {limit}");
+    }
+}
+
+#[test]
 fn a_limit_without_numbers_is_none_and_one_without_a_moment_lasts_a_minute() {
     let answer = Answer { sent: START, unseen: 0 };
     assert!(Learned::new(&told::Limit { remaining: None, ..told(1, 1, 1) }, answer, START).is_none());
