@@ -174,6 +174,7 @@ pub struct UpstreamGateLayer {
     cache: CacheLayer,
     upstream: UpstreamLayer,
     credential: Option<(HeaderName, HeaderValue)>,
+    rules_decide: bool,
 }
 
 /// The service of an [`UpstreamGate`]: the response body is wrapped once, by the innermost layer.
@@ -183,7 +184,7 @@ impl<S> Layer<S> for UpstreamGateLayer {
     type Service = UpstreamGateService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let called = self.upstream.layer(Credential::new(inner, self.credential.clone()));
+        let called = self.upstream.layer(Credential::new(inner, self.credential.clone(), self.rules_decide));
         self.timing.wrap(self.cache.wrap(called))
     }
 }
@@ -204,6 +205,7 @@ pub struct UpstreamGateBuilder {
     cached: bool,
     timing: TimingBuilder,
     credential: Option<Result<(HeaderName, HeaderValue), Error>>,
+    rules_decide: bool,
     weights: Weights,
     price: Option<f64>,
     #[cfg(feature = "redis")]
@@ -218,6 +220,7 @@ impl UpstreamGateBuilder {
             cached: false,
             timing: TimingLayer::builder(),
             credential: None,
+            rules_decide: false,
             weights: Weights::default(),
             price: None,
             #[cfg(feature = "redis")]
@@ -258,6 +261,14 @@ impl UpstreamGateBuilder {
     pub fn cache(self, rules: Rules) -> Self {
         let names: Vec<String> = rules.patterns().map(str::to_owned).collect();
         self.routes(names).cache_with(|cache| cache.rules(rules))
+    }
+
+    /// The rules' word on freshness against the upstream's: what it says in `Cache-Control` and `Expires` is not obeyed, but
+    /// for `no-store`. Without it a rule's TTL is for answers that say nothing of freshness themselves. Users are sent what
+    /// the upstream says.
+    pub const fn rules_decide(mut self) -> Self {
+        self.rules_decide = true;
+        self
     }
 
     /// Names endpoints by these patterns, in axum's syntax, besides those of the cache's rules.
@@ -351,6 +362,7 @@ impl UpstreamGateBuilder {
             cache: cache.build()?,
             upstream,
             credential: this.credential.transpose()?,
+            rules_decide: this.rules_decide,
         };
         Ok(UpstreamGate { layer, weights, price: this.price })
     }

@@ -44,6 +44,10 @@ impl World {
                 let response = Response::builder().status(if known { 304 } else { 200 }).header("etag", "\"1\"");
                 let response =
                     if private { response.header("cache-control", "private, s-maxage=60") } else { response };
+                let response = match request.headers().get("x-says") {
+                    Some(said) => response.header("cache-control", said),
+                    None => response,
+                };
                 Ok::<_, &'static str>(response.body(Full::from(format!("answer {n}"))).expect("a response"))
             }
         });
@@ -138,6 +142,25 @@ async fn our_own_credential_is_shared_and_a_users_never_is() {
     assert!(!format!("{:?}", world.gate).contains("Bearer"));
     let hit = world.send("/prices/ACME", &[]).await.expect("an answer");
     assert_eq!(hit.headers()["cache-control"], "private, s-maxage=60", "others are told what the upstream says");
+}
+
+#[tokio::test]
+async fn rules_decide_where_they_are_said_to() {
+    for (decide, calls) in [(false, 2), (true, 1)] {
+        let world = World::new(|gate| {
+            let gate = gate.cache(prices());
+            if decide { gate.rules_decide() } else { gate }
+        });
+        // The upstream says a minute, the rule fifteen.
+        let ask = || async { world.send("/prices/ACME", &[("x-says", "max-age=60")]).await.expect("an answer") };
+        ask().await.into_body().collect().await.expect("a body");
+        world.hand.advance(10 * MINUTE);
+        assert_eq!(ask().await.headers()["cache-control"], "max-age=60", "as the upstream says");
+        assert!(ask().await.headers().get("tollgate-cache-control").is_none());
+        assert_eq!(world.calls(), calls);
+        let theirs = world.send("/prices/ACME", &[("authorization", "Bearer theirs")]).await.expect("an answer");
+        assert!(theirs.headers().get("tollgate-cache-control").is_none(), "what passes by is told nothing either");
+    }
 }
 
 #[tokio::test]
