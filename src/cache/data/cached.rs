@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use super::super::entry::{Began, Entry, Kept};
 use super::super::key::CacheKey;
 use super::super::policy::Standing;
+use super::invalidate::DataInvalidate;
 use super::loaded::{LoadError, Loaded};
 use super::parts::{self, KeyPart};
 use super::space::{Fresh, Space};
 use super::stats::{DataStats, count};
-use super::take_back::TakeBack;
 use super::{load, record};
 use crate::answer::Answer;
 use crate::clock::Timestamp;
@@ -143,8 +143,8 @@ where
     }
 
     /// The handle to take values back with. Cheap to clone; works from anywhere.
-    pub fn invalidate(&self) -> TakeBack {
-        TakeBack::new(self.space.clone())
+    pub fn invalidate(&self) -> DataInvalidate {
+        DataInvalidate::new(self.space.clone())
     }
 
     /// What this namespace did so far.

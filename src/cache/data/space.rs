@@ -174,6 +174,13 @@ impl Space {
         self.engine.store.put(&entry.key, Stored::Entry(entry.clone()), entry.meta.stored_at).await
     }
 
+    /// Frees what lies under this key.
+    pub(super) async fn forget(&self, key: &CacheKey) {
+        if let Err(error) = self.engine.store.remove(key).await {
+            self.store_failed(&error);
+        }
+    }
+
     /// Whether this entry cannot be kept: it has no life, or a tag by which it could never be taken back.
     fn is_unfit(&self, entry: &Entry) -> bool {
         let meta = &entry.meta;
