@@ -123,13 +123,16 @@ where
     /// that expires: [`remove`](Self::remove) first where that matters.
     ///
     /// # Errors
-    /// Where no level of the store could keep it: what lay there before may still be served.
+    /// Where it cannot be kept: no level of the store took it, it cannot be written, has no life, or a tag that cannot be
+    /// one. What lay there before may still be served.
     pub async fn put<K: KeyPart>(&self, key: K, value: impl Into<Loaded<V>>) -> Result<Arc<V>, Error> {
         let key = self.key(&key);
         let (asked, began) = (self.space.engine.clock.now(), self.space.engine.begin());
         let (value, entry) = self.made(&key, value.into(), asked, began);
+        let entry = entry?;
+        self.space.fit(&entry)?;
         self.space.flights.strike(&key, None);
-        self.space.put(&entry?).await.map(|()| value)
+        self.space.put(&entry).await.map(|()| value)
     }
 
     /// Forgets a key, in every process. A load that is under way anywhere does not bring it back.
@@ -153,8 +156,8 @@ where
         self.space.stats()
     }
 
-    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, nothing is kept.
-    /// [`Shadow`](Switch::Shadow): every caller loads for itself too, while what is loaded is kept, and what could have been
+    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, what is loaded is not kept,
+    /// and nothing is found. [`Shadow`](Switch::Shadow): the same, while what is loaded is kept, and what could have been
     /// answered is counted as if it had been.
     pub fn switch(&self, switch: Switch) {
         self.space.switch.set(switch);
@@ -171,9 +174,9 @@ where
         self.space.accept(key, self.space.engine.store.get(key, now).await)
     }
 
-    /// Counts a look-up that loads nothing.
+    /// Answers a look-up that loads nothing, and counts it; in the shadow it counts alone.
     pub(super) fn served(&self, key: &CacheKey, entry: Option<Arc<Entry>>) -> Option<Arc<V>> {
-        match self.found(key, entry, self.space.engine.clock.now()) {
+        let value = match self.found(key, entry, self.space.engine.clock.now()) {
             Found::Value(value, entry) => {
                 self.space.counters.hit(entry.meta.took);
                 Some(value)
@@ -190,7 +193,8 @@ where
                 count(&self.space.counters.misses);
                 None
             }
-        }
+        };
+        value.filter(|_| self.space.switch.get() == Switch::On)
     }
 
     /// What an entry means now.

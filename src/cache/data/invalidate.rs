@@ -57,6 +57,9 @@ impl DataInvalidate {
 
     /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user", 70)`.
     ///
+    /// The latest 256 beginnings are remembered apart, of keys and tags the latest 16 384; of more, the older half becomes
+    /// one invalidation of everything before. Where each of many things is taken back as a whole, give each a tag.
+    ///
     /// # Errors
     /// Where other processes cannot be told now.
     pub async fn prefix<K: KeyPart>(&self, beginning: K) -> Result<(), Error> {
