@@ -17,7 +17,7 @@ use super::loaded::{LoadError, Loaded};
 use super::parts::{self, KeyPart};
 use super::space::{Fresh, Space};
 use super::stats::{DataStats, count};
-use super::{load, record};
+use super::{load, record, shape};
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -256,15 +256,15 @@ where
         began: Began,
     ) -> (Arc<V>, Result<Arc<Entry>, Error>) {
         let Loaded { value, ttl, tags } = loaded;
-        let weight = match &self.weigh {
-            Some(weigh) => weigh(&value),
-            // A value in memory is larger than a written one: pointers, lengths, room to grow.
-            None => size_of::<V>() + 2 * record::length(&value),
-        };
+        // What cannot be written for others cannot be seen through either: its size is all that is known of it.
+        let (shape, weight) = shape::of(&value).unwrap_or((0, size_of::<V>()));
+        let weight = self.weigh.as_ref().map_or(weight, |weigh| weigh(&value));
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let sealed = match self.space.engine.in_process {
             true => Ok(Bytes::new()),
-            false => record::seal(&value, self.space.stamp, weight).map_err(|error| self.space.unwritable(error)),
+            false => {
+                record::seal(&value, self.space.stamp, weight, shape).map_err(|error| self.space.unwritable(error))
+            }
         };
         let value = Arc::new(value);
         let entry = sealed.map(|sealed| {
