@@ -67,6 +67,10 @@ async fn the_load_says_how_long_and_by_which_tags() {
     // A tag that nobody could take it back by.
     cached.get_or_load("c", || async { Ok::<_, Fault>(Loaded::new(1).tag("two words")) }).await.expect("loaded");
     assert!(cached.get("c").await.is_none());
+    assert!(
+        cached.put("c", Loaded::new(1).tag("two words")).await.expect_err("a tag").to_string().contains("two words")
+    );
+    assert!(cached.put("c", Loaded::new(1).ttl(Duration::ZERO)).await.is_err());
 }
 
 #[tokio::test]
@@ -241,6 +245,8 @@ async fn switched_off_every_caller_loads_and_in_the_shadow_it_is_counted() {
     world.cached.switch(Switch::Shadow);
     assert_eq!(*world.load("a").await.expect("loaded"), 3);
     assert_eq!(world.stats().hits, 1);
+    assert!(world.cached.get("a").await.is_none());
+    assert_eq!((world.cached.get_many(["a"]).await, world.stats().hits), (vec![None], 3));
     world.cached.switch(Switch::On);
     assert_eq!(world.loads("a"), 3);
     assert!(*world.load("a").await.expect("there") <= 3);

@@ -10,7 +10,9 @@ use std::time::Duration;
 use data_world::{Fault, World, seconds};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tollgate::cache::{LoadError, Loaded};
+use tollgate::cache::{CacheKey, CacheStore, Cached, DataCache, LevelStats, LoadError, Loaded, Stored};
+use tollgate::store::memory::MemoryCache;
+use tollgate::{Clock, Error, ManualClock, Timestamp};
 
 type Answer = Result<Arc<u64>, LoadError<Fault>>;
 
@@ -228,4 +230,45 @@ async fn what_was_put_is_not_undone_by_a_load_under_way() {
     world.cached.put("a", 77_u64).await.expect("kept");
     assert_eq!(*slow.await.expect("no panic").expect("loaded"), 1);
     assert_eq!(world.cached.get("a").await.as_deref(), Some(&77));
+}
+
+/// A store that takes ten milliseconds to find anything.
+struct Slow(MemoryCache);
+
+impl CacheStore for Slow {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> tollgate::Answer<Result<Option<Stored>, Error>> {
+        let found = self.0.get(key, now);
+        tollgate::Answer::Pending(Box::pin(async move {
+            sleep(millis(10)).await;
+            found.await
+        }))
+    }
+
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> tollgate::Answer<Result<(), Error>> {
+        self.0.put(key, stored, now)
+    }
+
+    fn remove(&self, key: &CacheKey) -> tollgate::Answer<Result<(), Error>> {
+        self.0.remove(key)
+    }
+
+    fn stats(&self) -> Vec<LevelStats> {
+        self.0.stats()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_is_not_undone_by_a_load_that_is_being_kept() {
+    let clock = Clock::Manual(ManualClock::new());
+    let data = DataCache::builder().store(Arc::new(Slow(MemoryCache::new(1 << 20)))).clock(clock).build();
+    let cached: Cached<u64> = data.cached("slow").build().expect("a namespace");
+    let loads = {
+        let cached = cached.clone();
+        tokio::spawn(async move { cached.get_or_load("a", || async { Ok::<_, Fault>(1) }).await })
+    };
+    // It has found nothing, has loaded, and looks whether something newer lies there.
+    sleep(millis(15)).await;
+    cached.put("a", 77_u64).await.expect("kept");
+    assert_eq!(*loads.await.expect("no panic").expect("loaded"), 1);
+    assert_ne!(cached.get("a").await.as_deref(), Some(&1));
 }

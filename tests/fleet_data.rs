@@ -1,6 +1,8 @@
 //! Typed values of a fleet: read once for each process, loaded once for all, taken back everywhere.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
+#[path = "support/fault_proxy.rs"]
+mod fault_proxy;
 #[path = "support/redis.rs"]
 mod redis;
 
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fault_proxy::{Fault, FaultProxy};
 use redis::{RedisServer, wanted};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -30,7 +33,14 @@ async fn node(
     server: &RedisServer,
     set: impl FnOnce(CachedBuilder<Price>) -> CachedBuilder<Price>,
 ) -> (DataCache, Cached<Price>) {
-    let redis = RedisCache::new(Redis::new(&server.url()).expect("a URL")).expect("settings");
+    node_at(&server.url(), set).await
+}
+
+async fn node_at(
+    url: &str,
+    set: impl FnOnce(CachedBuilder<Price>) -> CachedBuilder<Price>,
+) -> (DataCache, Cached<Price>) {
+    let redis = RedisCache::new(Redis::new(url).expect("a URL")).expect("settings");
     let data = DataCache::builder().memory(8 << 20).far(Arc::new(redis)).build();
     let prices = set(data.cached("prices").ttl(Duration::from_secs(60))).build().expect("a namespace");
     // The first look-up connects.
@@ -67,7 +77,7 @@ async fn what_one_node_loaded_all_read_and_another_version_does_not() {
     let again = b.get_many(0..50).await;
     assert!(found.iter().flatten().zip(again.iter().flatten()).all(|(a, b)| Arc::ptr_eq(a, b)), "read once");
     let memory = &two.levels()[0];
-    let weight = 50 * (size_of::<Price>() as u64 + 2 * 5);
+    let weight = 50 * size_of::<Price>() as u64;
     assert!(memory.entries == 50 && memory.bytes > weight, "what was read counts: {memory:?}");
     assert_eq!((newer.get(1).await, newer.stats().odd), (None, 1));
 }
@@ -162,4 +172,49 @@ async fn while_redis_is_away_each_node_loads_for_itself() {
     assert_eq!(*found.expect("infallible"), price(2));
     assert!(a.invalidate().all().await.is_err(), "the others could not be told");
     assert_eq!(a.get(1).await, None, "and it binds here");
+}
+
+#[tokio::test]
+async fn what_was_damaged_on_its_way_is_loaded_anew_and_never_a_wrong_value() {
+    if !wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (_one, a) = node(&server, |space| space).await;
+    a.put_many((0..200).map(|n| (n, price(n)))).await.expect("kept");
+    let proxy = FaultProxy::before(server.port());
+    let (_two, b) = node_at(&proxy.url(), |space| space.lease(Duration::ZERO)).await;
+    let mut n = 0;
+    for fault in [Fault::Flip, Fault::Swap, Fault::Half, Fault::Cut, Fault::Answer("-LOADING it is loading")] {
+        proxy.set(fault);
+        for _ in 0..20 {
+            n += 1;
+            let load = move || async move { Ok::<_, Infallible>(price(n)) };
+            assert_eq!(*b.get_or_load(n, load).await.expect("infallible"), price(n), "{fault:?}");
+        }
+        let some: Vec<u64> = (100..200).collect();
+        for (n, found) in some.iter().zip(b.get_many(&some).await) {
+            assert!(found.is_none_or(|found| *found == price(*n)), "{fault:?}");
+        }
+        proxy.heal();
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_keeps_no_hit_waiting_and_a_miss_for_a_few_deadlines() {
+    if !wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let proxy = FaultProxy::before(server.port());
+    let (_one, a) = node_at(&proxy.url(), |space| space.lease(Duration::from_secs(60))).await;
+    a.put(1, price(1)).await.expect("kept");
+    proxy.set(Fault::Partition);
+    let hit = a.get_or_load(1, || async { Err::<Price, _>("not asked") });
+    assert!(tokio::time::timeout(Duration::from_millis(50), hit).await.expect("at once").is_ok());
+    let miss = a.get_or_load(2, || async { Ok::<_, Infallible>(price(2)) });
+    // Six commands of 50 ms at most; ten times that guards against a hang, not against a busy machine.
+    let found = tokio::time::timeout(Duration::from_secs(3), miss).await.expect("in time");
+    assert_eq!(*found.expect("infallible"), price(2));
+    assert!(a.get(2).await.is_some(), "it is kept in memory");
 }

@@ -172,8 +172,8 @@ mod wish;
 pub use builder::CacheBuilder;
 pub use control::Store;
 pub use data::{
-    Cached, CachedBuilder, DataBuilder, DataCache, DataStats, KeyPart, KeyWriter, LoadError, Loaded, Pace, TakeBack,
-    Warmed,
+    Cached, CachedBuilder, DataBuilder, DataCache, DataInvalidate, DataStats, KeyPart, KeyWriter, LoadError, Loaded,
+    Pace, Warmed,
 };
 pub use entry::{Entry, Stored, VaryIndex};
 pub use future::{Past, ResponseFuture};

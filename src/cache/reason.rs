@@ -4,7 +4,8 @@ use std::fmt;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $variant:ident = $word:literal, $remedy:literal;)*) => {
-        /// Why a request was not answered from the cache, or its response not kept.
+        /// Why a request was not answered from the cache, or its response not kept; or why it was answered by what had
+        /// expired ([`Budget`](Reason::Budget)).
         ///
         /// The list is closed: the same word stands in `Cache-Status: …; detail=`, in
         /// [`CacheStats`](crate::cache::CacheStats) and in this documentation.

@@ -73,7 +73,8 @@ pub struct RouteStats {
     pub shadowed: u64,
     /// Responses kept.
     pub stored: u64,
-    /// Requests passed by and responses not kept, by [`Reason`].
+    /// Requests passed by and responses not kept, by [`Reason`]; under `budget` those that were answered, stale, to spare
+    /// one.
     pub bypassed: BTreeMap<&'static str, u64>,
 }
 

@@ -103,6 +103,10 @@ pub async fn cache(store: Arc<dyn CacheStore>) {
     assert!(found(&*store, &keys[0]).await.is_none(), "a key that was removed is found");
     is_as_put(&*store, &keys[1], "second").await;
     right(store.remove(&keys[0]).await, "removing what is not there");
+    store.claim(&keys[2], Duration::from_secs(60)).await;
+    right(store.release(&keys[2]).await, "release");
+    assert!(store.claim(&keys[2], Duration::from_secs(1)).await, "a claim that was given up is held against others");
+    right(store.release(&keys[2]).await, "release");
     drop(store.stats());
 }
 

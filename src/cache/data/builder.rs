@@ -138,8 +138,8 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// How many bytes a value takes in memory. Its size, and twice its length in postcard's format, unless set: set it
-    /// for values that are much larger than they are written, such as long lists of large, mostly empty things.
+    /// How many bytes a value takes in memory. Unless set it is reckoned from the parts that its `Serialize` shows: set it
+    /// for values that keep more than they write.
     pub fn weigh(mut self, weigh: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
         self.weigh = Some(Arc::new(weigh));
         self

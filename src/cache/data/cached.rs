@@ -12,12 +12,12 @@ use serde::de::DeserializeOwned;
 use super::super::entry::{Began, Entry, Kept};
 use super::super::key::CacheKey;
 use super::super::policy::Standing;
+use super::invalidate::DataInvalidate;
 use super::loaded::{LoadError, Loaded};
 use super::parts::{self, KeyPart};
 use super::space::{Fresh, Space};
 use super::stats::{DataStats, count};
-use super::take_back::TakeBack;
-use super::{load, record};
+use super::{load, record, shape};
 use crate::answer::Answer;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -123,13 +123,16 @@ where
     /// that expires: [`remove`](Self::remove) first where that matters.
     ///
     /// # Errors
-    /// Where no level of the store could keep it: what lay there before may still be served.
+    /// Where it cannot be kept: no level of the store took it, it cannot be written, has no life, or a tag that cannot be
+    /// one. What lay there before may still be served.
     pub async fn put<K: KeyPart>(&self, key: K, value: impl Into<Loaded<V>>) -> Result<Arc<V>, Error> {
         let key = self.key(&key);
         let (asked, began) = (self.space.engine.clock.now(), self.space.engine.begin());
         let (value, entry) = self.made(&key, value.into(), asked, began);
+        let entry = entry?;
+        self.space.fit(&entry)?;
         self.space.flights.strike(&key, None);
-        self.space.put(&entry?).await.map(|()| value)
+        self.space.put(&entry).await.map(|()| value)
     }
 
     /// Forgets a key, in every process. A load that is under way anywhere does not bring it back.
@@ -143,8 +146,8 @@ where
     }
 
     /// The handle to take values back with. Cheap to clone; works from anywhere.
-    pub fn invalidate(&self) -> TakeBack {
-        TakeBack::new(self.space.clone())
+    pub fn invalidate(&self) -> DataInvalidate {
+        DataInvalidate::new(self.space.clone())
     }
 
     /// What this namespace did so far.
@@ -153,8 +156,8 @@ where
         self.space.stats()
     }
 
-    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, nothing is kept.
-    /// [`Shadow`](Switch::Shadow): every caller loads for itself too, while what is loaded is kept, and what could have been
+    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, what is loaded is not kept,
+    /// and nothing is found. [`Shadow`](Switch::Shadow): the same, while what is loaded is kept, and what could have been
     /// answered is counted as if it had been.
     pub fn switch(&self, switch: Switch) {
         self.space.switch.set(switch);
@@ -171,9 +174,9 @@ where
         self.space.accept(key, self.space.engine.store.get(key, now).await)
     }
 
-    /// Counts a look-up that loads nothing.
+    /// Answers a look-up that loads nothing, and counts it; in the shadow it counts alone.
     pub(super) fn served(&self, key: &CacheKey, entry: Option<Arc<Entry>>) -> Option<Arc<V>> {
-        match self.found(key, entry, self.space.engine.clock.now()) {
+        let value = match self.found(key, entry, self.space.engine.clock.now()) {
             Found::Value(value, entry) => {
                 self.space.counters.hit(entry.meta.took);
                 Some(value)
@@ -190,7 +193,8 @@ where
                 count(&self.space.counters.misses);
                 None
             }
-        }
+        };
+        value.filter(|_| self.space.switch.get() == Switch::On)
     }
 
     /// What an entry means now.
@@ -252,15 +256,15 @@ where
         began: Began,
     ) -> (Arc<V>, Result<Arc<Entry>, Error>) {
         let Loaded { value, ttl, tags } = loaded;
-        let weight = match &self.weigh {
-            Some(weigh) => weigh(&value),
-            // A value in memory is larger than a written one: pointers, lengths, room to grow.
-            None => size_of::<V>() + 2 * record::length(&value),
-        };
+        // What cannot be written for others cannot be seen through either: its size is all that is known of it.
+        let (shape, weight) = shape::of(&value).unwrap_or((0, size_of::<V>()));
+        let weight = self.weigh.as_ref().map_or(weight, |weigh| weigh(&value));
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let sealed = match self.space.engine.in_process {
             true => Ok(Bytes::new()),
-            false => record::seal(&value, self.space.stamp, weight).map_err(|error| self.space.unwritable(error)),
+            false => {
+                record::seal(&value, self.space.stamp, weight, shape).map_err(|error| self.space.unwritable(error))
+            }
         };
         let value = Arc::new(value);
         let entry = sealed.map(|sealed| {

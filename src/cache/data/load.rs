@@ -294,6 +294,10 @@ where
             // Something was put meanwhile, where it does not stand.
             if stands {
                 space.keep(&entry, asked).await;
+                if !lead.is_none_or(Lead::stands) {
+                    // While it was being kept: rather nothing than what it may have undone.
+                    space.forget(key).await;
+                }
             }
         }
         Err(error) => space.store_failed(&error),

@@ -6,12 +6,13 @@
 //! | `cached` `many` `warm` | the handle: one key, many, all there are |
 //! | `load` `patience` `fleet` | what happens where nothing fresh is there |
 //! | `space` `stats` | a namespace's state, whatever its values are |
-//! | `data_cache` `builder` `loaded` `take_back` | what users write |
+//! | `data_cache` `builder` `loaded` `invalidate` | what users write |
 
 mod builder;
 mod cached;
 mod data_cache;
 mod fleet;
+mod invalidate;
 mod life;
 mod load;
 mod loaded;
@@ -22,14 +23,13 @@ pub(crate) mod record;
 mod shape;
 mod space;
 mod stats;
-mod take_back;
 mod warm;
 
 pub use builder::CachedBuilder;
 pub use cached::Cached;
 pub use data_cache::{DataBuilder, DataCache};
+pub use invalidate::DataInvalidate;
 pub use loaded::{LoadError, Loaded};
 pub use parts::{KeyPart, KeyWriter};
 pub use stats::DataStats;
-pub use take_back::TakeBack;
 pub use warm::{Pace, Warmed};

@@ -6,35 +6,68 @@
 //! that is what a namespace's version is for.
 //!
 //! Lists and maps are of the shapes of what they hold, in whatever order and number: sets and maps have no order to keep.
+//!
+//! On the same way it is reckoned what the value takes in memory, part by part: what a list has room for beyond its parts,
+//! and what a value keeps that is not written, is not seen.
 
 use std::fmt::{self, Display};
 
 use serde::ser::{self, Serialize};
 
-/// The shape of this value; `None` where its `Serialize` fails.
-pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Option<u64> {
-    let mut shape = Shape(START);
+/// The shape of this value, and what it takes in memory; `None` where its `Serialize` fails.
+pub(crate) fn of<V: Serialize>(value: &V) -> Option<(u64, usize)> {
+    let mut shape = Shape::default();
     value.serialize(&mut shape).ok()?;
-    Some(shape.0)
+    Some((shape.hash, shape.size.max(size_of::<V>())))
 }
 
-const START: u64 = 0xcbf2_9ce4_8422_2325;
+/// What text, a list and a map take beside what is in them.
+const HANDLE: usize = size_of::<String>();
+/// What a map takes for each of its entries, a third of its places being empty, beside what is in them.
+const PLACE: usize = 16;
+/// What says which variant it is.
+const TAG: usize = 8;
 
-/// FNV-1a over names and kinds: the same in every process.
-struct Shape(u64);
+/// What was seen so far.
+struct Shape {
+    /// FNV-1a over names and kinds: the same in every process.
+    hash: u64,
+    size: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { hash: 0xcbf2_9ce4_8422_2325, size: 0 }
+    }
+}
 
 impl Shape {
     fn add(&mut self, text: &str) -> Result<(), Unseen> {
         // A zero after each, so that names do not run together.
         for byte in text.bytes().chain([0]) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            self.mix(u64::from(byte));
         }
         Ok(())
     }
 
+    fn mix(&mut self, part: u64) {
+        self.hash = (self.hash ^ part).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+
+    fn sized(&mut self, kind: &str, size: usize) -> Result<(), Unseen> {
+        self.size += size;
+        self.add(kind)
+    }
+
     fn variant(&mut self, name: &str, kind: &str) -> Result<(), Unseen> {
-        self.add(kind)?;
+        self.sized(kind, TAG)?;
         self.add(name)
+    }
+
+    /// Fields lie side by side, and are aligned.
+    fn close(&mut self) -> Result<(), Unseen> {
+        self.size = self.size.next_multiple_of(TAG);
+        self.add("end")
     }
 }
 
@@ -48,20 +81,20 @@ struct Many<'a> {
 
 impl<'a> Many<'a> {
     fn new(whole: &'a mut Shape, kind: &str) -> Result<Self, Unseen> {
-        whole.add(kind)?;
-        Ok(Self { whole, part: Shape(START), least: u64::MAX, greatest: 0 })
+        whole.sized(kind, HANDLE)?;
+        Ok(Self { whole, part: Shape::default(), least: u64::MAX, greatest: 0 })
     }
 
     /// A part is seen to its end.
     fn close(&mut self) {
-        let Shape(part) = std::mem::replace(&mut self.part, Shape(START));
-        (self.least, self.greatest) = (self.least.min(part), self.greatest.max(part));
+        let Shape { hash, size } = std::mem::take(&mut self.part);
+        (self.least, self.greatest) = (self.least.min(hash), self.greatest.max(hash));
+        self.whole.size += size;
     }
 
     fn end(self) -> Result<(), Unseen> {
-        for bound in [self.least, self.greatest] {
-            self.whole.0 = (self.whole.0 ^ bound).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        self.whole.mix(self.least);
+        self.whole.mix(self.greatest);
         Ok(())
     }
 }
@@ -87,7 +120,7 @@ impl ser::Error for Unseen {
 macro_rules! plain {
     ($($name:ident($type:ty) = $kind:literal),*) => {$(
         fn $name(self, _: $type) -> Result<(), Unseen> {
-            self.add($kind)
+            self.sized($kind, size_of::<$type>())
         }
     )*};
 }
@@ -109,20 +142,33 @@ impl<'a> ser::Serializer for &'a mut Shape {
         serialize_i128(i128) = "i128",
         serialize_u8(u8) = "u8", serialize_u16(u16) = "u16", serialize_u32(u32) = "u32", serialize_u64(u64) = "u64",
         serialize_u128(u128) = "u128",
-        serialize_f32(f32) = "f32", serialize_f64(f64) = "f64", serialize_char(char) = "char",
-        serialize_str(&str) = "str", serialize_bytes(&[u8]) = "bytes", serialize_unit_struct(&'static str) = "unit"
+        serialize_f32(f32) = "f32", serialize_f64(f64) = "f64", serialize_char(char) = "char"
+
+    }
+
+    fn serialize_str(self, text: &str) -> Result<(), Unseen> {
+        self.sized("str", HANDLE + text.len())
+    }
+
+    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Unseen> {
+        self.sized("bytes", HANDLE + bytes.len())
     }
 
     fn serialize_none(self) -> Result<(), Unseen> {
-        self.add("none")
+        // What there would be is not there to be seen.
+        self.sized("none", 2 * TAG)
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Unseen> {
-        self.add("some")?;
+        self.sized("some", TAG)?;
         value.serialize(self)
     }
 
     fn serialize_unit(self) -> Result<(), Unseen> {
+        self.add("unit")
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Unseen> {
         self.add("unit")
     }
 
@@ -190,7 +236,7 @@ macro_rules! parts {
             }
 
             fn end(self) -> Result<(), Unseen> {
-                self.add("end")
+                self.close()
             }
         }
     )*};
@@ -227,6 +273,7 @@ impl ser::SerializeMap for Many<'_> {
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unseen> {
         value.serialize(&mut self.part)?;
+        self.part.size += PLACE;
         self.close();
         Ok(())
     }
@@ -248,7 +295,7 @@ macro_rules! fields {
             }
 
             fn end(self) -> Result<(), Unseen> {
-                self.add("end")
+                self.close()
             }
         }
     )*};
@@ -259,6 +306,10 @@ fields!(SerializeStruct, SerializeStructVariant);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of<V: Serialize>(value: &V) -> u64 {
+        super::of(value).expect("it can be written").0
+    }
 
     /// A type, and what became of it.
     mod versions {
@@ -295,7 +346,6 @@ mod tests {
         use versions::{Either, One, Reordered, Widened};
         let one = of(&One { asked: 1, bid: 2 });
         assert_eq!(one, of(&One { asked: 3, bid: 4 }));
-        assert!(one.is_some());
         assert_ne!(one, of(&Reordered { bid: 1, asked: 2 }));
         assert_ne!(one, of(&Widened { asked: 1, bid: 2 }));
         let shapes = [
@@ -324,5 +374,27 @@ mod tests {
         let set = || (0..100_u32).map(|n| (n % 3 == 0).then_some(n)).collect::<HashSet<_>>();
         let shapes: HashSet<_> = (0..50).map(|_| of(&(map(), set()))).collect();
         assert_eq!(shapes.len(), 1);
+    }
+
+    #[test]
+    fn what_a_value_takes_in_memory_is_reckoned_within_reason() {
+        use std::collections::HashMap;
+        let size = |seen: Option<(u64, usize)>| seen.expect("it can be written").1;
+        let pairs: Vec<(u8, u64)> = vec![(1, 1); 1_000];
+        let names: Vec<String> = vec!["a name of thirty-two bytes......".to_owned(); 1_000];
+        let perhaps: Vec<Option<u64>> = vec![None; 1_000];
+        let map: HashMap<u64, u64> = (0..1_000).map(|n| (n, n)).collect();
+        for (reckoned, real) in [
+            (size(super::of(&pairs)), 24 + 16 * 1_000),
+            (size(super::of(&vec![0_u64; 1_000])), 24 + 8 * 1_000),
+            (size(super::of(&vec![0_u8; 1_000])), 24 + 1_000),
+            (size(super::of(&names)), 24 + 1_000 * (24 + 32)),
+            (size(super::of(&perhaps)), 24 + 16 * 1_000),
+            (size(super::of(&map)), 48 + 17 * 2_048),
+            (size(super::of(&[0_u64; 4])), 32),
+            (size(super::of(&None::<[u64; 32]>)), size_of::<Option<[u64; 32]>>()),
+        ] {
+            assert!((real * 9 / 10..=real * 12 / 10).contains(&reckoned), "{reckoned} for {real}");
+        }
     }
 }

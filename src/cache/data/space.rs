@@ -155,7 +155,14 @@ impl Space {
     /// Stores a value that was asked for at `asked`, unless it was taken back, or put, meanwhile.
     pub(super) async fn keep(&self, entry: &Arc<Entry>, asked: Timestamp) {
         let (key, meta) = (&entry.key, &entry.meta);
-        if self.is_unfit(entry) || self.engine.barriers.check(key, meta) != Validity::Valid {
+        if let Err(error) = self.fit(entry) {
+            // A load that says its value has no life means what it says.
+            if meta.windows.keep_until > meta.stored_at {
+                self.engine.events.warn_once(&self.warned, "unusable-tag", &error.to_string());
+            }
+            return;
+        }
+        if self.engine.barriers.check(key, meta) != Validity::Valid {
             return;
         }
         // What was stored after this load began may be newer than what it read.
@@ -174,16 +181,27 @@ impl Space {
         self.engine.store.put(&entry.key, Stored::Entry(entry.clone()), entry.meta.stored_at).await
     }
 
-    /// Whether this entry cannot be kept: it has no life, or a tag by which it could never be taken back.
-    fn is_unfit(&self, entry: &Entry) -> bool {
+    /// Frees what lies under this key.
+    pub(super) async fn forget(&self, key: &CacheKey) {
+        if let Err(error) = self.engine.store.remove(key).await {
+            self.store_failed(&error);
+        }
+    }
+
+    /// Whether this entry can be kept.
+    ///
+    /// # Errors
+    /// Where it has no life, or a tag by which it could never be taken back.
+    pub(super) fn fit(&self, entry: &Entry) -> Result<(), Error> {
         let meta = &entry.meta;
         if let Some(bad) = meta.tags.iter().find(|bad| !tag::is_valid(bad)) {
-            let message =
-                format!("{:?} does not keep values with the tag {bad:?}: 1 to 256 visible ASCII characters", self.name);
-            self.engine.events.warn_once(&self.warned, "unusable-tag", &message);
-            return true;
+            let form = "1 to 256 visible ASCII characters without a comma";
+            return Err(Error::config(format!("{:?} keeps no value with the tag {bad:?}: {form}", self.name)));
         }
-        meta.windows.keep_until <= meta.stored_at
+        if meta.windows.keep_until <= meta.stored_at {
+            return Err(Error::config(format!("{:?} keeps no value for no time", self.name)));
+        }
+        Ok(())
     }
 
     pub(super) fn store_failed(&self, error: &Error) {

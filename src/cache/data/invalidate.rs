@@ -1,4 +1,4 @@
-//! [`TakeBack`]: takes typed values back.
+//! [`DataInvalidate`]: takes typed values back.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,12 +29,12 @@ use crate::error::Error;
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct TakeBack {
+pub struct DataInvalidate {
     space: Arc<Space>,
     soft: bool,
 }
 
-impl TakeBack {
+impl DataInvalidate {
     pub(super) const fn new(space: Arc<Space>) -> Self {
         Self { space, soft: false }
     }
@@ -56,6 +56,9 @@ impl TakeBack {
     }
 
     /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user", 70)`.
+    ///
+    /// The latest 256 beginnings are remembered apart, of keys and tags the latest 16 384; of more, the older half becomes
+    /// one invalidation of everything before. Where each of many things is taken back as a whole, give each a tag.
     ///
     /// # Errors
     /// Where other processes cannot be told now.
@@ -91,8 +94,8 @@ impl TakeBack {
     }
 }
 
-impl fmt::Debug for TakeBack {
+impl fmt::Debug for DataInvalidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TakeBack").field("name", &self.space.name).field("soft", &self.soft).finish()
+        f.debug_struct("DataInvalidate").field("name", &self.space.name).field("soft", &self.soft).finish()
     }
 }
