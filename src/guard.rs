@@ -34,7 +34,7 @@ use tokio::time::Instant;
 pub use self::health::GuardStats;
 use self::health::{Edge, Health};
 use crate::answer::BoxFuture;
-use crate::breaker::Policy;
+use crate::circuit::Circuit;
 use crate::clock::{Timestamp, runtime_now};
 use crate::error::Error;
 use crate::event::Events;
@@ -49,17 +49,17 @@ pub(crate) struct GuardSettings {
     /// For one attempt to connect.
     pub(crate) dial_patience: Duration,
     /// When to stop calling.
-    pub(crate) breaker: Policy,
+    pub(crate) circuit: Circuit,
 }
 
 impl GuardSettings {
-    /// Five attempts to connect a second, two seconds for each.
+    /// Five attempts to connect a second, two seconds for each; the circuit as it is by default.
     pub(crate) fn new(deadline: Duration) -> Self {
         Self {
             deadline,
             retry_every: Duration::from_millis(200),
             dial_patience: Duration::from_secs(2),
-            breaker: Policy::default(),
+            circuit: Circuit::default(),
         }
     }
 }
@@ -161,7 +161,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
             settings,
             dial: Box::new(dial),
             events: Mutex::new(events),
-            health: Mutex::new(Health::new(settings.breaker)),
+            health: Mutex::new(Health::new(settings.circuit)),
             up: AtomicBool::new(false),
             connects: watch::Sender::new(0),
             epoch: runtime_now(),

@@ -485,28 +485,3 @@ fn a_gateway_that_cannot_work_is_refused_before_it_listens() {
         assert!(error.contains(named), "{arguments}: {error}");
     }
 }
-
-/// With a paused clock a wait that nothing else ends is over at once; where it is not over, the test hangs.
-#[tokio::test(start_paused = true)]
-#[expect(clippy::disallowed_methods, reason = "the runtime's clock, which is paused")]
-async fn a_head_that_does_not_come_is_not_waited_for() {
-    let origin = Origin::new(|_| async { Response::new(full("here")) }).await;
-    let gateway = gateway(origin.address, "").await;
-    let mut client = TcpStream::connect(gateway).await.expect("a connection");
-    let start = tokio::time::Instant::now();
-    let mut answer = [0; 1024];
-    // Each head has half a minute of its own, from the last answer on.
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        client.write_all(b"GET / HTTP/1.1\r\nhost: example.com\r\n\r\n").await.expect("sent");
-        let length = client.read(&mut answer).await.expect("an answer");
-        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..length]));
-    }
-    let last = start.elapsed();
-    assert!(last >= Duration::from_secs(80));
-    client.write_all(b"GET / HTTP/1.1\r\nhost: exam").await.expect("sent");
-    let mut rest = Vec::new();
-    drop(client.read_to_end(&mut rest).await);
-    let waited = start.elapsed().saturating_sub(last);
-    assert!((Duration::from_secs(29)..Duration::from_secs(32)).contains(&waited), "closed after {waited:?}");
-}

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use tollgate::Circuit;
 use tollgate::upstream::{
-    Circuit, CreditStore, Credits, Error, MemoryCredits, Mode, Pace, Priority, ShedReason, Told, UpstreamBuilder,
-    UpstreamLayer,
+    CreditStore, Credits, Error, MemoryCredits, Mode, Pace, Priority, ShedReason, Told, UpstreamBuilder, UpstreamLayer,
 };
 use tollgate::{Answer, Body, Clock, ManualClock};
 use tower::util::BoxCloneService;

@@ -11,7 +11,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tollgate::upstream::{Circuit, Credits, MemoryCredits, Mode, Priority, Upstream, UpstreamLayer};
+use tollgate::Circuit;
+use tollgate::upstream::{Credits, MemoryCredits, Mode, Priority, Upstream, UpstreamLayer};
 use tollgate::{Clock, ManualClock};
 use tower::{Layer, ServiceExt};
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 use tokio::task::AbortHandle;
 
 use super::Outage;
-use crate::breaker::{Breaker, Outcome, Permit, Policy};
+use crate::breaker::{Breaker, Outcome, Permit};
+use crate::circuit::Circuit;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::event::{Event, Events};
@@ -44,6 +45,8 @@ pub(super) struct Ticket {
     permit: Permit,
     /// The connection it went over.
     connection: u64,
+    /// When it was made.
+    at: Timestamp,
 }
 
 /// The store came or went.
@@ -73,6 +76,8 @@ pub(super) struct Health<C> {
     /// The number of `connection`.
     number: u64,
     breaker: Breaker,
+    /// From when on an answer is slow.
+    slow_after: Option<Duration>,
     /// Since when it is down; `None` while it is up, or not known yet.
     down_since: Option<Timestamp>,
     known: bool,
@@ -86,11 +91,12 @@ pub(super) struct Health<C> {
 }
 
 impl<C> Health<C> {
-    pub(super) fn new(policy: Policy) -> Self {
+    pub(super) fn new(circuit: Circuit) -> Self {
         Self {
             connection: None,
             number: 0,
-            breaker: Breaker::new(policy),
+            breaker: Breaker::new(circuit.policy),
+            slow_after: circuit.slow_after,
             down_since: None,
             known: false,
             logged: [None; 2],
@@ -102,8 +108,12 @@ impl<C> Health<C> {
     }
 
     pub(super) fn succeeded(&mut self, ticket: Ticket, now: Timestamp) -> Option<Edge> {
-        let turned = self.record(ticket, Outcome::Success, now);
-        if turned == Some(false) { self.up(now) } else { None }
+        let slow = self.slow_after.is_some_and(|span| now.since(ticket.at) >= span);
+        match self.record(ticket, if slow { Outcome::Slow } else { Outcome::Success }, now) {
+            Some(true) => self.down(now),
+            Some(false) => self.up(now),
+            None => None,
+        }
     }
 
     pub(super) fn refused(&mut self, ticket: Ticket, now: Timestamp) -> Option<Edge> {
@@ -245,7 +255,7 @@ impl<C: Clone> Health<C> {
             return Err(Outage::Open);
         };
         self.stats.calls += 1;
-        Ok((connection, Ticket { permit, connection: self.number }))
+        Ok((connection, Ticket { permit, connection: self.number, at: now }))
     }
 }
 

@@ -29,6 +29,10 @@ impl Server {
     }
 
     fn guard_by(&self, deadline: Duration) -> FailOpen<u64> {
+        self.guard_with(GuardSettings::new(deadline))
+    }
+
+    fn guard_with(&self, settings: GuardSettings) -> FailOpen<u64> {
         let (server, told) = (self.clone(), self.told.clone());
         let events = Events::new(Some(Arc::new(move |event: &Event<'_>| {
             let word = match event {
@@ -47,7 +51,7 @@ impl Server {
                 if listens { Ok(number) } else { Err(Error::store("refused", "nobody listens")) }
             })
         };
-        FailOpen::new("test", GuardSettings::new(deadline), dial, events)
+        FailOpen::new("test", settings, dial, events)
     }
 
     async fn wait(&self) {
@@ -150,6 +154,45 @@ async fn a_server_that_takes_two_seconds_for_each_answer_is_left_within_a_quarte
         assert!(time <= Duration::from_millis(250), "{time:?}");
         let (answer, time) = took(slow()).await;
         assert_eq!((answer, time), (Err(Outage::Disconnected), Duration::ZERO), "nobody waits from then on");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_circuit_is_as_it_was_set() {
+    let circuit = Circuit::default().failures(2).probe_every(Duration::from_secs(7));
+    let server = Server::up();
+    let guard = server.guard_with(GuardSettings { circuit, ..GuardSettings::new(D) });
+    settled(&guard).await;
+    for _ in 0..2 {
+        let refused = guard.call(|_| async { Err::<(), _>(Fault::Refused(Error::store("no", "no"))) }).await;
+        assert_eq!(refused, Err(Outage::Refused));
+    }
+    assert_eq!(server.call(&guard).await, Err(Outage::Open));
+    tokio::time::sleep(Duration::from_millis(6_900)).await;
+    assert_eq!(server.call(&guard).await, Err(Outage::Open), "not before its time");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(server.call(&guard).await, Ok(1));
+    assert_eq!(server.told(), ["down", "up"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_slow_open_it_where_that_was_set() {
+    for (slow_after, opens) in [(None, false), (Some(10 * MS), true)] {
+        let circuit = slow_after.map_or_else(Circuit::default, |span| Circuit::default().minimum(4).slow_after(span));
+        let server = Server::up();
+        let guard = server.guard_with(GuardSettings { circuit, ..GuardSettings::new(D) });
+        settled(&guard).await;
+        let slow = || {
+            guard.call(|_| async {
+                tokio::time::sleep(12 * MS).await;
+                Ok(())
+            })
+        };
+        for _ in 0..4 {
+            assert_eq!(slow().await, Ok(()));
+        }
+        let after = if opens { Err(Outage::Open) } else { Ok(1) };
+        assert_eq!(server.call(&guard).await, after, "{slow_after:?}");
     }
 }
 

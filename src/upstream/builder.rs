@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::response::Parts;
 use smallvec::SmallVec;
@@ -10,7 +11,6 @@ use tokio::sync::Semaphore;
 
 use super::account::{Account, Terms};
 use super::alert;
-use super::circuit::Circuit;
 use super::core::{Core, Cost, Held, moment};
 use super::credit::Credits;
 use super::layer::UpstreamLayer;
@@ -21,12 +21,16 @@ use super::peek::InBody;
 use super::told::Told;
 use crate::breaker::Breaker;
 use crate::budget::{Budget, BudgetPolicy};
+use crate::circuit::Circuit;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Events, Hook};
 use crate::head::RequestHead;
 use crate::route::Patterns;
 use crate::store::governor::Pacer;
+
+/// From when on a call is slow.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// Sets up an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
 ///
@@ -73,7 +77,7 @@ impl UpstreamBuilder {
             quotas: Vec::new(),
             mode: Mode::default(),
             pace: None,
-            circuit: Some(Circuit::default()),
+            circuit: Some(Circuit::default().percent(50).slow_after(SLOW)),
             shares: Shares::default(),
             alert_at: vec![80, 90],
             cost: None,
@@ -106,7 +110,8 @@ impl UpstreamBuilder {
         self
     }
 
-    /// When a failing upstream is left alone, in place of the [defaults](Circuit); `None` for never.
+    /// When a failing upstream is left alone: unless told, after five failures in a row, or where more than 50 per cent of
+    /// the last ten seconds' calls failed or took 10 s. `None` for never.
     pub fn circuit(mut self, circuit: impl Into<Option<Circuit>>) -> Self {
         self.circuit = circuit.into();
         self
@@ -197,14 +202,15 @@ impl UpstreamBuilder {
         self.clock.wind();
         let first = moment(&self.clock, self.clock.now());
         let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
-        let breaker = circuit.map(|circuit| circuit.policy().map(Breaker::new)).transpose()?;
+        let circuit = circuit.map(Circuit::check).transpose()?;
+        let breaker = circuit.map(|circuit| Breaker::new(circuit.policy));
         let terms = Terms {
             enforce: mode != Mode::Observe,
             booked: self.store.is_some() && !calendars.is_empty(),
             free_not_modified,
             alert_at: SmallVec::from_vec(alert_at),
             usual_share: shares.of(Priority::Normal),
-            slow_after: Account::slow_after(circuit.and_then(|circuit| circuit.slow())),
+            slow_after: Account::slow_after(circuit.and_then(|circuit| circuit.slow_after)),
         };
         let account = Account::new(terms, calendars, breaker, self.patterns.names().len() + 1);
         let store = self.store;

@@ -8,6 +8,7 @@ use super::connect::{Address, Authority, Conn, without_password};
 use super::limits::LimitMode;
 use super::names::Names;
 use crate::answer::BoxFuture;
+use crate::circuit::Circuit;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Events;
@@ -42,6 +43,8 @@ pub struct Redis {
     pub(super) authority: Authority,
     limit_deadline: Duration,
     cache_deadline: Duration,
+    limit_circuit: Circuit,
+    cache_circuit: Circuit,
     pub(super) prefix: String,
     pub(super) secret: Option<Arc<[u8]>>,
     pub(super) mode: LimitMode,
@@ -60,6 +63,8 @@ impl Redis {
             authority: None,
             limit_deadline: LIMIT_DEADLINE,
             cache_deadline: CACHE_DEADLINE,
+            limit_circuit: Circuit::default(),
+            cache_circuit: Circuit::default(),
             prefix: "tollgate".to_owned(),
             secret: None,
             mode: LimitMode::default(),
@@ -78,6 +83,20 @@ impl Redis {
     #[must_use]
     pub fn cache_deadline(mut self, span: Duration) -> Self {
         self.cache_deadline = span;
+        self
+    }
+
+    /// When the limits stop asking, and try again: the [defaults](Circuit) unless told.
+    #[must_use]
+    pub fn limit_circuit(mut self, circuit: Circuit) -> Self {
+        self.limit_circuit = circuit;
+        self
+    }
+
+    /// When the cache stops asking, and tries again: the [defaults](Circuit) unless told.
+    #[must_use]
+    pub fn cache_circuit(mut self, circuit: Circuit) -> Self {
+        self.cache_circuit = circuit;
         self
     }
 
@@ -121,18 +140,19 @@ impl Redis {
 
     /// Connections for the limits. None is up before the fleet's secret is known.
     pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
-        self.guard_agreed("redis limits", self.limit_deadline, secret, events)
+        let settings = GuardSettings { circuit: self.limit_circuit, ..GuardSettings::new(self.limit_deadline) };
+        self.guard_agreed("redis limits", settings, secret, events)
     }
 
     /// Connections for the credits of upstreams, the same.
     pub(super) fn guard_credits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
-        self.guard_agreed("redis credits", self.cache_deadline, secret, events)
+        self.guard_agreed("redis credits", GuardSettings::new(self.cache_deadline), secret, events)
     }
 
     fn guard_agreed(
         &self,
         guard: &'static str,
-        deadline: Duration,
+        settings: GuardSettings,
         secret: &FleetSecret,
         events: Events,
     ) -> FailOpen<Conn> {
@@ -153,12 +173,13 @@ impl Redis {
                 Ok(connection)
             })
         };
-        FailOpen::new(guard, GuardSettings::new(deadline), agreeing, events)
+        FailOpen::new(guard, settings, agreeing, events)
     }
 
     /// Connections for the cache.
     pub(super) fn guard_cache(&self, events: Events) -> FailOpen<Conn> {
-        FailOpen::new("redis cache", GuardSettings::new(self.cache_deadline), self.dial(), events)
+        let settings = GuardSettings { circuit: self.cache_circuit, ..GuardSettings::new(self.cache_deadline) };
+        FailOpen::new("redis cache", settings, self.dial(), events)
     }
 
     fn dial(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
@@ -173,6 +194,8 @@ impl Redis {
         if self.limit_deadline.is_zero() || self.cache_deadline.is_zero() {
             return Err(Error::config("a Redis deadline of 0 is met by no answer"));
         }
+        self.limit_circuit.check()?;
+        self.cache_circuit.check()?;
         let printable = |b: u8| b.is_ascii_graphic() && !b"{}*?[]\\".contains(&b);
         if self.prefix.is_empty() || self.prefix.len() > 64 || !self.prefix.bytes().all(printable) {
             return Err(Error::config(format!(
@@ -212,5 +235,30 @@ impl fmt::Debug for Redis {
             .field("cache_deadline", &self.cache_deadline)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let redis = || Redis::new("redis://127.0.0.1").expect("a URL");
+        assert!(redis().check().is_ok());
+        for (redis, named) in [
+            (redis().limit_deadline(Duration::ZERO), "deadline of 0"),
+            (redis().cache_deadline(Duration::ZERO), "deadline of 0"),
+            (redis().limit_circuit(Circuit::default().percent(101)), "101"),
+            (redis().cache_circuit(Circuit::default().probe_every(Duration::ZERO)), "0s"),
+            (redis().cache_circuit(Circuit::default().window(Duration::ZERO)), "0s"),
+            (redis().prefix(""), "\"\""),
+            (redis().prefix("a{b}"), "a{b}"),
+            (redis().prefix("a b"), "a b"),
+            (redis().secret("short"), "8 bytes"),
+        ] {
+            let error = redis.check().expect_err("impossible").to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 }

@@ -1,36 +1,34 @@
-//! [`Circuit`]: when an upstream is no longer called because it fails or is slow, as settings.
+//! [`Circuit`]: when somebody is no longer called because they fail or are slow, as settings.
 
 use std::time::Duration;
 
 use crate::breaker::Policy;
 use crate::error::Error;
 
-/// When calls of a failing upstream stop, and how they begin again.
+/// When calls of a failing upstream, or of a store that a fleet shares, stop, and how they begin again.
 ///
 /// | state | a call | turns |
 /// |---|---|---|
-/// | shut | is made | open by [`failures`](Self::failures) in a row, or where more than [`percent`](Self::percent) of the last 10 s' calls failed or were [slow](Self::slow_after), out of at least 20; or by a 503 with `Retry-After` |
-/// | open | fails at once, but for one [each second](Self::probe_every), or the first after `Retry-After` | shut by a call that succeeds |
+/// | shut | is made | open by [`failures`](Self::failures) in a row, or where more than [`percent`](Self::percent) of the last 10 s' calls failed or were [slow](Self::slow_after), out of at least 20; an upstream's also by a 503 with `Retry-After` |
+/// | open | fails at once, but for one [each second](Self::probe_every), the first after `Retry-After`, or the first over a fresh connection | shut by a call that succeeds |
 ///
-/// A failure is a 5xx other than 501, or an error of the client. Refusals (403, 429) are none: the quota sees to those.
+/// Of an upstream a failure is a 5xx other than 501, or an error of the client. Refusals (403, 429) are none: the quota sees
+/// to those. Of a store it is an error, a refusal, or no answer by the deadline.
 ///
 /// ```
 /// use std::time::Duration;
-/// use tollgate::upstream::Circuit;
+/// use tollgate::Circuit;
+/// use tollgate::upstream::UpstreamLayer;
 ///
 /// let circuit = Circuit::default().failures(3).slow_after(Duration::from_secs(2));
-/// # let _ = circuit;
+/// let github = UpstreamLayer::builder("github").circuit(circuit).build()?;
+/// # let _ = github;
+/// # Ok::<(), tollgate::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Circuit {
-    policy: Policy,
-    slow_after: Option<Duration>,
-}
-
-impl Default for Circuit {
-    fn default() -> Self {
-        Self { policy: Policy { percent: 50, ..Policy::default() }, slow_after: Some(Duration::from_secs(10)) }
-    }
+    pub(crate) policy: Policy,
+    pub(crate) slow_after: Option<Duration>,
 }
 
 impl Circuit {
@@ -41,7 +39,7 @@ impl Circuit {
         self
     }
 
-    /// A larger share of failed or slow calls opens it; 50 per cent unless told, 100 for never.
+    /// A larger share of failed or slow calls opens it; 20 per cent unless told, 100 for never.
     #[must_use]
     pub const fn percent(mut self, percent: u8) -> Self {
         self.policy.percent = percent;
@@ -62,7 +60,7 @@ impl Circuit {
         self
     }
 
-    /// From when on a call is slow, until its response head is there; 10 s unless told.
+    /// From when on a call is slow: until its response head, or the store's answer, is there. None is unless told.
     #[must_use]
     pub const fn slow_after(mut self, span: Duration) -> Self {
         self.slow_after = Some(span);
@@ -76,11 +74,9 @@ impl Circuit {
         self
     }
 
-    pub(super) const fn slow(&self) -> Option<Duration> {
-        self.slow_after
-    }
-
-    pub(super) fn policy(&self) -> Result<Policy, Error> {
+    /// # Errors
+    /// Names what is impossible.
+    pub(crate) fn check(self) -> Result<Self, Error> {
         let Policy { percent, window, probe_every, .. } = self.policy;
         if percent > 100 {
             return Err(Error::config(format!("a circuit opens at up to 100 per cent, not at {percent}")));
@@ -88,6 +84,6 @@ impl Circuit {
         if window.is_zero() || probe_every.is_zero() {
             return Err(Error::config("a circuit's window and the time between probes cannot be 0s"));
         }
-        Ok(self.policy)
+        Ok(self)
     }
 }
