@@ -57,7 +57,7 @@ NGINX = """
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000; keepalive_timeout 600s;
+  access_log off; sendfile on; keepalive_requests 1000000000; keepalive_timeout 600s;
   client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
   proxy_cache_path {dir}/cache keys_zone=cache:10m max_size=64m inactive=1h; open_file_cache max=100;
   limit_req_zone $binary_remote_addr zone=ip:10m rate=1000000r/s;
