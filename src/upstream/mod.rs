@@ -68,7 +68,7 @@
 //! 3. When a window ends, what is under way counts in the next one too: nobody knows where it will be counted.
 //! 4. Credits are booked in the store before they are spent, a block at a time. A process that dies takes its block along,
 //!    counted and unspent. While the store is away, credits are spent and owed, and booked when it is back; one that forgot
-//!    is told again.
+//!    is told again. Only a process that dies while it owes takes its debt along.
 //! 5. A calendar that is set back begins no old window anew.
 //!
 //! It rests on these assumptions: an upstream counts a call before it answers it, and none that reaches it more than a

@@ -104,3 +104,6 @@ impl Account {
         self.calendars.iter().map(Calendar::owed).max().unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests;
