@@ -169,31 +169,19 @@ impl Account {
 
     /// The thresholds that are crossed by now.
     pub(in crate::upstream) fn alerts(&mut self) -> SmallVec<[Alert; 1]> {
-        let mut alerts = SmallVec::new();
-        let at = &self.terms.alert_at;
+        let (mut alerts, at) = (SmallVec::new(), &self.terms.alert_at);
         for calendar in &mut self.calendars {
             let (spent, limit, ends) = (calendar.spent(), calendar.limit(), calendar.ends);
-            let window = named(calendar.credits.window().as_bytes());
-            let crossed = calendar.alerts.crossed(at, spent, limit);
-            alerts.extend(crossed.into_iter().map(|percent| Alert {
-                window: window.clone(),
-                percent,
-                spent,
-                limit,
-                ends,
-            }));
+            for percent in calendar.alerts.crossed(at, spent, limit) {
+                let window = named(calendar.credits.window().as_bytes());
+                alerts.push(Alert { window, percent, spent, limit, ends });
+            }
         }
         for learned in &mut self.learned {
             let (spent, limit, ends) = (learned.spent, learned.limit, learned.ends);
-            let crossed = learned.alerts.crossed(at, spent, limit);
-            let window = &learned.name;
-            alerts.extend(crossed.into_iter().map(|percent| Alert {
-                window: window.clone(),
-                percent,
-                spent,
-                limit,
-                ends,
-            }));
+            for percent in learned.alerts.crossed(at, spent, limit) {
+                alerts.push(Alert { window: learned.name.clone(), percent, spent, limit, ends });
+            }
         }
         alerts
     }
