@@ -35,8 +35,9 @@ pub(super) async fn leave(core: Arc<Core>, call: Call) -> Result<Ticket, Shed> {
 }
 
 async fn leave_by(core: Arc<Core>, mut call: Call, by: tokio::time::Instant) -> Result<Ticket, Shed> {
-    let patience = if matches!(core.mode, Mode::Wait(_)) { PATIENCE.min(core.mode.patience()) } else { PATIENCE };
-    let owes_from = runtime_now() + patience;
+    let patience = runtime_now() + PATIENCE;
+    // What is left of the time it may wait: some may have gone by in the line for its turn.
+    let owes_from = if matches!(core.mode, Mode::Wait(_)) { patience.min(by) } else { patience };
     loop {
         match core.admit(call) {
             Verdict::Send(ticket) => return Ok(ticket),
