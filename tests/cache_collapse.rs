@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use tower::Service;
 use world::{Asked, Origin, World, data, fed, get, got, reply};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
@@ -41,6 +42,29 @@ fn alone(asked: Asked) -> world::Reply {
 async fn next(body: &mut tollgate::Body<world::OriginBody>) -> String {
     let frame = body.frame().await.expect("a frame").expect("no error");
     String::from_utf8(frame.into_data().expect("data").to_vec()).expect("text")
+}
+
+/// A service's future may be polled long after the call: HTTP/2 servers spawn it.
+#[tokio::test]
+async fn a_flight_that_landed_between_the_call_and_its_first_poll_is_not_flown_again() {
+    let world = World::with(|b| b, |asked| async move { Ok(reply(MINUTE, format!("call {}", asked.call))) });
+    let mut service = world.service();
+    let (first, second) = (service.call(get("/a", &[])), service.call(get("/a", &[])));
+    let bodies = [got(first.await.expect("an answer")).await.body, got(second.await.expect("an answer")).await.body];
+    assert_eq!(bodies, ["call 0", "call 0"]);
+    assert_eq!(world.calls(), 1);
+
+    const RENEWED: &[(&str, &str)] = &[("cache-control", "max-age=1, stale-while-revalidate=60")];
+    let world = World::with(|b| b, |asked| async move { Ok(reply(RENEWED, format!("call {}", asked.call))) });
+    got(world.send(get("/a", &[])).await).await;
+    world.advance(2);
+    let mut service = world.service();
+    let (first, second) = (service.call(get("/a", &[])), service.call(get("/a", &[])));
+    got(first.await.expect("an answer")).await;
+    assert!(world.is_quiet().await);
+    got(second.await.expect("an answer")).await;
+    assert!(world.is_quiet().await);
+    assert_eq!(world.calls(), 2, "refreshed once");
 }
 
 #[tokio::test]

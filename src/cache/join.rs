@@ -111,7 +111,12 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
     let mut deadline = std::pin::pin!(tokio::time::sleep(core.settings.wait));
     loop {
         let mut waiter = match join(&core, &job.ask, &key) {
-            Join::Lead(lead) => return in_a_task(job, lead).await,
+            Join::Lead(lead) => {
+                return match landed(&job) {
+                    Some(entry) => Ok(hit(&job, &entry)),
+                    None => in_a_task(job, lead).await,
+                };
+            }
             Join::Wait(waiter) => waiter,
         };
         let decided = {
@@ -146,6 +151,11 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
     }
 }
 
+/// A flight that landed between this request's look-up and its turn to lead has brought what it would fetch.
+fn landed<O, B>(job: &Job<O, B>) -> Option<Arc<Entry>> {
+    job.core.landed(&job.ask, job.request.headers()).filter(|entry| respond::holds(entry, job.asker()))
+}
+
 fn join(core: &Arc<Core>, ask: &Ask, key: &CacheKey) -> Join {
     core.flights.join(key, core.barriers.generation(), |began| core.is_void(&ask.key, began))
 }
@@ -172,6 +182,9 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>, key: &CacheKey, 
         return;
     }
     if let Join::Lead(lead) = join(&core, &job.ask, key) {
+        if landed(&job).is_some_and(|renewed| renewed.meta.stored_at > entry.meta.stored_at) {
+            return;
+        }
         job.forward = Forward::Stale;
         let key = key.clone();
         detach(async move {

@@ -65,6 +65,35 @@ impl Core {
         Search { asked: Asked::Primary, answer: self.store.get(key, now) }
     }
 
+    /// Looks up as far as the store answers at once; else what is to be waited for.
+    ///
+    /// # Errors
+    /// The look-up, where it takes time.
+    #[inline]
+    pub(crate) fn look_at_hand(
+        &self,
+        ask: &Ask,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<(Option<Box<CacheKey>>, Found), Search> {
+        let mut search = self.search(&ask.key, now);
+        loop {
+            let Search { asked, answer: Answer::Ready(answer) } = search else { return Err(search) };
+            match self.step(ask, headers, asked, answer, now) {
+                Step::Next(next) => search = next,
+                Step::Done(variant, found) => return Ok((variant, found)),
+            }
+        }
+    }
+
+    /// A fresh entry that came to lie here since the request was looked up: a flight has landed before it could be joined.
+    pub(crate) fn landed(&self, ask: &Ask, headers: &HeaderMap) -> Option<Arc<Entry>> {
+        match self.look_at_hand(ask, headers, self.clock.now()) {
+            Ok((_, Found::Entry(entry, Standing::Fresh | Standing::FreshButOld))) => Some(entry),
+            _ => None,
+        }
+    }
+
     /// What the store's answer means for this request.
     pub(crate) fn step(
         &self,

@@ -16,7 +16,7 @@ use super::future::{After, Past, ResponseFuture};
 use super::join;
 use super::key::CacheKey;
 use super::keying::KeyBuilder;
-use super::lookup::{Found, Search, Step};
+use super::lookup::Found;
 use super::origin::Inner;
 use super::policy::Standing;
 use super::reason::Reason;
@@ -24,7 +24,6 @@ use super::respond::{self, Asker};
 use super::settle::Unsettled;
 use super::stats::answered;
 use super::status::{Forward, Report};
-use crate::answer::Answer;
 use crate::body::{Adopt, Body, Wrap};
 use crate::carrier::CacheNote;
 use crate::error::BoxError;
@@ -103,19 +102,11 @@ where
             return ResponseFuture::work(Box::pin(join::post(self.job(request, ask))));
         }
         let now = self.core.clock.now();
-        let mut search = self.core.search(&ask.key, now);
-        let (variant, found) = loop {
-            match search {
-                Search { asked, answer: Answer::Ready(answer) } => {
-                    match self.core.step(&ask, request.headers(), asked, answer, now) {
-                        Step::Next(next) => search = next,
-                        Step::Done(variant, found) => break (variant, found),
-                    }
-                }
-                pending => {
-                    let job = self.job(request, ask);
-                    return ResponseFuture::work(Box::pin(join::run(job, pending)));
-                }
+        let (variant, found) = match self.core.look_at_hand(&ask, request.headers(), now) {
+            Ok(found) => found,
+            Err(pending) => {
+                let job = self.job(request, ask);
+                return ResponseFuture::work(Box::pin(join::run(job, pending)));
             }
         };
         let asker = Asker { headers: request.headers(), facts: ask.facts, head_only: ask.head_only };
