@@ -104,9 +104,9 @@ async fn play(case: &Case) {
         }
     });
     let all = std::pin::pin!(futures_util::future::join_all(calls));
-    let first = futures_util::future::select(all, std::pin::pin!(ticking)).await;
+    let ticking = std::pin::pin!(ticking);
     // The clock ticks for ever.
-    let futures_util::future::Either::Left((ended, _)) = first;
+    let futures_util::future::Either::Left((ended, _)) = futures_util::future::select(all, ticking).await;
     for (shed, waited) in ended {
         assert!(waited <= Duration::from_millis(case.most) + ROUNDING, "waited {waited:?}, shed: {shed}; {case:?}");
     }
