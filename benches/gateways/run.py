@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The example gateway beside nginx and Varnish: cached hits over sockets, in one run, in turn.
 
-    python3 benches/gateways/run.py            # about eight minutes; --quick for a look
+    python3 benches/gateways/run.py            # about ten minutes; --quick for a look
 
 Needs cargo, nginx, varnish, varnish-modules, wrk and nghttp2-client (all from Debian), and two cores: the server runs on
 one, the client on the other. All three have one worker, 64 MB of memory for entries, no access log, keep-alive without
@@ -24,7 +24,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 QUICK = "--quick" in sys.argv
-SPAN, ROUNDS = (1, 1) if QUICK else (3, 2)
+SPAN, ROUNDS = (1, 1) if QUICK else (2, 2)
 SERVER_CORE, CLIENT_CORE = "0", "1"
 SIZES = {"/1k": 1 << 10, "/100k": 100 << 10}
 
