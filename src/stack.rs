@@ -27,11 +27,6 @@ use crate::store::redis::{Redis, RedisCache, RedisLimits};
 use crate::switch::Switch;
 use crate::timing::{Timing, TimingBuilder, TimingLayer};
 
-/// How long [`Tollgate::shutdown`] waits for work in flight.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks whether there is any.
-const GLANCE: Duration = Duration::from_millis(5);
-
 /// The three layers as one: timing, then limits, then cache. Clones share everything.
 ///
 /// ```
@@ -187,13 +182,7 @@ impl Tollgate {
     /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the
     /// server has stopped accepting.
     pub async fn shutdown(&self) {
-        let landed = async {
-            while self.layer.cache.flights() > 0 {
-                tokio::time::sleep(GLANCE).await;
-            }
-        };
-        // Work that takes longer than the patience is left to the runtime.
-        drop(tokio::time::timeout(PATIENCE, landed).await);
+        self.layer.cache.landed().await;
     }
 }
 

@@ -9,7 +9,6 @@
 //! can mistake it for a user's.
 
 use std::fmt;
-use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
@@ -27,11 +26,6 @@ use crate::upstream::{
     Credential, Credits, EfficiencyReport, Mode, Upstream, UpstreamBuilder, UpstreamLayer, UpstreamStats, Usage,
     Weights,
 };
-
-/// How long [`UpstreamGate::shutdown`] waits for work in flight.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks whether there is any.
-const GLANCE: Duration = Duration::from_millis(5);
 
 /// One upstream, asked no more than needed and never more than is paid for. Made by
 /// [`Tollgate::upstream`](crate::Tollgate::upstream); clones share everything.
@@ -130,13 +124,7 @@ impl UpstreamGate {
     /// Waits until fetches that outlived their requests are done, at most a second, and gives back what was booked and not
     /// spent. Call it when no more requests are made.
     pub async fn shutdown(&self) {
-        let landed = async {
-            while self.layer.cache.flights() > 0 {
-                tokio::time::sleep(GLANCE).await;
-            }
-        };
-        // Work that takes longer than the patience is left to the runtime.
-        drop(tokio::time::timeout(PATIENCE, landed).await);
+        self.layer.cache.landed().await;
         self.layer.upstream.shutdown().await;
     }
 }

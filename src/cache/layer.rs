@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tower_layer::Layer;
 
@@ -17,6 +18,10 @@ use crate::error::Error;
 use crate::switch::Switch;
 
 const MIB: u64 = 1 << 20;
+/// How long a shutdown waits for fetches in progress.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether there are any.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// Puts a response cache in front of a service. Clones share one cache.
 ///
@@ -116,8 +121,18 @@ impl CacheLayer {
         Ok(())
     }
 
-    /// Fetches in progress: detached work that outlives its request.
-    pub(crate) fn flights(&self) -> u64 {
+    /// Waits until fetches that outlived their requests have landed, at most a second; what takes longer is left to the
+    /// runtime.
+    pub(crate) async fn landed(&self) {
+        let landed = async {
+            while self.flights() > 0 {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        drop(tokio::time::timeout(PATIENCE, landed).await);
+    }
+
+    fn flights(&self) -> u64 {
         self.core.flights.count() + self.core.data.get().map_or(0, DataCache::flights)
     }
 
