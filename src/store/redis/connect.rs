@@ -250,7 +250,11 @@ impl Conn {
             let host = redis::from_redis_value(server.first()?.clone()).ok()?;
             Some(Primary(Some((host, redis::from_redis_value(server.get(1)?.clone()).ok()?))))
         };
-        let mut primaries: Vec<Primary> = ranges.iter().filter_map(primary).collect();
+        let known: Option<Vec<Primary>> = ranges.iter().map(primary).collect();
+        // One that is left out would be one that is not asked, and nobody told.
+        let mut primaries = known.filter(|known| !known.is_empty()).ok_or_else(|| {
+            Fault::Refused(Error::store("redis: CLUSTER SLOTS names no servers", "it cannot be read"))
+        })?;
         primaries.sort_unstable();
         primaries.dedup();
         Ok(primaries)
