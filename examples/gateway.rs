@@ -10,10 +10,12 @@
 //! |---|---|
 //! | `gateway/flags.rs` | the command line |
 //! | `gateway/forward.rs` | what is changed in a message that is passed on |
-//! | `gateway/gather.rs` | small responses in one piece |
 //! | `gateway/metrics.rs` | one path that is answered here: the numbers for Prometheus |
+//! | `gateway/mirror.rs` | large stored bodies in a file in memory, which the kernel sends without copying (Linux; elsewhere `no_mirror.rs`) |
+//! | `gateway/offering.rs` | shows the mirror what is sent |
 //! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
 //! | `gateway/patience.rs` | how long a connection may take over a request's head |
+//! | `gateway/sending.rs` | how responses go to the kernel: short ones in one piece, large ones from the mirror |
 //! | `gateway/serve.rs` | accepts connections, and lets those in flight finish at the end |
 //!
 //! What it does not do: TLS, WebSockets (`Upgrade` is taken out, so the origin answers as if nobody had asked), and
@@ -22,6 +24,7 @@
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tollgate::Tollgate;
@@ -33,20 +36,32 @@ use tower::Layer;
 pub(crate) mod flags;
 #[path = "gateway/forward.rs"]
 mod forward;
-#[path = "gateway/gather.rs"]
-mod gather;
 #[path = "gateway/metrics.rs"]
 mod metrics;
+#[cfg(target_os = "linux")]
+#[path = "gateway/mirror.rs"]
+mod mirror;
+#[cfg(not(target_os = "linux"))]
+#[path = "gateway/no_mirror.rs"]
+mod mirror;
+#[path = "gateway/offering.rs"]
+mod offering;
 #[path = "gateway/origin.rs"]
 mod origin;
 #[path = "gateway/patience.rs"]
 mod patience;
+#[path = "gateway/sending.rs"]
+mod sending;
 #[path = "gateway/serve.rs"]
 mod serve;
 
 use flags::{Flags, USAGE};
 use metrics::Metrics;
+use mirror::Mirror;
 use origin::Origin;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -117,6 +132,7 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
 /// Serves until `end`, then lets the requests in flight finish.
 pub(crate) async fn run(listener: TcpListener, flags: &Flags, gate: &Tollgate, end: impl Future<Output = ()>) {
     let service = Metrics::of(gate, flags.metrics.clone()).layer(gate.layer().layer(Origin::new(flags)));
-    serve::until(end, listener, service).await;
+    let mirror = Mirror::of(flags.mirror.unwrap_or(flags.memory)).map(Arc::new);
+    serve::until(end, listener, mirror, service).await;
     gate.shutdown().await;
 }

@@ -60,6 +60,11 @@ fn data(text: impl Into<Bytes>) -> Result<Frame<Bytes>, std::io::Error> {
     Ok(Frame::data(text.into()))
 }
 
+/// 400 000 bytes, of which no part is like another.
+fn count(from: u32) -> Bytes {
+    (from..from + 100_000).flat_map(u32::to_le_bytes).collect()
+}
+
 /// `x-script: <kind> [; field: value]…`
 async fn answer(request: Request<Incoming>, call: usize) -> Result<Response<OutBody>, std::io::Error> {
     let script = request.headers().get("x-script").map_or("plain", |line| line.to_str().expect("text")).to_owned();
@@ -83,6 +88,7 @@ async fn answer(request: Request<Incoming>, call: usize) -> Result<Response<OutB
         "chunked" => chunks(vec![data("a"), data("b"), data(call.to_string())], Duration::from_millis(5)),
         "trailers" => chunks(vec![data(call.to_string()), Ok(Frame::trailers(trailers))], Duration::ZERO),
         "abort" => chunks(vec![data("half"), Err(std::io::Error::other("aborted"))], Duration::from_millis(20)),
+        "count" => Full::new(count(call as u32)).map_err(|never: Infallible| match never {}).boxed_unsync(),
         "large" => chunks((0..64).map(|_| data(vec![b'x'; 64 << 10])).collect(), Duration::ZERO),
         _ => Full::new(Bytes::from(call.to_string())).map_err(|never: Infallible| match never {}).boxed_unsync(),
     };
@@ -200,6 +206,37 @@ async fn validation_ranges_and_head_work_over_the_wire() {
         assert_eq!((head.text(), head.headers["content-length"].to_str().expect("text")), ("", "3"));
         assert_eq!(world.get("/l", large).await.text().len(), 4 << 20, "beyond the bound it flows through");
         assert!(!world.get("/l", large).await.is_hit());
+    }
+}
+
+/// How many bytes lie in the mirrors of this process's gateways.
+#[cfg(target_os = "linux")]
+fn mirrored() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir("/proc/self/fd").expect("a folder").flatten().map(|file| file.path());
+    let mirrors =
+        files.filter(|file| std::fs::read_link(file).is_ok_and(|to| to.to_string_lossy().contains("memfd:tollgate")));
+    mirrors.filter_map(|file| Some(std::fs::metadata(file).ok()?.blocks() * 512)).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_arrive_whole_whether_copied_or_sent_from_a_file() {
+    for (http2, arguments) in [(false, ""), (false, "--mirror 300KiB"), (false, "--mirror 0"), (true, "")] {
+        let world = World::new(http2, arguments).await;
+        for version in 0..3 {
+            let path = format!("/count/{version}");
+            let (script, part) = ("count; cache-control: max-age=60", ("range", "bytes=4-399999"));
+            let first = world.get(&path, script).await.body.expect("a whole body");
+            assert_eq!(first, count(version));
+            let hits = (0..12).map(|_| world.get(&path, script));
+            for hit in futures_util::future::join_all(hits).await {
+                assert!(hit.is_hit() && hit.body == Ok(first.clone()), "{}", hit.line());
+            }
+            let part = world.send("GET", &path, script, &[part]).await;
+            assert_eq!((part.status, part.body), (206, Ok(first.slice(4..))));
+        }
+        #[cfg(target_os = "linux")]
+        assert!(http2 || arguments == "--mirror 0" || mirrored() >= 300 << 10, "from a file: {}", mirrored());
     }
 }
 

@@ -1,9 +1,11 @@
 //! Accepts connections, HTTP/1.1 and HTTP/2 on one port, until it is told to end.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -14,15 +16,21 @@ use tollgate::PeerAddr;
 use tower::Service;
 
 use super::BoxError;
-use super::gather::Gather;
+use super::mirror::Mirror;
+use super::offering::Offering;
 use super::patience::Patience;
+use super::sending::Sending;
 
 /// How long requests in flight have to finish.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Serves every connection with a clone of `service`, which finds the socket peer in each request.
-pub(crate) async fn until<S, B>(end: impl Future<Output = ()>, listener: TcpListener, service: S)
-where
+pub(crate) async fn until<S, B>(
+    end: impl Future<Output = ()>,
+    listener: TcpListener,
+    mirror: Option<Arc<Mirror>>,
+    service: S,
+) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
@@ -43,15 +51,18 @@ where
         };
         let _ = stream.set_nodelay(true);
         let service = service.clone();
+        let sending = Sending { stream, mirror: mirror.clone() };
+        let mirror = mirror.clone();
         let ask = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(PeerAddr(peer));
             // The gate is always ready.
-            service.clone().call(request)
+            let mirror = mirror.clone();
+            service.clone().call(request).map_ok(|response| Offering::of(response, mirror))
         });
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(Patience::new());
         server.http2().timer(TokioTimer::new());
-        let connection = server.serve_connection(TokioIo::new(Gather(stream)), ask).into_owned();
+        let connection = server.serve_connection(TokioIo::new(sending), ask).into_owned();
         let connection = connections.watch(connection);
         // A connection that fails is the client's loss, and not worth a line.
         tokio::spawn(async move { drop(connection.await) });

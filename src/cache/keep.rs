@@ -16,8 +16,8 @@ use super::reason::Reason;
 use super::stats::{RouteCounters, count};
 use super::{judge, partial};
 
-/// Chunks below this are copied together.
-const SMALL: usize = 64 * 1024;
+/// Chunks below this are copied together: a body of some hundred kilobytes is one block, sent in one go.
+const SMALL: usize = 256 * 1024;
 
 /// What to store, and where.
 pub(crate) struct Keeping {

@@ -1,0 +1,251 @@
+//! Large stored blocks a second time, in a file in memory: what lies in a file, the kernel sends without copying it.
+//!
+//! A block that the cache sends again is written to the file. From then on the stream that is handed its bytes finds where
+//! they lie, and has them sent from there (`sendfile`).
+//!
+//! | danger | why it is none |
+//! |---|---|
+//! | an address comes to mean other bytes | each block in the file is referred to from here: its memory is not given back |
+//! | bytes change while the kernel still sends them | no place in the file is written twice; given up, its pages are cut out of the file, and live until they are sent |
+//! | the file grows | it has a bound; blocks that only the mirror still refers to make room |
+//! | the kernel refuses | the bytes are sent as any others |
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create, sendfile};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// The shortest block that is worth it: copying less is sooner done. Longer than HTTP/2's frames are by default.
+const LARGE: usize = 32 * 1024;
+/// How much is sent at once. With its head it fits into what TCP hands down in one piece (64 KiB) and leaves no rest that
+/// travels alone: 64 KiB at once cost a tenth more.
+const AT_ONCE: usize = 56 * 1024;
+/// Blocks begin at a page each, so that they can be cut out.
+const PAGE: u64 = 4096;
+/// How many blocks are remembered that were sent once.
+const SENT: usize = 1024;
+
+/// A file in memory, and which blocks lie in it.
+pub(crate) struct Mirror {
+    file: File,
+    /// By the address of their first byte.
+    blocks: RwLock<BTreeMap<usize, Block>>,
+    room: Mutex<Room>,
+    /// Addresses and lengths of blocks that were sent, by address; a later one takes the place of an earlier.
+    sent: Box<[AtomicUsize]>,
+}
+
+/// Where in the file something lies. It stays there for as long as somebody holds the bytes that were looked up.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(u64);
+
+struct Block {
+    bytes: Bytes,
+    at: u64,
+}
+
+struct Room {
+    /// Where the file ends.
+    end: u64,
+    /// How many bytes it may still take.
+    left: u64,
+}
+
+impl Mirror {
+    /// Of at most that many bytes; none where the kernel has no such files.
+    pub(crate) fn of(most: u64) -> Option<Self> {
+        let file = memfd_create("tollgate", MemfdFlags::CLOEXEC).ok()?.into();
+        let sent = (0..SENT).map(|_| AtomicUsize::new(0)).collect();
+        Some(Self { file, blocks: RwLock::default(), room: Mutex::new(Room { end: 0, left: most }), sent })
+    }
+
+    /// Whether a body of that many bytes can have a block worth it.
+    pub(crate) const fn is_for(bytes: u64) -> bool {
+        bytes >= LARGE as u64
+    }
+
+    /// Takes in a stored block that is about to be sent, where it is not the first time.
+    pub(crate) fn offer(&self, block: &Bytes) {
+        if block.len() >= LARGE && self.find(block).is_none() && self.sent_before(block) {
+            // Where the file cannot take it, it is sent as any other.
+            let _ = self.take_in(block);
+        }
+    }
+
+    /// Sends that many bytes from a place in the file, or the first of them.
+    pub(crate) fn poll_send(
+        &self,
+        Place(at): Place,
+        count: usize,
+        to: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let count = count.min(AT_ONCE);
+        loop {
+            ready!(to.poll_write_ready(cx))?;
+            let sent = to.try_io(Interest::WRITABLE, || Ok(sendfile(to, &self.file, Some(&mut { at }), count)?));
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+
+    /// Where in the file these bytes lie, which may be part of a block.
+    pub(crate) fn find(&self, bytes: &[u8]) -> Option<Place> {
+        if bytes.len() < LARGE {
+            return None;
+        }
+        let address = bytes.as_ptr().addr();
+        let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let (first, block) = blocks.range(..=address).next_back()?;
+        let skipped = address - first;
+        (skipped + bytes.len() <= block.bytes.len()).then_some(Place(block.at + skipped as u64))
+    }
+
+    fn sent_before(&self, block: &Bytes) -> bool {
+        let address = block.as_ptr().addr();
+        let mark = address ^ block.len();
+        self.sent[(address / 64) % SENT].swap(mark, Ordering::Relaxed) == mark
+    }
+
+    /// One thread at a time; those that look for blocks go on meanwhile.
+    fn take_in(&self, block: &Bytes) -> io::Result<()> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = pages(block);
+        if room.left < size {
+            room.left += self.give_up();
+        }
+        if room.left < size || self.find(block).is_some() {
+            return Ok(());
+        }
+        let at = room.end;
+        room.end += size;
+        if let Err(error) = self.file.write_all_at(block, at) {
+            self.cut_out(at, size);
+            return Err(error);
+        }
+        room.left -= size;
+        let block = Block { bytes: block.clone(), at };
+        self.blocks.write().unwrap_or_else(PoisonError::into_inner).insert(block.bytes.as_ptr().addr(), block);
+        Ok(())
+    }
+
+    /// Lets go of the blocks that nobody else refers to. How many bytes that frees.
+    fn give_up(&self) -> u64 {
+        let mut freed = 0;
+        let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
+        blocks.retain(|_, block| {
+            let kept = !block.bytes.is_unique();
+            if !kept {
+                let size = pages(&block.bytes);
+                self.cut_out(block.at, size);
+                freed += size;
+            }
+            kept
+        });
+        freed
+    }
+
+    fn cut_out(&self, at: u64, size: u64) {
+        // A file in memory always can.
+        let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, size);
+    }
+}
+
+/// What a block takes in the file.
+fn pages(block: &Bytes) -> u64 {
+    (block.len() as u64).next_multiple_of(PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn block(of: u8) -> Bytes {
+        Bytes::from(vec![of; LARGE + 1])
+    }
+
+    /// Sent twice, which is what takes a block in.
+    fn offer(mirror: &Mirror, block: &Bytes) {
+        mirror.offer(block);
+        mirror.offer(block);
+    }
+
+    fn lies_in(mirror: &Mirror, bytes: &[u8]) -> bool {
+        let Some(Place(at)) = mirror.find(bytes) else { return false };
+        let mut read = vec![0; bytes.len()];
+        mirror.file.read_exact_at(&mut read, at).expect("in the file");
+        assert_eq!(read, bytes);
+        true
+    }
+
+    #[test]
+    fn a_block_is_taken_in_when_it_is_sent_again() {
+        let mirror = Mirror::of(1 << 20).expect("a file");
+        let (block, short) = (
+            Bytes::from((0..LARGE as u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>()),
+            Bytes::from(vec![1; LARGE - 1]),
+        );
+        mirror.offer(&block);
+        assert!(mirror.find(&block).is_none(), "sent once");
+        mirror.offer(&block);
+        assert!(lies_in(&mirror, &block) && lies_in(&mirror, &block[5..]) && lies_in(&mirror, &block[5..LARGE + 5]));
+        offer(&mirror, &short);
+        assert!(mirror.find(&short).is_none() && mirror.find(&block[block.len() - 9..]).is_none(), "short");
+        assert!(mirror.find(&block.to_vec()).is_none(), "the same bytes elsewhere");
+    }
+
+    #[test]
+    fn blocks_that_nobody_refers_to_make_room() {
+        let size = pages(&block(0));
+        let mirror = Mirror::of(2 * size).expect("a file");
+        let (first, second, third) = (block(1), block(2), block(3));
+        for block in [&first, &second, &third] {
+            offer(&mirror, block);
+        }
+        assert!(lies_in(&mirror, &first) && lies_in(&mirror, &second) && !lies_in(&mirror, &third));
+        drop(first);
+        for of in 4..40 {
+            offer(&mirror, &block(of));
+        }
+        offer(&mirror, &third);
+        assert!(lies_in(&mirror, &second) && lies_in(&mirror, &third));
+        let taken = std::os::unix::fs::MetadataExt::blocks(&mirror.file.metadata().expect("a file")) * 512;
+        assert_eq!(taken, 2 * size, "what was given up is cut out");
+    }
+
+    #[tokio::test]
+    async fn bytes_on_their_way_stay_what_they_were() {
+        let mirror = Mirror::of(pages(&block(0))).expect("a file");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut reader, (writer, _)) = (stream.expect("connected"), accepted.expect("accepted"));
+        let old = block(1);
+        offer(&mirror, &old);
+        let place = mirror.find(&old).expect("taken in");
+        let sent = poll_fn(|cx| mirror.poll_send(place, old.len(), &writer, cx)).await.expect("sent");
+        drop(old);
+        let new = block(2);
+        offer(&mirror, &new);
+        assert!(lies_in(&mirror, &new));
+        drop(writer);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).await.expect("read");
+        assert_eq!(read, vec![1; sent]);
+    }
+}

@@ -1,0 +1,54 @@
+//! Shows the mirror the blocks of stored bodies on their way out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Response, header};
+use hyper::body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::mirror::Mirror;
+
+pin_project! {
+    /// A body as it is, its blocks offered to the mirror where they may be stored ones.
+    pub(crate) struct Offering<B> {
+        #[pin]
+        body: B,
+        mirror: Option<Arc<Mirror>>,
+    }
+}
+
+impl<B: Body> Offering<B> {
+    /// A response with `Age` comes from a cache: from this one, or, sent on, from one that pays for its large blocks with a
+    /// copy too many.
+    pub(crate) fn of(response: Response<B>, mirror: Option<Arc<Mirror>>) -> Response<Self> {
+        let large = Mirror::is_for(response.body().size_hint().lower());
+        let mirror = mirror.filter(|_| large && response.headers().contains_key(header::AGE));
+        response.map(|body| Self { body, mirror })
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Offering<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        this.body.poll_frame(cx).map_ok(|frame| {
+            if let (Some(mirror), Some(block)) = (this.mirror, frame.data_ref()) {
+                mirror.offer(block);
+            }
+            frame
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
