@@ -15,8 +15,8 @@
 //! | `gateway/offering.rs` | shows the mirror what is sent |
 //! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
 //! | `gateway/patience.rs` | how long a connection may take over a request's head |
-//! | `gateway/sending.rs` | how responses go to the kernel: short ones in one piece, large ones from the mirror |
 //! | `gateway/serve.rs` | accepts connections, and lets those in flight finish at the end |
+//! | `gateway/wire.rs` | how responses go to the kernel: short ones together, large ones from the mirror |
 //!
 //! What it does not do: TLS, WebSockets (`Upgrade` is taken out, so the origin answers as if nobody had asked), and
 //! `CONNECT`.
@@ -50,10 +50,10 @@ mod offering;
 mod origin;
 #[path = "gateway/patience.rs"]
 mod patience;
-#[path = "gateway/sending.rs"]
-mod sending;
 #[path = "gateway/serve.rs"]
 mod serve;
+#[path = "gateway/wire.rs"]
+mod wire;
 
 use flags::{Flags, USAGE};
 use metrics::Metrics;

@@ -19,7 +19,7 @@ use super::BoxError;
 use super::mirror::Mirror;
 use super::offering::Offering;
 use super::patience::Patience;
-use super::sending::Sending;
+use super::wire::Wire;
 
 /// How long requests in flight have to finish.
 const GRACE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub(crate) async fn until<S, B>(
         };
         let _ = stream.set_nodelay(true);
         let service = service.clone();
-        let sending = Sending { stream, mirror: mirror.clone() };
+        let (wire, turn) = Wire::new(stream, mirror.clone());
         let mirror = mirror.clone();
         let ask = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(PeerAddr(peer));
@@ -62,10 +62,8 @@ pub(crate) async fn until<S, B>(
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(Patience::new());
         server.http2().timer(TokioTimer::new());
-        let connection = server.serve_connection(TokioIo::new(sending), ask).into_owned();
-        let connection = connections.watch(connection);
-        // A connection that fails is the client's loss, and not worth a line.
-        tokio::spawn(async move { drop(connection.await) });
+        let connection = server.serve_connection(TokioIo::new(wire), ask).into_owned();
+        tokio::spawn(turn(connections.watch(connection)));
     }
     drop(listener);
     let _ = tokio::time::timeout(GRACE, connections.shutdown()).await;

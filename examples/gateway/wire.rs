@@ -1,0 +1,163 @@
+//! How responses go to the kernel: what is short is held until the connection's turn is over, then goes as one block;
+//! what lies in the [`Mirror`] goes from there.
+//!
+//! A system call costs as much as an answer, and HTTP/2 gives many answers at one turn. Nothing is held longer than a
+//! turn, nor is more than [`MOST`]; a connection that waits for its next request holds no memory for it.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::mirror::Mirror;
+
+/// What is copied and held, rather than handed over piece by piece.
+const SHORT: usize = 4096;
+/// How much is held.
+const MOST: usize = 32 * 1024;
+
+thread_local! {
+    /// Where pieces meet: one for all connections of a thread, so that it stays at hand.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A connection's stream. It is flushed by its [`Turn`].
+pub(crate) struct Wire {
+    from: OwnedReadHalf,
+    outlet: Arc<Mutex<Outlet>>,
+}
+
+struct Outlet {
+    to: OwnedWriteHalf,
+    mirror: Option<Arc<Mirror>>,
+    held: Vec<u8>,
+    /// How much of that has been sent.
+    sent: usize,
+}
+
+pin_project! {
+    /// A connection's future, which sends what is held when there is no more to do for now.
+    pub(crate) struct Turn<F> {
+        #[pin]
+        connection: F,
+        outlet: Arc<Mutex<Outlet>>,
+        ended: bool,
+    }
+}
+
+impl Wire {
+    /// A stream, and what makes a turn of the future that owns it.
+    pub(crate) fn new<F>(stream: TcpStream, mirror: Option<Arc<Mirror>>) -> (Self, impl FnOnce(F) -> Turn<F>) {
+        let (from, to) = stream.into_split();
+        let outlet = Arc::new(Mutex::new(Outlet { to, mirror, held: Vec::new(), sent: 0 }));
+        let wire = Self { from, outlet: outlet.clone() };
+        (wire, |connection| Turn { connection, outlet, ended: false })
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.from).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        lock(&self.outlet).poll_take(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        lock(&self.outlet).poll_take(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// At the end of the turn.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut outlet = lock(&self.outlet);
+        ready!(outlet.poll_send(cx))?;
+        Pin::new(&mut outlet.to).poll_shutdown(cx)
+    }
+}
+
+impl<F: Future> Future for Turn<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        *this.ended = *this.ended || this.connection.poll(cx).is_ready();
+        match lock(this.outlet).poll_send(cx) {
+            Poll::Ready(Ok(())) if !*this.ended => Poll::Pending,
+            // A connection that fails is the client's loss.
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Outlet {
+    fn poll_take(&mut self, cx: &mut Context<'_>, mut pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(mirror) = &self.mirror {
+            let known = pieces.iter().enumerate().find_map(|(n, piece)| Some((n, mirror.find(piece)?)));
+            match known {
+                Some((0, place)) => {
+                    let mirror = mirror.clone();
+                    ready!(self.poll_send(cx))?;
+                    return mirror.poll_send(place, pieces[0].len(), self.to.as_ref(), cx);
+                }
+                // First what comes before it.
+                Some((n, _)) => pieces = &pieces[..n],
+                None => {}
+            }
+        }
+        let size = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        if size > SHORT || self.held.len() + size > MOST {
+            ready!(self.poll_send(cx))?;
+        }
+        if size > SHORT {
+            return Pin::new(&mut self.to).poll_write_vectored(cx, pieces);
+        }
+        if self.held.is_empty() {
+            self.held = SPARE.take();
+        }
+        pieces.iter().for_each(|piece| self.held.extend_from_slice(piece));
+        Poll::Ready(Ok(size))
+    }
+
+    /// Sends what is held.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while self.sent < self.held.len() {
+            match ready!(Pin::new(&mut self.to).poll_write(cx, &self.held[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => self.sent += sent,
+            }
+        }
+        self.sent = 0;
+        self.held.clear();
+        SPARE.set(std::mem::take(&mut self.held));
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn lock(outlet: &Mutex<Outlet>) -> MutexGuard<'_, Outlet> {
+    outlet.lock().unwrap_or_else(PoisonError::into_inner)
+}
