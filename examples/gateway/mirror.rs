@@ -206,7 +206,7 @@ mod tests {
         assert!(lies_in(&mirror, &block) && lies_in(&mirror, &block[5..]) && lies_in(&mirror, &block[5..LARGE + 5]));
         offer(&mirror, &short);
         assert!(mirror.find(&short).is_none() && mirror.find(&block[block.len() - 9..]).is_none(), "short");
-        assert!(mirror.find(&block.to_vec()).is_none(), "the same bytes elsewhere");
+        assert!(mirror.find(&Bytes::copy_from_slice(&block)).is_none(), "the same bytes elsewhere");
     }
 
     #[test]
