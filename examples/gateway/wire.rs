@@ -161,3 +161,76 @@ impl Outlet {
 fn lock(outlet: &Mutex<Outlet>) -> MutexGuard<'_, Outlet> {
     outlet.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (client, served) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.expect("connected"), served.expect("accepted").0)
+    }
+
+    #[tokio::test]
+    async fn a_turn_s_answers_go_together_at_its_end() {
+        let (mut client, served) = pair().await;
+        let (mut wire, turn) = Wire::new(served, None);
+        let turn = tokio::spawn(turn(async move {
+            for answer in ["one ", "two ", "three"] {
+                wire.write_all(answer.as_bytes()).await.expect("held");
+                wire.flush().await.expect("at the end of the turn");
+                assert_eq!(lock(&wire.outlet).held.last(), answer.as_bytes().last());
+            }
+            pending::<()>().await;
+        }));
+        let mut read = [0; 64];
+        let count = client.read(&mut read).await.expect("read");
+        assert_eq!(&read[..count], b"one two three");
+        assert!(!turn.is_finished());
+        turn.abort();
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_slow_holds_the_writer_back_and_gets_everything() {
+        let (mut client, served) = pair().await;
+        let (mut wire, turn) = Wire::new(served, None);
+        let outlet = wire.outlet.clone();
+        let sizes = || (0..40_u8).cycle().map(|n| usize::from(n) * 150 + 1).zip(0..=u8::MAX).cycle().take(8_000);
+        let turn = tokio::spawn(turn(async move {
+            for (size, of) in sizes() {
+                wire.write_all(&vec![of; size]).await.expect("written");
+            }
+            wire.shutdown().await.expect("sent");
+        }));
+        tokio::task::yield_now().await;
+        assert!((1..=MOST).contains(&lock(&outlet).held.len()) && !turn.is_finished());
+        let (mut read, mut wanted) = (Vec::new(), Vec::new());
+        client.read_to_end(&mut read).await.expect("read");
+        sizes().for_each(|(size, of)| wanted.resize(wanted.len() + size, of));
+        assert_eq!(read.len(), wanted.len());
+        assert!(read == wanted, "in order");
+        turn.await.expect("ended");
+        assert_eq!(lock(&outlet).held.capacity(), 0, "nothing is kept while nothing is held");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_gone_ends_the_connection() {
+        let (client, served) = pair().await;
+        let (mut wire, turn) = Wire::new(served, None);
+        drop(client);
+        let turn = turn(async move {
+            loop {
+                let _ = wire.write_all(b"answer").await;
+                tokio::task::yield_now().await;
+            }
+        });
+        turn.await;
+    }
+}

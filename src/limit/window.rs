@@ -136,9 +136,7 @@ impl Window {
         let ahead = log.ahead(now.as_nanos() / self.width);
         let first = now.as_nanos().saturating_sub(self.period) / self.width;
         let oldest = now.as_nanos() / self.width - ahead - u64::from(log.back);
-        for _ in oldest..first.min(oldest + u64::from(log.back)) {
-            log.drop_oldest();
-        }
+        log.drop_oldest(first.saturating_sub(oldest).min(u64::from(log.back)) as u8);
     }
 
     /// Whether `cost` units fit; if not, how long until they do. A cost over the limit never fits.
@@ -279,11 +277,20 @@ impl<C: Count> Log<C> {
         if at >= age { at - age } else { at + RING - age }
     }
 
-    fn drop_oldest(&mut self) {
-        let place = self.place(self.back);
-        self.total -= self.counts[place].units();
-        self.counts[place] = C::ZERO;
-        self.back -= 1;
+    /// Drops that many sub-buckets, side by side but for where the ring closes.
+    fn drop_oldest(&mut self, count: u8) {
+        if count == 0 {
+            return;
+        }
+        let start = self.place(self.back);
+        let end = start + usize::from(count);
+        let (closing, rest) = (start..end.min(RING), 0..end.saturating_sub(RING));
+        for dropped in [closing, rest] {
+            let dropped = &mut self.counts[dropped];
+            self.total -= dropped.iter().map(|count| count.units()).sum::<u32>();
+            dropped.fill(C::ZERO);
+        }
+        self.back -= count;
     }
 
     /// Makes this sub-bucket the newest. A rolled log has room for it.
