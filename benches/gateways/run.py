@@ -24,7 +24,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 QUICK = "--quick" in sys.argv
-SPAN, ROUNDS = (1, 1) if QUICK else (1, 4)
+SPAN, ROUNDS = (1, 1) if QUICK else (1, 3)
 SERVER_CORE, CLIENT_CORE = "0", "1"
 SIZES = {"/1k": 1 << 10, "/100k": 100 << 10}
 

@@ -6,16 +6,16 @@
 //! | danger | why it is none |
 //! |---|---|
 //! | an address comes to mean other bytes | each block in the file is referred to from here: its memory is not given back |
-//! | bytes change while the kernel still sends them | no place in the file is written twice; given up, its pages are cut out of the file, and live until they are sent |
-//! | the file grows | it has a bound; blocks that only the mirror still refers to make room |
+//! | bytes change while the kernel still sends them | no place in the file is written twice; a block that makes room has its pages cut out, not while it is handed to the kernel, and those that are on their way live until they have arrived |
+//! | the file grows | it has a bound: blocks that nobody else refers to, or that were not sent lately, make room |
 //! | the kernel refuses | the bytes are sent as any others |
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -32,24 +32,27 @@ const AT_ONCE: usize = 56 * 1024;
 const PAGE: u64 = 4096;
 /// How many blocks are remembered that were sent once.
 const SENT: usize = 1024;
+/// Of how many offers to a full mirror one looks for room: looking costs, and so does a block that must soon go again.
+const PATIENCE: usize = 64;
 
 /// A file in memory, and which blocks lie in it.
 pub(crate) struct Mirror {
     file: File,
-    /// By the address of their first byte.
-    blocks: RwLock<BTreeMap<usize, Block>>,
+    blocks: RwLock<Blocks>,
     room: Mutex<Room>,
     /// Addresses and lengths of blocks that were sent, by address; a later one takes the place of an earlier.
     sent: Box<[AtomicUsize]>,
 }
 
-/// Where in the file something lies. It stays there for as long as somebody holds the bytes that were looked up.
-#[derive(Clone, Copy)]
-pub(crate) struct Place(u64);
+/// By the address of their first byte.
+type Blocks = BTreeMap<usize, Block>;
 
 struct Block {
     bytes: Bytes,
+    /// Where in the file.
     at: u64,
+    /// Since room was last made.
+    used: AtomicBool,
 }
 
 struct Room {
@@ -57,6 +60,8 @@ struct Room {
     end: u64,
     /// How many bytes it may still take.
     left: u64,
+    /// How many blocks found none.
+    refused: usize,
 }
 
 impl Mirror {
@@ -64,7 +69,7 @@ impl Mirror {
     pub(crate) fn of(most: u64) -> Option<Self> {
         let file = memfd_create("tollgate", MemfdFlags::CLOEXEC).ok()?.into();
         let sent = (0..SENT).map(|_| AtomicUsize::new(0)).collect();
-        Some(Self { file, blocks: RwLock::default(), room: Mutex::new(Room { end: 0, left: most }), sent })
+        Some(Self { file, blocks: RwLock::default(), room: Mutex::new(Room { end: 0, left: most, refused: 0 }), sent })
     }
 
     /// Whether a body of that many bytes can have a block worth it.
@@ -74,41 +79,40 @@ impl Mirror {
 
     /// Takes in a stored block that is about to be sent, where it is not the first time.
     pub(crate) fn offer(&self, block: &Bytes) {
-        if block.len() >= LARGE && self.find(block).is_none() && self.sent_before(block) {
+        if block.len() >= LARGE && !self.has(block) && self.sent_before(block) {
             // Where the file cannot take it, it is sent as any other.
             let _ = self.take_in(block);
         }
     }
 
-    /// Sends that many bytes from a place in the file, or the first of them.
+    /// Whether these bytes lie in the file.
+    pub(crate) fn has(&self, bytes: &[u8]) -> bool {
+        bytes.len() >= LARGE && place(&self.blocks(), bytes).is_some()
+    }
+
+    /// Sends these bytes, or the first of them, from the file; nothing where they lie there no longer.
     pub(crate) fn poll_send(
         &self,
-        Place(at): Place,
-        count: usize,
+        bytes: &[u8],
         to: &TcpStream,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let count = count.min(AT_ONCE);
+    ) -> Poll<io::Result<Option<usize>>> {
         loop {
             ready!(to.poll_write_ready(cx))?;
-            let sent = to.try_io(Interest::WRITABLE, || Ok(sendfile(to, &self.file, Some(&mut { at }), count)?));
+            // Until the kernel has the pages, nothing is cut out.
+            let blocks = self.blocks();
+            let Some(mut at) = place(&blocks, bytes) else { return Poll::Ready(Ok(None)) };
+            let count = bytes.len().min(AT_ONCE);
+            let sent = to.try_io(Interest::WRITABLE, || Ok(sendfile(to, &self.file, Some(&mut at), count)?));
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
+                sent => return Poll::Ready(sent.map(Some)),
             }
         }
     }
 
-    /// Where in the file these bytes lie, which may be part of a block.
-    pub(crate) fn find(&self, bytes: &[u8]) -> Option<Place> {
-        if bytes.len() < LARGE {
-            return None;
-        }
-        let address = bytes.as_ptr().addr();
-        let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        let (first, block) = blocks.range(..=address).next_back()?;
-        let skipped = address - first;
-        (skipped + bytes.len() <= block.bytes.len()).then_some(Place(block.at + skipped as u64))
+    fn blocks(&self) -> RwLockReadGuard<'_, Blocks> {
+        self.blocks.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sent_before(&self, block: &Bytes) -> bool {
@@ -117,14 +121,17 @@ impl Mirror {
         self.sent[(address / 64) % SENT].swap(mark, Ordering::Relaxed) == mark
     }
 
-    /// One thread at a time; those that look for blocks go on meanwhile.
+    /// One thread at a time; those that send go on meanwhile.
     fn take_in(&self, block: &Bytes) -> io::Result<()> {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let size = pages(block);
         if room.left < size {
-            room.left += self.give_up();
+            room.refused += 1;
+            if room.refused.is_multiple_of(PATIENCE) {
+                room.left += self.make_room();
+            }
         }
-        if room.left < size || self.find(block).is_some() {
+        if room.left < size || self.has(block) {
             return Ok(());
         }
         let at = room.end;
@@ -134,17 +141,18 @@ impl Mirror {
             return Err(error);
         }
         room.left -= size;
-        let block = Block { bytes: block.clone(), at };
+        let block = Block { bytes: block.clone(), at, used: AtomicBool::new(true) };
         self.blocks.write().unwrap_or_else(PoisonError::into_inner).insert(block.bytes.as_ptr().addr(), block);
         Ok(())
     }
 
-    /// Lets go of the blocks that nobody else refers to. How many bytes that frees.
-    fn give_up(&self) -> u64 {
+    /// Lets go of the blocks that nobody else refers to, or that were not sent since this was last asked. How many bytes
+    /// that frees.
+    fn make_room(&self) -> u64 {
         let mut freed = 0;
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
         blocks.retain(|_, block| {
-            let kept = !block.bytes.is_unique();
+            let kept = std::mem::take(block.used.get_mut()) && !block.bytes.is_unique();
             if !kept {
                 let size = pages(&block.bytes);
                 self.cut_out(block.at, size);
@@ -159,6 +167,18 @@ impl Mirror {
         // A file in memory always can.
         let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, size);
     }
+}
+
+/// Where in the file these bytes lie, which may be part of a block.
+fn place(blocks: &Blocks, bytes: &[u8]) -> Option<u64> {
+    let address = bytes.as_ptr().addr();
+    let (first, block) = blocks.range(..=address).next_back()?;
+    let skipped = address - first;
+    let at = (skipped + bytes.len() <= block.bytes.len()).then_some(block.at + skipped as u64);
+    if at.is_some() && !block.used.load(Ordering::Relaxed) {
+        block.used.store(true, Ordering::Relaxed);
+    }
+    at
 }
 
 /// What a block takes in the file.
@@ -186,7 +206,7 @@ mod tests {
     }
 
     fn lies_in(mirror: &Mirror, bytes: &[u8]) -> bool {
-        let Some(Place(at)) = mirror.find(bytes) else { return false };
+        let Some(at) = place(&mirror.blocks(), bytes) else { return false };
         let mut read = vec![0; bytes.len()];
         mirror.file.read_exact_at(&mut read, at).expect("in the file");
         assert_eq!(read, bytes);
@@ -201,29 +221,39 @@ mod tests {
             Bytes::from(vec![1; LARGE - 1]),
         );
         mirror.offer(&block);
-        assert!(mirror.find(&block).is_none(), "sent once");
+        assert!(!mirror.has(&block), "sent once");
         mirror.offer(&block);
         assert!(lies_in(&mirror, &block) && lies_in(&mirror, &block[5..]) && lies_in(&mirror, &block[5..LARGE + 5]));
         offer(&mirror, &short);
-        assert!(mirror.find(&short).is_none() && mirror.find(&block[block.len() - 9..]).is_none(), "short");
-        assert!(mirror.find(&Bytes::copy_from_slice(&block)).is_none(), "the same bytes elsewhere");
+        assert!(!mirror.has(&short) && !mirror.has(&block[block.len() - 9..]), "short");
+        assert!(!mirror.has(&Bytes::copy_from_slice(&block)), "the same bytes elsewhere");
+    }
+
+    /// Offers these until the mirror has looked for room once more.
+    fn offer_until_looked(mirror: &Mirror, block: &Bytes) {
+        let refused = || mirror.room.lock().expect("unpoisoned").refused / PATIENCE;
+        let before = refused();
+        while refused() == before && !mirror.has(block) {
+            mirror.offer(block);
+        }
     }
 
     #[test]
-    fn blocks_that_nobody_refers_to_make_room() {
+    fn blocks_that_nobody_refers_to_or_nobody_sends_make_room() {
         let size = pages(&block(0));
         let mirror = Mirror::of(2 * size).expect("a file");
-        let (first, second, third) = (block(1), block(2), block(3));
+        let (first, second, third, fourth) = (block(1), block(2), block(3), block(4));
         for block in [&first, &second, &third] {
             offer(&mirror, block);
         }
         assert!(lies_in(&mirror, &first) && lies_in(&mirror, &second) && !lies_in(&mirror, &third));
         drop(first);
-        for of in 4..40 {
-            offer(&mirror, &block(of));
-        }
-        offer(&mirror, &third);
-        assert!(lies_in(&mirror, &second) && lies_in(&mirror, &third));
+        offer_until_looked(&mirror, &third);
+        assert!(lies_in(&mirror, &third) && lies_in(&mirror, &second), "nobody refers to the first");
+        offer_until_looked(&mirror, &fourth);
+        assert!(!lies_in(&mirror, &fourth) && mirror.has(&second), "both have been sent since");
+        offer_until_looked(&mirror, &fourth);
+        assert!(lies_in(&mirror, &fourth) && mirror.has(&second) && !mirror.has(&third), "the third was not sent");
         let taken = std::os::unix::fs::MetadataExt::blocks(&mirror.file.metadata().expect("a file")) * 512;
         assert_eq!(taken, 2 * size, "what was given up is cut out");
     }
@@ -237,11 +267,10 @@ mod tests {
         let (mut reader, (writer, _)) = (stream.expect("connected"), accepted.expect("accepted"));
         let old = block(1);
         offer(&mirror, &old);
-        let place = mirror.find(&old).expect("taken in");
-        let sent = poll_fn(|cx| mirror.poll_send(place, old.len(), &writer, cx)).await.expect("sent");
+        let sent = poll_fn(|cx| mirror.poll_send(&old, &writer, cx)).await.expect("sent").expect("taken in");
         drop(old);
         let new = block(2);
-        offer(&mirror, &new);
+        offer_until_looked(&mirror, &new);
         assert!(lies_in(&mirror, &new));
         drop(writer);
         let mut read = Vec::new();

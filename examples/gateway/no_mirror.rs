@@ -9,10 +9,6 @@ use tokio::net::TcpStream;
 /// None of these can be made.
 pub(crate) enum Mirror {}
 
-/// Nor is anything in one.
-#[derive(Clone, Copy)]
-pub(crate) enum Place {}
-
 impl Mirror {
     pub(crate) const fn of(_most: u64) -> Option<Self> {
         None
@@ -26,17 +22,16 @@ impl Mirror {
         match *self {}
     }
 
-    pub(crate) fn find(&self, _bytes: &[u8]) -> Option<Place> {
+    pub(crate) fn has(&self, _bytes: &[u8]) -> bool {
         match *self {}
     }
 
     pub(crate) fn poll_send(
         &self,
-        _place: Place,
-        _count: usize,
+        _bytes: &[u8],
         _to: &TcpStream,
         _cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Option<usize>>> {
         match *self {}
     }
 }

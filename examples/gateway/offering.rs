@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Response, header};
+use http::{Response, StatusCode, header};
 use hyper::body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -21,11 +21,11 @@ pin_project! {
 }
 
 impl<B: Body> Offering<B> {
-    /// A response with `Age` comes from a cache: from this one, or, sent on, from one that pays for its large blocks with a
-    /// copy too many.
+    /// A response with `Age` comes from a cache: from this one, or, sent on, from one before it, whose large blocks are copied
+    /// once too often. Parts of a response are blocks of their own, of which there is no end.
     pub(crate) fn of(response: Response<B>, mirror: Option<Arc<Mirror>>) -> Response<Self> {
-        let large = Mirror::is_for(response.body().size_hint().lower());
-        let mirror = mirror.filter(|_| large && response.headers().contains_key(header::AGE));
+        let stored = response.status() == StatusCode::OK && response.headers().contains_key(header::AGE);
+        let mirror = mirror.filter(|_| stored && Mirror::is_for(response.body().size_hint().lower()));
         response.map(|body| Self { body, mirror })
     }
 }

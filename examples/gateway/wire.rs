@@ -114,15 +114,16 @@ impl<F: Future> Future for Turn<F> {
 impl Outlet {
     fn poll_take(&mut self, cx: &mut Context<'_>, mut pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(mirror) = &self.mirror {
-            let known = pieces.iter().enumerate().find_map(|(n, piece)| Some((n, mirror.find(piece)?)));
-            match known {
-                Some((0, place)) => {
+            match pieces.iter().position(|piece| mirror.has(piece)) {
+                Some(0) => {
                     let mirror = mirror.clone();
                     ready!(self.poll_send(cx))?;
-                    return mirror.poll_send(place, pieces[0].len(), self.to.as_ref(), cx);
+                    if let Some(sent) = ready!(mirror.poll_send(&pieces[0], self.to.as_ref(), cx))? {
+                        return Poll::Ready(Ok(sent));
+                    }
                 }
                 // First what comes before it.
-                Some((n, _)) => pieces = &pieces[..n],
+                Some(n) => pieces = &pieces[..n],
                 None => {}
             }
         }
