@@ -99,7 +99,7 @@ async fn start(flags: Flags) -> Result<(), BoxError> {
         TcpListener::bind(flags.listen).await.map_err(|e| format!("cannot listen on {}: {e}", flags.listen))?;
     println!("http://{} in front of http://{}", listener.local_addr()?, flags.upstream);
     let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    run(listener, &flags, &gate, ctrl_c).await;
+    run(listener, &flags, &gate, ctrl_c).await?;
     let stats = gate.stats();
     println!(
         "{} requests → {} of the origin's, {} avoided",
@@ -136,9 +136,19 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
 }
 
 /// Serves until `end`, then lets the requests in flight finish.
-pub(crate) async fn run(listener: TcpListener, flags: &Flags, gate: &Tollgate, end: impl Future<Output = ()>) {
+///
+/// # Errors
+/// Where the mirror cannot lie in its folder.
+pub(crate) async fn run(
+    listener: TcpListener,
+    flags: &Flags,
+    gate: &Tollgate,
+    end: impl Future<Output = ()>,
+) -> Result<(), BoxError> {
+    let mirror = Mirror::of(flags.mirror.unwrap_or(flags.memory), flags.mirror_in.as_deref());
+    let mirror = mirror.map_err(|e| format!("--mirror-in {:?}: {e}", flags.mirror_in))?.map(Arc::new);
     let service = Metrics::of(gate, flags.metrics.clone()).layer(gate.layer().layer(Origin::new(flags)));
-    let mirror = Mirror::of(flags.mirror.unwrap_or(flags.memory)).map(Arc::new);
     serve::until(end, listener, mirror, service).await;
     gate.shutdown().await;
+    Ok(())
 }

@@ -209,19 +209,23 @@ async fn validation_ranges_and_head_work_over_the_wire() {
     }
 }
 
-/// How many bytes lie in the mirrors of this process's gateways.
+/// The files without a name that this process holds open, and how many bytes each takes.
 #[cfg(target_os = "linux")]
-fn mirrored() -> u64 {
+fn nameless() -> std::collections::HashMap<u64, u64> {
     use std::os::unix::fs::MetadataExt;
-    let files = std::fs::read_dir("/proc/self/fd").expect("a folder").flatten().map(|file| file.path());
-    let mirrors =
-        files.filter(|file| std::fs::read_link(file).is_ok_and(|to| to.to_string_lossy().contains("memfd:tollgate")));
-    mirrors.filter_map(|file| Some(std::fs::metadata(file).ok()?.blocks() * 512)).sum()
+    let files = std::fs::read_dir("/proc/self/fd").expect("a folder").flatten();
+    let files = files.filter_map(|file| std::fs::metadata(file.path()).ok()).filter(|file| file.nlink() == 0);
+    files.map(|file| (file.ino(), file.blocks() * 512)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_arrive_whole_whether_copied_or_sent_from_a_file() {
-    for (http2, arguments) in [(false, ""), (false, "--mirror 300KiB"), (false, "--mirror 0"), (true, "")] {
+    let folder = format!("--mirror-in {}", std::env::temp_dir().display());
+    for (http2, arguments) in
+        [(false, ""), (false, "--mirror 300KiB"), (false, "--mirror 0"), (false, &*folder), (true, "")]
+    {
+        #[cfg(target_os = "linux")]
+        let before = nameless();
         let world = World::new(http2, arguments).await;
         for version in 0..3 {
             let path = format!("/count/{version}");
@@ -236,7 +240,12 @@ async fn large_bodies_arrive_whole_whether_copied_or_sent_from_a_file() {
             assert_eq!((part.status, part.body), (206, Ok(first.slice(4..))));
         }
         #[cfg(target_os = "linux")]
-        assert!(http2 || arguments == "--mirror 0" || mirrored() >= 300 << 10, "from a file: {}", mirrored());
+        {
+            let new: u64 =
+                nameless().iter().filter(|(file, _)| !before.contains_key(file)).map(|(_, bytes)| bytes).sum();
+            let expected = if http2 || arguments == "--mirror 0" { 0..256 << 10 } else { 256 << 10..u64::MAX };
+            assert!(expected.contains(&new), "{arguments}: {new} bytes in files");
+        }
     }
 }
 
@@ -287,4 +296,15 @@ async fn thousands_of_requests_collapse_and_leave_nothing_stuck() {
         let cache = serde_json::to_value(world.gate.stats()).expect("json").to_string();
         assert!(!cache.contains("\"flights\":1"), "{cache}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_folder_that_is_none_is_named() {
+    let arguments = "--upstream http://origin --mirror-in /nowhere".split(' ').map(str::to_owned);
+    let flags = example::flags::Flags::parse(arguments).expect("correct flags").expect("no help");
+    let gate = example::gate(&flags).expect("a gate");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let error = example::run(listener, &flags, &gate, std::future::pending()).await.expect_err("no such folder");
+    assert!(error.to_string().contains("--mirror-in") && error.to_string().contains("/nowhere"), "{error}");
 }

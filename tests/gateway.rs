@@ -369,7 +369,7 @@ async fn requests_in_flight_are_answered_when_the_gateway_ends() {
     tokio::task::yield_now().await;
     go.notify_one();
     assert_eq!(client.await.expect("the task ended").2, "late");
-    tokio::time::timeout(Duration::from_secs(5), running).await.expect("ended").expect("no panic");
+    tokio::time::timeout(Duration::from_secs(5), running).await.expect("ended").expect("no panic").expect("served");
     assert!(TcpStream::connect(address).await.is_err());
 }
 

@@ -5,7 +5,8 @@
 
 Needs cargo, nginx, varnish, varnish-modules, wrk and nghttp2-client (all from Debian), and two cores: the server runs on
 one, the client on the other. All three have one worker, 64 MB of memory for entries, no access log, keep-alive without
-end, and where limits are on, a limit by address that is never reached. Writes results.md beside this file.
+end, and where limits are on, a limit by address that is never reached. What nginx and the gateway send from files lies in
+the system's folder for temporary files, in the page cache. Writes results.md beside this file.
 """
 
 import http.server
@@ -90,9 +91,9 @@ def varnish(folder, port, origin, limits, h2):
     return command + (["-p", "feature=+http2"] if h2 else [])
 
 
-def tollgate(_folder, port, origin, limits, _h2):
+def tollgate(folder, port, origin, limits, _h2):
     command = [str(ROOT / "target/release/examples/gateway"), "--listen", f"127.0.0.1:{port}"]
-    command += ["--upstream", f"http://127.0.0.1:{origin}", "--memory", "64MiB"]
+    command += ["--upstream", f"http://127.0.0.1:{origin}", "--memory", "64MiB", "--mirror-in", str(folder)]
     return command + (["--limit-per-ip", "1000000/s"] if limits else [])
 
 
@@ -103,7 +104,7 @@ class Running:
     """A server on its core, with its children."""
 
     def __init__(self, name, origin, limits, h2):
-        self.folder = pathlib.Path(tempfile.mkdtemp(dir="/dev/shm"))
+        self.folder = pathlib.Path(tempfile.mkdtemp())
         self.folder.chmod(0o777)
         self.port = free_port()
         command = ["taskset", "-c", SERVER_CORE] + SERVERS[name](self.folder, self.port, origin, limits, h2)
@@ -175,21 +176,23 @@ def saturate(server, path, connections, h2):
     return rate, (server.cpu() - before) * 1e6 / max(done, 1)
 
 
-def latencies(server, path, connections, rate):
+def latencies(server, path, connections, h2, rate):
     """p50, p99 and p99.9 in microseconds at that many requests a second, sent on time whatever becomes of the others."""
     log = server.folder / "latency"
     log.unlink(missing_ok=True)
     each = max(1, round(rate / connections))
-    client("h2load", "--h1", "-c", str(connections), "--rps", str(each), "-D", str(SPAN), f"--log-file={log}",
+    protocol = ["-m", "16"] if h2 else ["--h1"]
+    client("h2load", *protocol, "-c", str(connections), "--rps", str(each), "-D", str(SPAN), f"--log-file={log}",
            f"http://127.0.0.1:{server.port}{path}")
     micros = sorted(int(line.split()[2]) for line in log.read_text().splitlines())
     return [micros[min(len(micros) - 1, int(len(micros) * share))] for share in (0.5, 0.99, 0.999)]
 
 
-def fill(server):
+def fill(server, h2):
+    protocol = ["--http2-prior-knowledge"] if h2 else []
     for path in SIZES:
         for _ in range(3):
-            subprocess.run(["curl", "-sf", "-o", "/dev/null", f"http://127.0.0.1:{server.port}{path}"], check=True)
+            subprocess.run(["curl", "-sf", *protocol, "-o", "/dev/null", f"http://127.0.0.1:{server.port}{path}"], check=True)
 
 
 def main():
@@ -198,7 +201,7 @@ def main():
     threading.Thread(target=origin.serve_forever, daemon=True).start()
     port = origin.server_address[1]
     cases = [(path, limits, connections, False) for path in SIZES for limits in (True, False) for connections in (16, 64, 256)]
-    cases += [("/1k", True, connections, True) for connections in (16, 64)]
+    cases += [(path, True, connections, True) for path in SIZES for connections in (16, 64, 256)]
     lines = ["# The example gateway beside nginx and Varnish", "",
              "Written by `python3 benches/gateways/run.py`: cached hits, one core for the server and one for the client, the",
              "best of the rounds, servers in turn. Latencies are at 70 % of the server's own saturation.", "",
@@ -210,11 +213,10 @@ def main():
             for name in SERVERS:
                 server = Running(name, port, limits, h2)
                 try:
-                    if not h2:
-                        fill(server)
+                    fill(server, h2)
                     saturate(server, path, connections, h2)
                     rate, cpu = saturate(server, path, connections, h2)
-                    tail = ["–"] * 3 if h2 else latencies(server, path, connections, 0.7 * rate)
+                    tail = latencies(server, path, connections, h2, 0.7 * rate)
                     if name not in best or rate > best[name][0]:
                         best[name] = (rate, cpu, tail, server.memory())
                 finally:

@@ -1,4 +1,5 @@
-//! Large stored blocks a second time, in a file in memory: what lies in a file, the kernel sends without copying it.
+//! Large stored blocks a second time, in a file in memory or in a folder: what lies in a file, the kernel sends without
+//! copying it.
 //!
 //! A block that the cache sends again is written to the file. From then on the stream that is handed its bytes finds where
 //! they lie, and has them sent from there (`sendfile`).
@@ -14,12 +15,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create, sendfile};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, memfd_create, open, sendfile};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -35,7 +37,7 @@ const SENT: usize = 1024;
 /// Of how many offers to a full mirror one looks for room: looking costs, and so does a block that must soon go again.
 const PATIENCE: usize = 64;
 
-/// A file in memory, and which blocks lie in it.
+/// A file without a name, and which blocks lie in it.
 pub(crate) struct Mirror {
     file: File,
     blocks: RwLock<Blocks>,
@@ -65,11 +67,24 @@ struct Room {
 }
 
 impl Mirror {
-    /// Of at most that many bytes; none where the kernel has no such files.
-    pub(crate) fn of(most: u64) -> Option<Self> {
-        let file = memfd_create("tollgate", MemfdFlags::CLOEXEC).ok()?.into();
+    /// Of at most that many bytes, in memory or in that folder; none where the kernel has no files in memory.
+    ///
+    /// # Errors
+    /// Where no file without a name can be made in the folder.
+    pub(crate) fn of(most: u64, folder: Option<&Path>) -> io::Result<Option<Self>> {
+        let file = match folder {
+            Some(folder) => {
+                let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+                open(folder, flags, Mode::RUSR | Mode::WUSR)?.into()
+            }
+            None => match memfd_create("tollgate", MemfdFlags::CLOEXEC) {
+                Ok(file) => file.into(),
+                Err(_) => return Ok(None),
+            },
+        };
         let sent = (0..SENT).map(|_| AtomicUsize::new(0)).collect();
-        Some(Self { file, blocks: RwLock::default(), room: Mutex::new(Room { end: 0, left: most, refused: 0 }), sent })
+        let room = Mutex::new(Room { end: 0, left: most, refused: 0 });
+        Ok(Some(Self { file, blocks: RwLock::default(), room, sent }))
     }
 
     /// Whether a body of that many bytes can have a block worth it.
@@ -164,7 +179,7 @@ impl Mirror {
     }
 
     fn cut_out(&self, at: u64, size: u64) {
-        // A file in memory always can.
+        // Where the file's system cannot, the bytes stay, and are no place of anything.
         let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, size);
     }
 }
@@ -215,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_block_is_taken_in_when_it_is_sent_again() {
-        let mirror = Mirror::of(1 << 20).expect("a file");
+        let mirror = Mirror::of(1 << 20, None).expect("a file").expect("in memory");
         let (block, short) = (
             Bytes::from((0..LARGE as u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>()),
             Bytes::from(vec![1; LARGE - 1]),
@@ -241,7 +256,7 @@ mod tests {
     #[test]
     fn blocks_that_nobody_refers_to_or_nobody_sends_make_room() {
         let size = pages(&block(0));
-        let mirror = Mirror::of(2 * size).expect("a file");
+        let mirror = Mirror::of(2 * size, None).expect("a file").expect("in memory");
         let (first, second, third, fourth) = (block(1), block(2), block(3), block(4));
         for block in [&first, &second, &third] {
             offer(&mirror, block);
@@ -260,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_on_their_way_stay_what_they_were() {
-        let mirror = Mirror::of(pages(&block(0))).expect("a file");
+        let mirror = Mirror::of(pages(&block(0)), None).expect("a file").expect("in memory");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
