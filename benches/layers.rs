@@ -348,3 +348,51 @@ mod stack {
         measure_named(bencher, service);
     }
 }
+
+/// The same from one thread and from two, each with a service and clients of its own: what they share is the layer's state.
+mod threads {
+    use std::any::Any;
+    use std::cell::RefCell;
+
+    use tollgate::cache::CacheLayer;
+
+    use super::cache::{Origin, filled, named};
+    use super::*;
+
+    thread_local! {
+        static OWN: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+    }
+
+    fn measure_together<S>(bencher: Bencher<'_, '_>, service: S)
+    where
+        S: Service<Req, Error = Infallible> + Clone + Sync + 'static,
+    {
+        bencher.with_inputs(named).bench_values(|request| {
+            OWN.with_borrow_mut(|own| {
+                if !own.as_ref().is_some_and(|own| own.is::<S>()) {
+                    *own = Some(Box::new(service.clone()));
+                }
+                let service = own.as_mut().and_then(|own| own.downcast_mut::<S>()).expect("just put");
+                let ready = service.ready().now_or_never().expect("ready at once");
+                ready.expect("infallible").call(request).now_or_never().expect("answered at once").ok()
+            })
+        });
+    }
+
+    #[divan::bench(threads = [1, 2])]
+    fn a_bare_service(bencher: Bencher<'_, '_>) {
+        measure_together(bencher, Bare);
+    }
+
+    #[divan::bench(threads = [1, 2])]
+    fn accept_one_limit(bencher: Bencher<'_, '_>) {
+        measure_together(bencher, RateLimitLayer::per_ip(Quota::per_second(9_999)).layer(Bare));
+    }
+
+    #[divan::bench(threads = [1, 2])]
+    fn hit_one_entry(bencher: Bencher<'_, '_>) {
+        let service = CacheLayer::builder().build().expect("a layer").layer(Origin(vec![0; 1 << 10].into()));
+        filled(&service, named());
+        measure_together(bencher, service);
+    }
+}

@@ -207,8 +207,8 @@ def main():
     origin = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
     threading.Thread(target=origin.serve_forever, daemon=True).start()
     port = origin.server_address[1]
-    cases = [(path, limits, connections, False) for path in SIZES for limits in (True, False) for connections in (16, 64, 256)]
-    cases += [(path, True, connections, True) for path in SIZES for connections in (16, 64, 256)]
+    cases = [(path, limits, connections, h2) for h2 in (False, True) for path in SIZES for limits in (True, False)
+             for connections in (16, 64, 256)]
     lines = ["# The example gateway beside nginx and Varnish", "",
              "Written by `python3 benches/gateways/run.py`: cached hits, one core for the server and one for the client, the",
              "best of the rounds, servers in turn. Latencies are at 70 % of the server's own saturation.", "",
