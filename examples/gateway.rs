@@ -11,7 +11,7 @@
 //! | `gateway/flags.rs` | the command line |
 //! | `gateway/forward.rs` | what is changed in a message that is passed on |
 //! | `gateway/metrics.rs` | one path that is answered here: the numbers for Prometheus |
-//! | `gateway/mirror.rs` | large stored bodies in a file in memory, which the kernel sends without copying (Linux; elsewhere `no_mirror.rs`) |
+//! | `gateway/mirror.rs` | large stored bodies in a file, which the kernel sends without copying (Linux; elsewhere `no_mirror.rs`) |
 //! | `gateway/offering.rs` | shows the mirror what is sent |
 //! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
 //! | `gateway/patience.rs` | how long a connection may take over a request's head |

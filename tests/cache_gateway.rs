@@ -211,11 +211,11 @@ async fn validation_ranges_and_head_work_over_the_wire() {
 
 /// The files without a name that this process holds open, and how many bytes each takes.
 #[cfg(target_os = "linux")]
-fn nameless() -> std::collections::HashMap<u64, u64> {
+fn nameless() -> std::collections::HashMap<(u64, u64), u64> {
     use std::os::unix::fs::MetadataExt;
     let files = std::fs::read_dir("/proc/self/fd").expect("a folder").flatten();
     let files = files.filter_map(|file| std::fs::metadata(file.path()).ok()).filter(|file| file.nlink() == 0);
-    files.map(|file| (file.ino(), file.blocks() * 512)).collect()
+    files.map(|file| ((file.dev(), file.ino()), file.blocks() * 512)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

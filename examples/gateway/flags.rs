@@ -20,7 +20,7 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --memory SIZE                how much the cache may hold (64MiB)
   --mirror SIZE                how much of that, in large bodies, may lie a second time in a file that the kernel sends
                                without copying (as --memory; 0: nothing; Linux)
-  --mirror-in FOLDER           where that file lies (in memory); ext4 and XFS keep it in larger pages, which cost less
+  --mirror-in FOLDER           where that file lies (in memory); sending from ext4 took less of the processor
   --max-entry SIZE             the largest answer it keeps (1MiB)
   --targeted-field NAME        a targeted cache-control field to obey, RFC 9213; may be repeated
   --cache-status               say what the cache did, RFC 9211

@@ -27,12 +27,7 @@ impl Mirror {
         match *self {}
     }
 
-    pub(crate) fn poll_send(
-        &self,
-        _bytes: &[u8],
-        _to: &TcpStream,
-        _cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Option<usize>>> {
+    pub(crate) fn poll_send(&self, _bytes: &[u8], _to: &TcpStream, _cx: &mut Context<'_>) -> Poll<Option<usize>> {
         match *self {}
     }
 }

@@ -16,7 +16,7 @@ use super::reason::Reason;
 use super::stats::{RouteCounters, count};
 use super::{judge, partial};
 
-/// Chunks below this are copied together: a body of some hundred kilobytes is one block, sent in one go.
+/// Chunks below this are copied together: a body no longer than that is one block.
 const SMALL: usize = 256 * 1024;
 
 /// What to store, and where.
