@@ -177,7 +177,7 @@ fn rows() -> Vec<Row> {
 
 fn node(url: &str, kind: Kind) -> Gate {
     let builder = Tollgate::builder().redis(url);
-    let rules = Rules::new().route("/{*rest}", Rule::ttl(Duration::from_secs(60)).same_for_everyone());
+    let rules = Rules::new().otherwise(Rule::ttl(Duration::from_secs(60)).same_for_everyone());
     Gate::build(match kind {
         Kind::Limits => builder.limit(Limit::per_ip(Quota::per_hour(1_000_000_000))),
         Kind::Cache => builder.cache(rules),

@@ -48,11 +48,12 @@ fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
 
 /// Serves HTTP/1.1 and HTTP/2 until the listener fails.
 pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
-    // There is no router that names routes: limits, cache and timing know them by their own patterns.
+    // There is no router that matches routes, so they are declared, for limits, cache and timing.
     let gate = Tollgate::builder()
+        .routes(["/prices/{symbol}"])
         .limit(Limit::per_ip(Quota::per_minute(20)))
         .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).same_for_everyone()))
-        .timing_with(|timing| timing.routes(["/prices/{symbol}"]).server_timing(true))
+        .timing_with(|timing| timing.server_timing(true))
         .build()?;
     // The layers are applied once, and the service is cloned for each connection: all of them share one limit.
     let service = gate.layer().layer(service_fn(price));

@@ -240,10 +240,36 @@ impl Default for TollgateBuilder {
 }
 
 impl TollgateBuilder {
-    /// Who is asking, for all limits: the socket peer's address unless told.
+    /// Who is asking, for all limits and for the cache: the socket peer's address unless told. Requests that carry a
+    /// credential of this kind ([`KeyExtractor::carries`]), or of a kind that a [limit of its own](Limit::by) counts by, are
+    /// answered from the cache only where their rule says [`same_for_everyone`](crate::cache::Rule::same_for_everyone) or
+    /// [`per_identity`](crate::cache::Rule::per_identity).
     #[must_use]
     pub fn identify(self, who: impl KeyExtractor) -> Self {
         self.limits_with(|limits| limits.identify(who))
+    }
+
+    /// Declares the routes of the service, in axum's syntax, for all layers: see
+    /// [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes). Needed where no router of axum has matched the
+    /// requests: around a whole Router, in its fallbacks, and around hyper and tonic services.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let gate = Tollgate::builder()
+    ///     .routes(["/users/{name}", "/users/me"])
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)).on("/users/{name}"))
+    ///     .build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn routes(self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        let patterns: Vec<_> = patterns.into_iter().collect();
+        let routes: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
+        let gate = self.limits_with(|limits| limits.routes(&routes)).timing_with(|timing| timing.routes(&routes));
+        Self { cache: gate.cache.routes(&routes), ..gate }
     }
 
     /// Adds a limit, or [`Tiers`](crate::limit::Tiers). All limits are one decision.
@@ -345,7 +371,9 @@ impl TollgateBuilder {
         let this = self;
         // A gate without a limit keeps the type of one with: the limit is there, switched off.
         let limits = if this.limited { this.limits } else { this.limits.limit(Limit::unused()).enabled(false) };
-        let cache = if this.cached { this.cache } else { this.cache.enabled(false) };
+        let (identify, own) = limits.extractors();
+        let cache = this.cache.identified_by(identify, own);
+        let cache = if this.cached { cache } else { cache.enabled(false) };
         let layer = TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()? };
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }

@@ -204,9 +204,9 @@ impl UpstreamGateBuilder {
     fn new(name: String) -> Self {
         Self {
             upstream: UpstreamLayer::builder(name),
-            cache: CacheLayer::builder(),
+            cache: CacheLayer::builder().outbound(),
             cached: false,
-            timing: TimingLayer::builder(),
+            timing: TimingLayer::builder().outbound(),
             credential: None,
             rules_decide: false,
             weights: Weights::default(),
@@ -248,7 +248,7 @@ impl UpstreamGateBuilder {
     /// entries live longer: see [`Budget`](crate::Budget).
     pub fn cache(self, rules: Rules) -> Self {
         let names: Vec<String> = rules.patterns().map(str::to_owned).collect();
-        self.routes(names).cache_with(|cache| cache.rules(rules))
+        self.named(&names).cache_with(|cache| cache.rules(rules))
     }
 
     /// The rules' word on freshness against the upstream's: what it says in `Cache-Control` and `Expires` is not obeyed, but
@@ -259,11 +259,18 @@ impl UpstreamGateBuilder {
         self
     }
 
-    /// Names endpoints by these patterns, in axum's syntax, besides those of the cache's rules.
+    /// Declares the upstream's endpoints, in axum's syntax: they name calls in statistics, besides the patterns of the
+    /// cache's rules, and decide which rule a call falls under
+    /// ([`CacheBuilder::routes`](crate::cache::CacheBuilder::routes)).
     pub fn routes(self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         let patterns: Vec<_> = patterns.into_iter().collect();
         let names: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
-        self.upstream_with(|upstream| upstream.routes(&names)).timing_with(|timing| timing.routes(&names))
+        let gate = self.named(&names);
+        Self { cache: gate.cache.routes(&names), ..gate }
+    }
+
+    fn named(self, names: &[impl AsRef<str>]) -> Self {
+        self.upstream_with(|upstream| upstream.routes(names)).timing_with(|timing| timing.routes(names))
     }
 
     /// Our own key, sent as `Authorization: Bearer …` with every call that has no `Authorization` yet.

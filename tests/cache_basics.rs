@@ -299,8 +299,9 @@ async fn a_layer_that_is_off_does_nothing() {
 #[tokio::test]
 async fn identity_in_the_key_lets_each_user_have_a_cache() {
     use tollgate::key::by;
+    let rules = Rules::new().route("/me", Rule::as_told().per_identity());
     let world = World::with(
-        |b| b.identity(by::header("authorization")),
+        |b| b.identity(by::header("authorization")).rules(rules),
         |asked| async move { Ok(reply(MINUTE, asked.header("authorization").unwrap_or("nobody").to_owned())) },
     );
     for _ in 0..2 {
@@ -309,7 +310,7 @@ async fn identity_in_the_key_lets_each_user_have_a_cache() {
         }
         assert_eq!(world.get("/me").await.body, "nobody");
     }
-    assert_eq!(world.calls(), 3);
+    assert_eq!(world.calls(), 4, "without an identity nothing is kept");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use tower::Service;
 use world::{Asked, Origin, World, data, fed, get, got, reply};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+/// A body of thirteen bytes, and no more than promised.
+const THIRTEEN: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("content-length", "13")];
 
 type Feed = tokio::sync::mpsc::UnboundedSender<Result<http_body::Frame<bytes::Bytes>, world::Fault>>;
 
@@ -68,17 +70,18 @@ async fn a_flight_that_landed_between_the_call_and_its_first_poll_is_not_flown_a
 }
 
 #[tokio::test]
-async fn waiters_read_along_and_a_slow_one_holds_nobody_back() {
-    let (feed, world) = fed_world(|b| b, MINUTE, alone);
+async fn followers_read_along_and_a_slow_one_holds_nobody_back() {
+    let (feed, world) = fed_world(|b| b, THIRTEEN, alone);
     let mut leader = world.send(get("/a", &[])).await.into_body();
+    feed.send(data("one ")).expect("a reader");
     let mut quick = world.send(get("/a", &[])).await;
     assert_eq!(quick.headers()["cache-status"], "Tollgate; fwd=uri-miss; ttl=60; collapsed");
     let slow = world.send(get("/a", &[])).await;
-    for text in ["one ", "two "] {
-        feed.send(data(text)).expect("a reader");
-        assert_eq!(next(&mut leader).await, text);
-        assert_eq!(next(quick.body_mut()).await, text);
-    }
+    assert_eq!(next(&mut leader).await, "one ");
+    assert_eq!(next(quick.body_mut()).await, "one ");
+    feed.send(data("two ")).expect("a reader");
+    assert_eq!(next(&mut leader).await, "two ");
+    assert_eq!(next(quick.body_mut()).await, "two ");
     feed.send(data("three")).expect("a reader");
     drop(feed);
     assert_eq!(got(quick).await.body, "three");
@@ -92,13 +95,15 @@ async fn waiters_read_along_and_a_slow_one_holds_nobody_back() {
 
 #[tokio::test]
 async fn an_answer_that_grew_stale_while_its_body_flows_is_not_shared() {
-    let (feed, world) = fed_world(|b| b, &[("cache-control", "max-age=5")], |_| reply(MINUTE, "new"));
+    let fields = &[("cache-control", "max-age=5"), ("content-length", "3")];
+    let (feed, world) = fed_world(|b| b, fields, |_| reply(MINUTE, "new"));
     let leader = world.send(get("/a", &[])).await;
+    feed.send(data("o")).expect("a reader");
     world.advance(4);
     let fresh = world.send(get("/a", &[])).await;
     world.advance(2);
     assert_eq!(world.get("/a").await.body, "new");
-    feed.send(data("old")).expect("a reader");
+    feed.send(data("ld")).expect("a reader");
     drop(feed);
     assert_eq!((got(leader).await.body.as_str(), got(fresh).await.body.as_str()), ("old", "old"));
     assert!(world.is_quiet().await);
@@ -107,10 +112,10 @@ async fn an_answer_that_grew_stale_while_its_body_flows_is_not_shared() {
 
 #[tokio::test]
 async fn a_broken_body_is_an_error_to_everybody_and_never_a_clean_end() {
-    let (feed, world) = fed_world(|b| b, MINUTE, alone);
+    let (feed, world) = fed_world(|b| b, THIRTEEN, alone);
     let leader = world.send(get("/a", &[])).await.into_body();
-    let waiter = world.send(get("/a", &[])).await.into_body();
     feed.send(data("half")).expect("a reader");
+    let waiter = world.send(get("/a", &[])).await.into_body();
     feed.send(Err(world::Fault("cut"))).expect("a reader");
     assert_eq!(leader.collect().await.expect_err("an error").into_inner().to_string(), "cut");
     assert!(waiter.collect().await.is_err());
@@ -121,44 +126,55 @@ async fn a_broken_body_is_an_error_to_everybody_and_never_a_clean_end() {
 async fn a_body_shorter_than_promised_is_cut_short_for_those_who_share_it() {
     let (feed, world) = fed_world(|b| b, &[("cache-control", "max-age=60"), ("content-length", "10")], alone);
     let _leader = world.send(get("/a", &[])).await;
-    let waiter = world.send(get("/a", &[])).await.into_body();
     feed.send(data("half")).expect("a reader");
+    let waiter = world.send(get("/a", &[])).await.into_body();
     drop(feed);
     assert!(waiter.collect().await.is_err());
     assert_eq!(world.get("/a").await.body, "own 1");
 }
 
 #[tokio::test]
-async fn beyond_the_bound_the_leader_reads_on_and_others_go_on_by_range_or_end_in_an_error() {
-    let etag: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
-    let rest = |asked: Asked| {
-        assert_eq!((asked.header("range"), asked.header("if-range")), (Some("bytes=12-"), Some("\"a\"")));
-        reply(&[(":status", "206"), ("etag", "\"a\""), ("content-range", "bytes 12-15/16")], "MNOP")
-    };
-    let changed = |_: Asked| reply(&[("etag", "\"b\"")], "something else");
-    let liar = |_: Asked| reply(&[(":status", "206"), ("etag", "\"b\""), ("content-range", "bytes 12-15/16")], "wxyz");
-    let elsewhere =
-        |_: Asked| reply(&[(":status", "206"), ("etag", "\"a\""), ("content-range", "bytes 8-11/16")], "IJKL");
-    let weak: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "W/\"a\"")];
-    for (fields, then, expected) in [
-        (etag, rest as fn(Asked) -> world::Reply, Some("ABCDEFGHIJKLMNOP")),
-        (etag, changed, None),
-        (etag, liar, None),
-        (etag, elsewhere, None),
-        (weak, alone, None),
-    ] {
-        let (feed, world) = fed_world(|b| b.max_entry(8), fields, then);
-        let leader = world.send(get("/a", &[])).await;
-        let waiter = world.send(get("/a", &[])).await.into_body();
-        for text in ["ABCD", "EFGH", "IJKL", "MNOP"] {
-            feed.send(data(text)).expect("a reader");
-        }
-        drop(feed);
-        assert_eq!(got(leader).await.body, "ABCDEFGHIJKLMNOP");
-        let read = waiter.collect().await.ok().map(|all| String::from_utf8(all.to_bytes().to_vec()).expect("text"));
-        assert_eq!(read.as_deref(), expected);
-        assert!(world.is_quiet().await);
+async fn a_body_of_unknown_length_reaches_followers_whole() {
+    let (feed, world) = fed_world(|b| b, MINUTE, alone);
+    let leader = world.send(get("/a", &[])).await;
+    feed.send(data("one ")).expect("a reader");
+    let follower = tokio::spawn({
+        let world = world.clone();
+        async move { world.get("/a").await }
+    });
+    tokio::task::yield_now().await;
+    feed.send(data("two ")).expect("a reader");
+    assert!(!follower.is_finished(), "it waits for the rest");
+    feed.send(data("three")).expect("a reader");
+    drop(feed);
+    let follower = follower.await.expect("an answer");
+    assert_eq!((follower.body.as_str(), follower.status_line()), ("one two three", "fwd=uri-miss; ttl=60; collapsed"));
+    assert_eq!(got(leader).await.body, "one two three");
+    assert!(world.is_quiet().await);
+    assert_eq!(world.calls(), 1);
+}
+
+#[tokio::test]
+async fn beyond_the_bound_the_leader_reads_on_and_followers_fetch_for_themselves() {
+    let (feed, world) = fed_world(|b| b.max_entry(8), MINUTE, alone);
+    let leader = world.send(get("/a", &[])).await;
+    let followers: Vec<_> = (0..3)
+        .map(|_| {
+            let world = world.clone();
+            tokio::spawn(async move { world.get("/a").await.body })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    for text in ["ABCD", "EFGH", "IJKL", "MNOP"] {
+        feed.send(data(text)).expect("a reader");
     }
+    for follower in followers {
+        assert!(follower.await.expect("an answer").starts_with("own "), "at once, while the leader reads on");
+    }
+    drop(feed);
+    assert_eq!(got(leader).await.body, "ABCDEFGHIJKLMNOP");
+    assert!(world.is_quiet().await);
+    assert_eq!(world.calls(), 4);
 }
 
 #[tokio::test]

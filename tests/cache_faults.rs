@@ -268,7 +268,7 @@ async fn a_client_that_leaves_inside_the_body_cancels_nothing() {
     let world = World::new(move |_| {
         let body = body.lock().expect("not poisoned").take().expect("one call");
         async move {
-            let mut response = reply(MINUTE, "");
+            let mut response = reply(&[("cache-control", "max-age=60"), ("content-length", "4")], "");
             *response.body_mut() = body;
             Ok(response)
         }

@@ -337,7 +337,7 @@ async fn an_origin_that_is_down_is_stood_in_for_by_what_another_node_fetched() {
     let hand = ManualClock::new();
     let node = || {
         let rule = Rule::ttl(Duration::from_secs(60)).stale_if_error(Duration::from_secs(600)).same_for_everyone();
-        let rules = Rules::new().route("/{*rest}", rule);
+        let rules = Rules::new().otherwise(rule);
         Gate::build(Tollgate::builder().cache(rules).redis(server.url()).clock(Clock::Manual(hand.clone())))
     };
     let (a, b) = (node().joined().await, node().joined().await);

@@ -107,7 +107,7 @@ impl Frail {
     fn at(url: &str) -> Self {
         let rule = Rule::ttl(Duration::from_secs(60)).same_for_everyone();
         let builder = Tollgate::builder().limit(Limit::per_ip(Quota::per_hour(1_000_000)));
-        let gate = builder.cache(Rules::new().route("/{*rest}", rule)).redis(url).build().expect("it builds");
+        let gate = builder.cache(Rules::new().otherwise(rule)).redis(url).build().expect("it builds");
         let panicked = Arc::new(Mutex::new(Vec::<Instant>::new()));
         let (told, seen) = (panicked.clone(), Arc::new(Mutex::new(std::collections::HashSet::new())));
         let handler = tower::service_fn(move |request: Request<Empty<Bytes>>| {

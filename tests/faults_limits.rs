@@ -40,7 +40,11 @@ fn node_over(redis: Redis, limit: u32, policy: OnOutage) -> Gate {
         .route("/none", Rule::never())
         .route("/{*rest}", Rule::ttl(Duration::from_secs(60)).same_for_everyone());
     let limit = Limit::per_ip(Quota::per_hour(limit));
-    let builder = Tollgate::builder().limit(limit).limits_with(|limits| limits.on_outage(policy)).cache(rules);
+    let builder = Tollgate::builder()
+        .routes(["/none", "/{*rest}"])
+        .limit(limit)
+        .limits_with(|limits| limits.on_outage(policy))
+        .cache(rules);
     Gate::build(builder.cache_with(|cache| cache.memory(64 << 20).max_entry(16 << 20)).redis(redis))
 }
 

@@ -108,7 +108,7 @@ async fn nothing_in_redis_lives_for_ever_and_no_name_can_be_read() {
     let a = node(
         &fleet.server.url(),
         &fleet.clock,
-        |builder| builder.rules(tollgate::cache::Rules::new().route("/{*rest}", shared_by_all())),
+        |builder| builder.rules(tollgate::cache::Rules::new().otherwise(shared_by_all())),
         fleet.origin(),
     );
     joined(&a).await;

@@ -22,7 +22,7 @@ fn node(server: &RedisServer, authority: &Path) -> Gate {
     let rule = Rule::ttl(std::time::Duration::from_secs(60)).same_for_everyone();
     let rules = Rules::new().route("/{*rest}", rule);
     let limit = Limit::per_ip(Quota::per_hour(1_000_000));
-    Gate::build(Tollgate::builder().cache(rules).limit(limit).redis(redis))
+    Gate::build(Tollgate::builder().routes(["/{*rest}"]).cache(rules).limit(limit).redis(redis))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

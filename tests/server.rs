@@ -50,13 +50,18 @@ impl Running {
     }
 
     async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &'static str) -> Answer {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+        self.ask(method, path, &fields, body).await
+    }
+
+    /// Asks with these fields, as they are. What is cached belongs to a host, whichever port serves it.
+    async fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)], body: &'static str) -> Answer {
         let mut request = http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        // What is cached belongs to a host, whichever port serves it.
-        request = request.header("host", "shop.example");
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
         }
-        let request = request.body(Full::from(body)).expect("a request");
+        let request = request.header("host", "shop.example").body(Full::from(body)).expect("a request");
         let (head, body) = self.client.request(request).await.expect("an answer").into_parts();
         let bytes = body.collect().await.expect("a body").to_bytes();
         let body = String::from_utf8(bytes.to_vec()).expect("text");
@@ -208,4 +213,50 @@ async fn two_servers_over_one_redis_share_limits_and_prices() {
     // Two of the hundred were spent above. A decision that this machine was too busy for is made by each alone.
     let alone: u64 = [&one, &other].iter().map(|server| server.gate.stats().remote.map_or(0, |r| r.failures)).sum();
     assert!(all == 98 || alone > 0, "{all}");
+}
+
+/// Two users and a stranger, every route, in random order, beside the same service without a cache: no difference.
+#[tokio::test]
+async fn no_one_gets_another_answer_than_without_a_cache() {
+    let without = |app: &Running| {
+        app.gate.switch_cache(tollgate::Switch::Off);
+        app.gate.switch_limits(tollgate::Switch::Off);
+    };
+    let (cached, plain) = (Running::start().await, Running::start().await);
+    cached.gate.switch_limits(tollgate::Switch::Off);
+    without(&plain);
+    let credentials: [&[(&str, &str)]; 8] = [
+        &[],
+        &[("authorization", "Bearer pro-alpha")],
+        &[("authorization", "Bearer free-beta")],
+        &[("x-api-key", "pro-alpha")],
+        &[("x-api-key", "free-beta")],
+        &[("x-api-key", "pro-alpha"), ("x-api-key", "free-beta")],
+        &[("x-api-key", "unknown")],
+        &[("cookie", "session=pro-alpha")],
+    ];
+    let paths = ["/prices/ACME", "/prices/BOLT", "/prices/mine", "/portfolio", "/me", "/report", "/nowhere"];
+    let mut dice = 0x2545_f491_4f6c_dd1d_u64;
+    let mut roll = move |sides: usize| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        (dice % sides as u64) as usize
+    };
+    for turn in 0..1_500 {
+        let (fields, path) = (credentials[roll(credentials.len())], paths[roll(paths.len())]);
+        if roll(50) == 0 {
+            let price = ["1.5", "99", "7"][roll(3)];
+            for app in [&cached, &plain] {
+                assert_eq!(app.ask("POST", "/prices/ACME", fields, price).await.status, 200);
+                // Portfolios are made of prices; the handler of the service knows, and so does its cache.
+                app.gate.invalidate().tag("prices").await.expect("in process");
+            }
+        }
+        let (mine, theirs) = (cached.ask("GET", path, fields, "").await, plain.ask("GET", path, fields, "").await);
+        assert_eq!((mine.status, &mine.body), (theirs.status, &theirs.body), "turn {turn}: {path} {fields:?}");
+    }
+    let stats = cached.gate.stats();
+    assert!(stats.routes["/prices/{symbol}"].hits > 100 && stats.routes["/portfolio"].hits > 50, "{:?}", stats.routes);
+    assert_eq!(stats.routes["/prices/mine"].hits, 0);
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -38,6 +38,8 @@ pub(crate) fn app(
         .cache(
             Rules::new()
                 .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices").same_for_everyone())
+                // Each user's own, for a moment.
+                .route("/portfolio", Rule::ttl(Duration::from_secs(5)).tag("prices").per_identity())
                 .route("/me", Rule::never())
                 .route("/report", Rule::never()),
         )
@@ -59,6 +61,9 @@ pub(crate) fn app(
     let upstream = Arc::new(Upstream { delay: upstream_delay, calls, prices, quota: quota.build()? });
     let measured = Router::new()
         .route("/prices/{symbol}", get(price).post(set_price))
+        // A route of its own: no rule for the one above governs it.
+        .route("/prices/mine", get(favourite))
+        .route("/portfolio", get(portfolio))
         .route("/me", get(me))
         .route("/report", get(report))
         .layer(gate.layer())
@@ -100,11 +105,15 @@ const USERS: [User; 6] = [
     User { name: "enterprise-alpha", tier: "enterprise" },
 ];
 
-/// Verifies the token; whoever has none that is known stays anonymous.
+/// The token in `Authorization: Bearer …`, or in `X-Api-Key`.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let field = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    field("authorization").and_then(|value| value.strip_prefix("Bearer ")).or_else(|| field("x-api-key"))
+}
+
+/// Verifies the token; requests without a known one stay anonymous.
 async fn authenticate(mut request: Request, next: Next) -> Response {
-    let value = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| value.strip_prefix("Bearer "));
-    let user = token.and_then(|token| USERS.iter().find(|user| user.name == token)).copied();
+    let user = token(request.headers()).and_then(|token| USERS.iter().find(|user| user.name == token)).copied();
     if let Some(user) = user {
         request.extensions_mut().insert(user);
     }
@@ -187,6 +196,30 @@ async fn me(user: Option<Extension<User>>) -> Json<Value> {
         || json!({ "user": null, "tier": "anonymous" }),
         |Extension(user)| json!({ "user": user.name, "tier": user.tier }),
     ))
+}
+
+/// The symbol that a user watches.
+const fn watched(user: User) -> &'static str {
+    match user.name.as_bytes() {
+        [b'p', ..] => "ACME",
+        [b'f', ..] => "BOLT",
+        _ => "COIL",
+    }
+}
+
+async fn favourite(user: Option<Extension<User>>) -> Response {
+    match user {
+        Some(Extension(user)) => Json(json!({ "user": user.name, "symbol": watched(user) })).into_response(),
+        None => (StatusCode::UNAUTHORIZED, "who are you?\n").into_response(),
+    }
+}
+
+async fn portfolio(State(upstream): State<Arc<Upstream>>, user: Option<Extension<User>>) -> Response {
+    let Some(Extension(user)) = user else { return (StatusCode::UNAUTHORIZED, "who are you?\n").into_response() };
+    match upstream.price(watched(user)).await {
+        Ok(price) => Json(json!({ "user": user.name, "value": 10.0 * price })).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn report() -> Json<Value> {

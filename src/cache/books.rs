@@ -44,6 +44,8 @@ pub(crate) struct Ruling {
     /// The book it is in, where that is not the first.
     live: Option<Arc<Book>>,
     index: usize,
+    /// Whether nothing but the path speaks for the rule: see [`Match`](crate::route::Match).
+    pub(crate) is_guess: bool,
 }
 
 impl Books {
@@ -60,13 +62,18 @@ impl Books {
     /// The rule for a request.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Ruling {
         let live = self.live();
-        let index = live.as_deref().unwrap_or(&self.built).rules.find(head);
-        Ruling { live, index }
+        let (index, is_guess) = live.as_deref().unwrap_or(&self.built).rules.find(head);
+        Ruling { live, index, is_guess }
     }
 
     /// What the rule says.
     pub(crate) fn rule<'a>(&'a self, ruling: &'a Ruling) -> &'a Rule {
         self.book(ruling).rules.rule(ruling.index)
+    }
+
+    /// The name of the request's route; none where it matched none.
+    pub(crate) fn name<'a>(&'a self, ruling: &'a Ruling, head: &RequestHead<'a>) -> Option<&'a str> {
+        self.book(ruling).rules.patterns.routed(head).or_else(|| self.pattern(ruling))
     }
 
     /// Its pattern; none for requests that no pattern matches.

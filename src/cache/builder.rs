@@ -9,11 +9,14 @@ use http::HeaderName;
 
 use super::books::Books;
 use super::core::Core;
+use super::credentials::Credentials;
 use super::engine::{Engine, Places};
 use super::flight::Flights;
+use super::gauge::Gauge;
 use super::layer::CacheLayer;
-use super::rules::Rules;
+use super::rules::{Routing, RuleBook, Rules};
 use super::settings::{Profile, Settings, TOLLGATE_CACHE_CONTROL};
+use super::slots::Slots;
 use super::stats::Counters;
 use super::store::CacheStore;
 use crate::budget::Budget;
@@ -21,9 +24,12 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Hook;
 use crate::key::{KeyExtractor, SharedExtractor};
+use crate::route::Patterns;
 use crate::switch::SwitchCell;
 
 const MIB: u64 = 1 << 20;
+/// How many fetches may outlive their clients, and how many refreshes may run.
+const ORPHANS: u64 = 256;
 
 /// Sets up a [`CacheLayer`].
 ///
@@ -53,6 +59,9 @@ pub struct CacheBuilder {
     profile: Profile,
     rules: Rules,
     identity: Option<SharedExtractor>,
+    carriers: Vec<SharedExtractor>,
+    routes: Vec<Box<str>>,
+    outbound: bool,
     ignore_cookies: Vec<Box<str>>,
     key_fields: Vec<Box<str>>,
     targeted: Vec<Box<str>>,
@@ -61,6 +70,7 @@ pub struct CacheBuilder {
     status_key: bool,
     status_name: Box<str>,
     wait: Duration,
+    idle: Duration,
     hit_for_miss: Duration,
     jitter: f64,
     refresh_ahead: f64,
@@ -81,6 +91,9 @@ impl Default for CacheBuilder {
             profile: Profile::App,
             rules: Rules::new(),
             identity: None,
+            carriers: Vec::new(),
+            routes: Vec::new(),
+            outbound: false,
             ignore_cookies: Vec::new(),
             key_fields: Vec::new(),
             targeted: Vec::new(),
@@ -89,6 +102,7 @@ impl Default for CacheBuilder {
             status_key: false,
             status_name: "Tollgate".into(),
             wait: Duration::from_secs(3),
+            idle: Duration::from_secs(30),
             hit_for_miss: Duration::from_secs(10),
             jitter: 0.0,
             refresh_ahead: 1.0,
@@ -105,7 +119,8 @@ impl Default for CacheBuilder {
 impl CacheBuilder {
     /// How many bytes entries may take together, with their fields and keys. 64 MiB unless set.
     ///
-    /// As much again may be held for a moment by bodies that are still being read.
+    /// As much again may be held by bodies that are being read, by the cache or by slow clients. What would take more is
+    /// neither shared nor stored: its client gets it as it comes.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
@@ -129,12 +144,61 @@ impl CacheBuilder {
         self
     }
 
-    /// Makes who is asking part of the key: requests with `Authorization` or `Cookie` that show an identity are cached,
-    /// each identity apart. Routes that are `same_for_everyone()` still share one entry.
+    /// How users are identified. Requests that carry such a credential bypass the cache, as those with `Authorization` or a
+    /// `Cookie` do, unless their rule says [`same_for_everyone`](crate::cache::Rule::same_for_everyone), or
+    /// [`per_identity`](crate::cache::Rule::per_identity): then the identity is part of the key. Inside a
+    /// [`Tollgate`](crate::Tollgate) this is its [`identify`](crate::TollgateBuilder::identify), unless set here.
     ///
     /// The identity must have been verified: put an authentication layer outside this one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::cache::{CacheLayer, Rule, Rules};
+    /// use tollgate::key::by;
+    ///
+    /// let rules = Rules::new()
+    ///     .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).same_for_everyone())
+    ///     .route("/me", Rule::ttl(Duration::from_secs(5)).per_identity());
+    /// let layer = CacheLayer::builder().identity(by::header("x-api-key")).rules(rules).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn identity(mut self, identity: impl KeyExtractor) -> Self {
         self.identity = Some(Arc::new(identity));
+        self
+    }
+
+    /// How the layers around this one identify users: the gate's own extractor, and those of limits that have their own.
+    pub(crate) fn identified_by(mut self, own: Option<SharedExtractor>, others: Vec<SharedExtractor>) -> Self {
+        self.carriers = own.iter().cloned().chain(others).collect();
+        self.identity = self.identity.or(own);
+        self
+    }
+
+    /// Declares the routes of the service, in axum's syntax, for requests that no router of axum has matched: where the
+    /// layer stands around the whole Router, in fallbacks, in `nest_service`, and around hyper and tonic services. Such
+    /// requests find their rule by the declared route that matches their path, chosen as a router would.
+    ///
+    /// Without it they are matched by the rules' own patterns, and a rule whose pattern has parameters and that says
+    /// `same_for_everyone()` does not cache them in profile `app`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::cache::{CacheLayer, Rule, Rules};
+    ///
+    /// let rules = Rules::new().route("/users/{name}", Rule::ttl(Duration::from_secs(60)).same_for_everyone());
+    /// let layer = CacheLayer::builder().rules(rules).routes(["/users/{name}", "/users/me"]).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.routes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().into()));
+        self
+    }
+
+    /// Caches the answers to requests that go out: their routes are those of the upstream.
+    pub(crate) fn outbound(mut self) -> Self {
+        self.outbound = true;
         self
     }
 
@@ -185,6 +249,16 @@ impl CacheBuilder {
     /// How long a request waits for somebody else's fetch before it goes alone. 3 s unless set.
     pub fn wait(mut self, deadline: Duration) -> Self {
         self.wait = deadline;
+        self
+    }
+
+    /// How long the body of a fetch may make no progress before it is given up for those who share it; the client whose
+    /// fetch it is waits on. A fetch whose client has left, and a refresh, is dropped then. 30 s unless set; the least is a
+    /// second.
+    ///
+    /// A body that makes no progress for a second already takes no one else on: later requests fetch for themselves.
+    pub fn idle_timeout(mut self, deadline: Duration) -> Self {
+        self.idle = deadline;
         self
     }
 
@@ -286,17 +360,26 @@ impl CacheBuilder {
         if self.wait.is_zero() {
             return refuse("cache: wait 0s would make every concurrent miss call the inner service".to_owned());
         }
-        let rules = std::mem::take(&mut self.rules).compile()?;
+        if self.idle < Duration::from_secs(1) {
+            return refuse(format!("cache: idle_timeout {:?} must be at least 1 s", self.idle));
+        }
+        let declared = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
+        let routing = Routing { declared, outbound: self.outbound, identifies: self.identity.is_some() };
+        let rules = std::mem::take(&mut self.rules).compile(&routing)?;
         let key_fields = field_names("key_field", &self.key_fields)?;
         let mut targeted = field_names("targeted_field", &self.targeted)?;
         targeted.retain(|name| *name != TOLLGATE_CACHE_CONTROL);
         targeted.insert(0, TOLLGATE_CACHE_CONTROL);
-        Ok(CacheLayer::new(self.assemble(rules, key_fields, targeted)))
+        if let Some(identity) = &self.identity {
+            identity.check()?;
+        }
+        Ok(CacheLayer::new(self.assemble(rules, routing, key_fields, targeted)))
     }
 
     pub(super) fn assemble(
         self,
-        rules: super::rules::RuleBook,
+        rules: RuleBook,
+        routing: Routing,
         key_fields: Vec<HeaderName>,
         mut targeted: Vec<HeaderName>,
     ) -> Core {
@@ -306,7 +389,6 @@ impl CacheBuilder {
         let settings = Settings {
             profile: self.profile,
             max_entry: self.max_entry,
-            in_flight: self.memory,
             ignore_cookies: self.ignore_cookies,
             key_fields,
             targeted,
@@ -315,6 +397,7 @@ impl CacheBuilder {
             status_name: self.cache_status.then_some(self.status_name),
             status_key: self.status_key,
             wait: self.wait,
+            idle: self.idle,
             hit_for_miss: self.hit_for_miss,
             jitter: self.jitter,
             refresh_ahead: self.refresh_ahead,
@@ -328,7 +411,8 @@ impl CacheBuilder {
             settings,
             counters: Counters::default(),
             rules: Books::new(rules),
-            identity: self.identity,
+            credentials: Credentials::new(self.identity.into_iter().chain(self.carriers)),
+            routing,
             store,
             in_process,
             clock,
@@ -337,7 +421,9 @@ impl CacheBuilder {
             barriers,
             passing: super::passing::Passing::default(),
             uses: super::uses::Uses::default(),
-            held: Arc::default(),
+            gauge: Gauge::new(self.memory),
+            orphans: Slots::new(ORPHANS),
+            refreshes: Slots::new(ORPHANS),
             nonces: AtomicU64::new(0),
             data: OnceLock::new(),
         }

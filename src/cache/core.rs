@@ -13,19 +13,22 @@ use http::{Method, StatusCode};
 
 use super::barrier::Barriers;
 use super::books::{Book, Books, Ruling};
+use super::credentials::{self, Credentials, Sharing};
 use super::data::DataCache;
 use super::directive::RequestDirectives;
 use super::engine::Engine;
 use super::entry::{Began, Meta};
 use super::facts::Facts;
 use super::flight::Flights;
+use super::gauge::Gauge;
 use super::key::CacheKey;
 use super::keying::{KeyBuilder, KeyParts};
 use super::passing::Passing;
 use super::policy;
 use super::reason::Reason;
-use super::rules::Rule;
+use super::rules::{Routing, Rule};
 use super::settings::{Profile, Settings};
+use super::slots::Slots;
 use super::stats::{CacheStats, Counters, RouteCounters, count};
 use super::store::CacheStore;
 use super::uses::Uses;
@@ -34,8 +37,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::head::RequestHead;
-use crate::key::{KeyExtractor, SharedExtractor};
-use crate::route::UNMATCHED;
+use crate::route::{UNMATCHED, has_parameters};
 use crate::switch::{Switch, SwitchCell};
 
 /// A rule that was of no use to this many requests is worth a warning.
@@ -47,7 +49,8 @@ pub(crate) struct Core {
     pub(crate) switch: SwitchCell,
     pub(crate) settings: Settings,
     pub(crate) rules: Books,
-    pub(crate) identity: Option<SharedExtractor>,
+    pub(crate) routing: Routing,
+    pub(crate) credentials: Credentials,
     pub(crate) store: Arc<dyn CacheStore>,
     /// Whether no other process ever reads what is stored.
     pub(crate) in_process: bool,
@@ -58,8 +61,12 @@ pub(crate) struct Core {
     pub(crate) passing: Passing,
     pub(crate) uses: Uses,
     pub(crate) counters: Counters,
-    /// Bytes held for bodies that are still being read.
-    pub(crate) held: Arc<AtomicU64>,
+    /// The memory of bodies outside the store.
+    pub(crate) gauge: Arc<Gauge>,
+    /// Fetches that outlive their clients.
+    pub(crate) orphans: Arc<Slots>,
+    /// Background refreshes.
+    pub(crate) refreshes: Arc<Slots>,
     pub(crate) nonces: AtomicU64,
     /// The typed values that share the store, once there are any.
     pub(crate) data: OnceLock<DataCache>,
@@ -73,7 +80,8 @@ pub(crate) struct Ask {
     pub(crate) head_only: bool,
     /// A POST, whose answer may serve a later GET (profile `shared`).
     pub(crate) post: bool,
-    pub(crate) identified: bool,
+    /// Whether the key tells identities apart.
+    pub(crate) keyed: bool,
     /// The request's own `Cache-Control`, where it counts and says anything.
     pub(crate) wish: Option<Box<RequestDirectives>>,
     pub(crate) key: CacheKey,
@@ -108,14 +116,17 @@ impl Core {
     pub(crate) fn ask(&self, head: &RequestHead<'_>, has_body: bool) -> Result<Ask, (Reason, Arc<RouteCounters>)> {
         let ruling = self.rules.find(head);
         let rule = self.rules.rule(&ruling);
-        let name = head.matched_path().or_else(|| self.rules.pattern(&ruling)).unwrap_or(UNMATCHED);
+        let name = self.rules.name(&ruling, head).unwrap_or(UNMATCHED);
         let route = self.counters.route(name);
         count(&self.rules.counters(&ruling).matched);
-        let facts = Facts::scan(head.headers());
-        match self.key(head, facts, has_body, rule) {
-            Ok((key, identified, wish)) => {
+        let mut facts = Facts::scan(head.headers());
+        if self.credentials.carried(head) {
+            facts = facts.and(Facts::IDENTITY);
+        }
+        match self.guarded(&ruling, rule).and_then(|()| self.key(head, facts, has_body, rule)) {
+            Ok((key, keyed, wish)) => {
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
-                Ok(Ask { route, rule: ruling, facts, head_only, post, identified, wish, key })
+                Ok(Ask { route, rule: ruling, facts, head_only, post, keyed, wish, key })
             }
             Err(reason) => {
                 route.bypass(reason);
@@ -126,6 +137,26 @@ impl Core {
                 Err((reason, route))
             }
         }
+    }
+
+    /// A rule that shares with everyone must be sure of its routes: a pattern that stands for many paths, and that nothing
+    /// but a path speaks for, may name another route's private page.
+    ///
+    /// # Errors
+    /// [`Reason::UndeclaredRoutes`], with one warning.
+    fn guarded(&self, ruling: &Ruling, rule: &Rule) -> Result<(), Reason> {
+        let is_guess = ruling.is_guess && rule.same_for_everyone && self.settings.profile == Profile::App;
+        let Some(pattern) = self.rules.pattern(ruling).filter(|pattern| is_guess && has_parameters(pattern)) else {
+            return Ok(());
+        };
+        let reason = Reason::UndeclaredRoutes;
+        let message = format!(
+            "the cache rule for {pattern:?} says same_for_everyone(), but no router of axum matched the request, and the \
+             service may have another route for its path: not cached. {}",
+            reason.remedy()
+        );
+        self.events.warn_once(&self.rules.counters(ruling).undeclared, "undeclared-routes", &message);
+        Err(reason)
     }
 
     fn key(
@@ -159,12 +190,11 @@ impl Core {
         for name in &settings.key_fields {
             key.field(head, name);
         }
-        let identity = self.identity.as_ref().filter(|_| !rule.same_for_everyone).and_then(|who| who.extract(head));
-        if let Some(identity) = &identity {
+        let sharing = credentials::sharing(&self.credentials, head, facts, settings, rule)?;
+        if let Sharing::Identity(identity) = &sharing {
             key.identity(identity);
         }
-        policy::admit_credentials(head.headers(), facts, identity.is_some(), settings, rule)?;
-        Ok((key.finish()?, identity.is_some(), wish))
+        Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), wish))
     }
 
     pub(crate) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
@@ -214,7 +244,8 @@ impl Core {
         stats.levels = self.store.stats();
         stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
         stats.flights = self.flights.count();
-        stats.in_flight_bytes = self.held.load(Ordering::Relaxed);
+        stats.in_flight_bytes = self.gauge.used();
+        stats.orphans = self.orphans.taken() + self.refreshes.taken();
         stats.unmatched_rules = self.rules.look(Book::unmatched);
         stats.switch = if self.enabled { self.switch.get() } else { Switch::Off };
         stats

@@ -10,6 +10,7 @@
 //! | a number beyond 2³¹ | 2³¹ (§1.2.2) |
 //! | white space around `=` | the argument is none |
 //! | a quoted string that never closes | no quote at all, so that what follows still counts |
+//! | a list of fields (`private`, `no-cache`) that is empty, or has a member that is no field name | the directive without a list: it restricts the whole response |
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -36,7 +37,8 @@ impl Scope {
         *self == Self::Whole
     }
 
-    /// `None` is the unqualified form, which wins over any list.
+    /// `None` is the unqualified form, which wins over any list. A list that cannot be read is taken for it: what restricts
+    /// a cache restricts it also where it is malformed.
     fn widen(&mut self, names: Option<Vec<HeaderName>>) {
         match (std::mem::take(self), names) {
             (Self::Absent, Some(names)) => *self = Self::Fields(names),
@@ -80,8 +82,8 @@ impl ResponseDirectives {
     pub(crate) fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
         match name {
             b"no-store" => self.no_store = true,
-            b"no-cache" => self.no_cache.widen(argument.map(names)),
-            b"private" => self.private.widen(argument.map(names)),
+            b"no-cache" => self.no_cache.widen(argument.and_then(names)),
+            b"private" => self.private.widen(argument.and_then(names)),
             b"public" => self.public = true,
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
@@ -167,8 +169,12 @@ pub(crate) fn delta_seconds(text: &[u8]) -> Option<Duration> {
     Some(Duration::from_secs(value.min(GREATEST)))
 }
 
-fn names(list: &[u8]) -> Vec<HeaderName> {
-    list.split(|b| *b == b',').filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+/// The field names of a list (RFC 9110 §5.6.1.2: empty members do not count); `None` where it names none, or where a
+/// member is no field name.
+fn names(list: &[u8]) -> Option<Vec<HeaderName>> {
+    let members = list.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+    let names = members.map(|member| HeaderName::from_bytes(member).ok()).collect::<Option<Vec<_>>>()?;
+    (!names.is_empty()).then_some(names)
 }
 
 /// The members of a comma-separated list of `name[=argument]`, names in lower case, quotes undone.
@@ -208,6 +214,9 @@ fn argument(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
         return (Cow::Borrowed(b"\""), rest);
     }
     let end = text.iter().position(|b| *b == b',').unwrap_or(text.len());
+    if text.first().is_some_and(u8::is_ascii_whitespace) {
+        return (Cow::Borrowed(b"\""), &text[end..]);
+    }
     (Cow::Borrowed(text[..end].trim_ascii_end()), &text[end..])
 }
 
@@ -299,6 +308,20 @@ mod tests {
         assert_eq!(found.private, Scope::Fields(vec![HeaderName::from_static("x-b")]));
         assert!(response(&["no-cache=\"a\", no-cache"]).no_cache.is_whole());
         assert!(response(&["no-cache", "no-cache=\"a\""]).no_cache.is_whole());
+    }
+
+    #[test]
+    fn a_list_of_fields_that_cannot_be_read_restricts_the_whole_response() {
+        for list in
+            ["\"\"", "", "\"a b\"", "\"never closed", " a", "\",\"", "\"a, b c\"", "\"a;b\"x", "a b", "\"\\\"\"", "()"]
+        {
+            let found = response(&[&format!("private={list}, max-age=60")]);
+            assert!(found.private.is_whole(), "private={list}");
+            let found = response(&[&format!("max-age=60, no-cache={list}")]);
+            assert!(found.no_cache.is_whole(), "no-cache={list}");
+        }
+        let found = response(&["private=\", X-A ,,x-b,\""]);
+        assert_eq!(found.private, Scope::Fields(vec![HeaderName::from_static("x-a"), HeaderName::from_static("x-b")]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::gauge::{Gauge, Holding};
 use super::judge::Plan;
 use super::key::CacheKey;
 use super::range::{ContentRange, Span};
@@ -106,24 +107,48 @@ impl Meta {
 
 /// The bytes of a stored response.
 #[derive(Clone, Debug)]
-pub(crate) enum Kept {
+pub(crate) struct Kept {
+    pub(crate) blocks: Blocks,
+    /// Says that they are an entry's; none for those that no [`Gauge`] counts.
+    _holding: Option<Arc<Holding>>,
+}
+
+/// The blocks of a body, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Blocks {
     /// One block, or none.
     One(Bytes),
-    /// As it arrived, in order.
+    /// Several.
     Many(Arc<[Bytes]>),
 }
 
 impl Kept {
+    /// A body that no gauge counts, in one piece.
+    pub(crate) const fn one(body: Bytes) -> Self {
+        Self { blocks: Blocks::One(body), _holding: None }
+    }
+
+    /// A body in counted blocks: from now on they are counted as stored.
+    pub(crate) fn held(mut blocks: Vec<Bytes>, gauge: &Arc<Gauge>) -> Self {
+        let _holding = Some(Holding::new(gauge, &blocks));
+        let blocks = match blocks.len() {
+            0 => Blocks::One(Bytes::new()),
+            1 => Blocks::One(blocks.swap_remove(0)),
+            _ => Blocks::Many(blocks.into()),
+        };
+        Self { blocks, _holding }
+    }
+
     /// Its blocks, in order.
     pub(crate) fn chunks(&self) -> Vec<Bytes> {
-        match self {
-            Self::One(bytes) => vec![bytes.clone()],
-            Self::Many(chunks) => chunks.to_vec(),
+        match &self.blocks {
+            Blocks::One(bytes) => vec![bytes.clone()],
+            Blocks::Many(chunks) => chunks.to_vec(),
         }
     }
 
     /// These bytes of it, by reference.
-    pub(crate) fn slice(&self, wanted: Span) -> Self {
+    pub(crate) fn slice(&self, wanted: Span) -> Vec<Bytes> {
         let mut at = 0;
         let mut kept = Vec::new();
         for chunk in self.chunks() {
@@ -134,7 +159,7 @@ impl Kept {
                 kept.push(chunk.slice((from - start) as usize..(to - start) as usize));
             }
         }
-        Self::Many(kept.into())
+        kept
     }
 }
 

@@ -261,7 +261,7 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> O
         began: Began { here, fleet },
         checked: AtomicU64::new(0),
     };
-    Some(Entry { key: key.clone(), meta: Arc::new(meta), body: Kept::One(body), length, partial, typed })
+    Some(Entry { key: key.clone(), meta: Arc::new(meta), body: Kept::one(body), length, partial, typed })
 }
 
 fn read_part(reader: &mut Reader<'_>) -> Option<ContentRange> {

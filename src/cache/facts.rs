@@ -21,6 +21,29 @@ const REFLECTED: [&str; 14] = [
     "x-method-override",
 ];
 
+/// Fields by which services and proxies in front of them identify a user, beside `Authorization` and `Cookie`. In profile
+/// `app` they are credentials even where the layer was not told that users are identified by them.
+const API_KEYS: [&str; 18] = [
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-api-token",
+    "x-auth-token",
+    "x-access-token",
+    "x-session-token",
+    "x-id-token",
+    "private-token",
+    "x-vault-token",
+    "x-goog-api-key",
+    "x-goog-iap-jwt-assertion",
+    "x-amz-security-token",
+    "x-amzn-oidc-data",
+    "cf-access-jwt-assertion",
+    "x-forwarded-user",
+    "x-auth-request-user",
+    "remote-user",
+];
+
 /// Which fields that matter here a request carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts(u16);
@@ -41,6 +64,12 @@ impl Facts {
     pub(crate) const BODY: Self = Self(1 << 9);
     /// `X-Forwarded-Proto` or `X-Forwarded-Port`.
     pub(crate) const FORWARDED: Self = Self(1 << 10);
+    /// A field that usually holds a credential: see [`API_KEYS`].
+    pub(crate) const API_KEY: Self = Self(1 << 11);
+    /// `Expect`.
+    pub(crate) const EXPECT: Self = Self(1 << 12);
+    /// A credential that the layer identifies users by. Found by the extractors, not by [`scan`](Self::scan).
+    pub(crate) const IDENTITY: Self = Self(1 << 13);
 
     /// Reads the request's fields once.
     pub(crate) fn scan(headers: &HeaderMap) -> Self {
@@ -55,12 +84,14 @@ impl Facts {
                 "upgrade" => Self::UPGRADE,
                 "cache-control" | "pragma" => Self::CACHE_CONTROL,
                 "transfer-encoding" => Self::BODY,
+                "expect" => Self::EXPECT,
                 "content-length" if value != "0" => Self::BODY,
                 "content-type" if value.as_bytes().starts_with(b"application/grpc") => Self::GRPC,
                 // Every load balancer sends these two: they are part of the key rather than a reason to bypass.
                 "x-forwarded-proto" | "x-forwarded-port" => Self::FORWARDED,
                 "forwarded" if names_host(value.as_bytes()) => Self::UNKEYED,
                 name if REFLECTED.contains(&name) => Self::UNKEYED,
+                name if API_KEYS.contains(&name) => Self::API_KEY,
                 _ => continue,
             };
             facts.0 |= found.0;
@@ -68,8 +99,14 @@ impl Facts {
         facts
     }
 
+    /// Whether any of `other` is there.
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// These and `other`.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

@@ -17,6 +17,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::control::Store;
 use super::core::{Ask, Core};
 use super::entry::{Began, Entry};
+use super::facts::Facts;
 use super::flight::{Lead, Progress};
 use super::freshness::Moments;
 use super::judge::{self, Case};
@@ -26,7 +27,7 @@ use super::respond::{self, Asker};
 use super::settle::Unsettled;
 use super::stats::answered;
 use super::status::{Forward, Report};
-use super::{range, validate};
+use super::{range, validate, vary};
 use crate::body::Body;
 use crate::carrier::CacheNote;
 use crate::clock::Timestamp;
@@ -198,11 +199,24 @@ impl Errand {
             settings: &self.core.settings,
             rule: self.core.rules.rule(&self.ask.rule),
             facts: self.ask.facts,
-            identified: self.ask.identified,
+            keyed: self.ask.keyed,
             moments: Moments { asked: self.asked, answered, wall: self.core.clock.wall() },
             post: self.ask.post,
+            own_fields: self.sent_own_fields(),
+            refuses_identity: !vary::accepts_identity(&self.headers),
             noise: self.ask.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
+    }
+
+    /// Whether the inner service was sent a `Range`, a condition or an `Expect` that not everyone sends.
+    fn sent_own_fields(&self) -> bool {
+        let facts = self.ask.facts;
+        let forwarded = match self.question {
+            Question::Theirs => facts.has(Facts::RANGE.and(Facts::CONDITION).and(Facts::PRECONDITION)),
+            Question::TheRest(_) => true,
+            Question::Whole | Question::IsCurrent(_) => false,
+        };
+        forwarded || facts.has(Facts::EXPECT)
     }
 
     pub(super) fn asker(&self) -> Asker<'_> {
@@ -237,7 +251,8 @@ impl Errand {
         self.ask.route.bypass(reason);
         core.warn_if_useless(&self.ask.rule, reason);
         // A part, or the answer to a client's own condition, says nothing of what a whole answer would be.
-        if !self.ask.wants_part() && status != StatusCode::NOT_MODIFIED {
+        // Nor does a moment without memory.
+        if !self.ask.wants_part() && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
             core.passing.mark(&self.ask.key, core.clock.now(), core.settings.hit_for_miss);
         }
         // RFC 9111 §4.3.3: a full response to our question replaces what is stored; one that may not be stored leaves

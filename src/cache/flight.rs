@@ -4,7 +4,7 @@
 //!
 //! | the leader's answer | its waiters |
 //! |---|---|
-//! | is being stored | read its body as it arrives, or go alone if it varies on something they do not share |
+//! | is being stored | read its body as it arrives, or when it is complete ([`tee`](super::tee)); go alone if it varies on something they do not share |
 //! | freshened what was stored | are answered from the store |
 //! | may not be stored | go alone, all at once: it belongs to the leader's client only |
 //! | is an error or a panic | are answered by a stale entry where one may stand in, else go alone, a few at a time |

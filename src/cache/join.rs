@@ -3,11 +3,16 @@
 //! A leader's fetch runs in a task of its own, so that a client that leaves cancels nothing.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::barrier::Validity;
 use super::core::{Ask, Core};
@@ -21,13 +26,17 @@ use super::origin::Origin;
 use super::policy::{self, Standing};
 use super::reason::Reason;
 use super::settings::Profile;
-use super::stats::{answered, count};
+use super::stats::{RouteCounters, answered, count};
 use super::status::{Forward, Report};
-use super::{partial, range, respond, tee, validate, vary, wish};
+use super::tee::{self, Share, Tee};
+use super::{partial, range, respond, validate, vary, wish};
 use crate::answer::BoxFuture;
 use crate::body::{Body, BodyError, Stream};
 use crate::carrier::{CacheNote, carry};
 use crate::clock::Timestamp;
+
+/// A body of unknown length is waited for at least as long, even where its route usually takes less.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Looks up to the end, then does what was found demands.
 pub(crate) async fn run<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, search: Search) -> Answer<O::Body, O::Error> {
@@ -132,7 +141,19 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
         };
         match progress {
             Progress::Alone => return alone(job, Some(Reason::HitForMiss)).await,
-            Progress::Live(live) if suits(&job, &live, arrived) => return Ok(share_live(job, &live)),
+            Progress::Live(live) if suits(&job, &live, arrived) => {
+                let share = shared(&core, &job.ask.route, &live.tee, deadline.as_mut()).await;
+                match share {
+                    // Its head may have been invalidated while its body was waited for.
+                    Ok(Share::Ready) if is_new_enough(&job, &live.meta, arrived) => return Ok(share_live(job, &live)),
+                    Ok(Share::Ready) => return alone(job, Some(Reason::FlightFailed)).await,
+                    // No one else waits for it: who comes next fetches anew, for all who come after.
+                    Ok(Share::Stalled) => core.flights.strike(&key, Some(&waiter)),
+                    Ok(Share::TooLarge) => return alone(job, Some(Reason::TooLarge)).await,
+                    Ok(Share::Failed) => return a_few_at_a_time(job, waiter, Reason::FlightFailed).await,
+                    Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
+                }
+            }
             Progress::Stored(entry) if is_new_enough(&job, &entry.meta, arrived) => {
                 return Ok(share_stored(&job, &entry));
             }
@@ -148,6 +169,26 @@ async fn together<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, mut key: Cach
             // Its head came before this request, and is too old for it by now.
             Progress::Live(_) | Progress::Stored(_) => return alone(job, Some(Reason::FlightFailed)).await,
         }
+    }
+}
+
+/// Waits until a body that is arriving can be read by this request. One of unknown length is read when it is complete: that
+/// is waited for as long as a whole fetch of the route usually takes.
+///
+/// # Errors
+/// [`Reason::WaitedTooLong`].
+async fn shared(
+    core: &Core,
+    route: &RouteCounters,
+    tee: &Tee,
+    deadline: Pin<&mut tokio::time::Sleep>,
+) -> Result<Share, Reason> {
+    let wait = core.settings.wait;
+    let usual = route.took.p95().map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
+    let share = std::pin::pin!(tokio::time::timeout(usual, tee.shared()));
+    match select(share, deadline).await {
+        Either::Left((Ok(share), _)) => Ok(share),
+        Either::Left((Err(_), _)) | Either::Right(_) => Err(Reason::WaitedTooLong),
     }
 }
 
@@ -185,6 +226,7 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>, key: &CacheKey, 
         if landed(&job).is_some_and(|renewed| renewed.meta.stored_at > entry.meta.stored_at) {
             return;
         }
+        let Some(slot) = core.refreshes.take() else { return };
         job.forward = Forward::Stale;
         let key = key.clone();
         detach(async move {
@@ -192,9 +234,12 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>, key: &CacheKey, 
                 return;
             }
             job.stale = Some(entry);
-            if let (_, Some(rest)) = fetch(job, Some(lead), None).await {
+            // No client waits for its head: one that does not come is given up.
+            let fetched = tokio::time::timeout(core.settings.idle, fetch(job, Some(lead), None)).await;
+            if let Ok((_, Some(rest))) = fetched {
                 rest.await;
             }
+            drop(slot);
         });
     }
 }
@@ -257,6 +302,7 @@ pub(crate) async fn post<O: Origin<B>, B: Send + 'static>(mut job: Job<O, B>) ->
 
 /// Fetches in a task of its own. A panic of the inner service goes on where it would have been without this layer.
 async fn in_a_task<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, lead: Lead) -> Answer<O::Body, O::Error> {
+    let core = job.core.clone();
     let task = tokio::spawn(carry(async move {
         let (answer, rest) = fetch(job, Some(lead), None).await;
         if let Some(rest) = rest {
@@ -264,13 +310,48 @@ async fn in_a_task<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, lead: Lead) 
         }
         answer
     }));
-    match task.await {
+    match (Outliving { task: Some(task), core }).await {
         Ok(answer) => answer,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is shutting down, and this task with it.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+/// A fetch that may outlive its client: until the idle deadline, and while few do.
+struct Outliving<T: Send + 'static> {
+    task: Option<JoinHandle<T>>,
+    core: Arc<Core>,
+}
+
+impl<T: Send + 'static> Future for Outliving<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(task) = &mut self.task else { return Poll::Pending };
+        let done = ready!(Pin::new(task).poll(cx));
+        self.task = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<T: Send + 'static> Drop for Outliving<T> {
+    fn drop(&mut self) {
+        let Some(mut task) = self.task.take() else { return };
+        match (self.core.orphans.take(), Handle::try_current()) {
+            (Some(slot), Ok(runtime)) => {
+                let idle = self.core.settings.idle;
+                runtime.spawn(async move {
+                    if tokio::time::timeout(idle, &mut task).await.is_err() {
+                        task.abort();
+                    }
+                    drop(slot);
+                });
+            }
+            _ => task.abort(),
+        }
     }
 }
 
@@ -282,7 +363,7 @@ fn detach(work: impl Future<Output = ()> + Send + 'static) {
 /// or may be used for it as if it were stored already. (RFC 9111 §4: collapsing needs permission to reuse.)
 fn is_new_enough<O, B>(job: &Job<O, B>, meta: &Meta, arrived: Timestamp) -> bool {
     let now = job.core.clock.now();
-    if job.core.barriers.check(&job.ask.key, meta) != Validity::Valid {
+    if job.core.barriers.check(&job.ask.key, meta) != Validity::Valid || job.core.is_lifted(&job.ask, meta) {
         return false;
     }
     let standing = match &job.ask.wish {

@@ -78,10 +78,16 @@ pub(crate) struct Case<'a> {
     pub(crate) rule: &'a Rule,
     pub(crate) facts: Facts,
     /// Whether the key tells identities apart.
-    pub(crate) identified: bool,
+    pub(crate) keyed: bool,
     pub(crate) moments: Moments,
     /// Whether it answers a POST: then only the response's own explicit freshness counts.
     pub(crate) post: bool,
+    /// Whether what the inner service was sent holds fields of this one request by which it may have refused it: the
+    /// client's own `Range`, condition or `Expect`, or a `Range` of ours.
+    pub(crate) own_fields: bool,
+    /// Whether its `Accept-Encoding` refuses a response that is not encoded: a rare refusal, that variants by
+    /// `Accept-Encoding` do not tell from the usual case.
+    pub(crate) refuses_identity: bool,
     /// Any number, for jitter.
     pub(crate) noise: u64,
 }
@@ -106,8 +112,9 @@ pub(crate) fn judge(
     denied(app && headers.contains_key(header::SET_COOKIE), Reason::SetCookie)?;
     // RFC 9111 §3.5: a shared cache stores the answer to an authorised request only where the response allows it.
     let allowed = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
-    let keyed = case.rule.same_for_everyone || case.identified;
-    denied(case.facts.has(Facts::AUTHORIZATION) && !keyed && (app || !allowed), Reason::NotPublic)?;
+    let keyed = case.rule.same_for_everyone || case.keyed;
+    let credential = case.facts.has(Facts::AUTHORIZATION.and(Facts::IDENTITY));
+    denied(credential && !keyed && (app || !allowed), Reason::NotPublic)?;
     denied(is_event_stream(headers), Reason::EventStream)?;
     denied(promised_length(headers)?.is_some_and(|length| length > case.settings.max_entry), Reason::TooLarge)?;
     let vary = vary::names(headers)?;
@@ -159,6 +166,9 @@ fn check_status(case: &Case<'_>, status: StatusCode, headers: &HeaderMap) -> Res
         let one = range::content_range(headers).is_some();
         return if app || !one || !case.facts.has(Facts::RANGE) { Err(Reason::Partial) } else { Ok(()) };
     }
+    if (status.is_client_error() || status.is_server_error()) && is_of_this_request(case, status) {
+        return Err(Reason::OwnFields);
+    }
     let kept = if app {
         matches!(status.as_u16(), 200 | 203 | 301 | 308 | 404 | 410)
     } else {
@@ -166,6 +176,17 @@ fn check_status(case: &Case<'_>, status: StatusCode, headers: &HeaderMap) -> Res
         !status.is_informational() && status != StatusCode::NOT_MODIFIED
     };
     if kept { Ok(()) } else { Err(Reason::Status) }
+}
+
+/// Whether an error answers this one request, rather than everyone who asks for the same: some statuses always do, any
+/// may where the request held fields that a service can refuse.
+///
+/// RFC 6585 §3 to §6: 428, 429, 431 and 511 "MUST NOT be stored by a cache"; 407, 408, 421 and 425 speak of the
+/// connection; 406, 412, 416, 417 and 426 of one request's `Accept`, conditions, `Range`, `Expect` and `Upgrade`.
+fn is_of_this_request(case: &Case<'_>, status: StatusCode) -> bool {
+    case.own_fields
+        || case.refuses_identity
+        || matches!(status.as_u16(), 406 | 407 | 408 | 412 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 511)
 }
 
 /// RFC 9111 §3: "the no-store cache directive is not present", "if the cache is shared: the private response directive

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
 
 use super::barrier::Validity;
@@ -15,9 +14,6 @@ use super::range::ContentRange;
 use super::reason::Reason;
 use super::stats::{RouteCounters, count};
 use super::{judge, partial};
-
-/// Chunks below this are copied together: a body no longer than that is one block.
-const SMALL: usize = 256 * 1024;
 
 /// What to store, and where.
 pub(crate) struct Keeping {
@@ -48,7 +44,7 @@ impl Keeping {
     }
 
     /// Stores a body that was read whole; as an error, why not.
-    pub(crate) async fn commit(&self, chunks: Vec<Bytes>, length: u64) -> Result<(), Reason> {
+    pub(crate) async fn commit(&self, body: Kept, length: u64) -> Result<(), Reason> {
         // Decide on the promise: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
@@ -57,7 +53,6 @@ impl Keeping {
         if promised.is_some_and(|promised| promised != length) && !is_bodiless(&self.meta) {
             return Err(Reason::Truncated);
         }
-        let body = compact(chunks);
         self.put(body, length).await.map(|_| ())
     }
 
@@ -112,11 +107,10 @@ impl Keeping {
         if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
             return Err(Reason::Partial);
         }
-        let (body, part) = partial::joined(body, part, self.meta.headers.get(header::ETAG), old.as_deref());
+        let most = self.core.settings.max_entry;
+        let etag = self.meta.headers.get(header::ETAG);
+        let (body, part) = partial::joined(body, part, etag, old.as_deref(), &self.core.gauge, most)?;
         let length = part.span.len();
-        if length > self.core.settings.max_entry {
-            return Err(Reason::TooLarge);
-        }
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
         Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part), typed: Typed::default() })
@@ -177,56 +171,4 @@ fn with_length(meta: &Arc<Meta>, length: u64) -> Arc<Meta> {
     let mut headers = meta.headers.clone();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     Arc::new(meta.with_headers(headers))
-}
-
-/// Joins runs of small chunks. Each is copied, one at a time: a chunk as it came from the wire is a slice of a read
-/// buffer that may be many times larger, and would hold it alive for as long as the entry is kept.
-fn compact(chunks: Vec<Bytes>) -> Kept {
-    let mut kept: Vec<Bytes> = Vec::new();
-    let mut run = BytesMut::new();
-    for chunk in chunks {
-        if chunk.len() >= SMALL {
-            if !run.is_empty() {
-                kept.push(exact(&run));
-                run.clear();
-            }
-            kept.push(exact(&chunk));
-            continue;
-        }
-        if run.len() + chunk.len() > SMALL {
-            kept.push(exact(&run));
-            run.clear();
-        }
-        run.extend_from_slice(&chunk);
-    }
-    if !run.is_empty() {
-        kept.push(exact(&run));
-    }
-    match kept.len() {
-        0 => Kept::One(Bytes::new()),
-        1 => Kept::One(kept.swap_remove(0)),
-        _ => Kept::Many(kept.into()),
-    }
-}
-
-/// A block without spare capacity.
-fn exact(run: &[u8]) -> Bytes {
-    Bytes::from(Box::<[u8]>::from(run))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_chunks_are_joined_and_none_holds_a_read_buffer_alive() {
-        let small = || Bytes::from_static(b"ab");
-        let large = Bytes::from(vec![0; SMALL]);
-        let Kept::Many(kept) = compact(vec![small(), small(), large.clone(), small()]) else { panic!("several") };
-        assert_eq!(kept.iter().map(Bytes::len).collect::<Vec<_>>(), [4, SMALL, 2]);
-        assert_ne!(kept[1].as_ptr(), large.as_ptr());
-        let Kept::One(one) = compact(vec![small(), small()]) else { panic!("one") };
-        assert_eq!(one, "abab");
-        assert!(matches!(compact(Vec::new()), Kept::One(empty) if empty.is_empty()));
-    }
 }

@@ -10,7 +10,7 @@ use super::builder::CacheBuilder;
 use super::core::Core;
 use super::data::DataCache;
 use super::invalidate::Invalidate;
-use super::rules::Rules;
+use super::rules::{Routing, RuleBook, Rules};
 use super::service::Cache;
 use super::stats::CacheStats;
 use crate::body::Wrap;
@@ -51,7 +51,7 @@ impl CacheLayer {
     /// An entry may take 1 MiB, or all of `bytes` where that is less.
     pub fn in_memory(bytes: u64) -> Self {
         let builder = Self::builder().memory(bytes).max_entry(bytes.min(MIB));
-        Self::new(builder.assemble(super::rules::RuleBook::empty(), Vec::new(), Vec::new()))
+        Self::new(builder.assemble(RuleBook::empty(), Routing::default(), Vec::new(), Vec::new()))
     }
 
     /// Everything that can be set.
@@ -117,7 +117,7 @@ impl CacheLayer {
     /// # Errors
     /// Names the first value of the rules that is wrong; the old rules stay.
     pub fn set_rules(&self, rules: Rules) -> Result<(), Error> {
-        self.core.rules.replace(rules.compile()?);
+        self.core.rules.replace(rules.compile(&self.core.routing)?);
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl fmt::Debug for CacheLayer {
             .field("enabled", &core.enabled)
             .field("settings", &core.settings)
             .field("rules", &core.rules)
-            .field("identity", &core.identity.is_some())
+            .field("identity", &!core.credentials.is_empty())
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,6 @@
 //! Keeping a response: its head goes out at once, its body to everybody as it arrives, and then into the store.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -29,19 +28,23 @@ impl Errand {
         (plan.vary.as_slice().into(), selection.into())
     }
 
-    /// Sends the head out, and reads the body into the store while clients read along.
+    /// Sends the head out, and reads the body into the store while clients read along. Where there is no memory for the
+    /// body, its client gets it as it comes, and no one else does.
     pub(super) async fn keep<I>(mut self, response: Response<Body<I>>, plan: Plan) -> (Response<Body<I>>, Option<Rest>)
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let (names, selection) = self.selection(&plan);
-        let (mut parts, body) = response.into_parts();
         // Decided a moment ago: the length is one number or none.
         // A body that knows its own length needs no field to keep it.
-        let promised = judge::promised_length(&parts.headers).unwrap_or_default();
-        let promised = promised.or_else(|| http_body::Body::size_hint(&body).exact());
+        let promised = judge::promised_length(response.headers()).unwrap_or_default();
+        let promised = promised.or_else(|| http_body::Body::size_hint(response.body()).exact());
+        let tee = match self.tee(promised) {
+            Ok(tee) => tee,
+            Err(reason) => return (self.decline(response, reason), None),
+        };
+        let (names, selection) = self.selection(&plan);
+        let (mut parts, body) = response.into_parts();
         let (meta, part) = self.meta(parts.status, &parts.headers, plan);
-        let tee = Tee::new(promised, self.core.held.clone());
         let mut keeping = Keeping::new(&self.core, &self.ask, names.clone(), selection.clone(), meta.clone(), part);
         keeping.language = self.language(&names, &meta);
         let lead = self.lead.take();
@@ -58,14 +61,29 @@ impl Errand {
         }
         self.describe(&mut response, None, true);
         let settings = &self.core.settings;
-        let bounds = Bounds { entry: settings.max_entry, all: settings.in_flight };
+        let bounds = Bounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
-        let mut rest: Rest = Box::pin(store(keeping, Pump::new(tee.clone(), body, bounds), tee, lead));
+        let pump = Pump::new(tee.clone(), body, bounds, self.core.orphans.clone());
+        let mut rest: Rest = Box::pin(store(keeping, pump, tee, lead));
         // A body that is already there is stored before its head goes out: one task less.
         match futures_util::future::poll_immediate(&mut rest).await {
             Some(()) => (response, None),
             None => (response, Some(rest)),
         }
+    }
+
+    fn tee(&self, promised: Option<u64>) -> Result<Arc<Tee>, Reason> {
+        if promised.is_some_and(|length| length > self.core.settings.max_entry) {
+            return Err(Reason::TooLarge);
+        }
+        Tee::new(promised, &self.core.gauge).ok_or(Reason::NoRoom)
+    }
+
+    /// Passes on a response that was to be kept.
+    fn decline<I>(&self, mut response: Response<Body<I>>, reason: Reason) -> Response<Body<I>> {
+        self.pass(reason, response.status());
+        self.describe(&mut response, Some(reason), false);
+        response
     }
 
     /// The language of a response that varies on it, and what else it varies on. Profile `shared` only: in `app` a
@@ -111,13 +129,16 @@ async fn store(keeping: Keeping, mut pump: Pump, tee: Arc<Tee>, lead: Option<Lea
         Turn::Trailers if core.settings.profile == Profile::Shared => Ok(()),
         Turn::Trailers => Err(Reason::Trailers),
         Turn::Broken => Err(Reason::BodyError),
-        Turn::TooLarge if core.held.load(Ordering::Relaxed) > core.settings.in_flight => Err(Reason::NoRoom),
         Turn::TooLarge => Err(Reason::TooLarge),
+        Turn::NoRoom => Err(Reason::NoRoom),
+        Turn::Abandoned => Err(Reason::Abandoned),
     };
     let kept = match read {
         Ok(()) => {
-            let (chunks, length) = tee.collected();
-            keeping.commit(chunks, length).await
+            let took = keeping.meta.took + core.clock.now().since(keeping.meta.stored_at);
+            keeping.route.took.record(took);
+            let (body, length) = tee.collected(&core.gauge);
+            keeping.commit(body, length).await
         }
         Err(reason) => Err(reason),
     };

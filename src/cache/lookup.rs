@@ -10,7 +10,7 @@ use http::HeaderMap;
 
 use super::barrier::Validity;
 use super::core::{Ask, Core};
-use super::entry::{Entry, Stored, VaryIndex};
+use super::entry::{Entry, Meta, Stored, VaryIndex};
 use super::key::CacheKey;
 use super::policy::{self, Standing};
 use super::status::Forward;
@@ -148,6 +148,9 @@ impl Core {
         if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
             return Standing::Gone;
         }
+        if self.is_lifted(ask, &entry.meta) {
+            return Standing::Gone;
+        }
         let standing = policy::standing(&entry.meta.windows, now);
         let standing = match self.barriers.check(&ask.key, &entry.meta) {
             Validity::Void => return Standing::Gone,
@@ -167,6 +170,11 @@ impl Core {
             Some(wish) => wish::granted(standing, &entry.meta, wish, now),
             None => standing,
         }
+    }
+
+    /// Whether an answer is an error that this request's credential may lift.
+    pub(crate) fn is_lifted(&self, ask: &Ask, meta: &Meta) -> bool {
+        policy::is_lifted_by_credential(meta.status, ask.facts, ask.keyed, self.rules.rule(&ask.rule))
     }
 
     /// What a low budget makes of this standing. A fresh entry does not ask.

@@ -33,7 +33,7 @@
 //! | 3 | is it fresh? | it is served: a look-up, a comparison, an `Age` | 4 |
 //! | 4 | is it within stale-while-revalidate? | it is served, and one request refreshes it meanwhile | 5 |
 //! | 5 | can it be revalidated? | the inner service is asked whether it is current; 304 refreshes it | 6 |
-//! | 6 | is somebody fetching it already? | wait for the head, at most 3 s, then read along as the body arrives | 7 |
+//! | 6 | is somebody fetching it already? | wait for the head, at most 3 s, then read along as the body arrives; see [below](#long-slow-and-stalled-bodies) | 7 |
 //! | 7 | fetch it, in a task of its own. Does it fail while a stale entry may stand in? | that entry | 8 |
 //! | 8 | may the response be kept? (decided on its head) | head out at once, body to all readers, then into the store | it goes to this client alone, untouched; those who wait go by themselves, at once |
 //!
@@ -43,16 +43,38 @@
 //!
 //! It fails open. A store's error is a miss and an [`Event`](crate::Event); the inner service's error reaches the client
 //! whose fetch it is, unchanged; a panic goes on there too. Nobody waits longer than the deadline, or, after a failure,
-//! once more as long for a turn. Nothing is served past its stale windows. A body that breaks off, is cut short, or outgrows the bound is never stored, and whoever shares it
-//! sees an error, never a clean end.
+//! once more as long for a turn. Nothing is served past its stale windows. A body that breaks off, is cut short, or outgrows
+//! the bound is never stored.
+//!
+//! # Who may share an answer
+//!
+#![doc = include_str!("../docs/sharing.md")]
+//!
+//! # Long, slow and stalled bodies
+//!
+//! Sharing a fetch leaves no one worse off than a fetch of their own:
+//!
+//! | the body | the client whose fetch it is | requests for the same meanwhile |
+//! |---|---|---|
+//! | has a promised length that fits [`max_entry`](CacheBuilder::max_entry) and the memory that is free | reads it as it comes | read along as it comes, from its first byte |
+//! | has an unknown length (chunked, compressed) | reads it as it comes | wait until it is complete, as long as a whole fetch of the route usually takes (its 95th percentile; `wait` while that is unknown), then fetch for themselves |
+//! | is longer than `max_entry`, or there is no memory for it | reads it as it comes, in constant memory; it is not stored | fetch for themselves, at once |
+//! | makes no progress for a second | waits for it | fetch anew, together; those that have read a part of it continue by a range request of their own under the same strong `ETag`, else wait for it |
+//! | makes none for the [`idle_timeout`](CacheBuilder::idle_timeout) | waits for it | those that still wait for it get an error |
+//! | ends in an error | gets that error | those that have read a part of it get an error; others fetch for themselves |
+//!
+//! A fetch whose client has left goes on, for the store and for those who share it, until it is done or makes no progress
+//! for the `idle_timeout`; at most 256 do so at a time, others end with their clients. A client that reads slowly, or not at
+//! all, holds back no other: what it has not read counts against the memory for bodies until it has, and bodies for which
+//! none is left are passed on, neither shared nor stored. A quarter of that memory is kept for bodies of at most 64 KiB.
 //!
 //! # What it costs
 //!
 //! A hit copies one prepared field map and counts references: it neither clones nor polls the inner service, parses no
 //! directive of the response and copies no body, whatever its size: about half a microsecond and two allocations in
 //! `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task and a box, some 7 µs.
-//! Memory: the bound for entries, at most as much again for bodies in flight, and one small record for each of the latest
-//! 16 384 invalidations.
+//! Memory: the bound for entries, at most as much again for bodies that are being read by the cache or by slow clients
+//! (counted by what is allocated), and one small record for each of the latest 16 384 invalidations.
 //!
 //! # Invalidation
 //!
@@ -77,10 +99,10 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `facts` `key` `keying` `rules` `directive` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
+//! | `facts` `credentials` `key` `keying` `rules` `directive` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
 //! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
 //! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
-//! | `barrier` `flight` `tee` `passing` `uses` `stats` | shared state, each with one job |
+//! | `barrier` `flight` `tee` `gauge` `slots` `fetch_times` `passing` `uses` `stats` | shared state, each with one job |
 //! | `core` `lookup` `service` | a request's way to a hit |
 //! | `join` `fetch` `live` `keep` `freshen` `partial` `settle` | its way when there is none |
 //! | `respond` `status` | what the client is sent |
@@ -114,6 +136,7 @@ pub mod conformance;
 mod contained;
 mod control;
 mod core;
+mod credentials;
 pub(crate) mod data;
 mod directive;
 mod engine;
@@ -122,10 +145,12 @@ mod entry;
 pub(crate) mod envelope;
 mod facts;
 mod fetch;
+mod fetch_times;
 mod flight;
 mod freshen;
 mod freshness;
 mod future;
+mod gauge;
 pub(crate) mod glob;
 #[cfg(feature = "redis")]
 pub(crate) mod history;
@@ -158,6 +183,7 @@ mod sample;
 mod service;
 mod settings;
 mod settle;
+mod slots;
 mod stats;
 mod status;
 mod store;

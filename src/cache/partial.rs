@@ -10,9 +10,10 @@ use http_body_util::{BodyExt, StreamBody};
 
 use super::entry::{Entry, Kept};
 use super::fetch::Errand;
+use super::gauge::Gauge;
 use super::range::{self, ContentRange, Span};
 use super::reason::Reason;
-use super::validate;
+use super::{tee, validate};
 use crate::body::{Body, BodyError};
 use crate::error::BoxError;
 
@@ -71,24 +72,35 @@ where
 
 /// What a part that was just received comes to, next to what is stored under its key: the bytes, where they begin, and
 /// whether that is everything.
+///
+/// Joined bytes are copied into blocks of their own: by reference, a chain of overlapping parts would keep every byte it
+/// was ever made of.
+///
+/// # Errors
+/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] where there is no memory to join them in.
 pub(super) fn joined(
     new: Kept,
     part: ContentRange,
     etag: Option<&HeaderValue>,
     old: Option<&Entry>,
-) -> (Kept, ContentRange) {
+    gauge: &Arc<Gauge>,
+    most: u64,
+) -> Result<(Kept, ContentRange), Reason> {
     let touching =
         old.filter(|old| validate::strongly_equal(etag, old.meta.headers.get(header::ETAG))).and_then(|old| {
             let known = old.partial.filter(|known| known.total == part.total)?;
             (known.span.start <= part.span.end && part.span.start <= known.span.end).then_some((old, known.span))
         });
-    let Some((old, known)) = touching else { return (new, part) };
+    let Some((old, known)) = touching else { return Ok((new, part)) };
     let span = Span { start: known.start.min(part.span.start), end: known.end.max(part.span.end) };
+    if span.len() > most {
+        return Err(Reason::TooLarge);
+    }
     let before = Span { start: span.start, end: part.span.start.max(span.start) };
     let after = Span { start: part.span.end.min(span.end), end: span.end };
     let from_old = |wanted: Span| {
         let wanted = Span { start: wanted.start - known.start, end: wanted.end - known.start };
-        old.body.slice(wanted).chunks()
+        old.body.slice(wanted)
     };
     let mut chunks = Vec::new();
     if before.start < before.end {
@@ -98,7 +110,8 @@ pub(super) fn joined(
     if after.start < after.end {
         chunks.extend(from_old(after));
     }
-    (Kept::Many(chunks.into()), ContentRange { span, total: part.total })
+    let blocks = tee::copied(&chunks, span.len(), gauge).ok_or(Reason::NoRoom)?;
+    Ok((Kept::held(blocks, gauge), ContentRange { span, total: part.total }))
 }
 
 /// The fields of a part as they are stored: those of the whole.

@@ -3,7 +3,7 @@
 //!
 //! | function | asked | answers |
 //! |---|---|---|
-//! | [`admit`], [`admit_credentials`] | before the look-up | go on, or pass by for this reason |
+//! | [`admit`] | before the look-up | go on, or pass by for this reason |
 //! | [`standing`] | of what was found | serve, serve and refresh, revalidate, or nothing |
 //! | [`spared`] | of what has expired, while a budget runs low | serve it all the same, or as before |
 //! | [`stands_in_until`] | of a failure | until when a stale response may be served in its place |
@@ -43,28 +43,18 @@ pub(crate) fn admit(
     Ok(())
 }
 
-/// Whether credentials forbid sharing: in `app` they do, unless identity is in the key or the operator said that the
-/// route is the same for everyone.
-///
-/// # Errors
-/// [`Reason::Authorization`] or [`Reason::Cookie`].
-pub(crate) fn admit_credentials(
-    headers: &HeaderMap,
-    facts: Facts,
-    identified: bool,
-    settings: &Settings,
-    rule: &Rule,
-) -> Result<(), Reason> {
-    if settings.profile != Profile::App || rule.same_for_everyone || identified {
-        return Ok(());
+/// Whether a stored response is an error that this request's credential may turn into a success: who logs in is not shown
+/// what those without a login are. Not where the operator said that credentials change nothing, or the key tells them apart.
+pub(crate) fn is_lifted_by_credential(status: StatusCode, facts: Facts, keyed: bool, rule: &Rule) -> bool {
+    if keyed || rule.same_for_everyone {
+        return false;
     }
-    if facts.has(Facts::AUTHORIZATION) {
-        return Err(Reason::Authorization);
+    let credential = Facts::AUTHORIZATION.and(Facts::IDENTITY);
+    match status.as_u16() {
+        401 | 403 => facts.has(credential.and(Facts::COOKIE).and(Facts::API_KEY)),
+        400..=499 => facts.has(credential),
+        _ => false,
     }
-    if facts.has(Facts::COOKIE) && !facts::cookies_are_ignorable(headers, &settings.ignore_cookies) {
-        return Err(Reason::Cookie);
-    }
-    Ok(())
 }
 
 /// How a stored response may be used at this moment.

@@ -54,9 +54,12 @@ reasons! {
     /// The request is a gRPC call.
     Grpc = "grpc", "nothing: gRPC calls are POST requests with trailers";
     /// The request carries `Authorization`.
-    Authorization = "authorization", "give the layer an `identity`, or the route `same_for_everyone()`";
+    Authorization = "authorization", "give the route's rule `same_for_everyone()` or `per_identity()`";
     /// The request carries a `Cookie` that is not on the list of ignorable ones.
-    Cookie = "cookie", "list harmless names with `ignore_cookies`, give the layer an `identity`, or the route `same_for_everyone()`";
+    Cookie = "cookie", "list harmless names with `ignore_cookies`, or give the route's rule `same_for_everyone()` or `per_identity()`";
+    /// The request carries another credential: what the layer identifies users by, or a field such as `X-Api-Key`; or the
+    /// route's rule says `per_identity()` and the request shows no identity.
+    Identity = "identity", "give the route's rule `same_for_everyone()` or `per_identity()`; a closure declares with `carried_where` which requests carry its credential";
     /// The request carries a field that applications reflect into responses but that is not part of the key.
     UnkeyedField = "unkeyed-field", "strip X-Forwarded-Host and its like before the cache, or make them part of the key with `key_field`";
     /// The request asks for part of the representation, which is not stored whole.
@@ -67,6 +70,8 @@ reasons! {
     KeyTooLong = "key-too-long", "shorten the target, or `ignore_query` what does not select the response";
     /// The route's rule is `Rule::never()`.
     Rule = "rule", "change the route's rule";
+    /// The rule says `same_for_everyone()`, its pattern has parameters, and no router of axum matched the request.
+    UndeclaredRoutes = "undeclared-routes", "declare all routes of the service with `.routes([…])`, or put the layer inside axum's Router";
     /// The request says `no-store`.
     RequestNoStore = "request-no-store", "nothing: the client's word (profile `shared` only)";
     /// The request says `only-if-cached`, and it is not.
@@ -75,6 +80,8 @@ reasons! {
     Handler = "handler", "change what the handler leaves in the response's extensions";
     /// The status is not one that this profile stores.
     Status = "status", "answer 200, 203, 301, 308, 404 or 410; profile `shared` stores every final status with explicit freshness";
+    /// An error that answers this one request: its `Range`, condition, `Expect` or `Accept`, its rate, its connection.
+    OwnFields = "own-fields", "nothing: others would be told of an error that is not theirs";
     /// The response says `no-store`.
     NoStore = "no-store", "drop the directive from the response";
     /// The response says `private`.
@@ -105,6 +112,8 @@ reasons! {
     Truncated = "truncated", "send as many bytes as promised";
     /// The body ended in an error.
     BodyError = "body-error", "see the inner service's own log";
+    /// The body made no progress, or too many fetches had outlived their clients, when its own had left.
+    Abandoned = "abandoned", "see why the inner service stalls, or raise `idle_timeout`";
     /// The body ended with trailers.
     Trailers = "trailers", "do not send trailers on cacheable routes";
     /// A tag is malformed, or there are more than 256.

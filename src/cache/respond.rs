@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::core::Core;
-use super::entry::{Entry, Kept, Meta};
+use super::entry::{Blocks, Entry, Meta};
 use super::facts::Facts;
 use super::key::CacheKey;
 use super::range::{self, Span, Wanted};
@@ -52,10 +52,10 @@ pub(crate) fn stored<B>(
     now: Timestamp,
     report: Report,
 ) -> Response<Body<B>> {
-    let body = match &entry.body {
+    let body = match &entry.body.blocks {
         _ if asker.head_only => Body::empty(),
-        Kept::One(bytes) => Body::full(bytes.clone()),
-        Kept::Many(chunks) => Body::chunks(chunks.clone()),
+        Blocks::One(bytes) => Body::full(bytes.clone()),
+        Blocks::Many(chunks) => Body::chunks(chunks.clone()),
     };
     let response = from_meta(core, &entry.meta, body, &entry.key, asker, now, report);
     if !asker.wants_part() || response.status() != StatusCode::OK {
@@ -83,7 +83,7 @@ fn in_parts<B>(mut response: Response<Body<B>>, entry: &Entry, asker: Asker<'_>)
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let (chunks, length) = if let [only] = *parts {
         response.headers_mut().insert(header::CONTENT_RANGE, range::describe(only, total));
-        (from(only).chunks(), only.len())
+        (from(only), only.len())
     } else {
         let boundary = format!("{:016x}{total:x}", entry.key.hash64());
         let kind = entry.meta.headers.get(header::CONTENT_TYPE);
@@ -106,7 +106,7 @@ fn multipart(
     kind: Option<&HeaderValue>,
     total: u64,
     parts: &[Span],
-    from: impl Fn(Span) -> Kept,
+    from: impl Fn(Span) -> Vec<Bytes>,
 ) -> Vec<Bytes> {
     let mut chunks = Vec::new();
     for part in parts {
@@ -120,7 +120,7 @@ fn multipart(
         head.extend_from_slice(range::describe(*part, total).as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
         chunks.push(head.into());
-        chunks.extend(from(*part).chunks());
+        chunks.extend(from(*part));
     }
     chunks.push(format!("\r\n--{boundary}--\r\n").into());
     chunks

@@ -1,10 +1,11 @@
 //! [`Rules`]: what the operator says about routes, where responses say nothing.
 //!
 //! A rule never makes a response public that says `no-store` or `private`, sets a cookie or varies on everything: it
-//! fills silence. Patterns are axum's (`/prices/{symbol}`); a request is matched by the route axum found, else by its
-//! path. Mistakes — a malformed or conflicting pattern, a tag that cannot be one, a TTL of zero — are collected and
+//! fills silence. Patterns are axum's (`/prices/{symbol}`), and name the whole route that axum matched, prefixes of nested
+//! routers included; where axum matched none, see [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes). Mistakes — a malformed or conflicting pattern, a tag that cannot be one, a TTL of zero — are collected and
 //! returned when the layer is built.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::tag;
@@ -34,6 +35,7 @@ pub struct Rule {
     pub(crate) stale_while_revalidate: Option<Duration>,
     pub(crate) stale_if_error: Option<Duration>,
     pub(crate) same_for_everyone: bool,
+    pub(crate) per_identity: bool,
     pub(crate) tags: Vec<Box<str>>,
     pub(crate) ignore_query: Vec<Box<str>>,
     pub(crate) without_query: bool,
@@ -76,10 +78,41 @@ impl Rule {
         self
     }
 
-    /// The operator's word that responses do not depend on who asks: requests with `Authorization` or `Cookie` share
-    /// one entry. Responses that set a cookie or say `private` are still not stored.
+    /// The operator's word that responses do not depend on who asks: requests with `Authorization`, a `Cookie` or another
+    /// credential share one entry. Responses that set a cookie or say `private` are still not stored.
+    ///
+    /// In profile `app` a pattern with parameters says this only of requests that a router of axum matched, or whose
+    /// routes are declared ([`CacheBuilder::routes`](crate::cache::CacheBuilder::routes)): otherwise `/users/me` would be
+    /// taken for a `/users/{name}`.
     pub fn same_for_everyone(mut self) -> Self {
         self.same_for_everyone = true;
+        self
+    }
+
+    /// The operator's word that responses depend on who asks, and on no other credential of the request: the identity
+    /// becomes part of the key, and each identity has entries of its own. Requests that carry a credential which shows no
+    /// identity, or several, bypass the cache.
+    ///
+    /// The identity is the one of [`Tollgate::identify`](crate::TollgateBuilder::identify), or of
+    /// [`CacheBuilder::identity`](crate::cache::CacheBuilder::identity) for a cache layer used alone; without either,
+    /// building fails. It must have been verified: put an authentication layer outside.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::{Rule, Rules};
+    /// use tollgate::key::by;
+    ///
+    /// let rules = Rules::new().route("/me", Rule::ttl(Duration::from_secs(5)).per_identity());
+    /// let gate = Tollgate::builder().identify(by::header("x-user-id")).cache(rules.clone()).build()?;
+    /// # let _ = gate;
+    ///
+    /// let error = tollgate::cache::CacheLayer::builder().rules(rules).build().unwrap_err();
+    /// assert!(error.to_string().contains("per_identity"));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn per_identity(mut self) -> Self {
+        self.per_identity = true;
         self
     }
 
@@ -111,6 +144,10 @@ impl Rule {
         if let Some(tag) = self.tags.iter().find(|tag| !tag::is_valid(tag)) {
             let form = "1 to 256 visible ASCII characters without a comma";
             return Err(Error::config(format!("cache rule {pattern:?}: tag {tag:?} must be {form}")));
+        }
+        if self.same_for_everyone && self.per_identity {
+            let message = format!("cache rule {pattern:?}: say either same_for_everyone() or per_identity()");
+            return Err(Error::config(message));
         }
         for (name, span) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
             if span.is_some_and(|span| span.is_zero()) {
@@ -173,8 +210,23 @@ impl Rules {
     ///
     /// # Errors
     /// Names the first value that is wrong.
-    pub(crate) fn compile(self) -> Result<RuleBook, Error> {
+    pub(crate) fn compile(self, routing: &Routing) -> Result<RuleBook, Error> {
         let mut book = RuleBook { patterns: Patterns::default(), rules: Vec::new() };
+        if routing.outbound {
+            book.patterns.go_out();
+        }
+        if let Some(routes) = &routing.declared {
+            book.patterns.declare(routes.clone());
+        }
+        let apart =
+            self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &self.otherwise)]);
+        if let Some((pattern, _)) = apart.into_iter().find(|(_, rule)| rule.per_identity && !routing.identifies) {
+            let message = format!(
+                "cache rule {pattern:?}: per_identity() needs to know who asks; set Tollgate::identify, or \
+                 CacheBuilder::identity"
+            );
+            return Err(Error::config(message));
+        }
         self.otherwise.check("otherwise")?;
         for (pattern, rule) in self.routes {
             rule.check(&pattern)?;
@@ -184,6 +236,17 @@ impl Rules {
         book.rules.push(self.otherwise);
         Ok(book)
     }
+}
+
+/// What rules are compiled against: how requests find their route, and whether it is known who asks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Routing {
+    /// The routes of the service, where they are declared.
+    pub(crate) declared: Option<Arc<Patterns>>,
+    /// Whether the requests go out.
+    pub(crate) outbound: bool,
+    /// Whether there is an identity for `per_identity()`.
+    pub(crate) identifies: bool,
 }
 
 /// Rules that can be looked up.
@@ -200,9 +263,9 @@ impl RuleBook {
         Self { patterns: Patterns::default(), rules: vec![Rule::default()] }
     }
 
-    /// The place of this request's rule.
-    pub(crate) fn find(&self, head: &RequestHead<'_>) -> usize {
-        self.patterns.find(head).unwrap_or(self.rules.len() - 1)
+    /// The place of this request's rule, and whether it is a [guess](crate::route::Match).
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> (usize, bool) {
+        self.patterns.find(head).map_or((self.rules.len() - 1, false), |found| (found.place, found.is_guess))
     }
 
     pub(crate) fn rule(&self, index: usize) -> &Rule {
@@ -224,7 +287,7 @@ mod tests {
     use super::*;
 
     fn refusal(rules: Rules) -> String {
-        rules.compile().expect_err("a mistake").to_string()
+        rules.compile(&Routing::default()).expect_err("a mistake").to_string()
     }
 
     #[test]
@@ -234,14 +297,22 @@ mod tests {
         assert!(refusal(Rules::new().route("a", Rule::never())).contains("\"a\""));
         assert!(refusal(Rules::new().route("/a", Rule::never()).route("/a", Rule::never())).contains("conflicts"));
         assert!(refusal(Rules::new().otherwise(Rule::as_told().tag(""))).contains("otherwise"));
+        let both = Rule::as_told().same_for_everyone().per_identity();
+        assert!(
+            Rules::new()
+                .route("/a", both.clone())
+                .compile(&Routing { identifies: true, ..Routing::default() })
+                .is_err()
+        );
+        assert!(refusal(Rules::new().otherwise(Rule::as_told().per_identity())).contains("Tollgate::identify"));
     }
 
     #[test]
     fn requests_find_their_rule() {
-        let book = Rules::new().route("/a/{x}", Rule::never()).compile().expect("rules");
+        let book = Rules::new().route("/a/{x}", Rule::never()).compile(&Routing::default()).expect("rules");
         for (path, never) in [("/a/b", true), ("/b", false)] {
             let request = http::Request::get(path).body(()).expect("a request");
-            let index = book.find(&RequestHead::of(&request));
+            let (index, _) = book.find(&RequestHead::of(&request));
             assert_eq!(book.rule(index).never, never, "{path}");
         }
     }

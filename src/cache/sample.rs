@@ -50,7 +50,7 @@ pub(crate) fn entry_for_tests(
     Stored::Entry(Arc::new(Entry {
         key: key.clone(),
         meta: Arc::new(meta),
-        body: Kept::One(body),
+        body: Kept::one(body),
         length,
         partial: None,
         typed: Typed::default(),

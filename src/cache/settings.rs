@@ -41,8 +41,6 @@ pub enum Profile {
 pub(crate) struct Settings {
     pub(crate) profile: Profile,
     pub(crate) max_entry: u64,
-    /// How many bytes may be held for bodies that are still being read.
-    pub(crate) in_flight: u64,
     pub(crate) ignore_cookies: Vec<Box<str>>,
     pub(crate) key_fields: Vec<HeaderName>,
     pub(crate) targeted: Vec<HeaderName>,
@@ -54,6 +52,7 @@ pub(crate) struct Settings {
     /// Whether `Cache-Status` names the resource.
     pub(crate) status_key: bool,
     pub(crate) wait: Duration,
+    pub(crate) idle: Duration,
     pub(crate) hit_for_miss: Duration,
     /// The largest share of a lifetime that is taken off at random, in 0..1.
     pub(crate) jitter: f64,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::data::DataStats;
+use super::fetch_times::FetchTimes;
 use super::reason::Reason;
 use super::store::LevelStats;
 use crate::carrier::{self, CacheNote};
@@ -49,8 +50,10 @@ pub struct CacheStats {
     pub time_saved: Duration,
     /// Fetches in progress that others wait for or read from. Returns to 0.
     pub flights: u64,
-    /// Bytes held for bodies that are still being read. Returns to 0.
+    /// Bytes of bodies that are being read, and of those that clients still read while no entry holds them. Returns to 0.
     pub in_flight_bytes: u64,
+    /// Fetches that no client waits for: refreshes, and those whose client has left. Returns to 0.
+    pub orphans: u64,
     /// Patterns of rules that no request has matched: typing mistakes, usually.
     pub unmatched_rules: Vec<String>,
 }
@@ -92,6 +95,8 @@ pub(crate) struct RouteCounters {
     pub(crate) collapsed: AtomicU64,
     pub(crate) shadowed: AtomicU64,
     pub(crate) stored: AtomicU64,
+    /// How long whole fetches took.
+    pub(crate) took: FetchTimes,
     bypassed: [AtomicU64; Reason::COUNT],
 }
 
@@ -106,6 +111,7 @@ impl Default for RouteCounters {
             collapsed: zero(),
             shadowed: zero(),
             stored: zero(),
+            took: FetchTimes::default(),
             bypassed: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -152,6 +158,7 @@ pub(crate) struct RuleCounters {
     pub(crate) matched: AtomicU64,
     pub(crate) useful: AtomicU64,
     pub(crate) warned: Once,
+    pub(crate) undeclared: Once,
 }
 
 /// All counters of a cache.

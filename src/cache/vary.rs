@@ -79,6 +79,12 @@ pub(crate) fn is_readable(stored: &HeaderMap, request: &HeaderMap) -> bool {
     codings.all(|coding| weight(&accepted, coding).unwrap_or(0) > 0)
 }
 
+/// Whether the request accepts a response that is not encoded (RFC 9110 §12.5.3).
+pub(crate) fn accepts_identity(request: &HeaderMap) -> bool {
+    let mut lines = request.get_all(header::ACCEPT_ENCODING).iter().peekable();
+    lines.peek().is_none() || weight(&joined(lines), b"identity").unwrap_or(1000) > 0
+}
+
 /// What the request says in these fields apart from `Accept-Language`, for [`prefers`].
 pub(crate) fn selection_without_language(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
     let others: Vec<_> = names.iter().filter(|name| **name != header::ACCEPT_LANGUAGE).cloned().collect();

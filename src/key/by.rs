@@ -1,12 +1,12 @@
 //! Ready-made identities, read as "limit *by* client IP".
 //!
-//! | identity | answers when | trust it |
-//! |---|---|---|
-//! | [`client_ip`] | the socket peer is known | always; behind a proxy, with [`TrustedProxies`] |
-//! | [`peer_from`] | a server's own connection type is in the extensions | as above |
-//! | [`extension`], [`extension_with`] | an earlier layer left a value | as much as that layer |
-//! | [`bearer`], [`header`] | the request shows exactly one | only where something verifies it: anybody can invent tokens |
-//! | [`func`] | your closure says so | as much as your closure |
+//! | identity | answers when | trust it | the request carries a credential when |
+//! |---|---|---|---|
+//! | [`client_ip`] | the socket peer is known | always; behind a proxy, with [`TrustedProxies`] | never |
+//! | [`peer_from`] | a server's own connection type is in the extensions | as above | never |
+//! | [`extension`], [`extension_with`] | an earlier layer left a value | as much as that layer | the extension is there |
+//! | [`bearer`], [`header`] | the request shows exactly one | only where something verifies it: anybody can invent tokens | the field is there, even twice or malformed |
+//! | [`func`] | your closure says so | as much as your closure | [`carried_where`](super::Func::carried_where) says so; always, without it |
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -78,6 +78,10 @@ impl KeyExtractor for Bearer {
         let token = token.trim_ascii();
         (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then(|| Key::bytes("bearer", token))
     }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        head.headers().contains_key(AUTHORIZATION)
+    }
 }
 
 /// The value of this field, such as an API key; no answer where it is missing or sent twice.
@@ -96,6 +100,10 @@ pub struct Header(HeaderName);
 impl KeyExtractor for Header {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         Some(Key::bytes("header", only(head, &self.0)?))
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        head.headers().contains_key(&self.0)
     }
 }
 
@@ -136,6 +144,10 @@ impl<T: Identity> KeyExtractor for Extension<T> {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         head.extension::<T>().map(Identity::key)
     }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        head.extension::<T>().is_some()
+    }
 }
 
 impl<T> Clone for Extension<T> {
@@ -165,7 +177,7 @@ where
     T: Send + Sync + 'static,
     F: Fn(&T) -> Option<Key<'static>> + Send + Sync + 'static,
 {
-    func(move |head| head.extension::<T>().and_then(&f))
+    func(move |head| head.extension::<T>().and_then(&f)).carried_where(|head| head.extension::<T>().is_some())
 }
 
 /// Any closure. Return `None` where the request does not say.
@@ -180,7 +192,7 @@ pub fn func<F>(f: F) -> Func<F>
 where
     F: for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static,
 {
-    Func(f)
+    Func::new(f)
 }
 
 #[cfg(test)]

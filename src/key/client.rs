@@ -87,6 +87,11 @@ impl KeyExtractor for ClientIp {
         Some(self)
     }
 
+    /// Never: an address is no credential.
+    fn carries(&self, _head: &RequestHead<'_>) -> bool {
+        false
+    }
+
     fn check(&self) -> Result<(), Error> {
         if self.ipv6_prefix > 128 {
             return Err(Error::config(format!("IPv6 prefix /{} is longer than 128 bits", self.ipv6_prefix)));

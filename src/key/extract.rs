@@ -35,6 +35,23 @@ pub trait KeyExtractor: Send + Sync + 'static {
         None
     }
 
+    /// Whether the request carries a credential of the kind this extractor reads, be it valid, doubled, malformed or
+    /// rejected. A cache shares no answer to such a request, unless a rule says how
+    /// ([`same_for_everyone`](crate::cache::Rule::same_for_everyone), [`per_identity`](crate::cache::Rule::per_identity)).
+    ///
+    /// Extraction does not decide this: a credential that is sent twice identifies no one here, and may well identify
+    /// somebody to the service. Unless an extractor says otherwise, every request carries one.
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        let _ = head;
+        true
+    }
+
+    /// The identity by which a cache may keep answers apart: [`extract`](Self::extract), but nothing where a credential is
+    /// carried that yields no identity, or several are.
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
     /// Whether this extractor is well configured. Asked once, when a layer is built.
     ///
     /// # Errors
@@ -101,6 +118,14 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
         (**self).client_ip()
     }
 
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        (**self).carries(head)
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (**self).credential(head)
+    }
+
     fn check(&self) -> Result<(), Error> {
         (**self).check()
     }
@@ -130,6 +155,19 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
         self.second.client_ip()
     }
 
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        self.first.carries(head) || self.second.carries(head)
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        match (self.first.carries(head), self.second.carries(head)) {
+            // Which of the two the service believes is not known here.
+            (true, true) => None,
+            (true, false) => self.first.credential(head),
+            (false, _) => self.second.credential(head),
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         self.first.check()?;
         self.second.check()
@@ -153,6 +191,14 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
         Some(self.first.extract(head)?.pair(self.second.extract(head)?))
     }
 
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        self.first.carries(head) || self.second.carries(head)
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        Some(self.first.credential(head)?.pair(self.second.credential(head)?))
+    }
+
     fn check(&self) -> Result<(), Error> {
         self.first.check()?;
         self.second.check()
@@ -165,15 +211,51 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
 }
 
 /// A closure as an extractor. Made by [`by::func`](crate::key::by::func).
-#[derive(Clone, Copy)]
-pub struct Func<F>(pub(super) F);
+#[derive(Clone)]
+pub struct Func<F> {
+    extract: F,
+    carries: Option<Carries>,
+}
+
+type Carries = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
+
+impl<F> Func<F> {
+    pub(super) const fn new(extract: F) -> Self {
+        Self { extract, carries: None }
+    }
+
+    /// Declares which requests carry the credential that the closure reads, also a malformed or a rejected one: see
+    /// [`KeyExtractor::carries`]. Without it, all do, and a cache shares none of their answers.
+    ///
+    /// ```
+    /// use tollgate::key::{Key, by};
+    ///
+    /// let tenant = by::func(|head| Some(Key::bytes("tenant", head.header("x-tenant")?.as_bytes())))
+    ///     .carried_where(|head| head.headers().contains_key("x-tenant"));
+    /// let country = by::func(|head| Some(Key::bytes("country", head.header("cf-ipcountry")?.as_bytes())))
+    ///     .carried_where(|_| false); // no credential: anyone may be in that country
+    /// # let _ = (tenant, country);
+    /// ```
+    #[must_use]
+    pub fn carried_where<C>(mut self, carries: C) -> Self
+    where
+        C: for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync + 'static,
+    {
+        self.carries = Some(Arc::new(carries));
+        self
+    }
+}
 
 impl<F> KeyExtractor for Func<F>
 where
     F: for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static,
 {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        (self.0)(head)
+        (self.extract)(head)
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        self.carries.as_ref().is_none_or(|carries| carries(head))
     }
 }
 

@@ -14,6 +14,7 @@ use super::outage::{Fallback, OnOutage};
 use super::plan::Plan;
 use super::prometheus;
 use super::reply::{Draft, Reset, Style};
+use super::rules::Subject;
 use super::service::RateLimit;
 use super::stats::{Counters, RateLimitStats};
 use super::{Limit, LimitStore, OnReject, Problem, Quota};
@@ -22,7 +23,8 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Events, Hook};
 use crate::head::RequestHead;
-use crate::key::{ClientIp, KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::key::{KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::route::Patterns;
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
 use crate::switch::Switch;
@@ -148,7 +150,7 @@ impl<S> Layer<S> for RateLimitLayer {
 #[derive(Clone)]
 pub struct RateLimitBuilder {
     limits: Vec<Limit>,
-    identify: SharedExtractor,
+    identify: Option<SharedExtractor>,
     store: Option<Arc<dyn LimitStore>>,
     capacity: usize,
     exempt: Vec<Exempt>,
@@ -159,13 +161,14 @@ pub struct RateLimitBuilder {
     hook: Option<Hook>,
     enabled: bool,
     outage: OnOutage,
+    routes: Vec<Box<str>>,
 }
 
 impl Default for RateLimitBuilder {
     fn default() -> Self {
         Self {
             limits: Vec::new(),
-            identify: Arc::new(by::client_ip(TrustedProxies::none())),
+            identify: None,
             store: None,
             capacity: CAPACITY,
             exempt: Vec::new(),
@@ -176,6 +179,7 @@ impl Default for RateLimitBuilder {
             hook: None,
             enabled: true,
             outage: OnOutage::default(),
+            routes: Vec::new(),
         }
     }
 }
@@ -184,7 +188,36 @@ impl RateLimitBuilder {
     /// Who is asking: the socket peer's address unless told. The last alternative counts requests without a tier.
     #[must_use]
     pub fn identify(mut self, who: impl KeyExtractor) -> Self {
-        self.identify = Arc::new(who);
+        self.identify = Some(Arc::new(who));
+        self
+    }
+
+    /// The extractor that was set to tell who sent a request, and those of limits that have their own.
+    pub(crate) fn extractors(&self) -> (Option<SharedExtractor>, Vec<SharedExtractor>) {
+        let own = self.limits.iter().filter_map(|limit| match &limit.subject {
+            Subject::Own(who) => Some(who.clone()),
+            _ => None,
+        });
+        (self.identify.clone(), own.collect())
+    }
+
+    /// Declares the routes of the service, in axum's syntax, for requests that no router of axum has matched: where the
+    /// layer stands around the whole Router, in fallbacks, and around hyper and tonic services. Without it,
+    /// [`Limit::on`] matches such requests by their path alone, and counts `/users/me` where it is on `/users/{name}`.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let limits = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)).on("/users/{name}"))
+    ///     .routes(["/users/{name}", "/users/me"])
+    ///     .build()?;
+    /// # let _ = limits;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.routes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().into()));
         self
     }
 
@@ -302,7 +335,9 @@ impl RateLimitBuilder {
             store.listen(hook.clone());
         }
         let secret = self.store.as_ref().and_then(|store| store.secret());
-        let plan = Plan::new(&self.limits, self.identify, secret)?;
+        let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
+        let identify = self.identify.unwrap_or_else(socket_peer);
+        let plan = Plan::new(&self.limits, identify, secret, routes)?;
         let live = Live::new(plan.looks_up());
         self.clock.wind();
         let ceiling =
@@ -334,13 +369,18 @@ impl RateLimitBuilder {
             network.map_err(|_| Error::config(format!("allowed address {text:?} is not an address or CIDR")))
         };
         let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let (who, peer): (_, ClientIp) = (self.identify.clone(), by::client_ip(TrustedProxies::none()));
+        let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
         self.exempt.push(Arc::new(move |head| {
             let address = who.fallback(head).and_then(|key| key.as_ip()).or_else(|| peer.address(head));
             address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
         }));
         Ok(())
     }
+}
+
+/// The default identity.
+fn socket_peer() -> SharedExtractor {
+    Arc::new(by::client_ip(TrustedProxies::none()))
 }
 
 impl std::fmt::Debug for RateLimitBuilder {

@@ -78,11 +78,19 @@ pub(super) struct Seen {
 impl Plan {
     /// # Errors
     /// Names the limit, quota, pattern or network that is wrong.
-    pub(super) fn new(limits: &[Limit], identify: SharedExtractor, secret: Option<FleetSecret>) -> Result<Self, Error> {
+    pub(super) fn new(
+        limits: &[Limit],
+        identify: SharedExtractor,
+        secret: Option<FleetSecret>,
+        routes: Option<Arc<Patterns>>,
+    ) -> Result<Self, Error> {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
             rules.push(Rule::new(limit, &hasher, &mut patterns)?);
+        }
+        if let Some(routes) = routes {
+            patterns.declare(routes);
         }
         let peer = by::client_ip(TrustedProxies::none());
         let client_ip = identify.client_ip().cloned();
@@ -103,14 +111,14 @@ impl Plan {
     #[inline(always)]
     pub(super) fn only(&self, head: &RequestHead<'_>, seen: &mut Seen) -> Option<(Check, Label)> {
         match &*self.rules {
-            [rule] => self.due(0, rule, head, if rule.route.is_some() { self.patterns.find(head) } else { None }, seen),
+            [rule] => self.due(0, rule, head, if rule.route.is_some() { self.route(head) } else { None }, seen),
             _ => None,
         }
     }
 
     /// All that the request owes.
     pub(super) fn dues(&self, head: &RequestHead<'_>) -> Dues {
-        let (route, mut dues) = (self.patterns.find(head), Dues::default());
+        let (route, mut dues) = (self.route(head), Dues::default());
         for (index, rule) in self.rules.iter().enumerate() {
             if let Some((check, label)) = self.due(index, rule, head, route, &mut dues.seen) {
                 dues.checks.push(check);
@@ -242,6 +250,12 @@ impl Plan {
         let rule = self.rules.iter().position(|rule| matches!(rule.subject, Subject::Node))?;
         let cost = if let Cost::Fixed(units) = self.rules[rule].cost { units } else { 1 };
         Some((Label { rule: rule as u16, tier: 0 }, self.rules[rule].offers[0].quota, cost))
+    }
+
+    /// The place of the pattern that applies to the request.
+    #[inline]
+    fn route(&self, head: &RequestHead<'_>) -> Option<usize> {
+        self.patterns.find(head).map(|found| found.place)
     }
 
     /// The matched route's name; one name for all that match none.

@@ -193,10 +193,16 @@ impl TimingBuilder {
     /// ```
     pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         for pattern in patterns {
-            if let Err(error) = self.settings.patterns.add(pattern.as_ref()) {
+            if let Err(error) = self.settings.patterns.place(pattern.as_ref()) {
                 self.error.get_or_insert(error);
             }
         }
+        self
+    }
+
+    /// Times requests that go out.
+    pub(crate) fn outbound(mut self) -> Self {
+        self.settings.patterns.go_out();
         self
     }
 

@@ -44,7 +44,7 @@ impl State {
         if !settings.enabled || self.switch.get() == Switch::Off {
             return None;
         }
-        let route = match head.matched_path() {
+        let route = match settings.patterns.routed(head) {
             Some(name) => self.routes.of(name),
             None if self.patterns.is_empty() => &self.unmatched,
             None => {

@@ -98,7 +98,7 @@ pub(super) fn moment(clock: &Clock, now: Timestamp) -> Moment {
 impl Core {
     /// What the quota makes of a request.
     pub(super) fn call(&self, head: &RequestHead<'_>) -> Call {
-        let endpoint = self.patterns.find(head).unwrap_or(self.patterns.names().len());
+        let endpoint = self.patterns.at(head.uri().path()).unwrap_or(self.patterns.names().len());
         let cost = self.cost.as_ref().map_or(1, |cost| super::told::credible(cost(head)));
         let share = self.shares.of(head.extension::<Priority>().copied().unwrap_or_default());
         Call { endpoint, cost, share, owes: false }

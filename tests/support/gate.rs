@@ -90,7 +90,7 @@ impl Gate {
     pub fn with(url: &str, set: impl FnOnce(TollgateBuilder) -> TollgateBuilder) -> Self {
         let rule = Rule::ttl(Duration::from_secs(60)).same_for_everyone();
         let rules = Rules::new().route("/none", Rule::never()).route("/{*rest}", rule);
-        Self::build(set(Tollgate::builder().cache(rules).redis(url)))
+        Self::build(set(Tollgate::builder().routes(["/none", "/{*rest}"]).cache(rules).redis(url)))
     }
 
     pub fn build(builder: TollgateBuilder) -> Self {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::entry::{Began, Entry, Kept};
+use super::super::entry::{Began, Blocks, Entry};
 use super::super::key::CacheKey;
 use super::super::policy::Standing;
 use super::invalidate::DataInvalidate;
@@ -235,9 +235,9 @@ where
 
     #[cold]
     fn read(&self, entry: &Entry) -> Option<Arc<V>> {
-        let bytes = match &entry.body {
-            Kept::One(bytes) => bytes,
-            Kept::Many(_) => return None,
+        let bytes = match &entry.body.blocks {
+            Blocks::One(bytes) => bytes,
+            Blocks::Many(_) => return None,
         };
         let Some(value) = record::open::<V>(bytes, self.space.stamp) else {
             count(&self.space.counters.odd);

@@ -149,7 +149,7 @@ impl Space {
         };
         let length = fresh.sealed.len() as u64;
         let typed = Typed { weight: fresh.weight, value: (self.stamp.version, fresh.value).into() };
-        Entry { key: key.clone(), meta: Arc::new(meta), body: Kept::One(fresh.sealed), length, partial: None, typed }
+        Entry { key: key.clone(), meta: Arc::new(meta), body: Kept::one(fresh.sealed), length, partial: None, typed }
     }
 
     /// Stores a value that was asked for at `asked`, unless it was taken back, or put, meanwhile.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::gauge::Gauge;
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
@@ -46,7 +47,7 @@ fn entry(body: Kept, length: u64, fields: &[(&'static str, Vec<u8>)], tags: &[&s
 
 fn simple() -> Stored {
     let fields = [("etag", b"\"1\"".to_vec()), ("x-a", vec![0xff, b'1']), ("x-a", b"2".to_vec())];
-    Stored::Entry(Arc::new(entry(Kept::One(Bytes::from_static(b"hello")), 5, &fields, &["a", "b"])))
+    Stored::Entry(Arc::new(entry(Kept::one(Bytes::from_static(b"hello")), 5, &fields, &["a", "b"])))
 }
 
 fn index() -> Stored {
@@ -92,7 +93,7 @@ fn a_list_of_variants_comes_back_as_it_was() {
 
 #[test]
 fn a_part_and_a_body_in_pieces_come_back() {
-    let pieces = Kept::Many([Bytes::from_static(b"he"), Bytes::from_static(b"llo")].into());
+    let pieces = Kept::held(vec![Bytes::from_static(b"he"), Bytes::from_static(b"llo")], &Gauge::new(1024));
     let mut sent = entry(pieces, 5, &[], &[]);
     sent.partial = Some(ContentRange { span: Span { start: 2, end: 7 }, total: 9 });
     let Ok(Stored::Entry(found)) = opened(seal(&Stored::Entry(Arc::new(sent)), CLOCK, usize::MAX)) else {
@@ -166,7 +167,7 @@ fn a_record_that_is_malformed_behind_a_right_checksum_is_not_read() {
 #[test]
 fn a_large_record_is_compressed_and_comes_back() {
     let body = Bytes::from(vec![b'a'; 100_000]);
-    let sent = Stored::Entry(Arc::new(entry(Kept::One(body.clone()), 100_000, &[], &[])));
+    let sent = Stored::Entry(Arc::new(entry(Kept::one(body.clone()), 100_000, &[], &[])));
     let sealed = seal(&sent, CLOCK, 1024);
     assert!(sealed.len() < 2_000, "{}", sealed.len());
     let Ok(Stored::Entry(found)) = opened(sealed.clone()) else { panic!("an entry") };
@@ -187,7 +188,7 @@ proptest! {
         let fields: Vec<_> = values.iter().map(|value| ("x-a", value.trim().as_bytes().to_vec())).collect();
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         let length = body.len() as u64;
-        let sent = entry(Kept::One(body.into()), length, &fields, &tags);
+        let sent = entry(Kept::one(body.into()), length, &fields, &tags);
         let sealed = seal(&Stored::Entry(Arc::new(sent.clone())), CLOCK, pack_over);
         let Ok(Stored::Entry(found)) = opened(sealed) else { panic!("an entry") };
         prop_assert_eq!(found.body.chunks().concat(), sent.body.chunks().concat());
