@@ -25,7 +25,7 @@ use tollgate::cache::{Rule, Rules};
 use tollgate::limit::{Limit, Quota};
 use tollgate::timing::timed;
 use tollgate::{PeerAddr, Tollgate};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -56,8 +56,15 @@ pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + S
         .timing_with(|timing| timing.server_timing(true))
         .build()?;
     // The layers are applied once, and the service is cloned for each connection: all of them share one limit.
-    let service = gate.layer().layer(service_fn(price));
+    accept(listener, gate.layer().layer(service_fn(price))).await
+}
 
+/// Serves this service on every connection.
+pub async fn accept<S, B>(listener: TcpListener, service: S) -> Result<(), Box<dyn Error + Send + Sync>>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     loop {
         let (stream, peer) = listener.accept().await?;
         let service = service.clone();

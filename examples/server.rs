@@ -48,7 +48,10 @@ fn greet(address: SocketAddr) {
     for (line, what) in [
         (format!("curl -i http://{address}/prices/ACME"), "twice: the second is a hit"),
         (format!("curl -i -H 'Authorization: Bearer pro-alpha' http://{address}/me"), "1 000 a minute, never shared"),
-        (format!("curl -i -H 'X-Api-Key: pro-alpha' http://{address}/portfolio"), "cached for 5 s, for this user alone"),
+        (
+            format!("curl -i -H 'X-Api-Key: pro-alpha' http://{address}/portfolio"),
+            "cached for 5 s, for this user alone",
+        ),
         (format!("curl -i -X POST -d 99.50 http://{address}/prices/ACME"), "changes the price, forgets the old one"),
         (format!("curl -i http://{address}/report"), "runs queries: see Server-Timing"),
         (

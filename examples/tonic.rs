@@ -90,8 +90,9 @@ pub struct PriceReply {
 /// The one method.
 pub const METHOD: &str = "shop.Prices/Get";
 
+/// The service.
 #[derive(Clone)]
-struct Prices;
+pub struct Prices;
 
 impl tonic::server::NamedService for Prices {
     const NAME: &'static str = "shop.Prices";

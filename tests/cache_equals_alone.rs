@@ -16,10 +16,10 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use proptest::prelude::*;
+use tokio::time::{Instant, sleep, timeout};
 use tollgate::cache::Profile;
 use tollgate::store::memory::MemoryCache;
 use tollgate::testing::{Faulty, Misbehaviour};
-use tokio::time::{Instant, sleep, timeout};
 use world::{Asked, Fault, Reply, World, get, reply};
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -102,11 +102,31 @@ fn ending() -> impl Strategy<Value = Ending> {
 }
 
 fn page() -> impl Strategy<Value = Page> {
-    let shape = (0..8_usize, prop_oneof![1..2_usize, 10..500_usize, 2_000..9_000_usize], any::<bool>(), prop::bool::weighted(0.8));
-    let times = (prop_oneof![Just(0), 1..400_u64], prop_oneof![Just(0), 1..300_u64], ending(), prop_oneof![Just(0), 0..4_000_u64]);
-    (shape, any::<bool>(), times).prop_map(|((chunks, size, promised, cacheable), etag, (head_ms, chunk_ms, first, first_head_ms))| {
-        Page { chunks, size, promised, cacheable, etag, head_ms, chunk_ms, first, first_head_ms }
-    })
+    let shape = (
+        0..8_usize,
+        prop_oneof![1..2_usize, 10..500_usize, 2_000..9_000_usize],
+        any::<bool>(),
+        prop::bool::weighted(0.8),
+    );
+    let times = (
+        prop_oneof![Just(0), 1..400_u64],
+        prop_oneof![Just(0), 1..300_u64],
+        ending(),
+        prop_oneof![Just(0), 0..4_000_u64],
+    );
+    (shape, any::<bool>(), times).prop_map(
+        |((chunks, size, promised, cacheable), etag, (head_ms, chunk_ms, first, first_head_ms))| Page {
+            chunks,
+            size,
+            promised,
+            cacheable,
+            etag,
+            head_ms,
+            chunk_ms,
+            first,
+            first_head_ms,
+        },
+    )
 }
 
 fn reader() -> impl Strategy<Value = Reader> {
@@ -131,7 +151,14 @@ fn case() -> impl Strategy<Value = Case> {
     ];
     let bounds = prop_oneof![Just((1 << 20, 1 << 18)), Just((40_000, 20_000)), Just((8_000, 8_000))];
     (prop::collection::vec(page(), 2), prop::collection::vec(client, 1..14), store, bounds, any::<bool>()).prop_map(
-        |(pages, clients, store, (memory, max_entry), shared)| Case { pages, clients, store, memory, max_entry, shared },
+        |(pages, clients, store, (memory, max_entry), shared)| Case {
+            pages,
+            clients,
+            store,
+            memory,
+            max_entry,
+            shared,
+        },
     )
 }
 
@@ -160,7 +187,8 @@ impl Page {
             fields.push(("etag", "\"page\"".to_owned()));
         }
         // A client that was left with a beginning asks for the rest.
-        let from = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let from =
+            asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         if let Some(from) = from.filter(|from: &usize| self.etag && *from < whole.len()) {
             fields.push((":status", "206".to_owned()));
             fields.push(("content-range", format!("bytes {from}-{}/{}", whole.len() - 1, whole.len())));
@@ -237,7 +265,8 @@ async fn run(world: World, client: Client) -> (Outcome, Duration) {
             frames += 1;
         }
     });
-    let patience = if let Reader::Leaves(after) = client.reader { Duration::from_millis(after) } else { Duration::from_secs(300) };
+    let patience =
+        if let Reader::Leaves(after) = client.reader { Duration::from_millis(after) } else { Duration::from_secs(300) };
     let abort = reading.abort_handle();
     let outcome = match timeout(patience, reading).await {
         Ok(Ok(Ok(Some(body)))) => Outcome::Whole(body),

@@ -92,53 +92,80 @@ async fn whatever_clients_do_no_more_is_allocated_than_the_bound_says() {
     };
     for profile in [Profile::App, Profile::Shared] {
         let crumbs = world(profile);
-        within("bodies in one-byte chunks, unread", most(async {
-            let mut unread = Vec::new();
-            for n in 0..80 {
-                unread.push(crumbs.send(get(&format!("/crumbs/{n}"), &[])).await);
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }).await);
-        let slow = world(profile);
-        within("a hundred large bodies that no one reads", most(async {
-            let mut unread = Vec::new();
-            for n in 0..100 {
-                unread.push(slow.send(get(&format!("/large/{n}"), &[])).await);
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            assert!(slow.stats().routes["unmatched"].bypassed["no-room"] > 50, "their clients get them as they come");
-        }).await);
-        let evicted = world(profile);
-        within("hits that no one reads, of entries that are evicted", most(async {
-            let mut unread = Vec::new();
-            for n in 0..40 {
-                evicted.get(&format!("/large/{n}")).await;
-                let hit = evicted.send(get(&format!("/large/{n}"), &[])).await;
-                if hit.headers()["cache-status"].to_str().expect("text").contains("hit") {
-                    unread.push(hit);
+        within(
+            "bodies in one-byte chunks, unread",
+            most(async {
+                let mut unread = Vec::new();
+                for n in 0..80 {
+                    unread.push(crumbs.send(get(&format!("/crumbs/{n}"), &[])).await);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-            }
-            assert!(unread.len() <= 16, "beyond the bound nothing is stored: {}", unread.len());
-        }).await);
+            })
+            .await,
+        );
+        let slow = world(profile);
+        within(
+            "a hundred large bodies that no one reads",
+            most(async {
+                let mut unread = Vec::new();
+                for n in 0..100 {
+                    unread.push(slow.send(get(&format!("/large/{n}"), &[])).await);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                assert!(
+                    slow.stats().routes["unmatched"].bypassed["no-room"] > 50,
+                    "their clients get them as they come"
+                );
+            })
+            .await,
+        );
+        let evicted = world(profile);
+        within(
+            "hits that no one reads, of entries that are evicted",
+            most(async {
+                let mut unread = Vec::new();
+                for n in 0..40 {
+                    evicted.get(&format!("/large/{n}")).await;
+                    let hit = evicted.send(get(&format!("/large/{n}"), &[])).await;
+                    if hit.headers()["cache-status"].to_str().expect("text").contains("hit") {
+                        unread.push(hit);
+                    }
+                }
+                assert!(unread.len() <= 16, "beyond the bound nothing is stored: {}", unread.len());
+            })
+            .await,
+        );
         let stalled = world(profile);
-        within("stalled bodies whose clients left", most(async {
-            for n in 0..3_000 {
-                drop(stalled.send(get(&format!("/stalls/{n}"), &[])).await);
-            }
-        }).await);
+        within(
+            "stalled bodies whose clients left",
+            most(async {
+                for n in 0..3_000 {
+                    drop(stalled.send(get(&format!("/stalls/{n}"), &[])).await);
+                }
+            })
+            .await,
+        );
         let small = world(profile);
-        within("a flood of small entries", most(async {
-            for n in 0..20_000 {
-                small.get(&format!("/small/{n}")).await;
-            }
-        }).await);
+        within(
+            "a flood of small entries",
+            most(async {
+                for n in 0..20_000 {
+                    small.get(&format!("/small/{n}")).await;
+                }
+            })
+            .await,
+        );
     }
     let ranges = world(Profile::Shared);
-    within("overlapping ranges of one large object", most(async {
-        for n in 0..2_000_usize {
-            let from = (n * 7_919) % 700_000;
-            ranges.get_with("/ranges", &[("range", &format!("bytes={from}-{}", from + 100_000))]).await;
-        }
-    }).await);
+    within(
+        "overlapping ranges of one large object",
+        most(async {
+            for n in 0..2_000_usize {
+                let from = (n * 7_919) % 700_000;
+                ranges.get_with("/ranges", &[("range", &format!("bytes={from}-{}", from + 100_000))]).await;
+            }
+        })
+        .await,
+    );
     assert!(ranges.is_quiet().await, "{:?}", ranges.stats());
 }

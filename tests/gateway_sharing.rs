@@ -149,7 +149,8 @@ async fn overlapping_ranges_take_the_memory_of_one_object() {
         statm.split(' ').nth(1).expect("a field").parse::<u64>().expect("a number") * 4096
     };
     let origin = Origin::new(|request: Request<Incoming>| async move {
-        let range = request.headers()["range"].to_str().expect("text").strip_prefix("bytes=").expect("bytes").to_owned();
+        let range =
+            request.headers()["range"].to_str().expect("text").strip_prefix("bytes=").expect("bytes").to_owned();
         let (from, to) = range.split_once('-').expect("a range");
         let (from, to): (usize, usize) = (from.parse().expect("a number"), to.parse().expect("a number"));
         let described = format!("bytes {from}-{to}/1000000");
@@ -182,8 +183,7 @@ async fn an_error_that_one_client_provoked_is_no_one_else_s() {
                 () if accepted => "406",
                 () => return answer(&[("cache-control", "max-age=3600"), ("vary", "accept-encoding")], full("page")),
             };
-            let fields =
-                [(":status", status), ("cache-control", "public, max-age=3600"), ("vary", "accept-encoding")];
+            let fields = [(":status", status), ("cache-control", "public, max-age=3600"), ("vary", "accept-encoding")];
             answer(&fields, full("refused"))
         })
         .await;

@@ -1,12 +1,19 @@
 //! The hyper example, over a real socket.
 #![expect(clippy::expect_used, reason = "a test may fail")]
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
+use tollgate::Tollgate;
+use tollgate::cache::{Rule, Rules};
+use tower::Layer;
 
 #[path = "../examples/hyper.rs"]
 #[allow(dead_code, unreachable_pub, reason = "an example is a program of its own")]
@@ -58,4 +65,28 @@ async fn the_second_answer_comes_from_the_cache_and_makes_no_query() {
     assert!(timing(&first).contains("db;dur=") && timing(&first).contains("desc=\"1 query\""), "{}", timing(&first));
     assert!(timing(&second).starts_with("total;dur=") && !timing(&second).contains("db"), "{}", timing(&second));
     assert_eq!((&second["age"], &body[..]), (&"0".parse().expect("a value"), &b"ACME costs 400 cents\n"[..]));
+}
+
+/// Over hyper no router has matched: declared routes are chosen as one would.
+#[tokio::test]
+async fn a_rule_for_a_pattern_does_not_govern_a_declared_static_route() {
+    let rules = Rules::new().route("/users/{name}", Rule::ttl(Duration::from_secs(60)).same_for_everyone());
+    let gate = Tollgate::builder().cache(rules).routes(["/users/{name}", "/users/me"]).build().expect("a gate");
+    let service = gate.layer().layer(tower::service_fn(async |request: Request<Incoming>| {
+        let user = request.headers().get("x-user").map_or("nobody", |user| user.to_str().expect("text")).to_owned();
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(user)))
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(example::accept(listener, service));
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let ask = async |path: &str, user: &str| {
+        let request =
+            Request::get(format!("{url}{path}")).header("x-user", user).body(Empty::new()).expect("a request");
+        client.request(request).await.expect("an answer").into_body().collect().await.expect("a body").to_bytes()
+    };
+    for user in ["alice", "bob"] {
+        assert_eq!(ask("/users/me", user).await, user);
+    }
+    assert_eq!((ask("/users/dave", "alice").await, ask("/users/dave", "bob").await), ("alice".into(), "alice".into()));
 }

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::net::TcpListener;
+use tollgate::Tollgate;
+use tollgate::limit::{Limit, Quota};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Channel;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -88,4 +91,24 @@ async fn what_the_service_itself_refuses_passes_through() {
     let channel = Channel::from_shared(url).expect("a URL").connect().await.expect("a connection");
     let status = call(&channel, "/shop.Prices/Put").await.expect_err("no such method");
     assert_eq!(status.code(), Code::Unimplemented);
+}
+
+/// A method with a limit of its own, or with none, is not counted against the pattern for all methods.
+#[tokio::test]
+async fn declared_routes_decide_which_limit_counts_a_call() {
+    let limit = Limit::global(Quota::per_minute(2)).on("/shop.Prices/{method}");
+    let gate = Tollgate::builder().limit(limit).routes(["/shop.Prices/{method}", "/shop.Prices/Get"]);
+    let gate = gate.build().expect("a gate");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = Server::builder().layer(gate.layer()).add_service(example::Prices);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let channel = Channel::from_shared(url).expect("a URL").connect().await.expect("a connection");
+    for _ in 0..5 {
+        call(&channel, "/shop.Prices/Get").await.expect("a reply");
+    }
+    let codes = futures_util::future::join_all((0..3).map(|_| call(&channel, "/shop.Prices/Put"))).await;
+    let refused =
+        codes.iter().filter(|answer| answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted));
+    assert_eq!(refused.count(), 1);
 }
