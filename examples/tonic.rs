@@ -91,7 +91,7 @@ pub struct PriceReply {
 pub const METHOD: &str = "shop.Prices/Get";
 
 /// The service.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Prices;
 
 impl tonic::server::NamedService for Prices {

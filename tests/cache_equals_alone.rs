@@ -2,7 +2,12 @@
 //! it would have got alone, whole, and no later than that plus `wait` (twice, where it waited for its turn).
 //!
 //! A path is answered alike by every call but the first, which may be slow, stall or fail. Time is turned, not waited for.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may fail; the clock is the paused one"
+)]
 
 #[path = "support/cache_world.rs"]
 mod world;

@@ -1,6 +1,4 @@
 //! An error that one client's own fields provoked is that client's alone.
-#![expect(clippy::expect_used, reason = "a test may fail")]
-
 #[path = "support/cache_world.rs"]
 mod world;
 

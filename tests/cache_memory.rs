@@ -82,90 +82,63 @@ fn world(profile: Profile) -> World {
     World::with(|b| b.profile(profile).memory(BOUND as u64).max_entry(MIB as u64), answer)
 }
 
+/// Bodies of that kind which no one reads.
+async fn unread(world: &World, kind: &str, bodies: usize) {
+    let mut unread = Vec::new();
+    for n in 0..bodies {
+        unread.push(world.send(get(&format!("/{kind}/{n}"), &[])).await);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(world.stats().routes["unmatched"].bypassed["no-room"] > 0, "their clients get them as they come");
+}
+
+/// Hits that no one reads, of entries that are evicted by those that come after.
+async fn unread_hits(world: &World) {
+    let mut unread = Vec::new();
+    for n in 0..40 {
+        world.get(&format!("/large/{n}")).await;
+        let hit = world.send(get(&format!("/large/{n}"), &[])).await;
+        if hit.headers()["cache-status"].to_str().expect("text").contains("hit") {
+            unread.push(hit);
+        }
+    }
+    assert!((8..=16).contains(&unread.len()), "beyond the bound nothing is stored: {}", unread.len());
+}
+
+async fn overlapping_ranges(world: &World) {
+    for n in 0..2_000_usize {
+        let from = (n * 7_919) % 700_000;
+        world.get_with("/ranges", &[("range", &format!("bytes={from}-{}", from + 100_000))]).await;
+    }
+    assert!(world.is_quiet().await, "{:?}", world.stats());
+}
+
+/// No more is allocated than entries, bodies, and an eighth for keys, tasks, and the store's own lists.
+fn within(what: &str, most: usize) {
+    let bound = 2 * BOUND + BOUND / 8 + 2 * MIB;
+    assert!(most <= bound, "{what}: {most} bytes of {bound}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn whatever_clients_do_no_more_is_allocated_than_the_bound_says() {
-    let within = |what: &str, most: usize| {
-        // Entries, bodies, and an eighth for keys, tasks, and what the allocator and the store's own lists take.
-        let bound = 2 * BOUND + BOUND / 8 + 2 * MIB;
-        println!("{what}: {most} of {bound}");
-        assert!(most <= bound, "{what}: {most} bytes of {bound}");
-    };
     for profile in [Profile::App, Profile::Shared] {
-        let crumbs = world(profile);
-        within(
-            "bodies in one-byte chunks, unread",
-            most(async {
-                let mut unread = Vec::new();
-                for n in 0..80 {
-                    unread.push(crumbs.send(get(&format!("/crumbs/{n}"), &[])).await);
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            })
-            .await,
-        );
-        let slow = world(profile);
-        within(
-            "a hundred large bodies that no one reads",
-            most(async {
-                let mut unread = Vec::new();
-                for n in 0..100 {
-                    unread.push(slow.send(get(&format!("/large/{n}"), &[])).await);
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                assert!(
-                    slow.stats().routes["unmatched"].bypassed["no-room"] > 50,
-                    "their clients get them as they come"
-                );
-            })
-            .await,
-        );
-        let evicted = world(profile);
-        within(
-            "hits that no one reads, of entries that are evicted",
-            most(async {
-                let mut unread = Vec::new();
-                for n in 0..40 {
-                    evicted.get(&format!("/large/{n}")).await;
-                    let hit = evicted.send(get(&format!("/large/{n}"), &[])).await;
-                    if hit.headers()["cache-status"].to_str().expect("text").contains("hit") {
-                        unread.push(hit);
-                    }
-                }
-                assert!(unread.len() <= 16, "beyond the bound nothing is stored: {}", unread.len());
-            })
-            .await,
-        );
+        within("bodies in one-byte chunks", most(unread(&world(profile), "crumbs", 40)).await);
+        within("large bodies", most(unread(&world(profile), "large", 100)).await);
+        within("hits", most(unread_hits(&world(profile))).await);
         let stalled = world(profile);
-        within(
-            "stalled bodies whose clients left",
-            most(async {
-                for n in 0..3_000 {
-                    drop(stalled.send(get(&format!("/stalls/{n}"), &[])).await);
-                }
-            })
-            .await,
-        );
-        let small = world(profile);
-        within(
-            "a flood of small entries",
-            most(async {
-                for n in 0..20_000 {
-                    small.get(&format!("/small/{n}")).await;
-                }
-            })
-            .await,
-        );
-    }
-    let ranges = world(Profile::Shared);
-    within(
-        "overlapping ranges of one large object",
-        most(async {
-            for n in 0..2_000_usize {
-                let from = (n * 7_919) % 700_000;
-                ranges.get_with("/ranges", &[("range", &format!("bytes={from}-{}", from + 100_000))]).await;
+        let abandoned = async {
+            for n in 0..3_000 {
+                drop(stalled.send(get(&format!("/stalls/{n}"), &[])).await);
             }
-        })
-        .await,
-    );
-    assert!(ranges.is_quiet().await, "{:?}", ranges.stats());
+        };
+        within("stalled bodies whose clients left", most(abandoned).await);
+        let small = world(profile);
+        let flood = async {
+            for n in 0..20_000 {
+                small.get(&format!("/small/{n}")).await;
+            }
+        };
+        within("a flood of small entries", most(flood).await);
+    }
+    within("overlapping ranges of one object", most(overlapping_ranges(&world(Profile::Shared))).await);
 }

@@ -60,7 +60,7 @@ fn bucket(took: Duration) -> usize {
 /// Where a bucket ends.
 const fn end(bucket: usize) -> Duration {
     let high = 1_u64 << (bucket / 2 + 1);
-    Duration::from_micros(if bucket % 2 == 0 { high + high / 2 } else { 2 * high })
+    Duration::from_micros(if bucket.is_multiple_of(2) { high + high / 2 } else { 2 * high })
 }
 
 #[cfg(test)]
