@@ -24,11 +24,12 @@ use super::key::CacheKey;
 use super::lookup::{Found, Search, Step};
 use super::origin::Origin;
 use super::policy::{self, Standing};
+use super::reader::Fetch;
 use super::reason::Reason;
 use super::settings::Profile;
 use super::stats::{RouteCounters, answered, count};
 use super::status::{Forward, Report};
-use super::tee::{self, Share, Tee};
+use super::tee::{Share, Tee};
 use super::{partial, range, respond, validate, vary, wish};
 use crate::answer::BoxFuture;
 use crate::body::{Body, BodyError, Stream};
@@ -391,8 +392,7 @@ fn share_live<O: Origin<B>, B: Send + 'static>(job: Job<O, B>, live: &Live) -> R
     let mut response = respond::from_meta(&core, &live.meta, Body::empty(), &job.ask.key, job.asker(), now, report);
     if response.status() != StatusCode::NOT_MODIFIED {
         let etag = live.meta.headers.get(header::ETAG).filter(|etag| validate::is_strong(etag)).cloned();
-        let resume =
-            etag.map(|etag| Box::new(move |sent| Box::pin(rest(job, etag, sent)) as BoxFuture<_>) as tee::Fetch);
+        let resume = etag.map(|etag| Box::new(move |sent| Box::pin(rest(job, etag, sent)) as BoxFuture<_>) as Fetch);
         *response.body_mut() = Body::stream(Box::pin(live.tee.follower(resume)));
     }
     response

@@ -102,7 +102,7 @@
 //! | `facts` `credentials` `key` `keying` `rules` `directive` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
 //! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
 //! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
-//! | `barrier` `flight` `tee` `gauge` `slots` `fetch_times` `passing` `uses` `stats` | shared state, each with one job |
+//! | `barrier` `flight` `tee` `buffer` `pump` `reader` `gauge` `slots` `fetch_times` `passing` `uses` `stats` | shared state, each with one job |
 //! | `core` `lookup` `service` | a request's way to a hit |
 //! | `join` `fetch` `live` `keep` `freshen` `partial` `settle` | its way when there is none |
 //! | `respond` `status` | what the client is sent |
@@ -131,6 +131,7 @@
 
 pub(crate) mod barrier;
 mod books;
+mod buffer;
 mod builder;
 pub mod conformance;
 mod contained;
@@ -173,7 +174,9 @@ mod pack;
 mod partial;
 mod passing;
 mod policy;
+mod pump;
 mod range;
+mod reader;
 mod reason;
 mod renew;
 mod respond;

@@ -13,7 +13,7 @@ use super::fetch::Errand;
 use super::gauge::Gauge;
 use super::range::{self, ContentRange, Span};
 use super::reason::Reason;
-use super::{tee, validate};
+use super::{buffer, validate};
 use crate::body::{Body, BodyError};
 use crate::error::BoxError;
 
@@ -110,7 +110,7 @@ pub(super) fn joined(
     if after.start < after.end {
         chunks.extend(from_old(after));
     }
-    let blocks = tee::copied(&chunks, span.len(), gauge).ok_or(Reason::NoRoom)?;
+    let blocks = buffer::copied(&chunks, span.len(), gauge).ok_or(Reason::NoRoom)?;
     Ok((Kept::held(blocks, gauge), ContentRange { span, total: part.total }))
 }
 

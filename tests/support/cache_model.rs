@@ -226,7 +226,9 @@ impl Model {
             received: now,
         };
         let mut client = Client { status: says.status, body: new.body.clone(), age: None };
-        if new.may_be_stored(ask) {
+        // An error in answer to the client's own condition is the client's own.
+        let own = held.is_none() && (ask.condition.is_some() || ask.since.is_some()) && says.status >= 400;
+        if !own && new.may_be_stored(ask) {
             // §4.3.2, for the client's own condition.
             if new.is_what_they_have(ask, now) {
                 client = Client { status: 304, body: String::new(), age: None };
@@ -361,9 +363,10 @@ impl Held {
         self.is_fresh(now) || self.staleness(now) < longest * 10 || (now - self.received) * 10 < fresh_for + keep * 10
     }
 
-    /// §4.1.
+    /// §4.1; and a refusal of those without a login is not for those with one.
     fn answers(&self, ask: &Ask) -> bool {
-        self.path == ask.path && (self.field("vary").is_none() || self.v == ask.v)
+        let lifted = ask.authorised && (400..500).contains(&self.status);
+        !lifted && self.path == ask.path && (self.field("vary").is_none() || self.v == ask.v)
     }
 
     /// §3.
