@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
 use tollgate::PeerAddr;
-use tollgate::key::{KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitLayer, Tiers};
 use tollgate::store::memory::MemoryLimits;
 use tower::{Layer, Service, ServiceExt};
@@ -139,7 +139,8 @@ mod limit {
         let store = MemoryLimits::new(keys as usize * 2);
         let quota = if BUCKET { Quota::per_second(1_000_000).bucket(1_000_000) } else { Quota::per_second(1_000_000) };
         let now = tollgate::Clock::default().now();
-        let key = |n: u64| tollgate::key::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17));
+        let key =
+            |n: u64| tollgate::identity::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17));
         (0..keys).for_each(|n| drop(store.decide(&[Check::new(key(n), quota)], now)));
         let next = std::sync::atomic::AtomicU64::new(0);
         bencher
@@ -158,7 +159,10 @@ mod limit {
         let (mut n, quota) = (0_u64, Quota::per_minute(100));
         let mut next = || {
             n += 1;
-            Check::new(tollgate::key::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17)), quota)
+            Check::new(
+                tollgate::identity::KeyHash::from_bits(n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17)),
+                quota,
+            )
         };
         (0..20_000).for_each(|_| drop(store.decide(&[next()], now)));
         bencher.with_inputs(next).bench_local_values(|check| store.decide(black_box(&[check]), now));
@@ -167,7 +171,8 @@ mod limit {
     #[divan::bench(threads = [1, 2])]
     fn one_hot_key(bencher: Bencher<'_, '_>) {
         let store = MemoryLimits::new(1_000);
-        let check = Check::new(tollgate::key::KeyHash::from_bits(7), Quota::per_second(1_000_000).bucket(1_000_000));
+        let check =
+            Check::new(tollgate::identity::KeyHash::from_bits(7), Quota::per_second(1_000_000).bucket(1_000_000));
         let now = tollgate::Clock::default().now();
         bencher.bench(|| store.decide(black_box(&[check]), now));
     }

@@ -33,7 +33,7 @@ use hdrhistogram::Histogram;
 use redis::aio::MultiplexedConnection;
 use server::RedisServer;
 use tollgate::Clock;
-use tollgate::key::KeyHash;
+use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, LimitStore, Quota};
 use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
 

@@ -87,7 +87,7 @@ fn observed(bencher: Bencher<'_, '_>, fields: bool) {
 
 #[divan::bench(args = [false, true])]
 fn shedding(bencher: Bencher<'_, '_>, fields: bool) {
-    measure(bencher, layer(|builder| builder.mode(Mode::Shed)).layer(Bare { fields }));
+    measure(bencher, layer(|builder| builder.mode(Mode::Reject)).layer(Bare { fields }));
 }
 
 #[divan::bench]

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tollgate::Tollgate;
-use tollgate::key::{TrustedProxies, by};
+use tollgate::identity::{TrustedProxies, by};
 use tollgate::limit::Limit;
 use tower::Layer;
 

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tollgate::Tollgate;
-use tollgate::key::by;
+use tollgate::identity::by;
 use tollgate::limit::{Limit, Quota};
 use tollgate::timing::timed;
 use tonic::body::Body;

@@ -1,6 +1,6 @@
 //! Tower layers that put a toll gate in front of any axum, tonic or hyper service.
 //!
-//! **Who is asking** ([`key`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how long did
+//! **Who is asking** ([`identity`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how long did
 //! it take** ([`timing`]); and on the way out, **how much may we still ask of others** ([`upstream`]). It works alone in one
 //! process, is bounded in memory, and a failure of its own never becomes a failure of yours.
 //!
@@ -46,7 +46,7 @@
 //! | [`timing::TimingLayer`] | latencies by route, queries by request |
 //! | [`upstream::UpstreamLayer`] | an upstream's quota, kept around the client that calls it; [`Tollgate::upstream`] with a cache in front |
 //! | [`testing`] | a clock to turn and a fake peer (feature `testing`) |
-//! | [`guide`] | architecture, faults, questions |
+//! | [`docs`] | architecture, faults, questions |
 //!
 //! # Features
 //!
@@ -61,33 +61,16 @@
 //! | `lz4` | large cached responses compressed on their way to Redis |
 //! | `testing` | [`testing`] |
 
-mod answer;
-mod batch;
-pub mod body;
-mod breaker;
-mod budget;
-mod carrier;
-mod circuit;
-mod clock;
-mod contain;
-mod error;
-mod event;
-mod fields;
-#[cfg(feature = "redis")]
-mod guard;
-mod head;
-mod route;
-mod sf;
-mod stack;
-mod stats;
-mod striped;
-mod switch;
-mod upstream_gate;
+mod base;
+mod gate;
+mod resilience;
 
-pub mod guide;
+mod batch;
+
+pub mod docs;
 
 pub mod cache;
-pub mod key;
+pub mod identity;
 pub mod limit;
 pub mod store;
 #[cfg(feature = "testing")]
@@ -95,22 +78,25 @@ pub mod testing;
 pub mod timing;
 pub mod upstream;
 
-pub use answer::{Answer, AnswerFuture, BoxFuture};
+pub use base::body;
+pub use base::body::{Body, BodyError};
+pub use base::budget::{Allowance, Budget, BudgetEffect, BudgetPolicy};
+pub use base::clock::{Clock, ManualClock, Timestamp};
+pub use base::error::Error;
+pub use base::event::{Event, Hook};
+pub use base::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
+pub use base::mode::Switch;
+pub use base::request_head::{PeerAddr, RequestHead};
+pub use base::route::UNMATCHED;
 pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
-pub use body::{Body, BodyError};
-pub use budget::{Allowance, Budget, BudgetPolicy, Thrift};
-pub use circuit::Circuit;
-pub use clock::{Clock, ManualClock, Timestamp};
-pub use error::Error;
-pub use event::{Event, Hook};
+pub use gate::inbound::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
+pub use gate::outbound::{
+    UpstreamGate, UpstreamGateBuilder, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats,
+};
+pub use gate::stats::{RouteReport, Stats, Switches};
+pub use resilience::circuit::Circuit;
 #[cfg(feature = "redis")]
-pub use guard::GuardStats;
-pub use head::{PeerAddr, RequestHead};
-pub use route::UNMATCHED;
-pub use stack::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
-pub use stats::{RouteReport, Stats, Switches};
-pub use switch::Switch;
-pub use upstream_gate::{UpstreamGate, UpstreamGateBuilder, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
+pub use resilience::guard::GuardStats;
 
 /// The front page's code compiles.
 #[cfg(doctest)]

@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use tollgate::cache::{Rule, Rules, Store};
+use tollgate::cache::{Rule, Rules, StoreHint};
 use world::{World, get, reply, request};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
@@ -140,7 +140,7 @@ async fn rules_speak_where_responses_are_silent() {
     let rules = Rules::new()
         .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices"))
         .route("/never", Rule::never())
-        .route("/missing", Rule::as_told().negative_ttl(Duration::from_secs(5)));
+        .route("/missing", Rule::from_headers().negative_ttl(Duration::from_secs(5)));
     let world = World::with(
         |b| b.rules(rules),
         |asked| async move {
@@ -176,7 +176,8 @@ async fn a_lifetime_without_end_is_a_long_one() {
 async fn the_handler_may_decide() {
     let world = World::new(|asked| async move {
         let mut response = reply(&[], asked.call.to_string());
-        let word = if asked.path == "/no" { Store::never() } else { Store::ttl(Duration::from_secs(5)).tag("t") };
+        let word =
+            if asked.path == "/no" { StoreHint::never() } else { StoreHint::ttl(Duration::from_secs(5)).tag("t") };
         response.extensions_mut().insert(word);
         Ok(response)
     });
@@ -283,7 +284,7 @@ async fn stats_add_up() {
     assert_eq!(stats.time_saved, clock_step * 4);
     assert_eq!(stats.unmatched_rules, ["/typo"]);
     assert_eq!((stats.levels[0].hits, stats.levels[0].entries), (4, 1));
-    assert!(stats.levels[0].bytes > 0 && stats.levels[0].bytes < stats.levels[0].bound);
+    assert!(stats.levels[0].bytes > 0 && stats.levels[0].bytes < stats.levels[0].capacity_bytes);
     let json = serde_json::to_value(&stats).expect("json");
     assert_eq!(json["time_saved"], 0.8);
 }
@@ -298,8 +299,8 @@ async fn a_layer_that_is_off_does_nothing() {
 
 #[tokio::test]
 async fn identity_in_the_key_lets_each_user_have_a_cache() {
-    use tollgate::key::by;
-    let rules = Rules::new().route("/me", Rule::as_told().per_identity());
+    use tollgate::identity::by;
+    let rules = Rules::new().route("/me", Rule::from_headers().per_identity());
     let world = World::with(
         |b| b.identity(by::header("authorization")).rules(rules),
         |asked| async move { Ok(reply(MINUTE, asked.header("authorization").unwrap_or("nobody").to_owned())) },

@@ -9,7 +9,7 @@ use world::{Asked, Reply, World, get, reply};
 
 /// A service that answers these fields with this status, for an hour, and everything else with a page.
 fn strict(profile: Profile, field: &'static str, status: &'static str) -> World {
-    let rules = Rules::new().otherwise(Rule::as_told().negative_ttl(Duration::from_secs(600)));
+    let rules = Rules::new().otherwise(Rule::from_headers().negative_ttl(Duration::from_secs(600)));
     World::with(
         |b| b.profile(profile).rules(rules),
         move |asked| async move {
@@ -91,7 +91,7 @@ async fn a_406_does_not_cross_the_classes_of_accept_encoding() {
         }
     };
     for profile in [Profile::Shared, Profile::App] {
-        let rules = Rules::new().otherwise(Rule::as_told().negative_ttl(Duration::from_secs(600)));
+        let rules = Rules::new().otherwise(Rule::from_headers().negative_ttl(Duration::from_secs(600)));
         let world = World::with(|b| b.profile(profile).rules(rules), move |asked| async move { Ok(negotiate(asked)) });
         for path in ["/a", "/b"] {
             for refusal in ["identity;q=0", "*;q=0", "deflate, *;q=0", "gzip;q=0, identity;q=0"] {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tollgate::cache::{CacheLayer, Profile, Rule, Rules};
-use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Limit, Quota};
 use tollgate::{RequestHead, Tollgate, TollgateBuilder};
 use tower::{Layer, ServiceExt, service_fn};

@@ -32,7 +32,7 @@ async fn authorised_requests_pass_by_unless_the_operator_says_they_are_all_the_s
     assert_eq!(mine.status_line(), "fwd=bypass; detail=authorization");
     assert_eq!(mine.body, "1", "neither looked up nor, as the next line shows, stored");
     assert_eq!(world.get("/a").await.body, "0");
-    let rules = Rules::new().route("/a", Rule::as_told().same_for_everyone());
+    let rules = Rules::new().route("/a", Rule::from_headers().same_for_everyone());
     let world = World::with(|b| b.rules(rules), |_| async { Ok(reply(MINUTE, "x")) });
     assert!(is_cached(&world, "/a", &[("authorization", "Bearer x"), ("cookie", "s=1")]).await);
 }
@@ -231,7 +231,7 @@ async fn a_flood_of_random_queries_stays_within_memory_and_leaves_the_hot_set_al
         hits += usize::from(n % 5 == 0 && world.get(&hot[n / 5 % 50]).await.is_hit());
     }
     let level = &world.stats().levels[0];
-    assert!(level.bytes <= level.bound + level.bound / 10, "{level:?}");
+    assert!(level.bytes <= level.capacity_bytes + level.capacity_bytes / 10, "{level:?}");
     assert!(hits >= 950, "{hits} of 1000");
 }
 

@@ -1,4 +1,4 @@
-//! The layer among others: under axum, tonic, `ServiceBuilder` and `Buffer`, and the readiness contract.
+//! The layer among others: under axum, tonic, `ServiceBuilder` and `BodyBuffer`, and the readiness contract.
 #![allow(clippy::expect_used, reason = "a test may fail by panicking")]
 
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tollgate::cache::{CacheKey, CacheLayer, CacheStore, LevelStats, Rule, Rules, Stored};
-use tollgate::{Answer, Error, Timestamp};
+use tollgate::{Error, MaybeReady, Timestamp};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 fn layer() -> CacheLayer {
@@ -168,14 +168,14 @@ async fn a_store_that_fails_is_a_miss_and_an_event() {
     #[derive(Debug)]
     struct Broken;
     impl CacheStore for Broken {
-        fn get(&self, _: &CacheKey, _: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
-            Answer::Pending(Box::pin(async { Err(Error::store("get failed", "unplugged")) }))
+        fn get(&self, _: &CacheKey, _: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
+            MaybeReady::Pending(Box::pin(async { Err(Error::store("get failed", "unplugged")) }))
         }
-        fn put(&self, _: &CacheKey, _: Stored, _: Timestamp) -> Answer<Result<(), Error>> {
-            Answer::Ready(Err(Error::store("put failed", "unplugged")))
+        fn put(&self, _: &CacheKey, _: Stored, _: Timestamp) -> MaybeReady<Result<(), Error>> {
+            MaybeReady::Ready(Err(Error::store("put failed", "unplugged")))
         }
-        fn remove(&self, _: &CacheKey) -> Answer<Result<(), Error>> {
-            Answer::Pending(Box::pin(async { Err(Error::store("remove failed", "unplugged")) }))
+        fn remove(&self, _: &CacheKey) -> MaybeReady<Result<(), Error>> {
+            MaybeReady::Pending(Box::pin(async { Err(Error::store("remove failed", "unplugged")) }))
         }
         fn stats(&self) -> Vec<LevelStats> {
             Vec::new()

@@ -16,7 +16,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use redis::{RedisCluster, RedisServer, wanted};
 use tollgate::cache::{CacheKey, CacheLayer, CacheStore, Levels, Rule, Rules};
-use tollgate::key::KeyHash;
+use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, RateLimitLayer};
 use tollgate::store::memory::{MemoryCache, MemoryLimits};
 use tollgate::store::redis::{LimitMode, Redis, RedisCache, RedisLimits};
@@ -99,7 +99,7 @@ async fn a_near_hit_waits_for_nothing_and_a_far_one_fills_near() {
     contract::cache(levels.clone()).await;
     far.begin(Misbehaviour::Hang);
     let rules = Rules::new().route("/{*rest}", Rule::ttl(Duration::from_secs(60)));
-    let layer = CacheLayer::builder().rules(rules).far(far.clone()).build().expect("a layer");
+    let layer = CacheLayer::builder().rules(rules).level_2(far.clone()).build().expect("a layer");
     let service = layer.layer(service_fn(hello));
     far.begin(Misbehaviour::None);
     drop(service.clone().oneshot(request("/a")).await.expect("no error"));
@@ -164,7 +164,7 @@ async fn the_cache_goes_on_whatever_its_store_does() {
         let store = Arc::new(Faulty::new(MemoryCache::new(1 << 20)));
         let rules = Rules::new().route("/{*rest}", Rule::ttl(Duration::from_secs(60)));
         let builder = CacheLayer::builder().rules(rules);
-        let builder = if far { builder.far(store.clone()) } else { builder.store(store.clone()) };
+        let builder = if far { builder.level_2(store.clone()) } else { builder.store(store.clone()) };
         let layer = builder.build().expect("a layer");
         let service = layer.layer(service_fn(hello));
         let ask = async |path: &str| {

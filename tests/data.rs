@@ -125,7 +125,7 @@ async fn responses_and_values_of_one_store_go_by_the_same_tags_and_never_by_each
     layer.invalidate().tag("prices").await.expect("here");
     assert!(prices.get("/prices/ACME").await.is_none());
     let stats = layer.stats();
-    assert_eq!((stats.levels[0].bound, &*stats.data[0].name, stats.data[0].hits), (1 << 20, "prices", 1));
+    assert_eq!((stats.levels[0].capacity_bytes, &*stats.data[0].name, stats.data[0].hits), (1 << 20, "prices", 1));
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn many_are_looked_up_at_once_and_only_the_missing_are_loaded() {
 async fn a_store_behind_is_asked_once_for_many_and_its_values_are_read_once() {
     let far = Arc::new(data_world::Counted::new(MemoryCache::new(1 << 20)));
     let make = |version| {
-        let data = DataCache::builder().far(far.clone()).build();
+        let data = DataCache::builder().level_2(far.clone()).build();
         data.cached::<Price>("prices").version(version).build().expect("a namespace")
     };
     let (writer, reader) = (make(1), make(1));
@@ -175,10 +175,10 @@ async fn a_store_behind_is_asked_once_for_many_and_its_values_are_read_once() {
     // Another version, another type: misses, counted, and loaded anew.
     let other = make(2);
     assert_eq!(other.get(1).await, None);
-    let data = DataCache::builder().far(far.clone()).build();
+    let data = DataCache::builder().level_2(far.clone()).build();
     let numbers: Cached<(String, u64)> = data.cached("prices").version(1).build().expect("a namespace");
     assert_eq!(numbers.get(1).await, None);
-    assert_eq!((other.stats().odd, numbers.stats().odd), (1, 1));
+    assert_eq!((other.stats().decode_errors, numbers.stats().decode_errors), (1, 1));
 }
 
 #[tokio::test]
@@ -199,12 +199,12 @@ async fn a_value_that_cannot_be_written_is_returned_and_not_kept() {
         }
     }
 
-    let data = DataCache::builder().far(Arc::new(MemoryCache::new(1 << 20))).build();
+    let data = DataCache::builder().level_2(Arc::new(MemoryCache::new(1 << 20))).build();
     let cached: Cached<Endless> = data.cached("endless").build().expect("a namespace");
     cached.get_or_load(1, || async { Ok::<_, Infallible>(Endless) }).await.expect("loaded");
     assert!(cached.get(1).await.is_none());
     assert!(cached.put(1, Endless).await.expect_err("not kept").to_string().contains("endless"));
-    assert_eq!(cached.stats().odd, 2);
+    assert_eq!(cached.stats().decode_errors, 2);
 }
 
 #[tokio::test]
@@ -254,13 +254,13 @@ async fn switched_off_every_caller_loads_and_in_the_shadow_it_is_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_warm_up_keeps_its_pace_and_leaves_what_is_known() {
-    use tollgate::cache::Pace;
+    use tollgate::cache::WarmUpPace;
     let world = World::new(|space| space.ttl(seconds(60)));
     world.load("7").await.expect("loaded");
     let begun = tokio::time::Instant::now();
     let loader = world.loader();
     let keys = (0..21).map(|n| if n == 20 { "fails".to_owned() } else { n.to_string() });
-    let warmed = world.cached.warm(keys, move |key: String| loader(&key), Pace::default().per_second(10)).await;
+    let warmed = world.cached.warm(keys, move |key: String| loader(&key), WarmUpPace::default().per_second(10)).await;
     assert_eq!((warmed.known, warmed.loaded, warmed.failed), (1, 19, 1));
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1_900) && took < Duration::from_millis(2_200), "{took:?}");

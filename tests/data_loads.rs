@@ -236,19 +236,19 @@ async fn what_was_put_is_not_undone_by_a_load_under_way() {
 struct Slow(MemoryCache);
 
 impl CacheStore for Slow {
-    fn get(&self, key: &CacheKey, now: Timestamp) -> tollgate::Answer<Result<Option<Stored>, Error>> {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> tollgate::MaybeReady<Result<Option<Stored>, Error>> {
         let found = self.0.get(key, now);
-        tollgate::Answer::Pending(Box::pin(async move {
+        tollgate::MaybeReady::Pending(Box::pin(async move {
             sleep(millis(10)).await;
             found.await
         }))
     }
 
-    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> tollgate::Answer<Result<(), Error>> {
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> tollgate::MaybeReady<Result<(), Error>> {
         self.0.put(key, stored, now)
     }
 
-    fn remove(&self, key: &CacheKey) -> tollgate::Answer<Result<(), Error>> {
+    fn remove(&self, key: &CacheKey) -> tollgate::MaybeReady<Result<(), Error>> {
         self.0.remove(key)
     }
 

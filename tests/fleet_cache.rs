@@ -141,7 +141,7 @@ async fn an_invalidation_is_heard_by_all() {
         let calls = fleet.calls();
         a.get("/prices/x?y").await;
         until("it is in Redis", || a.stats().flights == 0).await;
-        until("all have heard the same", || far(&a).heard == far(&b).heard).await;
+        until("all have heard the same", || far(&a).invalidations_received == far(&b).invalidations_received).await;
         let found = b.get("/prices/x?y").await;
         assert!(found.is_hit(), "round {round}: {} {} {:?} {:?}", found.body, found.status_line(), far(&a), far(&b));
         assert_eq!(fleet.calls(), calls + 1, "one fetch for both");
@@ -267,12 +267,12 @@ async fn an_invalidation_that_cannot_be_told_says_so_and_is_told_later() {
     until("cut off", || !far(&a).up).await;
     let error = a.layer.invalidate().tag("prices").await.expect_err("nobody hears");
     assert!(error.is_store() && error.to_string().starts_with("invalidated in this process; the others"), "{error}");
-    assert_eq!(far(&a).untold, 1);
+    assert_eq!(far(&a).invalidations_pending, 1);
     assert_eq!(a.get("/a").await.body, "1", "here it binds");
     assert!(b.get("/a").await.is_hit(), "there nobody knows yet");
     proxy.heal();
     until_async("told later", || async { b.get("/a").await.body != "0" }).await;
-    until("nothing is left to tell", || far(&a).untold == 0).await;
+    until("nothing is left to tell", || far(&a).invalidations_pending == 0).await;
 }
 
 #[tokio::test]
@@ -368,7 +368,7 @@ async fn garbage_in_redis_is_a_miss_and_a_counter() {
     let b = fleet.node().await;
     let bodies = [b.get("/a").await.body, b.get("/b").await.body];
     assert!(bodies.contains(&"2".to_owned()) && (bodies[0] == "0" || bodies[1] == "1"), "{bodies:?}");
-    assert!(far(&b).odd > 0);
+    assert!(far(&b).decode_errors > 0);
     for garbage in ["", "TGC", "{\"a\":1}"] {
         fleet.server.cli(&["SET", &names[0], garbage]);
         fleet.server.cli(&["SET", &names[1], garbage]);
@@ -376,7 +376,7 @@ async fn garbage_in_redis_is_a_miss_and_a_counter() {
         let calls = fleet.calls();
         c.get("/a").await;
         assert_eq!(fleet.calls(), calls + 1, "{garbage:?}");
-        assert!(far(&c).odd > 0);
+        assert!(far(&c).decode_errors > 0);
         until("it is in Redis", || c.stats().flights == 0).await;
     }
 }
@@ -426,7 +426,7 @@ async fn unsafe_requests_while_redis_is_away_are_told_later() {
     assert!(b.get("/a").await.is_hit(), "there nobody knows yet");
     proxy.heal();
     until_async("told later", || async { b.get("/a").await.body != "0" }).await;
-    until("nothing is left to tell", || far(&a).untold == 0).await;
+    until("nothing is left to tell", || far(&a).invalidations_pending == 0).await;
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ async fn node_at(
     set: impl FnOnce(CachedBuilder<Price>) -> CachedBuilder<Price>,
 ) -> (DataCache, Cached<Price>) {
     let redis = RedisCache::new(Redis::new(url).expect("a URL")).expect("settings");
-    let data = DataCache::builder().memory(8 << 20).far(Arc::new(redis)).build();
+    let data = DataCache::builder().memory(8 << 20).level_2(Arc::new(redis)).build();
     let prices = set(data.cached("prices").ttl(Duration::from_secs(60))).build().expect("a namespace");
     // The first look-up connects.
     until("the node has joined", async || {
@@ -79,7 +79,7 @@ async fn what_one_node_loaded_all_read_and_another_version_does_not() {
     let memory = &two.levels()[0];
     let weight = 50 * size_of::<Price>() as u64;
     assert!(memory.entries == 50 && memory.bytes > weight, "what was read counts: {memory:?}");
-    assert_eq!((newer.get(1).await, newer.stats().odd), (None, 1));
+    assert_eq!((newer.get(1).await, newer.stats().decode_errors), (None, 1));
 }
 
 #[tokio::test]

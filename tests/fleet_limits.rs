@@ -13,7 +13,7 @@ use std::time::Duration;
 use limited::{Node, redis};
 use server::RedisServer;
 use support::{field, from};
-use tollgate::key::KeyHash;
+use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, Reservation, Settlement};
 use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
 use tollgate::{Clock, ManualClock, Tollgate};

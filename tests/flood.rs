@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::{Inner, Req};
-use tollgate::key::{Key, by};
+use tollgate::identity::{Key, by};
 use tollgate::limit::{Limit, Quota, RateLimitLayer};
 use tollgate::{Clock, ManualClock};
 use tower::{Layer, ServiceExt};

@@ -184,9 +184,9 @@ async fn a_request_body_reaches_the_origin_while_it_is_still_sent() {
 
 #[tokio::test]
 async fn an_origin_that_cannot_be_asked_is_502_and_one_that_does_not_answer_504() {
-    let (closed, nobody) = listener().await;
+    let (closed, anonymous) = listener().await;
     drop(closed);
-    assert_eq!(get(gateway(nobody, "").await, "/").await.0, StatusCode::BAD_GATEWAY);
+    assert_eq!(get(gateway(anonymous, "").await, "/").await.0, StatusCode::BAD_GATEWAY);
 
     let (rude, address) = listener().await;
     tokio::spawn(async move { while rude.accept().await.is_ok() {} });

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use support::{Req, World, field, from};
 use tollgate::Switch;
-use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Draft, Limit, Quota, RateLimitLayer, TierLookup, Tiers};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

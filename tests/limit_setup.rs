@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use support::{Req, World, from};
 use tollgate::Event;
-use tollgate::key::{TrustedProxies, by};
+use tollgate::identity::{TrustedProxies, by};
 use tollgate::limit::{Limit, Quota, RateLimitBuilder, RateLimitLayer, Tiers};
 
 fn world(builder: RateLimitBuilder) -> World {

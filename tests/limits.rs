@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use support::{Inner, Req, World, answering, field, from, text};
-use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Decision, Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Reservation, Reset, Tiers};
 use tollgate::{Clock, Event, RequestHead};
 use tower::{Layer, Service, ServiceExt};

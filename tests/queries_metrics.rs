@@ -39,7 +39,7 @@ fn count(page: &Page, name: &str, label: (&str, &str)) -> Option<u64> {
 
 /// Every metric is documented with its type and unit, and no label says who or where.
 fn is_in_order(page: &Page) {
-    let documented = concat!(include_str!("../src/timing/layer.rs"), include_str!("../src/stack.rs"));
+    let documented = concat!(include_str!("../src/timing/tower/layer.rs"), include_str!("../src/gate/inbound.rs"));
     assert!(page.families.len() >= 9);
     for (name, family) in &page.families {
         let kind = format!("{:?}", family.family_type).to_lowercase();

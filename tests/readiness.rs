@@ -17,7 +17,7 @@ use http_body_util::Full;
 use support::{Req, from};
 use tollgate::limit::{Limit, LimitStore, LimitStoreStats, Quota, RateLimitLayer, Settlement, Verdicts};
 use tollgate::store::memory::MemoryLimits;
-use tollgate::{Answer, Error, Timestamp};
+use tollgate::{Error, MaybeReady, Timestamp};
 use tower::{Layer, Service, ServiceExt};
 
 /// Panics when it is called without having been polled ready, as some services do. A clone is not ready.
@@ -118,9 +118,9 @@ struct Remote {
 }
 
 impl Remote {
-    fn later<T: Send + 'static>(&self, answer: Answer<Result<T, Error>>) -> Answer<Result<T, Error>> {
+    fn later<T: Send + 'static>(&self, answer: MaybeReady<Result<T, Error>>) -> MaybeReady<Result<T, Error>> {
         let fails = self.fails;
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
             if fails { Err(Error::store("no answer", "connection reset")) } else { answer.await }
         }))
@@ -128,15 +128,15 @@ impl Remote {
 }
 
 impl LimitStore for Remote {
-    fn decide(&self, checks: &[tollgate::limit::Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+    fn decide(&self, checks: &[tollgate::limit::Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
         self.later(self.near.decide(checks, now))
     }
 
-    fn peek(&self, checks: &[tollgate::limit::Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+    fn peek(&self, checks: &[tollgate::limit::Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
         self.later(self.near.peek(checks, now))
     }
 
-    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> Answer<Result<(), Error>> {
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.later(self.near.settle(settlements, now))
     }
 

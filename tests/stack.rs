@@ -17,7 +17,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use support::field;
 use tollgate::cache::{CacheLayer, Rule, Rules};
-use tollgate::key::{KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
 use tollgate::testing::FakePeer;
 use tollgate::timing::{TimingLayer, timed};

@@ -296,7 +296,7 @@ async fn a_layer_that_is_not_enabled_measures_nothing_and_hides_no_outer_one() {
 
 #[tokio::test]
 async fn the_service_that_was_ready_is_the_one_that_is_called() {
-    /// Panics when called without having been ready, as a `Buffer` or a `ConcurrencyLimit` does.
+    /// Panics when called without having been ready, as a `BodyBuffer` or a `ConcurrencyLimit` does.
     struct Strict(bool);
     impl Clone for Strict {
         fn clone(&self) -> Self {

@@ -10,9 +10,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tollgate::Circuit;
 use tollgate::upstream::{
-    CreditStore, Credits, Error, MemoryCredits, Mode, Pace, Priority, ShedReason, Told, UpstreamBuilder, UpstreamLayer,
+    CallPace, CreditStore, Credits, Error, MemoryCredits, Mode, ObservedLimits, Priority, RejectedReason,
+    UpstreamBuilder, UpstreamLayer,
 };
-use tollgate::{Answer, Body, Clock, ManualClock};
+use tollgate::{Body, Clock, ManualClock, MaybeReady};
 use tower::util::BoxCloneService;
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -91,9 +92,9 @@ fn with(status: u16, fields: &[(&str, &str)]) -> Result<Res, &'static str> {
     Ok(response.body(Full::default()).expect("a response"))
 }
 
-fn reason(called: Called) -> (ShedReason, u64) {
+fn reason(called: Called) -> (RejectedReason, u64) {
     match called {
-        Err(Error::Shed(shed)) => (shed.reason, shed.retry_after.as_secs()),
+        Err(Error::Rejected(shed)) => (shed.reason, shed.retry_after.as_secs()),
         other => unreachable!("not shed: {:?}", other.map(|response| response.status())),
     }
 }
@@ -102,9 +103,9 @@ fn reason(called: Called) -> (ShedReason, u64) {
 async fn what_a_quota_holds_is_called_and_what_goes_beyond_is_shed_with_the_time_to_come_back() {
     let world = World::new(|builder| builder.quota(Credits::per_minute(20)), ok);
     assert_eq!(world.made(25).await, 18, "nine tenths for ordinary calls");
-    assert_eq!(reason(world.get("/").await), (ShedReason::Quota, 60));
+    assert_eq!(reason(world.get("/").await), (RejectedReason::Quota, 60));
     assert!(world.send("/", Priority::High).await.is_ok());
-    assert_eq!(reason(world.send("/", Priority::Low).await).0, ShedReason::Quota);
+    assert_eq!(reason(world.send("/", Priority::Low).await).0, RejectedReason::Quota);
     world.hand.advance(Duration::from_secs(60));
     assert_eq!((world.made(1).await, world.calls()), (1, 20));
     let stats = world.layer.stats();
@@ -144,7 +145,7 @@ async fn what_the_upstream_says_binds_without_a_quota_of_ours() {
         },
     );
     assert_eq!((world.made(5).await, world.calls()), (3, 3), "asked no more once nothing remained");
-    assert_eq!(reason(world.get("/").await), (ShedReason::Quota, 30));
+    assert_eq!(reason(world.get("/").await), (RejectedReason::Quota, 30));
     let learned = &world.layer.stats().learned[0];
     assert_eq!((learned.limit, learned.spent, learned.remaining), (3, 3, 0));
     world.hand.advance(Duration::from_secs(31));
@@ -156,7 +157,7 @@ async fn refused_with_a_time_to_wait_nobody_calls_before() {
     let script = |n: usize, _: &Req| if n == 0 { with(403, &[("retry-after", "60")]) } else { with(200, &[]) };
     let world = World::new(|builder| builder, script);
     assert_eq!(world.get("/").await.expect("an answer").status(), StatusCode::FORBIDDEN);
-    assert_eq!(reason(world.get("/other").await), (ShedReason::ToldToWait, 60));
+    assert_eq!(reason(world.get("/other").await), (RejectedReason::ToldToWait, 60));
     world.hand.advance(Duration::from_secs(60));
     assert_eq!(world.made(1).await, 1);
 }
@@ -165,9 +166,9 @@ async fn refused_with_a_time_to_wait_nobody_calls_before() {
 async fn limits_told_inside_a_200_are_read_while_the_body_goes_by() {
     let world = World::new(
         |builder| {
-            builder.told_in_body(64, |parts, body| {
+            builder.limits_in_body(64, |parts, body| {
                 let told = parts.status == 200 && body.starts_with(b"{\"error\":\"too many\"");
-                told.then(|| Told::new().retry_after(Duration::from_secs(9)))
+                told.then(|| ObservedLimits::new().retry_after(Duration::from_secs(9)))
             })
         },
         |n, _| {
@@ -182,7 +183,7 @@ async fn limits_told_inside_a_200_are_read_while_the_body_goes_by() {
     world.get("/").await.expect("an answer").into_body().collect().await.expect("a body");
     let body = world.get("/").await.expect("an answer").into_body().collect().await.expect("a body").to_bytes();
     assert!(body.ends_with(b"by far\"}"), "unchanged");
-    assert_eq!(reason(world.get("/").await), (ShedReason::ToldToWait, 9));
+    assert_eq!(reason(world.get("/").await), (RejectedReason::ToldToWait, 9));
 }
 
 #[tokio::test]
@@ -195,7 +196,7 @@ async fn thresholds_are_told_once_per_crossing_and_window() {
         told[0].contains("percent: 80, spent: 80, limit: 100") && told[1].contains("percent: 90, spent: 90"),
         "{told:?}"
     );
-    assert_eq!((world.layer.stats().would_shed, world.events("CallShed").len()), (60, 0));
+    assert_eq!((world.layer.stats().would_shed, world.events("CallRejected").len()), (60, 0));
     world.hand.advance(Duration::from_secs(60));
     world.made(85).await;
     assert_eq!(world.events("QuotaUsed").len(), 3);
@@ -210,17 +211,17 @@ async fn a_failing_upstream_is_left_alone_until_it_answers_again() {
     for _ in 0..3 {
         assert!(matches!(world.get("/").await, Err(Error::Inner("refused"))), "the client's own error, untouched");
     }
-    assert_eq!(reason(world.get("/").await).0, ShedReason::CircuitOpen);
+    assert_eq!(reason(world.get("/").await).0, RejectedReason::CircuitOpen);
     assert_eq!((world.calls(), world.events("CircuitOpened").len(), world.layer.stats().circuit), (3, 1, "open"));
     world.hand.advance(Duration::from_secs(1));
-    assert_eq!((world.made(2).await, world.events("CircuitShut").len()), (2, 1));
+    assert_eq!((world.made(2).await, world.events("CircuitClosed").len()), (2, 1));
 }
 
 #[tokio::test]
 async fn a_503_that_names_a_time_opens_the_circuit_until_then() {
     let world = World::new(|builder| builder, |n, _| with(if n == 0 { 503 } else { 200 }, &[("retry-after", "120")]));
     assert_eq!(world.get("/").await.expect("an answer").status(), 503);
-    assert_eq!(reason(world.get("/").await), (ShedReason::CircuitOpen, 120));
+    assert_eq!(reason(world.get("/").await), (RejectedReason::CircuitOpen, 120));
     world.hand.advance(Duration::from_secs(120));
     assert_eq!(world.made(3).await, 3);
 }
@@ -247,19 +248,19 @@ async fn caches_hear_what_is_left() {
     let world = World::new(|builder| builder.quota(Credits::per_hour(100)).share(Priority::Normal, 1.0), ok);
     let budget = world.layer.budget();
     let now = Clock::Manual(world.hand.clone()).now();
-    assert_eq!(budget.thrift(now).stretch, 1.0);
+    assert_eq!(budget.effect(now).stretch, 1.0);
     world.made(80).await;
-    let thrift = budget.thrift(now);
-    assert!((4.9..5.1).contains(&thrift.stretch) && !thrift.prefer_stale, "a fifth is left for an hour: {thrift:?}");
+    let effect = budget.effect(now);
+    assert!((4.9..5.1).contains(&effect.stretch) && !effect.prefer_stale, "a fifth is left for an hour: {effect:?}");
     world.made(20).await;
-    assert!(budget.thrift(now).prefer_stale);
-    assert_eq!(budget.thrift(now + Duration::from_secs(3_600)).stretch, 1.0);
+    assert!(budget.effect(now).prefer_stale);
+    assert_eq!(budget.effect(now + Duration::from_secs(3_600)).stretch, 1.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_may_wait_waits_for_its_turn_and_nothing_longer_than_its_bound() {
     let most = Duration::from_millis(700);
-    let world = World::new(|builder| builder.mode(Mode::Wait(most)).pace(Pace::per_second(10)), ok);
+    let world = World::new(|builder| builder.mode(Mode::Wait(most)).pace(CallPace::per_second(10)), ok);
     let start = tokio::time::Instant::now();
     let calls = (0..50).map(|_| async {
         let made = world.get("/").await.is_ok();
@@ -280,7 +281,7 @@ async fn who_waits_for_a_window_is_called_when_it_begins_if_that_is_soon_enough(
         ok,
     );
     assert_eq!(world.made(1).await, 1);
-    assert_eq!(reason(world.get("/").await), (ShedReason::Quota, 60), "too late: at once");
+    assert_eq!(reason(world.get("/").await), (RejectedReason::Quota, 60), "too late: at once");
     world.hand.advance(Duration::from_secs(45));
     let start = tokio::time::Instant::now();
     let waiting = world.get("/");
@@ -311,7 +312,7 @@ async fn what_is_shed_neither_waits_for_the_client_nor_touches_it() {
     let first = tokio::spawn(ask());
     tokio::task::yield_now().await;
     let error = tokio::time::timeout(Duration::from_secs(5), ask()).await.expect("at once").expect_err("shed");
-    assert_eq!(error.shed().map(|shed| shed.reason), Some(ShedReason::Quota));
+    assert_eq!(error.shed().map(|shed| shed.reason), Some(RejectedReason::Quota));
     first.abort();
 }
 
@@ -351,9 +352,9 @@ impl CreditStore for Away {
     fn book(
         &self,
         bookings: &[tollgate::upstream::Booking],
-    ) -> Answer<Result<Vec<tollgate::upstream::Balance>, tollgate::Error>> {
+    ) -> MaybeReady<Result<Vec<tollgate::upstream::Balance>, tollgate::Error>> {
         if self.away.load(Ordering::SeqCst) {
-            return Answer::Ready(Err(tollgate::Error::store("away", "away")));
+            return MaybeReady::Ready(Err(tollgate::Error::store("away", "away")));
         }
         self.store.book(bookings)
     }
@@ -387,7 +388,7 @@ fn mistakes_are_named() {
         (builder().quota(Credits::per_day(5)).quota(Credits::per_day(6)), "6 per day"),
         (builder().alert_at([80, 101]), "101"),
         (builder().share(Priority::Low, 1.5), "1.5"),
-        (builder().pace(Pace::per_second(0)), "0 calls"),
+        (builder().pace(CallPace::per_second(0)), "0 calls"),
         (builder().circuit(Circuit::default().percent(101)), "101"),
         (builder().routes(["/a/{x}", "/a/{y}"]), "/a/{y}"),
     ] {
@@ -404,9 +405,9 @@ impl CreditStore for Slow {
     fn book(
         &self,
         bookings: &[tollgate::upstream::Booking],
-    ) -> Answer<Result<Vec<tollgate::upstream::Balance>, tollgate::Error>> {
+    ) -> MaybeReady<Result<Vec<tollgate::upstream::Balance>, tollgate::Error>> {
         let (wait, answer) = (self.0, self.1.book(bookings));
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             tokio::time::sleep(wait).await;
             answer.await
         }))
@@ -416,7 +417,7 @@ impl CreditStore for Slow {
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_the_store_longer_than_its_patience() {
     for (store, mode, most) in
-        [(200, Mode::Shed, 250), (5_000, Mode::Shed, 250), (200, Mode::Wait(Duration::from_millis(40)), 40)]
+        [(200, Mode::Reject, 250), (5_000, Mode::Reject, 250), (200, Mode::Wait(Duration::from_millis(40)), 40)]
     {
         let store = Arc::new(Slow(Duration::from_millis(store), MemoryCredits::default()));
         // A small limit: each block is one call, so that each stands in line for the store.

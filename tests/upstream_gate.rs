@@ -108,7 +108,7 @@ async fn a_call_that_is_shed_becomes_a_stale_answer() {
     );
     world.hand.advance(4 * 60 * MINUTE);
     assert_eq!(world.get("/prices/ACME").await, "answer 0", "hours old, and better than nothing");
-    assert!(matches!(world.send("/prices/NEW", &[]).await, Err(Error::Shed(_))), "nothing is known of it");
+    assert!(matches!(world.send("/prices/NEW", &[]).await, Err(Error::Rejected(_))), "nothing is known of it");
     assert_eq!(world.calls(), 2);
     world.hand.advance(24 * 60 * MINUTE);
     world.get("/prices/ACME").await;

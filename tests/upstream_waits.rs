@@ -10,9 +10,9 @@ use http::{Request, Response};
 use http_body_util::Full;
 use proptest::prelude::*;
 use tollgate::upstream::{
-    Balance, Booking, CreditStore, Credits, Error, MemoryCredits, Mode, Pace, Priority, UpstreamLayer,
+    Balance, Booking, CallPace, CreditStore, Credits, Error, MemoryCredits, Mode, Priority, UpstreamLayer,
 };
-use tollgate::{Answer, Clock, ManualClock};
+use tollgate::{Clock, ManualClock, MaybeReady};
 use tower::{Layer, ServiceExt, service_fn};
 
 type Req = Request<Full<Bytes>>;
@@ -24,10 +24,10 @@ const ROUNDING: Duration = Duration::from_millis(4);
 struct Moody(Vec<u64>, AtomicU64, MemoryCredits);
 
 impl CreditStore for Moody {
-    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<Balance>, tollgate::Error>> {
+    fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, tollgate::Error>> {
         let turn = self.1.fetch_add(1, Ordering::SeqCst) as usize;
         let (wait, answer) = (Duration::from_millis(self.0[turn % self.0.len()]), self.2.book(bookings));
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             tokio::time::sleep(wait).await;
             answer.await
         }))
@@ -60,7 +60,7 @@ fn layer(case: &Case, clock: &ManualClock) -> UpstreamLayer {
         .quota(Credits::per_minute(case.quota))
         .mode(Mode::Wait(Duration::from_millis(case.most)));
     if let Some((calls, burst)) = case.pace {
-        builder = builder.pace(Pace::per_second(calls).burst(burst));
+        builder = builder.pace(CallPace::per_second(calls).burst(burst));
     }
     if let Some(waits) = &case.store {
         builder = builder.store(Arc::new(Moody(waits.clone(), AtomicU64::new(0), MemoryCredits::default())));
@@ -99,7 +99,7 @@ async fn play(case: &Case) {
             request.extensions_mut().insert(priority);
             let since = tokio::time::Instant::now();
             let called = service.oneshot(request).await;
-            let (shed, waited) = (matches!(called, Err(Error::Shed(_))), since.elapsed());
+            let (shed, waited) = (matches!(called, Err(Error::Rejected(_))), since.elapsed());
             (shed, waited)
         }
     });

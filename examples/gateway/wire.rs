@@ -27,7 +27,7 @@ thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A connection's stream. It is flushed by its [`Turn`].
+/// A connection's stream. It is flushed by its [`PumpStep`].
 pub(crate) struct Wire {
     from: OwnedReadHalf,
     outlet: Arc<Mutex<Outlet>>,

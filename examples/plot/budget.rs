@@ -36,9 +36,9 @@ pub(crate) fn draw() -> String {
         "solid: lives stretched, stale entries served on the last tenth; dashed: without, until nothing is left</text>",
     );
     for (i, (demand, colour)) in (0_u32..).zip(DEMANDS) {
-        for (thrift, dash) in [(false, " stroke-dasharray=\"5 5\" opacity=\"0.6\""), (true, "")] {
+        for (effect, dash) in [(false, " stroke-dasharray=\"5 5\" opacity=\"0.6\""), (true, "")] {
             let mut line = String::new();
-            for (time, spent) in spend(demand, thrift) {
+            for (time, spent) in spend(demand, effect) {
                 let _ = write!(line, "{}{:.1} {:.1}", if line.is_empty() { "M" } else { "L" }, x(time), y(spent));
             }
             let _ = write!(svg, "<path d=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>");
@@ -58,10 +58,10 @@ fn spend(demand: f64, thrifty: bool) -> Vec<(f64, f64)> {
     for step in 0..STEPS {
         let over = f64::from(step) / f64::from(STEPS);
         // What is even stays even, whatever the last bit of a number says.
-        let thrift = policy.thrift(1.0 - spent + 1e-9, 1.0 - over);
+        let effect = policy.effect(1.0 - spent + 1e-9, 1.0 - over);
         let pace = match thrifty {
-            true if thrift.prefer_stale => 0.0,
-            true => demand / thrift.stretch,
+            true if effect.prefer_stale => 0.0,
+            true => demand / effect.stretch,
             false => demand,
         };
         spent = (spent + pace / f64::from(STEPS)).min(1.0);

@@ -15,7 +15,7 @@ use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
-use tollgate::key::{Identity, Key, KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Draft, Tiers};
 use tollgate::timing::timed;
 use tollgate::upstream::{Credits, Error, UpstreamLayer};

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::builder::BatcherBuilder;
 use super::call::Bulk;
 use super::error::BatchError;
-use super::queue::{Answer, Duty, Queue};
+use super::queue::{BatchAnswer, BatchQueue, CallerDuty};
 
 /// Asks for keys together that are asked for one by one. Clones share the batch.
 ///
@@ -31,13 +31,13 @@ use super::queue::{Answer, Duty, Queue};
 /// # Ok(()) }
 /// ```
 pub struct Batcher<K, V, E> {
-    shared: Arc<Shared<K, V, E>>,
+    shared: Arc<BatcherShared<K, V, E>>,
 }
 
-pub(super) struct Shared<K, V, E> {
+pub(super) struct BatcherShared<K, V, E> {
     pub(super) settings: BatcherBuilder,
     pub(super) bulk: Bulk<K, V, E>,
-    queue: Mutex<Queue<K, V, E>>,
+    queue: Mutex<BatchQueue<K, V, E>>,
     asked: AtomicU64,
     pub(super) calls: AtomicU64,
     pub(super) keys: AtomicU64,
@@ -82,7 +82,7 @@ where
     pub(super) fn new_with(settings: BatcherBuilder, bulk: Bulk<K, V, E>) -> Self {
         let zero = AtomicU64::default;
         let (queue, asked) = (Mutex::default(), zero());
-        Self { shared: Arc::new(Shared { settings, bulk, queue, asked, calls: zero(), keys: zero() }) }
+        Self { shared: Arc::new(BatcherShared { settings, bulk, queue, asked, calls: zero(), keys: zero() }) }
     }
 
     /// What lies under this key; `None` where the call says nothing of it. The key is asked for once the future is polled;
@@ -93,7 +93,7 @@ where
     ///
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
-    pub fn get(&self, key: K) -> impl Future<Output = Answer<V, E>> + Send + use<K, V, E> {
+    pub fn get(&self, key: K) -> impl Future<Output = BatchAnswer<V, E>> + Send + use<K, V, E> {
         let shared = self.shared.clone();
         async move {
             let (caller, answer) = oneshot::channel();
@@ -108,35 +108,35 @@ where
     #[must_use]
     pub fn stats(&self) -> BatchStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Shared { asked, calls, keys, .. } = &*self.shared;
+        let BatcherShared { asked, calls, keys, .. } = &*self.shared;
         BatchStats { asked: read(asked), calls: read(calls), keys: read(keys) }
     }
 }
 
-impl<K, V, E> Shared<K, V, E>
+impl<K, V, E> BatcherShared<K, V, E>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
     /// Sees to a batch in a task of its own. It belongs to many: it takes nobody's span or log along.
-    fn take_up(self: Arc<Self>, duty: Duty<K, V, E>) {
+    fn take_up(self: Arc<Self>, duty: CallerDuty<K, V, E>) {
         match duty {
-            Duty::None => {}
-            Duty::Watch(number) => drop(tokio::spawn(async move {
+            CallerDuty::None => {}
+            CallerDuty::Watch(number) => drop(tokio::spawn(async move {
                 tokio::time::sleep(self.settings.delay).await;
                 let due = self.queue().due(number);
                 if let Some(batch) = due {
                     self.run(batch).await;
                 }
             })),
-            Duty::Send(batch) => drop(tokio::spawn(async move { self.run(batch).await })),
+            CallerDuty::Send(batch) => drop(tokio::spawn(async move { self.run(batch).await })),
         }
     }
 }
 
-impl<K, V, E> Shared<K, V, E> {
-    fn queue(&self) -> MutexGuard<'_, Queue<K, V, E>> {
+impl<K, V, E> BatcherShared<K, V, E> {
+    fn queue(&self) -> MutexGuard<'_, BatchQueue<K, V, E>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,25 +9,25 @@ use std::sync::atomic::Ordering;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use super::batcher::Shared;
+use super::batcher::BatcherShared;
 use super::error::BatchError;
-use super::queue::Asked;
-use crate::answer::BoxFuture;
+use super::queue::WaitingKey;
+use crate::base::maybe_ready::BoxFuture;
 
 /// The bulk call.
 pub(super) type Bulk<K, V, E> = Box<dyn Fn(Vec<K>) -> BoxFuture<Result<HashMap<K, V>, E>> + Send + Sync>;
 
 /// Keys that failed together.
-type Failed<K, V, E> = (Vec<Asked<K, V, E>>, E);
+type Failed<K, V, E> = (Vec<WaitingKey<K, V, E>>, E);
 
-impl<K, V, E> Shared<K, V, E>
+impl<K, V, E> BatcherShared<K, V, E>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
     /// Asks for a batch, and answers everybody who waits.
-    pub(super) async fn run(&self, batch: Vec<Asked<K, V, E>>) {
+    pub(super) async fn run(&self, batch: Vec<WaitingKey<K, V, E>>) {
         let mut groups = vec![batch];
         let mut splits = self.settings.splits;
         while !groups.is_empty() {
@@ -46,8 +46,8 @@ where
     }
 
     /// One call. Those it answers are told; those it fails for are returned.
-    async fn ask(&self, mut group: Vec<Asked<K, V, E>>) -> Option<Failed<K, V, E>> {
-        group.retain(Asked::is_wanted);
+    async fn ask(&self, mut group: Vec<WaitingKey<K, V, E>>) -> Option<Failed<K, V, E>> {
+        group.retain(WaitingKey::is_wanted);
         if group.is_empty() {
             return None;
         }

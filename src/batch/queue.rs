@@ -8,22 +8,22 @@ use tokio::sync::oneshot;
 use super::error::BatchError;
 
 /// What a caller is told.
-pub(super) type Answer<V, E> = Result<Option<V>, BatchError<E>>;
+pub(super) type BatchAnswer<V, E> = Result<Option<V>, BatchError<E>>;
 
 /// A key, and those who wait for what lies under it.
-pub(super) struct Asked<K, V, E> {
+pub(super) struct WaitingKey<K, V, E> {
     pub(super) key: K,
-    pub(super) callers: Vec<oneshot::Sender<Answer<V, E>>>,
+    pub(super) callers: Vec<oneshot::Sender<BatchAnswer<V, E>>>,
 }
 
-impl<K, V: Clone, E> Asked<K, V, E> {
+impl<K, V: Clone, E> WaitingKey<K, V, E> {
     /// Whether anybody waits still.
     pub(super) fn is_wanted(&self) -> bool {
         self.callers.iter().any(|caller| !caller.is_closed())
     }
 
     /// Tells all who wait. Who has left hears nothing.
-    pub(super) fn tell(self, answer: &Answer<V, E>) {
+    pub(super) fn tell(self, answer: &BatchAnswer<V, E>) {
         for caller in self.callers {
             drop(caller.send(answer.clone()));
         }
@@ -31,50 +31,55 @@ impl<K, V: Clone, E> Asked<K, V, E> {
 }
 
 /// What a new caller has to see to.
-pub(super) enum Duty<K, V, E> {
+pub(super) enum CallerDuty<K, V, E> {
     /// Nothing: somebody else does.
     None,
     /// Sending the batch of this number off when its time has come.
     Watch(u64),
     /// Sending this batch off now.
-    Send(Vec<Asked<K, V, E>>),
+    Send(Vec<WaitingKey<K, V, E>>),
 }
 
 /// The batch that is being filled.
-pub(super) struct Queue<K, V, E> {
+pub(super) struct BatchQueue<K, V, E> {
     number: u64,
     places: HashMap<K, usize>,
-    asked: Vec<Asked<K, V, E>>,
+    asked: Vec<WaitingKey<K, V, E>>,
 }
 
-impl<K, V, E> Default for Queue<K, V, E> {
+impl<K, V, E> Default for BatchQueue<K, V, E> {
     fn default() -> Self {
         Self { number: 0, places: HashMap::new(), asked: Vec::new() }
     }
 }
 
-impl<K: Eq + Hash + Clone, V, E> Queue<K, V, E> {
+impl<K: Eq + Hash + Clone, V, E> BatchQueue<K, V, E> {
     /// Puts a caller's key into the batch.
-    pub(super) fn add(&mut self, key: K, caller: oneshot::Sender<Answer<V, E>>, most: usize) -> Duty<K, V, E> {
+    pub(super) fn add(
+        &mut self,
+        key: K,
+        caller: oneshot::Sender<BatchAnswer<V, E>>,
+        most: usize,
+    ) -> CallerDuty<K, V, E> {
         if let Some(place) = self.places.get(&key) {
             self.asked[*place].callers.push(caller);
-            return Duty::None;
+            return CallerDuty::None;
         }
         self.places.insert(key.clone(), self.asked.len());
-        self.asked.push(Asked { key, callers: vec![caller] });
+        self.asked.push(WaitingKey { key, callers: vec![caller] });
         match self.asked.len() {
-            length if length >= most => Duty::Send(self.leave()),
-            1 => Duty::Watch(self.number),
-            _ => Duty::None,
+            length if length >= most => CallerDuty::Send(self.leave()),
+            1 => CallerDuty::Watch(self.number),
+            _ => CallerDuty::None,
         }
     }
 
     /// The batch of this number, unless it has left.
-    pub(super) fn due(&mut self, number: u64) -> Option<Vec<Asked<K, V, E>>> {
+    pub(super) fn due(&mut self, number: u64) -> Option<Vec<WaitingKey<K, V, E>>> {
         (self.number == number).then(|| self.leave())
     }
 
-    fn leave(&mut self) -> Vec<Asked<K, V, E>> {
+    fn leave(&mut self) -> Vec<WaitingKey<K, V, E>> {
         self.number += 1;
         self.places.clear();
         std::mem::take(&mut self.asked)

@@ -37,7 +37,7 @@
 //! | 7 | fetch it, in a task of its own. Does it fail while a stale entry may stand in? | that entry | 8 |
 //! | 8 | may the response be kept? (decided on its head) | head out at once, body to all readers, then into the store | it goes to this client alone, untouched; those who wait go by themselves, at once |
 //!
-//! [`Profile`] says how strict questions 1 and 8 are, [`Rules`] and [`Store`] what routes and handlers add.
+//! [`Profile`] says how strict questions 1 and 8 are, [`Rules`] and [`StoreHint`] what routes and handlers add.
 //!
 //! # When it fails
 //!
@@ -85,7 +85,7 @@
 //! # In a fleet
 //!
 //! [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) puts a Redis behind each process's memory ([`Levels`]); any
-//! [`CacheStore`] can stand there ([`CacheBuilder::far`]). What one node fetched all serve, for the life that remains; a
+//! [`CacheStore`] can stand there ([`CacheBuilder::level_2`]). What one node fetched all serve, for the life that remains; a
 //! stale entry is refreshed by one of them. An invalidation is heard by all: it is put into a log in Redis and published,
 //! and entries carry the number of the last one known when their fetch began, so that a slow fetch brings nothing back on
 //! any node. Where Redis is away, look-ups are misses that wait for nothing, memory serves, and invalidations are kept
@@ -99,12 +99,12 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `facts` `credentials` `key` `keying` `rules` `directive` `freshness` `policy` `judge` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
+//! | `flags` `credentials` `key` `keying` `rules` `directive` `freshness` `policy` `evaluate` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
 //! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
 //! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
-//! | `barrier` `flight` `tee` `buffer` `pump` `reader` `gauge` `slots` `fetch_times` `passing` `uses` `stats` | shared state, each with one job |
+//! | `barrier` `flight` `tee` `buffer` `pump` `reader` `gauge` `slots` `fetch_times` `hit_for_miss` `min_uses` `stats` | shared state, each with one job |
 //! | `core` `lookup` `service` | a request's way to a hit |
-//! | `join` `fetch` `live` `keep` `freshen` `partial` `settle` | its way when there is none |
+//! | `join` `fetch` `live` `keep` `update_entry` `partial` `settle` | its way when there is none |
 //! | `respond` `status` | what the client is sent |
 //! | `engine` | what responses and typed values share |
 //! | `data/` | typed values |
@@ -129,94 +129,32 @@
 //!
 #![doc = include_str!("../docs/cache_reasons.md")]
 
-pub(crate) mod barrier;
-mod books;
-mod buffer;
-mod builder;
-pub mod conformance;
-mod contained;
-mod control;
-mod core;
-mod credentials;
-pub(crate) mod data;
-mod directive;
-mod engine;
-mod entry;
-#[cfg(feature = "redis")]
-pub(crate) mod envelope;
-mod facts;
-mod fetch;
-mod fetch_times;
-mod flight;
-mod freshen;
-mod freshness;
-mod future;
-mod gauge;
-pub(crate) mod glob;
-#[cfg(feature = "redis")]
-pub(crate) mod history;
-mod invalidate;
-mod invalidation;
-mod join;
-mod judge;
-mod keep;
-mod key;
-mod keying;
-mod layer;
-mod levels;
-mod listener;
-mod live;
-mod locate;
-mod lookup;
-mod origin;
-#[cfg(feature = "redis")]
-mod pack;
-mod partial;
-mod passing;
-mod policy;
-mod pump;
-mod range;
-mod reader;
-mod reason;
-mod renew;
-mod respond;
-mod rules;
-#[cfg(feature = "testing")]
-mod sample;
-mod service;
-mod settings;
-mod settle;
-mod slots;
-mod stats;
-mod status;
-mod store;
-mod tag;
-mod tee;
-mod uses;
-mod validate;
-mod vary;
-mod wire;
-mod wish;
+pub(crate) mod engine;
+pub(crate) mod http;
+mod tower;
 
-pub use builder::CacheBuilder;
-pub use control::Store;
+pub(crate) mod data;
+
 pub use data::{
     Cached, CachedBuilder, DataBuilder, DataCache, DataInvalidate, DataStats, KeyPart, KeyWriter, LoadError, Loaded,
-    Pace, Warmed,
+    WarmUpPace, WarmUpReport,
 };
-pub use entry::{Entry, Stored, VaryIndex};
-pub use future::{Past, ResponseFuture};
-pub use invalidate::Invalidate;
-pub use invalidation::Invalidation;
-pub use key::CacheKey;
-pub use layer::CacheLayer;
-pub use levels::Levels;
-pub use listener::Listener;
-pub use reason::Reason;
-pub use rules::{Rule, Rules};
+pub use engine::invalidation::Invalidation;
+pub use engine::invalidation_sink::InvalidationSink;
+pub use engine::record::{Entry, Stored, VaryIndex};
 #[cfg(feature = "testing")]
-pub(crate) use sample::entry_for_tests;
-pub use service::Cache;
-pub use settings::Profile;
-pub use stats::{CacheStats, RouteStats};
-pub use store::{CacheStore, LevelStats};
+pub(crate) use engine::sample::entry_for_tests;
+pub use engine::store::{CacheStore, LevelStats};
+pub use engine::tiered::Levels;
+pub use http::conformance;
+pub use http::key::CacheKey;
+pub use http::reason::Reason;
+pub use http::rules::{Rule, Rules};
+pub use http::settings::Profile;
+pub use http::store_hint::StoreHint;
+pub use tower::builder::CacheBuilder;
+pub use tower::future::{Bypass, ResponseFuture};
+pub use tower::invalidate::Invalidate;
+pub use tower::layer::CacheLayer;
+pub use tower::service::Cache;
+pub use tower::stats::{CacheStats, RouteStats};

@@ -1,7 +1,7 @@
 //! May they: limits per user, per address, per route, for everybody, for this process; several of them as one decision.
 //!
 //! ```
-//! use tollgate::key::{KeyExtractor, TrustedProxies, by};
+//! use tollgate::identity::{KeyExtractor, TrustedProxies, by};
 //! use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
 //!
 //! #[derive(Clone)]
@@ -41,7 +41,7 @@
 //! | `X-RateLimit-Limit` | the reported limit's number |
 //! | `X-RateLimit-Remaining` | a lower bound on what would be admitted now |
 //! | `X-RateLimit-Reset` | whole seconds, rounded up, until Remaining would be Limit ([`Reset::Epoch`]: as a date) |
-//! | `RateLimit`, `RateLimit-Policy` | the IETF's, of every enforced limit, when [asked for](RateLimitBuilder::ietf_fields) |
+//! | `RateLimit`, `RateLimit-BreakerPolicy` | the IETF's, of every enforced limit, when [asked for](RateLimitBuilder::ietf_fields) |
 //!
 //! Fields of these names from the inner service are overwritten: the outermost limit speaks.
 //!
@@ -100,49 +100,26 @@
 //! `cargo bench --bench layers` prints it for your machine, allocations counted: an accepted request allocates nothing
 //! for the decision and twice for the three fields; refusing costs less than twice what accepting does.
 
-mod contained;
-mod decision;
-mod future;
-pub mod gcra;
-mod grpc;
-mod layer;
-#[cfg(feature = "redis")]
-pub(crate) mod lease;
-mod limiter;
-mod live;
-mod lookup;
-mod memo;
-mod offer;
-mod outage;
-mod plan;
-mod prometheus;
-mod quota;
-mod reject;
-mod remote;
-mod reply;
-mod reservation;
-mod rules;
-mod service;
-mod state;
-mod stats;
-mod store;
-mod tiers;
-pub mod window;
+pub(crate) mod algorithm;
+mod engine;
+mod policy;
+mod tower;
 
-pub use decision::{Decision, Part, Verdict, Verdicts};
-pub use future::ResponseFuture;
-pub use layer::{RateLimitBuilder, RateLimitLayer};
-pub use lookup::TierLookup;
-pub use outage::OnOutage;
-pub(crate) use quota::Packed;
-pub use quota::{Algorithm, Quota};
-pub use reject::{OnReject, Problem};
-pub use reply::{Draft, Reset};
-pub use reservation::Reservation;
-pub use rules::Limit;
-pub use service::RateLimit;
-pub use state::KeyState;
-pub(crate) use state::{Kind, Past, PastMut};
-pub use stats::{LimitStats, RateLimitStats, RouteRefusals};
-pub use store::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement};
-pub use tiers::Tiers;
+pub use algorithm::key_state::KeyState;
+pub(crate) use algorithm::key_state::{KeyHistory, KeyHistoryMut, StateKind};
+pub(crate) use algorithm::quota::Packed;
+pub use algorithm::quota::{Algorithm, Quota};
+pub use algorithm::{gcra, window};
+pub use engine::fallback::OnOutage;
+pub use engine::reservation::Reservation;
+pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
+pub use engine::store::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement};
+pub use engine::tier_lookup::TierLookup;
+pub use policy::decision::{Decision, Part, Verdict, Verdicts};
+pub use policy::headers::{Draft, Reset};
+pub use policy::limit::Limit;
+pub use policy::reject::{OnReject, Problem};
+pub use policy::tiers::Tiers;
+pub use tower::future::ResponseFuture;
+pub use tower::layer::{RateLimitBuilder, RateLimitLayer};
+pub use tower::service::RateLimit;

@@ -18,9 +18,9 @@ use governor::{NotUntil, RateLimiter};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Timestamp, runtime_now};
+use crate::base::clock::{Clock, Timestamp, runtime_now};
 use crate::limit::{Quota, Verdict};
-use crate::upstream::Pace;
+use crate::upstream::CallPace;
 
 type Direct = RateLimiter<NotKeyed, InMemoryState, Turned, StateInformationMiddleware>;
 
@@ -90,7 +90,7 @@ pub(crate) struct Pacer {
 
 impl Pacer {
     /// A pace that was checked to be possible.
-    pub(crate) fn new(pace: Pace) -> Self {
+    pub(crate) fn new(pace: CallPace) -> Self {
         let interval = (pace.period / pace.calls.max(1)).max(Duration::from_nanos(1));
         let burst = NonZeroU32::new(pace.burst).unwrap_or(NonZeroU32::MIN);
         let described = governor::Quota::with_period(interval)
@@ -193,7 +193,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_come_at_even_distances_in_order_and_nobody_waits_too_long() {
-        let pacer = std::sync::Arc::new(Pacer::new(Pace::per_second(10).burst(2)));
+        let pacer = std::sync::Arc::new(Pacer::new(CallPace::per_second(10).burst(2)));
         assert!(pacer.may_go() && pacer.may_go() && !pacer.may_go());
         let start = runtime_now();
         let calls = (0..20).map(|n| {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::base::clock::{Clock, Timestamp};
 use crate::cache::{CacheKey, CacheStore, Stored, entry_for_tests};
-use crate::clock::{Clock, Timestamp};
-use crate::key::KeyHash;
+use crate::identity::KeyHash;
 use crate::limit::{Check, LimitStore, Quota, Settlement, Verdict, Verdicts};
 
 /// When entries are stored.

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::answer::Answer;
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
-use crate::clock::Timestamp;
-use crate::error::Error;
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
 
 /// What a [`Faulty`] store does in place of its job.
@@ -53,7 +53,7 @@ pub enum Misbehaviour {
 ///     let request = FakePeer::at("192.0.2.1").mark(http::Request::get("/").body(())?);
 ///     statuses.push(service.clone().oneshot(request).await?.status().as_u16());
 /// }
-/// // This process decides instead: nobody sees an error, and the limit holds.
+/// // This process decides instead: anonymous sees an error, and the limit holds.
 /// assert_eq!(statuses, [200, 200, 429]);
 /// assert!(store.calls() > 0);
 /// # Ok(()) }
@@ -88,34 +88,34 @@ impl<S> Faulty<S> {
     #[expect(clippy::panic, reason = "documented: it panics when it is told to")]
     fn answer<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&S) -> Answer<Result<T, Error>>,
+        job: impl FnOnce(&S) -> MaybeReady<Result<T, Error>>,
         lie: impl FnOnce() -> T,
-    ) -> Answer<Result<T, Error>> {
+    ) -> MaybeReady<Result<T, Error>> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let does = *self.does.lock().unwrap_or_else(PoisonError::into_inner);
         match does {
             Misbehaviour::None => job(&self.inner),
-            Misbehaviour::Err => Answer::Ready(Err(Error::store("this store errs", "it was told to"))),
-            Misbehaviour::Hang => Answer::Pending(Box::pin(std::future::pending())),
-            Misbehaviour::Lie => Answer::Ready(Ok(lie())),
+            Misbehaviour::Err => MaybeReady::Ready(Err(Error::store("this store errs", "it was told to"))),
+            Misbehaviour::Hang => MaybeReady::Pending(Box::pin(std::future::pending())),
+            Misbehaviour::Lie => MaybeReady::Ready(Ok(lie())),
             Misbehaviour::Panic => panic!("this store panics, as it was told to"),
-            Misbehaviour::PanicLater => {
-                Answer::Pending(Box::pin(async { panic!("this store panics while it is awaited, as it was told to") }))
-            }
+            Misbehaviour::PanicLater => MaybeReady::Pending(Box::pin(async {
+                panic!("this store panics while it is awaited, as it was told to")
+            })),
         }
     }
 }
 
 impl<S: LimitStore> LimitStore for Faulty<S> {
-    fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
         self.answer(|inner| inner.decide(checks, now), Verdicts::new)
     }
 
-    fn peek(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
         self.answer(|inner| inner.peek(checks, now), Verdicts::new)
     }
 
-    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> Answer<Result<(), Error>> {
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.answer(|inner| inner.settle(settlements, now), || ())
     }
 
@@ -125,17 +125,17 @@ impl<S: LimitStore> LimitStore for Faulty<S> {
 }
 
 impl<S: CacheStore> CacheStore for Faulty<S> {
-    fn get(&self, key: &CacheKey, now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.answer(|inner| inner.get(key, now), last)
     }
 
-    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> Answer<Result<(), Error>> {
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored.clone());
         self.answer(|inner| inner.put(key, stored, now), || ())
     }
 
-    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         self.answer(|inner| inner.remove(key), || ())
     }
 

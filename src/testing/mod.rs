@@ -44,4 +44,4 @@ pub use faulty::{Faulty, Misbehaviour};
 pub use peer::{FakePeer, FromPeer};
 pub use queries::{Queries, queries};
 
-pub use crate::clock::ManualClock;
+pub use crate::base::clock::ManualClock;

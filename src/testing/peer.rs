@@ -7,7 +7,7 @@ use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::head::PeerAddr;
+use crate::base::request_head::PeerAddr;
 
 /// An address to come from: a layer for a whole service, or a mark on one request.
 ///

@@ -118,56 +118,24 @@
 //! * Each process counts for itself.
 //! * In tests, [`testing::queries`](https://docs.rs/tollgate/latest/tollgate/testing/) asserts how many there are.
 
-mod core;
-#[cfg(feature = "metrics")]
-mod facade;
-#[cfg(not(feature = "metrics"))]
-#[path = "no_facade.rs"]
-mod facade;
-mod finding;
-mod fingerprint;
-mod future;
-mod group;
-#[cfg(feature = "tracing")]
-mod harvest;
-mod harvesting;
-mod histogram;
-mod latencies;
-mod layer;
-mod names;
-#[cfg(feature = "testing")]
-mod observe;
-mod prometheus;
-mod repeat;
-mod route;
-mod scope;
-mod server_timing;
-mod service;
-mod sliding;
-mod slow;
-#[cfg(feature = "tracing")]
-mod span;
-#[cfg(not(feature = "tracing"))]
-#[path = "no_span.rs"]
-mod span;
-mod sql;
-mod state;
-mod stats;
-mod table;
-mod timed;
+mod engine;
+mod measure;
+mod report;
+mod sources;
+mod tower;
 
-pub use finding::FindingKind;
-pub use fingerprint::fingerprint;
-pub use future::ResponseFuture;
-#[cfg(feature = "tracing")]
-pub use harvest::harvest;
-pub use layer::{TimingBuilder, TimingLayer};
-#[cfg(feature = "testing")]
-pub(crate) use observe::{Observed, observe};
-pub use repeat::Repeats;
-pub use service::Timing;
-pub use stats::{
+pub use measure::findings::FindingKind;
+pub use measure::fingerprint::fingerprint;
+pub use measure::n_plus_one::Repeats;
+pub use measure::stats::{
     Finding, FindingCount, HarvestState, Latency, PoolStats, QueryShare, QueryStats, RouteStats, SlowRequest,
     TimingStats, Unattributed, Windows,
 };
-pub use timed::{Timed, timed, timed_acquire, timed_query, timed_upstream};
+#[cfg(feature = "tracing")]
+pub use sources::harvest::harvest;
+#[cfg(feature = "testing")]
+pub(crate) use sources::observe::{Observed, observe};
+pub use sources::timed::{Timed, timed, timed_acquire, timed_query, timed_upstream};
+pub use tower::future::ResponseFuture;
+pub use tower::layer::{TimingBuilder, TimingLayer};
+pub use tower::service::Timing;

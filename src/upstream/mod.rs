@@ -14,7 +14,7 @@
 //!     .routes(["/repos/{owner}/{repo}", "/search"])
 //!     .cost(|head| if head.uri().path() == "/search" { 5 } else { 1 })
 //!     .free_not_modified()
-//!     .mode(Mode::Shed)
+//!     .mode(Mode::Reject)
 //!     .build()?;
 //! let client = github.layer(tower::service_fn(async |_: Request<Full<Bytes>>| {      // hyper-util's, reqwest's …
 //!     Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
@@ -25,7 +25,7 @@
 //!     match client.clone().oneshot(request).await {
 //!         Ok(response) => assert!(response.status() == 200 && call < 3),
 //!         // Nine tenths of twenty hold three calls at five credits; the last tenth is for `Priority::High`.
-//!         Err(Error::Shed(shed)) => assert!(shed.retry_after <= Duration::from_secs(3_600) && call == 3),
+//!         Err(Error::Rejected(shed)) => assert!(shed.retry_after <= Duration::from_secs(3_600) && call == 3),
 //!         Err(Error::Inner(error)) => return Err(error.into()),
 //!     }
 //! }
@@ -39,19 +39,19 @@
 //!
 //! | | question | no | otherwise |
 //! |---|---|---|---|
-//! | 1 | has its turn come? ([`Mode::Wait`] with a [`Pace`]) | it waits, first come, first served; [`Paced`](ShedReason::Paced) where that takes too long | 2 |
-//! | 2 | may the upstream be called, or did it say to wait? | [`ToldToWait`](ShedReason::ToldToWait) until then | 3 |
-//! | 3 | is the [circuit](crate::Circuit) shut, or is this its probe? | [`CircuitOpen`](ShedReason::CircuitOpen) until the next probe | 4 |
-//! | 4 | do all windows of the quota hold its cost, up to its [priority's](Priority) share? | [`Quota`](ShedReason::Quota) until the last of them ends | 5 |
+//! | 1 | has its turn come? ([`Mode::Wait`] with a [`CallPace`]) | it waits, first come, first served; [`Paced`](RejectedReason::Paced) where that takes too long | 2 |
+//! | 2 | may the upstream be called, or did it say to wait? | [`ToldToWait`](RejectedReason::ToldToWait) until then | 3 |
+//! | 3 | is the [circuit](crate::Circuit) shut, or is this its probe? | [`CircuitOpen`](RejectedReason::CircuitOpen) until the next probe | 4 |
+//! | 4 | do all windows of the quota hold its cost, up to its [priority's](Priority) share? | [`Quota`](RejectedReason::Quota) until the last of them ends | 5 |
 //! | 5 | do the limits that its endpoint was told of hold it? | the same | 6 |
 //! | 6 | is it booked in the store? | the store is waited for, at most 250 ms; where it is away the call goes on, owing | it is spent, and sent |
 //!
-//! "No" is an error at once ([`Mode::Shed`]), a wait of at most so long ([`Mode::Wait`]), or only counted
+//! "No" is an error at once ([`Mode::Reject`]), a wait of at most so long ([`Mode::Wait`]), or only counted
 //! ([`Mode::Observe`]). Nothing is spent before all have agreed.
 //!
-//! What an upstream says of itself is read from every response: see the table in the source of `learn.rs`, or in short
-//! `X-RateLimit-*` in all their spellings, `RateLimit` and `RateLimit-Policy` of the IETF's drafts up to 11, `Retry-After`, and
-//! by a [hook](UpstreamBuilder::told_in_body) what stands in the body of a 200. A limit binds the endpoints in whose answers
+//! What an upstream says of itself is read from every response: see the table in the source of `upstream/learn/headers.rs`, or in short
+//! `X-RateLimit-*` in all their spellings, `RateLimit` and `RateLimit-BreakerPolicy` of the IETF's drafts up to 11, `Retry-After`, and
+//! by a [hook](UpstreamBuilder::limits_in_body) what stands in the body of a 200. A limit binds the endpoints in whose answers
 //! it was last told; a refusal that names no limit binds all of them.
 //!
 //! # It never counts less than the upstream has
@@ -78,13 +78,13 @@
 //! # When it fails
 //!
 //! The store's failure never reaches a call. The client's own error does, untouched, as [`Error::Inner`]. What is shed is an
-//! [`Error::Shed`], an error to whoever stands in front: a [cache](crate::cache) serves a stale answer in its place where it
+//! [`Error::Rejected`], an error to whoever stands in front: a [cache](crate::cache) serves a stale answer in its place where it
 //! may. A hook that panics, panics in its caller's task.
 //!
 //! # What it costs
 //!
 //! A call that need not wait takes two short locks and two readings of the clock, allocates nothing and boxes nothing, without
-//! [`told_in_body`](UpstreamBuilder::told_in_body): about a quarter of a microsecond over the bare client, and half a
+//! [`limits_in_body`](UpstreamBuilder::limits_in_body): about a quarter of a microsecond over the bare client, and half a
 //! microsecond where the response tells of limits, in `cargo bench --bench upstream` on two virtual cores. A call that
 //! waits is boxed. Memory: some kilobytes an upstream, however many calls; a hundred bytes an endpoint.
 //!
@@ -98,43 +98,23 @@
 //! * Windows begin by this machine's calendar. Where the upstream's begins at another hour, say so:
 //!   [`Credits::reset_hour`], [`utc_offset`](Credits::utc_offset).
 
-mod account;
-mod alert;
-mod block;
-mod builder;
-mod burn;
-mod calendar;
-mod core;
-mod credential;
-mod credit;
-mod flow;
-mod future;
-mod layer;
+mod engine;
 mod learn;
-mod ledger;
-mod meter;
-mod mode;
-mod peek;
+mod quota;
 mod report;
-mod score;
-mod service;
-mod shed;
-mod stats;
-mod told;
-mod wait;
-mod when;
+mod tower;
 
-pub use builder::UpstreamBuilder;
-pub use credential::{Credential, Credited};
-pub use credit::Credits;
-pub use future::ResponseFuture;
-pub use layer::UpstreamLayer;
-pub use ledger::{Balance, Booking, CreditStore, MemoryCredits};
-pub use mode::{Mode, Pace, Priority};
-pub(crate) use report::Usage;
-pub use report::{EfficiencyReport, EndpointReport};
-pub use score::Weights;
-pub use service::Upstream;
-pub use shed::{Error, Shed, ShedReason};
-pub use stats::{EndpointStats, UpstreamStats, WindowStats};
-pub use told::Told;
+pub use engine::credential::{Credential, Credited};
+pub use engine::credit_store::{Balance, Booking, CreditStore, MemoryCredits};
+pub use engine::stats::{EndpointStats, UpstreamStats, WindowStats};
+pub use learn::observed_limits::ObservedLimits;
+pub use quota::credit::Credits;
+pub use quota::mode::{CallPace, Mode, Priority};
+pub use quota::rejected::{Error, Rejected, RejectedReason};
+pub(crate) use report::efficiency::Usage;
+pub use report::efficiency::{EfficiencyReport, EndpointReport};
+pub use report::score::Weights;
+pub use tower::builder::UpstreamBuilder;
+pub use tower::future::ResponseFuture;
+pub use tower::layer::UpstreamLayer;
+pub use tower::service::Upstream;

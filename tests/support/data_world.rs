@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tollgate::cache::{
-    CacheKey, CacheStore, Cached, CachedBuilder, DataCache, DataStats, Invalidation, LevelStats, Listener, LoadError,
-    Stored,
+    CacheKey, CacheStore, Cached, CachedBuilder, DataCache, DataStats, Invalidation, InvalidationSink, LevelStats,
+    LoadError, Stored,
 };
-use tollgate::{Answer, Clock, Error, ManualClock, Timestamp};
+use tollgate::{Clock, Error, ManualClock, MaybeReady, Timestamp};
 
 /// What loads of keys that begin with `fails` say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,22 +156,22 @@ impl<S> Counted<S> {
 
 /// What lies in it is what another process wrote: without the values that were read here.
 impl<S: CacheStore> CacheStore for Counted<S> {
-    fn get(&self, key: &CacheKey, now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         self.called();
         self.inner.get(key, now)
     }
 
-    fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> Answer<Result<Vec<Option<Stored>>, Error>> {
+    fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         self.called();
         self.inner.get_many(keys, now)
     }
 
-    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> Answer<Result<(), Error>> {
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.called();
         self.inner.put(key, stored, now)
     }
 
-    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         self.called();
         self.inner.remove(key)
     }
@@ -180,11 +180,11 @@ impl<S: CacheStore> CacheStore for Counted<S> {
         self.inner.stats()
     }
 
-    fn invalidate(&self, invalidation: &Invalidation) -> Answer<Result<(), Error>> {
+    fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
         self.inner.invalidate(invalidation)
     }
 
-    fn listen(&self, listener: Listener) {
+    fn listen(&self, listener: InvalidationSink) {
         self.inner.listen(listener);
     }
 }

@@ -30,8 +30,9 @@ where
     F: Future<Output = Result<Reply, Fault>> + Send + 'static,
 {
     let redis = RedisCache::new(Redis::new(url).expect("a URL")).expect("settings");
-    let world =
-        |builder: CacheBuilder| set(builder.memory(1 << 20).clock(Clock::Manual(clock.clone())).far(Arc::new(redis)));
+    let world = |builder: CacheBuilder| {
+        set(builder.memory(1 << 20).clock(Clock::Manual(clock.clone())).level_2(Arc::new(redis)))
+    };
     World { clock: clock.clone(), ..World::with(world, script) }
 }
 

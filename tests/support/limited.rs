@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tollgate::key::KeyHash;
+use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitBuilder, RateLimitLayer, RateLimitStats};
 use tollgate::store::redis::{Redis, RedisLimits};
 use tower::util::BoxCloneService;

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tollgate::Tollgate;
 use tollgate::cache::{CacheLayer, Rule, Rules};
-use tollgate::key::{KeyExtractor, TrustedProxies, by};
+use tollgate::identity::{KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Limit, Quota, Tiers};
 use tower::{Layer, Service};
 

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum_gcra::real_ip::RealIp;
 use http::{Request, Response};
-use tollgate::key::{KeyExtractor, KeyHash, TrustedProxies, by};
+use tollgate::identity::{KeyExtractor, KeyHash, TrustedProxies, by};
 use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitLayer, Tiers};
 use tollgate::store::memory::MemoryLimits;
 use tower::{Layer, Service};

@@ -7,19 +7,19 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::flight::Flights;
-use super::super::tag;
-use super::cached::{Cached, Weigh};
+use super::cached::{Cached, SizeOf};
 use super::data_cache::DataCache;
-use super::life::Life;
-use super::parts;
-use super::record::Stamp;
-use super::space::{Settings, Space};
-use super::stats::Counters;
-use crate::budget::Budget;
-use crate::error::Error;
-use crate::event::Once;
-use crate::switch::SwitchCell;
+use super::key;
+use super::namespace::{Namespace, NamespaceSettings};
+use super::record::SchemaStamp;
+use super::stats::NamespaceCounters;
+use super::ttl::TtlPolicy;
+use crate::base::budget::Budget;
+use crate::base::error::Error;
+use crate::base::event::Once;
+use crate::base::mode::SwitchCell;
+use crate::cache::engine::coalesce::Coalescer;
+use crate::cache::http::tag;
 
 /// Sets up a [`Cached`].
 ///
@@ -50,13 +50,13 @@ pub struct CachedBuilder<V> {
     data: DataCache,
     name: Box<str>,
     version: u32,
-    settings: Settings,
-    weigh: Option<Weigh<V>>,
+    settings: NamespaceSettings,
+    weigh: Option<SizeOf<V>>,
 }
 
 impl<V> CachedBuilder<V> {
     pub(super) fn new(data: DataCache, name: Box<str>) -> Self {
-        let life = Life {
+        let life = TtlPolicy {
             ttl: Duration::from_secs(60),
             while_revalidate: Duration::ZERO,
             if_error: Duration::ZERO,
@@ -64,7 +64,7 @@ impl<V> CachedBuilder<V> {
             refresh_ahead: 1.0,
             max_stretch: 1.0,
         };
-        let settings = Settings {
+        let settings = NamespaceSettings {
             life,
             tags: Vec::new(),
             soft: None,
@@ -189,14 +189,14 @@ impl<V> CachedBuilder<V> {
     {
         let Self { data, name, version, settings, weigh } = self;
         check(&name, &settings)?;
-        let space = Space {
-            beginning: parts::beginning(&name),
+        let space = Namespace {
+            beginning: key::beginning(&name),
             name,
-            stamp: Stamp::of::<V>(version),
+            stamp: SchemaStamp::of::<V>(version),
             settings,
             engine: data.engine(),
-            flights: Arc::new(Flights::default()),
-            counters: Counters::default(),
+            flights: Arc::new(Coalescer::default()),
+            counters: NamespaceCounters::default(),
             switch: SwitchCell::default(),
             warned: Once::new(),
         };
@@ -204,9 +204,9 @@ impl<V> CachedBuilder<V> {
     }
 }
 
-fn check(name: &str, settings: &Settings) -> Result<(), Error> {
+fn check(name: &str, settings: &NamespaceSettings) -> Result<(), Error> {
     let refuse = |message: String| Err(Error::config(format!("cached {name:?}: {message}")));
-    let Settings { life, soft, hard, .. } = settings;
+    let NamespaceSettings { life, soft, hard, .. } = settings;
     if !(1..=64).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_graphic()) {
         return refuse("a name is 1 to 64 visible ASCII characters".to_owned());
     }

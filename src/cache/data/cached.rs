@@ -9,19 +9,19 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::entry::{Began, Blocks, Entry};
-use super::super::key::CacheKey;
-use super::super::policy::Standing;
 use super::invalidate::DataInvalidate;
+use super::key::{self, KeyPart};
 use super::loaded::{LoadError, Loaded};
-use super::parts::{self, KeyPart};
-use super::space::{Fresh, Space};
+use super::namespace::{LoadedValue, Namespace};
 use super::stats::{DataStats, count};
 use super::{load, record, shape};
-use crate::answer::Answer;
-use crate::clock::Timestamp;
-use crate::error::Error;
-use crate::switch::Switch;
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
+use crate::base::mode::Switch;
+use crate::cache::engine::record::{Blocks, Entry, LogPosition};
+use crate::cache::http::key::CacheKey;
+use crate::cache::http::policy::Freshness;
 
 /// Typed values by key: looked up, or loaded once. Clones share them.
 ///
@@ -44,19 +44,19 @@ use crate::switch::Switch;
 ///
 /// What it does in which case is told in [`cache`](crate::cache#typed-values).
 pub struct Cached<V> {
-    pub(super) space: Arc<Space>,
-    pub(super) weigh: Option<Weigh<V>>,
+    pub(super) space: Arc<Namespace>,
+    pub(super) weigh: Option<SizeOf<V>>,
 }
 
 /// How many bytes a value takes in memory.
-pub(super) type Weigh<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
+pub(super) type SizeOf<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
 
 /// What a look-up found.
-pub(super) enum Found<V> {
+pub(super) enum TypedLookup<V> {
     /// A value to be served.
     Value(Arc<V>, Arc<Entry>),
     /// An expired value to be served all the same, since a budget runs low.
-    Spared(Arc<V>, Arc<Entry>),
+    BudgetStretched(Arc<V>, Arc<Entry>),
     /// A value to be served, and refreshed meanwhile.
     Old(Arc<V>, Arc<Entry>),
     /// A value to be served only where a load fails or takes long.
@@ -92,14 +92,14 @@ where
         let key = self.key(&key);
         let now = self.space.engine.clock.now();
         let found = match self.space.engine.store.get(&key, now) {
-            Answer::Ready(stored) => self.found(&key, self.space.accept(&key, stored), now),
-            Answer::Pending(stored) => {
+            MaybeReady::Ready(stored) => self.found(&key, self.space.accept(&key, stored), now),
+            MaybeReady::Pending(stored) => {
                 let entry = self.space.accept(&key, stored.await);
                 self.found(&key, entry, now)
             }
         };
         match found {
-            Found::Value(value, entry) if self.space.switch.get() == Switch::On => {
+            TypedLookup::Value(value, entry) if self.space.switch.get() == Switch::On => {
                 self.space.counters.hit(entry.meta.took);
                 Ok(value)
             }
@@ -165,7 +165,7 @@ where
 
     #[inline]
     pub(super) fn key<K: KeyPart + ?Sized>(&self, parts: &K) -> CacheKey {
-        parts::key(&self.space.beginning, parts)
+        key::key(&self.space.beginning, parts)
     }
 
     /// What lies under the key now, wherever that is.
@@ -177,19 +177,19 @@ where
     /// Answers a look-up that loads nothing, and counts it; in the shadow it counts alone.
     pub(super) fn served(&self, key: &CacheKey, entry: Option<Arc<Entry>>) -> Option<Arc<V>> {
         let value = match self.found(key, entry, self.space.engine.clock.now()) {
-            Found::Value(value, entry) => {
+            TypedLookup::Value(value, entry) => {
                 self.space.counters.hit(entry.meta.took);
                 Some(value)
             }
-            Found::Spared(value, entry) => {
+            TypedLookup::BudgetStretched(value, entry) => {
                 self.space.counters.spared(entry.meta.took);
                 Some(value)
             }
-            Found::Old(value, entry) => {
+            TypedLookup::Old(value, entry) => {
                 self.space.counters.stale(entry.meta.took);
                 Some(value)
             }
-            Found::Expired(..) | Found::Nothing => {
+            TypedLookup::Expired(..) | TypedLookup::Nothing => {
                 count(&self.space.counters.misses);
                 None
             }
@@ -199,18 +199,18 @@ where
 
     /// What an entry means now.
     #[inline]
-    pub(super) fn found(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> Found<V> {
-        let Some(entry) = entry else { return Found::Nothing };
+    pub(super) fn found(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> TypedLookup<V> {
+        let Some(entry) = entry else { return TypedLookup::Nothing };
         let standing = self.space.standing(key, &entry, now);
-        if standing == Standing::Gone {
-            return Found::Nothing;
+        if standing == Freshness::Gone {
+            return TypedLookup::Nothing;
         }
-        let Some(value) = self.value(&entry) else { return Found::Nothing };
+        let Some(value) = self.value(&entry) else { return TypedLookup::Nothing };
         match standing {
-            Standing::Fresh => Found::Value(value, entry),
-            Standing::Spared => Found::Spared(value, entry),
-            Standing::FreshButOld | Standing::StaleWhileRevalidate => Found::Old(value, entry),
-            Standing::Stale { .. } | Standing::Gone => Found::Expired(value, entry),
+            Freshness::Fresh => TypedLookup::Value(value, entry),
+            Freshness::BudgetStretched => TypedLookup::BudgetStretched(value, entry),
+            Freshness::FreshButOld | Freshness::StaleWhileRevalidate => TypedLookup::Old(value, entry),
+            Freshness::Stale { .. } | Freshness::Gone => TypedLookup::Expired(value, entry),
         }
     }
 
@@ -228,7 +228,7 @@ where
     fn checked(&self, (version, value): &(u32, Arc<dyn Any + Send + Sync>)) -> Option<Arc<V>> {
         let ours = if *version == self.space.stamp.version { value.clone().downcast().ok() } else { None };
         if ours.is_none() {
-            count(&self.space.counters.odd);
+            count(&self.space.counters.decode_errors);
         }
         ours
     }
@@ -240,7 +240,7 @@ where
             Blocks::Many(_) => return None,
         };
         let Some(value) = record::open::<V>(bytes, self.space.stamp) else {
-            count(&self.space.counters.odd);
+            count(&self.space.counters.decode_errors);
             return None;
         };
         // Two may read at the same time: the first stands.
@@ -253,7 +253,7 @@ where
         key: &CacheKey,
         loaded: Loaded<V>,
         asked: Timestamp,
-        began: Began,
+        began: LogPosition,
     ) -> (Arc<V>, Result<Arc<Entry>, Error>) {
         let Loaded { value, ttl, tags } = loaded;
         // What cannot be written for others cannot be seen through either: its size is all that is known of it.
@@ -268,7 +268,7 @@ where
         };
         let value = Arc::new(value);
         let entry = sealed.map(|sealed| {
-            let fresh = Fresh { value: value.clone(), weight, sealed, ttl, tags, asked, began };
+            let fresh = LoadedValue { value: value.clone(), weight, sealed, ttl, tags, asked, began };
             Arc::new(self.space.entry(key, fresh))
         });
         (value, entry)

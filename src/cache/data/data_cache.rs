@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::super::engine::{Engine, Places};
-use super::super::store::{CacheStore, LevelStats};
 use super::builder::CachedBuilder;
-use super::space::Space;
+use super::namespace::Namespace;
 use super::stats::DataStats;
-use crate::clock::Clock;
-use crate::error::Error;
-use crate::event::{Event, Hook};
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::event::{Event, Hook};
+use crate::cache::engine::engine_parts::{Engine, StorePlan};
+use crate::cache::engine::store::{CacheStore, LevelStats};
 
 /// Memory, and perhaps a shared store behind it, for namespaces of typed values. Clones share it.
 ///
@@ -28,13 +28,13 @@ use crate::event::{Event, Hook};
 /// ```
 #[derive(Clone)]
 pub struct DataCache {
-    shared: Arc<Shared>,
+    shared: Arc<DataShared>,
 }
 
-struct Shared {
+struct DataShared {
     engine: Engine,
     /// Those that are still held by somebody.
-    spaces: Mutex<Vec<Weak<Space>>>,
+    spaces: Mutex<Vec<Weak<Namespace>>>,
 }
 
 impl DataCache {
@@ -46,12 +46,12 @@ impl DataCache {
 
     /// Everything that can be set.
     pub fn builder() -> DataBuilder {
-        DataBuilder { memory: 64 << 20, store: None, far: None, clock: Clock::System, hook: None }
+        DataBuilder { memory: 64 << 20, store: None, level_2: None, clock: Clock::System, hook: None }
     }
 
     /// Beside what else lies in this engine.
     pub(crate) fn over(engine: Engine) -> Self {
-        Self { shared: Arc::new(Shared { engine, spaces: Mutex::default() }) }
+        Self { shared: Arc::new(DataShared { engine, spaces: Mutex::default() }) }
     }
 
     /// A namespace for values of one type. Its name is part of every key: namespaces never see each other's values.
@@ -84,7 +84,7 @@ impl DataCache {
     ///
     /// # Errors
     /// Where there is one of that name.
-    pub(super) fn add(&self, space: Space) -> Result<Arc<Space>, Error> {
+    pub(super) fn add(&self, space: Namespace) -> Result<Arc<Namespace>, Error> {
         let mut spaces = self.spaces();
         spaces.retain(|space| space.strong_count() > 0);
         if spaces.iter().filter_map(Weak::upgrade).any(|other| other.name == space.name) {
@@ -95,7 +95,7 @@ impl DataCache {
         Ok(space)
     }
 
-    fn spaces(&self) -> MutexGuard<'_, Vec<Weak<Space>>> {
+    fn spaces(&self) -> MutexGuard<'_, Vec<Weak<Namespace>>> {
         self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,7 +115,7 @@ impl fmt::Debug for DataCache {
 ///
 /// let data = DataCache::builder()
 ///     .memory(8 << 20)
-///     .far(Arc::new(MemoryCache::new(64 << 20))) // a `RedisCache`, in earnest
+///     .level_2(Arc::new(MemoryCache::new(64 << 20))) // a `RedisCache`, in earnest
 ///     .build();
 /// assert_eq!(data.levels().len(), 2);
 /// ```
@@ -123,7 +123,7 @@ impl fmt::Debug for DataCache {
 pub struct DataBuilder {
     memory: u64,
     store: Option<Arc<dyn CacheStore>>,
-    far: Option<Arc<dyn CacheStore>>,
+    level_2: Option<Arc<dyn CacheStore>>,
     clock: Clock,
     hook: Option<Hook>,
 }
@@ -144,8 +144,8 @@ impl DataBuilder {
 
     /// Puts a store that several processes share behind this one's memory: see [`Levels`](crate::cache::Levels). One
     /// store serves one cache.
-    pub fn far(mut self, store: Arc<dyn CacheStore>) -> Self {
-        self.far = Some(store);
+    pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
+        self.level_2 = Some(store);
         self
     }
 
@@ -164,7 +164,7 @@ impl DataBuilder {
     /// The cache, without namespaces yet.
     #[must_use]
     pub fn build(self) -> DataCache {
-        let places = Places { memory: self.memory, store: self.store, far: self.far };
+        let places = StorePlan { memory: self.memory, store: self.store, level_2: self.level_2 };
         DataCache::over(Engine::new(places, self.clock, self.hook))
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::super::barrier::{About, Prefix};
-use super::super::engine;
-use super::super::invalidation::Invalidation;
-use super::parts::{self, KeyPart};
-use super::space::Space;
-use crate::error::Error;
+use super::key::{self, KeyPart};
+use super::namespace::Namespace;
+use crate::base::error::Error;
+use crate::cache::engine::barrier::{InvalidationScope, Prefix};
+use crate::cache::engine::engine_parts;
+use crate::cache::engine::invalidation::Invalidation;
 
 /// Voids values by key, by the beginning of keys, by tag, or all of a namespace, in constant time.
 ///
@@ -30,12 +30,12 @@ use crate::error::Error;
 #[derive(Clone)]
 #[must_use]
 pub struct DataInvalidate {
-    space: Arc<Space>,
+    space: Arc<Namespace>,
     soft: bool,
 }
 
 impl DataInvalidate {
-    pub(super) const fn new(space: Arc<Space>) -> Self {
+    pub(super) const fn new(space: Arc<Namespace>) -> Self {
         Self { space, soft: false }
     }
 
@@ -51,8 +51,8 @@ impl DataInvalidate {
     /// # Errors
     /// Where other processes cannot be told now.
     pub async fn key<K: KeyPart>(&self, key: K) -> Result<(), Error> {
-        let key = parts::key(&self.space.beginning, &key);
-        self.raise(About::Resource(key.resource().into())).await
+        let key = key::key(&self.space.beginning, &key);
+        self.raise(InvalidationScope::Resource(key.resource().into())).await
     }
 
     /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user", 70)`.
@@ -63,7 +63,7 @@ impl DataInvalidate {
     /// # Errors
     /// Where other processes cannot be told now.
     pub async fn prefix<K: KeyPart>(&self, beginning: K) -> Result<(), Error> {
-        self.raise(self.beginning_with(parts::prefix(&beginning))).await
+        self.raise(self.beginning_with(key::prefix(&beginning))).await
     }
 
     /// Every entry that carries this tag, in whatever namespace; also responses, where they share the store.
@@ -83,14 +83,14 @@ impl DataInvalidate {
         self.raise(self.beginning_with(Box::default())).await
     }
 
-    fn beginning_with(&self, path: Box<[u8]>) -> About {
-        let (scheme, authority) = (Some(parts::SCHEME.into()), Some(parts::authority(&self.space.name)));
-        About::Prefix(Prefix { scheme, authority, path })
+    fn beginning_with(&self, path: Box<[u8]>) -> InvalidationScope {
+        let (scheme, authority) = (Some(key::SCHEME.into()), Some(key::authority(&self.space.name)));
+        InvalidationScope::Prefix(Prefix { scheme, authority, path })
     }
 
-    async fn raise(&self, about: About) -> Result<(), Error> {
+    async fn raise(&self, about: InvalidationScope) -> Result<(), Error> {
         let engine = &self.space.engine;
-        engine::take_back(&*engine.store, &engine.barriers, &Invalidation::new(about, self.soft)).await
+        engine_parts::take_back(&*engine.store, &engine.barriers, &Invalidation::new(about, self.soft)).await
     }
 }
 

@@ -13,17 +13,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
-use super::super::barrier::Validity;
-use super::super::entry::Entry;
-use super::super::flight::{Join, Lead, Waiter};
-use super::super::key::CacheKey;
-use super::cached::{Cached, Found};
-use super::fleet::Leave;
+use super::cached::{Cached, TypedLookup};
+use super::deadlines::{LoadDeadlines, PassedDeadline};
+use super::fleet::LoadPermit;
 use super::loaded::{LoadError, Loaded};
-use super::patience::{Over, Patience};
 use super::stats::count;
-use crate::carrier::carry;
-use crate::switch::Switch;
+use crate::base::detached_context::carry;
+use crate::base::mode::Switch;
+use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::coalesce::{Follower, Leader, Role};
+use crate::cache::engine::record::Entry;
+use crate::cache::http::key::CacheKey;
 
 /// A caller, and what it brought.
 struct Caller<V, F> {
@@ -38,7 +38,7 @@ struct Caller<V, F> {
 pub(super) async fn go<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
-    found: Found<V>,
+    found: TypedLookup<V>,
     load: F,
 ) -> Result<Arc<V>, LoadError<E>>
 where
@@ -57,21 +57,21 @@ where
         return Caller { cached, key, stale: None, load }.unseen(switch).await;
     }
     let stale = match found {
-        Found::Value(value, entry) => {
+        TypedLookup::Value(value, entry) => {
             counters.hit(entry.meta.took);
             return Ok(value);
         }
-        Found::Spared(value, entry) => {
+        TypedLookup::BudgetStretched(value, entry) => {
             counters.spared(entry.meta.took);
             return Ok(value);
         }
-        Found::Old(value, entry) => {
+        TypedLookup::Old(value, entry) => {
             counters.stale(entry.meta.took);
             Caller { cached, key, stale: None, load }.refresh(entry);
             return Ok(value);
         }
-        Found::Expired(value, entry) => Some((value, entry)),
-        Found::Nothing => None,
+        TypedLookup::Expired(value, entry) => Some((value, entry)),
+        TypedLookup::Nothing => None,
     };
     Caller { cached, key, stale, load }.together().await
 }
@@ -87,11 +87,11 @@ where
     /// Leads a load, or waits for one.
     async fn together(self) -> Result<Arc<V>, LoadError<E>> {
         let space = self.cached.space.clone();
-        let mut patience = Patience::new(&space.settings, self.stale.is_some());
+        let mut patience = LoadDeadlines::new(&space.settings, self.stale.is_some());
         loop {
             let mut waiter = match space.join(&self.key) {
-                Join::Lead(lead) => return self.lead(Some(lead), patience).await,
-                Join::Wait(waiter) => waiter,
+                Role::Lead(lead) => return self.lead(Some(lead), patience).await,
+                Role::Wait(waiter) => waiter,
             };
             match patience.wait(waiter.decided()).await {
                 Ok(Some(entry)) => {
@@ -107,19 +107,19 @@ where
                         return Ok(value);
                     }
                 }
-                Err(Over::Soft) => {
+                Err(PassedDeadline::Soft) => {
                     if let Some(value) = self.stand_in() {
                         return Ok(value);
                     }
                 }
-                Err(Over::Wait) => return self.a_few_at_a_time(waiter, patience).await,
-                Err(Over::Hard) => return self.out_of_time(),
+                Err(PassedDeadline::Wait) => return self.a_few_at_a_time(waiter, patience).await,
+                Err(PassedDeadline::Hard) => return self.out_of_time(),
             }
         }
     }
 
     /// Loads in a task of its own, and waits for it as long as it may.
-    async fn lead(self, lead: Option<Lead<Arc<Entry>>>, mut patience: Patience) -> Result<Arc<V>, LoadError<E>> {
+    async fn lead(self, lead: Option<Leader<Arc<Entry>>>, mut patience: LoadDeadlines) -> Result<Arc<V>, LoadError<E>> {
         let Self { cached, key, stale, load } = self;
         let mut task: JoinHandle<_> = tokio::spawn(carry(run(cached.clone(), key.clone(), load, lead)));
         let caller = Caller { cached, key, stale, load: () };
@@ -135,18 +135,22 @@ where
                     // The runtime is shutting down, and this task with it.
                     Err(_) => std::future::pending().await,
                 },
-                Err(Over::Soft) => {
+                Err(PassedDeadline::Soft) => {
                     if let Some(value) = caller.stand_in() {
                         return Ok(value);
                     }
                 }
-                Err(Over::Hard | Over::Wait) => return caller.out_of_time(),
+                Err(PassedDeadline::Hard | PassedDeadline::Wait) => return caller.out_of_time(),
             }
         }
     }
 
     /// Waits for a turn, looks once more, and loads alone: nobody waits for ever, and nobody is stormed.
-    async fn a_few_at_a_time(self, waiter: Waiter<Arc<Entry>>, mut patience: Patience) -> Result<Arc<V>, LoadError<E>> {
+    async fn a_few_at_a_time(
+        self,
+        waiter: Follower<Arc<Entry>>,
+        mut patience: LoadDeadlines,
+    ) -> Result<Arc<V>, LoadError<E>> {
         if let Some(value) = self.stand_in() {
             return Ok(value);
         }
@@ -156,7 +160,7 @@ where
         };
         let entry = self.cached.look(&self.key).await;
         let now = self.cached.space.engine.clock.now();
-        if let Found::Value(value, entry) = self.cached.found(&self.key, entry, now) {
+        if let TypedLookup::Value(value, entry) = self.cached.found(&self.key, entry, now) {
             self.cached.space.counters.hit(entry.meta.took);
             return Ok(value);
         }
@@ -168,11 +172,11 @@ where
     /// Lets one caller refresh a value in the background, while all are served it.
     fn refresh(self, old: Arc<Entry>) {
         let Self { cached, key, load, .. } = self;
-        let Join::Lead(lead) = cached.space.join(&key) else { return };
+        let Role::Lead(lead) = cached.space.join(&key) else { return };
         tokio::spawn(carry(async move {
             match cached.space.may_renew(&key, &old).await {
-                Leave::Loaded(entry) => lead.tell(entry),
-                Leave::Denied => {}
+                LoadPermit::Loaded(entry) => lead.tell(entry),
+                LoadPermit::Denied => {}
                 leave => {
                     let loading = load_and_keep(&cached, &key, load, Some(&lead));
                     // Nobody waits for its failure: it is counted, and the old value goes on being served.
@@ -185,7 +189,7 @@ where
 
     /// Loads for this caller, as if the namespace were not there; in the shadow what it brings is kept.
     async fn unseen(self, switch: Switch) -> Result<Arc<V>, LoadError<E>> {
-        let patience = Patience::new(&self.cached.space.settings, false);
+        let patience = LoadDeadlines::new(&self.cached.space.settings, false);
         if switch == Switch::Shadow {
             return self.lead(None, patience).await;
         }
@@ -237,7 +241,7 @@ async fn run<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
     load: F,
-    lead: Option<Lead<Arc<Entry>>>,
+    lead: Option<Leader<Arc<Entry>>>,
 ) -> Result<Arc<V>, E>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -248,9 +252,9 @@ where
 {
     let leave = match &lead {
         Some(_) => cached.space.may_load(&key).await,
-        None => Leave::Free,
+        None => LoadPermit::Free,
     };
-    if let Leave::Loaded(entry) = &leave
+    if let LoadPermit::Loaded(entry) = &leave
         && let Some(value) = cached.value(entry)
     {
         if let Some(lead) = &lead {
@@ -269,7 +273,7 @@ async fn load_and_keep<V, F, Fut, L, E>(
     cached: &Cached<V>,
     key: &CacheKey,
     load: F,
-    lead: Option<&Lead<Arc<Entry>>>,
+    lead: Option<&Leader<Arc<Entry>>>,
 ) -> Result<Arc<V>, E>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -280,21 +284,21 @@ where
 {
     let space = &cached.space;
     let (asked, began) = (space.engine.clock.now(), space.engine.begin());
-    let mut outcome = Outcome { space, asked, failed: true };
+    let mut outcome = LoadOutcome { space, asked, failed: true };
     let loaded = load().await?.into();
     outcome.failed = false;
     drop(outcome);
     let (value, entry) = cached.made(key, loaded, asked, began);
     match entry {
         Ok(entry) => {
-            let stands = lead.is_none_or(Lead::stands);
+            let stands = lead.is_none_or(Leader::stands);
             if let Some(lead) = lead {
                 lead.tell(entry.clone());
             }
             // Something was put meanwhile, where it does not stand.
             if stands {
                 space.keep(&entry, asked).await;
-                if !lead.is_none_or(Lead::stands) {
+                if !lead.is_none_or(Leader::stands) {
                     // While it was being kept: rather nothing than what it may have undone.
                     space.forget(key).await;
                 }
@@ -306,13 +310,13 @@ where
 }
 
 /// Counts a load at its end, also where that is a panic.
-struct Outcome<'a> {
-    space: &'a super::space::Space,
-    asked: crate::clock::Timestamp,
+struct LoadOutcome<'a> {
+    space: &'a super::namespace::Namespace,
+    asked: crate::base::clock::Timestamp,
     failed: bool,
 }
 
-impl Drop for Outcome<'_> {
+impl Drop for LoadOutcome<'_> {
     fn drop(&mut self) {
         let counters = &self.space.counters;
         counters.loaded(self.space.engine.clock.now().since(self.asked));

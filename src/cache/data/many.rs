@@ -8,14 +8,14 @@ use futures_util::stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::entry::Entry;
-use super::super::key::CacheKey;
-use super::cached::{Cached, Found};
+use super::cached::{Cached, TypedLookup};
+use super::key::KeyPart;
 use super::load;
 use super::loaded::{LoadError, Loaded};
-use super::parts::KeyPart;
-use crate::error::Error;
-use crate::switch::Switch;
+use crate::base::error::Error;
+use crate::base::mode::Switch;
+use crate::cache::engine::record::Entry;
+use crate::cache::http::key::CacheKey;
 
 impl<V> Cached<V>
 where
@@ -82,7 +82,7 @@ where
         let (mut answers, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
         for ((key, encoded), entry) in keys.into_iter().zip(encoded).zip(entries) {
             match self.found(&encoded, entry, now) {
-                Found::Value(value, entry) if on => {
+                TypedLookup::Value(value, entry) if on => {
                     self.space.counters.hit(entry.meta.took);
                     answers.push(Some(Ok(value)));
                 }
@@ -133,13 +133,13 @@ where
 
 impl<V> Cached<V> {
     /// Counts what would have been served, while the namespace only looks.
-    pub(super) fn would_serve(&self, found: &Found<V>) {
+    pub(super) fn would_serve(&self, found: &TypedLookup<V>) {
         let counters = &self.space.counters;
         match found {
-            Found::Value(_, entry) => counters.hit(entry.meta.took),
-            Found::Spared(_, entry) => counters.spared(entry.meta.took),
-            Found::Old(_, entry) => counters.stale(entry.meta.took),
-            Found::Expired(..) | Found::Nothing => {}
+            TypedLookup::Value(_, entry) => counters.hit(entry.meta.took),
+            TypedLookup::BudgetStretched(_, entry) => counters.spared(entry.meta.took),
+            TypedLookup::Old(_, entry) => counters.stale(entry.meta.took),
+            TypedLookup::Expired(..) | TypedLookup::Nothing => {}
         }
     }
 }

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::key::CacheKey;
-use super::super::wire::{Reader, Writer};
-use super::{parts, shape};
+use super::{key, shape};
+use crate::base::codec::{Reader, Writer};
+use crate::cache::http::key::CacheKey;
 
 const FORMAT: u8 = 1;
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
@@ -25,12 +25,12 @@ const HEAD: usize = 25;
 
 /// What two processes must agree on to read each other's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct SchemaStamp {
     pub(crate) version: u32,
     kind: u64,
 }
 
-impl Stamp {
+impl SchemaStamp {
     /// Of values of this type, in this version.
     pub(crate) fn of<V>(version: u32) -> Self {
         // FNV-1a: the same in every process.
@@ -43,7 +43,12 @@ impl Stamp {
 ///
 /// # Errors
 /// Where its `Serialize` fails: a list of unknown length, for instance.
-pub(crate) fn seal<V: Serialize>(value: &V, stamp: Stamp, weight: u32, shape: u64) -> Result<Bytes, postcard::Error> {
+pub(crate) fn seal<V: Serialize>(
+    value: &V,
+    stamp: SchemaStamp,
+    weight: u32,
+    shape: u64,
+) -> Result<Bytes, postcard::Error> {
     let mut out = Writer(Vec::with_capacity(128));
     out.u8(FORMAT);
     out.u32(stamp.version);
@@ -56,11 +61,11 @@ pub(crate) fn seal<V: Serialize>(value: &V, stamp: Stamp, weight: u32, shape: u6
 }
 
 /// The value that these bytes are, where they are one of this stamp and nothing else.
-pub(crate) fn open<V: Serialize + DeserializeOwned>(sealed: &[u8], stamp: Stamp) -> Option<V> {
+pub(crate) fn open<V: Serialize + DeserializeOwned>(sealed: &[u8], stamp: SchemaStamp) -> Option<V> {
     let mut reader = Reader(sealed);
     let (format, version, kind) = (reader.u8()?, reader.u32()?, reader.u64()?);
     let (_, shape) = (reader.u32()?, reader.u64()?);
-    if format != FORMAT || (Stamp { version, kind }) != stamp {
+    if format != FORMAT || (SchemaStamp { version, kind }) != stamp {
         return None;
     }
     let read = || {
@@ -74,7 +79,7 @@ pub(crate) fn open<V: Serialize + DeserializeOwned>(sealed: &[u8], stamp: Stamp)
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
 pub(crate) fn weight_of(key: &CacheKey, sealed: &[u8]) -> u32 {
     let weight = || Reader(sealed.get(HEAD - 12..)?).u32();
-    if parts::is_typed(key) { weight().unwrap_or_default() } else { 0 }
+    if key::is_typed(key) { weight().unwrap_or_default() } else { 0 }
 }
 
 #[cfg(test)]
@@ -91,7 +96,7 @@ mod tests {
         tags: Vec<String>,
     }
 
-    fn sealed<V: Serialize>(value: &V, stamp: Stamp, weight: u32) -> Option<Bytes> {
+    fn sealed<V: Serialize>(value: &V, stamp: SchemaStamp, weight: u32) -> Option<Bytes> {
         seal(value, stamp, weight, shape::of(value)?.0).ok()
     }
 
@@ -101,22 +106,25 @@ mod tests {
 
     #[test]
     fn a_value_survives_the_journey_and_its_weight_is_known_before_it_is_read() {
-        let stamp = Stamp::of::<Price>(3);
+        let stamp = SchemaStamp::of::<Price>(3);
         let sealed = sealed(&price(), stamp, 77).expect("bytes");
         assert_eq!(open::<Price>(&sealed, stamp), Some(price()));
-        assert_eq!(weight_of(&parts::key(&parts::beginning("n"), &1), &sealed), 77);
+        assert_eq!(weight_of(&key::key(&key::beginning("n"), &1), &sealed), 77);
         assert_eq!(weight_of(&CacheKey::from_bytes(b"any other", 9), &sealed), 0);
         assert_eq!(sealed[HEAD..], postcard::to_allocvec(&price()).expect("bytes"));
     }
 
     #[test]
     fn another_version_another_type_and_anything_odd_is_no_value() {
-        let stamp = Stamp::of::<Price>(3);
+        let stamp = SchemaStamp::of::<Price>(3);
         let sealed = sealed(&price(), stamp, 0).expect("bytes");
-        assert_eq!(open::<Price>(&sealed, Stamp::of::<Price>(4)), None);
+        assert_eq!(open::<Price>(&sealed, SchemaStamp::of::<Price>(4)), None);
         // The same shape, another name.
         assert_eq!(
-            open::<(String, Option<u64>, Vec<String>)>(&sealed, Stamp::of::<(String, Option<u64>, Vec<String>)>(3)),
+            open::<(String, Option<u64>, Vec<String>)>(
+                &sealed,
+                SchemaStamp::of::<(String, Option<u64>, Vec<String>)>(3)
+            ),
             None
         );
         for length in 0..sealed.len() {
@@ -140,7 +148,7 @@ mod tests {
             end: u32,
         }
 
-        let stamp = Stamp::of::<Span>(0);
+        let stamp = SchemaStamp::of::<Span>(0);
         let sealed = sealed(&Span { start: 1, end: 2 }, stamp, 0).expect("bytes");
         assert!(open::<Span>(&sealed, stamp).is_some());
         // As if the type had kept its name.
@@ -158,7 +166,7 @@ mod tests {
             }
         }
 
-        let stamp = Stamp::of::<Explosive>(0);
+        let stamp = SchemaStamp::of::<Explosive>(0);
         let sealed = sealed(&Explosive, stamp, 0).expect("bytes");
         assert!(open::<Explosive>(&sealed, stamp).is_none());
     }
@@ -166,7 +174,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), at in 0_usize..64, to in any::<u8>()) {
-            let stamp = Stamp::of::<Price>(3);
+            let stamp = SchemaStamp::of::<Price>(3);
             let _ = open::<Price>(&bytes, stamp);
             let mut sealed = sealed(&price(), stamp, 0).expect("bytes").to_vec();
             let place = at % sealed.len();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::clock::nanos;
-use crate::striped::Striped;
+use crate::base::clock::nanos;
+use crate::base::sharded_counter::ShardedCounter;
 
 /// What one namespace of typed values did since it was built. Serialises to JSON with durations in milliseconds.
 ///
@@ -42,7 +42,7 @@ pub struct DataStats {
     /// Callers whose load took longer than the hard time-out, with nothing stale to stand in.
     pub timed_out: u64,
     /// Values that could not be read or written: of another version or type, damaged, or not for postcard.
-    pub odd: u64,
+    pub decode_errors: u64,
     /// Loads that look-ups did not need: hits, stale and collapsed ones.
     pub avoided: u64,
     /// The share of look-ups that needed no load, 0 to 1; 0 where there were none.
@@ -74,7 +74,7 @@ fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Err
 
 /// What every hit counts.
 #[derive(Clone, Copy)]
-enum Often {
+enum HitCounters {
     Hits,
     Stale,
     Collapsed,
@@ -83,27 +83,27 @@ enum Often {
 
 /// A namespace's counters.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    often: Striped<4>,
+pub(crate) struct NamespaceCounters {
+    often: ShardedCounter<4>,
     spared: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) timed_out: AtomicU64,
-    pub(crate) odd: AtomicU64,
+    pub(crate) decode_errors: AtomicU64,
     loads: AtomicU64,
     loading: AtomicU64,
 }
 
-impl Counters {
+impl NamespaceCounters {
     /// A look-up was answered by a fresh value that took this long to load.
     #[inline]
     pub(crate) fn hit(&self, took: Duration) {
-        self.avoided(Often::Hits, took);
+        self.avoided(HitCounters::Hits, took);
     }
 
     /// By a stale one.
     pub(crate) fn stale(&self, took: Duration) {
-        self.avoided(Often::Stale, took);
+        self.avoided(HitCounters::Stale, took);
     }
 
     /// By an expired one, to spare a budget.
@@ -114,13 +114,13 @@ impl Counters {
 
     /// By somebody else's load.
     pub(crate) fn collapsed(&self, took: Duration) {
-        self.avoided(Often::Collapsed, took);
+        self.avoided(HitCounters::Collapsed, took);
     }
 
     #[inline]
-    fn avoided(&self, how: Often, took: Duration) {
+    fn avoided(&self, how: HitCounters, took: Duration) {
         self.often.add(how as usize, 1);
-        self.often.add(Often::Saved as usize, nanos(took));
+        self.often.add(HitCounters::Saved as usize, nanos(took));
     }
 
     /// A load took this long.
@@ -132,8 +132,9 @@ impl Counters {
     /// Everything but names and gauges.
     pub(crate) fn snapshot(&self) -> DataStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let often = |how: Often| self.often.sum(how as usize);
-        let (hits, stale, collapsed) = (often(Often::Hits), often(Often::Stale), often(Often::Collapsed));
+        let often = |how: HitCounters| self.often.sum(how as usize);
+        let (hits, stale, collapsed) =
+            (often(HitCounters::Hits), often(HitCounters::Stale), often(HitCounters::Collapsed));
         let (avoided, misses, loads) = (hits + stale + collapsed, read(&self.misses), read(&self.loads));
         DataStats {
             hits,
@@ -144,11 +145,11 @@ impl Counters {
             loads,
             errors: read(&self.errors),
             timed_out: read(&self.timed_out),
-            odd: read(&self.odd),
+            decode_errors: read(&self.decode_errors),
             avoided,
             hit_ratio: if avoided == 0 { 0.0 } else { avoided as f64 / (avoided + misses) as f64 },
             mean_load: Duration::from_nanos(read(&self.loading).checked_div(loads).unwrap_or_default()),
-            time_saved: Duration::from_nanos(often(Often::Saved)),
+            time_saved: Duration::from_nanos(often(HitCounters::Saved)),
             ..DataStats::default()
         }
     }

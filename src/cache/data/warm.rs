@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::cached::{Cached, Found};
+use super::cached::{Cached, TypedLookup};
+use super::key::KeyPart;
 use super::load;
 use super::loaded::Loaded;
-use super::parts::KeyPart;
 
 /// How many keys the store is asked for at once.
 const CHUNK: usize = 100;
@@ -21,25 +21,25 @@ const CHUNK: usize = 100;
 /// How much a warm-up asks of whom it loads from: eight loads at a time, as fast as they go, unless set.
 ///
 /// ```
-/// use tollgate::cache::Pace;
+/// use tollgate::cache::WarmUpPace;
 ///
-/// let gentle = Pace::default().parallel(2).per_second(10);
+/// let gentle = WarmUpPace::default().parallel(2).per_second(10);
 /// # let _ = gentle;
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct Pace {
+pub struct WarmUpPace {
     parallel: usize,
     per_second: Option<u32>,
 }
 
-impl Default for Pace {
+impl Default for WarmUpPace {
     fn default() -> Self {
         Self { parallel: 8, per_second: None }
     }
 }
 
-impl Pace {
+impl WarmUpPace {
     /// So many loads at a time; at least one.
     pub fn parallel(mut self, loads: usize) -> Self {
         self.parallel = loads.max(1);
@@ -56,7 +56,7 @@ impl Pace {
 /// What a warm-up did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Warmed {
+pub struct WarmUpReport {
     /// Keys whose value was there.
     pub known: u64,
     /// Keys whose value was loaded.
@@ -72,20 +72,25 @@ where
     /// Loads what is not there of these keys, at this pace. The keys may be many: they are taken up as they are needed.
     ///
     /// ```
-    /// use tollgate::cache::{Cached, DataCache, Pace};
+    /// use tollgate::cache::{Cached, DataCache, WarmUpPace};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
     /// let squares: Cached<u64> = DataCache::in_memory(1 << 20).cached("squares").build()?;
     /// squares.put(3, 9_u64).await?;
     /// let load = |n: u64| async move { Ok::<_, std::convert::Infallible>(n * n) };
-    /// let warmed = squares.warm(1..=10_u64, load, Pace::default().per_second(1_000)).await;
+    /// let warmed = squares.warm(1..=10_u64, load, WarmUpPace::default().per_second(1_000)).await;
     /// assert_eq!((warmed.known, warmed.loaded), (1, 9));
     /// # Ok(()) }
     /// ```
     ///
     /// # Panics
     /// Where a load panics. Outside of a tokio runtime with time enabled.
-    pub async fn warm<K, F, Fut, L, E>(&self, keys: impl IntoIterator<Item = K>, load: F, pace: Pace) -> Warmed
+    pub async fn warm<K, F, Fut, L, E>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: F,
+        pace: WarmUpPace,
+    ) -> WarmUpReport
     where
         K: KeyPart + Send + 'static,
         F: Fn(K) -> Fut + Send + Sync + 'static,
@@ -95,7 +100,7 @@ where
     {
         let loading = Arc::new(load);
         let ticks = pace.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
-        let mut warmed = Warmed::default();
+        let mut warmed = WarmUpReport::default();
         let mut keys = keys.into_iter();
         loop {
             let chunk: Vec<K> = keys.by_ref().take(CHUNK).collect();
@@ -116,7 +121,7 @@ where
                             ticks.lock().await.tick().await;
                         }
                         let encoded = self.key(&key);
-                        load::go(self.clone(), encoded, Found::Nothing, move || load_one(key)).await
+                        load::go(self.clone(), encoded, TypedLookup::Nothing, move || load_one(key)).await
                     }
                 })
                 .collect();
@@ -131,7 +136,8 @@ where
     async fn known<K: KeyPart>(&self, keys: &[K]) -> Vec<bool> {
         let encoded: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let now = self.space.engine.clock.now();
-        let there = |key, entry| !matches!(self.found(key, entry, now), Found::Expired(..) | Found::Nothing);
+        let there =
+            |key, entry| !matches!(self.found(key, entry, now), TypedLookup::Expired(..) | TypedLookup::Nothing);
         encoded.iter().zip(self.look_many(&encoded).await).map(|(key, entry)| there(key, entry)).collect()
     }
 }

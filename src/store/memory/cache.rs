@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moka::sync::Cache;
 
 use super::hashed::Hashed;
-use crate::answer::Answer;
-use crate::cache::glob;
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
+use crate::cache::http::glob;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
-use crate::clock::Timestamp;
-use crate::error::Error;
 
 /// Entries in this process's memory. `CacheLayer::builder().memory(bytes)` makes one.
 ///
@@ -27,7 +27,7 @@ use crate::error::Error;
 pub struct MemoryCache {
     entries: Cache<CacheKey, Stored, Hashed>,
     hits: AtomicU64,
-    bound: u64,
+    capacity_bytes: u64,
 }
 
 impl MemoryCache {
@@ -38,36 +38,36 @@ impl MemoryCache {
             .max_capacity(bytes)
             .weigher(|_, stored: &Stored| u32::try_from(stored.weight()).unwrap_or(u32::MAX))
             .build_with_hasher(Hashed);
-        Self { entries, hits: AtomicU64::new(0), bound: bytes }
+        Self { entries, hits: AtomicU64::new(0), capacity_bytes: bytes }
     }
 }
 
 impl CacheStore for MemoryCache {
-    fn get(&self, key: &CacheKey, _now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+    fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         let found = self.entries.get(key);
         if matches!(found, Some(Stored::Entry(_))) {
             self.hits.fetch_add(1, Ordering::Relaxed);
         }
-        Answer::Ready(Ok(found))
+        MaybeReady::Ready(Ok(found))
     }
 
-    fn put(&self, key: &CacheKey, stored: Stored, _now: Timestamp) -> Answer<Result<(), Error>> {
+    fn put(&self, key: &CacheKey, stored: Stored, _now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.entries.insert(key.clone(), stored);
         // moka evicts in batches; with entries of a megabyte a batch would be half a gigabyte.
         self.entries.run_pending_tasks();
-        Answer::Ready(Ok(()))
+        MaybeReady::Ready(Ok(()))
     }
 
-    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         self.entries.invalidate(key);
-        Answer::Ready(Ok(()))
+        MaybeReady::Ready(Ok(()))
     }
 
-    fn sweep(&self, pattern: &str) -> Answer<Result<u64, Error>> {
+    fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
         let meant: Vec<_> =
             self.entries.iter().filter(|(key, _)| glob::means(pattern, key)).map(|(key, _)| key).collect();
         meant.iter().for_each(|key| self.entries.invalidate(&**key));
-        Answer::Ready(Ok(meant.len() as u64))
+        MaybeReady::Ready(Ok(meant.len() as u64))
     }
 
     fn stats(&self) -> Vec<LevelStats> {
@@ -76,13 +76,13 @@ impl CacheStore for MemoryCache {
         level.hits = self.hits.load(Ordering::Relaxed);
         level.entries = self.entries.entry_count();
         level.bytes = self.entries.weighted_size();
-        level.bound = self.bound;
+        level.capacity_bytes = self.capacity_bytes;
         vec![level]
     }
 }
 
 impl fmt::Debug for MemoryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryCache").field("bound", &self.bound).finish_non_exhaustive()
+        f.debug_struct("MemoryCache").field("bound", &self.capacity_bytes).finish_non_exhaustive()
     }
 }

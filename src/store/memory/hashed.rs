@@ -7,16 +7,16 @@ use std::hash::{BuildHasher, Hasher};
 pub(super) struct Hashed;
 
 impl BuildHasher for Hashed {
-    type Hasher = Taken;
+    type Hasher = HashSlot;
 
-    fn build_hasher(&self) -> Taken {
-        Taken(0)
+    fn build_hasher(&self) -> HashSlot {
+        HashSlot(0)
     }
 }
 
-pub(super) struct Taken(u64);
+pub(super) struct HashSlot(u64);
 
-impl Hasher for Taken {
+impl Hasher for HashSlot {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -10,10 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use smallvec::SmallVec;
 
 use super::shard::Shard;
-use crate::answer::Answer;
-use crate::clock::Timestamp;
-use crate::error::Error;
-use crate::key::KeyHash;
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
+use crate::identity::KeyHash;
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdict, Verdicts};
 
 /// A shard for fewer keys than this is not worth its lock.
@@ -27,17 +27,17 @@ const PAUSES: u32 = 5;
 /// Keeps at most a fixed number of keys in this process.
 ///
 /// ```
-/// use tollgate::key::KeyHash;
+/// use tollgate::identity::KeyHash;
 /// use tollgate::limit::{Check, LimitStore, Quota};
 /// use tollgate::store::memory::MemoryLimits;
-/// use tollgate::{Answer, Clock};
+/// use tollgate::{MaybeReady, Clock};
 ///
 /// let store = MemoryLimits::new(100_000);
 /// let check = Check::new(KeyHash::from_bits(7), Quota::per_minute(2));
 /// let now = Clock::default().now();
 /// let mut admitted = 0;
 /// for _ in 0..3 {
-///     let Answer::Ready(Ok(verdicts)) = store.decide(&[check], now) else { unreachable!() };
+///     let MaybeReady::Ready(Ok(verdicts)) = store.decide(&[check], now) else { unreachable!() };
 ///     admitted += u32::from(verdicts[0].admits());
 /// }
 /// assert_eq!(admitted, 2);
@@ -142,23 +142,23 @@ impl MemoryLimits {
 }
 
 impl LimitStore for MemoryLimits {
-    fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
-        Answer::Ready(Ok(self.run(checks, now, true)))
+    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+        MaybeReady::Ready(Ok(self.run(checks, now, true)))
     }
 
     fn decide_one(&self, check: &Check, now: Timestamp) -> Option<Verdict> {
         Some(self.lock(self.place(check.key)).spend(check, now))
     }
 
-    fn peek(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
-        Answer::Ready(Ok(self.run(checks, now, false)))
+    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+        MaybeReady::Ready(Ok(self.run(checks, now, false)))
     }
 
-    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> Answer<Result<(), Error>> {
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         for settlement in settlements {
             self.lock(self.place(settlement.check.key)).settle(settlement, now);
         }
-        Answer::Ready(Ok(()))
+        MaybeReady::Ready(Ok(()))
     }
 
     fn stats(&self) -> LimitStoreStats {

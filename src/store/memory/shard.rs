@@ -12,9 +12,9 @@ use std::collections::HashMap;
 
 use super::slab::Slab;
 use super::table::{Slot, Table};
-use crate::clock::Timestamp;
-use crate::limit::window::Log;
-use crate::limit::{Check, KeyState, Kind, Past, PastMut, Quota, Settlement, Verdict};
+use crate::base::clock::Timestamp;
+use crate::limit::algorithm::window::Log;
+use crate::limit::{Check, KeyHistory, KeyHistoryMut, KeyState, Quota, Settlement, StateKind, Verdict};
 
 /// How many slots a newcomer looks at.
 const SAMPLE: usize = 8;
@@ -24,7 +24,7 @@ pub(super) const OVERFLOW: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Shard {
     table: Table,
-    pasts: Pasts,
+    pasts: WindowLogs,
     overflow: HashMap<u64, KeyState>,
     capacity: usize,
     evicted: u64,
@@ -33,7 +33,7 @@ pub(super) struct Shard {
 
 /// The logs of windows; a bucket's past is in its slot.
 #[derive(Debug, Default)]
-struct Pasts {
+struct WindowLogs {
     narrow: Slab<Log<u16>>,
     wide: Slab<Log<u32>>,
 }
@@ -43,7 +43,7 @@ impl Shard {
     pub(super) fn new(capacity: usize, seed: u64) -> Self {
         Self {
             table: Table::default(),
-            pasts: Pasts::default(),
+            pasts: WindowLogs::default(),
             overflow: HashMap::new(),
             capacity,
             evicted: 0,
@@ -89,7 +89,7 @@ impl Shard {
 
     /// What the key has done, as measured by the check's quota; its slot is taken where it has none.
     #[inline(always)]
-    fn with<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(PastMut<'_>) -> R) -> R {
+    fn with<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let at = match self.table.find(check.key.to_bits()) {
             Ok(at) => at,
             Err(at) => match self.admit(at, check, now) {
@@ -101,7 +101,7 @@ impl Shard {
         if slot.quota != check.quota.packed() {
             self.pasts.adapt(slot, check.quota, now);
         }
-        self.pasts.lend(slot, Kind::of(check.quota), f)
+        self.pasts.lend(slot, StateKind::of(check.quota), f)
     }
 
     /// A slot for a new key that belongs there, if there is room or somebody to make room.
@@ -119,7 +119,7 @@ impl Shard {
         if moved {
             at = self.table.find(key).unwrap_or_else(|place| place);
         }
-        let past = self.pasts.put(Past::none(check.quota), self.capacity);
+        let past = self.pasts.put(KeyHistory::none(check.quota), self.capacity);
         self.table.insert(at, Slot::new(key, past, check.quota.packed()));
         Some(at)
     }
@@ -132,8 +132,9 @@ impl Shard {
             let at = self.table.any(random)?;
             let slot = self.table.slot(at);
             let quota = slot.quota.quota();
-            let (share, spent) =
-                self.pasts.lend(slot, Kind::of(quota), |mut past| (past.share(quota, now), past.is_spent(quota, now)));
+            let (share, spent) = self
+                .pasts
+                .lend(slot, StateKind::of(quota), |mut past| (past.share(quota, now), past.is_spent(quota, now)));
             if share == 0 {
                 return Some(at);
             }
@@ -146,7 +147,7 @@ impl Shard {
     }
 
     #[cold]
-    fn in_overflow<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(PastMut<'_>) -> R) -> R {
+    fn in_overflow<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let bucket = check.key.to_bits() % OVERFLOW;
         self.overflow.entry(bucket).or_insert_with(|| KeyState::new(check.quota)).lend(check.quota, now, f)
     }
@@ -160,15 +161,15 @@ impl Shard {
     }
 }
 
-impl Pasts {
+impl WindowLogs {
     #[inline(always)]
-    fn lend<R>(&mut self, slot: &mut Slot, kind: Kind, f: impl FnOnce(PastMut<'_>) -> R) -> R {
+    fn lend<R>(&mut self, slot: &mut Slot, kind: StateKind, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         match kind {
-            Kind::Narrow => f(PastMut::Narrow(self.narrow.at(slot.past))),
-            Kind::Wide => f(PastMut::Wide(self.wide.at(slot.past))),
-            Kind::Tat => {
+            StateKind::Narrow => f(KeyHistoryMut::Narrow(self.narrow.at(slot.past))),
+            StateKind::Wide => f(KeyHistoryMut::Wide(self.wide.at(slot.past))),
+            StateKind::Tat => {
                 let mut tat = Timestamp::from_nanos(slot.past);
-                let result = f(PastMut::Tat(&mut tat));
+                let result = f(KeyHistoryMut::Tat(&mut tat));
                 slot.past = tat.as_nanos();
                 result
             }
@@ -176,19 +177,19 @@ impl Pasts {
     }
 
     /// What a slot keeps of this past.
-    fn put(&mut self, past: Past, most: usize) -> u64 {
+    fn put(&mut self, past: KeyHistory, most: usize) -> u64 {
         match past {
-            Past::Tat(tat) => tat.as_nanos(),
-            Past::Narrow(log) => self.narrow.put(log, most),
-            Past::Wide(log) => self.wide.put(log, most),
+            KeyHistory::Tat(tat) => tat.as_nanos(),
+            KeyHistory::Narrow(log) => self.narrow.put(log, most),
+            KeyHistory::Wide(log) => self.wide.put(log, most),
         }
     }
 
-    fn take(&mut self, slot: Slot) -> Past {
-        match Kind::of(slot.quota.quota()) {
-            Kind::Tat => Past::Tat(Timestamp::from_nanos(slot.past)),
-            Kind::Narrow => Past::Narrow(self.narrow.take(slot.past)),
-            Kind::Wide => Past::Wide(self.wide.take(slot.past)),
+    fn take(&mut self, slot: Slot) -> KeyHistory {
+        match StateKind::of(slot.quota.quota()) {
+            StateKind::Tat => KeyHistory::Tat(Timestamp::from_nanos(slot.past)),
+            StateKind::Narrow => KeyHistory::Narrow(self.narrow.take(slot.past)),
+            StateKind::Wide => KeyHistory::Wide(self.wide.take(slot.past)),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Redis holds the *log*, a sorted set of the latest invalidations by number, and the number of the last. One script
 //! appends to it and publishes what it appended. Messages make it fast; the log makes it right: a process reads on from
 //! where it was after every fresh connection, whenever a message is missing, and once a second besides. What it finds
-//! there decides what it may still use: see `cache/history.rs`.
+//! there decides what it may still use: see `cache/engine/invalidation_log.rs`.
 //!
 //! An invalidation that Redis cannot be told of binds in this process, is kept, and goes into the log when Redis is back.
 
@@ -21,14 +21,14 @@ use redis::cmd;
 use tokio::sync::Notify;
 
 use super::connect::Conn;
-use super::names::{LASTING, Names, random};
+use super::names::{KeyNames, LASTING, random};
 use super::settings::Redis;
-use crate::cache::envelope::FleetClock;
-use crate::cache::history::{Heard, History, Record};
-use crate::cache::{CacheKey, Invalidation, Listener};
-use crate::clock::Clock;
-use crate::error::Error;
-use crate::guard::{FailOpen, Outage};
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::cache::engine::codec::FleetClock;
+use crate::cache::engine::invalidation_log::{InvalidationLog, LogRecord, LogUpdate};
+use crate::cache::{CacheKey, Invalidation, InvalidationSink};
+use crate::resilience::guard::{FailOpen, Outage};
 
 /// How often the log is looked at, messages or none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -87,10 +87,10 @@ return 1";
 pub(super) struct Backplane {
     pub(super) redis: Redis,
     pub(super) guard: FailOpen<Conn>,
-    pub(super) history: History,
-    names: RwLock<Option<Names>>,
+    pub(super) history: InvalidationLog,
+    names: RwLock<Option<KeyNames>>,
     fleet_clock: Mutex<Option<FleetClock>>,
-    listener: OnceLock<Listener>,
+    listener: OnceLock<InvalidationSink>,
     /// Ours, until we are told another.
     clock: Clock,
     running: AtomicBool,
@@ -99,11 +99,11 @@ pub(super) struct Backplane {
 
 impl Backplane {
     pub(super) fn new(redis: Redis, guard: FailOpen<Conn>) -> Arc<Self> {
-        let names = redis.secret.as_deref().map(Names::under);
+        let names = redis.secret.as_deref().map(KeyNames::under);
         Arc::new(Self {
             redis,
             guard,
-            history: History::new(random()),
+            history: InvalidationLog::new(random()),
             names: RwLock::new(names),
             fleet_clock: Mutex::new(None),
             listener: OnceLock::new(),
@@ -114,22 +114,22 @@ impl Backplane {
     }
 
     /// The listener is the first layer that is built around the store.
-    pub(super) fn listen(self: &Arc<Self>, listener: Listener) {
+    pub(super) fn listen(self: &Arc<Self>, listener: InvalidationSink) {
         self.guard.listen(listener.events());
         drop(self.listener.set(listener));
         self.start();
     }
 
-    pub(super) fn listener(&self) -> Option<&Listener> {
+    pub(super) fn listener(&self) -> Option<&InvalidationSink> {
         self.listener.get()
     }
 
     pub(super) fn clock(&self) -> &Clock {
-        self.listener().map_or(&self.clock, Listener::clock)
+        self.listener().map_or(&self.clock, InvalidationSink::clock)
     }
 
     /// How keys are called, once that is known.
-    pub(super) fn names(&self) -> Option<Names> {
+    pub(super) fn names(&self) -> Option<KeyNames> {
         self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -183,7 +183,7 @@ impl Backplane {
     }
 
     async fn append(&self, record: &[u8]) -> Result<(), Outage> {
-        let base = Record::encode(self.history.identity(), None);
+        let base = LogRecord::encode(self.history.identity(), None);
         let mut script = cmd("EVAL");
         script.arg(APPEND).arg(2).arg(self.key("number")).arg(self.key("log"));
         script.arg(base).arg(record).arg(MOST).arg(LASTING).arg(self.key("channel"));
@@ -208,7 +208,7 @@ impl Backplane {
 
     /// Reads the whole log, and drops what is held from before.
     async fn start_over(&self, known: u64) -> Result<(), Outage> {
-        let base = Record::encode(self.history.identity(), None);
+        let base = LogRecord::encode(self.history.identity(), None);
         let mut script = cmd("EVAL");
         script.arg(RESTART).arg(2).arg(self.key("number")).arg(self.key("log"));
         script.arg(base).arg(known).arg(LASTING);
@@ -222,28 +222,28 @@ impl Backplane {
         Ok(())
     }
 
-    async fn read(&self, from: &str) -> Result<Vec<Record>, Outage> {
+    async fn read(&self, from: &str) -> Result<Vec<LogRecord>, Outage> {
         let mut command = cmd("ZRANGEBYSCORE");
         command.arg(self.key("log")).arg(from).arg("+inf");
         let lines: Vec<Vec<u8>> =
             self.guard.call(async |mut connection: Conn| connection.query(&command).await).await?;
-        Ok(lines.iter().map_while(|line| Record::decode(line)).collect())
+        Ok(lines.iter().map_while(|line| LogRecord::decode(line)).collect())
     }
 
     /// Acts on news; false where history broke off.
-    fn apply(&self, heard: Heard) -> bool {
+    fn apply(&self, heard: LogUpdate) -> bool {
         match heard {
-            Heard::News(news) => {
+            LogUpdate::News(news) => {
                 if let Some(listener) = self.listener() {
                     news.iter().for_each(|what| listener.invalidated(what));
                 }
                 true
             }
-            Heard::Behind => {
+            LogUpdate::Behind => {
                 self.wake.notify_one();
                 true
             }
-            Heard::Broken => false,
+            LogUpdate::Broken => false,
         }
     }
 
@@ -254,7 +254,7 @@ impl Backplane {
             }
             return;
         }
-        match Record::decode(message) {
+        match LogRecord::decode(message) {
             Some(record) => drop(self.apply(self.history.hear(&record))),
             // Written by another version, or by somebody else: the log knows.
             None => self.wake.notify_one(),
@@ -267,7 +267,7 @@ impl Backplane {
             let (name, known) = (self.key("secret"), self.names());
             let agreed = self
                 .guard
-                .call(async |mut connection: Conn| Names::agree(&mut connection, &name, known.as_ref()).await);
+                .call(async |mut connection: Conn| KeyNames::agree(&mut connection, &name, known.as_ref()).await);
             let agreed = agreed.await?;
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
         }

@@ -23,13 +23,13 @@ use super::backplane::Backplane;
 use super::connect::Conn;
 use super::settings::Redis;
 use super::sweep;
-use crate::answer::Answer;
-use crate::cache::barrier::Validity;
-use crate::cache::envelope::{self, Odd};
-use crate::cache::{CacheKey, CacheStore, Invalidation, LevelStats, Listener, Stored};
-use crate::clock::{Timestamp, nanos};
-use crate::error::Error;
-use crate::event::{Event, Events};
+use crate::base::clock::{Timestamp, nanos};
+use crate::base::error::Error;
+use crate::base::event::{Event, Events};
+use crate::base::maybe_ready::MaybeReady;
+use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::codec::{self, DecodeError};
+use crate::cache::{CacheKey, CacheStore, Invalidation, InvalidationSink, LevelStats, Stored};
 
 /// How long a list of variants is kept after the last was stored.
 const INDEX_LIFE: Duration = Duration::from_secs(86_400);
@@ -63,7 +63,7 @@ struct Shared {
     max_entry: usize,
     compress_over: usize,
     hits: AtomicU64,
-    odd: AtomicU64,
+    decode_errors: AtomicU64,
 }
 
 impl RedisCache {
@@ -79,7 +79,7 @@ impl RedisCache {
             max_entry: 8 * MIB,
             compress_over: usize::MAX,
             hits: AtomicU64::new(0),
-            odd: AtomicU64::new(0),
+            decode_errors: AtomicU64::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -116,12 +116,12 @@ impl Shared {
     fn opened(&self, key: &CacheKey, sealed: Option<Vec<u8>>, here: u64) -> Option<Stored> {
         let sealed = Bytes::from(sealed?);
         let clock = self.backplane.fleet_clock()?;
-        let found = match envelope::open(&sealed, key, clock, here) {
+        let found = match codec::open(&sealed, key, clock, here) {
             Ok(found) => found,
-            Err(odd) => {
+            Err(decode_errors) => {
                 // Said ever more rarely: a fleet of another version would fill the log.
-                if (self.odd.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
-                    self.say(odd);
+                if (self.decode_errors.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
+                    self.say(decode_errors);
                 }
                 return None;
             }
@@ -138,24 +138,24 @@ impl Shared {
         Some(found)
     }
 
-    fn say(&self, odd: Odd) {
+    fn say(&self, decode_errors: DecodeError) {
         if let Some(listener) = self.backplane.listener() {
-            let error = Error::store(format!("redis: an entry is {}", odd.as_str()), odd.as_str());
+            let error = Error::store(format!("redis: an entry is {}", decode_errors.as_str()), decode_errors.as_str());
             listener.events().emit(&Event::StoreFailed { store: "redis cache", error: &error });
         }
     }
 
     fn here(&self) -> u64 {
-        self.backplane.listener().map_or(0, Listener::generation)
+        self.backplane.listener().map_or(0, InvalidationSink::generation)
     }
 }
 
 impl CacheStore for RedisCache {
-    fn get(&self, key: &CacheKey, _now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+    fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         self.shared.backplane.start();
         let (shared, key, here) = (self.shared.clone(), key.clone(), self.shared.here());
-        let Some(name) = shared.name("entry", &key) else { return Answer::Ready(Ok(None)) };
-        Answer::Pending(Box::pin(async move {
+        let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(None)) };
+        MaybeReady::Pending(Box::pin(async move {
             let command = cmd("GET").arg(name).take();
             let guard = &shared.backplane.guard;
             let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
@@ -164,14 +164,14 @@ impl CacheStore for RedisCache {
         }))
     }
 
-    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> Answer<Result<Vec<Option<Stored>>, Error>> {
+    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         self.shared.backplane.start();
         let (shared, keys, here) = (self.shared.clone(), keys.to_vec(), self.shared.here());
         let names: Option<Vec<String>> = keys.iter().map(|key| shared.name("entry", key)).collect();
         let Some(names) = names.filter(|names| !names.is_empty()) else {
-            return Answer::Ready(Ok(vec![None; keys.len()]));
+            return MaybeReady::Ready(Ok(vec![None; keys.len()]));
         };
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             let command = cmd("MGET").arg(names).take();
             let guard = &shared.backplane.guard;
             let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
@@ -181,11 +181,11 @@ impl CacheStore for RedisCache {
         }))
     }
 
-    fn get_shared(&self, key: &CacheKey, now: Timestamp) -> Answer<Result<Option<Stored>, Error>> {
+    fn get_shared(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         self.get(key, now)
     }
 
-    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> Answer<Result<(), Error>> {
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.shared.backplane.start();
         let (life, known) = match &stored {
             Stored::Entry(entry) => (entry.keep_until().since(now), entry.meta.began.fleet > 0),
@@ -193,18 +193,18 @@ impl CacheStore for RedisCache {
         };
         let millis = nanos(life.min(LONGEST)) / 1_000_000;
         let (Some(name), Some(clock)) = (self.shared.name("entry", key), self.shared.backplane.fleet_clock()) else {
-            return Answer::Ready(Ok(()));
+            return MaybeReady::Ready(Ok(()));
         };
         // Without a number nobody could say later whether it was invalidated meanwhile.
         if millis == 0 || !known || self.shared.backplane.guard.check().is_err() {
-            return Answer::Ready(Ok(()));
+            return MaybeReady::Ready(Ok(()));
         }
-        let sealed = envelope::seal(&stored, clock, self.shared.compress_over);
+        let sealed = codec::seal(&stored, clock, self.shared.compress_over);
         if sealed.len() > self.shared.max_entry {
-            return Answer::Ready(Ok(()));
+            return MaybeReady::Ready(Ok(()));
         }
         let shared = self.shared.clone();
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             let command = cmd("SET").arg(name).arg(sealed).arg("PX").arg(millis).take();
             let guard = &shared.backplane.guard;
             // A store may lose what it is given.
@@ -213,10 +213,10 @@ impl CacheStore for RedisCache {
         }))
     }
 
-    fn remove(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         let (shared, key) = (self.shared.clone(), key.clone());
-        let Some(name) = shared.name("entry", &key) else { return Answer::Ready(Ok(())) };
-        Answer::Pending(Box::pin(async move {
+        let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
+        MaybeReady::Pending(Box::pin(async move {
             let command = cmd("UNLINK").arg(name).take();
             let guard = &shared.backplane.guard;
             let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
@@ -225,10 +225,10 @@ impl CacheStore for RedisCache {
         }))
     }
 
-    fn claim(&self, key: &CacheKey, lease: Duration) -> Answer<bool> {
+    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
         let shared = self.shared.clone();
-        let Some(name) = shared.name("lease", key) else { return Answer::Ready(true) };
-        Answer::Pending(Box::pin(async move {
+        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(true) };
+        MaybeReady::Pending(Box::pin(async move {
             let millis = (nanos(lease) / 1_000_000).max(1);
             let command = cmd("SET").arg(name).arg(1).arg("NX").arg("PX").arg(millis).take();
             let guard = &shared.backplane.guard;
@@ -238,10 +238,10 @@ impl CacheStore for RedisCache {
         }))
     }
 
-    fn release(&self, key: &CacheKey) -> Answer<Result<(), Error>> {
+    fn release(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         let shared = self.shared.clone();
-        let Some(name) = shared.name("lease", key) else { return Answer::Ready(Ok(())) };
-        Answer::Pending(Box::pin(async move {
+        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(Ok(())) };
+        MaybeReady::Pending(Box::pin(async move {
             let command = cmd("UNLINK").arg(name).take();
             let guard = &shared.backplane.guard;
             // A lease that is not given up ends by itself.
@@ -254,26 +254,26 @@ impl CacheStore for RedisCache {
         self.shared.backplane.history.number()
     }
 
-    fn invalidate(&self, invalidation: &Invalidation) -> Answer<Result<(), Error>> {
-        Answer::Pending(Box::pin(self.shared.backplane.invalidate(invalidation)))
+    fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
+        MaybeReady::Pending(Box::pin(self.shared.backplane.invalidate(invalidation)))
     }
 
-    fn sweep(&self, pattern: &str) -> Answer<Result<u64, Error>> {
+    fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
         let (backplane, pattern) = (self.shared.backplane.clone(), pattern.to_owned());
-        Answer::Pending(Box::pin(async move { sweep::sweep(&backplane, &pattern).await }))
+        MaybeReady::Pending(Box::pin(async move { sweep::sweep(&backplane, &pattern).await }))
     }
 
-    fn listen(&self, listener: Listener) {
+    fn listen(&self, listener: InvalidationSink) {
         self.shared.backplane.listen(listener);
     }
 
     fn stats(&self) -> Vec<LevelStats> {
         let mut level = LevelStats::new("redis");
         level.hits = self.shared.hits.load(Ordering::Relaxed);
-        level.odd = self.shared.odd.load(Ordering::Relaxed);
+        level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
         level.up = self.shared.backplane.guard.stats().up && self.generation() > 0;
-        level.heard = self.generation();
-        level.untold = self.shared.backplane.history.waiting();
+        level.invalidations_received = self.generation();
+        level.invalidations_pending = self.shared.backplane.history.waiting();
         vec![level]
     }
 }

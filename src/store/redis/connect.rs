@@ -20,8 +20,8 @@ use redis::{
     Pipeline, RedisError, RedisFuture, ServerErrorKind, TlsMode, Value,
 };
 
-use crate::error::Error;
-use crate::guard::Fault;
+use crate::base::error::Error;
+use crate::resilience::guard::Fault;
 
 /// Commands that may wait to be written.
 const BUFFERED: usize = 1_024;

@@ -13,11 +13,11 @@ use redis::pipe;
 
 use super::connect::Conn;
 use super::settings::Redis;
-use crate::answer::Answer;
-use crate::error::Error;
-use crate::event::{Events, Hook};
-use crate::guard::{FailOpen, Outage};
-use crate::key::FleetSecret;
+use crate::base::error::Error;
+use crate::base::event::{Events, Hook};
+use crate::base::maybe_ready::MaybeReady;
+use crate::identity::FleetSecret;
+use crate::resilience::guard::{FailOpen, Outage};
 use crate::upstream::{Balance, Booking, CreditStore};
 
 /// A window is forgotten this long after it has ended.
@@ -103,9 +103,9 @@ fn gone(booking: &Booking) -> u64 {
 }
 
 impl CreditStore for RedisCredits {
-    fn book(&self, bookings: &[Booking]) -> Answer<Result<Vec<Balance>, Error>> {
+    fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, Error>> {
         let (credits, bookings) = (self.clone(), bookings.to_vec());
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             credits.add(bookings).await.map_err(|outage| Error::outage("credits", outage))
         }))
     }

@@ -10,11 +10,11 @@
 //! In a Cluster keys are spread over sixteen hash tags. What a request owes on several of them is asked in parallel and
 //! given back where one refuses: for a moment others may be refused what is given back.
 
-mod lane;
-mod near;
+mod local_cache;
+mod protocol;
 mod queue;
 mod script;
-mod wire;
+mod worker;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,19 +24,19 @@ use futures_util::future::join_all;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
-use self::near::Near;
-use self::queue::{Job, Queue};
-use self::script::{Names, Script};
-use self::wire::{Act, Group, Op};
 use super::connect::Conn;
 use super::settings::Redis;
-use crate::answer::Answer;
-use crate::clock::{Clock, Timestamp};
-use crate::error::Error;
-use crate::event::{Events, Hook};
-use crate::guard::{FailOpen, Outage};
-use crate::key::FleetSecret;
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::error::Error;
+use crate::base::event::{Events, Hook};
+use crate::base::maybe_ready::MaybeReady;
+use crate::identity::FleetSecret;
 use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdict, Verdicts};
+use crate::resilience::guard::{FailOpen, Outage};
+use local_cache::LocalCache;
+use protocol::{CheckGroup, LimitCommand, Op};
+use queue::{CallQueue, QueuedGroup};
+use script::{Script, ScriptKeys};
 
 /// How limits use a Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,21 +77,21 @@ struct Inner {
     guard: FailOpen<Conn>,
     secret: FleetSecret,
     script: Script,
-    names: Names,
-    queues: Box<[Queue]>,
-    near: Near,
+    names: ScriptKeys,
+    queues: Box<[CallQueue]>,
+    near: LocalCache,
     mode: LimitMode,
-    leases: lane::Leases,
+    leases: worker::Leases,
     clock: Clock,
     /// Whether the script is told the time, as tests do.
     tells_time: bool,
     /// Redis's time less ours, in microseconds: not more than it is.
     ahead: AtomicI64,
-    counters: Counters,
+    counters: RedisCounters,
 }
 
 #[derive(Default)]
-struct Counters {
+struct RedisCounters {
     decisions: AtomicU64,
     leased: AtomicU64,
     remembered: AtomicU64,
@@ -115,54 +115,54 @@ impl RedisLimits {
             guard: redis.guard_limits(&secret, Events::default()),
             secret,
             script: Script::new(),
-            names: Names::new(&redis.prefix, tags),
-            queues: (0..tags).map(|_| Queue::default()).collect(),
-            near: Near::new(),
+            names: ScriptKeys::new(&redis.prefix, tags),
+            queues: (0..tags).map(|_| CallQueue::default()).collect(),
+            near: LocalCache::new(),
             mode: redis.mode,
-            leases: lane::Leases::default(),
+            leases: worker::Leases::default(),
             clock: redis.time.clone().unwrap_or_default(),
             tells_time: redis.time.is_some(),
             ahead: AtomicI64::new(0),
-            counters: Counters::default(),
+            counters: RedisCounters::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
 
 impl LimitStore for RedisLimits {
-    fn decide(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
         let inner = &self.inner;
         if let Some(refusal) = inner.refusal(checks, now) {
             count(&inner.counters.decisions);
             count(&inner.counters.remembered);
-            return Answer::Ready(Ok(refusal));
+            return MaybeReady::Ready(Ok(refusal));
         }
         if inner.mode == LimitMode::Leased
             && let Some(paid) = inner.pay(checks, now)
         {
             count(&inner.counters.decisions);
             count(&inner.counters.leased);
-            return Answer::Ready(Ok(paid));
+            return MaybeReady::Ready(Ok(paid));
         }
         inner.ask(checks, now, true)
     }
 
-    fn peek(&self, checks: &[Check], now: Timestamp) -> Answer<Result<Verdicts, Error>> {
+    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
         self.inner.ask(checks, now, false)
     }
 
-    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> Answer<Result<(), Error>> {
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         let inner = &self.inner;
         let corrections: Vec<Op> = settlements.iter().filter_map(|settlement| inner.correction(settlement)).collect();
         if corrections.is_empty() {
-            return Answer::Ready(Ok(()));
+            return MaybeReady::Ready(Ok(()));
         }
         if let Err(outage) = inner.guard.check() {
-            return Answer::Ready(Err(away(outage)));
+            return MaybeReady::Ready(Err(away(outage)));
         }
         corrections.iter().for_each(|op| inner.near.forget_refusal(op.key));
         let asked: Vec<_> = corrections.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
-        Answer::Pending(Box::pin(async move {
+        MaybeReady::Pending(Box::pin(async move {
             join_all(asked.into_iter().map(answered)).await.into_iter().try_for_each(|answer| answer.map(|_| ()))
         }))
     }
@@ -256,33 +256,33 @@ impl Inner {
     fn renew(self: &Arc<Self>, key: u64, check: &Check, now: Timestamp) {
         let order = self.near.order(key, check.quota, 0, now, self.store_us(now));
         let Some((want, life)) = order else { return };
-        let act = Act::Take { enforced: true, want, life };
+        let act = LimitCommand::Take { enforced: true, want, life };
         let op = Op { key, quota: check.quota, units: 0, act };
         if !self.submit(smallvec![op], now, None) {
             self.near.order_failed(key, check.quota);
         }
     }
 
-    fn ask(self: &Arc<Self>, checks: &[Check], now: Timestamp, takes: bool) -> Answer<Result<Verdicts, Error>> {
+    fn ask(self: &Arc<Self>, checks: &[Check], now: Timestamp, takes: bool) -> MaybeReady<Result<Verdicts, Error>> {
         if checks.is_empty() {
-            return Answer::Ready(Ok(Verdicts::new()));
+            return MaybeReady::Ready(Ok(Verdicts::new()));
         }
         if checks.iter().any(|check| check.fleet().is_none()) {
             // Nobody knows yet what the fleet calls these keys.
             let outage = self.guard.check().err().unwrap_or(Outage::Disconnected);
-            return Answer::Ready(Err(away(outage)));
+            return MaybeReady::Ready(Err(away(outage)));
         }
         if let Err(outage) = self.guard.check() {
-            return Answer::Ready(Err(away(outage)));
+            return MaybeReady::Ready(Err(away(outage)));
         }
         count(&self.counters.decisions);
-        let group: Group = checks.iter().map(|check| self.op(check, now, takes)).collect();
+        let group: CheckGroup = checks.iter().map(|check| self.op(check, now, takes)).collect();
         let tag = self.names.tag(group.first().map_or(0, |op| op.key));
         if group.iter().all(|op| self.names.tag(op.key) == tag) {
             let asked = self.send(group, now);
-            return Answer::Pending(Box::pin(answered(asked)));
+            return MaybeReady::Pending(Box::pin(answered(asked)));
         }
-        Answer::Pending(Box::pin(self.clone().ask_apart(group, now)))
+        MaybeReady::Pending(Box::pin(self.clone().ask_apart(group, now)))
     }
 
     fn op(&self, check: &Check, now: Timestamp, takes: bool) -> Op {
@@ -291,24 +291,26 @@ impl Inner {
         let order = || self.near.order(key, quota, units, now, self.store_us(now));
         let (want, life) =
             if takes && self.mode == LimitMode::Leased { order().unwrap_or_default() } else { Default::default() };
-        let act = if takes { Act::Take { enforced, want, life } } else { Act::Ask { enforced } };
+        let act = if takes { LimitCommand::Take { enforced, want, life } } else { LimitCommand::Ask { enforced } };
         Op { key, quota, units, act }
     }
 
     /// A request's checks that live on several nodes: asked in parallel, and given back where one refuses.
-    async fn ask_apart(self: Arc<Self>, group: Group, now: Timestamp) -> Result<Verdicts, Error> {
+    async fn ask_apart(self: Arc<Self>, group: CheckGroup, now: Timestamp) -> Result<Verdicts, Error> {
         let asked: Vec<Asked> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
         let answers = join_all(asked.into_iter().map(answered)).await;
-        let enforced = |op: &Op| matches!(op.act, Act::Take { enforced: true, .. } | Act::Ask { enforced: true });
+        let enforced = |op: &Op| {
+            matches!(op.act, LimitCommand::Take { enforced: true, .. } | LimitCommand::Ask { enforced: true })
+        };
         let admits = |answer: &Result<Verdicts, Error>| {
             answer.as_ref().is_ok_and(|verdicts| verdicts.iter().all(Verdict::admits))
         };
         let refused = group.iter().zip(&answers).any(|(op, answer)| enforced(op) && !admits(answer));
         if refused {
             for (op, _) in group.iter().zip(&answers).filter(|(_, answer)| admits(answer)) {
-                if let Act::Take { .. } = op.act {
+                if let LimitCommand::Take { .. } = op.act {
                     let charged = self.store_us(now);
-                    self.submit(smallvec![Op { act: Act::Refund { charged }, ..*op }], now, None);
+                    self.submit(smallvec![Op { act: LimitCommand::Refund { charged }, ..*op }], now, None);
                 }
             }
         }
@@ -321,27 +323,29 @@ impl Inner {
         let charged = self.store_us(*at);
         match actual.cmp(&check.cost) {
             std::cmp::Ordering::Less => {
-                Some(Op { key, quota, units: check.cost - actual, act: Act::Refund { charged } })
+                Some(Op { key, quota, units: check.cost - actual, act: LimitCommand::Refund { charged } })
             }
             std::cmp::Ordering::Equal => None,
-            std::cmp::Ordering::Greater => Some(Op { key, quota, units: actual - check.cost, act: Act::Charge }),
+            std::cmp::Ordering::Greater => {
+                Some(Op { key, quota, units: actual - check.cost, act: LimitCommand::Charge })
+            }
         }
     }
 
     /// Queues a question; `None` where there is no room.
-    fn send(self: &Arc<Self>, group: Group, now: Timestamp) -> Asked {
+    fn send(self: &Arc<Self>, group: CheckGroup, now: Timestamp) -> Asked {
         let (reply, asked) = oneshot::channel();
         self.submit(group, now, Some(reply)).then_some(asked)
     }
 
     fn submit(
         self: &Arc<Self>,
-        group: Group,
+        group: CheckGroup,
         sent: Timestamp,
         reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
     ) -> bool {
         let tag = self.names.tag(group.first().map_or(0, |op| op.key)) as usize;
-        lane::queue(self, tag, Job { group, sent, reply })
+        worker::queue(self, tag, QueuedGroup { group, sent, reply })
     }
 
     /// Redis's time at `at`, in microseconds, or a little earlier.

@@ -11,8 +11,8 @@ use redis::cmd;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::connect::Conn;
-use crate::error::Error;
-use crate::guard::Fault;
+use crate::base::error::Error;
+use crate::resilience::guard::Fault;
 
 /// Keys that nobody touches are gone after so many seconds: thirty days.
 pub(super) const LASTING: u64 = 30 * 86_400;
@@ -23,13 +23,13 @@ const SECRET_LASTS: u64 = 3_650 * 86_400;
 
 /// Names keys under one secret.
 #[derive(Clone)]
-pub(super) struct Names {
+pub(super) struct KeyNames {
     secret: String,
     /// Keyed with the secret, nothing written.
     hasher: SipHasher24,
 }
 
-impl Names {
+impl KeyNames {
     pub(super) fn under(secret: &[u8]) -> Self {
         let mut first = SipHasher24::new_with_keys(0x746f_6c6c, 0x6761_7465);
         first.write(secret);
@@ -103,10 +103,10 @@ mod tests {
 
     #[test]
     fn names_are_the_same_in_every_version_and_say_nothing() {
-        let names = Names::under(b"the same on every node");
-        assert_eq!(names.of(b"session=abc"), Names::under(b"the same on every node").of(b"session=abc"));
+        let names = KeyNames::under(b"the same on every node");
+        assert_eq!(names.of(b"session=abc"), KeyNames::under(b"the same on every node").of(b"session=abc"));
         assert_ne!(names.of(b"session=abc"), names.of(b"session=abd"));
-        assert_ne!(names.of(b"session=abc"), Names::under(b"another secret").of(b"session=abc"));
+        assert_ne!(names.of(b"session=abc"), KeyNames::under(b"another secret").of(b"session=abc"));
         assert_eq!(names.of(b"session=abc"), "a1ae836507d4ea700c76ed9486f30068");
     }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::connect::{Address, Authority, Conn, without_password};
 use super::limits::LimitMode;
-use super::names::Names;
-use crate::answer::BoxFuture;
-use crate::circuit::Circuit;
-use crate::clock::Clock;
-use crate::error::Error;
-use crate::event::Events;
-use crate::guard::{FailOpen, Fault, GuardSettings};
-use crate::key::FleetSecret;
+use super::names::KeyNames;
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::event::Events;
+use crate::base::maybe_ready::BoxFuture;
+use crate::identity::FleetSecret;
+use crate::resilience::circuit::Circuit;
+use crate::resilience::guard::{FailOpen, Fault, GuardSettings};
 
 /// For one decision of the limits.
 const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
@@ -157,7 +157,7 @@ impl Redis {
         events: Events,
     ) -> FailOpen<Conn> {
         let (dial, secret, name) = (self.dial(), secret.clone(), format!("{}:secret", self.prefix));
-        let agreed: Arc<Mutex<Option<Names>>> = Arc::default();
+        let agreed: Arc<Mutex<Option<KeyNames>>> = Arc::default();
         let given = self.secret.is_some();
         let agreeing = move || -> BoxFuture<Result<Conn, Error>> {
             let (connecting, secret, name, agreed) = (dial(), secret.clone(), name.clone(), agreed.clone());
@@ -166,7 +166,7 @@ impl Redis {
                 if !given {
                     let known = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     let names =
-                        Names::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
+                        KeyNames::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
                     secret.set(names.secret());
                     *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
                 }

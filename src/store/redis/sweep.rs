@@ -8,10 +8,12 @@ use redis::cmd;
 
 use super::backplane::Backplane;
 use super::connect::{Conn, Primary};
-use crate::cache::{CacheKey, envelope, glob};
-use crate::clock::runtime_now;
-use crate::error::Error;
-use crate::guard::{Fault, Outage};
+use crate::base::clock::runtime_now;
+use crate::base::error::Error;
+use crate::cache::CacheKey;
+use crate::cache::engine::codec;
+use crate::cache::http::glob;
+use crate::resilience::guard::{Fault, Outage};
 
 /// About how many names one step looks at.
 const STEP: usize = 128;
@@ -37,7 +39,7 @@ async fn sweep_one(backplane: &Backplane, primary: &Primary, pattern: &str) -> R
         let names: Vec<String>;
         (cursor, names) = step(backplane, primary, cursor).await.map_err(away)?;
         let beginnings = beginnings(backplane, &names).await.map_err(away)?;
-        let keys = beginnings.iter().map(|beginning| envelope::key_of(beginning));
+        let keys = beginnings.iter().map(|beginning| codec::key_of(beginning));
         let meant: Vec<(String, CacheKey)> = names
             .into_iter()
             .zip(keys)

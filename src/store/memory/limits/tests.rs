@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::shard::OVERFLOW;
 use super::*;
 use crate::limit::Quota;
+use crate::store::memory::shard::OVERFLOW;
 
 const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 
 fn decide(store: &MemoryLimits, checks: &[Check], now: Timestamp) -> Verdicts {
-    let Answer::Ready(Ok(verdicts)) = store.decide(checks, now) else { panic!("memory answers at once") };
+    let MaybeReady::Ready(Ok(verdicts)) = store.decide(checks, now) else { panic!("memory answers at once") };
     verdicts
 }
 
@@ -50,7 +50,7 @@ fn a_peek_charges_nothing() {
     let store = MemoryLimits::new(1_000);
     let check = Check::new(key(1), Quota::per_minute(2));
     for _ in 0..5 {
-        let Answer::Ready(Ok(verdicts)) = store.peek(&[check], START) else { panic!("memory answers at once") };
+        let MaybeReady::Ready(Ok(verdicts)) = store.peek(&[check], START) else { panic!("memory answers at once") };
         assert_eq!((verdicts[0].admits(), verdicts[0].remaining()), (true, 2));
     }
 }
@@ -128,8 +128,8 @@ fn threads_together_admit_exactly_the_limit() {
 /// The documentation names these sizes: a slot is kept in tables four fifths full.
 #[test]
 fn a_key_takes_what_is_said() {
-    use crate::limit::window::Log;
-    assert_eq!(size_of::<super::super::table::Slot>() * 5 / 4, 40);
+    use crate::limit::algorithm::window::Log;
+    assert_eq!(size_of::<crate::store::memory::table::Slot>() * 5 / 4, 40);
     assert_eq!(40 + size_of::<Log<u16>>(), 160);
     assert_eq!(40 + size_of::<Log<u32>>(), 264);
     assert_eq!(size_of::<Verdict>(), 24);

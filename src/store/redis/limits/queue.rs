@@ -9,10 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::wire::{Group, MOST};
-use crate::clock::Timestamp;
-use crate::guard::Outage;
+use super::protocol::{CheckGroup, MOST};
+use crate::base::clock::Timestamp;
 use crate::limit::Verdicts;
+use crate::resilience::guard::Outage;
 
 /// Calls on their way at one time: the server works on one while others travel.
 const LANES: usize = 4;
@@ -20,8 +20,8 @@ const LANES: usize = 4;
 const WAITING: usize = 16_384;
 
 /// A group that waits for its answer.
-pub(super) struct Job {
-    pub(super) group: Group,
+pub(super) struct QueuedGroup {
+    pub(super) group: CheckGroup,
     /// When it was asked, by the caller's clock.
     pub(super) sent: Timestamp,
     /// Nobody waits for a block that is bought ahead, or for what is given back.
@@ -29,13 +29,13 @@ pub(super) struct Job {
 }
 
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct CallQueue {
     line: Mutex<Line>,
 }
 
 #[derive(Default)]
 struct Line {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<QueuedGroup>,
     lanes: usize,
 }
 
@@ -49,8 +49,8 @@ pub(super) enum Queued {
     Full,
 }
 
-impl Queue {
-    pub(super) fn push(&self, job: Job) -> Queued {
+impl CallQueue {
+    pub(super) fn push(&self, job: QueuedGroup) -> Queued {
         let mut line = self.lock();
         if line.jobs.len() >= WAITING {
             return Queued::Full;
@@ -64,7 +64,7 @@ impl Queue {
     }
 
     /// The next call's jobs, in order; none closes the lane.
-    pub(super) fn take(&self) -> Option<Vec<Job>> {
+    pub(super) fn take(&self) -> Option<Vec<QueuedGroup>> {
         let mut line = self.lock();
         let (mut ops, mut jobs) = (0, 0);
         for job in &line.jobs {

@@ -3,9 +3,9 @@
 use redis::{Cmd, Value};
 use smallvec::SmallVec;
 
-use super::wire::Call;
-use crate::error::Error;
-use crate::guard::Fault;
+use super::protocol::ScriptCall;
+use crate::base::error::Error;
+use crate::resilience::guard::Fault;
 use crate::store::redis::connect::Conn;
 
 /// The script, and what the server knows it by.
@@ -24,8 +24,8 @@ impl Script {
     pub(super) async fn call(
         &self,
         mut connection: Conn,
-        names: &Names,
-        call: &Call,
+        names: &ScriptKeys,
+        call: &ScriptCall,
         now: Option<u64>,
     ) -> Result<Vec<i64>, Fault> {
         let command = |verb: &str, script: &str| {
@@ -55,13 +55,13 @@ fn integers(answer: Value) -> Result<Vec<i64>, Fault> {
 }
 
 /// What keys are called.
-pub(super) struct Names {
+pub(super) struct ScriptKeys {
     prefix: String,
     /// How many hash tags keys are spread over, at most 16; one where the server is one.
     tags: u64,
 }
 
-impl Names {
+impl ScriptKeys {
     pub(super) fn new(prefix: &str, tags: u64) -> Self {
         Self { prefix: prefix.to_owned(), tags }
     }

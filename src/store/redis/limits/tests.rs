@@ -6,12 +6,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-use super::wire::{Answers, encode};
+use super::protocol::{Answers, encode};
 use super::*;
-use crate::key::KeyHash;
+use crate::identity::KeyHash;
 use crate::limit::Quota;
-use crate::limit::lease::Unspent;
-use crate::limit::lease::tests::Store;
+use crate::limit::algorithm::lease::Unspent;
+use crate::limit::algorithm::lease::tests::Store;
 use crate::store::memory::MemoryLimits;
 
 #[path = "../../../../tests/support/redis.rs"]
@@ -30,17 +30,17 @@ struct Bare {
     runtime: Runtime,
     connection: Conn,
     script: Script,
-    names: Names,
+    names: ScriptKeys,
 }
 
 impl Bare {
     fn new(server: &RedisServer) -> Self {
         let (runtime, redis) = (runtime(), Redis::new(&server.url()).expect("a URL"));
         let connection = runtime.block_on(redis.address.connect(&None)).expect("a connection");
-        Self { runtime, connection, script: Script::new(), names: Names::new("t", 1) }
+        Self { runtime, connection, script: Script::new(), names: ScriptKeys::new("t", 1) }
     }
 
-    fn call(&self, groups: &[Group], now: u64) -> Vec<wire::Told> {
+    fn call(&self, groups: &[CheckGroup], now: u64) -> Vec<protocol::GroupResult> {
         let call = encode(groups.iter());
         let values = self.script.call(self.connection.clone(), &self.names, &call, Some(now));
         let values = self.runtime.block_on(values).expect("an answer");
@@ -53,7 +53,7 @@ impl Bare {
 }
 
 /// The same operations on the engine of this process.
-fn model(engine: &MemoryLimits, group: &Group, now: u64) -> Verdicts {
+fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
     let at = |us: u64| Timestamp::from_nanos(us * 1_000);
     let check = |op: &Op, enforced| {
         let mut check = Check::new(KeyHash::from_bits(op.key), op.quota).cost(op.units);
@@ -63,19 +63,19 @@ fn model(engine: &MemoryLimits, group: &Group, now: u64) -> Verdicts {
     let (mut takes, mut asks) = (Vec::new(), Vec::new());
     for op in group {
         match op.act {
-            Act::Take { enforced, .. } => takes.push(check(op, enforced)),
-            Act::Ask { enforced } => asks.push(check(op, enforced)),
-            Act::Refund { charged } => {
+            LimitCommand::Take { enforced, .. } => takes.push(check(op, enforced)),
+            LimitCommand::Ask { enforced } => asks.push(check(op, enforced)),
+            LimitCommand::Refund { charged } => {
                 drop(engine.settle(&[Settlement::new(check(op, true), at(charged), 0)], at(now)))
             }
-            Act::Charge => {
+            LimitCommand::Charge => {
                 let settlement = Settlement::new(check(op, true).cost(0), at(now), op.units);
                 drop(engine.settle(&[settlement], at(now)));
             }
         }
     }
     let answer = if takes.is_empty() { engine.peek(&asks, at(now)) } else { engine.decide(&takes, at(now)) };
-    let Answer::Ready(Ok(verdicts)) = answer else { unreachable!("in process") };
+    let MaybeReady::Ready(Ok(verdicts)) = answer else { unreachable!("in process") };
     verdicts
 }
 
@@ -95,23 +95,23 @@ type Row = (u64, u8, u32, bool);
 
 fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
     let act = match kind {
-        0..=6 => Act::Take { enforced, want: 0, life: Duration::ZERO },
-        7 => Act::Refund { charged: now - u64::from(units) * 37_000 },
-        _ => Act::Charge,
+        0..=6 => LimitCommand::Take { enforced, want: 0, life: Duration::ZERO },
+        7 => LimitCommand::Refund { charged: now - u64::from(units) * 37_000 },
+        _ => LimitCommand::Charge,
     };
     // Correcting by nothing is no correction.
     Op { key, quota, units: units.max(u32::from(kind > 6)), act }
 }
 
 /// Takes and asks share groups; corrections come alone.
-fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota) -> Group {
+fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota) -> CheckGroup {
     // No two limits of a request count under one key.
     rows.sort_by_key(|row| row.0);
     rows.dedup_by_key(|row| row.0);
     if asks {
         return rows
             .iter()
-            .map(|row| Op { act: Act::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
+            .map(|row| Op { act: LimitCommand::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
             .collect();
     }
     match rows[0].1 {
@@ -136,7 +136,7 @@ fn the_script_says_what_the_pure_engine_says() {
         let mut now = START_US;
         for (step, groups) in steps {
             now += step;
-            let groups: Vec<Group> = groups.into_iter().map(|(rows, asks)| {
+            let groups: Vec<CheckGroup> = groups.into_iter().map(|(rows, asks)| {
                 let rows = rows.into_iter().map(|row| (row.0 + base, row.1, row.2, row.3)).collect();
                 group(rows, asks, now, |key| quota(key - base))
             }).collect();
@@ -161,8 +161,8 @@ fn a_quota_that_changes_keeps_the_used_share_as_in_the_pure_engine() {
         let mut now = START_US;
         for (step, quota, units) in steps {
             now += step;
-            let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
-            let group: Group = smallvec![Op { key, quota: quotas()[quota], units, act }];
+            let act = LimitCommand::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let group: CheckGroup = smallvec![Op { key, quota: quotas()[quota], units, act }];
             let told = bare.call(std::slice::from_ref(&group), now)[0].verdicts[0];
             let expected = model(&engine, &group, now)[0];
             // A share of 2⁻³² is rounded in doubles there and in integers here.
@@ -198,13 +198,13 @@ fn the_script_sells_what_the_simulated_store_sells() {
             let life = Duration::from_micros(life);
             if let (true, Some(unspent)) = (refunds, last.take()) {
                 let Unspent { units, charged } = unspent;
-                let group: Group = smallvec![Op { key, quota, units, act: Act::Refund { charged } }];
+                let group: CheckGroup = smallvec![Op { key, quota, units, act: LimitCommand::Refund { charged } }];
                 bare.call(std::slice::from_ref(&group), now);
                 store.refund(unspent, at(now));
                 continue;
             }
-            let act = Act::Take { enforced: true, want, life };
-            let group: Group = smallvec![Op { key, quota, units: 1, act }];
+            let act = LimitCommand::Take { enforced: true, want, life };
+            let group: CheckGroup = smallvec![Op { key, quota, units: 1, act }];
             let told = bare.call(std::slice::from_ref(&group), now).remove(0);
             let (admits, granted, lives) = store.ask(want, life, at(now));
             prop_assert_eq!(told.verdicts[0].admits(), admits, "{} at {}", quota, now);
@@ -229,15 +229,15 @@ fn a_foreign_value_is_a_key_that_has_done_nothing() {
     for (key, value) in [(1, "short"), (2, &*long), (3, &long[..56])] {
         server.cli(&["SET", &format!("t:l:{key:016x}"), value]);
         for left in [4, 3] {
-            let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
-            let group: Group = smallvec![Op { key, quota: Quota::per_minute(5), units: 1, act }];
+            let act = LimitCommand::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let group: CheckGroup = smallvec![Op { key, quota: Quota::per_minute(5), units: 1, act }];
             let told = bare.call(std::slice::from_ref(&group), START_US);
             assert_eq!(told[0].verdicts[0].remaining(), left, "{key}");
         }
     }
     server.cli(&["DEL", "t:l:0000000000000004"]);
     server.cli(&["LPUSH", "t:l:0000000000000004", "a list"]);
-    let act = Act::Take { enforced: true, want: 0, life: Duration::ZERO };
-    let group: Group = smallvec![Op { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
+    let act = LimitCommand::Take { enforced: true, want: 0, life: Duration::ZERO };
+    let group: CheckGroup = smallvec![Op { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
     assert_eq!(bare.call(std::slice::from_ref(&group), START_US)[0].verdicts[0].remaining(), 4);
 }

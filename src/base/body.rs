@@ -1,0 +1,288 @@
+//! One response body for every layer: the inner service's, or bytes of ours.
+//!
+//! | made by | what it holds | cost |
+//! |---|---|---|
+//! | [`Body::new`] | the inner service's body, polled straight through | nothing |
+//! | [`Body::full`] | one block of bytes: a refusal, a small stored entry | nothing, shared by reference count |
+//! | `Body::chunks` | a stored entry kept as it arrived | one reference count |
+//! | `Body::stream` | a body that is being stored while it is read | one box, on a miss only |
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::error::BoxError;
+
+/// A body of any length whose errors are already boxed.
+pub(crate) type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static>>;
+
+pin_project! {
+    /// The body of every response that went through a layer of this crate: the inner service's body `B`, untouched,
+    /// or bytes from a refusal or the cache.
+    ///
+    /// ```
+    /// use http_body_util::BodyExt;
+    /// use tollgate::Body;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ours: Body<http_body_util::Empty<bytes::Bytes>> = Body::full("wait");
+    /// assert_eq!(ours.collect().await.unwrap().to_bytes(), "wait");
+    /// # }
+    /// ```
+    pub struct Body<B> {
+        #[pin]
+        kind: Kind<B>,
+        trail: Trail,
+    }
+}
+
+/// Whether trailers follow. One pointer, for it stands in every body.
+type Trail = Option<Box<Due>>;
+
+/// Trailers that are due, or have been sent.
+struct Due(Option<Trailer>);
+
+/// What to add to a body's trailers, asked when everything else has been sent.
+pub(crate) type Trailer = Box<dyn FnOnce() -> Option<HeaderMap> + Send>;
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<B> {
+        Through { #[pin] body: B },
+        Full { bytes: Bytes },
+        Chunks { chunks: Arc<[Bytes]>, next: usize, left: u64 },
+        Stream { stream: Stream },
+    }
+}
+
+impl<B> Body<B> {
+    /// The inner service's body, passed through frame by frame.
+    pub const fn new(body: B) -> Self {
+        Self { kind: Kind::Through { body }, trail: None }
+    }
+
+    /// A body of these bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Full { bytes: bytes.into() }, trail: None }
+    }
+
+    /// A body without bytes.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { kind: Kind::Full { bytes: Bytes::new() }, trail: None }
+    }
+
+    /// Adds trailers, made when everything else has been sent.
+    pub(crate) fn trail(&mut self, trailer: Trailer) {
+        self.trail = Some(Box::new(Due(Some(trailer))));
+    }
+
+    /// A body of these blocks, in order.
+    pub(crate) fn chunks(chunks: Arc<[Bytes]>) -> Self {
+        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self { kind: Kind::Chunks { chunks, next: 0, left }, trail: None }
+    }
+
+    /// A body read from elsewhere while it is still arriving.
+    pub(crate) const fn stream(stream: Stream) -> Self {
+        Self { kind: Kind::Stream { stream }, trail: None }
+    }
+}
+
+impl<B> Default for Body<B> {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl<B> http_body::Body for Body<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.project();
+        let Some(due) = this.trail else { return this.kind.poll_frame(cx) };
+        if due.0.is_none() {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(this.kind.poll_frame(cx)) {
+            Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            other => other.and_then(Result::ok),
+        };
+        // The end, or the body's own trailers: then they are one frame.
+        let mut trailers = frame.and_then(|frame| frame.into_trailers().ok()).unwrap_or_default();
+        trailers.extend(due.0.take().and_then(|trailer| trailer()).unwrap_or_default());
+        Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.trail.as_ref().map_or_else(|| self.kind.is_end_stream(), |due| due.0.is_none())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.kind.size_hint()
+    }
+}
+
+impl<B> Kind<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.project() {
+            KindProj::Through { body } => {
+                Poll::Ready(ready!(body.poll_frame(cx)).map(|frame| frame.map_err(|e| BodyError(e.into()))))
+            }
+            KindProj::Full { bytes } if bytes.is_empty() => Poll::Ready(None),
+            KindProj::Full { bytes } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            KindProj::Chunks { chunks, next, left } => Poll::Ready(chunks.get(*next).map(|chunk| {
+                *next += 1;
+                *left -= chunk.len() as u64;
+                Ok(Frame::data(chunk.clone()))
+            })),
+            KindProj::Stream { stream } => {
+                Poll::Ready(ready!(stream.as_mut().poll_frame(cx)).map(|frame| frame.map_err(BodyError)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Kind::Through { body } => body.is_end_stream(),
+            Kind::Full { bytes } => bytes.is_empty(),
+            Kind::Chunks { chunks, next, .. } => *next >= chunks.len(),
+            Kind::Stream { stream } => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Kind::Through { body } => body.size_hint(),
+            Kind::Full { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Chunks { left, .. } => SizeHint::with_exact(*left),
+            Kind::Stream { stream } => stream.size_hint(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for Body<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Through { .. } => "Through",
+            Kind::Full { .. } => "Full",
+            Kind::Chunks { .. } => "Chunks",
+            Kind::Stream { .. } => "Stream",
+        };
+        f.debug_tuple("Body").field(&kind).finish()
+    }
+}
+
+/// Why a body ended early: the inner service's own error, unchanged, as the [source](StdError::source).
+#[derive(Debug)]
+pub struct BodyError(BoxError);
+
+impl BodyError {
+    /// The inner body's error.
+    #[must_use]
+    pub fn into_inner(self) -> Box<dyn StdError + Send + Sync> {
+        self.0
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response body ended early")
+    }
+}
+
+impl StdError for BodyError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// How a layer's response body becomes a [`Body`]: wrapped by a layer used alone ([`Wrap`]), kept by the layers that
+/// `Tollgate` stacks, so that the stack wraps once ([`Keep`]).
+pub trait Adopt<B>: sealed::Sealed {
+    /// The innermost body.
+    type Inner;
+
+    /// Turns `body` into the one body type.
+    fn adopt(body: B) -> Body<Self::Inner>;
+}
+
+/// The response body is the inner service's: wrap it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wrap;
+
+/// The response body is already a [`Body`]: keep it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keep;
+
+impl<B> Adopt<B> for Wrap {
+    type Inner = B;
+
+    fn adopt(body: B) -> Body<B> {
+        Body::new(body)
+    }
+}
+
+impl<B> Adopt<Body<B>> for Keep {
+    type Inner = B;
+
+    fn adopt(body: Body<B>) -> Body<B> {
+        body
+    }
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "sealed: only this crate says how a body is adopted")]
+    pub trait Sealed {}
+    impl Sealed for super::Wrap {}
+    impl Sealed for super::Keep {}
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+    use http_body_util::{BodyExt, Empty};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_come_in_order_with_an_exact_length() {
+        let chunks: Arc<[Bytes]> = [Bytes::from_static(b"ab"), Bytes::from_static(b"c")].into();
+        let body: Body<Empty<Bytes>> = Body::chunks(chunks);
+        assert_eq!(body.size_hint().exact(), Some(3));
+        assert_eq!(body.collect().await.expect("no error").to_bytes(), "abc");
+    }
+
+    #[tokio::test]
+    async fn a_stream_passes_its_error_on() {
+        let failing = http_body_util::StreamBody::new(futures_util::stream::iter([
+            Ok(Frame::data(Bytes::from_static(b"a"))),
+            Err::<_, BoxError>("broken".into()),
+        ]));
+        let body: Body<Empty<Bytes>> = Body::stream(Box::pin(failing));
+        let error = body.collect().await.expect_err("the inner error");
+        assert_eq!(error.into_inner().to_string(), "broken");
+    }
+
+    #[test]
+    fn an_empty_body_is_at_its_end() {
+        assert!(Body::<Empty<Bytes>>::empty().is_end_stream());
+    }
+}

@@ -1,0 +1,244 @@
+//! [`Budget`]: how much of an upstream's quota is left, as the caches in front of it see it, and what they make of it.
+#![doc = include_str!("../docs/budget.md")]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::clock::Timestamp;
+use super::error::Error;
+
+/// What a low budget does to a cache's entries. See the [table](Budget).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BudgetPolicy {
+    /// The most an entry's life is multiplied by, 1 or more; 16 unless told.
+    pub max_stretch: f64,
+    /// Below this share of the budget stale entries are served rather than refreshed; 0.1 unless told.
+    pub reserve: f64,
+}
+
+impl Default for BudgetPolicy {
+    fn default() -> Self {
+        Self { max_stretch: 16.0, reserve: 0.1 }
+    }
+}
+
+/// What a cache makes of a budget.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BudgetEffect {
+    /// An entry's life is multiplied by this, 1 or more.
+    pub stretch: f64,
+    /// Whether a stale entry is served, wherever it may be, rather than refreshed.
+    pub prefer_stale: bool,
+}
+
+impl BudgetEffect {
+    /// Nothing is saved on.
+    pub const NONE: Self = Self { stretch: 1.0, prefer_stale: false };
+
+    /// The stricter of two in each respect.
+    fn max(self, other: Self) -> Self {
+        Self { stretch: self.stretch.max(other.stretch), prefer_stale: self.prefer_stale || other.prefer_stale }
+    }
+
+    /// This life, stretched.
+    #[must_use]
+    pub fn stretched(&self, life: Duration) -> Duration {
+        Duration::try_from_secs_f64(life.as_secs_f64() * self.stretch).unwrap_or(Duration::MAX)
+    }
+}
+
+impl BudgetPolicy {
+    /// What to make of a budget of which the share `left` is there, for the share `time_left` of its window; both 0 to 1.
+    ///
+    /// ```
+    /// use tollgate::BudgetPolicy;
+    ///
+    /// let policy = BudgetPolicy::default();
+    /// assert_eq!(policy.effect(0.8, 0.5).stretch, 1.0);        // ahead of an even pace
+    /// assert_eq!(policy.effect(0.25, 0.5).stretch, 2.0);       // twice too fast so far
+    /// assert!(policy.effect(0.05, 0.5).prefer_stale);          // the last tenth is for what is not known at all
+    /// ```
+    #[must_use]
+    pub fn effect(&self, left: f64, time_left: f64) -> BudgetEffect {
+        let (left, time_left) = (left.clamp(0.0, 1.0), time_left.clamp(0.0, 1.0));
+        if left >= time_left {
+            return BudgetEffect::NONE;
+        }
+        // Nothing left gives infinity, which the bound ends.
+        let stretch = (time_left / left).min(self.max_stretch);
+        BudgetEffect { stretch, prefer_stale: left < self.reserve }
+    }
+
+    fn check(self) -> Result<Self, Error> {
+        if !(self.max_stretch.is_finite() && self.max_stretch >= 1.0) {
+            return Err(Error::config(format!("a budget cannot stretch lives {} times: 1 or more", self.max_stretch)));
+        }
+        if !(0.0..=1.0).contains(&self.reserve) {
+            return Err(Error::config(format!("a reserve of {} is not a share of a budget: 0 to 1", self.reserve)));
+        }
+        Ok(self)
+    }
+}
+
+/// How much of one window's budget is left.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Allowance {
+    /// The share that is left, 0 to 1.
+    pub left: f64,
+    /// How long the window is.
+    pub window: Duration,
+    /// When it ends, and the budget is whole again.
+    pub ends: Timestamp,
+}
+
+impl Allowance {
+    /// The share `left`, 0 to 1, of what may be spent in a window of this length that ends then.
+    #[must_use]
+    pub const fn new(left: f64, window: Duration, ends: Timestamp) -> Self {
+        Self { left, window, ends }
+    }
+
+    fn effect(&self, policy: &BudgetPolicy, now: Timestamp) -> BudgetEffect {
+        if now >= self.ends {
+            return BudgetEffect::NONE;
+        }
+        policy.effect(self.left, self.ends.since(now).as_secs_f64() / self.window.as_secs_f64())
+    }
+}
+
+/// What is left of an upstream's quota: written by who spends it, read by the caches in front of it. Clones share it.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{Allowance, Budget, Timestamp};
+///
+/// let hour = Duration::from_secs(3600);
+/// let (start, end) = (Timestamp::ZERO, Timestamp::ZERO + hour);
+/// let budget = Budget::default();
+/// assert_eq!(budget.effect(start).stretch, 1.0);               // anonymous has said anything yet
+///
+/// budget.set(&[Allowance::new(0.1, hour, end)]);               // a tenth is left, for half an hour
+/// assert_eq!(budget.effect(start + hour / 2).stretch, 5.0);
+/// assert_eq!(budget.effect(end).stretch, 1.0);                 // a new hour
+/// ```
+///
+/// # The policy
+///
+#[doc = include_str!("../docs/budget.md")]
+///
+/// What is spent of a budget over its window, with thrift and without, by what users demand:
+///
+#[doc = include_str!("../docs/budget.svg")]
+#[derive(Clone, Debug, Default)]
+pub struct Budget(Arc<Allowances>);
+
+#[derive(Debug, Default)]
+struct Allowances {
+    policy: BudgetPolicy,
+    allowances: Mutex<Vec<Allowance>>,
+}
+
+impl Budget {
+    /// A budget nobody has said anything about, by this policy.
+    ///
+    /// # Errors
+    /// Where the policy is impossible: a stretch below 1, a reserve that is not a share.
+    pub fn new(policy: BudgetPolicy) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Allowances { policy: policy.check()?, allowances: Mutex::default() })))
+    }
+
+    /// What is left now, for each window there is; the one that demands most thrift counts.
+    pub fn set(&self, allowances: &[Allowance]) {
+        let mut kept = self.allowances();
+        kept.clear();
+        kept.extend_from_slice(allowances);
+    }
+
+    /// What a cache makes of it. Costs a short lock: asked where an entry has expired, not on a fresh hit.
+    #[must_use]
+    pub fn effect(&self, now: Timestamp) -> BudgetEffect {
+        let allowances = self.allowances();
+        allowances.iter().map(|left| left.effect(&self.0.policy, now)).fold(BudgetEffect::NONE, BudgetEffect::max)
+    }
+
+    /// The most it ever multiplies a life by: how long entries are worth keeping.
+    pub(crate) fn max_stretch(&self) -> f64 {
+        self.0.policy.max_stretch
+    }
+
+    fn allowances(&self) -> MutexGuard<'_, Vec<Allowance>> {
+        self.0.allowances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn lives_are_stretched_by_as_much_as_spending_must_slow_down() {
+        let policy = BudgetPolicy::default();
+        for (left, time_left, stretch, prefer_stale) in [
+            (1.0, 1.0, 1.0, false),
+            (0.5, 0.5, 1.0, false),
+            (0.9, 0.1, 1.0, false),
+            (0.25, 1.0, 4.0, false),
+            (0.05, 0.5, 10.0, true),
+            (0.0, 0.5, 16.0, true),
+            (0.0, 0.0, 1.0, false),
+            (0.05, 0.01, 1.0, false),
+            (-3.0, 7.0, 16.0, true),
+            (f64::NAN, 0.5, 16.0, false),
+        ] {
+            let effect = policy.effect(left, time_left);
+            assert_eq!(effect, BudgetEffect { stretch, prefer_stale }, "{left} left, for {time_left}");
+        }
+    }
+
+    #[test]
+    fn a_budget_lasts_to_the_end_of_its_window_whatever_is_demanded() {
+        let policy = BudgetPolicy { max_stretch: 1e300, ..BudgetPolicy::default() };
+        for demand in [0.5, 1.0, 2.0, 5.0, 20.0] {
+            let steps = 100_000;
+            let mut left = 1.0;
+            for step in 0..steps {
+                let time_left = 1.0 - f64::from(step) / f64::from(steps);
+                left -= demand / policy.effect(left, time_left).stretch / f64::from(steps);
+                assert!(left > -1e-9, "{demand} times the even pace spent it all with {time_left} of the window left");
+            }
+            let spent = 1.0 - left;
+            assert!(spent > 0.999 * f64::min(demand, 1.0), "{demand}: only {spent} was spent");
+        }
+    }
+
+    #[test]
+    fn the_window_that_demands_most_counts_and_a_window_that_ended_counts_no_more() {
+        let budget = Budget::default();
+        let now = Timestamp::ZERO + HOUR;
+        let minute = Allowance::new(0.25, HOUR / 60, now + HOUR / 120);
+        let day = Allowance::new(0.05, HOUR * 24, now + HOUR * 12);
+        budget.set(&[minute, day]);
+        assert_eq!(budget.effect(now), BudgetEffect { stretch: 10.0, prefer_stale: true });
+        budget.set(&[minute]);
+        assert_eq!(budget.effect(now), BudgetEffect { stretch: 2.0, prefer_stale: false });
+        assert_eq!(budget.effect(now + HOUR / 120), BudgetEffect::NONE);
+    }
+
+    #[test]
+    fn an_impossible_policy_is_refused() {
+        for policy in [
+            BudgetPolicy { max_stretch: 0.5, ..BudgetPolicy::default() },
+            BudgetPolicy { max_stretch: f64::NAN, ..BudgetPolicy::default() },
+            BudgetPolicy { reserve: 1.5, ..BudgetPolicy::default() },
+            BudgetPolicy { reserve: f64::NAN, ..BudgetPolicy::default() },
+        ] {
+            let error = Budget::new(policy).expect_err("impossible").to_string();
+            assert!(error.contains("budget"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a store gives back: an answer at once, or a future of one.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// A boxed future that owns all it needs.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// An answer that is already there, or is on its way.
+///
+/// In-process stores answer at once, so their path boxes nothing and awaits nothing; remote stores return a future.
+///
+/// ```
+/// use tollgate::MaybeReady;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let local: MaybeReady<u8> = MaybeReady::Ready(1);
+/// let remote: MaybeReady<u8> = MaybeReady::Pending(Box::pin(async { 2 }));
+/// assert_eq!(local.await + remote.await, 3);
+/// # }
+/// ```
+#[expect(clippy::exhaustive_enums, reason = "stores of users are written against exactly these two")]
+pub enum MaybeReady<T> {
+    /// The answer.
+    Ready(T),
+    /// A future of the answer.
+    Pending(BoxFuture<T>),
+}
+
+impl<T: Send + 'static> MaybeReady<T> {
+    /// The answer changed by `f`, now or when it arrives.
+    #[must_use]
+    pub fn map<U: 'static>(self, f: impl FnOnce(T) -> U + Send + 'static) -> MaybeReady<U> {
+        match self {
+            Self::Ready(value) => MaybeReady::Ready(f(value)),
+            Self::Pending(future) => MaybeReady::Pending(Box::pin(async move { f(future.await) })),
+        }
+    }
+}
+
+impl<T> IntoFuture for MaybeReady<T> {
+    type Output = T;
+    type IntoFuture = MaybeReadyFuture<T>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        MaybeReadyFuture(match self {
+            Self::Ready(value) => State::Ready(Some(value)),
+            Self::Pending(future) => State::Pending(future),
+        })
+    }
+}
+
+impl<T> fmt::Debug for MaybeReady<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready(_) => "Ready(..)",
+            Self::Pending(_) => "Pending(..)",
+        })
+    }
+}
+
+/// The future an [`MaybeReady`] turns into when it is awaited.
+pub struct MaybeReadyFuture<T>(State<T>);
+
+enum State<T> {
+    Ready(Option<T>),
+    Pending(BoxFuture<T>),
+}
+
+impl<T> Unpin for MaybeReadyFuture<T> {}
+
+impl<T> Future for MaybeReadyFuture<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match &mut self.0 {
+            State::Ready(value) => value.take().map_or(Poll::Pending, Poll::Ready),
+            State::Pending(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<T> fmt::Debug for MaybeReadyFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnswerFuture(..)")
+    }
+}

@@ -1,0 +1,17 @@
+//! The vocabulary of every room: time, errors, events, request heads, header fields, bodies.
+
+pub mod body;
+pub(crate) mod budget;
+pub(crate) mod calendar;
+pub(crate) mod clock;
+pub(crate) mod codec;
+pub(crate) mod detached_context;
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod headers;
+pub(crate) mod maybe_ready;
+pub(crate) mod mode;
+pub(crate) mod request_head;
+pub(crate) mod route;
+pub(crate) mod sharded_counter;
+pub(crate) mod structured_fields;

@@ -1,0 +1,287 @@
+//! Which route a request matched: the one name that limits, cache rules and statistics know it by.
+//!
+//! | the request | its route |
+//! |---|---|
+//! | axum matched a route | that route, verbatim, such as `/prices/{symbol}` (feature `axum`) |
+//! | no router matched it, and routes are declared (`.routes([…])`) | the declared route that matches its path, as a router would choose |
+//! | no router matched it, and none are declared | the pattern of ours that matches its path: a guess, see [`Match`] |
+//! | anything else | the one name [`UNMATCHED`] |
+//!
+//! A pattern applies to a route that is spelt like it, but for the names of its parameters. It is never matched against
+//! the path of a request that a router has matched: axum prefers the static route `/users/me` to `/users/{name}`, and a
+//! pattern for the second must not govern the first.
+//!
+//! Patterns use axum's syntax, through the same crate (`matchit`). A client cannot make new names: `//`, `/./`, `%2e`,
+//! upper case or a trailing slash either match a route, or share [`UNMATCHED`] with everything else.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::error::Error;
+use super::request_head::RequestHead;
+
+/// The name all requests share that match no route.
+pub const UNMATCHED: &str = "unmatched";
+
+/// A route in which every parameter is called alike.
+type Shape = SmallVec<[u8; 64]>;
+
+/// A set of route patterns, each with its place in the list they were given in.
+#[derive(Clone, Default)]
+pub(crate) struct Patterns {
+    exact: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
+    shapes: HashMap<Shape, usize, foldhash::fast::RandomState>,
+    router: matchit::Router<usize>,
+    names: Vec<Box<str>>,
+    /// The routes of the service, where they are declared.
+    declared: Option<Arc<Patterns>>,
+    /// For each declared route, the place of the pattern that is spelt like it.
+    of_declared: Vec<Option<usize>>,
+    /// Whether they name requests that go out: the route by which another request came in says nothing of these.
+    outbound: bool,
+}
+
+/// The pattern that applies to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Match {
+    /// The pattern's place.
+    pub(crate) place: usize,
+    /// Whether nothing but the path speaks for it: no router matched the request, and no routes are declared. The service
+    /// may have a route of its own for this very path.
+    pub(crate) is_guess: bool,
+}
+
+impl Patterns {
+    /// Adds a pattern and returns its place.
+    ///
+    /// # Errors
+    /// Where the pattern is malformed, repeated, or conflicts with an earlier one.
+    pub(crate) fn add(&mut self, pattern: &str) -> Result<usize, Error> {
+        let index = self.names.len();
+        if !pattern.starts_with('/') {
+            return Err(Error::config(format!("route pattern {pattern:?} must start with '/'")));
+        }
+        self.router.insert(pattern, index).map_err(|e| match e {
+            matchit::InsertError::Conflict { with } => {
+                Error::config(format!("route pattern {pattern:?} conflicts with {with:?}"))
+            }
+            other => Error::config(format!("route pattern {pattern:?} is malformed: {other}")),
+        })?;
+        self.exact.insert(pattern.into(), index);
+        self.shapes.insert(shape(pattern), index);
+        self.names.push(pattern.into());
+        if let Some(declared) = self.declared.take() {
+            self.declare(declared);
+        }
+        Ok(index)
+    }
+
+    /// A set of these patterns; a repeated one counts once.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub(crate) fn of(patterns: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, Error> {
+        let mut set = Self::default();
+        for pattern in patterns {
+            set.place(pattern.as_ref())?;
+        }
+        Ok(set)
+    }
+
+    /// The place of this pattern, added where it is new.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub(crate) fn place(&mut self, pattern: &str) -> Result<usize, Error> {
+        self.exact.get(pattern).copied().map_or_else(|| self.add(pattern), Ok)
+    }
+
+    /// Declares the routes of the service, for requests that no router has matched.
+    pub(crate) fn declare(&mut self, routes: Arc<Patterns>) {
+        self.of_declared = routes.names.iter().map(|route| self.spelt_like(route)).collect();
+        self.declared = Some(routes);
+    }
+
+    /// Makes them name requests that go out: by the path alone, whatever route a router left in their extensions.
+    pub(crate) fn go_out(&mut self) {
+        self.outbound = true;
+    }
+
+    /// The route by which a router matched this request.
+    #[inline]
+    pub(crate) fn routed<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
+        if self.outbound { None } else { head.matched_path() }
+    }
+
+    /// The pattern that applies to this request.
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<Match> {
+        if self.names.is_empty() {
+            return None;
+        }
+        if let Some(route) = self.routed(head) {
+            return self.spelt_like(route).map(|place| Match { place, is_guess: false });
+        }
+        match &self.declared {
+            Some(declared) => {
+                let place = declared.at(head.uri().path()).and_then(|route| self.of_declared[route]);
+                place.map(|place| Match { place, is_guess: false })
+            }
+            None => self.at(head.uri().path()).map(|place| Match { place, is_guess: true }),
+        }
+    }
+
+    /// The name of this request's route.
+    pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
+        if let Some(route) = self.routed(head) {
+            return route;
+        }
+        let routes = self.declared.as_deref().unwrap_or(self);
+        routes.at(head.uri().path()).map_or(UNMATCHED, |index| &*routes.names[index])
+    }
+
+    pub(crate) fn names(&self) -> &[Box<str>] {
+        &self.names
+    }
+
+    /// The place of the pattern that this path matches.
+    pub(crate) fn at(&self, path: &str) -> Option<usize> {
+        self.router.at(path).ok().map(|found| *found.value)
+    }
+
+    /// The place of the pattern that is this route, whatever its parameters are called.
+    #[inline]
+    fn spelt_like(&self, route: &str) -> Option<usize> {
+        if let Some(place) = self.exact.get(route) {
+            return Some(*place);
+        }
+        if !has_parameters(route) {
+            return None;
+        }
+        self.shapes.get(&shape(route)).copied()
+    }
+}
+
+/// Whether a pattern stands for more than one path.
+pub(crate) fn has_parameters(pattern: &str) -> bool {
+    pattern.as_bytes().contains(&b'{')
+}
+
+/// `/a/{x}` as `/a/{}`, `/a/{*x}` as `/a/{*}`; doubled braces are literal ones.
+fn shape(pattern: &str) -> Shape {
+    let (mut out, mut bytes) = (Shape::new(), pattern.bytes().peekable());
+    while let Some(byte) = bytes.next() {
+        out.push(byte);
+        if byte != b'{' {
+            continue;
+        }
+        match bytes.peek() {
+            Some(b'{') => out.extend(bytes.next()),
+            Some(b'*') => {
+                out.push(b'*');
+                bytes.by_ref().find(|byte| *byte == b'}');
+                out.push(b'}');
+            }
+            _ => {
+                bytes.by_ref().find(|byte| *byte == b'}');
+                out.push(b'}');
+            }
+        }
+    }
+    out
+}
+
+impl fmt::Debug for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.names).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(path: &str) -> http::Request<()> {
+        http::Request::get(path).body(()).expect("a request")
+    }
+
+    #[test]
+    fn a_path_is_named_by_its_pattern_and_every_other_shares_one_name() {
+        let mut patterns = Patterns::default();
+        patterns.add("/prices/{symbol}").expect("a pattern");
+        for (path, name) in [
+            ("/prices/ACME", "/prices/{symbol}"),
+            ("/prices/%2e", "/prices/{symbol}"),
+            ("//prices/ACME", UNMATCHED),
+            ("/./prices/ACME", UNMATCHED),
+            ("/Prices/ACME", UNMATCHED),
+            ("/prices/ACME/", UNMATCHED),
+        ] {
+            let request = request(path);
+            assert_eq!(patterns.name(&RequestHead::of(&request)), name, "{path}");
+        }
+    }
+
+    #[test]
+    fn declared_routes_are_chosen_as_a_router_would() {
+        let mut declared = Patterns::default();
+        for route in ["/users/{name}", "/users/me", "/files/{*path}"] {
+            declared.add(route).expect("a pattern");
+        }
+        let mut patterns = Patterns::default();
+        patterns.declare(Arc::new(declared));
+        let user = patterns.add("/users/{id}").expect("a pattern");
+        let files = patterns.add("/files/{*rest}").expect("a pattern");
+        let sure = |place| Some(Match { place, is_guess: false });
+        for (path, found, name) in [
+            ("/users/alice", sure(user), "/users/{name}"),
+            ("/users/me", None, "/users/me"),
+            ("/files/a/b", sure(files), "/files/{*path}"),
+            ("/other", None, UNMATCHED),
+        ] {
+            let request = request(path);
+            assert_eq!(patterns.find(&RequestHead::of(&request)), found, "{path}");
+            assert_eq!(patterns.name(&RequestHead::of(&request)), name, "{path}");
+        }
+    }
+
+    #[test]
+    fn without_declared_routes_a_path_is_a_guess() {
+        let mut patterns = Patterns::default();
+        let place = patterns.add("/users/{name}").expect("a pattern");
+        let request = request("/users/me");
+        assert_eq!(patterns.find(&RequestHead::of(&request)), Some(Match { place, is_guess: true }));
+    }
+
+    #[test]
+    fn routes_are_alike_whatever_their_parameters_are_called() {
+        let mut patterns = Patterns::default();
+        let one = patterns.add("/a/{x}/b").expect("a pattern");
+        let rest = patterns.add("/c/{*x}").expect("a pattern");
+        let braces = patterns.add("/{{x}}/d").expect("a pattern");
+        for (route, found) in [
+            ("/a/{x}/b", Some(one)),
+            ("/a/{other}/b", Some(one)),
+            ("/a/{x}/c", None),
+            ("/a/x/b", None),
+            ("/c/{*other}", Some(rest)),
+            ("/c/{other}", None),
+            ("/{{x}}/d", Some(braces)),
+            ("/{{y}}/d", None),
+        ] {
+            assert_eq!(patterns.spelt_like(route), found, "{route}");
+        }
+    }
+
+    #[test]
+    fn conflicts_and_malformed_patterns_are_refused_by_name() {
+        let mut patterns = Patterns::default();
+        patterns.add("/a/{x}").expect("a pattern");
+        let conflict = patterns.add("/a/{y}").expect_err("a conflict").to_string();
+        assert!(conflict.contains("/a/{y}") && conflict.contains("/a/{x}"), "{conflict}");
+        assert!(patterns.add("a").expect_err("no slash").to_string().contains("\"a\""));
+        assert!(patterns.add("/b/{").expect_err("malformed").is_config());
+    }
+}

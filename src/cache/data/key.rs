@@ -1,0 +1,252 @@
+//! Keys of typed values, made of typed parts.
+//!
+//! | part | written as |
+//! |---|---|
+//! | an integer of any width | its sign and length, then its bytes: compared by value, `7_u8` is `7_i64` |
+//! | text, bytes | what it is, its length, then itself: `1` is not `"1"`, `"ab", "c"` is not `"a", "bc"` |
+//! | `bool`, `char`, `Option` | what it is, then what is in it |
+//! | a tuple, a list | a begin, its parts, an end |
+//!
+//! Each part says where it ends, so no two keys are written alike. A tuple without its end is the beginning of every
+//! tuple that begins with the same parts, and of no other key: that is what a prefix is.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::cache::http::key::CacheKey;
+
+/// The scheme of typed values' keys: no URL has it, so no response's key begins so.
+pub(crate) const SCHEME: &[u8] = b"\0";
+/// What a namespace's authority begins with: no URL's does, and `invalidate().prefix("name")` means none.
+const APART: u8 = 0;
+
+const BEGIN: u8 = 0x01;
+const END: u8 = 0x02;
+const TEXT: u8 = 0x03;
+const BYTES: u8 = 0x04;
+const NONE: u8 = 0x05;
+const SOME: u8 = 0x06;
+const FALSE: u8 = 0x07;
+const TRUE: u8 = 0x08;
+const CHAR: u8 = 0x09;
+/// And how many bytes follow, 0 to 16. Never `/`: a prefix of paths covers no typed value.
+const INTEGER: u8 = 0x40;
+const NEGATIVE: u8 = 0x60;
+
+/// Something that can be a key of a [`Cached`](crate::cache::data::Cached), or a part of one.
+///
+/// Keys of other parts are other keys: `("a", "bc")` is not `("ab", "c")`, and `1` is not `"1"`. Integers are compared by
+/// value whatever their width. For a type of one's own, write what it is made of:
+///
+/// ```
+/// use tollgate::cache::{KeyPart, KeyWriter};
+///
+/// struct Repository { owner: String, id: u64 }
+///
+/// impl KeyPart for Repository {
+///     fn write(&self, key: &mut KeyWriter) {
+///         (&self.owner, self.id).write(key);
+///     }
+/// }
+/// ```
+pub trait KeyPart {
+    /// Writes the part.
+    fn write(&self, key: &mut KeyWriter);
+}
+
+/// What a [`KeyPart`] is written to.
+#[derive(Debug)]
+pub struct KeyWriter(SmallVec<[u8; 104]>);
+
+impl KeyWriter {
+    fn counted(&mut self, kind: u8, bytes: &[u8]) {
+        self.0.push(kind);
+        self.0.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn integer(&mut self, kind: u8, magnitude: u128) {
+        let skipped = magnitude.leading_zeros() as usize / 8;
+        let bytes = &magnitude.to_be_bytes()[skipped..];
+        // At most 16.
+        self.0.push(kind + bytes.len() as u8);
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+/// How the keys of one namespace begin.
+pub(crate) fn beginning(namespace: &str) -> Box<[u8]> {
+    let mut head = Vec::new();
+    let part = |head: &mut Vec<u8>, bytes: &[u8]| {
+        head.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        head.extend_from_slice(bytes);
+    };
+    part(&mut head, SCHEME);
+    part(&mut head, &authority(namespace));
+    head.into()
+}
+
+/// What stands in a namespace's keys where a URL has its authority.
+pub(crate) fn authority(namespace: &str) -> Box<[u8]> {
+    [&[APART], namespace.as_bytes()].concat().into()
+}
+
+/// The key of these parts in the namespace that begins so.
+#[inline]
+pub(crate) fn key<K: KeyPart + ?Sized>(beginning: &[u8], parts: &K) -> CacheKey {
+    let mut key = KeyWriter(SmallVec::from_slice(beginning));
+    let at = key.0.len();
+    key.0.extend_from_slice(&[0; 4]);
+    parts.write(&mut key);
+    let length = u32::try_from(key.0.len() - at - 4).unwrap_or(u32::MAX);
+    key.0[at..at + 4].copy_from_slice(&length.to_be_bytes());
+    // Where a URL has its query.
+    key.0.extend_from_slice(&[0; 4]);
+    let resource = key.0.len();
+    CacheKey::seal(key.0, resource)
+}
+
+/// What every key begins with whose parts begin with these: a tuple is open at its end, anything else is one key.
+pub(crate) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
+    let mut key = KeyWriter(SmallVec::new());
+    parts.write(&mut key);
+    if key.0.last() == Some(&END) && key.0.first() == Some(&BEGIN) {
+        key.0.pop();
+    }
+    key.0.to_vec().into()
+}
+
+/// Whether this is the key of a typed value.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
+pub(crate) fn is_typed(key: &CacheKey) -> bool {
+    key.resource().starts_with(&[0, 0, 0, 1, SCHEME[0]])
+}
+
+macro_rules! integers {
+    ($($unsigned:ty, $signed:ty);*) => {$(
+        impl KeyPart for $unsigned {
+            fn write(&self, key: &mut KeyWriter) {
+                key.integer(INTEGER, *self as u128);
+            }
+        }
+
+        impl KeyPart for $signed {
+            fn write(&self, key: &mut KeyWriter) {
+                let kind = if *self < 0 { NEGATIVE } else { INTEGER };
+                key.integer(kind, self.unsigned_abs() as u128);
+            }
+        }
+    )*};
+}
+
+integers!(u8, i8; u16, i16; u32, i32; u64, i64; u128, i128; usize, isize);
+
+impl KeyPart for str {
+    fn write(&self, key: &mut KeyWriter) {
+        key.counted(TEXT, self.as_bytes());
+    }
+}
+
+impl KeyPart for String {
+    fn write(&self, key: &mut KeyWriter) {
+        self.as_str().write(key);
+    }
+}
+
+impl KeyPart for bytes::Bytes {
+    fn write(&self, key: &mut KeyWriter) {
+        key.counted(BYTES, self);
+    }
+}
+
+impl KeyPart for bool {
+    fn write(&self, key: &mut KeyWriter) {
+        key.0.push(if *self { TRUE } else { FALSE });
+    }
+}
+
+impl KeyPart for char {
+    fn write(&self, key: &mut KeyWriter) {
+        key.0.push(CHAR);
+        key.0.extend_from_slice(&u32::from(*self).to_be_bytes());
+    }
+}
+
+impl<K: KeyPart> KeyPart for Option<K> {
+    fn write(&self, key: &mut KeyWriter) {
+        match self {
+            None => key.0.push(NONE),
+            Some(part) => {
+                key.0.push(SOME);
+                part.write(key);
+            }
+        }
+    }
+}
+
+impl<K: KeyPart> KeyPart for [K] {
+    fn write(&self, key: &mut KeyWriter) {
+        key.0.push(BEGIN);
+        self.iter().for_each(|part| part.write(key));
+        key.0.push(END);
+    }
+}
+
+impl<K: KeyPart> KeyPart for Vec<K> {
+    fn write(&self, key: &mut KeyWriter) {
+        self.as_slice().write(key);
+    }
+}
+
+impl<K: KeyPart, const N: usize> KeyPart for [K; N] {
+    fn write(&self, key: &mut KeyWriter) {
+        self.as_slice().write(key);
+    }
+}
+
+macro_rules! pointers {
+    ($($pointer:ty),*) => {$(
+        impl<K: KeyPart + ?Sized> KeyPart for $pointer {
+            #[inline]
+            fn write(&self, key: &mut KeyWriter) {
+                (**self).write(key);
+            }
+        }
+    )*};
+}
+
+pointers!(&K, Box<K>, Arc<K>, Rc<K>);
+
+impl<K: KeyPart + ToOwned + ?Sized> KeyPart for Cow<'_, K> {
+    fn write(&self, key: &mut KeyWriter) {
+        (**self).write(key);
+    }
+}
+
+macro_rules! tuples {
+    ($(($($part:ident $at:tt),+);)*) => {$(
+        impl<$($part: KeyPart),+> KeyPart for ($($part,)+) {
+            #[inline]
+            fn write(&self, key: &mut KeyWriter) {
+                key.0.push(BEGIN);
+                $(self.$at.write(key);)+
+                key.0.push(END);
+            }
+        }
+    )*};
+}
+
+tuples! {
+    (A 0);
+    (A 0, B 1);
+    (A 0, B 1, C 2);
+    (A 0, B 1, C 2, D 3);
+    (A 0, B 1, C 2, D 3, E 4);
+    (A 0, B 1, C 2, D 3, E 4, F 5);
+}
+
+#[cfg(test)]
+mod tests;

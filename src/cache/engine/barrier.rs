@@ -1,0 +1,286 @@
+//! Barriers: invalidation in constant time, which no slow fetch can undo.
+//!
+//! Invalidating does not search the store. It raises a *barrier* on a tag, a resource, a prefix or everything: every
+//! entry whose fetch **began** before is void, wherever it lies, whenever it arrives. A fetch that was under way while
+//! somebody wrote to the database cannot bring the old state back.
+//!
+//! Time is counted in invalidations (the *generation*), not in seconds: two events are never simultaneous, and clocks
+//! play no part. An entry that was compared with the current generation is not compared again until the next
+//! invalidation, so a hit usually costs one comparison of numbers.
+//!
+//! Memory is bounded: beyond 16 384 barriers of a kind the older half becomes one barrier on everything older than
+//! them, which voids too much but never too little.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use super::record::Meta;
+use crate::cache::http::key::{CacheKey, Target};
+
+/// Barriers of one kind before the older half is folded.
+const MOST: usize = 16_384;
+/// Prefixes are searched one by one.
+const MOST_PREFIXES: usize = 256;
+
+/// Whether an entry may still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Validity {
+    /// Nothing was invalidated since its fetch began that it belongs to.
+    Valid,
+    /// It was marked stale: to be revalidated before it is served.
+    Stale,
+    /// It is void.
+    Void,
+}
+
+/// Two generations: entries older than `hard` are void, older than `soft` stale.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    hard: u64,
+    soft: u64,
+}
+
+impl Mark {
+    fn raise(&mut self, generation: u64, soft: bool) {
+        if soft { self.soft = generation } else { self.hard = generation }
+    }
+
+    fn newest(self) -> u64 {
+        self.hard.max(self.soft)
+    }
+
+    fn join(&mut self, other: Self) {
+        self.hard = self.hard.max(other.hard);
+        self.soft = self.soft.max(other.soft);
+    }
+}
+
+/// What an invalidation is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InvalidationScope {
+    /// Entries with this tag.
+    Tag(Box<str>),
+    /// This resource, as encoded in keys.
+    Resource(Box<[u8]>),
+    /// This path and query under any authority.
+    Path(Box<[u8]>),
+    /// Everything whose target begins so.
+    Prefix(Prefix),
+    /// Everything.
+    All,
+}
+
+/// The beginning of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Prefix {
+    /// Any, where it is missing.
+    pub(crate) scheme: Option<Box<[u8]>>,
+    /// Any, where it is missing.
+    pub(crate) authority: Option<Box<[u8]>>,
+    /// The beginning of path and query.
+    pub(crate) path: Box<[u8]>,
+}
+
+impl Prefix {
+    fn covers(&self, target: &Target<'_>) -> bool {
+        let same = |wanted: &Option<Box<[u8]>>, found: &[u8]| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        if !same(&self.scheme, target.scheme) || !same(&self.authority, target.authority) {
+            return false;
+        }
+        match self.path.strip_prefix(target.path) {
+            Some(rest) => target.query.starts_with(rest),
+            None => target.path.starts_with(&self.path),
+        }
+    }
+}
+
+/// All barriers that stand.
+#[derive(Debug, Default)]
+pub(crate) struct Barriers {
+    generation: AtomicU64,
+    marks: RwLock<Marks>,
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    floor: Mark,
+    tags: HashMap<Box<str>, Mark, foldhash::fast::RandomState>,
+    resources: HashMap<Box<[u8]>, Mark, foldhash::fast::RandomState>,
+    paths: HashMap<Box<[u8]>, Mark, foldhash::fast::RandomState>,
+    prefixes: HashMap<Prefix, Mark, foldhash::fast::RandomState>,
+}
+
+impl Barriers {
+    /// How many invalidations there have been: what a fetch remembers when it begins.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Raises a barrier now.
+    pub(crate) fn raise(&self, about: InvalidationScope, soft: bool) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation.load(Ordering::Relaxed) + 1;
+        self.mark(&mut marks, about, soft, generation);
+    }
+
+    /// Raises a barrier that has a number already, larger than all before.
+    #[cfg(feature = "redis")]
+    pub(crate) fn raise_at(&self, about: InvalidationScope, soft: bool, generation: u64) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        self.mark(&mut marks, about, soft, generation);
+    }
+
+    /// Begins anew: whatever is older than `generation` is void, and nothing else is known.
+    #[cfg(feature = "redis")]
+    pub(crate) fn start_at(&self, generation: u64) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        *marks = Marks { floor: Mark { hard: generation, soft: 0 }, ..Marks::default() };
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    fn mark(&self, marks: &mut Marks, about: InvalidationScope, soft: bool, generation: u64) {
+        match about {
+            InvalidationScope::Tag(tag) => raise(&mut marks.tags, tag, generation, soft, MOST, &mut marks.floor),
+            InvalidationScope::Resource(key) => {
+                raise(&mut marks.resources, key, generation, soft, MOST, &mut marks.floor)
+            }
+            InvalidationScope::Path(path) => raise(&mut marks.paths, path, generation, soft, MOST, &mut marks.floor),
+            InvalidationScope::Prefix(prefix) => {
+                raise(&mut marks.prefixes, prefix, generation, soft, MOST_PREFIXES, &mut marks.floor);
+            }
+            InvalidationScope::All => marks.floor.raise(generation, soft),
+        }
+        // After the mark: whoever reads this generation finds the mark that made it.
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Whether an entry with this head, stored under this key, may be used.
+    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+        let generation = self.generation();
+        if meta.began.here == generation || meta.checked.load(Ordering::Relaxed) == generation {
+            return Validity::Valid;
+        }
+        let validity = self.compare(key, &meta.tags, meta.began.here);
+        if validity == Validity::Valid {
+            meta.checked.store(generation, Ordering::Relaxed);
+        }
+        validity
+    }
+
+    /// Whether a fetch for this key that began at that generation brings something still valid.
+    pub(crate) fn check_fetch(&self, key: &CacheKey, began: u64) -> Validity {
+        if began == self.generation() { Validity::Valid } else { self.compare(key, &[], began) }
+    }
+
+    /// Whether an entry under this key with these tags, whose fetch began at that generation, may be used.
+    pub(crate) fn compare(&self, key: &CacheKey, tags: &[Box<str>], generation: u64) -> Validity {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = marks.floor;
+        let mut join = |mark: Option<&Mark>| {
+            if let Some(mark) = mark {
+                found.join(*mark);
+            }
+        };
+        join(marks.resources.get(key.resource()));
+        tags.iter().for_each(|tag| join(marks.tags.get(tag)));
+        let by_target = !marks.paths.is_empty() || !marks.prefixes.is_empty();
+        if let Some(target) = Target::of(key.resource()).filter(|_| by_target) {
+            join(marks.paths.get(&*[target.path, target.query].concat()));
+            marks.prefixes.iter().filter(|(prefix, _)| prefix.covers(&target)).for_each(|(_, mark)| join(Some(mark)));
+        }
+        match found {
+            Mark { hard, .. } if generation < hard => Validity::Void,
+            Mark { soft, .. } if generation < soft => Validity::Stale,
+            _ => Validity::Valid,
+        }
+    }
+}
+
+fn raise<K: Eq + Hash>(
+    marks: &mut HashMap<K, Mark, foldhash::fast::RandomState>,
+    key: K,
+    generation: u64,
+    soft: bool,
+    most: usize,
+    floor: &mut Mark,
+) {
+    if marks.len() >= most {
+        let mut ages: Vec<u64> = marks.values().map(|mark| mark.newest()).collect();
+        let (_, middle, _) = ages.select_nth_unstable(most / 2);
+        let middle = *middle;
+        marks.retain(|_, mark| {
+            let stays = mark.newest() > middle;
+            if !stays {
+                floor.join(*mark);
+            }
+            stays
+        });
+    }
+    marks.entry(key).or_default().raise(generation, soft);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
+
+    fn key(url: &str) -> CacheKey {
+        let uri: http::Uri = url.parse().expect("a uri");
+        let parts = KeyParts { default_scheme: "http", ignore_query: &[], without_query: false };
+        let authority = uri.authority().expect("an authority").as_str().to_owned();
+        let mut key = KeyBuilder::new();
+        key.target("http", authority.as_bytes(), &uri, parts).expect("a key");
+        key.finish().expect("short")
+    }
+
+    fn prefix(authority: Option<&str>, path: &str) -> InvalidationScope {
+        let authority = authority.map(|authority| authority.as_bytes().into());
+        InvalidationScope::Prefix(Prefix { scheme: None, authority, path: path.as_bytes().into() })
+    }
+
+    #[test]
+    fn a_barrier_voids_what_began_before_it_and_nothing_after() {
+        let barriers = Barriers::default();
+        let (a, b) = (key("http://h/a?x"), key("http://h/ab"));
+        for (about, hits_a, hits_b) in [
+            (InvalidationScope::Resource(a.resource().into()), true, false),
+            (InvalidationScope::Path(b"/a?x"[..].into()), true, false),
+            (prefix(None, "/a?"), true, false),
+            (prefix(Some("h"), "/a"), true, true),
+            (prefix(Some("other"), "/a"), false, false),
+            (InvalidationScope::All, true, true),
+        ] {
+            let before = barriers.generation();
+            barriers.raise(about.clone(), false);
+            assert_eq!(barriers.check_fetch(&a, before) == Validity::Void, hits_a, "{about:?}");
+            assert_eq!(barriers.check_fetch(&b, before) == Validity::Void, hits_b, "{about:?}");
+            assert_eq!(barriers.check_fetch(&a, barriers.generation()), Validity::Valid);
+        }
+    }
+
+    #[test]
+    fn a_soft_barrier_makes_stale_and_a_tag_stands_for_itself() {
+        let barriers = Barriers::default();
+        let a = key("http://h/a");
+        barriers.raise(InvalidationScope::Tag("*".into()), true);
+        assert_eq!(barriers.compare(&a, &["*".into()], 0), Validity::Stale);
+        assert_eq!(barriers.compare(&a, &["x".into()], 0), Validity::Valid);
+        barriers.raise(InvalidationScope::Tag("*".into()), false);
+        assert_eq!(barriers.compare(&a, &["*".into()], 0), Validity::Void);
+    }
+
+    #[test]
+    fn too_many_barriers_void_the_oldest_entries_and_stay_bounded() {
+        let barriers = Barriers::default();
+        let first = key("http://h/0");
+        for n in 0..3 * MOST {
+            barriers.raise(InvalidationScope::Resource(key(&format!("http://h/{n}")).resource().into()), false);
+        }
+        assert!(barriers.marks.read().expect("not poisoned").resources.len() <= MOST);
+        assert_eq!(barriers.check_fetch(&first, 0), Validity::Void);
+        let recent = barriers.generation() - 10;
+        assert_eq!(barriers.check_fetch(&key("http://h/other"), recent), Validity::Valid);
+    }
+}

@@ -1,0 +1,140 @@
+//! [`Invalidation`]: what is taken back, in a form that can be sent to other processes.
+
+use super::barrier::{InvalidationScope, Prefix};
+use crate::base::codec::{Reader, Writer};
+
+const TAG: u8 = 0;
+const RESOURCE: u8 = 1;
+const PATH: u8 = 2;
+const PREFIX: u8 = 3;
+const ALL: u8 = 4;
+const SOFT: u8 = 0x80;
+
+/// What is taken back: entries with a tag, of a URL, beginning with one, or all. A store that several processes share
+/// hands it on: see [`CacheStore::invalidate`](crate::cache::CacheStore::invalidate).
+///
+/// ```
+/// use tollgate::cache::Invalidation;
+///
+/// let prices = Invalidation::tag("prices")?;
+/// assert_eq!(Invalidation::from_bytes(&prices.to_bytes()), Some(prices));
+/// assert_eq!(Invalidation::from_bytes(b"anything else"), None);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalidation {
+    pub(crate) about: InvalidationScope,
+    /// Whether entries are marked stale instead of void.
+    pub(crate) soft: bool,
+}
+
+impl Invalidation {
+    pub(crate) const fn new(about: InvalidationScope, soft: bool) -> Self {
+        Self { about, soft }
+    }
+
+    /// Of the entries that carry this tag.
+    ///
+    /// # Errors
+    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
+    pub fn tag(tag: &str) -> Result<Self, crate::Error> {
+        if !crate::cache::http::tag::is_valid(tag) {
+            return Err(crate::Error::config(format!("no entry can carry the tag {tag:?}")));
+        }
+        Ok(Self::new(InvalidationScope::Tag(tag.into()), false))
+    }
+
+    /// Of everything.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self::new(InvalidationScope::All, false)
+    }
+
+    /// Whether entries are marked stale instead of void.
+    #[must_use]
+    pub const fn is_soft(&self) -> bool {
+        self.soft
+    }
+
+    /// The encoding, stable between versions of this crate.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        let soft = if self.soft { SOFT } else { 0 };
+        match &self.about {
+            InvalidationScope::Tag(tag) => {
+                out.u8(TAG | soft);
+                out.bytes(tag.as_bytes());
+            }
+            InvalidationScope::Resource(resource) => {
+                out.u8(RESOURCE | soft);
+                out.bytes(resource);
+            }
+            InvalidationScope::Path(path) => {
+                out.u8(PATH | soft);
+                out.bytes(path);
+            }
+            InvalidationScope::Prefix(prefix) => {
+                out.u8(PREFIX | soft);
+                out.maybe(prefix.scheme.as_deref());
+                out.maybe(prefix.authority.as_deref());
+                out.bytes(&prefix.path);
+            }
+            InvalidationScope::All => out.u8(ALL | soft),
+        }
+        out.0
+    }
+
+    /// Reads [`to_bytes`](Self::to_bytes) back; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let kind = reader.u8()?;
+        let about = match kind & !SOFT {
+            TAG => InvalidationScope::Tag(reader.text()?.into()),
+            RESOURCE => InvalidationScope::Resource(reader.bytes()?.into()),
+            PATH => InvalidationScope::Path(reader.bytes()?.into()),
+            PREFIX => {
+                let (scheme, authority) = (reader.maybe()?.map(Box::from), reader.maybe()?.map(Box::from));
+                InvalidationScope::Prefix(Prefix { scheme, authority, path: reader.bytes()?.into() })
+            }
+            ALL => InvalidationScope::All,
+            _ => return None,
+        };
+        reader.end()?;
+        Some(Self::new(about, kind & SOFT != 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_journey_and_nothing_else_is_read() {
+        let prefix = |scheme: Option<&[u8]>, authority: Option<&[u8]>| {
+            InvalidationScope::Prefix(Prefix {
+                scheme: scheme.map(Box::from),
+                authority: authority.map(Box::from),
+                path: b"/a"[..].into(),
+            })
+        };
+        let abouts = [
+            InvalidationScope::Tag("*".into()),
+            InvalidationScope::Resource(b"\0\x01"[..].into()),
+            InvalidationScope::Path(b"/a?b"[..].into()),
+            prefix(None, None),
+            prefix(Some(b"http"), Some(b"h")),
+            InvalidationScope::All,
+        ];
+        for (about, soft) in abouts.into_iter().flat_map(|about| [(about.clone(), false), (about, true)]) {
+            let sent = Invalidation::new(about, soft);
+            let bytes = sent.to_bytes();
+            assert_eq!(Invalidation::from_bytes(&bytes), Some(sent));
+            for length in 0..bytes.len() {
+                assert_eq!(Invalidation::from_bytes(&bytes[..length]), None, "cut at {length}");
+            }
+            assert_eq!(Invalidation::from_bytes(&[&bytes[..], b"x"].concat()), None);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Records, stores, levels, coalescing, and invalidation.
+
+pub(super) mod background_slots;
+pub(crate) mod barrier;
+pub(super) mod body_buffer;
+pub(super) mod body_memory;
+pub(super) mod body_pump;
+pub(super) mod body_reader;
+pub(super) mod coalesce;
+#[cfg(feature = "redis")]
+pub(crate) mod codec;
+#[cfg(feature = "redis")]
+pub(super) mod compression;
+pub(super) mod engine_parts;
+pub(super) mod fetch_times;
+pub(super) mod hit_for_miss;
+pub(super) mod invalidation;
+#[cfg(feature = "redis")]
+pub(crate) mod invalidation_log;
+pub(super) mod invalidation_sink;
+pub(super) mod isolated_store;
+pub(super) mod min_uses;
+pub(super) mod record;
+#[cfg(feature = "testing")]
+pub(super) mod sample;
+pub(super) mod store;
+pub(super) mod tee;
+pub(super) mod tiered;

@@ -1,0 +1,64 @@
+//! An entry made by hand, for the contract of stores (feature `testing`).
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::record::{Deadlines, Entry, LogPosition, Meta, Stored, StoredBody, TypedPayload};
+use crate::base::clock::Timestamp;
+use crate::cache::http::key::CacheKey;
+
+/// An entry that is fresh for a minute and carries the tag `a-tag`.
+pub(crate) fn entry_for_tests(
+    key: &CacheKey,
+    fields: &[(&'static str, &'static str)],
+    body: Bytes,
+    now: Timestamp,
+    fleet: u64,
+) -> Stored {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    let until = now + Duration::from_secs(60);
+    let windows = Deadlines {
+        fresh_until: until,
+        late: Duration::ZERO,
+        refresh_from: until,
+        revalidate_until: until,
+        error_until: until,
+        down_until: until,
+        keep_until: until,
+    };
+    let meta = Meta {
+        status: StatusCode::OK,
+        headers,
+        age: Duration::ZERO,
+        stored_at: now,
+        windows,
+        strict: false,
+        immutable: false,
+        tags: [Box::from("a-tag")].into(),
+        took: Duration::ZERO,
+        began: LogPosition { here: 0, fleet },
+        checked: AtomicU64::new(0),
+    };
+    let length = body.len() as u64;
+    Stored::Entry(Arc::new(Entry {
+        key: key.clone(),
+        meta: Arc::new(meta),
+        body: StoredBody::one(body),
+        length,
+        partial: None,
+        typed: TypedPayload::default(),
+    }))
+}
+
+impl Entry {
+    pub(crate) fn body_for_tests(&self) -> Vec<u8> {
+        self.body.chunks().concat()
+    }
+}

@@ -1,0 +1,233 @@
+//! [`Levels`]: a near store in front of a far one, as one.
+//!
+//! | asked for | near answers | far is asked |
+//! |---|---|---|
+//! | an entry that may be served | at once, whatever the far level is doing | no |
+//! | an entry that was invalidated, or must be revalidated | if the far level has none that is newer, or fails | yes |
+//! | nothing it knows | | yes, and near keeps a copy with the life that remains |
+//!
+//! A far level that fails is a far level that has nothing. What is put is put near first, so that this process serves it
+//! whatever becomes of the rest; removals and invalidations go to the far level, which tells other processes.
+//!
+//! `Levels` is a store itself, so that it nests: memory, then Redis, then a database.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::barrier::Validity;
+use super::invalidation::Invalidation;
+use super::invalidation_sink::InvalidationSink;
+use super::record::Stored;
+use super::store::{CacheStore, LevelStats};
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
+use crate::cache::http::key::CacheKey;
+
+type LevelAnswer = Result<Option<Stored>, Error>;
+type Done = Result<(), Error>;
+
+/// Two stores, one behind the other.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::cache::{CacheLayer, CacheStore, Levels};
+/// use tollgate::store::memory::MemoryCache;
+///
+/// let far: Arc<dyn CacheStore> = Arc::new(MemoryCache::new(64 << 20));
+/// let levels = Levels::new(Arc::new(MemoryCache::new(8 << 20)), far);
+/// let layer = CacheLayer::builder().store(Arc::new(levels)).build()?;
+/// assert_eq!(layer.stats().levels.len(), 2);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+pub struct Levels {
+    level_1: Arc<dyn CacheStore>,
+    level_2: Arc<dyn CacheStore>,
+    listener: OnceLock<InvalidationSink>,
+}
+
+impl Levels {
+    /// `level_1` is in this process and answers at once; `level_2` may be anywhere.
+    #[must_use]
+    pub const fn new(level_1: Arc<dyn CacheStore>, level_2: Arc<dyn CacheStore>) -> Self {
+        Self { level_1, level_2, listener: OnceLock::new() }
+    }
+
+    /// Whether what was found near may be served without looking further.
+    fn serves(&self, key: &CacheKey, found: &Stored, now: Timestamp) -> bool {
+        let Stored::Entry(entry) = found else { return true };
+        let windows = &entry.meta.windows;
+        self.is_valid(key, found) && now < windows.fresh_until.max(windows.revalidate_until)
+    }
+
+    /// Whether nobody has taken it back.
+    fn is_valid(&self, key: &CacheKey, found: &Stored) -> bool {
+        let Stored::Entry(entry) = found else { return true };
+        self.listener.get().is_none_or(|ear| ear.check(key, &entry.meta) == Validity::Valid)
+    }
+
+    /// Whether what was found far is to be used rather than what was found near.
+    fn prefers(&self, key: &CacheKey, level_1: Option<&Stored>) -> impl Fn(&Stored) -> bool + Send + 'static + use<> {
+        // RFC 9111 §4: of two the most recent is used; one that was taken back is no match for any.
+        let rival = match level_1 {
+            Some(Stored::Entry(entry)) if level_1.is_some_and(|level_1| self.is_valid(key, level_1)) => {
+                Some(entry.meta.stored_at)
+            }
+            _ => None,
+        };
+        move |found| match (found, rival) {
+            (Stored::Entry(found), Some(rival)) => found.meta.stored_at > rival,
+            _ => true,
+        }
+    }
+
+    fn ask_far(&self, key: &CacheKey, level_1: Option<Stored>, now: Timestamp) -> MaybeReady<LevelAnswer> {
+        let (store, copy_of, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
+        self.level_2.get(key, now).map(move |found| {
+            let found = found.unwrap_or_default().filter(prefers);
+            if let Some(found) = &found {
+                // A copy that is not kept is a copy that is fetched again.
+                drop(store.put(&copy_of, found.clone(), now));
+            }
+            Ok(found.or(level_1))
+        })
+    }
+}
+
+impl CacheStore for Levels {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<LevelAnswer> {
+        match self.level_1.get(key, now) {
+            MaybeReady::Ready(Ok(Some(found))) if self.serves(key, &found, now) => MaybeReady::Ready(Ok(Some(found))),
+            MaybeReady::Ready(found) => self.ask_far(key, found.unwrap_or_default(), now),
+            pending @ MaybeReady::Pending(_) => pending,
+        }
+    }
+
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
+        let level_1 = self.level_1.put(key, stored.clone(), now);
+        let level_2 = self.level_2.put(key, stored, now);
+        either(level_1, level_2)
+    }
+
+    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
+        let level_1 = self.level_1.remove(key);
+        both(level_1, self.level_2.remove(key))
+    }
+
+    fn stats(&self) -> Vec<LevelStats> {
+        [self.level_1.stats(), self.level_2.stats()].concat()
+    }
+
+    fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
+        let level_1 = match self.level_1.get_many(keys, now) {
+            MaybeReady::Ready(found) => found.unwrap_or_else(|_| vec![None; keys.len()]),
+            pending @ MaybeReady::Pending(_) => return pending,
+        };
+        let served = |(key, found): (&CacheKey, &Option<Stored>)| {
+            found.as_ref().is_some_and(|found| self.serves(key, found, now))
+        };
+        let missing: Vec<usize> = (0..keys.len()).filter(|at| !served((&keys[*at], &level_1[*at]))).collect();
+        if missing.is_empty() {
+            return MaybeReady::Ready(Ok(level_1));
+        }
+        let wanted: Vec<CacheKey> = missing.iter().map(|at| keys[*at].clone()).collect();
+        let choices: Vec<_> = missing.iter().map(|at| self.prefers(&keys[*at], level_1[*at].as_ref())).collect();
+        let store = self.level_1.clone();
+        self.level_2.get_many(&wanted, now).map(move |found| {
+            let mut all = level_1;
+            let asked = missing.into_iter().zip(&wanted).zip(choices);
+            for (((at, key), prefers), found) in asked.zip(found.unwrap_or_default()) {
+                if let Some(found) = found.filter(prefers) {
+                    drop(store.put(key, found.clone(), now));
+                    all[at] = Some(found);
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn get_shared(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<LevelAnswer> {
+        let level_1 = match self.level_1.get(key, now) {
+            MaybeReady::Ready(found) => found.unwrap_or_default(),
+            MaybeReady::Pending(_) => None,
+        };
+        self.ask_far(key, level_1, now)
+    }
+
+    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
+        self.level_2.claim(key, lease)
+    }
+
+    fn release(&self, key: &CacheKey) -> MaybeReady<Done> {
+        self.level_2.release(key)
+    }
+
+    fn generation(&self) -> u64 {
+        self.level_2.generation()
+    }
+
+    fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
+        self.level_2.invalidate(invalidation)
+    }
+
+    fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
+        let level_1 = match self.level_1.sweep(pattern) {
+            MaybeReady::Ready(level_1) => level_1.unwrap_or_default(),
+            MaybeReady::Pending(_) => 0,
+        };
+        // What lies near is a copy of what lies far, where both are well.
+        self.level_2.sweep(pattern).map(move |level_2| level_2.map(|level_2| level_2.max(level_1)))
+    }
+
+    fn listen(&self, listener: InvalidationSink) {
+        self.level_1.listen(listener.clone());
+        self.level_2.listen(listener.clone().behind(self.level_1.clone()));
+        // The first layer that is built around it.
+        drop(self.listener.set(listener));
+    }
+}
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Levels").finish_non_exhaustive()
+    }
+}
+
+/// Well where either is: what lies in one level can be served.
+fn either(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>) -> MaybeReady<Done> {
+    combine(level_1, level_2, |level_1, level_2| level_1.or(level_2))
+}
+
+/// Well where both are.
+fn both(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>) -> MaybeReady<Done> {
+    combine(level_1, level_2, Result::and)
+}
+
+fn combine(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>, join: fn(Done, Done) -> Done) -> MaybeReady<Done> {
+    match level_1 {
+        MaybeReady::Ready(level_1) => level_2.map(move |level_2| join(level_1, level_2)),
+        MaybeReady::Pending(level_1) => MaybeReady::Pending(Box::pin(async move {
+            let level_2 = level_2.await;
+            join(level_1.await, level_2)
+        })),
+    }
+}
+
+/// Every answer, in order; the first error where there is one.
+pub(crate) fn all<T: Send + 'static>(answers: Vec<MaybeReady<Result<T, Error>>>) -> MaybeReady<Result<Vec<T>, Error>> {
+    if answers.iter().all(|answer| matches!(answer, MaybeReady::Ready(_))) {
+        let ready = answers.into_iter().filter_map(|answer| match answer {
+            MaybeReady::Ready(answer) => Some(answer),
+            MaybeReady::Pending(_) => None,
+        });
+        return MaybeReady::Ready(ready.collect());
+    }
+    MaybeReady::Pending(Box::pin(async move {
+        let mut all = Vec::with_capacity(answers.len());
+        for answer in answers {
+            all.push(answer.await?);
+        }
+        Ok(all)
+    }))
+}

@@ -1,0 +1,370 @@
+//! `Cache-Control`: one parser for both directions.
+//!
+//! RFC 9111 §5.2: directives are case-insensitive, come in any number of lines, take an optional argument in token or
+//! quoted-string form, and unknown ones are ignored. Where a field contradicts itself the strictest reading wins:
+//!
+//! | what is found | how it is read |
+//! |---|---|
+//! | one directive with several values | the smallest |
+//! | a number that is none: `abc`, `-1`, `1.5`, `'60'`, nothing | 0, that is, already stale (§4.2.1) |
+//! | a number beyond 2³¹ | 2³¹ (§1.2.2) |
+//! | white space around `=` | the argument is none |
+//! | a quoted string that never closes | no quote at all, so that what follows still counts |
+//! | a list of fields (`private`, `no-cache`) that is empty, or has a member that is no field name | the directive without a list: it restricts the whole response |
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, header};
+
+/// RFC 9111 §1.2.2: what a larger number is taken for.
+const GREATEST: u64 = 1 << 31;
+
+/// The fields a qualified directive names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DirectiveFields {
+    /// The directive is absent.
+    #[default]
+    Absent,
+    /// It stands for the whole response.
+    Whole,
+    /// It stands for these fields only (§5.2.2.4, §5.2.2.7).
+    Fields(Vec<HeaderName>),
+}
+
+impl DirectiveFields {
+    pub(crate) fn is_whole(&self) -> bool {
+        *self == Self::Whole
+    }
+
+    /// `None` is the unqualified form, which wins over any list. A list that cannot be read is taken for it: what restricts
+    /// a cache restricts it also where it is malformed.
+    fn widen(&mut self, names: Option<Vec<HeaderName>>) {
+        match (std::mem::take(self), names) {
+            (Self::Absent, Some(names)) => *self = Self::Fields(names),
+            (Self::Fields(mut all), Some(names)) => {
+                all.extend(names);
+                *self = Self::Fields(all);
+            }
+            _ => *self = Self::Whole,
+        }
+    }
+}
+
+/// What a response says about caching.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ResponseDirectives {
+    pub(crate) no_store: bool,
+    pub(crate) no_cache: DirectiveFields,
+    pub(crate) private: DirectiveFields,
+    pub(crate) public: bool,
+    pub(crate) must_revalidate: bool,
+    pub(crate) proxy_revalidate: bool,
+    pub(crate) must_understand: bool,
+    pub(crate) immutable: bool,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) s_maxage: Option<Duration>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
+}
+
+impl ResponseDirectives {
+    /// Reads all lines of the response's `Cache-Control`.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for line in headers.get_all(header::CACHE_CONTROL) {
+            each(line.as_bytes(), |name, argument| found.take(name, argument));
+        }
+        found
+    }
+
+    /// Takes one directive in; `name` is in lower case.
+    pub(crate) fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
+        match name {
+            b"no-store" => self.no_store = true,
+            b"no-cache" => self.no_cache.widen(argument.and_then(names)),
+            b"private" => self.private.widen(argument.and_then(names)),
+            b"public" => self.public = true,
+            b"must-revalidate" => self.must_revalidate = true,
+            b"proxy-revalidate" => self.proxy_revalidate = true,
+            b"must-understand" => self.must_understand = true,
+            b"immutable" => self.immutable = true,
+            b"max-age" => least(&mut self.max_age, argument),
+            b"s-maxage" => least(&mut self.s_maxage, argument),
+            b"stale-while-revalidate" => least(&mut self.stale_while_revalidate, argument),
+            b"stale-if-error" => least(&mut self.stale_if_error, argument),
+            // RFC 9111 §5.2.3: "a cache MUST ignore unrecognized cache directives".
+            _ => {}
+        }
+    }
+}
+
+/// What a request says about caching. Read in the profile `shared` only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RequestDirectives {
+    pub(crate) no_cache: bool,
+    pub(crate) no_store: bool,
+    pub(crate) only_if_cached: bool,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) min_fresh: Option<Duration>,
+    /// How stale is acceptable: any age, where the directive has no argument.
+    pub(crate) max_stale: Option<Duration>,
+    /// RFC 5861 §4, in a request.
+    pub(crate) stale_if_error: Option<Duration>,
+}
+
+impl RequestDirectives {
+    /// Reads all lines of the request's `Cache-Control`, and `Pragma` where there are none.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        let mut lines = headers.get_all(header::CACHE_CONTROL).iter().peekable();
+        if lines.peek().is_none() {
+            // RFC 9111 §5.4: `Pragma: no-cache` counts where `Cache-Control` is absent.
+            for line in headers.get_all(header::PRAGMA) {
+                each(line.as_bytes(), |name, _| found.no_cache |= name == b"no-cache");
+            }
+        }
+        for line in lines {
+            each(line.as_bytes(), |name, argument| found.take(name, argument));
+        }
+        found
+    }
+
+    fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
+        match name {
+            b"no-cache" => self.no_cache = true,
+            b"no-store" => self.no_store = true,
+            b"only-if-cached" => self.only_if_cached = true,
+            b"max-age" => least(&mut self.max_age, argument),
+            b"min-fresh" => {
+                let new = seconds(argument);
+                self.min_fresh = Some(self.min_fresh.map_or(new, |old| old.max(new)));
+            }
+            b"max-stale" => {
+                let new = if argument.is_none() { Duration::MAX } else { seconds(argument) };
+                self.max_stale = Some(self.max_stale.map_or(new, |old| old.min(new)));
+            }
+            b"stale-if-error" => least(&mut self.stale_if_error, argument),
+            _ => {}
+        }
+    }
+}
+
+fn least(slot: &mut Option<Duration>, argument: Option<&[u8]>) {
+    let new = seconds(argument);
+    *slot = Some(slot.map_or(new, |old| old.min(new)));
+}
+
+/// §4.2.1: "caches are encouraged to consider responses that have invalid freshness information … to be stale".
+fn seconds(argument: Option<&[u8]>) -> Duration {
+    argument.and_then(delta_seconds).unwrap_or_default()
+}
+
+/// §1.2.2: a non-negative integer, in seconds; one too great to hold is 2³¹.
+pub(crate) fn delta_seconds(text: &[u8]) -> Option<Duration> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = text.iter().fold(0_u64, |n, digit| n.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    Some(Duration::from_secs(value.min(GREATEST)))
+}
+
+/// The field names of a list (RFC 9110 §5.6.1.2: empty members do not count); `None` where it names none, or where a
+/// member is no field name.
+fn names(list: &[u8]) -> Option<Vec<HeaderName>> {
+    let members = list.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+    let names = members.map(|member| HeaderName::from_bytes(member).ok()).collect::<Option<Vec<_>>>()?;
+    (!names.is_empty()).then_some(names)
+}
+
+/// The members of a comma-separated list of `name[=argument]`, names in lower case, quotes undone.
+pub(crate) fn each(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
+    let mut rest = line;
+    let mut lower = Vec::new();
+    while !rest.is_empty() {
+        let stop = rest.iter().position(|b| matches!(b, b',' | b'=')).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(stop);
+        let argument = if after.first() == Some(&b'=') {
+            let (argument, left) = self::argument(&after[1..]);
+            rest = left;
+            Some(argument)
+        } else {
+            rest = after;
+            None
+        };
+        rest = rest.strip_prefix(b",").unwrap_or(rest);
+        if !name.trim_ascii().is_empty() {
+            lower.clear();
+            lower.extend(name.trim_ascii().iter().map(u8::to_ascii_lowercase));
+            // A name followed by white space and `=` has, by the grammar, no argument that could be believed.
+            let spaced = name.last().is_some_and(u8::is_ascii_whitespace);
+            take(&lower, argument.as_deref().map(|found| if spaced { b" " } else { found }));
+        }
+    }
+}
+
+/// One argument, and what follows it up to (not including) the next comma.
+fn argument(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
+    if let Some((value, rest)) = text.strip_prefix(b"\"").and_then(unquote) {
+        let end = rest.iter().position(|b| *b == b',').unwrap_or(rest.len());
+        let (junk, rest) = rest.split_at(end);
+        if junk.trim_ascii().is_empty() {
+            return (value, rest);
+        }
+        return (Cow::Borrowed(b"\""), rest);
+    }
+    let end = text.iter().position(|b| *b == b',').unwrap_or(text.len());
+    if text.first().is_some_and(u8::is_ascii_whitespace) {
+        return (Cow::Borrowed(b"\""), &text[end..]);
+    }
+    (Cow::Borrowed(text[..end].trim_ascii_end()), &text[end..])
+}
+
+/// The content of a quoted string after its opening quote, and what follows the closing one.
+fn unquote(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
+    let mut owned: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while at < text.len() {
+        match text[at] {
+            b'"' => {
+                let value = owned.map_or(Cow::Borrowed(&text[..at]), Cow::Owned);
+                return Some((value, &text[at + 1..]));
+            }
+            b'\\' if at + 1 < text.len() => {
+                owned.get_or_insert_with(|| text[..at].to_vec()).push(text[at + 1]);
+                at += 2;
+            }
+            byte => {
+                if let Some(owned) = &mut owned {
+                    owned.push(byte);
+                }
+                at += 1;
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn response(lines: &[&str]) -> ResponseDirectives {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::CACHE_CONTROL, HeaderValue::from_str(line).expect("a value"));
+        }
+        ResponseDirectives::of(&headers)
+    }
+
+    #[test]
+    fn max_age_in_all_its_forms() {
+        for (line, expected) in [
+            ("max-age=60", 60),
+            ("MAX-AGE=60", 60),
+            ("max-age=\"60\"", 60),
+            ("max-age=0060", 60),
+            ("max-age=60, max-age=10", 10),
+            ("max-age=10, max-age=60", 10),
+            ("foo, ,, max-age=60 ,", 60),
+            ("foo=bar, max-age=60", 60),
+            ("foo=\"max-age=1, x\", max-age=60", 60),
+            ("max-age=99999999999999999999999", GREATEST),
+            ("max-age=2147483649", GREATEST),
+            ("max-age=-60", 0),
+            ("max-age=6.0", 0),
+            ("max-age='60'", 0),
+            ("max-age=abc", 0),
+            ("max-age", 0),
+            ("max-age=", 0),
+            ("max-age = 60", 0),
+            ("max-age= 60", 0),
+            ("max-age =60", 0),
+            ("max-age=\"60\"x", 0),
+        ] {
+            assert_eq!(response(&[line]).max_age, Some(Duration::from_secs(expected)), "{line}");
+        }
+        assert_eq!(response(&["xmax-age=60, max-agex=60, foo=max-age"]).max_age, None);
+    }
+
+    #[test]
+    fn every_line_counts_and_words_are_whole() {
+        let found = response(&["max-age=60", "NO-STORE", "Private"]);
+        assert!(found.no_store && found.private.is_whole());
+        let found = response(&["no-storex, xno-store, ext=no-store, ext2=\"no-store, private\""]);
+        assert_eq!(found, ResponseDirectives::default());
+        assert!(response(&["ext=\"never closed, no-store"]).no_store);
+        assert!(response(&["no-store=\"x\""]).no_store);
+        assert!(response(&["no-store = 1"]).no_store);
+    }
+
+    #[test]
+    fn qualified_directives_name_fields_and_unqualified_ones_win() {
+        let found = response(&["no-cache=\"Set-Cookie, X-A\", private=x-b"]);
+        assert_eq!(found.no_cache, DirectiveFields::Fields(vec![header::SET_COOKIE, HeaderName::from_static("x-a")]));
+        assert_eq!(found.private, DirectiveFields::Fields(vec![HeaderName::from_static("x-b")]));
+        assert!(response(&["no-cache=\"a\", no-cache"]).no_cache.is_whole());
+        assert!(response(&["no-cache", "no-cache=\"a\""]).no_cache.is_whole());
+    }
+
+    #[test]
+    fn a_list_of_fields_that_cannot_be_read_restricts_the_whole_response() {
+        for list in
+            ["\"\"", "", "\"a b\"", "\"never closed", " a", "\",\"", "\"a, b c\"", "\"a;b\"x", "a b", "\"\\\"\"", "()"]
+        {
+            let found = response(&[&format!("private={list}, max-age=60")]);
+            assert!(found.private.is_whole(), "private={list}");
+            let found = response(&[&format!("max-age=60, no-cache={list}")]);
+            assert!(found.no_cache.is_whole(), "no-cache={list}");
+        }
+        let found = response(&["private=\", X-A ,,x-b,\""]);
+        assert_eq!(
+            found.private,
+            DirectiveFields::Fields(vec![HeaderName::from_static("x-a"), HeaderName::from_static("x-b")])
+        );
+    }
+
+    #[test]
+    fn a_request_may_bound_age_and_staleness() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-stale, min-fresh=5, Only-If-Cached"));
+        let found = RequestDirectives::of(&headers);
+        assert_eq!(found.max_stale, Some(Duration::MAX));
+        assert_eq!(found.min_fresh, Some(Duration::from_secs(5)));
+        assert!(found.only_if_cached && !found.no_cache);
+        headers.clear();
+        headers.insert(header::PRAGMA, HeaderValue::from_static("No-Cache"));
+        assert!(RequestDirectives::of(&headers).no_cache);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=1"));
+        assert!(!RequestDirectives::of(&headers).no_cache);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(line in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut found = ResponseDirectives::default();
+            each(&line, |name, argument| found.take(name, argument));
+        }
+
+        #[test]
+        fn a_strict_word_is_found_among_any_others(
+            before in "[a-z0-9=, ]{0,20}", after in "[a-z0-9=, ]{0,20}",
+        ) {
+            let line = format!("{before},No-Store,{after}");
+            let mut found = ResponseDirectives::default();
+            each(line.as_bytes(), |name, argument| found.take(name, argument));
+            prop_assert!(found.no_store);
+        }
+
+        #[test]
+        fn numbers_survive_quoting(n in 0_u64..GREATEST, quoted: bool) {
+            let line = if quoted { format!("max-age=\"{n}\"") } else { format!("max-age={n}") };
+            let mut found = ResponseDirectives::default();
+            each(line.as_bytes(), |name, argument| found.take(name, argument));
+            prop_assert_eq!(found.max_age, Some(Duration::from_secs(n)));
+        }
+    }
+}

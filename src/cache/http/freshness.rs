@@ -1,0 +1,219 @@
+//! How old a response is, and how long it may be used: RFC 9111 §4.2.
+//!
+//! Everything is computed once, when a response is stored; a hit compares two numbers.
+//!
+//! ```text
+//! asked      answered       fresh_until   +stale-while-revalidate   +stale-if-error     keep
+//!   |-----------|---------------|---------------|------------------------|----------------|
+//!               fresh: served   stale, served   stale, served only if    kept only to be
+//!                               and refreshed   the inner service fails  revalidated
+//! ```
+//!
+//! Lifetimes come from the first of these that speaks: a targeted field, `s-maxage`, `max-age`, `Expires`, the handler
+//! or the route's rule, and (profile `shared`) a tenth of the time since `Last-Modified`.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use super::directives::{ResponseDirectives, delta_seconds};
+use super::settings::Profile;
+use crate::base::clock::Timestamp;
+
+/// A heuristic lifetime never exceeds a day.
+const LONGEST_GUESS: Duration = Duration::from_secs(86_400);
+
+/// When a response was asked for and when its head came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExchangeTimes {
+    pub(crate) asked: Timestamp,
+    pub(crate) answered: Timestamp,
+    /// The calendar time at `answered`.
+    pub(crate) wall: SystemTime,
+}
+
+/// How long a response is fresh, counted from its birth at the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// The response says.
+    Explicit(Duration),
+    /// §4.2.2: nobody says; a guess.
+    Heuristic(Duration),
+    /// Nobody says, and there is nothing to guess from.
+    Unknown,
+}
+
+/// A field that holds one valid date: IMF-fixdate, RFC 850 or asctime (RFC 9110 §5.6.7).
+pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    let mut lines = headers.get_all(name).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let text = line.to_str().ok()?;
+    // The parser takes its fields by place, so each form is held to its exact length first.
+    let exact = match text.split_once(' ')?.0 {
+        day if day.ends_with(',') && day.len() == 4 => text.len() == 29 && text.ends_with(" GMT"),
+        day if day.ends_with(',') => text.ends_with(" GMT"),
+        _ => text.len() == 24,
+    };
+    if exact { httpdate::parse_http_date(text).ok() } else { None }
+}
+
+/// §4.2.3: the response's age when its head arrived.
+///
+/// In the profile `app` the answer is born when it arrives: the inner service is its origin, and a slow handler does
+/// not eat the life of what it made.
+pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
+    let age_value = age(headers);
+    if profile == Profile::App && age_value.is_none() {
+        return Duration::ZERO;
+    }
+    // "apparent_age = max(0, response_time - date_value)"
+    let apparent = date(headers, &header::DATE).and_then(|date| moments.wall.duration_since(date).ok());
+    // "response_delay = response_time - request_time; corrected_age_value = age_value + response_delay"
+    let corrected = age_value.unwrap_or_default().saturating_add(moments.answered.since(moments.asked));
+    // Dates come in whole seconds: a difference below one is the rounding, not age.
+    let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
+    apparent.max(corrected)
+}
+
+/// §5.1: the first member of the first line; ignored where it is no number.
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    let first = headers.get(header::AGE)?.as_bytes().split(|b| *b == b',').next()?;
+    delta_seconds(first.trim_ascii())
+}
+
+/// §4.2.1: how long the response is fresh. `assigned` is the handler's or the rule's word where the response has none.
+pub(crate) fn lifetime(
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    targeted: bool,
+    assigned: Option<Duration>,
+    moments: &ExchangeTimes,
+) -> Lifetime {
+    // "If the cache is shared and the s-maxage response directive is present, use its value", then max-age.
+    if let Some(span) = directives.s_maxage.or(directives.max_age) {
+        return Lifetime::Explicit(span);
+    }
+    // RFC 9213 §2.2: a targeted field that is used makes the cache ignore Cache-Control and Expires.
+    if !targeted && headers.contains_key(header::EXPIRES) {
+        // §5.3: "A cache recipient MUST interpret invalid date formats, especially the value "0", as representing a
+        // time in the past". Two lines are as invalid as none that parses.
+        let Some(expires) = date(headers, &header::EXPIRES) else { return Lifetime::Explicit(Duration::ZERO) };
+        let born = date(headers, &header::DATE).unwrap_or(moments.wall);
+        return Lifetime::Explicit(expires.duration_since(born).unwrap_or_default());
+    }
+    assigned.map_or(Lifetime::Unknown, Lifetime::Explicit)
+}
+
+/// §4.2.2: a tenth of the time since the last modification, where the status allows a guess.
+pub(crate) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
+    if !public && !is_heuristically_cacheable(status) {
+        return Lifetime::Unknown;
+    }
+    let born = date(headers, &header::DATE).unwrap_or(moments.wall);
+    match date(headers, &header::LAST_MODIFIED).and_then(|modified| born.duration_since(modified).ok()) {
+        Some(since) => Lifetime::Heuristic((since / 10).min(LONGEST_GUESS)),
+        None => Lifetime::Unknown,
+    }
+}
+
+/// RFC 9110 §15.1: statuses "defined as heuristically cacheable" (206 apart, which is stored as partial).
+pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_str(value).expect("a value"));
+        }
+        map
+    }
+
+    fn moments() -> ExchangeTimes {
+        let wall = httpdate::parse_http_date("Thu, 01 Jan 2026 00:01:00 GMT").expect("a date");
+        let asked = Timestamp::from_nanos(1_000_000_000);
+        ExchangeTimes { asked, answered: asked + Duration::from_secs(2), wall }
+    }
+
+    fn life(fields: &[(&'static str, &str)]) -> Lifetime {
+        let headers = headers(fields);
+        lifetime(&headers, &ResponseDirectives::of(&headers), false, None, &moments())
+    }
+
+    const fn secs(n: u64) -> Lifetime {
+        Lifetime::Explicit(Duration::from_secs(n))
+    }
+
+    #[test]
+    fn s_maxage_then_max_age_then_expires() {
+        let date = ("date", "Thu, 01 Jan 2026 00:00:00 GMT");
+        let expires = ("expires", "Thu, 01 Jan 2026 00:00:30 GMT");
+        assert_eq!(life(&[("cache-control", "max-age=1, s-maxage=2"), expires]), secs(2));
+        assert_eq!(life(&[("cache-control", "max-age=1"), expires]), secs(1));
+        assert_eq!(life(&[date, expires]), secs(30));
+        assert_eq!(life(&[expires]), secs(0), "without Date the time of arrival counts");
+        assert_eq!(life(&[]), Lifetime::Unknown);
+    }
+
+    #[test]
+    fn an_invalid_expires_is_in_the_past() {
+        for bad in [
+            "0",
+            "-1",
+            "",
+            "Thu, 01 Jan 2036 00:00:00",
+            "Thu, 01 Jan 2036 00:00:00 UTC",
+            "Thu, 01 Jan 2036 00:00:00 +0000",
+            "Thu, 01 Jan 2036 0:00:00 GMT",
+            "Thu 01 Jan 2036 00:00:00 GMT",
+            "Thu, 01-Jan-2036 00:00:00 GMT",
+            "Thu, 1 Jan 2036 00:00:00 GMT",
+            "Thu, 01 Jan 2036 00.00.00 GMT",
+            "Thu, 01 Jan 2036 00:00:00 GMT, x",
+        ] {
+            assert_eq!(life(&[("expires", bad)]), secs(0), "{bad}");
+        }
+        let good = "Tue, 01 Jan 2036 00:01:00 GMT";
+        assert_eq!(life(&[("expires", good), ("expires", good)]), secs(0), "two lines");
+        let ten_years = secs(315_532_800);
+        for good in [good, "Tuesday, 01-Jan-36 00:01:00 GMT", "Tue Jan  1 00:01:00 2036"] {
+            assert_eq!(life(&[("expires", good)]), ten_years, "{good}");
+        }
+    }
+
+    #[test]
+    fn age_takes_the_larger_of_date_and_age() {
+        let shared =
+            |fields: &[(&'static str, &str)]| initial_age(&headers(fields), &moments(), Profile::Shared).as_secs();
+        assert_eq!(shared(&[]), 2, "the delay alone");
+        assert_eq!(shared(&[("age", "10")]), 12);
+        assert_eq!(shared(&[("date", "Thu, 01 Jan 2026 00:00:00 GMT"), ("age", "10")]), 60);
+        assert_eq!(shared(&[("date", "Thu, 01 Jan 2026 01:00:00 GMT")]), 2, "a clock ahead is no negative age");
+        for (line, expected) in
+            [("7, 9", 9), ("x", 2), ("-7", 2), ("7.5", 2), ("\"7\"", 2), ("99999999999", 2_147_483_650)]
+        {
+            assert_eq!(shared(&[("age", line)]), expected, "{line}");
+        }
+        assert_eq!(shared(&[("age", "7"), ("age", "1000")]), 9);
+        assert_eq!(initial_age(&headers(&[]), &moments(), Profile::App), Duration::ZERO);
+        assert_eq!(initial_age(&headers(&[("age", "10")]), &moments(), Profile::App).as_secs(), 12);
+    }
+
+    #[test]
+    fn a_guess_is_a_tenth_and_at_most_a_day() {
+        let guess = |modified, status| heuristic(&headers(&[("last-modified", modified)]), status, false, &moments());
+        assert_eq!(
+            guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK),
+            Lifetime::Heuristic(Duration::from_secs(60))
+        );
+        assert_eq!(guess("Wed, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Unknown, "a wrong weekday");
+        assert_eq!(guess("Sat, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Heuristic(LONGEST_GUESS));
+        assert_eq!(guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::CREATED), Lifetime::Unknown);
+    }
+}

@@ -1,0 +1,23 @@
+//! Decisions of RFC 9111 without I/O: directives, freshness, storability, validators, variants, ranges, keys.
+
+pub(super) mod cache_status;
+pub(super) mod client_directives;
+pub mod conformance;
+pub(super) mod content_location;
+pub(super) mod credentials;
+pub(super) mod directives;
+pub(super) mod freshness;
+pub(crate) mod glob;
+pub(super) mod key;
+pub(super) mod key_builder;
+pub(super) mod policy;
+pub(super) mod range;
+pub(super) mod reason;
+pub(super) mod request_flags;
+pub(super) mod rules;
+pub(super) mod settings;
+pub(super) mod storability;
+pub(super) mod store_hint;
+pub(super) mod tag;
+pub(super) mod validators;
+pub(super) mod vary;

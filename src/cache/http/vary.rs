@@ -1,0 +1,285 @@
+//! `Vary`: which requests a stored response answers (RFC 9111 §4.1).
+//!
+//! A response that varies is stored under a second key: the first, and what the request that made it said in each
+//! field that `Vary` names. Two requests match where those encodings are the same. What is normalised before:
+//!
+//! | field | normalisation | why it is safe |
+//! |---|---|---|
+//! | any | lines joined, white space around commas dropped | §4.1 names both |
+//! | `Accept-Encoding` | the coding of the highest weight among `br`, `zstd`, `gzip`, none; ties in this order | a stored response is used only if its own `Content-Encoding` is acceptable to the request, so at most four variants answer 10 000 spellings |
+//! | `Accept-Language` | lower case, weights in one form; profile `shared`: order too | tags are case-insensitive, order has no meaning (RFC 9110 §12.5.4) |
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::reason::Reason;
+use super::settings::Profile;
+
+/// A response that names more fields is not stored.
+const MOST_NAMES: usize = 16;
+
+/// The fields a response varies on, sorted and without repetition.
+pub(crate) type VaryFields = Vec<HeaderName>;
+
+/// Reads all lines of `Vary`.
+///
+/// # Errors
+/// [`Reason::VaryStar`] for a `*` anywhere, [`Reason::VaryTooWide`] beyond 16 names.
+pub(crate) fn names(headers: &HeaderMap) -> Result<VaryFields, Reason> {
+    let mut names = VaryFields::new();
+    for member in headers.get_all(header::VARY).iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
+        match member.trim_ascii() {
+            b"" => {}
+            // §4.1: "A stored response with a Vary header field value containing a member "*" always fails to match."
+            b"*" => return Err(Reason::VaryStar),
+            // A name that is none can be in no request; it would match every one.
+            name => names.push(HeaderName::from_bytes(name).map_err(|_| Reason::VaryStar)?),
+        }
+    }
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    if names.len() > MOST_NAMES { Err(Reason::VaryTooWide) } else { Ok(names) }
+}
+
+/// What a request says in these fields, as part of a key.
+pub(crate) fn selection(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    for name in names {
+        put(&mut out, name.as_str().as_bytes());
+        let mut lines = request.get_all(name).iter().peekable();
+        // §4.1: a field that is absent matches only where it is absent from both.
+        if lines.peek().is_none() && *name != header::ACCEPT_ENCODING {
+            out.push(0);
+            continue;
+        }
+        out.push(1);
+        let joined = joined(lines);
+        match *name {
+            header::ACCEPT_ENCODING => put(&mut out, best_coding(&joined)),
+            header::ACCEPT_LANGUAGE => put(&mut out, &languages(&joined, profile)),
+            _ => put(&mut out, &joined),
+        }
+    }
+    out
+}
+
+/// Whether the request can read the stored response's coding (RFC 9110 §12.5.3). Asked where `Accept-Encoding` was
+/// normalised into a class.
+pub(crate) fn is_readable(stored: &HeaderMap, request: &HeaderMap) -> bool {
+    let accepted = joined(request.get_all(header::ACCEPT_ENCODING).iter());
+    let mut codings = stored
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .map(|coding| coding.trim_ascii())
+        .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+        .peekable();
+    if codings.peek().is_none() {
+        return weight(&accepted, b"identity").unwrap_or(1000) > 0;
+    }
+    codings.all(|coding| weight(&accepted, coding).unwrap_or(0) > 0)
+}
+
+/// Whether the request accepts a response that is not encoded (RFC 9110 §12.5.3).
+pub(crate) fn accepts_identity(request: &HeaderMap) -> bool {
+    let mut lines = request.get_all(header::ACCEPT_ENCODING).iter().peekable();
+    lines.peek().is_none() || weight(&joined(lines), b"identity").unwrap_or(1000) > 0
+}
+
+/// What the request says in these fields apart from `Accept-Language`, for [`prefers`].
+pub(crate) fn selection_without_language(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
+    let others: Vec<_> = names.iter().filter(|name| **name != header::ACCEPT_LANGUAGE).cloned().collect();
+    selection(&others, request, profile)
+}
+
+/// Whether a response in this language is what the request likes best: RFC 9111 §4.1 leaves a cache free to choose by
+/// "the semantics of the selecting header fields", and RFC 9110 §12.5.4 defines those of language weights.
+pub(crate) fn prefers(request: &HeaderMap, language: &[u8]) -> bool {
+    let list = joined(request.get_all(header::ACCEPT_LANGUAGE).iter());
+    let mut best = 0;
+    let mut ours = None;
+    for member in list.split(|b| *b == b',') {
+        let mut parts = member.split(|b| *b == b';');
+        let range = parts.next().unwrap_or_default().trim_ascii();
+        let weight = parts.next().map_or(1000, quality);
+        best = best.max(weight);
+        if range.eq_ignore_ascii_case(language) {
+            ours = Some(weight);
+        }
+    }
+    best > 0 && ours == Some(best)
+}
+
+/// All lines as one list, without white space around its commas.
+fn joined<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for line in lines {
+        let mut quoted = false;
+        if !out.is_empty() {
+            out.push(b',');
+        }
+        let mut member = out.len();
+        for byte in line.as_bytes().trim_ascii() {
+            match byte {
+                b'"' => quoted = !quoted,
+                b',' if !quoted => {
+                    while out.len() > member && out.last().is_some_and(u8::is_ascii_whitespace) {
+                        out.pop();
+                    }
+                    out.push(b',');
+                    member = out.len();
+                    continue;
+                }
+                b' ' | b'\t' if out.len() == member => continue,
+                _ => {}
+            }
+            out.push(*byte);
+        }
+    }
+    out
+}
+
+/// The coding this request prefers, among those worth telling apart.
+fn best_coding(accepted: &[u8]) -> &'static [u8] {
+    let mut best: (&'static [u8], u16) = (b"", 0);
+    for coding in [&b"br"[..], b"zstd", b"gzip"] {
+        let found = weight(accepted, coding).unwrap_or(0);
+        if found > best.1 {
+            best = (coding, found);
+        }
+    }
+    best.0
+}
+
+/// The weight, in thousandths, that a list gives to a coding, by name or by `*`.
+fn weight(list: &[u8], coding: &[u8]) -> Option<u16> {
+    let mut star = None;
+    for member in list.split(|b| *b == b',') {
+        let mut parts = member.split(|b| *b == b';');
+        let name = parts.next().unwrap_or_default().trim_ascii();
+        let name = if name.eq_ignore_ascii_case(b"x-gzip") { b"gzip" } else { name };
+        if name.eq_ignore_ascii_case(coding) {
+            return Some(parts.next().map_or(1000, quality));
+        }
+        if name == b"*" {
+            star = Some(parts.next().map_or(1000, quality));
+        }
+    }
+    // `identity` is acceptable unless excluded, so a star that allows others says nothing about it.
+    if coding == b"identity" { star.filter(|weight| *weight == 0) } else { star }
+}
+
+/// RFC 9110 §12.4.2: `q=0.5` as 500; what is malformed counts as 1.
+fn quality(parameter: &[u8]) -> u16 {
+    let text = parameter.trim_ascii();
+    let Some(value) = text.strip_prefix(b"q=").or_else(|| text.strip_prefix(b"Q=")) else { return 1000 };
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|value| value.trim().parse::<f32>().ok())
+        .filter(|value| (0.0..=1.0).contains(value))
+        .map_or(1000, |value| (value * 1000.0) as u16)
+}
+
+/// Language ranges in lower case with their weights.
+fn languages(list: &[u8], profile: Profile) -> Vec<u8> {
+    let mut ranges: Vec<(u16, Vec<u8>)> = list
+        .split(|b| *b == b',')
+        .filter_map(|member| {
+            let mut parts = member.split(|b| *b == b';');
+            let range = parts.next()?.trim_ascii().to_ascii_lowercase();
+            (!range.is_empty()).then(|| (parts.next().map_or(1000, quality), range))
+        })
+        .collect();
+    if profile == Profile::Shared {
+        ranges.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    }
+    let mut out = Vec::with_capacity(list.len());
+    for (weight, range) in ranges {
+        put(&mut out, &range);
+        out.extend_from_slice(&weight.to_be_bytes());
+    }
+    out
+}
+
+fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(name: &'static str, lines: &[&str]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for line in lines {
+            map.append(name, HeaderValue::from_str(line).expect("a value"));
+        }
+        map
+    }
+
+    fn same(name: &'static str, a: &[&str], b: &[&str]) -> bool {
+        let names = [HeaderName::from_static(name)];
+        selection(&names, &map(name, a), Profile::Shared) == selection(&names, &map(name, b), Profile::Shared)
+    }
+
+    #[test]
+    fn a_star_anywhere_never_matches() {
+        for lines in [&["*"][..], &["a, *"], &["*, a"], &["a", "*"], &["a", " * ,b"], &["bad name"]] {
+            assert_eq!(names(&map("vary", lines)), Err(Reason::VaryStar), "{lines:?}");
+        }
+        let many = (0..17).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(",");
+        assert_eq!(names(&map("vary", &[&many])), Err(Reason::VaryTooWide));
+        let found = names(&map("vary", &["B, a,, A", ""])).expect("names");
+        assert_eq!(found, [HeaderName::from_static("a"), HeaderName::from_static("b")]);
+    }
+
+    #[test]
+    fn white_space_and_lines_do_not_matter_but_values_do() {
+        assert!(same("foo", &["a, b"], &["a,b"]));
+        assert!(same("foo", &["a , b"], &["a", "b"]));
+        assert!(!same("foo", &["a b"], &["a,b"]));
+        assert!(!same("foo", &["\"a , b\""], &["\"a,b\""]));
+        assert!(!same("foo", &["A"], &["a"]));
+        assert!(!same("foo", &[], &[""]));
+    }
+
+    #[test]
+    fn languages_match_whatever_their_case_and_order() {
+        assert!(same("accept-language", &["en, de"], &["DE,EN"]));
+        assert!(same("accept-language", &["en;q=0.5, de"], &["de;q=1, en;q=0.50"]));
+        assert!(!same("accept-language", &["en;q=0.5, de"], &["de;q=0.5, en"]));
+    }
+
+    #[test]
+    fn ten_thousand_encodings_make_four_classes() {
+        let mut classes: Vec<_> = (0..10_000)
+            .map(|n: u32| {
+                let coding = ["br", "gzip", "zstd", "deflate", "x"][n as usize % 5];
+                let line = format!("{coding};q=0.{}, y{n}, gzip;q=0.{}", n % 1000, n % 7);
+                best_coding(line.as_bytes())
+            })
+            .collect();
+        classes.sort_unstable();
+        classes.dedup();
+        assert!(classes.len() <= 4, "{classes:?}");
+    }
+
+    #[test]
+    fn a_coding_the_request_cannot_read_is_no_match() {
+        let gzip = map("content-encoding", &["gzip"]);
+        let plain = HeaderMap::new();
+        for (accept, reads_gzip, reads_plain) in [
+            (&["gzip"][..], true, true),
+            (&["br"], false, true),
+            (&["br, gzip;q=0"], false, true),
+            (&["*"], true, true),
+            (&["gzip, identity;q=0"], true, false),
+            (&["gzip, *;q=0"], true, false),
+            (&[], false, true),
+        ] {
+            let request = map("accept-encoding", accept);
+            assert_eq!(is_readable(&gzip, &request), reads_gzip, "{accept:?}");
+            assert_eq!(is_readable(&plain, &request), reads_plain, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! [`ResponseFuture`]: what a call to the cache returns.
+//!
+//! | the request | the future | boxes |
+//! |---|---|---|
+//! | is answered from memory | ready | none |
+//! | passes by | the inner service's own future | none |
+//! | is fetched, or asked of a remote store | a boxed task | one |
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use pin_project_lite::pin_project;
+
+use super::respond;
+use super::shared::CacheShared;
+use super::unsafe_invalidation::UnsafeRequest;
+use crate::base::body::{Adopt, Body};
+use crate::base::maybe_ready::BoxFuture;
+use crate::cache::http::cache_status::Report;
+
+pin_project! {
+    /// The future of a response. `F` is the inner service's own, for requests that pass by.
+    pub struct ResponseFuture<F, E, B> {
+        #[pin]
+        state: State<F, E, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, E, B> {
+        Ready { response: Option<Response<Body<B>>> },
+        Past { #[pin] future: F },
+        Work { future: BoxFuture<Result<Response<Body<B>>, E>> },
+    }
+}
+
+impl<F, E, B> ResponseFuture<F, E, B> {
+    pub(crate) const fn ready(response: Response<Body<B>>) -> Self {
+        Self { state: State::Ready { response: Some(response) } }
+    }
+
+    pub(crate) const fn past(future: F) -> Self {
+        Self { state: State::Past { future } }
+    }
+
+    pub(crate) fn work(future: BoxFuture<Result<Response<Body<B>>, E>>) -> Self {
+        Self { state: State::Work { future } }
+    }
+}
+
+impl<F, E, B> Future for ResponseFuture<F, E, B>
+where
+    F: Future<Output = Result<Response<Body<B>>, E>>,
+{
+    type Output = Result<Response<Body<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Ready { response } => {
+                response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
+            }
+            StateProj::Past { future } => future.poll(cx),
+            StateProj::Work { future } => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, E, B> fmt::Debug for ResponseFuture<F, E, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cache::ResponseFuture(..)")
+    }
+}
+
+/// What is left to do when a request that passed by is answered.
+pub(crate) struct After {
+    pub(crate) core: Arc<CacheShared>,
+    /// What the response says of the cache; nothing while it is switched off.
+    pub(crate) report: Option<Report>,
+    /// RFC 9111 §4.4: what a successful unsafe request invalidates.
+    pub(crate) target: Option<UnsafeRequest>,
+}
+
+impl After {
+    fn finish<B>(self, response: &mut Response<B>) {
+        if let Some(unsettled) = self.target {
+            unsettled.settle(response.status(), response.headers());
+        }
+        if let Some(report) = self.report {
+            let report = Report { forward_status: Some(response.status()), ..report };
+            respond::passed(&self.core, response, None, report);
+        }
+    }
+}
+
+pin_project! {
+    /// The inner service's future, for a request that passes by; its body is adopted as `W` says.
+    pub struct Bypass<F, W> {
+        #[pin]
+        future: F,
+        after: Option<After>,
+        adopt: PhantomData<fn() -> W>,
+    }
+}
+
+impl<F, W> Bypass<F, W> {
+    pub(crate) const fn new(future: F, after: Option<After>) -> Self {
+        Self { future, after, adopt: PhantomData }
+    }
+}
+
+impl<F, W, E, B> Future for Bypass<F, W>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    W: Adopt<B>,
+{
+    type Output = Result<Response<Body<W::Inner>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.future.poll(cx))?;
+        if let Some(after) = this.after.take() {
+            after.finish(&mut response);
+        }
+        Poll::Ready(Ok(response.map(W::adopt)))
+    }
+}
+
+impl<F, W> fmt::Debug for Bypass<F, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cache::Past(..)")
+    }
+}

@@ -1,0 +1,169 @@
+//! [`Invalidate`]: the handle that takes entries back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::Uri;
+
+use super::shared::CacheShared;
+use crate::base::error::Error;
+use crate::base::request_head::RequestHead;
+use crate::cache::engine::barrier::{InvalidationScope, Prefix};
+use crate::cache::engine::invalidation::Invalidation;
+use crate::cache::http::key::Target;
+use crate::cache::http::key_builder::KeyBuilder;
+use crate::cache::http::tag;
+
+/// Voids entries by tag, by URL, by the beginning of URLs, or all of them, in constant time.
+///
+/// After a call has returned, no entry is served whose fetch began before it, even if that fetch is still under way:
+/// see the essay of [`cache`](crate::cache). A [`soft`](Self::soft) handle marks entries stale instead: they are
+/// revalidated before they are served, served while that happens where stale-while-revalidate allows it, and stand in
+/// if it fails where stale-if-error allows it.
+///
+/// ```
+/// use tollgate::cache::CacheLayer;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+/// let cache = CacheLayer::in_memory(1 << 20);
+/// cache.invalidate().tag("prices").await?;
+/// cache.invalidate().key("https://api.example.com/prices/ACME?in=eur").await?;
+/// cache.invalidate().prefix("/prices/").await?;
+/// cache.invalidate().soft().all().await?;
+/// assert!(cache.invalidate().tag("two words").await.is_err());
+/// # Ok(()) }
+/// ```
+///
+/// Where processes share a store, all of them take the entries back. If the store cannot be told, the call returns an
+/// error: it binds in this process all the same, and the others hear of it as soon as the store is back.
+#[derive(Clone)]
+#[must_use]
+pub struct Invalidate {
+    core: Arc<CacheShared>,
+    soft: bool,
+}
+
+impl Invalidate {
+    pub(crate) const fn new(core: Arc<CacheShared>) -> Self {
+        Self { core, soft: false }
+    }
+
+    /// A handle that marks entries stale instead of voiding them.
+    pub fn soft(mut self) -> Self {
+        self.soft = true;
+        self
+    }
+
+    /// Entries that carry this tag, compared byte by byte: `*` is a tag like any other.
+    ///
+    /// # Errors
+    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
+    pub async fn tag(&self, tag: &str) -> Result<(), Error> {
+        if !tag::is_valid(tag) {
+            return Err(Error::config(format!("no entry can carry the tag {tag:?}")));
+        }
+        self.raise(InvalidationScope::Tag(tag.into())).await
+    }
+
+    /// The entries of one resource, every variant and identity: `https://host/path?query`, `host/path` under either
+    /// scheme, or `/path?query` under any authority.
+    ///
+    /// # Errors
+    /// Where it is no URL.
+    pub async fn key(&self, url: &str) -> Result<(), Error> {
+        if url.starts_with('/') {
+            let resource = self.resource("http", &format!("any{url}"), url)?;
+            let target = Target::of(&resource).ok_or_else(|| malformed(url))?;
+            return self.raise(InvalidationScope::Path([target.path, target.query].concat().into())).await;
+        }
+        match url.split_once("://") {
+            Some((scheme, rest)) => self.raise(InvalidationScope::Resource(self.resource(scheme, rest, url)?)).await,
+            None => {
+                let plain = self.raise(InvalidationScope::Resource(self.resource("http", url, url)?)).await;
+                plain.and(self.raise(InvalidationScope::Resource(self.resource("https", url, url)?)).await)
+            }
+        }
+    }
+
+    /// Every entry whose URL begins so, in the same three forms as for [`key`](Self::key). Compared byte by byte:
+    /// end it with a slash to mean a directory.
+    ///
+    /// # Errors
+    /// Where it is no beginning of a URL.
+    pub async fn prefix(&self, beginning: &str) -> Result<(), Error> {
+        if beginning.starts_with('/') {
+            let path = beginning.as_bytes().into();
+            return self.raise(InvalidationScope::Prefix(Prefix { scheme: None, authority: None, path })).await;
+        }
+        let (scheme, rest) = match beginning.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, beginning),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let resource = self.resource(scheme.unwrap_or("http"), authority, beginning)?;
+        let target = Target::of(&resource).ok_or_else(|| malformed(beginning))?;
+        self.raise(InvalidationScope::Prefix(Prefix {
+            scheme: scheme.map(|scheme| scheme.to_ascii_lowercase().as_bytes().into()),
+            authority: Some(target.authority.into()),
+            path: path.as_bytes().into(),
+        }))
+        .await
+    }
+
+    /// Removes every entry whose URL is meant by a pattern, here and where it is shared, and says how many: `*` stands
+    /// for anything, `?` for one byte, `\\` takes the next literally.
+    ///
+    /// A tool for administrators: it looks at every entry, in Redis by `SCAN` in steps of 128, and does not stop a fetch
+    /// that is under way from storing what it brings. In a program use [`tag`](Self::tag) or [`prefix`](Self::prefix).
+    ///
+    /// ```
+    /// # async fn example(cache: tollgate::cache::CacheLayer) -> Result<(), tollgate::Error> {
+    /// let removed = cache.invalidate().matching("https://*.example.com/prices/*?in=eur").await?;
+    /// println!("{removed} entries removed");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the store that processes share cannot be asked; what lies in this process is removed.
+    pub async fn matching(&self, pattern: &str) -> Result<u64, Error> {
+        self.core.store.sweep(pattern).await
+    }
+
+    /// Everything.
+    ///
+    /// # Errors
+    /// Where other processes cannot be told now.
+    pub async fn all(&self) -> Result<(), Error> {
+        self.raise(InvalidationScope::All).await
+    }
+
+    async fn raise(&self, about: InvalidationScope) -> Result<(), Error> {
+        self.core.take_back(&Invalidation::new(about, self.soft)).await
+    }
+
+    /// The encoding of a resource, as the route's rule makes keys.
+    fn resource(&self, scheme: &str, rest: &str, url: &str) -> Result<Box<[u8]>, Error> {
+        let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        let uri: Uri = target.parse().map_err(|_| malformed(url))?;
+        let mut request = http::Request::new(());
+        *request.uri_mut() = uri.clone();
+        let ruling = self.core.rules.find(&RequestHead::of(&request));
+        let rule = self.core.rules.rule(&ruling);
+        let mut key = KeyBuilder::new();
+        key.target(scheme, authority.as_bytes(), &uri, self.core.key_parts(rule))
+            .and_then(|()| key.finish())
+            .map(|key| key.resource().into())
+            .map_err(|_| malformed(url))
+    }
+}
+
+fn malformed(url: &str) -> Error {
+    Error::config(format!("{url:?} is no URL to invalidate"))
+}
+
+impl fmt::Debug for Invalidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invalidate").field("soft", &self.soft).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,21 @@
+//! The layer, the service and its future; carries out what [`http`](super::http) decides.
+
+pub(super) mod builder;
+pub(super) mod fetch;
+pub(super) mod future;
+pub(super) mod invalidate;
+pub(super) mod layer;
+pub(super) mod live_rules;
+pub(super) mod lookup;
+pub(super) mod origin;
+pub(super) mod partial;
+pub(super) mod refresh_lease;
+pub(super) mod respond;
+pub(super) mod serve;
+pub(super) mod service;
+pub(super) mod shared;
+pub(super) mod stats;
+pub(super) mod store_response;
+pub(super) mod stream_and_store;
+pub(super) mod unsafe_invalidation;
+pub(super) mod update_from_304;

@@ -1,0 +1,56 @@
+//! What the cache asks of the service it wraps, in one name instead of seven bounds.
+
+use std::future::Future;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower::ServiceExt;
+use tower_service::Service;
+
+use crate::base::body::{Adopt, Body};
+use crate::base::error::BoxError;
+
+/// Somebody who answers one request.
+pub(crate) trait Origin<B>: Send + 'static {
+    /// The innermost body of its responses.
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+    /// Its error, which this crate never makes and never changes.
+    type Error: Send + 'static;
+
+    /// Asks, once it is ready.
+    fn fetch(self, request: Request<B>)
+    -> impl Future<Output = Result<Response<Body<Self::Body>>, Self::Error>> + Send;
+}
+
+/// A clone of the inner service, and how its bodies are adopted.
+pub(crate) struct InnerService<S, W> {
+    service: S,
+    adopt: PhantomData<fn() -> W>,
+}
+
+impl<S, W> InnerService<S, W> {
+    pub(crate) const fn new(service: S) -> Self {
+        Self { service, adopt: PhantomData }
+    }
+}
+
+impl<S, W, ReqB, ResB> Origin<ReqB> for InnerService<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: 'static,
+    W: Adopt<ResB> + 'static,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = W::Inner;
+    type Error = S::Error;
+
+    async fn fetch(self, request: Request<ReqB>) -> Result<Response<Body<W::Inner>>, S::Error> {
+        // Waits for readiness: an unready clone is never called.
+        let response = self.service.oneshot(request).await?;
+        Ok(response.map(W::adopt))
+    }
+}

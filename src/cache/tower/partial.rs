@@ -1,0 +1,129 @@
+//! Entries that are parts: served for what they hold, joined where they touch, completed where only the end is missing.
+//!
+//! RFC 9111 §3.4: parts are combined only where both carry the same strong validator; anything else is never joined.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+
+use super::fetch::RunningFetch;
+use crate::base::body::{Body, BodyError};
+use crate::base::error::BoxError;
+use crate::cache::engine::body_buffer;
+use crate::cache::engine::body_memory::BodyMemory;
+use crate::cache::engine::record::{Entry, StoredBody};
+use crate::cache::http::range::{self, ByteSpan, ContentRange};
+use crate::cache::http::reason::Reason;
+use crate::cache::http::validators;
+
+impl RunningFetch {
+    /// The whole response, from the beginning we hold and the rest that was sent.
+    ///
+    /// # Errors
+    /// What to tell the client where the rest does not fit: it asked for the whole, and a part of something else is
+    /// no answer to that.
+    pub(crate) fn complete<I>(
+        &self,
+        beginning: &Arc<Entry>,
+        response: Response<Body<I>>,
+    ) -> Result<Response<Body<I>>, Box<Response<Body<I>>>>
+    where
+        I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let (mut parts, body) = response.into_parts();
+        let held = ByteSpan { start: 0, end: beginning.length };
+        let total = beginning.partial.map_or(0, |part| part.total);
+        let fits = range::content_range(&parts.headers)
+            .is_some_and(|sent| sent.total == total && sent.span == ByteSpan { start: held.end, end: total });
+        let same =
+            validators::strongly_equal(parts.headers.get(header::ETAG), beginning.meta.headers.get(header::ETAG));
+        if !fits || !same {
+            self.core.forget(&self.ask.key);
+            let mut refusal = Response::new(Body::empty());
+            *refusal.status_mut() = StatusCode::BAD_GATEWAY;
+            self.describe(&mut refusal, Some(Reason::Partial), false);
+            return Err(Box::new(refusal));
+        }
+        // §3.4: "the cache MUST use the header fields provided in the new response" over those stored.
+        let mut headers = beginning.meta.headers.clone();
+        headers.remove(header::AGE);
+        parts.headers.remove(header::CONTENT_RANGE);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        validators::update(&mut headers, &parts.headers);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
+        parts.headers = headers;
+        parts.status = StatusCode::OK;
+        let head = futures_util::stream::iter(
+            beginning.body.chunks().into_iter().map(|chunk| Ok(http_body::Frame::data(chunk))),
+        );
+        let rest = futures_util::StreamExt::chain(head, into_frames(body));
+        Ok(Response::from_parts(parts, Body::stream(Box::pin(StreamBody::new(rest)))))
+    }
+}
+
+/// The frames of a body as a stream.
+fn into_frames<I>(body: Body<I>) -> impl futures_util::Stream<Item = Result<http_body::Frame<Bytes>, BoxError>> + Send
+where
+    I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let mut body = Box::pin(body.map_err(BodyError::into_inner));
+    futures_util::stream::poll_fn(move |cx| http_body::Body::poll_frame(body.as_mut(), cx))
+}
+
+/// What a part that was just received comes to, next to what is stored under its key: the bytes, where they begin, and
+/// whether that is everything.
+///
+/// Joined bytes are copied into blocks of their own: by reference, a chain of overlapping parts would keep every byte it
+/// was ever made of.
+///
+/// # Errors
+/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] where there is no memory to join them in.
+pub(crate) fn joined(
+    new: StoredBody,
+    part: ContentRange,
+    etag: Option<&HeaderValue>,
+    old: Option<&Entry>,
+    gauge: &Arc<BodyMemory>,
+    most: u64,
+) -> Result<(StoredBody, ContentRange), Reason> {
+    let touching =
+        old.filter(|old| validators::strongly_equal(etag, old.meta.headers.get(header::ETAG))).and_then(|old| {
+            let known = old.partial.filter(|known| known.total == part.total)?;
+            (known.span.start <= part.span.end && part.span.start <= known.span.end).then_some((old, known.span))
+        });
+    let Some((old, known)) = touching else { return Ok((new, part)) };
+    let span = ByteSpan { start: known.start.min(part.span.start), end: known.end.max(part.span.end) };
+    if span.len() > most {
+        return Err(Reason::TooLarge);
+    }
+    let before = ByteSpan { start: span.start, end: part.span.start.max(span.start) };
+    let after = ByteSpan { start: part.span.end.min(span.end), end: span.end };
+    let from_old = |wanted: ByteSpan| {
+        let wanted = ByteSpan { start: wanted.start - known.start, end: wanted.end - known.start };
+        old.body.slice(wanted)
+    };
+    let mut chunks = Vec::new();
+    if before.start < before.end {
+        chunks.extend(from_old(before));
+    }
+    chunks.extend(new.chunks());
+    if after.start < after.end {
+        chunks.extend(from_old(after));
+    }
+    let blocks = body_buffer::copied(&chunks, span.len(), gauge).ok_or(Reason::NoRoom)?;
+    Ok((StoredBody::held(blocks, gauge), ContentRange { span, total: part.total }))
+}
+
+/// The fields of a part as they are stored: those of the whole.
+pub(crate) fn of_the_whole(headers: &mut http::HeaderMap) {
+    headers.remove(header::CONTENT_RANGE);
+    headers.remove(header::CONTENT_LENGTH);
+}
+
+/// Whether the rest of this entry can be asked for: its beginning is there, under a strong validator.
+pub(crate) fn is_beginning(entry: &Entry) -> bool {
+    entry.partial.is_some_and(|part| part.span.start == 0)
+        && entry.meta.headers.get(header::ETAG).is_some_and(validators::is_strong)
+}

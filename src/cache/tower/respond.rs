@@ -1,0 +1,193 @@
+//! Responses made from what is stored: a copy of prepared fields, the age, and the body by reference.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::shared::CacheShared;
+use crate::base::body::Body;
+use crate::base::clock::Timestamp;
+use crate::base::headers::number;
+use crate::cache::engine::record::{Blocks, Entry, Meta};
+use crate::cache::http::cache_status::{self, Forward, Report};
+use crate::cache::http::key::CacheKey;
+use crate::cache::http::range::{self, ByteSpan, Wanted};
+use crate::cache::http::reason::Reason;
+use crate::cache::http::request_flags::RequestFlags;
+use crate::cache::http::validators;
+
+/// Who is being answered.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) flags: RequestFlags,
+    pub(crate) head_only: bool,
+}
+
+impl Asker<'_> {
+    /// RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is unrecognized
+    /// or for which range handling is not defined": it is for GET.
+    fn wants_part(self) -> bool {
+        self.flags.has(RequestFlags::RANGE) && !self.head_only
+    }
+}
+
+/// Whether this entry holds all that is asked of it.
+pub(crate) fn holds(entry: &Entry, asker: Asker<'_>) -> bool {
+    let Some(part) = entry.partial else { return true };
+    if !asker.wants_part() {
+        return false;
+    }
+    match range::wanted(asker.headers, &entry.meta.headers, part.total) {
+        Wanted::Parts(parts) => parts.iter().all(|wanted| part.span.contains(*wanted)),
+        Wanted::Unsatisfiable => true,
+        Wanted::Whole => false,
+    }
+}
+
+/// The answer from a stored entry.
+pub(crate) fn stored<B>(
+    core: &CacheShared,
+    entry: &Entry,
+    asker: Asker<'_>,
+    now: Timestamp,
+    report: Report,
+) -> Response<Body<B>> {
+    let body = match &entry.body.blocks {
+        _ if asker.head_only => Body::empty(),
+        Blocks::One(bytes) => Body::full(bytes.clone()),
+        Blocks::Many(chunks) => Body::chunks(chunks.clone()),
+    };
+    let response = from_meta(core, &entry.meta, body, &entry.key, asker, now, report);
+    if !asker.wants_part() || response.status() != StatusCode::OK {
+        return response;
+    }
+    in_parts(response, entry, asker)
+}
+
+/// The parts of a 200 that were asked for (RFC 9110 §15.3.7), or 416.
+fn in_parts<B>(mut response: Response<Body<B>>, entry: &Entry, asker: Asker<'_>) -> Response<Body<B>> {
+    let (offset, total) = entry.partial.map_or((0, entry.length), |part| (part.span.start, part.total));
+    let from = |wanted: ByteSpan| entry.body.slice(ByteSpan { start: wanted.start - offset, end: wanted.end - offset });
+    let parts = match range::wanted(asker.headers, &entry.meta.headers, total) {
+        Wanted::Whole => return response,
+        Wanted::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            *response.body_mut() = Body::empty();
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_RANGE, range::describe_unsatisfiable(total));
+            headers.insert(header::CONTENT_LENGTH, number(0));
+            return response;
+        }
+        Wanted::Parts(parts) => parts,
+    };
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let (chunks, length) = if let [only] = *parts {
+        response.headers_mut().insert(header::CONTENT_RANGE, range::describe(only, total));
+        (from(only), only.len())
+    } else {
+        let boundary = format!("{:016x}{total:x}", entry.key.hash64());
+        let kind = entry.meta.headers.get(header::CONTENT_TYPE);
+        let chunks = multipart(&boundary, kind, total, &parts, from);
+        let kind = format!("multipart/byteranges; boundary={boundary}");
+        if let Ok(kind) = HeaderValue::try_from(kind) {
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        }
+        let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        (chunks, length)
+    };
+    response.headers_mut().insert(header::CONTENT_LENGTH, number(length));
+    *response.body_mut() = Body::chunks(chunks.into());
+    response
+}
+
+/// RFC 9110 §14.6: each part under its own `Content-Type` and `Content-Range`.
+fn multipart(
+    boundary: &str,
+    kind: Option<&HeaderValue>,
+    total: u64,
+    parts: &[ByteSpan],
+    from: impl Fn(ByteSpan) -> Vec<Bytes>,
+) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
+    for part in parts {
+        let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(kind) = kind {
+            head.extend_from_slice(b"Content-Type: ");
+            head.extend_from_slice(kind.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"Content-Range: ");
+        head.extend_from_slice(range::describe(*part, total).as_bytes());
+        head.extend_from_slice(b"\r\n\r\n");
+        chunks.push(head.into());
+        chunks.extend(from(*part));
+    }
+    chunks.push(format!("\r\n--{boundary}--\r\n").into());
+    chunks
+}
+
+/// The answer with this stored head and this body.
+pub(crate) fn from_meta<B>(
+    core: &CacheShared,
+    meta: &Meta,
+    body: Body<B>,
+    key: &CacheKey,
+    asker: Asker<'_>,
+    now: Timestamp,
+    report: Report,
+) -> Response<Body<B>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = meta.status;
+    *response.headers_mut() = meta.headers.clone();
+    // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated.
+    // Written in its prepared place: `insert` would make room for one more field first.
+    if let Some(place) = response.headers_mut().get_mut(header::AGE) {
+        *place = number(meta.age_at(now).as_secs());
+    }
+    let mut response = match has_it(asker, meta.status, &meta.headers) {
+        true => validators::into_not_modified(response),
+        false => response,
+    };
+    if let Some(name) = &core.settings.status_name {
+        let ttl = Some(CacheShared::ttl(meta, now));
+        let key = core.settings.status_key.then_some(key);
+        cache_status::write(response.headers_mut(), name, key, Report { ttl, ..report });
+    }
+    response
+}
+
+/// The inner service's answer on its way to the client whose request it answers.
+pub(crate) fn passed<B>(core: &CacheShared, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
+    for name in not_passed_on(core) {
+        response.headers_mut().remove(name);
+    }
+    if let Some(name) = &core.settings.status_name {
+        let forward_status = report.forward_status.filter(|status| *status != response.status());
+        let key = key.filter(|_| core.settings.status_key);
+        cache_status::write(response.headers_mut(), name, key, Report { forward_status, ..report });
+    }
+}
+
+/// Whether the client already has a response with these fields.
+pub(crate) fn has_it(asker: Asker<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
+    asker.flags.has(RequestFlags::CONDITION) && validators::is_not_modified(asker.headers, status, headers)
+}
+
+/// The fields that are meant for this cache and go no further: our own, and (RFC 9213) the others unless they are wanted
+/// downstream.
+pub(crate) fn not_passed_on(core: &CacheShared) -> &[HeaderName] {
+    let targeted = &core.settings.targeted;
+    // Our own is the first of the list.
+    if core.settings.forward_targeted { &targeted[..targeted.len().min(1)] } else { targeted }
+}
+
+/// RFC 9111 §5.2.1.7: the answer to `only-if-cached` where nothing stored will do.
+pub(crate) fn not_cached<B>(core: &CacheShared, key: &CacheKey, forward: Forward) -> Response<Body<B>> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    if let Some(name) = &core.settings.status_name {
+        let report = Report { detail: Some(Reason::OnlyIfCached), ..Report::forward(forward) };
+        cache_status::write(response.headers_mut(), name, core.settings.status_key.then_some(key), report);
+    }
+    response
+}

@@ -1,0 +1,175 @@
+//! Storing: from a body that was read to an entry that can be found.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::live_rules::MatchedRule;
+use super::partial;
+use super::shared::{CacheRequest, CacheShared};
+use super::stats::{RouteCounters, count};
+use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::record::{Entry, Language, Meta, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
+use crate::cache::http::key::CacheKey;
+use crate::cache::http::range::ContentRange;
+use crate::cache::http::reason::Reason;
+use crate::cache::http::storability;
+
+/// What to store, and where.
+pub(crate) struct StoreTask {
+    pub(crate) core: Arc<CacheShared>,
+    pub(crate) route: Arc<RouteCounters>,
+    pub(crate) rule: MatchedRule,
+    /// The primary key.
+    pub(crate) key: CacheKey,
+    pub(crate) names: Arc<[HeaderName]>,
+    pub(crate) selection: Box<[u8]>,
+    pub(crate) meta: Arc<Meta>,
+    /// Which bytes of the whole the body holds, where it is a part.
+    pub(crate) part: Option<ContentRange>,
+    pub(crate) language: Option<Language>,
+}
+
+impl StoreTask {
+    pub(crate) fn new(
+        core: &Arc<CacheShared>,
+        ask: &CacheRequest,
+        names: Arc<[HeaderName]>,
+        selection: Box<[u8]>,
+        meta: Arc<Meta>,
+        part: Option<ContentRange>,
+    ) -> Self {
+        let (core, route, key) = (core.clone(), ask.route.clone(), ask.key.clone());
+        Self { core, route, rule: ask.rule.clone(), key, names, selection, meta, part, language: None }
+    }
+
+    /// Stores a body that was read whole; as an error, why not.
+    pub(crate) async fn commit(&self, body: StoredBody, length: u64) -> Result<(), Reason> {
+        // Decide on the promise: a body of another length is not the representation.
+        let promised = match self.part {
+            Some(part) => Some(part.span.len()),
+            None => storability::promised_length(&self.meta.headers)?,
+        };
+        if promised.is_some_and(|promised| promised != length) && !is_bodiless(&self.meta) {
+            return Err(Reason::Truncated);
+        }
+        self.put(body, length).await.map(|_| ())
+    }
+
+    /// Stores this body, already compact, and returns the entry.
+    pub(crate) async fn put(&self, body: StoredBody, length: u64) -> Result<Arc<Entry>, Reason> {
+        // A fetch that began before an invalidation must not bring the old state back.
+        if self.core.barriers.check(&self.key, &self.meta) != Validity::Valid {
+            return Err(Reason::Invalidated);
+        }
+        let index = match self.names.is_empty() {
+            true => None,
+            // Other processes add variants of their own.
+            false => Some(self.indexed(match self.read_shared().await {
+                None => self.read(&self.key).await,
+                shared => shared,
+            })),
+        };
+        let variant = index.as_ref().and_then(|index| index.variants.first());
+        let key = variant.map_or_else(|| self.key.clone(), |variant| variant.key.clone());
+        let entry = Arc::new(self.entry(key, body, length).await?);
+        self.write(Stored::Entry(entry.clone())).await?;
+        if let Some(index) = index {
+            self.write(Stored::Vary(Arc::new(index))).await?;
+        }
+        count(&self.route.stored);
+        self.core.useful(&self.rule);
+        self.core.hit_for_miss.clear(&self.key);
+        Ok(entry)
+    }
+
+    /// The entry, joined with the part that is already there.
+    async fn entry(&self, key: CacheKey, body: StoredBody, length: u64) -> Result<Entry, Reason> {
+        let old = match self.read(&key).await {
+            Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
+            _ => None,
+        };
+        // RFC 9111 §4: "the cache MUST use the most recent one".
+        if old.as_ref().is_some_and(|old| old.meta.stored_at > self.meta.stored_at) {
+            return Err(Reason::Superseded);
+        }
+        let Some(part) = self.part else {
+            return Ok(Entry {
+                key,
+                meta: with_length(&self.meta, length),
+                body,
+                length,
+                partial: None,
+                typed: TypedPayload::default(),
+            });
+        };
+        // A part never replaces a whole that is still fresh.
+        if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
+            return Err(Reason::Partial);
+        }
+        let most = self.core.settings.max_entry;
+        let etag = self.meta.headers.get(header::ETAG);
+        let (body, part) = partial::joined(body, part, etag, old.as_deref(), &self.core.gauge, most)?;
+        let length = part.span.len();
+        let whole = length == part.total;
+        let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
+        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part), typed: TypedPayload::default() })
+    }
+
+    async fn read(&self, key: &CacheKey) -> Option<Stored> {
+        let found = self.core.store.get(key, self.meta.stored_at).await.unwrap_or_default();
+        found.filter(|stored| stored.key() == key)
+    }
+
+    async fn read_shared(&self) -> Option<Stored> {
+        let found = self.core.store.get_shared(&self.key, self.meta.stored_at).await.unwrap_or_default();
+        found.filter(|stored| stored.key() == &self.key)
+    }
+
+    async fn write(&self, stored: Stored) -> Result<(), Reason> {
+        let key = stored.key().clone();
+        self.core.store.put(&key, stored, self.meta.stored_at).await.map_err(|error| {
+            self.core.store_failed(&error);
+            Reason::StoreFailed
+        })
+    }
+
+    /// The list of variants with this one at its head.
+    fn indexed(&self, old: Option<Stored>) -> VaryIndex {
+        let (nonce, mut variants) = match old {
+            Some(Stored::Vary(index)) if index.key == self.key => (index.nonce, index.variants.clone()),
+            _ => (self.nonce(), Vec::new()),
+        };
+        let mut suffix = nonce.to_be_bytes().to_vec();
+        suffix.extend_from_slice(&self.selection);
+        let key = self.key.variant(&suffix);
+        variants.retain(|variant| variant.key != key);
+        let (names, selection) = (self.names.clone(), self.selection.clone());
+        variants.insert(0, Variant { names, selection, language: self.language.clone(), key });
+        variants.truncate(VaryIndex::MOST);
+        VaryIndex { key: self.key.clone(), nonce, variants }
+    }
+
+    /// Never the same twice, nor guessable: hashed under the process's secret.
+    fn nonce(&self) -> u64 {
+        let count = self.core.nonces.fetch_add(1, Ordering::Relaxed);
+        let mut bytes = count.to_be_bytes().to_vec();
+        bytes.extend_from_slice(self.key.as_bytes());
+        CacheKey::from_bytes(&bytes, 0).hash64()
+    }
+}
+
+fn is_bodiless(meta: &Meta) -> bool {
+    matches!(meta.status.as_u16(), 204 | 205 | 304)
+}
+
+/// RFC 9110 §8.6: the length is known now, so it is said.
+fn with_length(meta: &Arc<Meta>, length: u64) -> Arc<Meta> {
+    if meta.headers.contains_key(header::CONTENT_LENGTH) || is_bodiless(meta) {
+        return meta.clone();
+    }
+    let mut headers = meta.headers.clone();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Arc::new(meta.with_headers(headers))
+}

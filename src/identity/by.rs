@@ -1,0 +1,235 @@
+//! Ready-made identities, read as "limit *by* client IP".
+//!
+//! | identity | answers when | trust it | the request carries a credential when |
+//! |---|---|---|---|
+//! | [`client_ip`] | the socket peer is known | always; behind a proxy, with [`TrustedProxies`] | never |
+//! | [`peer_from`] | a server's own connection type is in the extensions | as above | never |
+//! | [`extension`], [`extension_with`] | an earlier layer left a value | as much as that layer | the extension is there |
+//! | [`bearer`], [`header`] | the request shows exactly one | only where something verifies it: anybody can invent tokens | the field is there, even twice or malformed |
+//! | [`func`] | your closure says so | as much as your closure | [`carried_where`](super::Func::carried_where) says so; always, without it |
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+
+use http::HeaderName;
+use http::header::AUTHORIZATION;
+
+use super::client::ClientIp;
+use super::extract::{Func, Identity, KeyExtractor};
+use super::key::Key;
+use super::proxy::TrustedProxies;
+use crate::base::request_head::RequestHead;
+
+/// The client's address: the socket peer, or what trusted proxies say of it. IPv6 counts by /64.
+///
+/// The peer is axum's `ConnectInfo<SocketAddr>` (serve with `into_make_service_with_connect_info`) or a
+/// [`PeerAddr`](crate::PeerAddr). Where it is missing, the layer warns once and such requests share one bucket.
+///
+/// ```
+/// use tollgate::identity::{TrustedProxies, by};
+///
+/// let direct = by::client_ip(TrustedProxies::none());
+/// let behind_nginx = by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8"]));
+/// # let _ = (direct, behind_nginx);
+/// ```
+#[must_use]
+pub fn client_ip(proxies: TrustedProxies) -> ClientIp {
+    ClientIp::new(proxies)
+}
+
+/// The client's address where the peer is found in an extension of the server's own, such as tonic's `TcpConnectInfo`.
+/// Add [`ClientIp::behind`] for proxies.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use tollgate::identity::by;
+///
+/// #[derive(Clone)]
+/// struct TlsPeer { addr: SocketAddr }
+/// let who = by::peer_from(|peer: &TlsPeer| Some(peer.addr));
+/// # let _ = who;
+/// ```
+pub fn peer_from<T, F>(f: F) -> ClientIp
+where
+    T: Send + Sync + 'static,
+    F: Fn(&T) -> Option<SocketAddr> + Send + Sync + 'static,
+{
+    ClientIp::new(TrustedProxies::none()).with_peer(move |head| head.extension::<T>().and_then(&f))
+}
+
+/// The `Authorization: Bearer …` token. Two `Authorization` lines, or another scheme, are no answer.
+///
+/// A token that nobody has verified is an invention: put an authentication layer outside and use [`extension`], or
+/// let [`Tiers::assign`](crate::limit::Tiers::assign) return `None` for tokens it does not know, so that they fall
+/// back to the client's address. RFC 6750 §2.1.
+#[must_use]
+pub fn bearer() -> Bearer {
+    Bearer(())
+}
+
+/// Made by [`bearer`].
+#[derive(Clone, Copy, Debug)]
+pub struct Bearer(());
+
+impl KeyExtractor for Bearer {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        let value = only(head, &AUTHORIZATION)?;
+        let (scheme, token) = value.split_at_checked(7)?;
+        let token = token.trim_ascii();
+        (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then(|| Key::bytes("bearer", token))
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        head.headers().contains_key(AUTHORIZATION)
+    }
+}
+
+/// The value of this field, such as an API key; no answer where it is missing or sent twice.
+///
+/// # Panics
+/// Where `name` is not a lower-case field name: a mistake in the program, found when it starts.
+#[must_use]
+pub fn header(name: &'static str) -> Header {
+    Header(HeaderName::from_static(name))
+}
+
+/// Made by [`header`].
+#[derive(Clone, Debug)]
+pub struct Header(HeaderName);
+
+impl KeyExtractor for Header {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        Some(Key::bytes("header", only(head, &self.0)?))
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        head.headers().contains_key(&self.0)
+    }
+}
+
+/// The field's value where it came exactly once: two credentials are no credential.
+fn only<'a>(head: &RequestHead<'a>, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut lines = head.headers().get_all(name).iter();
+    match (lines.next(), lines.next()) {
+        (Some(value), None) => Some(value.as_bytes()),
+        _ => None,
+    }
+}
+
+/// What an earlier layer left in the request's extensions: the verified user.
+///
+/// ```
+/// use tollgate::identity::{Identity, Key, TrustedProxies, by};
+/// use tollgate::identity::KeyExtractor;
+///
+/// #[derive(Clone)]
+/// struct UserId(u64);
+/// impl Identity for UserId {
+///     fn key(&self) -> Key<'_> {
+///         Key::number("user", self.0)
+///     }
+/// }
+/// let who = by::extension::<UserId>().or(by::client_ip(TrustedProxies::none()));
+/// # let _ = who;
+/// ```
+#[must_use]
+pub fn extension<T: Identity>() -> Extension<T> {
+    Extension(PhantomData)
+}
+
+/// Made by [`extension`].
+pub struct Extension<T>(PhantomData<fn() -> T>);
+
+impl<T: Identity> KeyExtractor for Extension<T> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        head.extension::<T>().map(Identity::key)
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        head.extension::<T>().is_some()
+    }
+}
+
+impl<T> Clone for Extension<T> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> fmt::Debug for Extension<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Extension(..)")
+    }
+}
+
+/// What an earlier layer left behind, turned into a key by a closure.
+///
+/// ```
+/// use tollgate::identity::{Key, by};
+///
+/// #[derive(Clone)]
+/// struct Session { tenant: String }
+/// let who = by::extension_with(|session: &Session| Some(Key::text("tenant", session.tenant.clone())));
+/// # let _ = who;
+/// ```
+pub fn extension_with<T, F>(f: F) -> Func<impl for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static>
+where
+    T: Send + Sync + 'static,
+    F: Fn(&T) -> Option<Key<'static>> + Send + Sync + 'static,
+{
+    func(move |head| head.extension::<T>().and_then(&f)).carried_where(|head| head.extension::<T>().is_some())
+}
+
+/// Any closure. Return `None` where the request does not say.
+///
+/// ```
+/// use tollgate::identity::{Key, by};
+///
+/// let who = by::func(|head| Some(Key::bytes("tenant", head.header("x-tenant")?.as_bytes())));
+/// # let _ = who;
+/// ```
+pub fn func<F>(f: F) -> Func<F>
+where
+    F: for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static,
+{
+    Func::new(f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extracted(who: &impl KeyExtractor, lines: &[(&str, &[u8])]) -> bool {
+        let mut request = http::Request::new(());
+        for (name, value) in lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            request.headers_mut().append(name, http::HeaderValue::from_bytes(value).expect("a value"));
+        }
+        who.extract(&RequestHead::of(&request)).is_some()
+    }
+
+    #[test]
+    fn a_bearer_token_is_found_whatever_the_case_of_its_scheme() {
+        assert!(extracted(&bearer(), &[("authorization", b"Bearer abc")]));
+        assert!(extracted(&bearer(), &[("authorization", b"bEARER  abc ")]));
+        assert!(extracted(&bearer(), &[("authorization", b"Bearer \xff\xfe")]));
+    }
+
+    #[test]
+    fn no_token_other_schemes_and_two_credentials_are_anonymous() {
+        for value in [&b"Bearer "[..], b"Bearer", b"Basic abc", b"", b"Bearerabc"] {
+            assert!(!extracted(&bearer(), &[("authorization", value)]), "{value:?}");
+        }
+        assert!(!extracted(&bearer(), &[("authorization", b"Bearer a"), ("authorization", b"Bearer b")]));
+        assert!(!extracted(&header("x-api-key"), &[("x-api-key", b"a"), ("x-api-key", b"a")]));
+    }
+
+    #[test]
+    fn an_api_key_may_be_empty_long_or_not_utf8() {
+        let long = vec![b'k'; 64 * 1024];
+        for value in [&b""[..], b"\xff", &long] {
+            assert!(extracted(&header("x-api-key"), &[("x-api-key", value)]));
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! [`KeyExtractor`]: the trait that finds an identity in a request, and its combinators.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::client::ClientIp;
+use super::key::Key;
+use crate::base::error::Error;
+use crate::base::request_head::RequestHead;
+
+/// Finds out who is asking.
+///
+/// Any closure `Fn(&RequestHead<'a>) -> Option<Key<'a>>` is one, through [`by::func`](crate::identity::by::func). `None`
+/// means "this request does not say": the next alternative is asked.
+///
+/// ```
+/// use tollgate::RequestHead;
+/// use tollgate::identity::{Key, KeyExtractor, by};
+///
+/// let who = by::header("x-tenant").or(by::func(|_| Some(Key::text("everybody", ""))));
+/// let request = http::Request::get("/").body(()).unwrap();
+/// assert_eq!(who.extract(&RequestHead::of(&request)), Some(Key::text("everybody", "")));
+/// ```
+pub trait KeyExtractor: Send + Sync + 'static {
+    /// The identity this request shows, if it shows one.
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>>;
+
+    /// The identity to count by when the first one has no tier: the last alternative, usually the client's address.
+    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
+    /// The extractor that answers [`fallback`](Self::fallback), where that is a client's address: it is asked directly,
+    /// without a key being made of it. A matter of speed alone.
+    fn client_ip(&self) -> Option<&ClientIp> {
+        None
+    }
+
+    /// Whether the request carries a credential of the kind this extractor reads, be it valid, doubled, malformed or
+    /// rejected. A cache shares no answer to such a request, unless a rule says how
+    /// ([`same_for_everyone`](crate::cache::Rule::same_for_everyone), [`per_identity`](crate::cache::Rule::per_identity)).
+    ///
+    /// Extraction does not decide this: a credential that is sent twice identifies no one here, and may well identify
+    /// somebody to the service. Unless an extractor says otherwise, every request carries one.
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        let _ = head;
+        true
+    }
+
+    /// The identity by which a cache may keep answers apart: [`extract`](Self::extract), but nothing where a credential is
+    /// carried that yields no identity, or several are.
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
+    /// Whether this extractor is well configured. Asked once, when a layer is built.
+    ///
+    /// # Errors
+    /// Names the value that is wrong.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Reports what looks wrong with the set-up, judged from a request: a stable code, and plain words. Asked on the
+    /// first requests only; each code is warned about once.
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        let _ = (head, report);
+    }
+
+    /// Asks `other` where this one has no answer.
+    fn or<O: KeyExtractor>(self, other: O) -> Or<Self, O>
+    where
+        Self: Sized,
+    {
+        Or { first: self, second: other }
+    }
+
+    /// Both identities as one key: a user *at* an address. `None` where either is missing.
+    fn and<O: KeyExtractor>(self, other: O) -> And<Self, O>
+    where
+        Self: Sized,
+    {
+        And { first: self, second: other }
+    }
+}
+
+/// A type that is itself an identity: implement it for what your authentication layer leaves behind, and use
+/// [`by::extension`](crate::identity::by::extension).
+pub trait Identity: Send + Sync + 'static {
+    /// This value as a key.
+    fn key(&self) -> Key<'_>;
+}
+
+impl Identity for String {
+    fn key(&self) -> Key<'_> {
+        Key::text("user", self.as_str())
+    }
+}
+
+impl Identity for u64 {
+    fn key(&self) -> Key<'_> {
+        Key::number("user", *self)
+    }
+}
+
+/// An extractor of any type, shared.
+pub(crate) type SharedExtractor = Arc<dyn KeyExtractor>;
+
+impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (**self).extract(head)
+    }
+
+    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (**self).fallback(head)
+    }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        (**self).client_ip()
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        (**self).carries(head)
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (**self).credential(head)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
+    }
+
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        (**self).inspect(head, report);
+    }
+}
+
+/// The first extractor that answers. Made by [`KeyExtractor::or`].
+#[derive(Clone, Copy, Debug)]
+pub struct Or<A, B> {
+    first: A,
+    second: B,
+}
+
+impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.first.extract(head).or_else(|| self.second.extract(head))
+    }
+
+    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        self.second.fallback(head).or_else(|| self.first.fallback(head))
+    }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        self.second.client_ip()
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        self.first.carries(head) || self.second.carries(head)
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        match (self.first.carries(head), self.second.carries(head)) {
+            // Which of the two the service believes is not known here.
+            (true, true) => None,
+            (true, false) => self.first.credential(head),
+            (false, _) => self.second.credential(head),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.first.check()?;
+        self.second.check()
+    }
+
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        self.first.inspect(head, report);
+        self.second.inspect(head, report);
+    }
+}
+
+/// Both identities at once. Made by [`KeyExtractor::and`].
+#[derive(Clone, Copy, Debug)]
+pub struct And<A, B> {
+    first: A,
+    second: B,
+}
+
+impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        Some(self.first.extract(head)?.pair(self.second.extract(head)?))
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        self.first.carries(head) || self.second.carries(head)
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        Some(self.first.credential(head)?.pair(self.second.credential(head)?))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.first.check()?;
+        self.second.check()
+    }
+
+    fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        self.first.inspect(head, report);
+        self.second.inspect(head, report);
+    }
+}
+
+/// A closure as an extractor. Made by [`by::func`](crate::identity::by::func).
+#[derive(Clone)]
+pub struct Func<F> {
+    extract: F,
+    carries: Option<Carries>,
+}
+
+type Carries = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
+
+impl<F> Func<F> {
+    pub(super) const fn new(extract: F) -> Self {
+        Self { extract, carries: None }
+    }
+
+    /// Declares which requests carry the credential that the closure reads, also a malformed or a rejected one: see
+    /// [`KeyExtractor::carries`]. Without it, all do, and a cache shares none of their answers.
+    ///
+    /// ```
+    /// use tollgate::identity::{Key, by};
+    ///
+    /// let tenant = by::func(|head| Some(Key::bytes("tenant", head.header("x-tenant")?.as_bytes())))
+    ///     .carried_where(|head| head.headers().contains_key("x-tenant"));
+    /// let country = by::func(|head| Some(Key::bytes("country", head.header("cf-ipcountry")?.as_bytes())))
+    ///     .carried_where(|_| false); // no credential: anyone may be in that country
+    /// # let _ = (tenant, country);
+    /// ```
+    #[must_use]
+    pub fn carried_where<C>(mut self, carries: C) -> Self
+    where
+        C: for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync + 'static,
+    {
+        self.carries = Some(Arc::new(carries));
+        self
+    }
+}
+
+impl<F> KeyExtractor for Func<F>
+where
+    F: for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static,
+{
+    fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        (self.extract)(head)
+    }
+
+    fn carries(&self, head: &RequestHead<'_>) -> bool {
+        self.carries.as_ref().is_none_or(|carries| carries(head))
+    }
+}
+
+impl<F> fmt::Debug for Func<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Func(..)")
+    }
+}

@@ -1,0 +1,41 @@
+//! Who is asking: identities, and how a request shows them.
+//!
+//! An extractor turns a [`RequestHead`](crate::RequestHead) into a [`Key`]; a limit counts per key, a cache may keep
+//! entries per key. Extractors are composed with [`KeyExtractor::or`] (the first that answers) and
+//! [`KeyExtractor::and`] (both together):
+//!
+//! ```
+//! use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+//!
+//! let who = by::bearer().or(by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8"])));
+//! # let _ = who;
+//! ```
+//!
+//! # How a client's address is found
+//!
+//! | the socket peer | the configured field | the client is |
+//! |---|---|---|
+//! | unknown | – | nobody: one warning, one shared bucket, never an error |
+//! | not a trusted proxy | ignored | the peer |
+//! | a trusted proxy | walked from the right | the first untrusted address, or the last trusted one before an entry that does not parse |
+//!
+//! # What it costs
+//!
+//! An address from the socket peer costs a few nanoseconds and allocates nothing; a walk over a forwarding field costs
+//! the length of the entries it visits, not of the field. Keys are hashed under a per-process secret before anything
+//! keeps them, so a 64 KB key occupies what a short one does, and none can be read back from memory, logs or stores.
+
+pub mod by;
+mod client;
+mod extract;
+mod fleet;
+mod forwarded;
+mod key;
+mod proxy;
+
+pub use client::ClientIp;
+pub(crate) use extract::SharedExtractor;
+pub use extract::{And, Func, Identity, KeyExtractor, Or};
+pub use fleet::FleetSecret;
+pub use key::{Key, KeyHash, KeyHasher};
+pub use proxy::TrustedProxies;

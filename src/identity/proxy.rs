@@ -1,0 +1,168 @@
+//! [`TrustedProxies`]: whose word about the client's address is believed, and how far.
+//!
+//! Exactly one forwarding field is read, from the **right**: the rightmost entry was written by the proxy that
+//! connected to us, the one before it by the proxy that connected to that one. The walk
+//!
+//! 1. starts at the socket peer; an untrusted peer *is* the client, and its fields are ignored;
+//! 2. steps left while the address it stands on is trusted (or hops are left), all lines of the field joined;
+//! 3. stops at the first untrusted address, or at the last trusted one where an entry does not parse (`unknown`, `_obf`).
+//!
+//! Scanning from the right also means that an unbalanced quote written by a client cannot swallow what a proxy added.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use http::header::FORWARDED;
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+use super::forwarded;
+use crate::base::error::Error;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Fields whose presence suggests a proxy.
+pub(super) const FORWARDING_FIELDS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"];
+
+/// Which proxies are believed, and the one field they write.
+///
+/// ```
+/// use tollgate::identity::TrustedProxies;
+///
+/// let nginx = TrustedProxies::cidrs(["10.0.0.0/8", "fd00::/8"]);                 // X-Forwarded-For
+/// let haproxy = TrustedProxies::cidrs(["10.1.0.0/16"]).header("forwarded");      // RFC 7239
+/// let cloudflare = TrustedProxies::hops(1).header("cf-connecting-ip");
+/// # let _ = (nginx, haproxy, cloudflare);
+/// ```
+#[derive(Clone)]
+pub struct TrustedProxies {
+    trust: Trust,
+    field: HeaderName,
+    mistake: Option<String>,
+}
+
+#[derive(Clone)]
+enum Trust {
+    Networks(Vec<IpNet>),
+    Hops(usize),
+}
+
+impl TrustedProxies {
+    /// No proxy: the socket peer is the client.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::with(Trust::Networks(Vec::new()))
+    }
+
+    /// Whether the peer is always the client.
+    pub(super) const fn trusts_nobody(&self) -> bool {
+        matches!(&self.trust, Trust::Networks(networks) if networks.is_empty())
+    }
+
+    /// Proxies inside these networks, such as `10.0.0.0/8`; a bare address is one host. A network that does not parse
+    /// fails when the layer is built.
+    pub fn cidrs<I>(networks: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut mistake = None;
+        let mut parse = |text: &str| {
+            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            net.map_err(|_| mistake = Some(format!("trusted proxy {text:?} is not an address or CIDR"))).ok()
+        };
+        let networks = networks.into_iter().filter_map(|text| parse(text.as_ref())).collect();
+        Self { mistake, ..Self::with(Trust::Networks(networks)) }
+    }
+
+    /// That many proxies in a row, whatever their addresses: the nearest is the socket peer. Only where nobody can
+    /// reach the service without passing all of them.
+    #[must_use]
+    pub fn hops(count: usize) -> Self {
+        Self::with(Trust::Hops(count))
+    }
+
+    /// The one field to read: `x-forwarded-for` unless told, `forwarded` (RFC 7239), or a named one such as
+    /// `cf-connecting-ip`. No other is ever read. A malformed name fails when the layer is built.
+    #[must_use]
+    pub fn header(mut self, name: &str) -> Self {
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(field) => self.field = field,
+            Err(_) => self.mistake = Some(format!("forwarding header {name:?} is not a field name")),
+        }
+        self
+    }
+
+    const fn with(trust: Trust) -> Self {
+        Self { trust, field: X_FORWARDED_FOR, mistake: None }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.mistake.as_ref().map_or(Ok(()), |mistake| Err(Error::config(mistake.clone())))
+    }
+
+    /// The client's address, as far as trusted proxies vouch for it.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let mut hops = match &self.trust {
+            Trust::Networks(_) => usize::MAX,
+            Trust::Hops(count) => *count,
+        };
+        let mut at = peer;
+        let mut entries = forwarded::entries(headers, &self.field, self.field == FORWARDED);
+        while hops > 0 && self.trusts(at) {
+            let Some(next) = entries.next().flatten() else { break };
+            at = next.to_canonical();
+            hops -= 1;
+        }
+        at
+    }
+
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+        match &self.trust {
+            Trust::Networks(networks) => networks.iter().any(|network| network.contains(&address)),
+            Trust::Hops(count) => *count > 0,
+        }
+    }
+
+    pub(super) fn trusts_everybody(&self) -> bool {
+        match &self.trust {
+            Trust::Networks(networks) => networks.iter().any(|network| network.prefix_len() == 0),
+            Trust::Hops(_) => false,
+        }
+    }
+}
+
+impl fmt::Debug for TrustedProxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("TrustedProxies");
+        match &self.trust {
+            Trust::Networks(networks) => out.field("networks", networks),
+            Trust::Hops(count) => out.field("hops", count),
+        };
+        out.field("header", &self.field).finish()
+    }
+}
+
+/// An address as proxies write it: bare, with a port, in brackets, with a zone, with white space around it.
+pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim_matches([' ', '\t']);
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(ip);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    let inside = text.strip_prefix('[').map_or(Some(text), |rest| {
+        let (inside, port) = rest.split_once(']')?;
+        (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit())))
+            .then_some(inside)
+    })?;
+    let address = inside.split_once('%').map_or(inside, |(address, _zone)| address);
+    address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! Rate-limit algorithms: functions of a state, a quota and the time.
+
+pub mod gcra;
+pub(super) mod key_state;
+#[cfg(feature = "redis")]
+pub(crate) mod lease;
+pub(super) mod quota;
+pub mod window;

@@ -1,0 +1,314 @@
+//! [`Quota`]: how many per how long, and by which algorithm.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::gcra::Gcra;
+use super::window::Window;
+use crate::base::error::Error;
+
+/// A number of requests per period.
+///
+/// | made by | algorithm | admits at most |
+/// |---|---|---|
+/// | `Quota::per_minute(100)` | exact window | 100 in **any** 60 s |
+/// | `Quota::per_minute(100).bucket(10)` | GCRA, a token bucket | 10 at once, then one each 0.6 s |
+///
+/// The number is per that period, as it reads: `per_second(20)` is twenty per second. Quotas of zero are refused when a
+/// layer is built.
+///
+/// ```
+/// use tollgate::limit::Quota;
+///
+/// assert_eq!("100/min".parse::<Quota>().unwrap(), Quota::per_minute(100));
+/// assert_eq!("100/min burst 10".parse::<Quota>().unwrap(), Quota::per_minute(100).bucket(10));
+/// assert_eq!(Quota::per_day(86_400).to_string(), "86400/day");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quota {
+    limit: u32,
+    /// Whole milliseconds: 1 ms to 49 days.
+    period_ms: u32,
+    /// Zero for the exact window.
+    burst: u32,
+    mistake: Mistake,
+    /// What the algorithm steps by in nanoseconds, divided once: a bucket's interval, a window's sub-bucket.
+    step: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Mistake {
+    None,
+    Period,
+    Burst,
+}
+
+const UNITS: [(&str, u32); 4] = [("second", 1_000), ("minute", 60_000), ("hour", 3_600_000), ("day", 86_400_000)];
+
+impl Quota {
+    /// That many in any second.
+    #[must_use]
+    pub const fn per_second(limit: u32) -> Self {
+        Self::of(limit, 1_000)
+    }
+
+    /// That many in any 60 seconds.
+    #[must_use]
+    pub const fn per_minute(limit: u32) -> Self {
+        Self::of(limit, 60_000)
+    }
+
+    /// That many in any 60 minutes.
+    #[must_use]
+    pub const fn per_hour(limit: u32) -> Self {
+        Self::of(limit, 3_600_000)
+    }
+
+    /// That many in any 24 hours.
+    #[must_use]
+    pub const fn per_day(limit: u32) -> Self {
+        Self::of(limit, 86_400_000)
+    }
+
+    /// That many in any period of this length, counted in whole milliseconds. A period under 1 ms or over 49 days is
+    /// refused when a layer is built.
+    #[must_use]
+    pub const fn new(limit: u32, period: Duration) -> Self {
+        let ms = period.as_millis();
+        if ms == 0 || ms > u32::MAX as u128 {
+            return Self { mistake: Mistake::Period, ..Self::of(limit, 1) };
+        }
+        Self::of(limit, ms as u32)
+    }
+
+    /// Uses a token bucket instead of the exact window: `burst` at once, then one every period ⁄ limit. A burst of
+    /// zero is refused when a layer is built.
+    #[must_use]
+    pub const fn bucket(mut self, burst: u32) -> Self {
+        if burst == 0 {
+            self.mistake = Mistake::Burst;
+        }
+        self.burst = burst;
+        self.step = Gcra::interval(self.limit, self.period_nanos());
+        self
+    }
+
+    /// How many requests per period.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The period.
+    #[must_use]
+    pub const fn period(&self) -> Duration {
+        Duration::from_millis(self.period_ms as u64)
+    }
+
+    /// How many are admitted at once from a full start: the burst of a bucket, else the limit.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        if self.burst == 0 { self.limit } else { self.burst }
+    }
+
+    /// Which algorithm this quota is held to.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        if self.burst == 0 {
+            Algorithm::Window(Window::stepping(self.limit, self.period_nanos(), self.step))
+        } else {
+            Algorithm::Gcra(Gcra::stepping(self.step, self.burst))
+        }
+    }
+
+    /// This quota divided among so many nodes, at least one each.
+    pub(crate) fn share(&self, nodes: u32) -> Self {
+        let of = |whole: u32| (whole / nodes.max(1)).max(1);
+        let part = Self { mistake: self.mistake, ..Self::of(of(self.limit), self.period_ms) };
+        if self.burst == 0 { part } else { part.bucket(of(self.burst)) }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let what = match self.mistake {
+            Mistake::Period => "its period must be between 1 ms and 49 days",
+            Mistake::Burst => "its burst must be at least 1",
+            Mistake::None if self.limit == 0 => "its limit must be at least 1",
+            Mistake::None if self.period_nanos() < u64::from(self.limit) => "it allows more than one per nanosecond",
+            Mistake::None => return Ok(()),
+        };
+        Err(Error::config(format!("quota {:?} is impossible: {what}", self.to_string())))
+    }
+
+    const fn of(limit: u32, period_ms: u32) -> Self {
+        let step = Window::width(period_ms as u64 * 1_000_000);
+        Self { limit, period_ms, burst: 0, mistake: Mistake::None, step }
+    }
+
+    const fn period_nanos(&self) -> u64 {
+        self.period_ms as u64 * 1_000_000
+    }
+}
+
+/// A quota in twelve bytes, for engines that keep one beside each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    limit: u32,
+    period_ms: u32,
+    burst: u32,
+}
+
+impl Quota {
+    pub(crate) const fn packed(self) -> Packed {
+        Packed { limit: self.limit, period_ms: self.period_ms, burst: self.burst }
+    }
+}
+
+impl Packed {
+    /// Nobody's.
+    pub(crate) const ZERO: Self = Self { limit: 0, period_ms: 0, burst: 0 };
+
+    /// Costs a division.
+    pub(crate) const fn quota(self) -> Quota {
+        let quota = Quota::of(self.limit, self.period_ms);
+        if self.burst == 0 { quota } else { quota.bucket(self.burst) }
+    }
+}
+
+/// An algorithm with its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// Never more than the limit in any period.
+    Window(Window),
+    /// A token bucket.
+    Gcra(Gcra),
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS.iter().find(|(_, ms)| *ms == self.period_ms).map(|(name, _)| *name);
+        match unit {
+            Some("minute") => write!(f, "{}/min", self.limit)?,
+            Some(name) => write!(f, "{}/{name}", self.limit)?,
+            None if self.period_ms.is_multiple_of(1_000) => write!(f, "{}/{}s", self.limit, self.period_ms / 1_000)?,
+            None => write!(f, "{}/{}ms", self.limit, self.period_ms)?,
+        }
+        if self.burst > 0 { write!(f, " burst {}", self.burst) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Quota({self})")
+    }
+}
+
+impl FromStr for Quota {
+    type Err = Error;
+
+    /// Reads `"100/min"`, `"20/s"`, `"1000/15min"`, `"5/500ms"`, each optionally followed by `burst N`. Units: `ms`,
+    /// `s`, `sec`, `second`, `m`, `min`, `minute`, `h`, `hour`, `d`, `day`, and their plurals.
+    ///
+    /// # Errors
+    /// Where the text is none of these, or the quota it names is impossible.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |what: &str| Error::config(format!("quota {text:?} is not like \"100/min\": {what}"));
+        let (rate, burst) = text.split_once("burst").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
+        let (limit, period) = rate.split_once('/').ok_or_else(|| wrong("no '/'"))?;
+        let limit = limit.trim().parse().map_err(|_| wrong("the limit is not a number"))?;
+        let mut quota = Self::of(limit, parse_period(period.trim()).ok_or_else(|| wrong("unknown period"))?);
+        if let Some(burst) = burst {
+            quota = quota.bucket(burst.trim().parse().map_err(|_| wrong("the burst is not a number"))?);
+        }
+        quota.check().map(|()| quota).map_err(|e| Error::config(format!("{e} (in {text:?})")))
+    }
+}
+
+fn parse_period(text: &str) -> Option<u32> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (count, unit) = text.split_at(digits);
+    let count: u32 = if count.is_empty() { 1 } else { count.parse().ok()? };
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "ms" => 1,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+        "h" | "hour" | "hours" => 3_600_000,
+        "d" | "day" | "days" => 86_400_000,
+        _ => return None,
+    };
+    count.checked_mul(unit).filter(|ms| *ms > 0)
+}
+
+impl Serialize for Quota {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quota {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotas_are_read_from_text_and_written_back() {
+        for (text, quota) in [
+            ("100/min", Quota::per_minute(100)),
+            ("20/s", Quota::per_second(20)),
+            ("20 / second", Quota::per_second(20)),
+            ("1000/hours", Quota::per_hour(1000)),
+            ("1/d", Quota::per_day(1)),
+            ("9/15min", Quota::new(9, Duration::from_secs(900))),
+            ("5/500ms", Quota::new(5, Duration::from_millis(500))),
+            ("100/min burst 10", Quota::per_minute(100).bucket(10)),
+        ] {
+            assert_eq!(text.parse::<Quota>().expect(text), quota, "{text}");
+            assert_eq!(quota.to_string().parse::<Quota>().expect(text), quota, "{quota}");
+        }
+    }
+
+    #[test]
+    fn impossible_quotas_are_refused_by_value() {
+        for text in [
+            "",
+            "100",
+            "100/",
+            "/min",
+            "x/min",
+            "-1/min",
+            "100/fortnight",
+            "0/min",
+            "100/0s",
+            "99999999999/min",
+            "10/min burst 0",
+            "10/min burst x",
+            "1/99999999999d",
+        ] {
+            let error = text.parse::<Quota>().expect_err(text).to_string();
+            assert!(error.contains(text), "{text}: {error}");
+        }
+        for quota in [
+            Quota::per_minute(0),
+            Quota::new(1, Duration::ZERO),
+            Quota::new(1, Duration::MAX),
+            Quota::per_minute(5).bucket(0),
+            Quota::new(u32::MAX, Duration::from_millis(1)),
+        ] {
+            assert!(quota.check().is_err(), "{quota}");
+        }
+    }
+
+    #[test]
+    fn per_second_means_per_second() {
+        assert_eq!((Quota::per_second(20).limit(), Quota::per_second(20).period()), (20, Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,307 @@
+//! The exact window: never more than the limit in **any** window, kept in a fixed number of counters.
+//!
+//! The period is cut into `BUCKETS` sub-buckets. A sub-bucket's units count until the *last* moment they could have
+//! happened is a whole period ago, so counting is conservative: what is admitted in any half-open window `(t, t + period]`
+//! never exceeds the limit. For the newest sub-bucket that moment is known exactly, so a burst is free again exactly one
+//! period later, and `reset` never exceeds the period.
+//!
+//! | bound | value |
+//! |---|---|
+//! | admitted in any window | ≤ limit |
+//! | utilisation under uniform overload of at least a request per sub-bucket | ≥ 0.98 |
+//! | state | 51 counters: 120 bytes to a limit of 65 535, 224 over it |
+//!
+//! A fixed window admits twice its limit across a boundary, and so does the two-bucket "sliding counter": neither is
+//! offered.
+
+use std::time::Duration;
+
+use crate::base::clock::{Timestamp, nanos};
+use crate::limit::policy::decision::Verdict;
+
+/// How many sub-buckets a period is cut into.
+pub(crate) const BUCKETS: u64 = 50;
+/// The sub-buckets that can count at one time: those of a period, and the one that is filling.
+const RING: usize = BUCKETS as usize + 1;
+
+/// An exact window's parameters. See the [module](self) for its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    limit: u32,
+    period: u64,
+    /// Nanoseconds per sub-bucket, rounded up so that a ring always covers the period.
+    width: u64,
+}
+
+/// What a key has done in its window: the sub-buckets that can still count, in a ring.
+///
+/// `C` is what a sub-bucket counts in: `u16` serves limits to 65 535 in 120 bytes, `u32` any limit in 224.
+#[derive(Clone, Debug)]
+pub struct Log<C = u32> {
+    /// When exactly the latest charge was.
+    last: Timestamp,
+    /// The sum of `counts`.
+    total: u32,
+    /// The low bits of the latest charge's sub-bucket: as none counts that is 51 or more behind, they tell it whole.
+    newest: u16,
+    /// Where in `counts` that is.
+    at: u8,
+    /// How many sub-buckets before it still count.
+    back: u8,
+    counts: [C; RING],
+}
+
+/// A sub-bucket's counter. What does not fit is dropped: by then the limit is long reached, and stays so for as long.
+pub trait Count: Copy + sealed::Sealed {
+    /// No units.
+    const ZERO: Self;
+
+    /// How many units.
+    fn units(self) -> u32;
+
+    /// That many, or the most that fit.
+    fn of(units: u32) -> Self;
+}
+
+impl Count for u16 {
+    const ZERO: Self = 0;
+
+    fn units(self) -> u32 {
+        u32::from(self)
+    }
+
+    fn of(units: u32) -> Self {
+        Self::try_from(units).unwrap_or(Self::MAX)
+    }
+}
+
+impl Count for u32 {
+    const ZERO: Self = 0;
+
+    fn units(self) -> u32 {
+        self
+    }
+
+    fn of(units: u32) -> Self {
+        units
+    }
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "sealed: a counter is u16 or u32")]
+    pub trait Sealed {}
+    impl Sealed for u16 {}
+    impl Sealed for u32 {}
+}
+
+impl Log {
+    /// A key that has done nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self::idle(Timestamp::ZERO)
+    }
+}
+
+impl<C: Count> Default for Log<C> {
+    fn default() -> Self {
+        Self::idle(Timestamp::ZERO)
+    }
+}
+
+impl Window {
+    /// A window of `period` nanoseconds in sub-buckets of that [`width`](Self::width).
+    pub(crate) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
+        Self { limit, period, width }
+    }
+
+    pub(crate) const fn width(period: u64) -> u64 {
+        period.div_ceil(BUCKETS)
+    }
+
+    #[cfg(test)]
+    const fn new(limit: u32, period: u64) -> Self {
+        Self::stepping(limit, period, Self::width(period))
+    }
+
+    /// Drops what no longer counts. Everything else expects a log that was rolled to `now`.
+    pub fn roll<C: Count>(&self, log: &mut Log<C>, now: Timestamp) {
+        if log.total == 0 {
+            return;
+        }
+        let now = now.max(log.last);
+        if log.last.after(self.period) <= now {
+            *log = Log::idle(log.last);
+            return;
+        }
+        let ahead = log.ahead(now.as_nanos() / self.width);
+        let first = now.as_nanos().saturating_sub(self.period) / self.width;
+        let oldest = now.as_nanos() / self.width - ahead - u64::from(log.back);
+        log.drop_oldest(first.saturating_sub(oldest).min(u64::from(log.back)) as u8);
+    }
+
+    /// Whether `cost` units fit; if not, how long until they do. A cost over the limit never fits.
+    ///
+    /// # Errors
+    /// The wait, where they do not fit.
+    pub fn check<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
+        if u64::from(log.total) + u64::from(cost) <= u64::from(self.limit) {
+            return Ok(());
+        }
+        Err(self.wait(log, now, cost))
+    }
+
+    #[cold]
+    fn wait<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Duration {
+        let Some(kept) = self.limit.checked_sub(cost) else { return self.span() };
+        let (mut left, newest) = (log.total, self.bucket(log.last));
+        for age in (1..=log.back).rev() {
+            left -= log.counts[log.place(age)].units();
+            if left <= kept {
+                return self.end_of(newest - u64::from(age)).since(now);
+            }
+        }
+        log.last.after(self.period).since(now)
+    }
+
+    /// Charges `cost` units, whether they fit or not.
+    pub fn charge<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) {
+        let now = now.max(log.last);
+        let bucket = self.bucket(now);
+        if log.total == 0 {
+            (log.at, log.back, log.newest) = (0, 0, bucket as u16);
+        }
+        log.advance(bucket);
+        log.last = now;
+        let count = &mut log.counts[usize::from(log.at)];
+        let before = count.units();
+        *count = C::of(before.saturating_add(cost).min(before.saturating_add(u32::MAX - log.total)));
+        log.total += count.units() - before;
+    }
+
+    /// [`roll`](Self::roll), [`check`](Self::check) and, where the units fit, [`charge`](Self::charge), in one pass.
+    pub(crate) fn spend<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
+        self.roll(log, now);
+        match self.check(log, now, cost) {
+            Ok(()) => {
+                self.charge(log, now, cost);
+                self.verdict(log, now, None)
+            }
+            Err(wait) => self.verdict(log, now, Some(wait)),
+        }
+    }
+
+    /// Gives back up to `units` of those charged at `charged`, if that sub-bucket still counts.
+    pub fn refund<C: Count>(&self, log: &mut Log<C>, units: u32, charged: Timestamp) {
+        let Some(age) = self.bucket(log.last).checked_sub(self.bucket(charged)) else { return };
+        if age <= u64::from(log.back) {
+            let place = log.place(age as u8);
+            let back = units.min(log.counts[place].units());
+            log.counts[place] = C::of(log.counts[place].units() - back);
+            log.total -= back;
+        }
+    }
+
+    /// What a key may still do.
+    #[must_use]
+    pub fn verdict<C: Count>(&self, log: &Log<C>, now: Timestamp, wait: Option<Duration>) -> Verdict {
+        let reset = if log.total == 0 { 0 } else { log.last.after(self.period).nanos_since(now) };
+        Verdict::of(wait.map_or(0, |wait| nanos(wait).max(1)), self.limit.saturating_sub(log.total), reset)
+    }
+
+    /// The share of the limit that is used, in units of 2⁻³², rounded up.
+    pub(crate) fn share<C: Count>(&self, log: &Log<C>) -> u64 {
+        (u64::from(log.total) << 32).div_ceil(u64::from(self.limit.max(1)))
+    }
+
+    /// A log that has used that share, as of its latest charge.
+    pub(crate) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
+        let mut log = Log::default();
+        let units = (u128::from(share) * u128::from(self.limit)) >> 32;
+        self.charge(&mut log, last, units.min(u128::from(u32::MAX)) as u32);
+        log
+    }
+
+    /// The same log measured against another limit of the same period: every charge keeps its time and its share.
+    pub(crate) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
+        let Log { last, newest, at, back, .. } = *log;
+        let (mut scaled, mut seen, mut given) = (Log { newest, at, back, ..Log::idle(last) }, 0_u64, 0_u64);
+        for age in (0..=back).rev() {
+            let place = log.place(age);
+            seen += u64::from(log.counts[place].units());
+            let due = (seen * u64::from(self.limit)).div_ceil(u64::from(was.limit.max(1)));
+            scaled.counts[place] = D::of((due - given).min(u64::from(u32::MAX)) as u32);
+            given += u64::from(scaled.counts[place].units());
+        }
+        scaled.total = given.min(u64::from(u32::MAX)) as u32;
+        scaled
+    }
+
+    /// Whether both cut time the same way.
+    pub(crate) const fn same_grid(&self, other: &Self) -> bool {
+        self.period == other.period
+    }
+
+    /// When a full sub-bucket stops counting.
+    fn end_of(&self, bucket: u64) -> Timestamp {
+        Timestamp::from_nanos((bucket + 1).saturating_mul(self.width)).after(self.period)
+    }
+
+    const fn bucket(&self, at: Timestamp) -> u64 {
+        at.as_nanos() / self.width
+    }
+
+    const fn span(&self) -> Duration {
+        Duration::from_nanos(self.period)
+    }
+}
+
+impl<C: Count> Log<C> {
+    /// A log without charges; time never runs back behind `last`.
+    const fn idle(last: Timestamp) -> Self {
+        Self { last, total: 0, newest: 0, at: 0, back: 0, counts: [C::ZERO; RING] }
+    }
+
+    /// When the key was last charged.
+    pub(crate) const fn last(&self) -> Timestamp {
+        self.last
+    }
+
+    /// How many sub-buckets this one is ahead of the newest.
+    const fn ahead(&self, bucket: u64) -> u64 {
+        (bucket as u16).wrapping_sub(self.newest) as u64
+    }
+
+    /// Where the sub-bucket lies that is this much older than the newest.
+    const fn place(&self, age: u8) -> usize {
+        let (at, age) = (self.at as usize, age as usize);
+        if at >= age { at - age } else { at + RING - age }
+    }
+
+    /// Drops that many sub-buckets, side by side but for where the ring closes.
+    fn drop_oldest(&mut self, count: u8) {
+        if count == 0 {
+            return;
+        }
+        let start = self.place(self.back);
+        let end = start + usize::from(count);
+        let (closing, rest) = (start..end.min(RING), 0..end.saturating_sub(RING));
+        for dropped in [closing, rest] {
+            let dropped = &mut self.counts[dropped];
+            self.total -= dropped.iter().map(|count| count.units()).sum::<u32>();
+            dropped.fill(C::ZERO);
+        }
+        self.back -= count;
+    }
+
+    /// Makes this sub-bucket the newest. A rolled log has room for it.
+    fn advance(&mut self, bucket: u64) {
+        let ahead = self.ahead(bucket).min(RING as u64 - 1) as u8;
+        let at = self.at as usize + ahead as usize;
+        self.at = if at >= RING { at - RING } else { at } as u8;
+        self.back = (self.back + ahead).min(RING as u8 - 1);
+        self.newest = bucket as u16;
+    }
+}
+
+#[cfg(test)]
+mod tests;

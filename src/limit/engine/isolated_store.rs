@@ -1,0 +1,44 @@
+//! [`IsolatedLimitStore`]: a store that others wrote, kept from taking requests down.
+
+use std::sync::Arc;
+
+use super::store::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement};
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
+use crate::identity::FleetSecret;
+use crate::limit::policy::decision::Verdicts;
+use crate::resilience::isolate::{contain_now, isolate};
+
+/// Every method of the store, its panics and delays turned into errors.
+pub(crate) struct IsolatedLimitStore(pub(crate) Arc<dyn LimitStore>);
+
+impl LimitStore for IsolatedLimitStore {
+    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+        isolate("limits", || self.0.decide(checks, now))
+    }
+
+    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+        isolate("limits", || self.0.peek(checks, now))
+    }
+
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
+        isolate("limits", || self.0.settle(settlements, now))
+    }
+
+    fn stats(&self) -> LimitStoreStats {
+        contain_now(|| self.0.stats())
+    }
+
+    fn secret(&self) -> Option<FleetSecret> {
+        contain_now(|| self.0.secret())
+    }
+
+    fn generation(&self) -> u64 {
+        contain_now(|| self.0.generation())
+    }
+
+    fn remote(&self) -> Option<RemoteStats> {
+        contain_now(|| self.0.remote())
+    }
+}

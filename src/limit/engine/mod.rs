@@ -1,0 +1,13 @@
+//! The limiter: stores, fallback, tier look-up, reload, statistics.
+
+pub(super) mod fallback;
+pub(super) mod isolated_store;
+pub(super) mod limiter;
+pub(super) mod prometheus;
+pub(super) mod reload;
+pub(super) mod reservation;
+pub(super) mod shared_limits;
+pub(super) mod stats;
+pub(super) mod store;
+pub(super) mod tier_cache;
+pub(super) mod tier_lookup;

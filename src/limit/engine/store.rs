@@ -1,0 +1,171 @@
+//! [`LimitStore`]: where keys' states live.
+
+use serde::Serialize;
+
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::event::Hook;
+use crate::base::maybe_ready::MaybeReady;
+use crate::identity::{FleetSecret, KeyHash};
+use crate::limit::algorithm::quota::Quota;
+use crate::limit::policy::decision::{Verdict, Verdicts};
+
+/// One question: may this key spend that much of this quota?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Check {
+    /// Who, under which limit.
+    pub key: KeyHash,
+    /// What the key is held to.
+    pub quota: Quota,
+    /// How many units the request costs.
+    pub cost: u32,
+    /// Whether this check may refuse; in dry-run it only counts.
+    pub enforced: bool,
+    /// Zero where it is not known.
+    pub(crate) fleet: u64,
+}
+
+impl Check {
+    /// A check of one unit that may refuse.
+    #[must_use]
+    pub const fn new(key: KeyHash, quota: Quota) -> Self {
+        Self { key, quota, cost: 1, enforced: true, fleet: 0 }
+    }
+
+    /// The same check, named as all nodes of a fleet name it.
+    #[must_use]
+    pub const fn in_fleet(self, key: KeyHash) -> Self {
+        Self { fleet: key.to_bits(), ..self }
+    }
+
+    /// The key's hash under the [secret of the fleet](LimitStore::secret), the same on every node: what a remote store
+    /// counts under. `None` where there is no such secret, or none is known yet.
+    #[must_use]
+    pub const fn fleet(&self) -> Option<KeyHash> {
+        if self.fleet == 0 { None } else { Some(KeyHash::from_bits(self.fleet)) }
+    }
+
+    /// The same check, costing that much.
+    #[must_use]
+    pub const fn cost(self, cost: u32) -> Self {
+        Self { cost, ..self }
+    }
+}
+
+/// What a charge turned out to be worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// The check as it was decided.
+    pub check: Check,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What it really cost.
+    pub actual: u32,
+}
+
+impl Settlement {
+    /// A check decided at that time which really cost `actual`.
+    #[must_use]
+    pub const fn new(check: Check, at: Timestamp, actual: u32) -> Self {
+        Self { check, at, actual }
+    }
+}
+
+/// What a store holds, for `stats()`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LimitStoreStats {
+    /// Keys held now.
+    pub keys: u64,
+    /// The most keys it will hold; zero where it has no bound of its own.
+    pub capacity: u64,
+    /// Live keys pushed out to make room.
+    pub evicted: u64,
+}
+
+impl LimitStoreStats {
+    /// The figures of a store.
+    #[must_use]
+    pub const fn new(keys: u64, capacity: u64, evicted: u64) -> Self {
+        Self { keys, capacity, evicted }
+    }
+}
+
+/// How a remote store is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RemoteStats {
+    /// Which store, in one word.
+    pub store: String,
+    /// Whether it is asked and answers.
+    pub up: bool,
+    /// How many connections have been made.
+    pub connections: u64,
+    /// Decisions made with it.
+    pub decisions: u64,
+    /// Of these, decisions paid for in advance: without a round trip.
+    pub leased: u64,
+    /// Of these, refusals remembered: without a round trip.
+    pub remembered: u64,
+    /// Commands sent.
+    pub commands: u64,
+    /// Commands that failed or were not answered in time.
+    pub failures: u64,
+    /// What went wrong last, if anything.
+    pub last_error: Option<String>,
+}
+
+/// Keeps what keys have done, in this process or elsewhere.
+///
+/// # Contract
+/// * `decide` takes **all or none**: where any enforced check is refused, none of them is charged. A check in dry-run
+///   neither prevents the others nor is charged where it would itself be refused.
+/// * Verdicts come in the order of the checks; `remaining` and `reset` are those after the charge.
+/// * Concurrent calls never admit more together than one after the other would.
+/// * Keys held are bounded, and a key at its limit is not forgotten to make room for a new one.
+///
+/// In-process stores answer [`MaybeReady::Ready`]. An error never reaches a request: the layer decides locally instead.
+pub trait LimitStore: Send + Sync + 'static {
+    /// Charges all checks, or none.
+    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>>;
+
+    /// Charges one check, as [`decide`](Self::decide) would a list of it, where that takes no waiting; the default,
+    /// `None`, asks `decide`. A matter of speed alone, which the layer uses of its own engine: nearly every request owes
+    /// one check. A store of yours is always asked through `decide`, so that what it does is contained and counted here.
+    fn decide_one(&self, check: &Check, now: Timestamp) -> Option<Verdict> {
+        let _ = (check, now);
+        None
+    }
+
+    /// What `decide` would say, without charging.
+    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>>;
+
+    /// Corrects earlier charges to what they really cost: the difference is refunded, or charged whether it fits or not.
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>>;
+
+    /// What is held now.
+    fn stats(&self) -> LimitStoreStats;
+
+    /// What the fleet's nodes hash keys under, where a fleet shares this store: checks then carry
+    /// [names](Check::fleet) made from it. `None`, as in process, where nobody else counts here.
+    fn secret(&self) -> Option<FleetSecret> {
+        None
+    }
+
+    /// Changes whenever the store may have forgotten what it held, as after a reconnection.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Where a remote store is to say that it went away or is back: called once, when a layer with a hook is built.
+    fn listen(&self, hook: Hook) {
+        drop(hook);
+    }
+
+    /// How a remote store is doing; `None` in process.
+    fn remote(&self) -> Option<RemoteStats> {
+        None
+    }
+}

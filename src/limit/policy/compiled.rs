@@ -1,0 +1,385 @@
+//! From a head to checks: the limits compiled, and what one request owes them.
+//!
+//! Pure but for the closures an operator gave: no clock, no store.
+
+mod naming;
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::compiled_quota::CompiledQuota;
+use super::decision::{LimitLabel, Outcome};
+use super::limit::{Limit, LimitCost, Quotas, Subject};
+use super::tiers::Assign;
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
+use crate::identity::{
+    ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by,
+};
+use crate::limit::algorithm::quota::Quota;
+use crate::limit::engine::store::{Check, Settlement};
+use crate::limit::engine::tier_lookup::{TierLookup, TierResolver};
+
+/// All limits of a layer, ready to be asked.
+pub(crate) struct CompiledLimits {
+    rules: Vec<CompiledLimit>,
+    identify: SharedExtractor,
+    /// Where the identity falls back on an address, that extractor.
+    client_ip: Option<ClientIp>,
+    /// Addresses where the identity names none.
+    peer: ClientIp,
+    hasher: KeyHasher,
+    /// What a fleet's names are made from.
+    secret: Option<FleetSecret>,
+    patterns: Patterns,
+}
+
+struct CompiledLimit {
+    id: u64,
+    /// The key of all requests together: of a limit on everybody, and of those that show no identity.
+    anonymous: KeyHash,
+    subject: Subject,
+    offers: Vec<Arc<CompiledQuota>>,
+    assign: Option<Assign>,
+    lookup: Option<TierResolver>,
+    route: Option<usize>,
+    per_route: bool,
+    cost: LimitCost,
+    enforced: bool,
+    reserve: bool,
+    hit_cost: Option<u32>,
+}
+
+/// What one request owes.
+#[derive(Default)]
+pub(crate) struct Checks {
+    pub(crate) checks: SmallVec<[Check; 2]>,
+    pub(crate) labels: SmallVec<[LimitLabel; 2]>,
+    pub(crate) seen: RequestSubject,
+}
+
+impl Checks {
+    pub(crate) fn one(check: Check, label: LimitLabel, seen: RequestSubject) -> Self {
+        Self { checks: smallvec::smallvec![check], labels: smallvec::smallvec![label], seen }
+    }
+}
+
+/// What was noticed on the way.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RequestSubject {
+    /// No identity and no address was found: the request counts in the shared bucket.
+    pub(crate) anonymous: bool,
+    /// A tier was assigned that does not exist.
+    pub(crate) unknown_tier: bool,
+    /// A limit leaves a reservation, or gives back where the cache answers.
+    pub(crate) reserves: bool,
+}
+
+impl CompiledLimits {
+    /// # Errors
+    /// Names the limit, quota, pattern or network that is wrong.
+    pub(crate) fn new(
+        limits: &[Limit],
+        identify: SharedExtractor,
+        secret: Option<FleetSecret>,
+        routes: Option<Arc<Patterns>>,
+    ) -> Result<Self, Error> {
+        identify.check()?;
+        let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
+        for limit in limits {
+            rules.push(CompiledLimit::new(limit, &hasher, &mut patterns)?);
+        }
+        if let Some(routes) = routes {
+            patterns.declare(routes);
+        }
+        let peer = by::client_ip(TrustedProxies::none());
+        let client_ip = identify.client_ip().cloned();
+        let plan = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
+        let mut names: Vec<&str> =
+            plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
+        names.sort_unstable();
+        if plan.rules.iter().filter(|rule| matches!(rule.subject, Subject::Node)).count() > 1 {
+            return Err(Error::config("two per-node ceilings: one process has one"));
+        }
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::config(format!("two limits are named {:?}: name one of them", pair[0]))),
+            None => Ok(plan),
+        }
+    }
+
+    /// What the request owes, where there is one limit and it applies.
+    #[inline(always)]
+    pub(crate) fn only(&self, head: &RequestHead<'_>, seen: &mut RequestSubject) -> Option<(Check, LimitLabel)> {
+        match &*self.rules {
+            [rule] => self.due(0, rule, head, if rule.route.is_some() { self.route(head) } else { None }, seen),
+            _ => None,
+        }
+    }
+
+    /// All that the request owes.
+    pub(crate) fn dues(&self, head: &RequestHead<'_>) -> Checks {
+        let (route, mut dues) = (self.route(head), Checks::default());
+        for (index, rule) in self.rules.iter().enumerate() {
+            if let Some((check, label)) = self.due(index, rule, head, route, &mut dues.seen) {
+                dues.checks.push(check);
+                dues.labels.push(label);
+            }
+        }
+        dues
+    }
+
+    /// What the request owes this rule, if it is one of its kind.
+    #[inline(always)]
+    fn due(
+        &self,
+        index: usize,
+        rule: &CompiledLimit,
+        head: &RequestHead<'_>,
+        route: Option<usize>,
+        seen: &mut RequestSubject,
+    ) -> Option<(Check, LimitLabel)> {
+        let elsewhere = rule.route.is_some() && rule.route != route;
+        if elsewhere || matches!(rule.subject, Subject::Node) {
+            return None;
+        }
+        let (tier, unknown) = rule.tier(head);
+        let key = self.key(rule, head, tier.is_some());
+        seen.unknown_tier |= unknown;
+        seen.anonymous |= key.is_none();
+        seen.reserves |= rule.reserve || rule.hit_cost.is_some();
+        let key = key.unwrap_or(rule.anonymous);
+        let tier = tier.unwrap_or(0);
+        let check = Check::new(key, rule.offers[tier].quota).cost(rule.cost(head));
+        let check = Check { enforced: rule.enforced, ..check };
+        Some((check, LimitLabel { rule: index as u16, tier: tier as u16 }))
+    }
+
+    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves nothing.
+    #[inline]
+    fn key(&self, rule: &CompiledLimit, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
+        let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
+        let key = match &rule.subject {
+            Subject::Everybody | Subject::Node => return Some(rule.anonymous),
+            Subject::Ip => return self.address(head, id),
+            Subject::User if !assigned => return self.fallback(head, id),
+            Subject::Own(who) => who.extract(head),
+            Subject::User => self.identify.extract(head),
+        };
+        key.as_ref().map(|key| self.hasher.hash(id, key))
+    }
+
+    /// The identity's last alternative: usually the client's address, then asked for its hash directly.
+    #[inline]
+    fn fallback(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
+        let known = self.client_ip.as_ref().and_then(|who| who.hash(head, &self.hasher, id));
+        known.or_else(|| self.identify.fallback(head).map(|key| self.hasher.hash(id, &key)))
+    }
+
+    /// The identity's own word on the address, else the socket peer.
+    #[inline]
+    fn address(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
+        self.client_ip.as_ref().and_then(|who| who.hash(head, &self.hasher, id)).or_else(|| self.peer(head, id))
+    }
+
+    #[cold]
+    fn peer(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
+        let key = self.identify.fallback(head).filter(|key| key.as_ip().is_some());
+        key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
+    }
+
+    /// Whether tiers are looked up anywhere.
+    pub(crate) fn looks_up(&self) -> bool {
+        self.rules.iter().any(|rule| rule.lookup.is_some())
+    }
+
+    /// The look-ups that this request's tiers depend on.
+    pub(crate) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &TierResolver> {
+        let unassigned = |rule: &&CompiledLimit| rule.assign.as_ref().is_none_or(|assign| assign(head).is_none());
+        self.rules
+            .iter()
+            .filter(|rule| rule.lookup.is_some())
+            .filter(unassigned)
+            .filter_map(|rule| rule.lookup.as_ref())
+    }
+
+    /// The limit or tier of that name, if it may have this quota from now on.
+    pub(crate) fn changeable(&self, name: &str, quota: Quota) -> Result<LimitLabel, Error> {
+        let Some((label, _)) = self.offers().find(|(_, offer)| *offer.name == *name) else {
+            return Err(Error::config(format!("there is no limit {name:?} to change")));
+        };
+        let rule = &self.rules[label.rule as usize];
+        if matches!(rule.subject, Subject::Node) {
+            return Err(Error::config(format!("limit {name:?}: a per-node ceiling stays as it was built")));
+        }
+        CompiledQuota::check(name, quota, &rule.cost).map(|()| label)
+    }
+
+    pub(crate) fn offer(&self, label: LimitLabel) -> &Arc<CompiledQuota> {
+        &self.rules[label.rule as usize].offers[label.tier as usize]
+    }
+
+    /// Every limit and tier, in order.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = (LimitLabel, &Arc<CompiledQuota>)> {
+        self.rules.iter().enumerate().flat_map(|(rule, compiled)| {
+            let label = move |tier| LimitLabel { rule: rule as u16, tier: tier as u16 };
+            compiled.offers.iter().enumerate().map(move |(tier, offer)| (label(tier), offer))
+        })
+    }
+
+    /// The charges of limits that leave a reservation. What a dry run would have refused was not charged.
+    pub(crate) fn reserving(&self, ruling: &Outcome<'_>) -> SmallVec<[Check; 2]> {
+        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
+        let charged =
+            judged.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
+        charged.map(|((check, _), _)| *check).collect()
+    }
+
+    /// What is to be settled where the cache answers.
+    pub(crate) fn discounts(&self, ruling: &Outcome<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
+        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
+        let charged = judged.filter(|(_, verdict)| verdict.admits());
+        let discount = |(check, label): (&Check, &LimitLabel)| {
+            let cost = self.rules[label.rule as usize].hit_cost?;
+            Some(Settlement::new(*check, at, cost.min(check.cost)))
+        };
+        charged.filter_map(|(due, _)| discount(due)).collect()
+    }
+
+    /// The per-node ceiling: its label, quota and cost.
+    pub(crate) fn node(&self) -> Option<(LimitLabel, Quota, u32)> {
+        let rule = self.rules.iter().position(|rule| matches!(rule.subject, Subject::Node))?;
+        let cost = if let LimitCost::Fixed(units) = self.rules[rule].cost { units } else { 1 };
+        Some((LimitLabel { rule: rule as u16, tier: 0 }, self.rules[rule].offers[0].quota, cost))
+    }
+
+    /// The place of the pattern that applies to the request.
+    #[inline]
+    fn route(&self, head: &RequestHead<'_>) -> Option<usize> {
+        self.patterns.find(head).map(|found| found.place)
+    }
+
+    /// The matched route's name; one name for all that match none.
+    pub(crate) fn route_name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
+        self.patterns.name(head)
+    }
+
+    pub(crate) fn identify(&self) -> &SharedExtractor {
+        &self.identify
+    }
+}
+
+impl CompiledLimit {
+    fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns) -> Result<Self, Error> {
+        let (offers, assign, lookup) = match &limit.quotas {
+            Quotas::One(quota) => {
+                let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
+                (vec![CompiledQuota::new(&name, "", *quota, limit)?], None, None)
+            }
+            Quotas::Tiers(tiers) => {
+                tiers.check()?;
+                let offer = |(name, quota): &(String, Quota)| {
+                    let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
+                    CompiledQuota::new(&full, name, *quota, limit)
+                };
+                let lookup = tiers.lookup.as_ref().map(TierLookup::start);
+                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
+            }
+        };
+        check_subject(limit, &offers[0].name)?;
+        if let (LimitCost::Fixed(cost), Some(hit)) = (&limit.cost, limit.hit_cost)
+            && hit > *cost
+        {
+            let name = &offers[0].name;
+            return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
+        }
+        let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
+        let id = fnv1a(&offers[0].name);
+        Ok(Self {
+            id,
+            anonymous: hasher.hash(id, &anonymous()),
+            subject: limit.subject.clone(),
+            offers,
+            assign,
+            lookup,
+            route,
+            per_route: limit.per_route,
+            cost: limit.cost.clone(),
+            enforced: limit.enforced,
+            reserve: limit.reserve,
+            hit_cost: limit.hit_cost,
+        })
+    }
+
+    /// The assigned tier, and whether a name was assigned that is none.
+    fn tier(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
+        let Some(assign) = &self.assign else { return self.looked_up(head) };
+        let Some(name) = assign(head) else { return self.looked_up(head) };
+        self.named(name)
+    }
+
+    #[inline]
+    fn looked_up(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
+        match &self.lookup {
+            Some(lookup) => lookup.known(head).map_or((None, false), |name| self.named(&name)),
+            None if self.assign.is_none() && self.offers.len() == 1 => (Some(0), false),
+            None => (None, false),
+        }
+    }
+
+    fn named(&self, name: &str) -> (Option<usize>, bool) {
+        let tier = self.offers.iter().position(|offer| *offer.tier == *name);
+        (tier, tier.is_none())
+    }
+
+    fn cost(&self, head: &RequestHead<'_>) -> u32 {
+        match &self.cost {
+            LimitCost::Fixed(units) => *units,
+            LimitCost::By(f) => f(head),
+        }
+    }
+}
+
+fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
+    match &limit.subject {
+        Subject::Own(who) => who.check(),
+        Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
+            Err(Error::config(format!("limit {name:?}: a per-node ceiling is neither in dry-run nor tied to a route")))
+        }
+        Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve => {
+            Err(Error::config(format!("limit {name:?}: a per-node ceiling has a fixed cost and nothing to settle")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All requests together, or all that show no identity.
+fn anonymous() -> Key<'static> {
+    Key::text("nobody", "")
+}
+
+fn default_name(limit: &Limit, quota: Quota) -> String {
+    let who = match &limit.subject {
+        Subject::User => "user",
+        Subject::Ip => "ip",
+        Subject::Everybody => "global",
+        Subject::Node => "node",
+        Subject::Own(_) => "key",
+    };
+    let text = quota.to_string();
+    let period = text.split(['/', ' ']).nth(1).unwrap_or_default();
+    let route = limit.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
+    format!("{who}-per-{period}{}{route}", if limit.per_route { "-per-route" } else { "" })
+}
+
+/// FNV-1a: a limit's number, the same on every node that names it so. Not secret; the key's hash is.
+const fn fnv1a(text: &str) -> u64 {
+    let (bytes, mut hash, mut i) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}

@@ -1,0 +1,38 @@
+//! What a fleet's nodes call the keys that a request owes: asked only where a fleet shares the store.
+
+use super::{Checks, CompiledLimit, CompiledLimits, fnv1a};
+use crate::base::request_head::RequestHead;
+use crate::identity::{Key, KeyExtractor};
+use crate::limit::policy::limit::Subject;
+
+impl CompiledLimits {
+    /// Adds to every check the name that all nodes know its key by, once the fleet's secret is known.
+    pub(crate) fn name(&self, head: &RequestHead<'_>, dues: &mut Checks) {
+        let Some(secret) = &self.secret else { return };
+        for (check, label) in dues.checks.iter_mut().zip(&dues.labels) {
+            let rule = &self.rules[label.rule as usize];
+            let name = match self.identity(rule, head) {
+                Some(key) if rule.per_route => secret.hash(rule.id ^ fnv1a(self.patterns.name(head)), &key),
+                Some(key) => secret.hash(rule.id, &key),
+                None => secret.hash(rule.id, &super::anonymous()),
+            };
+            if let Some(name) = name {
+                *check = check.in_fleet(name);
+            }
+        }
+    }
+
+    /// Who is counted; `None` where everybody is, or where there is no telling.
+    fn identity<'h>(&self, rule: &CompiledLimit, head: &RequestHead<'h>) -> Option<Key<'h>> {
+        match &rule.subject {
+            Subject::Everybody | Subject::Node => None,
+            Subject::Own(who) => who.extract(head),
+            Subject::Ip => {
+                let named = self.identify.fallback(head).filter(|key| key.as_ip().is_some());
+                named.or_else(|| self.peer.extract(head))
+            }
+            Subject::User if rule.tier(head).0.is_some() => self.identify.extract(head),
+            Subject::User => self.identify.fallback(head),
+        }
+    }
+}

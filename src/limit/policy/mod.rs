@@ -1,0 +1,10 @@
+//! Limits, tiers, the checks a request needs, and the fields and bodies of answers.
+
+pub(super) mod compiled;
+pub(super) mod compiled_quota;
+pub(super) mod decision;
+pub(super) mod grpc;
+pub(super) mod headers;
+pub(super) mod limit;
+pub(super) mod reject;
+pub(super) mod tiers;

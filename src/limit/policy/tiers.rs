@@ -1,0 +1,111 @@
+//! [`Tiers`]: what each plan may do, and which plan a request is on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::error::Error;
+use crate::base::request_head::RequestHead;
+use crate::limit::algorithm::quota::Quota;
+use crate::limit::engine::tier_lookup::TierLookup;
+
+pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str> + Send + Sync>;
+
+/// Plans and their quotas.
+///
+/// | tier | default quota |
+/// |---|---|
+/// | `anonymous` | 20 per minute |
+/// | `free` | 100 per minute |
+/// | `pro` | 1 000 per minute |
+/// | `enterprise` | 10 000 per minute |
+///
+/// A request is counted by its identity where [`assign`](Self::assign) names a tier for it. Where it returns `None`, or
+/// a name that is no tier, the request is anonymous and counted by the last alternative of its identity, usually the
+/// address: a thousand invented tokens from one address share the anonymous 20. A user whose tier changes keeps the
+/// used share.
+///
+/// ```
+/// use tollgate::limit::{Quota, Tiers};
+///
+/// #[derive(Clone)]
+/// struct User { plan: String } // left behind by the authentication layer
+///
+/// let tiers = Tiers::default()
+///     .quota("pro", Quota::per_minute(2_000))
+///     .tier("partner", Quota::per_second(500))
+///     .assign(|head| head.extension::<User>().map(|user| user.plan.as_str()));
+/// # let _ = tiers;
+/// ```
+#[derive(Clone)]
+pub struct Tiers {
+    pub(crate) tiers: Vec<(String, Quota)>,
+    pub(crate) assign: Option<Assign>,
+    pub(crate) lookup: Option<TierLookup>,
+    mistake: Option<String>,
+}
+
+impl Tiers {
+    /// A single tier, `anonymous`. Add others with [`tier`](Self::tier).
+    #[must_use]
+    pub fn new(anonymous: Quota) -> Self {
+        Self { tiers: vec![("anonymous".to_owned(), anonymous)], assign: None, lookup: None, mistake: None }
+    }
+
+    /// Adds a tier. A name that is there already fails when the layer is built.
+    #[must_use]
+    pub fn tier(mut self, name: impl Into<String>, quota: Quota) -> Self {
+        let name = name.into();
+        if self.tiers.iter().any(|(known, _)| *known == name) {
+            self.mistake = Some(format!("tier {name:?} is named twice"));
+        }
+        self.tiers.push((name, quota));
+        self
+    }
+
+    /// Changes the quota of a tier. A name that is not there fails when the layer is built.
+    #[must_use]
+    pub fn quota(mut self, name: &str, quota: Quota) -> Self {
+        match self.tiers.iter_mut().find(|(known, _)| known == name) {
+            Some(tier) => tier.1 = quota,
+            None => self.mistake = Some(format!("there is no tier {name:?} to change")),
+        }
+        self
+    }
+
+    /// Says which tier a request is on. Runs on every request: look at what an earlier layer verified, and do not block.
+    #[must_use]
+    pub fn assign<F>(mut self, f: F) -> Self
+    where
+        F: for<'a> Fn(&RequestHead<'a>) -> Option<&'a str> + Send + Sync + 'static,
+    {
+        self.assign = Some(Arc::new(f));
+        self
+    }
+
+    /// Looks the tier up elsewhere, for requests that [`assign`](Self::assign) names none for.
+    #[must_use]
+    pub fn lookup(mut self, lookup: TierLookup) -> Self {
+        self.lookup = Some(lookup);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.lookup.as_ref().map_or(Ok(()), TierLookup::check)?;
+        self.mistake.as_ref().map_or(Ok(()), |mistake| Err(Error::config(mistake.clone())))
+    }
+}
+
+impl Default for Tiers {
+    fn default() -> Self {
+        Self::new(Quota::per_minute(20))
+            .tier("free", Quota::per_minute(100))
+            .tier("pro", Quota::per_minute(1_000))
+            .tier("enterprise", Quota::per_minute(10_000))
+    }
+}
+
+impl fmt::Debug for Tiers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.tiers.iter().map(|(name, quota)| (name, quota))).finish()
+    }
+}

@@ -1,0 +1,5 @@
+//! The layer, the service and its future.
+
+pub(super) mod future;
+pub(super) mod layer;
+pub(super) mod service;

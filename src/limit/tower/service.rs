@@ -1,0 +1,75 @@
+//! [`RateLimit`]: the tower service.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::future::{FutureState, ResponseFuture};
+use crate::base::body::{Adopt, Body, Wrap};
+use crate::base::request_head::RequestHead;
+use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
+
+/// Limits requests to an inner service. Made by [`RateLimitLayer`](crate::limit::RateLimitLayer).
+///
+/// Always ready: it decides first, and only then waits for the inner service, so that a refusal is answered while the
+/// inner service is full. The service that is called is the very clone that was polled ready.
+pub struct RateLimit<S, W = Wrap> {
+    pub(crate) inner: S,
+    pub(crate) limiter: Option<Arc<Limiter>>,
+    pub(crate) body: PhantomData<fn() -> W>,
+}
+
+impl<S, W, ReqB, ResB> Service<Request<ReqB>> for RateLimit<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    W: Adopt<ResB>,
+    ResB: http_body::Body<Data = Bytes>,
+{
+    type Response = Response<Body<W::Inner>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqB, W>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(always)]
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        let mut pass = ResponseEdits::default();
+        if let Some(limiter) = &self.limiter {
+            match limiter.decide(&RequestHead::of(&request)) {
+                LimitStep::Admit(admitted) => pass = admitted,
+                LimitStep::Refuse(response) => return ResponseFuture::refused(response),
+                LimitStep::Wait(waiting) => return ResponseFuture::waiting(waiting, self.inner.clone(), request),
+            }
+        }
+        pass.prepare(request.extensions_mut());
+        let mut inner = self.inner.clone();
+        // The task's own waker replaces this one where the service is polled again. An error is left for the task to
+        // find: a service that failed goes on failing.
+        if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            return ResponseFuture {
+                state: FutureState::Calling { future: inner.call(request) },
+                pass,
+                body: PhantomData,
+            };
+        }
+        ResponseFuture::unready(inner, request, pass)
+    }
+}
+
+impl<S: Clone, W> Clone for RateLimit<S, W> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), limiter: self.limiter.clone(), body: PhantomData }
+    }
+}
+
+impl<S: std::fmt::Debug, W> std::fmt::Debug for RateLimit<S, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimit").field("inner", &self.inner).field("limiter", &self.limiter).finish()
+    }
+}

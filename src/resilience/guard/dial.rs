@@ -1,0 +1,88 @@
+//! Makes connections in the background.
+
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+
+use super::{Inner, Outage};
+use crate::base::error::Error;
+
+/// Starts to connect, unless there is a connection, somebody is at it, or there is no runtime to do it in.
+pub(super) fn start<C: Clone + Send + Sync + 'static>(inner: &Arc<Inner<C>>) {
+    if !inner.lock().wants_dialling() {
+        return;
+    }
+    let Ok(runtime) = Handle::try_current() else { return };
+    let Some(turn) = inner.lock().start_dialling() else { return };
+    let task = runtime.spawn(run(Dialling { inner: Arc::downgrade(inner), turn }));
+    inner.lock().dialled_by(turn, task.abort_handle());
+}
+
+/// The task's claim to be the one that dials; given up however the task ends, also with its runtime.
+struct Dialling<C> {
+    inner: Weak<Inner<C>>,
+    turn: u64,
+}
+
+impl<C> Drop for Dialling<C> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.upgrade() {
+            inner.lock().stop_dialling(self.turn);
+        }
+    }
+}
+
+/// One attempt each `retry_every`, side by side, until one succeeds or nobody is left who wants it.
+async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
+    let mut attempts = FuturesUnordered::new();
+    let due = {
+        let Some(inner) = dialling.inner.upgrade() else { return };
+        inner.lock().dial_due(inner.now(), inner.settings.retry_every)
+    };
+    // A server that accepts and then fails would else be dialled as often as it is called.
+    if !due.is_zero() {
+        sleep(due).await;
+    }
+    loop {
+        let pause = {
+            let Some(inner) = dialling.inner.upgrade() else { return };
+            inner.lock().dialled(inner.now());
+            attempts.push(timeout(inner.settings.dial_patience, (inner.dial)()));
+            inner.settings.retry_every
+        };
+        let mut pause = pin!(sleep(pause));
+        loop {
+            let ended = match select(pause.as_mut(), attempts.next()).await {
+                Either::Left(_) => break,
+                Either::Right((None, _)) => {
+                    pause.as_mut().await;
+                    break;
+                }
+                Either::Right((Some(ended), _)) => ended,
+            };
+            let Some(inner) = dialling.inner.upgrade() else { return };
+            match ended {
+                Ok(Ok(connection)) => return inner.connected(connection, dialling.turn),
+                Ok(Err(error)) => inner.not_connected(error),
+                Err(_) => inner.not_connected(Error::outage(inner.name, Outage::Deadline)),
+            }
+        }
+    }
+}
+
+impl<C> Inner<C> {
+    fn connected(&self, connection: C, turn: u64) {
+        let edge = self.change(|health, now| health.connected(connection, turn, now));
+        self.connects.send_modify(|generation| *generation += 1);
+        self.tell(edge, None);
+    }
+
+    fn not_connected(&self, error: Error) {
+        let edge = self.change(|health, now| health.not_connected(now));
+        self.tell(edge, Some(error));
+    }
+}

@@ -1,0 +1,268 @@
+//! What a guard knows of its store: decisions and counters, behind the guard's one lock. No I/O, no waiting.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::AbortHandle;
+
+use super::Outage;
+use crate::base::clock::Timestamp;
+use crate::base::error::Error;
+use crate::base::event::{Event, Events};
+use crate::resilience::breaker::{Breaker, CallOutcome, Permit};
+use crate::resilience::circuit::Circuit;
+
+/// A store that comes and goes is logged this often, each way.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How a remote store is doing.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct GuardStats {
+    /// Which store, in one word.
+    pub name: String,
+    /// Whether calls reach it.
+    pub up: bool,
+    /// How many connections have been made.
+    pub connections: u64,
+    /// How many attempts to connect have been made.
+    pub attempts: u64,
+    /// Calls made.
+    pub calls: u64,
+    /// Calls that were not answered by the deadline.
+    pub timeouts: u64,
+    /// Calls that failed otherwise.
+    pub failures: u64,
+    /// Calls that were not made, because they would have been in vain.
+    pub skipped: u64,
+    /// What went wrong last, if anything.
+    pub last_error: Option<String>,
+}
+
+/// A call that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallTicket {
+    permit: Permit,
+    /// The connection it went over.
+    connection: u64,
+    /// When it was made.
+    at: Timestamp,
+}
+
+/// The store came or went.
+#[derive(Debug)]
+pub(super) struct Transition {
+    /// How long it had been away; `None` where it went.
+    back_after: Option<Duration>,
+    logged: bool,
+}
+
+impl Transition {
+    pub(super) fn tell(&self, events: &Events, store: &str, error: Option<Error>) {
+        let unknown;
+        let event = match self.back_after {
+            Some(away) => Event::StoreUp { store, away },
+            None => {
+                unknown = error.unwrap_or_else(|| Error::outage(store, Outage::Disconnected));
+                Event::StoreDown { store, error: &unknown }
+            }
+        };
+        if self.logged { events.emit(&event) } else { events.emit_unlogged(&event) }
+    }
+}
+
+pub(super) struct Health<C> {
+    connection: Option<C>,
+    /// The number of `connection`.
+    number: u64,
+    breaker: Breaker,
+    /// From when on an answer is slow.
+    slow_after: Option<Duration>,
+    /// Since when it is down; `None` while it is up, or not known yet.
+    down_since: Option<Timestamp>,
+    known: bool,
+    logged: [Option<Timestamp>; 2],
+    /// Who connects now: its number and how to stop it.
+    dialling: Option<(u64, Option<AbortHandle>)>,
+    dial_turns: u64,
+    /// When the last attempt to connect began.
+    last_dial: Option<Timestamp>,
+    stats: GuardStats,
+}
+
+impl<C> Health<C> {
+    pub(super) fn new(circuit: Circuit) -> Self {
+        Self {
+            connection: None,
+            number: 0,
+            breaker: Breaker::new(circuit.policy),
+            slow_after: circuit.slow_after,
+            down_since: None,
+            known: false,
+            logged: [None; 2],
+            dialling: None,
+            dial_turns: 0,
+            last_dial: None,
+            stats: GuardStats::default(),
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
+        let slow = self.slow_after.is_some_and(|span| now.since(ticket.at) >= span);
+        match self.record(ticket, if slow { CallOutcome::Slow } else { CallOutcome::Success }, now) {
+            Some(true) => self.down(now),
+            Some(false) => self.up(now),
+            None => None,
+        }
+    }
+
+    pub(super) fn refused(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
+        self.stats.failures += 1;
+        let turned = self.record(ticket, CallOutcome::Failure, now);
+        if turned == Some(true) { self.down(now) } else { None }
+    }
+
+    pub(super) fn lost(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
+        self.stats.failures += 1;
+        self.record(ticket, CallOutcome::Failure, now);
+        self.drop_connection(ticket, now)
+    }
+
+    /// A late answer alone costs no connection: a slow one in twenty would otherwise cost them all.
+    pub(super) fn timed_out(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
+        self.stats.timeouts += 1;
+        self.record(ticket, CallOutcome::Failure, now);
+        if self.breaker.is_open() { self.drop_connection(ticket, now) } else { None }
+    }
+
+    /// The next call tries the fresh connection; its success shuts the breaker.
+    pub(super) fn connected(&mut self, connection: C, turn: u64, now: Timestamp) -> Option<Transition> {
+        self.connection = Some(connection);
+        self.number += 1;
+        self.stop_dialling(turn);
+        if self.breaker.is_open() {
+            self.breaker.probe_now(now);
+            return None;
+        }
+        self.up(now)
+    }
+
+    pub(super) fn not_connected(&mut self, now: Timestamp) -> Option<Transition> {
+        self.down(now)
+    }
+
+    pub(super) fn check(&mut self, now: Timestamp) -> Result<(), Outage> {
+        let verdict = match &self.connection {
+            None => Err(Outage::Disconnected),
+            Some(_) if self.breaker.admits(now) => Ok(()),
+            Some(_) => Err(Outage::Open),
+        };
+        self.stats.skipped += u64::from(verdict.is_err());
+        verdict
+    }
+
+    pub(super) const fn is_up(&self) -> bool {
+        self.connection.is_some() && !self.breaker.is_open()
+    }
+
+    pub(super) fn wants_dialling(&self) -> bool {
+        self.connection.is_none() && self.dialling.is_none()
+    }
+
+    pub(super) fn start_dialling(&mut self) -> Option<u64> {
+        if !self.wants_dialling() {
+            return None;
+        }
+        self.dial_turns += 1;
+        self.dialling = Some((self.dial_turns, None));
+        Some(self.dial_turns)
+    }
+
+    pub(super) fn dialled_by(&mut self, turn: u64, task: AbortHandle) {
+        if let Some((current, handle)) = &mut self.dialling
+            && *current == turn
+        {
+            *handle = Some(task);
+        }
+    }
+
+    pub(super) fn dialled(&mut self, now: Timestamp) {
+        self.stats.attempts += 1;
+        self.last_dial = Some(now);
+    }
+
+    /// How long until the next attempt to connect may begin.
+    pub(super) fn dial_due(&self, now: Timestamp, every: Duration) -> Duration {
+        self.last_dial.map_or(Duration::ZERO, |last| every.saturating_sub(now.since(last)))
+    }
+
+    pub(super) fn stop_dialling(&mut self, turn: u64) {
+        self.dialling = self.dialling.take().filter(|(current, _)| *current != turn);
+    }
+
+    pub(super) fn note(&mut self, error: &Error) {
+        self.stats.last_error = Some(error.to_string());
+    }
+
+    pub(super) fn stats(&self, name: &str, connections: u64) -> GuardStats {
+        GuardStats { name: name.to_owned(), up: self.is_up(), connections, ..self.stats.clone() }
+    }
+
+    fn record(&mut self, ticket: CallTicket, outcome: CallOutcome, now: Timestamp) -> Option<bool> {
+        self.breaker.record(ticket.permit, outcome, now)
+    }
+
+    /// Unless it has been replaced since the call was made.
+    fn drop_connection(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
+        if ticket.connection != self.number {
+            return None;
+        }
+        self.connection = None;
+        self.down(now)
+    }
+
+    fn down(&mut self, now: Timestamp) -> Option<Transition> {
+        if self.known && self.down_since.is_some() {
+            return None;
+        }
+        (self.known, self.down_since) = (true, Some(now));
+        Some(Transition { back_after: None, logged: self.may_log(0, now) })
+    }
+
+    fn up(&mut self, now: Timestamp) -> Option<Transition> {
+        self.known = true;
+        let since = self.down_since.take()?;
+        Some(Transition { back_after: Some(now.since(since)), logged: self.may_log(1, now) })
+    }
+
+    fn may_log(&mut self, way: usize, now: Timestamp) -> bool {
+        let due = self.logged[way].is_none_or(|last| now.since(last) >= LOG_EVERY);
+        if due {
+            self.logged[way] = Some(now);
+        }
+        due
+    }
+}
+
+impl<C: Clone> Health<C> {
+    pub(super) fn admit(&mut self, now: Timestamp) -> Result<(C, CallTicket), Outage> {
+        let Some(connection) = self.connection.clone() else {
+            self.stats.skipped += 1;
+            return Err(Outage::Disconnected);
+        };
+        let Some(permit) = self.breaker.admit(now) else {
+            self.stats.skipped += 1;
+            return Err(Outage::Open);
+        };
+        self.stats.calls += 1;
+        Ok((connection, CallTicket { permit, connection: self.number, at: now }))
+    }
+}
+
+impl<C> Drop for Health<C> {
+    fn drop(&mut self) {
+        if let Some((_, Some(task))) = &self.dialling {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Stores that others wrote: what they break stays with them.
+//!
+//! A store that panics, or does not answer, has failed like one that returns an error: the request goes on without it.
+//! Stores of this crate bring a deadline and a breaker of their own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use crate::base::error::Error;
+use crate::base::maybe_ready::MaybeReady;
+
+/// How long a store may take for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The store's answer, where it gives one in time.
+pub(crate) fn isolate<T: Send + 'static>(
+    store: &'static str,
+    ask: impl FnOnce() -> MaybeReady<Result<T, Error>>,
+) -> MaybeReady<Result<T, Error>> {
+    match catch_unwind(AssertUnwindSafe(ask)) {
+        Ok(MaybeReady::Ready(answer)) => MaybeReady::Ready(answer),
+        Ok(MaybeReady::Pending(answer)) => MaybeReady::Pending(Box::pin(async move {
+            match tokio::time::timeout(PATIENCE, AssertUnwindSafe(answer).catch_unwind()).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(panicked(store)),
+                Err(late) => Err(Error::store(format!("the store of the {store} did not answer in time"), late)),
+            }
+        })),
+        Err(_) => MaybeReady::Ready(Err(panicked(store))),
+    }
+}
+
+/// What the store says at once; the default where it panics.
+pub(crate) fn contain_now<T: Default>(ask: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_default()
+}
+
+/// What the panic said, the panic hook has printed.
+fn panicked(store: &'static str) -> Error {
+    Error::store(format!("the store of the {store} panicked"), "panicked")
+}

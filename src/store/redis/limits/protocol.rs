@@ -1,0 +1,202 @@
+//! What the script is asked and what it answers, as bytes and integers. No I/O.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::base::clock::{Timestamp, nanos};
+use crate::limit::{Algorithm, Quota, Verdict, Verdicts};
+
+/// Checks in one call: enough to share its cost, and still well under a millisecond of the server's time.
+pub(super) const MOST: usize = 64;
+
+const ENFORCED: u8 = 1;
+const LAST: u8 = 2;
+const ASKS: u8 = 4;
+const REFUNDS: u8 = 8;
+const CHARGES: u8 = 16;
+const LEASES: u8 = 32;
+
+/// One question or correction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Op {
+    /// The key's name in the fleet.
+    pub(super) key: u64,
+    pub(super) quota: Quota,
+    pub(super) units: u32,
+    pub(super) act: LimitCommand,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum LimitCommand {
+    /// Charges the units if all of the group fit, and then leases up to `want` more.
+    Take { enforced: bool, want: u32, life: Duration },
+    /// Says what taking would.
+    Ask { enforced: bool },
+    /// Gives back units charged at that time of the store's, in microseconds.
+    Refund { charged: u64 },
+    /// Charges the units, whether they fit or not.
+    Charge,
+}
+
+/// What is taken all or none.
+pub(super) type CheckGroup = SmallVec<[Op; 2]>;
+
+/// One call of the script.
+#[derive(Debug, Default)]
+pub(super) struct ScriptCall {
+    pub(super) keys: SmallVec<[u64; MOST]>,
+    pub(super) blob: Vec<u8>,
+}
+
+/// Writes groups as the script reads them.
+pub(super) fn encode<'a>(groups: impl Iterator<Item = &'a CheckGroup>) -> ScriptCall {
+    let mut keys: SmallVec<[u64; MOST]> = SmallVec::new();
+    let mut quotas: SmallVec<[Quota; 8]> = SmallVec::new();
+    let mut ops = Vec::with_capacity(7 * MOST);
+    let mut extras: Vec<u8> = Vec::new();
+    let mut count = 0_u16;
+    for group in groups {
+        for (i, op) in group.iter().enumerate() {
+            let last = if i + 1 == group.len() { LAST } else { 0 };
+            let key = index(&mut keys, op.key);
+            let quota = index(&mut quotas, op.quota);
+            let (flags, more) = flags(&op.act);
+            ops.extend_from_slice(&[key, quota, flags | last]);
+            ops.extend_from_slice(&op.units.to_le_bytes());
+            more.into_iter().flatten().for_each(|value| extras.extend_from_slice(&value.to_le_bytes()));
+            count += 1;
+        }
+    }
+    let mut blob = Vec::with_capacity(4 + 16 * quotas.len() + ops.len() + extras.len());
+    blob.extend_from_slice(&(quotas.len() as u16).to_le_bytes());
+    blob.extend_from_slice(&count.to_le_bytes());
+    for quota in &quotas {
+        let (first, second) = numbers(*quota);
+        blob.extend_from_slice(&first.to_le_bytes());
+        blob.extend_from_slice(&second.to_le_bytes());
+    }
+    blob.extend_from_slice(&ops);
+    blob.extend_from_slice(&extras);
+    ScriptCall { keys, blob }
+}
+
+fn flags(act: &LimitCommand) -> (u8, [Option<f64>; 2]) {
+    let enforced = |enforced: bool| if enforced { ENFORCED } else { 0 };
+    match *act {
+        LimitCommand::Take { enforced: e, want: 0, .. } => (enforced(e), [None; 2]),
+        LimitCommand::Take { enforced: e, want, life } => {
+            (enforced(e) | LEASES, [Some(f64::from(want)), Some(life.as_micros() as f64)])
+        }
+        LimitCommand::Ask { enforced: e } => (enforced(e) | ASKS, [None; 2]),
+        LimitCommand::Refund { charged } => (REFUNDS, [Some(charged as f64), None]),
+        LimitCommand::Charge => (CHARGES, [None; 2]),
+    }
+}
+
+/// The 1-based place of `item`, added where it is missing. Lists are of at most [`MOST`] items.
+fn index<A: smallvec::Array<Item = T>, T: PartialEq>(list: &mut SmallVec<A>, item: T) -> u8 {
+    let found = list.iter().position(|known| *known == item);
+    let at = found.unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    });
+    at as u8 + 1
+}
+
+/// A quota as the script and its keys hold it: a window's limit and period in microseconds, or a bucket's burst and
+/// negated interval in nanoseconds.
+fn numbers(quota: Quota) -> (f64, f64) {
+    let period = nanos(quota.period());
+    match quota.algorithm() {
+        Algorithm::Window(_) => (f64::from(quota.limit()), (period / 1_000) as f64),
+        Algorithm::Gcra(_) => (f64::from(quota.capacity()), -(period.div_ceil(u64::from(quota.limit().max(1))) as f64)),
+    }
+}
+
+/// A block that was sold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SoldUnits {
+    pub(super) units: u32,
+    pub(super) life: Duration,
+}
+
+/// What the script said of one group.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct GroupResult {
+    pub(super) verdicts: Verdicts,
+    /// One for each operation that wanted to lease, in order.
+    pub(super) sold: SmallVec<[SoldUnits; 1]>,
+}
+
+/// Reads the script's answer, group by group.
+#[derive(Debug)]
+pub(super) struct Answers<'a> {
+    values: std::slice::Iter<'a, i64>,
+    /// The store's time, in microseconds.
+    pub(super) now: u64,
+}
+
+impl<'a> Answers<'a> {
+    /// `None` where the sum is not that of the values: a number that was garbled on the way is believed by nobody.
+    pub(super) fn new(values: &'a [i64]) -> Option<Self> {
+        let (sum, values) = values.split_last()?;
+        if values.iter().map(|value| value.rem_euclid(1 << 32)).sum::<i64>() != *sum {
+            return None;
+        }
+        let mut values = values.iter();
+        let now = u64::try_from(*values.next()?).ok()?;
+        Some(Self { values, now })
+    }
+
+    /// `None` where the answer does not fit the question.
+    pub(super) fn group(&mut self, group: &CheckGroup) -> Option<GroupResult> {
+        let mut told = GroupResult::default();
+        for op in group {
+            if matches!(op.act, LimitCommand::Take { .. } | LimitCommand::Ask { .. }) {
+                told.verdicts.push(self.verdict(op)?);
+            }
+            if matches!(op.act, LimitCommand::Take { want: 1.., .. }) {
+                let units = u32::try_from(self.next()?).ok()?;
+                let life = if units == 0 { 0 } else { u64::try_from(self.next()?).ok()? };
+                told.sold.push(SoldUnits { units, life: Duration::from_micros(life) });
+            }
+        }
+        Some(told)
+    }
+
+    /// Whether all of it was read.
+    pub(super) fn is_done(&self) -> bool {
+        self.values.len() == 0
+    }
+
+    fn verdict(&mut self, op: &Op) -> Option<Verdict> {
+        let used = self.next()?;
+        let charged = used >= 0;
+        let used = u64::try_from(if charged { used } else { -1 - used }).ok()?;
+        match op.quota.algorithm() {
+            Algorithm::Gcra(gcra) => {
+                let now = Timestamp::from_nanos(self.now.saturating_mul(1_000));
+                let tat = now + Duration::from_nanos(used);
+                let wait = if charged { None } else { gcra.check(tat, now, op.units).err() };
+                Some(gcra.verdict(tat, now, wait))
+            }
+            Algorithm::Window(_) => {
+                let left = u64::from(op.quota.limit()).saturating_sub(used) as u32;
+                if charged {
+                    let reset = if used == 0 { Duration::ZERO } else { op.quota.period() };
+                    return Some(Verdict::new(None, left, reset));
+                }
+                let reset = Duration::from_micros(u64::try_from(self.next()?).ok()?);
+                let wait = Duration::from_micros(u64::try_from(self.next()?).ok()?);
+                Some(Verdict::new((!wait.is_zero()).then_some(wait), left, reset))
+            }
+            #[expect(unreachable_patterns, reason = "a third algorithm has to be answered for here")]
+            _ => None,
+        }
+    }
+
+    fn next(&mut self) -> Option<i64> {
+        self.values.next().copied()
+    }
+}

@@ -1,0 +1,17 @@
+//! Counters per route, the log and the span of one request, and the `metrics` facade.
+
+#[cfg(feature = "metrics")]
+pub(super) mod facade;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_facade.rs"]
+pub(super) mod facade;
+pub(super) mod harvest_health;
+pub(super) mod request_log;
+pub(super) mod route_stats;
+pub(super) mod shared;
+#[cfg(feature = "tracing")]
+pub(super) mod span;
+#[cfg(not(feature = "tracing"))]
+#[path = "no_span.rs"]
+pub(super) mod span;
+pub(super) mod state;

@@ -1,0 +1,206 @@
+//! [`Route`]: the counters of one route, and what a request that ends adds to them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::facade::Series;
+use super::request_log::RequestLog;
+use super::shared::TimingShared;
+use crate::base::clock::{Timestamp, nanos};
+use crate::base::detached_context::{CacheNote, LimitNote, Notes, RequestScope, ScopeOwner};
+use crate::base::sharded_counter::ShardedCounter;
+use crate::timing::measure::findings::{FindingKind, RequestFinding};
+use crate::timing::measure::histogram::Histogram;
+use crate::timing::measure::latencies::Latencies;
+use crate::timing::measure::n_plus_one::Repeats;
+use crate::timing::measure::stats::{Latency, RouteStats, SlowRequest, Windows};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestOutcome {
+    /// With this status.
+    Answered(StatusCode),
+    /// With an error of the inner service.
+    Failed,
+    /// Its future was dropped before it was ready.
+    Cancelled,
+}
+
+/// Who says that a query has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuerySource {
+    /// The program itself.
+    Program,
+    /// An event, inside the subscriber: what is found is logged later, where that is allowed.
+    #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "only events come from a subscriber"))]
+    Subscriber,
+}
+
+/// What a request was like, when it ended.
+pub(crate) struct RequestSummary<'a> {
+    pub(crate) now: Timestamp,
+    /// Nanoseconds.
+    pub(crate) took: u64,
+    pub(crate) outcome: RequestOutcome,
+    pub(crate) log: Option<&'a RequestLog>,
+    pub(crate) notes: Notes,
+}
+
+/// One route's counters. What is in flight was started and neither answered nor cancelled: a request pays for one
+/// counter when it comes and for one when it goes.
+pub(crate) struct Route {
+    name: Arc<str>,
+    core: Arc<TimingShared>,
+    repeats: Repeats,
+    started: ShardedCounter<1>,
+    cancelled: AtomicU64,
+    errors: AtomicU64,
+    slow: AtomicU64,
+    queries: AtomicU64,
+    query_nanos: AtomicU64,
+    latencies: Latencies,
+    told: Series,
+}
+
+impl Route {
+    pub(crate) fn new(name: &str, core: Arc<TimingShared>) -> Self {
+        let settings = core.settings();
+        let own = settings.repeats_on.iter().find(|(route, _)| **route == *name).map(|(_, repeats)| repeats);
+        let repeats = own.unwrap_or(&settings.repeats).clone();
+        Self {
+            name: name.into(),
+            core,
+            repeats,
+            started: ShardedCounter::default(),
+            cancelled: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+            queries: AtomicU64::new(0),
+            query_nanos: AtomicU64::new(0),
+            latencies: Latencies::new(),
+            told: Series::requests(name),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &TimingShared {
+        &self.core
+    }
+
+    pub(crate) const fn repeats(&self) -> &Repeats {
+        &self.repeats
+    }
+
+    pub(crate) fn latency(&self) -> Histogram {
+        self.latencies.ever()
+    }
+
+    /// Counts a request in.
+    pub(crate) fn begin(&self) {
+        self.started.add(0, 1);
+    }
+
+    /// Counts a query of one of this route's requests.
+    pub(crate) fn query(&self, took: Duration) {
+        add(&self.queries, 1);
+        add(&self.query_nanos, nanos(took));
+    }
+
+    /// Counts a request out.
+    #[inline]
+    pub(crate) fn finish(&self, ended: &RequestSummary<'_>) {
+        match ended.outcome {
+            RequestOutcome::Cancelled => add(&self.cancelled, 1),
+            RequestOutcome::Answered(status) if !status.is_server_error() => self.answered(ended),
+            RequestOutcome::Answered(_) | RequestOutcome::Failed => {
+                add(&self.errors, 1);
+                self.answered(ended);
+            }
+        }
+        if ended.took >= self.core.slow_after() {
+            self.slow(ended);
+        }
+        if let Some(log) = ended.log {
+            log.review().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
+        }
+        self.core.tell();
+    }
+
+    fn answered(&self, ended: &RequestSummary<'_>) {
+        self.latencies.record(ended.now, ended.took);
+        self.told.record(ended.took);
+    }
+
+    /// Counts what was found, and reports it where it is due.
+    pub(crate) fn found(&self, found: &RequestFinding, now: Timestamp, source: QuerySource) {
+        self.core.found(&self.name, found, now, source);
+    }
+
+    #[cold]
+    fn slow(&self, ended: &RequestSummary<'_>) {
+        add(&self.slow, 1);
+        let took = Duration::from_nanos(ended.took);
+        let status = match ended.outcome {
+            RequestOutcome::Answered(status) => Some(status.as_u16()),
+            RequestOutcome::Failed | RequestOutcome::Cancelled => None,
+        };
+        let work = ended.log.map(RequestLog::reading).unwrap_or_default();
+        self.core.slow().push(SlowRequest {
+            route: (*self.name).to_owned(),
+            took,
+            status,
+            cancelled: ended.outcome == RequestOutcome::Cancelled,
+            at: self.core.settings().clock.wall(),
+            queries: work.shares(),
+            pool_waits: work.pool.count,
+            pool_wait: work.pool.total,
+            upstream_calls: work.upstream.count,
+            upstream_time: work.upstream.total,
+            cache: ended.notes.cache.map(CacheNote::as_str),
+            limit: ended.notes.limit.map(LimitNote::as_str),
+        });
+        let found = RequestFinding { kind: FindingKind::SlowRequest, query: None, count: 1, total: took, at: None };
+        self.found(&found, ended.now, QuerySource::Program);
+    }
+
+    pub(crate) fn stats(&self, now: Timestamp) -> RouteStats {
+        // The ends are read before the beginnings: a request that passes meanwhile is in flight, never less than none.
+        let (latency, cancelled) = (Latency::of(&self.latency()), read(&self.cancelled));
+        let requests = self.started.sum(0);
+        let query_time = Duration::from_nanos(read(&self.query_nanos));
+        RouteStats {
+            route: (*self.name).to_owned(),
+            requests,
+            in_flight: requests.saturating_sub(latency.count + cancelled),
+            errors: read(&self.errors),
+            cancelled,
+            slow: read(&self.slow),
+            queries: read(&self.queries),
+            query_time,
+            query_share: share(query_time, latency.total),
+            latency,
+            windows: Windows::of(&self.latencies, now),
+        }
+    }
+}
+
+/// The share of one span in another; 0 where there is nothing to share.
+fn share(part: Duration, whole: Duration) -> f64 {
+    if whole.is_zero() { 0.0 } else { part.as_secs_f64() / whole.as_secs_f64() }
+}
+
+impl ScopeOwner for Route {
+    fn open(self: Arc<Self>) -> RequestScope {
+        Arc::new(RequestLog::new(self, None))
+    }
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

@@ -1,0 +1,202 @@
+//! [`TimingShared`]: what the routes of one layer share: how it was set up, the queries, the findings, the slow requests.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::facade::Series;
+use super::route_stats::QuerySource;
+use crate::base::clock::{Timestamp, nanos};
+use crate::timing::measure::findings::{Findings, RequestFinding};
+use crate::timing::measure::group::Sample;
+use crate::timing::measure::histogram::Histogram;
+use crate::timing::measure::latencies::Latencies;
+use crate::timing::measure::slow::SlowLog;
+use crate::timing::measure::stats::{Finding, FindingCount, Latency, PoolStats, QueryStats, Windows};
+use crate::timing::measure::table::NamedCounters;
+use crate::timing::tower::layer::TimingSettings;
+
+/// How many queries are told apart, and how many other services.
+const MAX_QUERIES: usize = 256;
+const MAX_UPSTREAMS: usize = 64;
+/// How many findings wait to be told.
+const MOST_UNTOLD: usize = 64;
+
+/// What the routes of one layer share.
+pub(crate) struct TimingShared {
+    settings: TimingSettings,
+    /// The setting in nanoseconds, which every request is compared with.
+    slow_after: u64,
+    queries: NamedCounters<Work>,
+    upstreams: NamedCounters<Work>,
+    pool: Work,
+    slow: Mutex<SlowLog>,
+    findings: Mutex<Findings>,
+    pending: PendingFindings,
+}
+
+/// Findings made where nothing may be logged: inside a subscriber.
+#[derive(Default)]
+struct PendingFindings {
+    any: AtomicBool,
+    list: Mutex<Vec<(Arc<str>, RequestFinding)>>,
+}
+
+impl TimingShared {
+    pub(crate) fn new(settings: TimingSettings) -> Self {
+        Self {
+            slow_after: nanos(settings.slow_after),
+            settings,
+            queries: NamedCounters::new(MAX_QUERIES, |name| Work::new(name, Some(Series::queries(name)))),
+            upstreams: NamedCounters::new(MAX_UPSTREAMS, |name| Work::new(name, None)),
+            pool: Work::new("pool", Some(Series::waits())),
+            slow: Mutex::default(),
+            findings: Mutex::default(),
+            pending: PendingFindings::default(),
+        }
+    }
+
+    pub(crate) const fn settings(&self) -> &TimingSettings {
+        &self.settings
+    }
+
+    pub(crate) const fn slow_after(&self) -> u64 {
+        self.slow_after
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.settings.clock.now()
+    }
+
+    /// Counts a query.
+    pub(crate) fn query(&self, sample: &Sample<'_>, now: Timestamp) {
+        self.queries.of(sample.name.as_str()).add(sample, now);
+    }
+
+    /// Counts a call of another service.
+    pub(crate) fn called(&self, sample: &Sample<'_>, now: Timestamp) {
+        self.upstreams.of(sample.name.as_str()).add(sample, now);
+    }
+
+    /// Counts a wait for a connection.
+    pub(crate) fn waited(&self, took: Duration, now: Timestamp) {
+        self.pool.record(took, now);
+    }
+
+    /// Counts what was found, and reports it where it is due.
+    pub(crate) fn found(&self, route: &Arc<str>, found: &RequestFinding, now: Timestamp, source: QuerySource) {
+        if !lock(&self.findings).note(route, found, now) {
+            return;
+        }
+        match source {
+            QuerySource::Program => self.settings.events.emit(&found.event(route)),
+            QuerySource::Subscriber => {
+                let mut list = lock(&self.pending.list);
+                if list.len() < MOST_UNTOLD {
+                    list.push((route.clone(), found.clone()));
+                }
+                self.pending.any.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Reports what was found where it could not be reported.
+    #[inline]
+    pub(crate) fn tell(&self) {
+        if self.pending.any.load(Ordering::Relaxed) && self.pending.any.swap(false, Ordering::Acquire) {
+            let list = std::mem::take(&mut *lock(&self.pending.list));
+            list.iter().for_each(|(route, found)| self.settings.events.emit(&found.event(route)));
+        }
+    }
+
+    /// Each query there was, those first that took longest together.
+    pub(crate) fn query_stats(&self, now: Timestamp) -> Vec<QueryStats> {
+        stats(&self.queries, now)
+    }
+
+    pub(crate) fn upstream_stats(&self, now: Timestamp) -> Vec<QueryStats> {
+        stats(&self.upstreams, now)
+    }
+
+    pub(crate) fn pool_stats(&self, now: Timestamp) -> PoolStats {
+        PoolStats { wait: Latency::of(&self.pool()), windows: Windows::of(&self.pool.latencies, now) }
+    }
+
+    /// The histograms behind [`query_stats`](Self::query_stats), by name.
+    pub(crate) fn queries(&self) -> impl Iterator<Item = (&str, Histogram)> {
+        self.queries.sorted().into_iter().map(|work| (&*work.name, work.latencies.ever()))
+    }
+
+    pub(crate) fn pool(&self) -> Histogram {
+        self.pool.latencies.ever()
+    }
+
+    pub(crate) fn findings(&self) -> (Vec<Finding>, Vec<FindingCount>) {
+        let findings = lock(&self.findings);
+        (findings.recent(), findings.counts())
+    }
+
+    pub(crate) fn slow(&self) -> MutexGuard<'_, SlowLog> {
+        lock(&self.slow)
+    }
+}
+
+fn stats(table: &NamedCounters<Work>, now: Timestamp) -> Vec<QueryStats> {
+    let all = table.sorted().into_iter().map(|work| work.stats(now));
+    let mut all: Vec<QueryStats> = all.filter(|work| work.latency.count > 0).collect();
+    all.sort_by_key(|work| std::cmp::Reverse(work.latency.total));
+    all
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The counters of one query, of one other service, or of the pools.
+struct Work {
+    name: Box<str>,
+    cancelled: AtomicU64,
+    rows: AtomicU64,
+    latencies: Latencies,
+    told: Option<Series>,
+}
+
+impl Work {
+    fn new(name: &str, told: Option<Series>) -> Self {
+        Self {
+            name: name.into(),
+            cancelled: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            latencies: Latencies::new(),
+            told,
+        }
+    }
+
+    fn add(&self, sample: &Sample<'_>, now: Timestamp) {
+        self.record(sample.took, now);
+        if sample.cancelled {
+            self.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+        if sample.rows > 0 {
+            self.rows.fetch_add(sample.rows, Ordering::Relaxed);
+        }
+    }
+
+    fn record(&self, took: Duration, now: Timestamp) {
+        let took = nanos(took);
+        self.latencies.record(now, took);
+        if let Some(told) = &self.told {
+            told.record(took);
+        }
+    }
+
+    fn stats(&self, now: Timestamp) -> QueryStats {
+        QueryStats {
+            name: self.name.clone().into(),
+            cancelled: self.cancelled.load(Ordering::Relaxed),
+            rows: self.rows.load(Ordering::Relaxed),
+            latency: Latency::of(&self.latencies.ever()),
+            windows: Windows::of(&self.latencies, now),
+        }
+    }
+}

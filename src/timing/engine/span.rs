@@ -1,0 +1,60 @@
+//! [`RequestSpan`]: the request's own span, in which its log is found from other threads.
+//!
+//! It is opened only where a [harvest](crate::timing::harvest()) is installed, at the level `TRACE`, so that a log that shows
+//! less shows nothing of it. Where `TRACE` is shut off for the whole subscriber or at compile time, `INFO` is taken: the
+//! queries of SQLite, which are made on a thread of their own, would be nobody's otherwise.
+
+use tracing::level_filters::STATIC_MAX_LEVEL;
+use tracing::{Level, Span};
+
+use super::harvest_health;
+use crate::base::detached_context::LogSlot;
+
+/// The target of that span.
+pub(crate) const TARGET: &str = "tollgate::request";
+
+/// The span of one request; none where nobody harvests.
+pub(crate) struct RequestSpan(Option<Box<Span>>);
+
+impl RequestSpan {
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
+    #[inline]
+    pub(crate) fn open(slot: &mut LogSlot) -> Self {
+        if harvest_health::is_installed() { Self::made(slot) } else { Self::none() }
+    }
+
+    /// Inside the slot: the harvest looks for the log there.
+    #[cold]
+    fn made(slot: &mut LogSlot) -> Self {
+        slot.enter(|| {
+            let quiet = tracing::trace_span!(target: TARGET, "request");
+            let span = if quiet.is_disabled() { tracing::info_span!(target: TARGET, "request") } else { quiet };
+            Self((!span.is_disabled()).then(|| Box::new(span)))
+        })
+    }
+
+    #[inline]
+    pub(crate) fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
+        match &self.0 {
+            None => work(),
+            Some(span) => span.in_scope(work),
+        }
+    }
+}
+
+/// What keeps sqlx's events away, as far as can be told from here.
+pub(crate) fn why_nothing_is_heard() -> &'static str {
+    if STATIC_MAX_LEVEL < Level::DEBUG {
+        "no query of sqlx has been heard: a feature of `tracing` such as `release_max_level_info` removes its events from \
+         the program; let sqlx log at that level: `connect_options.log_statements(log::LevelFilter::Info)`"
+    } else if !tracing::enabled!(target: "sqlx::query", Level::DEBUG) {
+        "no query of sqlx has been heard: a filter over the whole subscriber hides `sqlx::query`; filter the layer that \
+         prints instead: `registry().with(fmt::layer().with_filter(env_filter)).with(tollgate::timing::harvest())`"
+    } else {
+        "no query of sqlx has been heard: either none was made, or statement logging is off; turn it on: \
+         `connect_options.log_statements(log::LevelFilter::Debug)`"
+    }
+}

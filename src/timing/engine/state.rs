@@ -1,0 +1,109 @@
+//! [`TimingState`]: everything one timing layer counts, shared by all its services.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::harvest_health;
+use super::request_log::UNATTRIBUTED;
+use super::route_stats::Route;
+use super::shared::TimingShared;
+use crate::base::mode::{Switch, SwitchCell};
+use crate::base::request_head::RequestHead;
+use crate::base::route::UNMATCHED;
+use crate::timing::measure::histogram::Histogram;
+use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
+use crate::timing::measure::table::NamedCounters;
+use crate::timing::tower::layer::TimingSettings;
+
+/// The routes by name, and what they share.
+pub(crate) struct TimingState {
+    core: Arc<TimingShared>,
+    pub(crate) switch: SwitchCell,
+    routes: NamedCounters<Arc<Route>>,
+    /// The route of each of our own patterns, by the pattern's place among them.
+    patterns: Box<[Arc<Route>]>,
+    unmatched: Arc<Route>,
+}
+
+impl TimingState {
+    pub(crate) fn new(settings: TimingSettings) -> Self {
+        // One place more than asked for: unmatched requests never push a route out, nor are pushed out.
+        let limit = settings.max_routes + 1;
+        settings.clock.wind();
+        let core = Arc::new(TimingShared::new(settings));
+        let shared = core.clone();
+        let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));
+        let unmatched = routes.of(UNMATCHED).clone();
+        let patterns = core.settings().patterns.names().iter().map(|name| routes.of(name).clone()).collect();
+        Self { core, switch: SwitchCell::default(), routes, patterns, unmatched }
+    }
+
+    /// Counts a request in; its route, or nothing where the layer is not enabled.
+    pub(crate) fn begin(&self, head: &RequestHead<'_>) -> Option<Arc<Route>> {
+        let settings = self.core.settings();
+        if !settings.enabled || self.switch.get() == Switch::Off {
+            return None;
+        }
+        let route = match settings.patterns.routed(head) {
+            Some(name) => self.routes.of(name),
+            None if self.patterns.is_empty() => &self.unmatched,
+            None => {
+                let pattern = settings.patterns.at(head.uri().path());
+                pattern.and_then(|pattern| self.patterns.get(pattern)).unwrap_or(&self.unmatched)
+            }
+        };
+        route.begin();
+        Some(route.clone())
+    }
+
+    pub(crate) fn settings(&self) -> &TimingSettings {
+        self.core.settings()
+    }
+
+    pub(crate) fn core(&self) -> &TimingShared {
+        &self.core
+    }
+
+    /// Every route there was a request for, with its numbers.
+    pub(crate) fn routes(&self) -> Vec<(&Route, RouteStats)> {
+        let now = self.core.now();
+        let all = self.routes.sorted().into_iter().map(|route| (&**route, route.stats(now)));
+        all.filter(|(_, stats)| stats.requests > 0).collect()
+    }
+
+    pub(crate) fn stats(&self) -> TimingStats {
+        self.core.tell();
+        harvest_health::check(self.core.settings());
+        let now = self.core.now();
+        let mut all = Histogram::default();
+        let mut routes = Vec::new();
+        for (route, stats) in self.routes() {
+            all.merge(&route.latency());
+            routes.push(stats);
+        }
+        let (findings, finding_counts) = self.core.findings();
+        let slow = self.core.slow();
+        TimingStats {
+            switch: if self.settings().enabled { self.switch.get() } else { Switch::Off },
+            requests: routes.iter().map(|route| route.requests).sum(),
+            in_flight: routes.iter().map(|route| route.in_flight).sum(),
+            latency: Latency::of(&all),
+            routes,
+            queries: self.core.query_stats(now),
+            upstreams: self.core.upstream_stats(now),
+            pool: self.core.pool_stats(now),
+            unattributed: UNATTRIBUTED.reading(),
+            harvest: harvest_health::state(),
+            findings,
+            finding_counts,
+            slow_recent: slow.recent(),
+            slowest: slow.slowest(),
+        }
+    }
+}
+
+impl fmt::Debug for TimingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimingState").field("settings", self.core.settings()).finish_non_exhaustive()
+    }
+}

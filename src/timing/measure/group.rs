@@ -1,0 +1,200 @@
+//! [`QueryGroups`]: the queries of one request, grouped by what they look like; so many groups, and no more.
+//!
+//! A request that runs more than 256 different queries counts the rest under `other`. Within a group, queries that are
+//! known to be the same in everything (the same key, or the same text without parameters) are counted apart, the first
+//! 32 of them: that is how a query asked twice is told from one asked for two rows.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::table::OTHER;
+
+/// How many groups a request tells apart.
+pub(crate) const MAX_GROUPS: usize = 256;
+/// How many different queries of one group are told apart.
+const MAX_TWINS: usize = 32;
+
+/// What a query is called: a word of the program's own, or a fingerprint.
+#[derive(Clone, Debug)]
+pub(crate) enum QueryName {
+    Word(&'static str),
+    Print(Arc<str>),
+}
+
+impl QueryName {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Word(word) => word,
+            Self::Print(print) => print,
+        }
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Print(mine), Self::Print(theirs)) if Arc::ptr_eq(mine, theirs) => true,
+            _ => self.as_str() == other.as_str(),
+        }
+    }
+}
+
+/// One query that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample<'a> {
+    pub(crate) name: &'a QueryName,
+    /// Of its name.
+    pub(crate) hash: u64,
+    pub(crate) took: Duration,
+    pub(crate) rows: u64,
+    /// Dropped before its end.
+    pub(crate) cancelled: bool,
+    /// A hash of everything it asks for, where that is known.
+    pub(crate) whole: Option<u64>,
+    /// Where the program makes it, where that is known.
+    pub(crate) at: Option<&'static Location<'static>>,
+}
+
+/// How many, and how long together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) count: u64,
+    pub(crate) total: Duration,
+}
+
+impl Sum {
+    pub(crate) fn add(&mut self, took: Duration) {
+        self.join(Self { count: 1, total: took });
+    }
+
+    pub(crate) fn join(&mut self, other: Self) {
+        self.count += other.count;
+        self.total = self.total.saturating_add(other.total);
+    }
+}
+
+/// The queries of one name.
+#[derive(Clone, Debug)]
+pub(crate) struct QueryGroup {
+    pub(crate) name: QueryName,
+    pub(crate) sum: Sum,
+    pub(crate) slowest: Duration,
+    pub(crate) rows: u64,
+    pub(crate) at: Option<&'static Location<'static>>,
+    /// How often each, by the hash of everything it asks for.
+    twins: SmallVec<[(u64, u64); 2]>,
+}
+
+impl QueryGroup {
+    fn new(name: QueryName, at: Option<&'static Location<'static>>) -> Self {
+        Self { name, sum: Sum::default(), slowest: Duration::ZERO, rows: 0, at, twins: SmallVec::new() }
+    }
+
+    fn add(&mut self, sample: &Sample<'_>) {
+        self.sum.add(sample.took);
+        self.slowest = self.slowest.max(sample.took);
+        self.rows = self.rows.saturating_add(sample.rows);
+        let Some(whole) = sample.whole else { return };
+        match self.twins.iter().position(|(held, _)| *held == whole) {
+            Some(twin) => self.twins[twin].1 += 1,
+            None if self.twins.len() < MAX_TWINS => self.twins.push((whole, 1)),
+            None => {}
+        }
+    }
+
+    /// How many of them asked for what another had asked for already.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.twins.iter().map(|(_, count)| count - 1).sum()
+    }
+
+    /// Whether this is what was not told apart.
+    pub(crate) fn is_other(&self) -> bool {
+        matches!(self.name, QueryName::Word(OTHER))
+    }
+}
+
+/// The queries of one request by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct QueryGroups {
+    list: SmallVec<[QueryGroup; 2]>,
+    /// Of the groups' names, in the same order.
+    hashes: SmallVec<[u64; 4]>,
+}
+
+impl QueryGroups {
+    pub(crate) fn add(&mut self, sample: &Sample<'_>) {
+        let found = self.hashes.iter().position(|hash| *hash == sample.hash);
+        let found = found.filter(|place| self.list[*place].name.is(sample.name));
+        let place = found.unwrap_or_else(|| self.place(sample));
+        if let Some(group) = self.list.get_mut(place) {
+            group.add(sample);
+        }
+    }
+
+    /// The place of a name that is new.
+    fn place(&mut self, sample: &Sample<'_>) -> usize {
+        if self.list.len() < MAX_GROUPS {
+            self.list.push(QueryGroup::new(sample.name.clone(), sample.at));
+            self.hashes.push(sample.hash);
+        } else if self.list.len() == MAX_GROUPS {
+            self.list.push(QueryGroup::new(QueryName::Word(OTHER), None));
+        }
+        self.list.len() - 1
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &QueryGroup> {
+        self.list.iter()
+    }
+
+    /// All of them together.
+    pub(crate) fn sum(&self) -> Sum {
+        self.list.iter().fold(Sum::default(), |mut all, group| {
+            all.join(group.sum);
+            all
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(name: &QueryName, whole: Option<u64>) -> Sample<'_> {
+        let hash = name.as_str().bytes().fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
+        Sample { name, hash, took: Duration::from_millis(2), rows: 3, cancelled: false, whole, at: None }
+    }
+
+    #[test]
+    fn what_looks_the_same_is_counted_together() {
+        let mut groups = QueryGroups::default();
+        let (word, print) = (QueryName::Word("SELECT a"), QueryName::Print("SELECT a".into()));
+        groups.add(&sample(&word, None));
+        groups.add(&sample(&print, None));
+        let group = groups.iter().next().expect("a group");
+        assert_eq!((groups.iter().count(), group.sum.count, group.rows), (1, 2, 6));
+        assert_eq!((group.sum.total, group.slowest), (Duration::from_millis(4), Duration::from_millis(2)));
+    }
+
+    #[test]
+    fn a_million_names_take_257_groups() {
+        let mut groups = QueryGroups::default();
+        for n in 0..1_000_000 {
+            let name = QueryName::Print(Arc::from(format!("SELECT c{n}")));
+            groups.add(&sample(&name, Some(n)));
+        }
+        assert_eq!((groups.iter().count(), groups.sum().count), (257, 1_000_000));
+        let other = groups.iter().find(|group| group.is_other()).expect("the surplus");
+        assert_eq!((other.sum.count, other.twins.len()), (999_744, MAX_TWINS));
+    }
+
+    #[test]
+    fn duplicates_are_those_that_ask_for_the_same() {
+        let mut groups = QueryGroups::default();
+        let name = QueryName::Word("user");
+        for whole in [Some(1), Some(2), Some(1), None, None, Some(1)] {
+            groups.add(&sample(&name, whole));
+        }
+        assert_eq!(groups.iter().next().map(QueryGroup::duplicates), Some(2));
+    }
+}

@@ -1,0 +1,159 @@
+//! [`Latencies`]: the latencies of one route or query, since the start and of late, recorded once.
+//!
+//! A value goes into one histogram, that of the ten seconds now running: an addition, another to a counter of this
+//! thread's, and no lock. When ten seconds are over, the next value moves what they held on, to the histogram of all
+//! times and to the [`Sliding`] windows; until then readings add it up. About 32 KB.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::histogram::{self, Histogram};
+use super::sliding::{self, Sliding};
+use crate::base::clock::{Timestamp, nanos};
+use crate::base::sharded_counter::ShardedCounter;
+
+pub(crate) struct Latencies {
+    /// Which ten seconds are running, from 1 on; 0 before the first value.
+    turn: AtomicU64,
+    counts: Box<[AtomicU32]>,
+    max: AtomicU64,
+    sum: ShardedCounter<1>,
+    settled: Mutex<Settled>,
+}
+
+/// What was recorded in earlier turns.
+struct Settled {
+    ever: Histogram,
+    late: Sliding,
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Self {
+        Self {
+            turn: AtomicU64::new(0),
+            counts: (0..histogram::BUCKETS).map(|_| AtomicU32::new(0)).collect(),
+            max: AtomicU64::new(0),
+            sum: ShardedCounter::default(),
+            settled: Mutex::new(Settled { ever: Histogram::default(), late: Sliding::new() }),
+        }
+    }
+
+    /// Counts one value.
+    #[inline]
+    pub(crate) fn record(&self, now: Timestamp, nanos: u64) {
+        let turn = sliding::turn(now);
+        if self.turn.load(Ordering::Relaxed) != turn {
+            self.settle(turn);
+        }
+        self.counts[histogram::index(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.sum.add(0, nanos);
+        if nanos > self.max.load(Ordering::Relaxed) {
+            self.max.fetch_max(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything that was counted. The sum and the maximum are exact.
+    pub(crate) fn ever(&self) -> Histogram {
+        let settled = self.settled();
+        let mut reading = settled.ever.clone();
+        self.add_to(&mut reading);
+        reading.include(self.sum.sum(0), 0);
+        reading
+    }
+
+    /// What was counted within `window` before `now`, at most an hour.
+    pub(crate) fn late(&self, now: Timestamp, window: Duration) -> Histogram {
+        let settled = self.settled();
+        let mut reading = settled.late.reading(now, window);
+        if sliding::reaches(self.turn.load(Ordering::Relaxed), now.as_nanos().saturating_sub(nanos(window))) {
+            let sum = self.add_to(&mut reading);
+            reading.include(sum, 0);
+        }
+        reading
+    }
+
+    /// Adds what the running turn holds; about the sum of it.
+    fn add_to(&self, reading: &mut Histogram) -> u64 {
+        let mut sum = 0_u64;
+        for (bucket, count) in self.counts.iter().enumerate() {
+            let (value, times) = (histogram::middle(bucket), u64::from(count.load(Ordering::Relaxed)));
+            if times > 0 {
+                reading.add(value, times);
+                sum = sum.saturating_add(value.saturating_mul(times));
+            }
+        }
+        reading.include(0, self.max.load(Ordering::Relaxed));
+        sum
+    }
+
+    /// Moves on what an earlier turn held. Where another thread does, or reads, this value is counted with those.
+    #[cold]
+    fn settle(&self, turn: u64) {
+        let Ok(mut settled) = self.settled.try_lock() else { return };
+        let held = self.turn.load(Ordering::Relaxed);
+        if held >= turn {
+            return;
+        }
+        let max = self.max.swap(0, Ordering::Relaxed);
+        for (bucket, count) in self.counts.iter().enumerate() {
+            if count.load(Ordering::Relaxed) > 0 {
+                let (value, times) = (histogram::middle(bucket), count.swap(0, Ordering::Relaxed));
+                settled.ever.add(value, u64::from(times));
+                settled.late.add(held, value, times);
+            }
+        }
+        settled.ever.include(0, max);
+        settled.late.raise(held, max);
+        self.turn.store(turn, Ordering::Relaxed);
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(n: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(n)
+    }
+
+    #[test]
+    fn threads_lose_nothing_while_turns_end_and_others_read() {
+        let latencies = Latencies::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100_000).for_each(|n| latencies.record(second(n / 1_000), 5_000)));
+            }
+            scope.spawn(|| {
+                let mut seen = 0;
+                for _ in 0..100 {
+                    let count = latencies.ever().count();
+                    assert!(count >= seen, "what was counted once stays counted");
+                    seen = count;
+                }
+            });
+        });
+        let (ever, hour) = (latencies.ever(), latencies.late(second(100), Duration::from_secs(3_600)));
+        assert_eq!((ever.count(), ever.sum(), ever.max()), (400_000, 400_000 * 5_000, 5_000));
+        assert_eq!((hour.count(), hour.max()), (400_000, 5_000));
+    }
+
+    #[test]
+    fn a_reading_adds_up_the_running_turn_and_the_settled_ones() {
+        let (latencies, minute) = (Latencies::new(), Duration::from_secs(60));
+        for n in 0..100_u64 {
+            latencies.record(second(n), (n + 1) * 1_000_000);
+        }
+        let ever = latencies.ever();
+        assert_eq!((ever.count(), ever.sum(), ever.max()), (100, 5_050_000_000, 100_000_000));
+        assert!(ever.percentile(500).abs_diff(50_000_000) < 1_000_000);
+        assert_eq!(latencies.late(second(99), minute).count(), 70, "the minute and the ten seconds it reaches into");
+        assert_eq!(latencies.late(second(159), minute).count(), 10);
+        assert_eq!(latencies.late(second(160), minute).count(), 0);
+        assert_eq!(latencies.late(second(99), minute).max(), 100_000_000);
+    }
+}

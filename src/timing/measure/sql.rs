@@ -1,0 +1,277 @@
+//! [`Scanner`]: cuts SQL into tokens, in one pass, in whatever dialect.
+//!
+//! It never looks back, and looks ahead only over what it then passes. Where the dialects disagree about where text or a
+//! comment ends, the token is [`Token::Unclear`]: whoever reads on would take values for names.
+
+/// A piece of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token<'a> {
+    /// A keyword, or a name that is not quoted.
+    Word(&'a str),
+    /// In double quotes, these included: a name, or text.
+    Quoted(&'a str),
+    /// In backticks, these included: a name.
+    Backticks(&'a str),
+    /// Text, a number, a parameter.
+    Value,
+    /// A comma, a parenthesis, an operator.
+    Punctuation(&'a str),
+    /// From here on dialects read different things.
+    Unclear,
+}
+
+/// Reads a statement from left to right.
+pub(crate) struct Scanner<'a> {
+    sql: &'a str,
+    at: usize,
+    /// Whether a sign here belongs to a number: no operand stands before it.
+    signed: bool,
+    /// Whether there was one until now.
+    pub(crate) parameters: bool,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) const fn new(sql: &'a str) -> Self {
+        Self { sql, at: 0, signed: true, parameters: false }
+    }
+
+    /// Whether this byte follows at once.
+    pub(crate) fn next_is(&self, byte: u8) -> bool {
+        self.peek(0) == Some(byte)
+    }
+
+    pub(crate) fn next_token(&mut self) -> Option<Token<'a>> {
+        if !self.skip_blanks() {
+            return Some(self.unclear());
+        }
+        let first = self.peek(0)?;
+        let token = match first {
+            b'\'' => self.text(false),
+            b'"' => self.quoted(),
+            b'`' => self.backticks(),
+            b'$' => self.dollar(),
+            b'#' if !matches!(self.peek(1), Some(b'>' | b'-' | b'=' | b'#')) => self.unclear(),
+            b'?' | b':' | b'@' => self.parameter(),
+            b'0'..=b'9' => self.number(),
+            b'.' if self.peek(1).is_some_and(|b| b.is_ascii_digit()) && self.signed => self.number(),
+            b'+' | b'-' if self.signed && self.peek(1).is_some_and(|b| b.is_ascii_digit() || b == b'.') => {
+                self.at += 1;
+                self.number()
+            }
+            _ if is_word(first) => self.word(),
+            _ => self.punctuation(),
+        };
+        self.signed = match token {
+            Token::Punctuation(sign) => !matches!(sign, ")" | "]" | "."),
+            Token::Word(word) => opens_an_operand(word),
+            _ => false,
+        };
+        Some(token)
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        &self.sql.as_bytes()[self.at..]
+    }
+
+    fn peek(&self, ahead: usize) -> Option<u8> {
+        self.sql.as_bytes().get(self.at + ahead).copied()
+    }
+
+    /// Moves over what `wanted` accepts.
+    fn pass(&mut self, wanted: impl Fn(u8) -> bool) {
+        self.at += self.rest().iter().take_while(|b| wanted(**b)).count();
+    }
+
+    fn unclear(&mut self) -> Token<'a> {
+        self.at = self.sql.len();
+        Token::Unclear
+    }
+
+    /// Moves over white space and comments; false where it is not clear where a comment ends.
+    fn skip_blanks(&mut self) -> bool {
+        loop {
+            match (self.peek(0), self.peek(1)) {
+                (Some(b), _) if b.is_ascii_whitespace() || b.is_ascii_control() => self.at += 1,
+                (Some(b'-'), Some(b'-')) => self.pass(|b| b != b'\n'),
+                (Some(b'/'), Some(b'*')) => {
+                    // PostgreSQL nests comments, MySQL does not.
+                    let body = &self.sql[self.at + 2..];
+                    let Some(end) = body.find("*/") else {
+                        self.at = self.sql.len();
+                        return true;
+                    };
+                    if body[..end].contains("/*") {
+                        return false;
+                    }
+                    self.at += end + 4;
+                }
+                _ => return true,
+            }
+        }
+    }
+
+    /// `'text'`; with backslashes only where the dialect is known to mean it.
+    fn text(&mut self, backslashes: bool) -> Token<'a> {
+        self.closed_by(b'\'', backslashes).map_or(Token::Unclear, |_| Token::Value)
+    }
+
+    fn quoted(&mut self) -> Token<'a> {
+        self.closed_by(b'"', false).map_or(Token::Unclear, Token::Quoted)
+    }
+
+    fn backticks(&mut self) -> Token<'a> {
+        let from = self.at;
+        self.at += 1;
+        self.pass(|b| b != b'`');
+        let closed = self.peek(0).is_some();
+        self.at += usize::from(closed);
+        let name = &self.sql[from..self.at];
+        if closed && name.bytes().all(|b| is_word(b) || matches!(b, b'`' | b' ' | b'-')) {
+            Token::Backticks(name)
+        } else {
+            Token::Value
+        }
+    }
+
+    /// What stands between two such quotes, these included; nothing where a backslash makes it unclear which is the last.
+    fn closed_by(&mut self, quote: u8, backslashes: bool) -> Option<&'a str> {
+        let from = self.at;
+        self.at += 1;
+        loop {
+            self.pass(|b| b != quote && b != b'\\');
+            match (self.peek(0), self.peek(1)) {
+                (None, _) => {
+                    self.at = self.sql.len();
+                    return Some("\"\"");
+                }
+                (Some(b'\\'), _) if backslashes => self.at = (self.at + 2).min(self.sql.len()),
+                (Some(b'\\'), Some(b'\\')) => self.at += 2,
+                (Some(b'\\'), Some(next)) if next == quote => {
+                    self.unclear();
+                    return None;
+                }
+                (Some(b'\\'), _) => self.at += 1,
+                (Some(_), Some(next)) if next == quote => self.at += 2,
+                _ => {
+                    self.at += 1;
+                    return Some(&self.sql[from..self.at]);
+                }
+            }
+        }
+    }
+
+    /// `$1`, or PostgreSQL's `$tag$text$tag$`.
+    fn dollar(&mut self) -> Token<'a> {
+        let from = self.at;
+        self.at += 1;
+        self.pass(is_word);
+        if self.peek(0) == Some(b'$') {
+            self.at += 1;
+            let tag = &self.sql[from..self.at];
+            self.at = self.sql[self.at..].find(tag).map_or(self.sql.len(), |end| self.at + end + tag.len());
+        } else {
+            self.parameters = true;
+        }
+        Token::Value
+    }
+
+    /// `?`, `?1`, `:name`, `@name`, or an operator that begins like one.
+    fn parameter(&mut self) -> Token<'a> {
+        let (first, second) = (self.peek(0), self.peek(1));
+        let named = second.is_some_and(is_word);
+        match first {
+            Some(b'?') if !matches!(second, Some(b'|' | b'&')) => {}
+            Some(b':' | b'@') if named => {}
+            Some(b'@') if second == Some(b'@') && self.peek(2).is_some_and(is_word) => self.at += 1,
+            _ => return self.punctuation(),
+        }
+        self.at += 1;
+        self.pass(is_word);
+        self.parameters = true;
+        Token::Value
+    }
+
+    fn number(&mut self) -> Token<'a> {
+        loop {
+            self.pass(|b| is_word(b) || b == b'.');
+            let exponent = matches!(self.sql.as_bytes()[self.at - 1], b'e' | b'E');
+            let signed = matches!(self.peek(0), Some(b'+' | b'-')) && self.peek(1).is_some_and(|b| b.is_ascii_digit());
+            if !(exponent && signed) {
+                return Token::Value;
+            }
+            self.at += 1;
+        }
+    }
+
+    fn word(&mut self) -> Token<'a> {
+        let from = self.at;
+        self.pass(is_word);
+        let word = &self.sql[from..self.at];
+        // E'…', N'…', X'…', B'…', _utf8'…': text with a prefix.
+        match (self.peek(0), word) {
+            (Some(b'\''), "e" | "E") => self.text(true),
+            (Some(b'\''), "n" | "N" | "x" | "X" | "b" | "B") => self.text(false),
+            (Some(b'\''), _) if word.starts_with('_') => self.text(false),
+            // Oracle's q'[it's]': text between brackets of any kind.
+            (Some(b'\''), "q" | "Q" | "nq" | "NQ" | "nQ" | "Nq") => self.unclear(),
+            _ => Token::Word(word),
+        }
+    }
+
+    /// One of `( ) [ ] , ; .`, or an operator of any length.
+    fn punctuation(&mut self) -> Token<'a> {
+        let from = self.at;
+        let alone = |b: u8| matches!(b, b'(' | b')' | b'[' | b']' | b',' | b';' | b'.' | b'{' | b'}');
+        let first = self.peek(0).unwrap_or(b' ');
+        self.at += 1;
+        let mut last = first;
+        while let Some(b) = self.peek(0).filter(|_| !alone(first)) {
+            let comment = matches!((last, b), (b'-', b'-') | (b'/', b'*'));
+            // A sign after an operator is a number's: `a = -1`, `a=-1`.
+            let sign = matches!(b, b'-' | b'+') && last != b'-' && last != b'<' && last != b'@';
+            if comment
+                || sign
+                || !b.is_ascii_punctuation()
+                || alone(b)
+                || matches!(b, b'\'' | b'"' | b'`' | b'$' | b'?' | b'_')
+            {
+                break;
+            }
+            if matches!(b, b':' | b'@') && self.peek(1).is_some_and(is_word) && last != b':' {
+                break;
+            }
+            last = b;
+            self.at += 1;
+        }
+        Token::Punctuation(&self.sql[from..self.at])
+    }
+}
+
+/// Bytes beyond ASCII are letters. A dollar is none, though PostgreSQL allows it in names: it may begin a text.
+const fn is_word(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
+}
+
+/// Whether a sign after this word belongs to a number.
+fn opens_an_operand(word: &str) -> bool {
+    const WORDS: [&str; 17] = [
+        "and",
+        "between",
+        "by",
+        "case",
+        "else",
+        "in",
+        "is",
+        "like",
+        "limit",
+        "not",
+        "offset",
+        "or",
+        "returning",
+        "select",
+        "then",
+        "values",
+        "when",
+    ];
+    WORDS.iter().any(|opens| opens.eq_ignore_ascii_case(word))
+}

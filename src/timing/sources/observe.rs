@@ -1,0 +1,66 @@
+//! [`observe`]: runs work as if it were a request of its own, and gives back its log. For tests.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use crate::base::detached_context::LogSlot;
+use crate::timing::engine::request_log::RequestLog;
+use crate::timing::engine::route_stats::Route;
+use crate::timing::engine::shared::TimingShared;
+use crate::timing::engine::span::RequestSpan;
+use crate::timing::measure::findings::FindingKind;
+use crate::timing::measure::n_plus_one::Repeats;
+use crate::timing::measure::stats::QueryShare;
+use crate::timing::tower::layer::TimingSettings;
+
+/// Counts the queries of `work`, those inside timing layers and detached tasks of requests included.
+pub(crate) fn observe<F: Future>(work: F, repeats: Repeats) -> Observe<F> {
+    let settings = TimingSettings { repeats, ..TimingSettings::default() };
+    let route = Arc::new(Route::new("test", Arc::new(TimingShared::new(settings))));
+    let log = Arc::new(RequestLog::new(route, None));
+    let mut slot = LogSlot::new(log.clone());
+    let span = RequestSpan::open(&mut slot);
+    Observe { slot, span, log, work }
+}
+
+pin_project! {
+    /// Work whose queries are counted.
+    pub(crate) struct Observe<F> {
+        slot: LogSlot,
+        span: RequestSpan,
+        log: Arc<RequestLog>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Observe<F> {
+    type Output = (F::Output, Observed);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let span = &*this.span;
+        let output = ready!(this.slot.enter(|| span.enter(|| this.work.poll(cx))));
+        Poll::Ready((output, Observed(this.log.clone())))
+    }
+}
+
+/// What was counted.
+pub(crate) struct Observed(Arc<RequestLog>);
+
+impl Observed {
+    /// The queries by name, those first that took longest together.
+    pub(crate) fn queries(&self) -> Vec<QueryShare> {
+        self.0.reading().shares()
+    }
+
+    /// The names of the queries that were repeated so.
+    pub(crate) fn found(&self, kind: FindingKind) -> Vec<String> {
+        let found = self.0.review().into_iter().filter(|found| found.kind == kind);
+        found.filter_map(|found| found.query.map(|name| name.as_str().to_owned())).collect()
+    }
+}

@@ -1,0 +1,227 @@
+//! [`ResponseFuture`]: polls the inner service inside the request's slot, and counts the request out.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::Body as _;
+use pin_project_lite::pin_project;
+
+use crate::base::body::{Adopt, Body, Wrap};
+use crate::base::clock::Timestamp;
+use crate::base::detached_context::{self, LogSlot, Notes, RequestScope};
+use crate::base::error::BoxError;
+use crate::base::headers::SERVER_TIMING;
+use crate::base::mode::Switch;
+use crate::base::request_head::RequestHead;
+use crate::timing::engine::harvest_health;
+use crate::timing::engine::request_log::{RequestLog, Sums};
+use crate::timing::engine::route_stats::{RequestOutcome, RequestSummary, Route};
+use crate::timing::engine::span::RequestSpan;
+use crate::timing::engine::state::TimingState;
+use crate::timing::report::server_timing;
+
+pin_project! {
+    /// The response of a [`Timing`](crate::timing::Timing) service. Dropped before it is ready, it counts as cancelled.
+    pub struct ResponseFuture<F, W = Wrap> {
+        #[pin]
+        inner: Option<F>,
+        watch: RequestWatch,
+        body: PhantomData<fn() -> W>,
+    }
+
+    impl<F, W> PinnedDrop for ResponseFuture<F, W> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            // Inside the slot, and before the request is counted out: the queries that end here are its own.
+            if !this.watch.stopped {
+                this.watch.enter(|| this.inner.set(None));
+            }
+        }
+    }
+}
+
+impl<F, W> ResponseFuture<F, W> {
+    pub(crate) fn new(inner: F, watch: RequestWatch) -> Self {
+        Self { inner: Some(inner), watch, body: PhantomData }
+    }
+}
+
+impl<F, W, R, E> Future for ResponseFuture<F, W>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    W: Adopt<R>,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Output = Result<Response<Body<W::Inner>>, E>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(inner) = this.inner.as_pin_mut() else { return Poll::Pending };
+        let polled = this.watch.enter(|| inner.poll(cx));
+        let outcome = match &polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(response)) => RequestOutcome::Answered(response.status()),
+            Poll::Ready(Err(_)) => RequestOutcome::Failed,
+        };
+        match this.watch.stop(outcome) {
+            Some(ended) if this.watch.told != ResponseTimes::Nothing => {
+                polled.map_ok(|response| this.watch.tell(response.map(W::adopt), ended))
+            }
+            _ => polled.map_ok(|response| response.map(W::adopt)),
+        }
+    }
+}
+
+impl<F, W> fmt::Debug for ResponseFuture<F, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("watch", &self.watch).finish_non_exhaustive()
+    }
+}
+
+/// One request being measured, from its call until it is stopped or dropped.
+pub(crate) struct RequestWatch {
+    /// Holds the request's route, directly or through its log; empty where the layer is not enabled.
+    slot: LogSlot,
+    span: RequestSpan,
+    started: Timestamp,
+    stopped: bool,
+    told: ResponseTimes,
+}
+
+/// What the response says about its own times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResponseTimes {
+    Nothing,
+    /// In its head.
+    Head,
+    /// In a trailer where its body streams, else in its head.
+    Trailer,
+}
+
+impl ResponseTimes {
+    fn of(state: &TimingState, head: &RequestHead<'_>) -> Self {
+        if !state.settings().server_timing.wanted(head) || state.switch.get() != Switch::On {
+            return Self::Nothing;
+        }
+        // RFC 9110 §10.1.4: a client says with TE that it takes trailers.
+        let te = head.header(http::header::TE).and_then(|te| te.to_str().ok()).unwrap_or_default();
+        let trailers = te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers"));
+        // What has no body, or no chunks, has no trailers.
+        let possible = head.method() != http::Method::HEAD && head.version() > http::Version::HTTP_10;
+        if trailers && possible { Self::Trailer } else { Self::Head }
+    }
+}
+
+impl RequestWatch {
+    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>) -> Self {
+        let Some(route) = state.begin(head) else {
+            let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
+            return Self { slot, span, started: zero, stopped: true, told: ResponseTimes::Nothing };
+        };
+        let told = ResponseTimes::of(state, head);
+        let started = route.core().now();
+        let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
+        let mut slot = match outer {
+            // Inside another timing layer: what is counted here is counted there too.
+            Some(outer) => LogSlot::new(Arc::new(RequestLog::new(route, Some(outer)))),
+            None => LogSlot::new(route),
+        };
+        let span = RequestSpan::open(&mut slot);
+        Self { slot, span, started, stopped: false, told }
+    }
+
+    /// Runs `work` as a part of this request.
+    #[inline(always)]
+    pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        match self.slot.scope() {
+            Some(_) => self.slot.enter(|| self.span.enter(work)),
+            // Where this layer is not enabled, an outer one may be.
+            None => work(),
+        }
+    }
+
+    /// Counts the request out, once; when that was.
+    #[inline]
+    fn stop(&mut self, outcome: RequestOutcome) -> Option<Timestamp> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return None;
+        }
+        self.count(outcome)
+    }
+
+    fn count(&self, outcome: RequestOutcome) -> Option<Timestamp> {
+        let (route, log) = self.slot.scope().and_then(parts)?;
+        let now = route.core().now();
+        let (took, notes) = (now.nanos_since(self.started), self.notes(log));
+        route.finish(&RequestSummary { now, took, outcome, log, notes });
+        harvest_health::request(route.core().settings());
+        Some(now)
+    }
+
+    /// What other layers said: the request's own task, else work that was detached from it.
+    fn notes(&self, log: Option<&RequestLog>) -> Notes {
+        let (own, theirs) = (self.slot.notes(), log.map(RequestLog::notes).unwrap_or_default());
+        Notes { cache: own.cache.or(theirs.cache), limit: own.limit.or(theirs.limit) }
+    }
+
+    /// Says in the response how long it took.
+    #[cold]
+    fn tell<B>(&self, mut response: Response<Body<B>>, ended: Timestamp) -> Response<Body<B>>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let Some(scope) = self.slot.scope() else { return response };
+        let notes = self.notes(parts(scope).and_then(|(_, log)| log));
+        let streams = response.body().size_hint().exact().is_none() && !response.body().is_end_stream();
+        if self.told == ResponseTimes::Trailer && streams {
+            // RFC 9110 §6.6.2: the names of the trailers, which HTTP/1.1 servers want to know.
+            response.headers_mut().append(http::header::TRAILER, HeaderValue::from_static("server-timing"));
+            let (scope, started) = (scope.clone(), self.started);
+            let trailer = move || {
+                let now = parts(&scope).map_or(started, |(route, _)| route.core().now());
+                said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
+            };
+            response.body_mut().trail(Box::new(trailer));
+        } else if let Some(value) = said(scope, self.started, ended, notes) {
+            response.headers_mut().append(SERVER_TIMING, value);
+        }
+        response
+    }
+}
+
+/// The route that a scope is of, and the request's log where there is one.
+fn parts(scope: &RequestScope) -> Option<(&Route, Option<&RequestLog>)> {
+    let scope: &dyn Any = &**scope;
+    match scope.downcast_ref::<Route>() {
+        Some(route) => Some((route, None)),
+        None => scope.downcast_ref::<RequestLog>().map(|log| (log.route(), Some(log))),
+    }
+}
+
+fn said(scope: &RequestScope, started: Timestamp, ended: Timestamp, notes: Notes) -> Option<HeaderValue> {
+    let sums = parts(scope).and_then(|(_, log)| log).map_or_else(Sums::default, RequestLog::sums);
+    server_timing::value(ended.since(started), &sums, notes)
+}
+
+impl Drop for RequestWatch {
+    fn drop(&mut self) {
+        self.stop(RequestOutcome::Cancelled);
+    }
+}
+
+impl fmt::Debug for RequestWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestWatch")
+            .field("started", &self.started)
+            .field("stopped", &self.stopped)
+            .finish_non_exhaustive()
+    }
+}

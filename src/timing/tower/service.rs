@@ -1,0 +1,60 @@
+//! [`Timing`]: notes when a request came in, and lets the inner service answer.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::future::{RequestWatch, ResponseFuture};
+use crate::base::body::{Adopt, Body, Wrap};
+use crate::base::error::BoxError;
+use crate::base::request_head::RequestHead;
+use crate::timing::engine::state::TimingState;
+
+/// A service whose requests are measured. Made by [`TimingLayer`](crate::timing::TimingLayer).
+///
+/// It is ready when the inner service is ready, and fails with the inner service's error.
+pub struct Timing<S, W = Wrap> {
+    pub(crate) inner: S,
+    pub(crate) state: Arc<TimingState>,
+    pub(crate) body: PhantomData<fn() -> W>,
+}
+
+impl<S, W, Q, R> Service<Request<Q>> for Timing<S, W>
+where
+    S: Service<Request<Q>, Response = Response<R>>,
+    W: Adopt<R>,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Response = Response<Body<W::Inner>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, W>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline(always)]
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request));
+        // A service may begin its work, and spawn some, before its future is polled.
+        let inner = watch.enter(|| self.inner.call(request));
+        ResponseFuture::new(inner, watch)
+    }
+}
+
+impl<S: Clone, W> Clone for Timing<S, W> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), state: self.state.clone(), body: PhantomData }
+    }
+}
+
+impl<S: fmt::Debug, W> fmt::Debug for Timing<S, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timing").field("inner", &self.inner).field("state", &self.state).finish()
+    }
+}

@@ -1,0 +1,102 @@
+//! [`CreditStore`]: where credits are booked before they are spent, so that a restart or a second node forgets nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::base::error::Error;
+use crate::base::event::Hook;
+use crate::base::maybe_ready::MaybeReady;
+
+/// What to book in one window of one upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Booking {
+    /// The upstream's name, as given to the layer: all that share it share their credits.
+    pub upstream: Arc<str>,
+    /// The window's name, such as `month`, with what tells it from others of that name.
+    pub window: &'static str,
+    /// The window's first second, after 1970.
+    pub start: i64,
+    /// When the window ends: what is booked in it may be forgotten an hour later.
+    pub ends: SystemTime,
+    /// How many credits; fewer than none are given back, and none only asks.
+    pub credits: i64,
+}
+
+/// What is booked in one window by now, by everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// All credits that were ever booked. Where a store says less than it did, it has forgotten, and is told again.
+    pub booked: u64,
+    /// Those of them that were given back.
+    pub returned: u64,
+}
+
+impl Balance {
+    /// This balance after a booking.
+    #[must_use]
+    pub const fn after(mut self, credits: i64) -> Self {
+        if credits < 0 {
+            self.returned = self.returned.saturating_add(credits.unsigned_abs());
+        } else {
+            self.booked = self.booked.saturating_add(credits.unsigned_abs());
+        }
+        self
+    }
+}
+
+/// A place where credits are booked. Implement it to keep them elsewhere; every method must be as fast as the calls it
+/// delays, and none may lose what it has acknowledged.
+pub trait CreditStore: Send + Sync + 'static {
+    /// Books all of these, and says what is booked in each window by now, these included.
+    ///
+    /// # Errors
+    /// Where the store did not answer. Whatever it may have booked stays booked: too much is counted, never too little.
+    fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, Error>>;
+
+    /// Where to report that the store is out of reach, or back.
+    fn listen(&self, hook: Hook) {
+        drop(hook);
+    }
+}
+
+/// Credits booked in this process: shared by several layers, and gone with it.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::upstream::{Credits, MemoryCredits, UpstreamLayer};
+///
+/// let ledger = Arc::new(MemoryCredits::default());
+/// let node = || UpstreamLayer::builder("github").quota(Credits::per_hour(5_000)).store(ledger.clone()).build();
+/// let (one, other) = (node()?, node()?);   // spend from the same 5 000
+/// # let _ = (one, other);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Default)]
+pub struct MemoryCredits(Mutex<HashMap<Account, (i64, Balance)>>);
+
+/// Whose, which window.
+type Account = (Arc<str>, &'static str);
+
+impl CreditStore for MemoryCredits {
+    fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, Error>> {
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = |booking: &Booking| {
+            let (start, balance) = accounts.entry((booking.upstream.clone(), booking.window)).or_default();
+            if booking.start > *start {
+                (*start, *balance) = (booking.start, Balance::default());
+            }
+            *balance = balance.after(booking.credits);
+            *balance
+        };
+        MaybeReady::Ready(Ok(bookings.iter().map(book).collect()))
+    }
+}
+
+impl fmt::Debug for MemoryCredits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryCredits").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,8 @@
+//! The state that all calls share: account, credit store, pacing, inspected bodies, statistics.
+
+pub(super) mod body_inspector;
+pub(super) mod credential;
+pub(super) mod credit_store;
+pub(super) mod shared;
+pub(super) mod stats;
+pub(super) mod wait;

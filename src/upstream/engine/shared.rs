@@ -1,0 +1,242 @@
+//! [`UpstreamShared`]: what all services of one layer share, around the [`Account`].
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+use tokio::sync::Semaphore;
+
+use super::body_inspector::BodyHook;
+use super::credit_store::CreditStore;
+use super::wait;
+use crate::base::budget::Budget;
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::event::{Event, Events};
+use crate::base::maybe_ready::BoxFuture;
+use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
+use crate::store::governor::Pacer;
+use crate::upstream::learn::headers::learn;
+use crate::upstream::learn::observed_limits::ObservedLimits;
+use crate::upstream::quota::account::{
+    Account, AccountEvents, AccountTicket, Alert, CallEnding, CallVerdict, PlannedCall,
+};
+use crate::upstream::quota::meter::Moment;
+use crate::upstream::quota::mode::{Mode, Priority, Shares};
+use crate::upstream::quota::rejected::{Rejected, RejectedReason};
+
+/// The calendar is read anew so often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a call costs, in credits.
+pub(crate) type CreditCost = Arc<dyn Fn(&RequestHead<'_>) -> u64 + Send + Sync>;
+
+/// See the [module](self).
+pub(crate) struct UpstreamShared {
+    pub(crate) name: Arc<str>,
+    pub(crate) mode: Mode,
+    pub(crate) patterns: Patterns,
+    pub(crate) cost: Option<CreditCost>,
+    pub(crate) shares: Shares,
+    pub(crate) pacer: Option<Pacer>,
+    pub(crate) in_body: Option<BodyHook>,
+    pub(crate) store: Option<Arc<dyn CreditStore>>,
+    pub(crate) budget: Budget,
+    pub(crate) clock: Clock,
+    pub(crate) events: Events,
+    /// Held while credits are booked: one booking at a time.
+    pub(crate) booking: Semaphore,
+    pub(crate) stopped: AtomicBool,
+    pub(crate) held: Mutex<AccountState>,
+}
+
+/// What is behind the lock.
+pub(crate) struct AccountState {
+    pub(crate) account: Account,
+    clocks: Clocks,
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Clocks(Moment);
+
+/// What a call comes to at first.
+pub(crate) enum CallStep {
+    /// It is made.
+    Send(AccountTicket),
+    /// It may be, after a while.
+    Wait(BoxFuture<Result<AccountTicket, Rejected>>),
+    /// It is not.
+    Rejected(Rejected),
+}
+
+impl AccountState {
+    pub(crate) const fn new(account: Account, moment: Moment) -> Self {
+        Self { account, clocks: Clocks(moment) }
+    }
+
+    /// This moment by both clocks; the calendar is read each second and reckoned in between.
+    fn moment(&mut self, clock: &Clock) -> Moment {
+        let now = clock.now();
+        let since = now.since(self.clocks.0.now);
+        if since >= LOOK {
+            self.clocks = Clocks(moment(clock, now));
+            self.account.reset_clock(self.clocks.0);
+            return self.clocks.0;
+        }
+        let unix = self.clocks.0.unix.saturating_add(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
+        Moment { now, unix }
+    }
+}
+
+/// Both clocks, read now.
+pub(crate) fn moment(clock: &Clock, now: Timestamp) -> Moment {
+    let unix = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Moment { now, unix: i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX) }
+}
+
+impl UpstreamShared {
+    /// What the quota makes of a request.
+    pub(crate) fn call(&self, head: &RequestHead<'_>) -> PlannedCall {
+        let endpoint = self.patterns.at(head.uri().path()).unwrap_or(self.patterns.names().len());
+        let cost = self.cost.as_ref().map_or(1, |cost| crate::upstream::learn::observed_limits::credible(cost(head)));
+        let share = self.shares.of(head.extension::<Priority>().copied().unwrap_or_default());
+        PlannedCall { endpoint, cost, share, owes: false }
+    }
+
+    /// What to do with it.
+    #[inline]
+    pub(crate) fn begin(self: &Arc<Self>, call: PlannedCall) -> CallStep {
+        if let Some(pacer) = self.pacer.as_ref().filter(|_| matches!(self.mode, Mode::Wait(_)))
+            && !pacer.may_go()
+        {
+            return CallStep::Wait(Box::pin(wait::turn(self.clone(), call)));
+        }
+        match self.admit(call) {
+            CallVerdict::Send(ticket) => CallStep::Send(ticket),
+            CallVerdict::Refuse(reason, until) => {
+                let wait = until.since(self.clock.now());
+                match self.mode {
+                    Mode::Wait(most) if wait <= most => {
+                        self.lock().account.waits += 1;
+                        CallStep::Wait(Box::pin(wait::leave(self.clone(), call)))
+                    }
+                    _ => CallStep::Rejected(self.shed(reason, wait)),
+                }
+            }
+            CallVerdict::Book => CallStep::Wait(Box::pin(wait::leave(self.clone(), call))),
+        }
+    }
+
+    /// Asks the account, and tells what there is to tell.
+    #[inline]
+    pub(crate) fn admit(self: &Arc<Self>, call: PlannedCall) -> CallVerdict {
+        let mut held = self.lock();
+        let moment = held.moment(&self.clock);
+        let verdict = held.account.admit(call, moment);
+        let alerts = if matches!(verdict, CallVerdict::Send(_)) { held.account.alerts() } else { Default::default() };
+        let runs_low = self.store.is_some() && held.account.runs_low(moment.now);
+        drop(held);
+        if runs_low {
+            wait::top_up(self, call.cost);
+        }
+        self.tell(&AccountEvents { alerts, circuit: None }, moment.now);
+        verdict
+    }
+
+    /// A call was answered.
+    pub(crate) fn answered(&self, ticket: &AccountTicket, status: StatusCode, headers: &HeaderMap) {
+        let mut held = self.lock();
+        let moment = held.moment(&self.clock);
+        let told = learn(status, headers, moment.unix as f64 / 1e9);
+        let news = held.account.settle(ticket, CallEnding::Answered(status, &told), moment);
+        self.feed(&mut held);
+        drop(held);
+        self.tell(&news, moment.now);
+    }
+
+    /// A call ended without an answer.
+    pub(crate) fn ended(&self, ticket: &AccountTicket, ending: CallEnding<'_>) {
+        let mut held = self.lock();
+        let moment = held.moment(&self.clock);
+        let news = held.account.settle(ticket, ending, moment);
+        self.feed(&mut held);
+        drop(held);
+        self.tell(&news, moment.now);
+    }
+
+    /// An answer's body told something.
+    pub(crate) fn observed_in_body(&self, ticket: &AccountTicket, told: &ObservedLimits) {
+        let mut held = self.lock();
+        let moment = held.moment(&self.clock);
+        let news = held.account.observed_in_body(ticket, told, moment);
+        self.feed(&mut held);
+        drop(held);
+        self.tell(&news, moment.now);
+    }
+
+    /// Counts a call that is not made, and says so.
+    pub(crate) fn shed(&self, reason: RejectedReason, retry_after: Duration) -> Rejected {
+        self.lock().account.sheds[reason as usize] += 1;
+        let upstream = &*self.name;
+        self.events.emit(&Event::CallRejected { upstream, reason: reason.as_str(), retry_after });
+        Rejected { upstream: upstream.into(), reason, retry_after }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, AccountState> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account as of now, its windows turned.
+    pub(crate) fn now(&self) -> (MutexGuard<'_, AccountState>, Moment) {
+        let mut held = self.lock();
+        let moment = held.moment(&self.clock);
+        held.account.turn(moment);
+        (held, moment)
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Tells the caches what is left, where that has changed: when a call has ended, not when it begins. Their lock is taken under ours, never the other way round.
+    fn feed(&self, held: &mut AccountState) {
+        if let Some(allowances) = held.account.news_for_caches() {
+            self.budget.set(&allowances);
+        }
+    }
+
+    fn tell(&self, news: &AccountEvents, now: Timestamp) {
+        for alert in &news.alerts {
+            self.alert(alert, now);
+        }
+        match news.circuit {
+            Some(true) => self.events.emit(&Event::CircuitOpened { upstream: &self.name }),
+            Some(false) => self.events.emit(&Event::CircuitClosed { upstream: &self.name }),
+            None => {}
+        }
+    }
+
+    #[cold]
+    fn alert(&self, alert: &Alert, now: Timestamp) {
+        let left = alert.limit.saturating_sub(alert.spent);
+        let exhausted_in = self.lock().account.burn.exhausted_in(left, now, alert.ends);
+        self.events.emit(&Event::QuotaUsed {
+            upstream: &self.name,
+            window: std::str::from_utf8(&alert.window).unwrap_or_default(),
+            percent: alert.percent,
+            spent: alert.spent,
+            limit: alert.limit,
+            resets_in: alert.ends.since(now),
+            exhausted_in,
+        });
+    }
+}
+
+impl fmt::Debug for UpstreamShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamShared").field("name", &self.name).field("mode", &self.mode).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,254 @@
+//! [`Account`]: everything that is known of one upstream, and the decision whether a call may be made.
+//!
+//! Pure: a call and a moment in, a verdict out; an answer and a moment in, what turned out. Whoever holds it locks it twice
+//! per call, for a few dozen comparisons each.
+//!
+//! All or none: nothing is spent before everything has agreed.
+
+mod booking;
+mod settlement;
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::burn::BurnRate;
+use super::in_flight::InFlight;
+use super::meter::{Calendar, LearnedLimit, Moment};
+use super::rejected::RejectedReason;
+use super::reservation_size::ReservationSize;
+use crate::base::budget::Allowance;
+use crate::base::clock::Timestamp;
+use crate::resilience::breaker::{Breaker, Permit};
+use crate::upstream::learn::observed_limits::LimitName;
+pub(crate) use booking::BookingRequest;
+pub(crate) use settlement::{AccountEvents, CallEnding};
+
+/// Ends of windows closer than this are the same to caches.
+const NEAR: Duration = Duration::from_secs(2);
+/// More limits of one upstream than this are not learned.
+const MOST_LEARNED: usize = 16;
+
+/// How an account was set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// Whether calls are refused at all.
+    pub(crate) enforce: bool,
+    /// Whether what is spent is booked in a store.
+    pub(crate) booked: bool,
+    /// Whether an answer "not modified" costs nothing.
+    pub(crate) free_not_modified: bool,
+    /// Thresholds, in per cent.
+    pub(crate) alert_at: SmallVec<[u8; 4]>,
+    /// The share of the budget that caches are told of.
+    pub(crate) usual_share: f64,
+    /// From how long on a call is slow, in nanoseconds.
+    pub(crate) slow_after: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) terms: Terms,
+    pub(crate) calendars: SmallVec<[Calendar; 2]>,
+    pub(crate) learned: SmallVec<[LearnedLimit; 2]>,
+    pub(crate) burn: BurnRate,
+    pub(crate) breaker: Option<Breaker>,
+    flow: InFlight,
+    block: ReservationSize,
+    /// The upstream said to wait until then.
+    held: Timestamp,
+    /// How often in a row it refused without saying for how long.
+    refusals: u32,
+    /// The store did not answer; until then nobody waits for it.
+    store_away_until: Timestamp,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) sheds: [u64; RejectedReason::COUNT],
+    pub(crate) would_shed: u64,
+    pub(crate) waits: u64,
+    /// What caches were told last, in 256ths.
+    fed: SmallVec<[(u8, Timestamp); 4]>,
+}
+
+/// What is counted of one endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Endpoint {
+    pub(crate) calls: u64,
+    pub(crate) credits: u64,
+    pub(crate) answered: u64,
+    pub(crate) failed: u64,
+    pub(crate) not_modified: u64,
+    /// Of calls that were answered, in nanoseconds.
+    pub(crate) time: u64,
+    /// Which learned limits its last answer told of, one bit each.
+    limits: u16,
+}
+
+/// A call to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlannedCall {
+    pub(crate) endpoint: usize,
+    pub(crate) cost: u64,
+    /// How much of each limit its class may use up.
+    pub(crate) share: f64,
+    /// It has waited for the store long enough: what it costs is owed.
+    pub(crate) owes: bool,
+}
+
+/// A call that was let through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AccountTicket {
+    pub(crate) call: PlannedCall,
+    pub(crate) sent: Timestamp,
+    /// What had been answered before.
+    mark: u64,
+    permit: Option<Permit>,
+}
+
+/// Whether a call may be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CallVerdict {
+    /// It may; it is paid for.
+    Send(AccountTicket),
+    /// It may, once it is paid for in the store.
+    Book,
+    /// It may not before then.
+    Refuse(RejectedReason, Timestamp),
+}
+
+impl Account {
+    pub(crate) fn new(
+        terms: Terms,
+        calendars: SmallVec<[Calendar; 2]>,
+        breaker: Option<Breaker>,
+        endpoints: usize,
+    ) -> Self {
+        Self {
+            terms,
+            calendars,
+            learned: SmallVec::new(),
+            burn: BurnRate::new(),
+            breaker,
+            flow: InFlight::default(),
+            block: ReservationSize::new(),
+            held: Timestamp::ZERO,
+            refusals: 0,
+            store_away_until: Timestamp::ZERO,
+            endpoints: vec![Endpoint::default(); endpoints],
+            sheds: [0; RejectedReason::COUNT],
+            would_shed: 0,
+            waits: 0,
+            fed: SmallVec::new(),
+        }
+    }
+
+    /// Begins the windows that hold this moment.
+    pub(crate) fn turn(&mut self, moment: Moment) {
+        self.flow.age(moment.now);
+        let under_way = self.flow.under_way();
+        for calendar in self.calendars.iter_mut().filter(|calendar| moment.now >= calendar.ends) {
+            calendar.turn(moment, under_way);
+        }
+        for learned in &mut self.learned {
+            learned.turn(moment.now, under_way);
+        }
+    }
+
+    /// The calendar was read anew: it may have been set.
+    pub(crate) fn reset_clock(&mut self, moment: Moment) {
+        let under_way = self.flow.under_way();
+        self.calendars.iter_mut().for_each(|calendar| calendar.turn(moment, under_way));
+    }
+
+    /// Decides, and spends.
+    pub(crate) fn admit(&mut self, call: PlannedCall, moment: Moment) -> CallVerdict {
+        self.turn(moment);
+        let now = moment.now;
+        if let Some((reason, until)) = self.objection(call, now) {
+            if self.terms.enforce {
+                return CallVerdict::Refuse(reason, until);
+            }
+            self.would_shed += 1;
+        } else if self.terms.enforce && !call.owes && self.must_book(call.cost, now) {
+            return CallVerdict::Book;
+        }
+        let permit = self.breaker.as_mut().and_then(|breaker| breaker.admit(now));
+        self.calendars.iter_mut().for_each(|calendar| calendar.spend(call.cost));
+        let limits = self.endpoints[call.endpoint].limits;
+        for learned in marked(&mut self.learned, limits) {
+            learned.spent += call.cost;
+        }
+        self.burn.spend(call.cost, now);
+        let endpoint = &mut self.endpoints[call.endpoint];
+        endpoint.calls += 1;
+        endpoint.credits += call.cost;
+        CallVerdict::Send(AccountTicket { call, sent: now, mark: self.flow.send(call.cost), permit })
+    }
+
+    /// Why this call may not be made now, and when it may.
+    fn objection(&mut self, call: PlannedCall, now: Timestamp) -> Option<(RejectedReason, Timestamp)> {
+        if now < self.held {
+            return Some((RejectedReason::ToldToWait, self.held));
+        }
+        if let Some(breaker) = self.breaker.as_ref().filter(|breaker| !breaker.admits(now)) {
+            return Some((RejectedReason::CircuitOpen, breaker.probe_at().unwrap_or(now)));
+        }
+        if call.cost == 0 {
+            return None;
+        }
+        let full = self.calendars.iter().filter(|calendar| !calendar.fits(call.cost, call.share));
+        let ours = full.map(|calendar| calendar.ends).max();
+        let limits = self.endpoints[call.endpoint].limits;
+        let full = marked(&mut self.learned, limits).filter(|learned| !learned.fits(call.cost, call.share));
+        let theirs = full.map(|learned| learned.ends).max();
+        ours.max(theirs).map(|until| (RejectedReason::Quota, until))
+    }
+
+    /// What to tell caches, where it has changed by a 256th or a window has begun.
+    pub(crate) fn news_for_caches(&mut self) -> Option<Vec<Allowance>> {
+        let share = self.terms.usual_share;
+        let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));
+        let theirs = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));
+        let left: SmallVec<[(f64, Duration, Timestamp); 4]> = ours
+            .chain(theirs)
+            .map(|(spent, limit, length, ends)| {
+                let limit = limit as f64 * share;
+                ((1.0 - spent as f64 / limit.max(1.0)).clamp(0.0, 1.0), length, ends)
+            })
+            .collect();
+        let same = self.fed.len() == left.len()
+            && self.fed.iter().zip(&left).all(|(fed, (left, _, ends))| fed.0 == step(*left) && is_near(fed.1, *ends));
+        if same {
+            return None;
+        }
+        self.fed = left.iter().map(|(left, _, ends)| (step(*left), *ends)).collect();
+        Some(left.into_iter().map(|(left, length, ends)| Allowance::new(left, length, ends)).collect())
+    }
+}
+
+/// Moments told in whole seconds wander by as much.
+fn is_near(one: Timestamp, other: Timestamp) -> bool {
+    one.since(other).max(other.since(one)) < NEAR
+}
+
+fn step(share: f64) -> u8 {
+    (share * 255.0) as u8
+}
+
+/// The limits whose bits are set.
+fn marked(learned: &mut [LearnedLimit], limits: u16) -> impl Iterator<Item = &mut LearnedLimit> {
+    learned.iter_mut().enumerate().filter(move |(at, _)| limits & (1 << at) != 0).map(|(_, learned)| learned)
+}
+
+/// A threshold that was crossed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alert {
+    pub(crate) window: LimitName,
+    pub(crate) percent: u8,
+    pub(crate) spent: u64,
+    pub(crate) limit: u64,
+    pub(crate) ends: Timestamp,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! [`Alerts`]: what is said when a quota is used up to a certain share, once per crossing.
+//!
+//! A threshold fires when what is spent reaches it, and not again before it has fallen [`SLACK`] per cent below it, or a
+//! new window has begun.
+
+use smallvec::SmallVec;
+
+/// How far it must fall before it fires again, in per cent of the limit.
+const SLACK: u64 = 5;
+/// At most so many thresholds.
+pub(crate) const MOST: usize = 8;
+
+/// Which thresholds of one window have fired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Alerts(u8);
+
+impl Alerts {
+    /// The thresholds, in per cent, that are crossed now.
+    pub(crate) fn crossed(&mut self, thresholds: &[u8], spent: u64, limit: u64) -> SmallVec<[u8; 2]> {
+        let mut fired = SmallVec::new();
+        // Nothing has fired, and by far nothing will: so it is for most calls.
+        if self.0 == 0 && spent < limit / 100 * u64::from(thresholds.iter().copied().min().unwrap_or(100)) {
+            return fired;
+        }
+        let spent = u128::from(spent) * 100;
+        for (at, percent) in thresholds.iter().enumerate().take(MOST) {
+            let bit = 1 << at;
+            if spent >= u128::from(limit) * u128::from(*percent) {
+                if self.0 & bit == 0 {
+                    fired.push(*percent);
+                }
+                self.0 |= bit;
+            } else if spent < u128::from(limit) * u128::from(u64::from(*percent).saturating_sub(SLACK)) {
+                self.0 &= !bit;
+            }
+        }
+        fired
+    }
+
+    /// A new window has begun.
+    pub(crate) const fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_crossing_is_told_once_and_again_only_after_a_fall() {
+        let mut alerts = Alerts::default();
+        let mut at = |spent| alerts.crossed(&[80, 90], spent, 100).to_vec();
+        for (spent, fired) in [
+            (79, &[][..]),
+            (80, &[80]),
+            (81, &[]),
+            (79, &[]),
+            (80, &[]),
+            (95, &[90]),
+            (86, &[]),
+            (90, &[]),
+            (74, &[]),
+            (91, &[80, 90]),
+        ] {
+            assert_eq!(at(spent), fired, "{spent}");
+        }
+        alerts.reset();
+        assert_eq!(alerts.crossed(&[80, 90], 85, 100).to_vec(), [80]);
+    }
+
+    proptest! {
+        /// Between two alarms of one threshold there is a time at which it was clearly below.
+        #[test]
+        fn once_per_crossing(spent in prop::collection::vec(0_u64..130, 1..200), percent in 5_u8..=100) {
+            let (mut alerts, mut armed) = (Alerts::default(), true);
+            for spent in spent {
+                let fired = !alerts.crossed(&[percent], spent, 100).is_empty();
+                prop_assert_eq!(fired, armed && spent >= u64::from(percent));
+                armed = !fired && armed || spent < u64::from(percent) - SLACK;
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! [`UpstreamBuilder`]: configuration, checked before the first call.
+
+use std::fmt;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::response::Parts;
+use smallvec::SmallVec;
+use tokio::sync::Semaphore;
+
+use super::layer::UpstreamLayer;
+use crate::base::budget::{Budget, BudgetPolicy};
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::event::{Event, Events, Hook};
+use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
+use crate::resilience::breaker::Breaker;
+use crate::resilience::circuit::Circuit;
+use crate::store::governor::Pacer;
+use crate::upstream::engine::body_inspector::BodyHook;
+use crate::upstream::engine::credit_store::CreditStore;
+use crate::upstream::engine::shared::{AccountState, CreditCost, UpstreamShared, moment};
+use crate::upstream::learn::observed_limits::ObservedLimits;
+use crate::upstream::quota::account::{Account, Terms};
+use crate::upstream::quota::alert;
+use crate::upstream::quota::credit::Credits;
+use crate::upstream::quota::meter::Calendar;
+use crate::upstream::quota::mode::{CallPace, Mode, Priority, Shares};
+
+/// From when on a call is slow.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// Sets up an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::upstream::{Credits, Mode, Priority, UpstreamLayer};
+///
+/// let search = UpstreamLayer::builder("search")
+///     .quota(Credits::per_minute(100))
+///     .quota(Credits::per_month(60_000).reset_day(15))
+///     .mode(Mode::Wait(Duration::from_secs(2)))
+///     .routes(["/search", "/items/{id}"])
+///     .cost(|head| if head.uri().path() == "/search" { 5 } else { 1 })
+///     .free_not_modified()
+///     .share(Priority::Low, 0.3)
+///     .build()?;
+/// # let _ = search;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[must_use = "a builder does nothing until it is built"]
+pub struct UpstreamBuilder {
+    name: String,
+    quotas: Vec<Credits>,
+    mode: Mode,
+    pace: Option<CallPace>,
+    circuit: Option<Circuit>,
+    shares: Shares,
+    alert_at: Vec<u8>,
+    cost: Option<CreditCost>,
+    free_not_modified: bool,
+    patterns: Patterns,
+    error: Option<Error>,
+    in_body: Option<BodyHook>,
+    store: Option<Arc<dyn CreditStore>>,
+    effect: BudgetPolicy,
+    clock: Clock,
+    hook: Option<Hook>,
+}
+
+impl UpstreamBuilder {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            quotas: Vec::new(),
+            mode: Mode::default(),
+            pace: None,
+            circuit: Some(Circuit::default().percent(50).slow_after(SLOW)),
+            shares: Shares::default(),
+            alert_at: vec![80, 90],
+            cost: None,
+            free_not_modified: false,
+            patterns: Patterns::default(),
+            error: None,
+            in_body: None,
+            store: None,
+            effect: BudgetPolicy::default(),
+            clock: Clock::default(),
+            hook: None,
+        }
+    }
+
+    /// Adds a window and what may be spent in it; all of them count. Without one, only what the upstream says counts.
+    pub fn quota(mut self, credits: Credits) -> Self {
+        self.quotas.push(credits);
+        self
+    }
+
+    /// What becomes of a call that may not be made now: [`Mode::Reject`] unless told.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How calls are spread in [`Mode::Wait`]. Unless told they are not: they wait where the quota says so.
+    pub fn pace(mut self, pace: CallPace) -> Self {
+        self.pace = Some(pace);
+        self
+    }
+
+    /// When a failing upstream is left alone: unless told, after five failures in a row, or where more than 50 per cent of
+    /// the last ten seconds' calls failed or took 10 s. `None` for never.
+    pub fn circuit(mut self, circuit: impl Into<Option<Circuit>>) -> Self {
+        self.circuit = circuit.into();
+        self
+    }
+
+    /// How much of each limit calls of that class may use up, 0 to 1: high 1, normal 0.9, low 0.5 unless told.
+    pub fn share(mut self, priority: Priority, share: f64) -> Self {
+        self.shares.set(priority, share);
+        self
+    }
+
+    /// At how many per cent of a limit an [`Event::QuotaUsed`] is sent: 80 and 90 unless told, at most eight.
+    pub fn alert_at(mut self, percents: impl IntoIterator<Item = u8>) -> Self {
+        self.alert_at = percents.into_iter().collect();
+        self
+    }
+
+    /// What a call costs, in credits: 1 unless told.
+    pub fn cost(mut self, cost: impl Fn(&RequestHead<'_>) -> u64 + Send + Sync + 'static) -> Self {
+        self.cost = Some(Arc::new(cost));
+        self
+    }
+
+    /// An answer "304 Not Modified" costs nothing, as at GitHub. Unless told it costs what any answer does.
+    pub fn free_not_modified(mut self) -> Self {
+        self.free_not_modified = true;
+        self
+    }
+
+    /// Names endpoints by these patterns, in axum's syntax; all other calls share the name
+    /// [`UNMATCHED`](crate::UNMATCHED). An upstream with several limits tells by endpoint which of them a call falls under.
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        for pattern in patterns {
+            if let Err(error) = self.patterns.place(pattern.as_ref()) {
+                self.error.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Reads limits from the first `most` bytes of every response's body, for upstreams that refuse with a 200. The body
+    /// goes to the caller unchanged meanwhile. Costs a box per call and a copy of these bytes.
+    pub fn limits_in_body(
+        mut self,
+        most: usize,
+        read: impl Fn(&Parts, &[u8]) -> Option<ObservedLimits> + Send + Sync + 'static,
+    ) -> Self {
+        self.in_body = Some(BodyHook { most, read: Arc::new(read) });
+        self
+    }
+
+    /// Where credits are booked before they are spent, so that a restart or a second node forgets nothing. Unless told
+    /// this process counts alone, and from nothing.
+    pub fn store(mut self, store: Arc<dyn CreditStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// What caches make of a budget that runs low.
+    pub fn effect(mut self, policy: BudgetPolicy) -> Self {
+        self.effect = policy;
+        self
+    }
+
+    /// Where to read the time. A test turns a [`ManualClock`](crate::ManualClock). Waiting is done by the runtime's clock.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What to call with every [`Event`].
+    pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// Names the first value that is impossible: an empty name, a quota, pace, share, threshold, circuit or pattern that
+    /// cannot be; two windows of one length.
+    pub fn build(mut self) -> Result<UpstreamLayer, Error> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        self.check()?;
+        let Self { name, quotas, mode, pace, circuit, shares, alert_at, cost, free_not_modified, .. } = self;
+        self.clock.wind();
+        let first = moment(&self.clock, self.clock.now());
+        let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
+        let circuit = circuit.map(Circuit::check).transpose()?;
+        let breaker = circuit.map(|circuit| Breaker::new(circuit.policy));
+        let terms = Terms {
+            enforce: mode != Mode::Observe,
+            booked: self.store.is_some() && !calendars.is_empty(),
+            free_not_modified,
+            alert_at: SmallVec::from_vec(alert_at),
+            usual_share: shares.of(Priority::Normal),
+            slow_after: Account::slow_after(circuit.and_then(|circuit| circuit.slow_after)),
+        };
+        let account = Account::new(terms, calendars, breaker, self.patterns.names().len() + 1);
+        let store = self.store;
+        if let (Some(store), Some(hook)) = (&store, &self.hook) {
+            store.listen(hook.clone());
+        }
+        let core = UpstreamShared {
+            name: name.into(),
+            mode,
+            patterns: self.patterns,
+            cost,
+            shares,
+            pacer: pace.map(Pacer::new),
+            in_body: self.in_body,
+            store,
+            budget: Budget::new(self.effect)?,
+            clock: self.clock,
+            events: Events::new(self.hook),
+            booking: Semaphore::new(1),
+            stopped: AtomicBool::new(false),
+            held: Mutex::new(AccountState::new(account, first)),
+        };
+        Ok(UpstreamLayer { core: Arc::new(core) })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.name.is_empty() {
+            return Err(Error::config("an upstream's name cannot be empty"));
+        }
+        for (at, credits) in self.quotas.iter().enumerate() {
+            credits.check()?;
+            if let Some(other) = self.quotas[..at].iter().find(|other| other.window() == credits.window()) {
+                return Err(Error::config(format!("two quotas of one window: {other} and {credits}")));
+            }
+        }
+        if self.alert_at.len() > alert::MOST || self.alert_at.iter().any(|percent| !(1..=100).contains(percent)) {
+            let given = &self.alert_at;
+            return Err(Error::config(format!("thresholds {given:?}: at most eight, each within 1 and 100 per cent")));
+        }
+        self.shares.check()?;
+        self.pace.map(CallPace::check).transpose()?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for UpstreamBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBuilder")
+            .field("name", &self.name)
+            .field("quotas", &self.quotas)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
