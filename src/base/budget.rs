@@ -1,11 +1,12 @@
 //! [`Budget`]: how much of an upstream's quota is left, as the caches in front of it see it, and what they make of it.
 #![doc = include_str!("../docs/budget.md")]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::clock::Timestamp;
 use super::error::Error;
+use crate::base::lock::Mutex;
 
 /// What a low budget does to a cache's entries. See the [table](Budget).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,7 +171,7 @@ impl Budget {
     }
 
     fn allowances(&self) -> MutexGuard<'_, Vec<Allowance>> {
-        self.0.allowances.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.allowances.lock()
     }
 }
 

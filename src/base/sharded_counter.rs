@@ -6,7 +6,8 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use crate::base::lock::Mutex;
 
 /// How many threads have a stripe of their own.
 const OWNED: usize = 31;
@@ -68,7 +69,7 @@ static FREE: Mutex<(Vec<usize>, usize)> = Mutex::new((Vec::new(), 0));
 
 impl Lease {
     fn take() -> Self {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = FREE.lock();
         if let Some(stripe) = free.0.pop() {
             return Self(stripe);
         }
@@ -83,7 +84,7 @@ impl Drop for Lease {
         // What this thread still counts on its way out is added atomically: the stripe is somebody else's from here on.
         MINE.set(SHARED);
         if self.0 != SHARED {
-            FREE.lock().unwrap_or_else(PoisonError::into_inner).0.push(self.0);
+            FREE.lock().0.push(self.0);
         }
     }
 }

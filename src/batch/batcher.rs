@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -13,6 +13,7 @@ use super::builder::BatcherBuilder;
 use super::call::Bulk;
 use super::error::BatchError;
 use super::queue::{BatchAnswer, BatchQueue, CallerDuty};
+use crate::base::lock::Mutex;
 
 /// Asks for keys together that are asked for one by one. Clones share the batch.
 ///
@@ -137,7 +138,7 @@ where
 
 impl<K, V, E> BatcherShared<K, V, E> {
     fn queue(&self) -> MutexGuard<'_, BatchQueue<K, V, E>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

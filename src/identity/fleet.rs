@@ -1,11 +1,12 @@
 //! [`FleetSecret`]: what a fleet's nodes hash keys under, so that they mean the same key.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
 
 use super::key::{Key, KeyHash};
+use crate::base::lock::RwLock;
 
 /// A secret that all nodes of a fleet share. Clones share it, also when it becomes known only later.
 ///
@@ -40,7 +41,7 @@ impl FleetSecret {
     /// Makes the secret known, or changes it.
     pub fn set(&self, bytes: &[u8]) {
         let halves = [siphash([1, 0], bytes), siphash([2, 0], bytes)];
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(halves);
+        *self.0.write() = Some(halves);
     }
 
     /// Whether anything can be named.
@@ -65,7 +66,7 @@ impl FleetSecret {
     }
 
     fn read(&self) -> Option<[u64; 2]> {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        *self.0.read()
     }
 }
 

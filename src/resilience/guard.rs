@@ -25,7 +25,7 @@ mod health;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,6 +35,7 @@ use super::circuit::Circuit;
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
 use crate::base::event::Events;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 pub use health::GuardStats;
 use health::{Health, Transition};
@@ -245,7 +246,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 
     /// Where events go from now on.
     pub(crate) fn listen(&self, events: Events) {
-        *self.inner.events.lock().unwrap_or_else(PoisonError::into_inner) = events;
+        *self.inner.events.lock() = events;
     }
 
     pub(crate) fn stats(&self) -> GuardStats {
@@ -268,7 +269,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 
 impl<C> Inner<C> {
     fn lock(&self) -> MutexGuard<'_, Health<C>> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock()
     }
 
     /// Changes what is known of the store.
@@ -290,7 +291,7 @@ impl<C> Inner<C> {
             self.lock().note(error);
         }
         let Some(edge) = edge else { return };
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let events = self.events.lock().clone();
         edge.tell(&events, self.name, error);
     }
 }

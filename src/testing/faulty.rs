@@ -1,10 +1,10 @@
 //! [`Faulty`]: a store that does not do its job, to see that requests do not mind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
@@ -76,7 +76,7 @@ impl<S> Faulty<S> {
 
     /// From now on it does this.
     pub fn begin(&self, what: Misbehaviour) {
-        *self.does.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        *self.does.lock() = what;
     }
 
     /// How often it was asked for anything.
@@ -92,7 +92,7 @@ impl<S> Faulty<S> {
         lie: impl FnOnce() -> T,
     ) -> MaybeReady<Result<T, Error>> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let does = *self.does.lock().unwrap_or_else(PoisonError::into_inner);
+        let does = *self.does.lock();
         match does {
             Misbehaviour::None => job(&self.inner),
             Misbehaviour::Err => MaybeReady::Ready(Err(Error::store("this store errs", "it was told to"))),
@@ -126,12 +126,12 @@ impl<S: LimitStore> LimitStore for Faulty<S> {
 
 impl<S: CacheStore> CacheStore for Faulty<S> {
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = || self.last.lock().clone();
         self.answer(|inner| inner.get(key, now), last)
     }
 
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored.clone());
+        *self.last.lock() = Some(stored.clone());
         self.answer(|inner| inner.put(key, stored, now), || ())
     }
 

@@ -8,7 +8,8 @@
 //! Where the processor has no steady counter, the counter is the real clock itself.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Mutex, PoisonError};
+
+use crate::base::lock::Mutex;
 
 /// How long the time is reckoned, in nanoseconds.
 const LOOK_EVERY: u64 = 1_000_000;
@@ -52,7 +53,7 @@ impl Ticks {
     #[cold]
     fn look(&self) -> u64 {
         // Held for two readings of the clock, once a millisecond.
-        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _looking = self.looking.lock();
         if let Some(nanos) = self.anchor.reckon(self.counter.raw()) {
             return nanos;
         }

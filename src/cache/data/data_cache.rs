@@ -1,7 +1,7 @@
 //! [`DataCache`]: what namespaces of typed values share.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use super::builder::CachedBuilder;
 use super::namespace::Namespace;
@@ -9,6 +9,7 @@ use super::stats::DataStats;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
+use crate::base::lock::Mutex;
 use crate::cache::engine::engine_parts::{Engine, StorePlan};
 use crate::cache::engine::store::{CacheStore, LevelStats};
 
@@ -96,7 +97,7 @@ impl DataCache {
     }
 
     fn spaces(&self) -> MutexGuard<'_, Vec<Weak<Namespace>>> {
-        self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.spaces.lock()
     }
 }
 

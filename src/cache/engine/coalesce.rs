@@ -16,12 +16,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::{Semaphore, watch};
 
 use super::record::{Entry, Meta};
 use super::tee::Tee;
+use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
 
 /// How many of a failed flight's waiters call the inner service at a time.
@@ -114,7 +115,7 @@ impl<P> Coalescer<P> {
     fn shard(&self, key: &CacheKey) -> MutexGuard<'_, Shard<P>> {
         // The map's own hash uses the low bits.
         let index = (key.hash64() >> 60) as usize % SHARDS;
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock()
     }
 }
 

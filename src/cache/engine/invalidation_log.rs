@@ -17,13 +17,14 @@
 //! record; otherwise the log was trimmed further than this process has heard, or a server came back without all of it,
 //! and history begins anew: all entries from before are void.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::barrier::{Barriers, InvalidationScope, Validity};
 use super::invalidation::Invalidation;
 use super::record::Meta;
 use crate::base::codec::{Reader, Writer};
+use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
 
 /// Invalidations kept until the store can be told; more become one on everything.
@@ -223,7 +224,7 @@ impl InvalidationLog {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

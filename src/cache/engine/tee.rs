@@ -23,7 +23,7 @@
 //!
 //! Costs: one copy and one lock per chunk; a reader that keeps up with the last, unfinished block copies what it reads of it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -36,6 +36,7 @@ use super::body_reader::{BodyReader, Fetch};
 use super::record::StoredBody;
 use crate::base::body::Stream;
 use crate::base::error::BoxError;
+use crate::base::lock::Mutex;
 
 /// Where the shared part of a body ends.
 pub(crate) enum End {
@@ -204,7 +205,7 @@ impl Tee {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,10 +3,11 @@
 //! A request is judged to its end by the rules it began under. Until rules are replaced, it pays one load of a flag.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use super::stats::RuleCounters;
+use crate::base::lock::RwLock;
 use crate::base::request_head::RequestHead;
 use crate::cache::http::rules::{Rule, RuleBook};
 
@@ -55,7 +56,7 @@ impl LiveRules {
 
     /// Judges requests that begin from now on by these.
     pub(crate) fn replace(&self, rules: RuleBook) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(RuleSet::new(rules)));
+        *self.live.write() = Some(Arc::new(RuleSet::new(rules)));
         self.is_replaced.store(true, Ordering::Release);
     }
 
@@ -96,7 +97,7 @@ impl LiveRules {
         if !self.is_replaced.load(Ordering::Acquire) {
             return None;
         }
-        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.live.read().clone()
     }
 
     fn book<'a>(&'a self, ruling: &'a MatchedRule) -> &'a RuleSet {

@@ -1,8 +1,8 @@
 //! [`CacheStats`]: what the cache did, counted per route.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::base::clock::nanos;
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::event::Once;
+use crate::base::lock::RwLock;
 use crate::base::mode::Switch;
 use crate::cache::data::DataStats;
 use crate::cache::engine::fetch_times::FetchTimes;
@@ -173,10 +174,10 @@ pub(crate) struct CacheCounters {
 impl CacheCounters {
     /// The counters of the route with this name.
     pub(crate) fn route(&self, name: &str) -> Arc<RouteCounters> {
-        if let Some(known) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+        if let Some(known) = self.routes.read().get(name) {
             return known.clone();
         }
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.write();
         let name = if routes.len() >= MOST_ROUTES && !routes.contains_key(name) { OTHER } else { name };
         routes.entry(name.into()).or_default().clone()
     }
@@ -193,7 +194,7 @@ impl CacheCounters {
 
     /// Everything but levels, gauges and rules' names.
     pub(crate) fn snapshot(&self) -> CacheStats {
-        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.read();
         CacheStats {
             routes: routes.iter().map(|(name, route)| (name.to_string(), route.snapshot())).collect(),
             inner_calls: read(&self.inner_calls),

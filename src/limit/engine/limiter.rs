@@ -70,7 +70,7 @@ pub(crate) struct Warnings {
     inspected: AtomicU32,
     anonymous: Once,
     unknown_tier: Once,
-    findings: std::sync::Mutex<Vec<&'static str>>,
+    findings: crate::base::lock::Mutex<Vec<&'static str>>,
 }
 
 /// What becomes of a request. Not generic, so that the services around it stay small enough to be inlined.
@@ -346,7 +346,7 @@ impl Limiter {
     fn inspect(&self, head: &RequestHead<'_>) {
         self.warnings.inspected.fetch_add(1, Ordering::Relaxed);
         self.plan.identify().inspect(head, &mut |code, message| {
-            let mut told = self.warnings.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut told = self.warnings.findings.lock();
             if !told.contains(&code) {
                 told.push(code);
                 self.events.emit(&Event::Warning { code, message });

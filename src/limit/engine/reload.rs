@@ -3,8 +3,8 @@
 //!
 //! Until something is changed, a request pays one load of a flag for it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::join_all;
 use smallvec::SmallVec;
@@ -13,6 +13,7 @@ use super::limiter::{LimitStep, Limiter, ResponseEdits};
 use super::shared_limits::Waiting;
 use super::stats::RateLimitStats;
 use crate::base::error::Error;
+use crate::base::lock::RwLock;
 use crate::base::mode::{Switch, SwitchCell};
 use crate::base::request_head::RequestHead;
 use crate::limit::algorithm::quota::Quota;
@@ -48,14 +49,14 @@ impl ReloadedLimits {
     }
 
     fn set_quota(&self, label: LimitLabel, quota: Quota) {
-        let mut quotas = self.quotas.write().unwrap_or_else(PoisonError::into_inner);
+        let mut quotas = self.quotas.write();
         quotas.retain(|(known, _)| *known != label);
         quotas.push((label, quota));
         self.special.store(true, Ordering::Relaxed);
     }
 
     fn apply(&self, dues: &mut Checks) {
-        let quotas = self.quotas.read().unwrap_or_else(PoisonError::into_inner);
+        let quotas = self.quotas.read();
         let shadow = self.switch() == Switch::Shadow;
         for (check, label) in dues.checks.iter_mut().zip(&dues.labels) {
             if let Some((_, quota)) = quotas.iter().find(|(known, _)| known == label) {
@@ -68,7 +69,7 @@ impl ReloadedLimits {
     /// The switch, and the quotas in force, where they are not those of the beginning.
     pub(crate) fn tell<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
         stats.switch = self.switch();
-        for (label, quota) in self.quotas.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (label, quota) in self.quotas.read().iter() {
             let name = name(*label);
             for limit in stats.limits.iter_mut().filter(|limit| *limit.name == *name) {
                 limit.quota = quota.to_string();

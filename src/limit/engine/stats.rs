@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use super::store::{LimitStoreStats, RemoteStats};
+use crate::base::lock::Mutex;
 use crate::base::mode::Switch;
 use crate::base::sharded_counter::ShardedCounter;
 use crate::limit::policy::compiled::CompiledLimits;
@@ -105,7 +105,7 @@ impl LimitCounters {
     }
 
     pub(crate) fn count_route(&self, route: &str) {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.lock();
         if let Some(count) = routes.get_mut(route) {
             *count += 1;
             return;
@@ -121,7 +121,7 @@ impl LimitCounters {
             refused: counters.refused.load(Ordering::Relaxed),
             would_refuse: counters.would_refuse.load(Ordering::Relaxed),
         });
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.lock();
         let mut routes: Vec<RouteRefusals> = routes
             .iter()
             .map(|(route, refused)| RouteRefusals { route: route.to_string(), refused: *refused })

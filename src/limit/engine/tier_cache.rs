@@ -9,10 +9,11 @@
 //!
 //! Eight identities share a set; a ninth takes the place of the one learnt longest ago.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::base::lock::Mutex;
 
 const WAYS: usize = 8;
 /// An identity is not asked for again before this has passed, whatever came of it.
@@ -91,7 +92,7 @@ impl TierCache {
     }
 
     fn set(&self, id: u64) -> MutexGuard<'_, [Entry; WAYS]> {
-        self.sets[(id % self.sets.len() as u64) as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets[(id % self.sets.len() as u64) as usize].lock()
     }
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{FutureExt, Shared};
@@ -17,6 +17,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context;
 use crate::base::error::{BoxError, Error};
 use crate::base::event::{Event, Events};
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::request_head::RequestHead;
 
@@ -258,7 +259,7 @@ impl Drop for One {
 
 impl State {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Ended>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 
     fn may_tell(&self, now: Timestamp) -> bool {

@@ -5,13 +5,14 @@
 //!
 //! Who makes room when it is full is told in `shard.rs`: whoever stands furthest from its limit, in O(1).
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::MutexGuard;
 
 use smallvec::SmallVec;
 
 use super::shard::Shard;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::MaybeReady;
 use crate::identity::KeyHash;
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdict, Verdicts};
@@ -80,9 +81,8 @@ impl MemoryLimits {
         let shard = &self.shards[place].0;
         // A panic under the lock leaves valid, if incomplete, counters: going on is right, refusing everybody is not.
         match shard.try_lock() {
-            Ok(locked) => locked,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => wait_for(shard),
+            Some(locked) => locked,
+            None => wait_for(shard),
         }
     }
 
@@ -178,13 +178,11 @@ impl LimitStore for MemoryLimits {
 fn wait_for(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     for turn in 0..PAUSES {
         (0..PAUSE << turn).for_each(|_| std::hint::spin_loop());
-        match shard.try_lock() {
-            Ok(locked) => return locked,
-            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {}
+        if let Some(locked) = shard.try_lock() {
+            return locked;
         }
     }
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+    shard.lock()
 }
 
 /// Several locked shards.

@@ -10,7 +10,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use super::names::{KeyNames, LASTING, random};
 use super::settings::Redis;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
+use crate::base::lock::{Mutex, RwLock};
 use crate::cache::engine::codec::FleetClock;
 use crate::cache::engine::invalidation_log::{InvalidationLog, LogRecord, LogUpdate};
 use crate::cache::{CacheKey, Invalidation, InvalidationSink};
@@ -130,12 +131,12 @@ impl Backplane {
 
     /// How keys are called, once that is known.
     pub(super) fn names(&self) -> Option<KeyNames> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.names.read().clone()
     }
 
     /// The fleet's clock, once it was read.
     pub(super) fn fleet_clock(&self) -> Option<FleetClock> {
-        *self.fleet_clock.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.fleet_clock.lock()
     }
 
     /// Sees to it that the backplane's task runs, where there is a runtime for it to run in.
@@ -269,7 +270,7 @@ impl Backplane {
                 .guard
                 .call(async |mut connection: Conn| KeyNames::agree(&mut connection, &name, known.as_ref()).await);
             let agreed = agreed.await?;
-            *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
+            *self.names.write() = Some(agreed);
         }
         self.read_clock().await
     }
@@ -284,7 +285,7 @@ impl Backplane {
             let reading = self.ask_clock().await?;
             // One that is far from the last is not believed until a second says the same.
             if before.is_some_and(|before| before.apart(reading) < TOLERANCE) {
-                *self.fleet_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+                *self.fleet_clock.lock() = Some(reading);
                 return Ok(());
             }
             before = Some(reading);

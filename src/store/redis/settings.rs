@@ -1,7 +1,7 @@
 //! [`Redis`]: where it is, and how long it may take.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connect::{Address, Authority, Conn, without_password};
@@ -10,6 +10,7 @@ use super::names::KeyNames;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::Events;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 use crate::identity::FleetSecret;
 use crate::resilience::circuit::Circuit;
@@ -164,11 +165,11 @@ impl Redis {
             Box::pin(async move {
                 let mut connection = connecting.await?;
                 if !given {
-                    let known = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let known = agreed.lock().clone();
                     let names =
                         KeyNames::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
                     secret.set(names.secret());
-                    *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+                    *agreed.lock() = Some(names);
                 }
                 Ok(connection)
             })

@@ -6,12 +6,13 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use super::route_stats::{QuerySource, Route};
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::detached_context::{self, Notes, RequestScope, ScopeOwner};
+use crate::base::lock::Mutex;
 use crate::timing::measure::findings::{FindingKind, RequestFinding};
 use crate::timing::measure::group::{QueryGroup, QueryGroups, Sample, Sum};
 use crate::timing::measure::n_plus_one::Repeated;
@@ -124,7 +125,7 @@ impl RequestLog {
     }
 
     fn work(&self) -> MutexGuard<'_, WorkLog> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        self.work.lock()
     }
 }
 

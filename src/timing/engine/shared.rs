@@ -1,12 +1,13 @@
 //! [`TimingShared`]: what the routes of one layer share: how it was set up, the queries, the findings, the slow requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::facade::Series;
 use super::route_stats::QuerySource;
 use crate::base::clock::{Timestamp, nanos};
+use crate::base::lock::Mutex;
 use crate::timing::measure::findings::{Findings, RequestFinding};
 use crate::timing::measure::group::Sample;
 use crate::timing::measure::histogram::Histogram;
@@ -149,7 +150,7 @@ fn stats(table: &NamedCounters<Work>, now: Timestamp) -> Vec<QueryStats> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// The counters of one query, of one other service, or of the pools.

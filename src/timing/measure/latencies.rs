@@ -4,13 +4,14 @@
 //! thread's, and no lock. When ten seconds are over, the next value moves what they held on, to the histogram of all
 //! times and to the [`Sliding`] windows; until then readings add it up. About 32 KB.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::histogram::{self, Histogram};
 use super::sliding::{self, Sliding};
 use crate::base::clock::{Timestamp, nanos};
+use crate::base::lock::Mutex;
 use crate::base::sharded_counter::ShardedCounter;
 
 pub(crate) struct Latencies {
@@ -90,7 +91,7 @@ impl Latencies {
     /// Moves on what an earlier turn held. Where another thread does, or reads, this value is counted with those.
     #[cold]
     fn settle(&self, turn: u64) {
-        let Ok(mut settled) = self.settled.try_lock() else { return };
+        let Some(mut settled) = self.settled.try_lock() else { return };
         let held = self.turn.load(Ordering::Relaxed);
         if held >= turn {
             return;
@@ -109,7 +110,7 @@ impl Latencies {
     }
 
     fn settled(&self) -> MutexGuard<'_, Settled> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+        self.settled.lock()
     }
 }
 

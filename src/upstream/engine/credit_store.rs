@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::base::error::Error;
 use crate::base::event::Hook;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::MaybeReady;
 
 /// What to book in one window of one upstream.
@@ -82,7 +83,7 @@ type Account = (Arc<str>, &'static str);
 
 impl CreditStore for MemoryCredits {
     fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, Error>> {
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.0.lock();
         let book = |booking: &Booking| {
             let (start, balance) = accounts.entry((booking.upstream.clone(), booking.window)).or_default();
             if booking.start > *start {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
@@ -14,6 +14,7 @@ use super::wait;
 use crate::base::budget::Budget;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::event::{Event, Events};
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
@@ -186,7 +187,7 @@ impl UpstreamShared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, AccountState> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     /// The account as of now, its windows turned.

@@ -1,8 +1,8 @@
 //! [`UpstreamBuilder`]: configuration, checked before the first call.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::response::Parts;
@@ -14,6 +14,7 @@ use crate::base::budget::{Budget, BudgetPolicy};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
+use crate::base::lock::Mutex;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::resilience::breaker::Breaker;

@@ -3,12 +3,13 @@
 //! A fixed table, each key in the one slot its name points to: bounded, O(1), no sweep. Where two keys want a slot, the
 //! one that is refused or leased keeps it and the other is asked for each time.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::protocol::SoldUnits;
 use crate::base::clock::Timestamp;
+use crate::base::lock::Mutex;
 use crate::limit::algorithm::lease::{LeaseAccount, Unspent, life};
 use crate::limit::{Quota, Verdict};
 
@@ -152,7 +153,7 @@ impl LocalCache {
     }
 
     fn lock(&self, key: u64) -> MutexGuard<'_, Slot> {
-        self.slots[key as usize & (SLOTS - 1)].lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots[key as usize & (SLOTS - 1)].lock()
     }
 }
 

@@ -5,12 +5,13 @@
 //! for company, and nobody's leaving cancels what others wait for.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use tokio::sync::oneshot;
 
 use super::protocol::{CheckGroup, MOST};
 use crate::base::clock::Timestamp;
+use crate::base::lock::Mutex;
 use crate::limit::Verdicts;
 use crate::resilience::guard::Outage;
 
@@ -88,6 +89,6 @@ impl CallQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+        self.line.lock()
     }
 }

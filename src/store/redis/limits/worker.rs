@@ -1,6 +1,6 @@
 //! Lanes: tasks that send what waits and hand the answers out, and give back what leases leave over.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use smallvec::smallvec;
@@ -11,6 +11,7 @@ use super::queue::{Queued, QueuedGroup};
 use super::{Inner, count};
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
+use crate::base::lock::Mutex;
 use crate::limit::Quota;
 use crate::limit::algorithm::lease::Unspent;
 use crate::resilience::guard::{Fault, Outage};
@@ -157,7 +158,7 @@ struct Running {
 impl Leases {
     /// Sees to it that what a lease leaves over is given back.
     fn watch(&self, inner: &Arc<Inner>, lease: (u64, Quota, Timestamp)) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         running.leases.push(lease);
         if !running.watched
             && let Ok(runtime) = Handle::try_current()
@@ -169,7 +170,7 @@ impl Leases {
 
     /// Those that have ended; none closes the watch.
     fn ended(&self, now: Timestamp) -> Option<Vec<(u64, Quota, Timestamp)>> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         if running.leases.is_empty() {
             running.watched = false;
             return None;
@@ -203,7 +204,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // Its runtime may have ended before the leases did.
         if let Some(inner) = self.0.upgrade() {
-            inner.leases.running.lock().unwrap_or_else(PoisonError::into_inner).watched = false;
+            inner.leases.running.lock().watched = false;
         }
     }
 }
