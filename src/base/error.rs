@@ -39,13 +39,13 @@ impl Error {
 
     /// A store that is known to be away: it was said when it went, and is not said again for each request.
     #[cfg(feature = "redis")]
-    pub(crate) fn outage(store: &str, why: crate::resilience::guard::Outage) -> Self {
+    pub(crate) fn outage(store: &str, why: crate::base::outage::Outage) -> Self {
         Self { kind: Kind::Outage, message: format!("{store}: {why}").into(), source: None }
     }
 
     /// An outage whose consequence is worth a sentence of its own.
     #[cfg(feature = "redis")]
-    pub(crate) fn outage_so(message: String, why: crate::resilience::guard::Outage) -> Self {
+    pub(crate) fn outage_so(message: String, why: crate::base::outage::Outage) -> Self {
         Self { kind: Kind::Outage, message: message.into(), source: Some(why.into()) }
     }
 

@@ -1,12 +1,22 @@
 //! What a store gives back: an answer at once, or a future of one.
 
+use crate::base::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use super::error::BoxError;
+
 /// A boxed future that owns all it needs.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// Boxes a future and its error.
+pub(crate) fn boxed<T: 'static, E: Into<BoxError>>(
+    future: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> BoxFuture<Result<T, BoxError>> {
+    Box::pin(async move { future.await.map_err(Into::into) })
+}
 
 /// An answer that is already there, or is on its way.
 ///
@@ -86,4 +96,22 @@ impl<T> fmt::Debug for MaybeReadyFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AnswerFuture(..)")
     }
+}
+
+/// Every answer, in order; the first error where there is one.
+pub(crate) fn all<T: Send + 'static>(answers: Vec<MaybeReady<Result<T, Error>>>) -> MaybeReady<Result<Vec<T>, Error>> {
+    if answers.iter().all(|answer| matches!(answer, MaybeReady::Ready(_))) {
+        let ready = answers.into_iter().filter_map(|answer| match answer {
+            MaybeReady::Ready(answer) => Some(answer),
+            MaybeReady::Pending(_) => None,
+        });
+        return MaybeReady::Ready(ready.collect());
+    }
+    MaybeReady::Pending(Box::pin(async move {
+        let mut all = Vec::with_capacity(answers.len());
+        for answer in answers {
+            all.push(answer.await?);
+        }
+        Ok(all)
+    }))
 }

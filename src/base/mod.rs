@@ -12,6 +12,8 @@ pub(crate) mod headers;
 pub(crate) mod lock;
 pub(crate) mod maybe_ready;
 pub(crate) mod mode;
+#[cfg(feature = "redis")]
+pub(crate) mod outage;
 pub(crate) mod request_head;
 pub(crate) mod route;
 pub(crate) mod sharded_counter;

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
-
-use super::proxy::parse_address;
 
 /// Every entry of all lines of `field`, last first: an address, or `None` where it is none.
 pub(super) fn entries<'a>(
@@ -90,4 +89,22 @@ fn unquote(value: &str) -> Option<Cow<'_, str>> {
     let Some(rest) = value.strip_prefix('"') else { return Some(Cow::Borrowed(value)) };
     let inside = rest.strip_suffix('"')?;
     Some(if inside.contains('\\') { Cow::Owned(inside.replace('\\', "")) } else { Cow::Borrowed(inside) })
+}
+
+/// An address as proxies write it: bare, with a port, in brackets, with a zone, with white space around it.
+pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim_matches([' ', '\t']);
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(ip);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    let inside = text.strip_prefix('[').map_or(Some(text), |rest| {
+        let (inside, port) = rest.split_once(']')?;
+        (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit())))
+            .then_some(inside)
+    })?;
+    let address = inside.split_once('%').map_or(inside, |(address, _zone)| address);
+    address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }

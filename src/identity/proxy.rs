@@ -10,7 +10,7 @@
 //! Scanning from the right also means that an unbalanced quote written by a client cannot swallow what a proxy added.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
@@ -144,24 +144,6 @@ impl fmt::Debug for TrustedProxies {
         };
         out.field("header", &self.field).finish()
     }
-}
-
-/// An address as proxies write it: bare, with a port, in brackets, with a zone, with white space around it.
-pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
-    let text = text.trim_matches([' ', '\t']);
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Some(ip);
-    }
-    if let Ok(socket) = text.parse::<SocketAddr>() {
-        return Some(socket.ip());
-    }
-    let inside = text.strip_prefix('[').map_or(Some(text), |rest| {
-        let (inside, port) = rest.split_once(']')?;
-        (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit())))
-            .then_some(inside)
-    })?;
-    let address = inside.split_once('%').map_or(inside, |(address, _zone)| address);
-    address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
 #[cfg(test)]

@@ -105,9 +105,10 @@ mod report;
 mod tower;
 
 pub use engine::credential::{Credential, Credited};
-pub use engine::credit_store::{Balance, Booking, CreditStore, MemoryCredits};
+pub use engine::credit_store::{CreditStore, MemoryCredits};
 pub use engine::stats::{EndpointStats, UpstreamStats, WindowStats};
 pub use learn::observed_limits::ObservedLimits;
+pub use quota::balance::{Balance, Booking};
 pub use quota::credit::Credits;
 pub use quota::mode::{CallPace, Mode, Priority};
 pub use quota::rejected::{Error, Rejected, RejectedReason};

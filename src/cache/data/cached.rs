@@ -19,9 +19,10 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Switch;
-use crate::cache::engine::record::{Blocks, Entry, LogPosition};
+use crate::cache::engine::record::{Blocks, Entry};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::Freshness;
+use crate::cache::http::stored_head::LogPosition;
 
 /// Typed values by key: looked up, or loaded once. Clones share them.
 ///

@@ -10,8 +10,9 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::base::lock::Mutex;
-use crate::cache::engine::engine_parts::{Engine, StorePlan};
+use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
 use crate::cache::engine::store::{CacheStore, LevelStats};
+use crate::store::memory::MemoryCache;
 
 /// Memory, and perhaps a shared store behind it, for namespaces of typed values. Clones share it.
 ///
@@ -165,7 +166,11 @@ impl DataBuilder {
     /// The cache, without namespaces yet.
     #[must_use]
     pub fn build(self) -> DataCache {
-        let places = StorePlan { memory: self.memory, store: self.store, level_2: self.level_2 };
+        let level_1 = match self.store {
+            Some(store) => LevelOne::Custom(store),
+            None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
+        };
+        let places = StorePlan { level_1, level_2: self.level_2 };
         DataCache::over(Engine::new(places, self.clock, self.hook))
     }
 }

@@ -19,9 +19,10 @@ use crate::base::mode::SwitchCell;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::coalesce::{Coalescer, Role};
 use crate::cache::engine::engine_parts::Engine;
-use crate::cache::engine::record::{Entry, LogPosition, Meta, Stored, StoredBody, TypedPayload};
+use crate::cache::engine::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
+use crate::cache::http::stored_head::{LogPosition, Meta};
 use crate::cache::http::tag;
 
 /// A namespace of typed values.
@@ -212,7 +213,7 @@ impl Namespace {
     }
 
     pub(super) fn store_failed(&self, error: &Error) {
-        crate::cache::tower::shared::tell(&self.engine.events, error);
+        crate::cache::engine::engine_parts::tell(&self.engine.events, error);
     }
 
     /// A value that postcard cannot write, and that is therefore not kept.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
-use crate::cache::engine::record::Deadlines;
+use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::storability::{LONGEST, jittered};
 
 /// What a namespace says of its values' lives.

@@ -15,9 +15,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::record::Meta;
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
+use crate::cache::http::stored_head::Meta;
 
 /// Barriers of one kind before the older half is folded.
 const MOST: usize = 16_384;

@@ -20,10 +20,11 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::record::{Entry, Meta};
+use super::record::Entry;
 use super::tee::Tee;
 use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
+use crate::cache::http::stored_head::Meta;
 
 /// How many of a failed flight's waiters call the inner service at a time.
 const FEW: usize = 8;

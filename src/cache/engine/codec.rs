@@ -19,14 +19,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::compression;
-use super::record::{
-    Deadlines, Entry, Language, LogPosition, Meta, Stored, StoredBody, TypedPayload, Variant, VaryIndex,
-};
+use super::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::codec::{Reader, Writer};
 use crate::cache::data::record;
+use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
+use crate::cache::http::stored_head::{LogPosition, Meta};
 
 /// The first bytes of every envelope; the last is the version.
 const MAGIC: [u8; 4] = *b"TGC\x01";

@@ -1,19 +1,19 @@
 //! [`Engine`]: what a cache is built over, whatever it keeps. Responses and typed values may share one.
 
+use crate::base::event::Event;
 use std::sync::Arc;
 
 use super::barrier::Barriers;
 use super::invalidation::Invalidation;
 use super::invalidation_sink::InvalidationSink;
 use super::isolated_store::IsolatedStore;
-use super::record::LogPosition;
 use super::store::CacheStore;
 use super::tiered::Levels;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
-use crate::store::memory::MemoryCache;
+use crate::cache::http::stored_head::LogPosition;
 
 /// Where entries lie, what was taken back of them, and the time. Clones share it.
 #[derive(Clone)]
@@ -28,21 +28,27 @@ pub(crate) struct Engine {
 
 /// Where entries are to lie.
 pub(crate) struct StorePlan {
-    /// How many bytes of this process's memory, where `store` is not given.
-    pub(crate) memory: u64,
-    /// In place of this process's memory.
-    pub(crate) store: Option<Arc<dyn CacheStore>>,
-    /// Behind it.
+    /// The level asked first.
+    pub(crate) level_1: LevelOne,
+    /// The level behind it.
     pub(crate) level_2: Option<Arc<dyn CacheStore>>,
+}
+
+/// The level asked first.
+pub(crate) enum LevelOne {
+    /// This process's memory.
+    Memory(Arc<dyn CacheStore>),
+    /// A store given by the user in its place.
+    Custom(Arc<dyn CacheStore>),
 }
 
 impl Engine {
     pub(crate) fn new(places: StorePlan, clock: Clock, hook: Option<Hook>) -> Self {
         clock.wind();
-        let in_process = places.store.is_none() && places.level_2.is_none();
-        let level_1 = match places.store {
-            Some(store) => Arc::new(IsolatedStore(store)),
-            None => Arc::new(MemoryCache::new(places.memory)) as Arc<dyn CacheStore>,
+        let in_process = matches!(places.level_1, LevelOne::Memory(_)) && places.level_2.is_none();
+        let level_1 = match places.level_1 {
+            LevelOne::Memory(memory) => memory,
+            LevelOne::Custom(store) => Arc::new(IsolatedStore(store)) as Arc<dyn CacheStore>,
         };
         let store = match places.level_2 {
             Some(level_2) => Arc::new(Levels::new(level_1, Arc::new(IsolatedStore(level_2)))),
@@ -69,4 +75,10 @@ pub(crate) fn take_back(
     let told = store.invalidate(what);
     barriers.raise(what.about.clone(), what.soft);
     told
+}
+
+/// An outage is an event each time, and a line of the log only when it begins and ends: the guard writes that.
+pub(crate) fn tell(events: &Events, error: &Error) {
+    let event = Event::StoreFailed { store: "cache", error };
+    if error.is_outage() { events.emit_unlogged(&event) } else { events.emit(&event) }
 }

@@ -22,10 +22,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::barrier::{Barriers, InvalidationScope, Validity};
 use super::invalidation::Invalidation;
-use super::record::Meta;
 use crate::base::codec::{Reader, Writer};
 use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
+use crate::cache::http::stored_head::Meta;
 
 /// Invalidations kept until the store can be told; more become one on everything.
 const MOST_PENDING: usize = 1024;

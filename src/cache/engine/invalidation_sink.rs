@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::barrier::{Barriers, InvalidationScope, Validity};
 use super::invalidation::Invalidation;
-use super::record::Meta;
 use super::store::CacheStore;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
 use crate::cache::http::key::CacheKey;
+use crate::cache::http::stored_head::Meta;
 
 /// The ear of one cache. A store that several processes share is given it by
 /// [`CacheStore::listen`](crate::cache::CacheStore::listen), and tells it what other processes took back. Clones are the

@@ -8,7 +8,6 @@ use std::any::Any;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -20,90 +19,12 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
 use crate::cache::http::settings::TOLLGATE_CACHE_CONTROL;
 use crate::cache::http::storability::StorePolicy;
+use crate::cache::http::stored_head::{LogPosition, Meta};
 
 /// What an entry weighs beside its bytes: keys, maps, counters.
 const OVERHEAD: u64 = 1024;
 /// What a field weighs beside its name and value: its place in the map, half empty, and an allocation.
 const FIELD: usize = 192;
-
-/// Until when a response may be used, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deadlines {
-    /// Before: served as it is.
-    pub(crate) fresh_until: Timestamp,
-    /// How stale it was already at `fresh_until`: responses may arrive so.
-    pub(crate) late: Duration,
-    /// After, and while fresh: served, and refreshed ahead of its end.
-    pub(crate) refresh_from: Timestamp,
-    /// Before: served, and refreshed behind the client's back.
-    pub(crate) revalidate_until: Timestamp,
-    /// Before: served where the inner service fails in any way.
-    pub(crate) error_until: Timestamp,
-    /// Before: served where the inner service cannot be reached: an error, 502, 503 or 504.
-    pub(crate) down_until: Timestamp,
-    /// Before: worth revalidating.
-    pub(crate) keep_until: Timestamp,
-}
-
-/// How many invalidations had happened when a fetch began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LogPosition {
-    /// In this process, of which every one is known.
-    pub(crate) here: u64,
-    /// In the fleet, as far as the store had heard by then: see
-    /// [`CacheStore::generation`](crate::cache::CacheStore::generation).
-    pub(crate) fleet: u64,
-}
-
-/// The head of a stored response, shared by everyone who is being sent it.
-pub(crate) struct Meta {
-    pub(crate) status: StatusCode,
-    /// End-to-end fields only, with a place for `Age`.
-    pub(crate) headers: HeaderMap,
-    /// Its age at `stored_at`.
-    pub(crate) age: Duration,
-    pub(crate) stored_at: Timestamp,
-    pub(crate) windows: Deadlines,
-    /// §4.2.4: never served stale, whoever asks.
-    pub(crate) strict: bool,
-    /// RFC 8246: not revalidated while fresh.
-    pub(crate) immutable: bool,
-    pub(crate) tags: Box<[Box<str>]>,
-    /// How long the fetch took that a hit saves.
-    pub(crate) took: Duration,
-    /// The invalidations that had happened when its fetch began.
-    pub(crate) began: LogPosition,
-    /// The latest generation this entry was compared with, and found valid.
-    pub(crate) checked: AtomicU64,
-}
-
-impl Meta {
-    /// By how much it exceeds its freshness lifetime.
-    pub(crate) fn staleness_at(&self, now: Timestamp) -> Duration {
-        now.since(self.windows.fresh_until) + self.windows.late
-    }
-
-    pub(crate) fn age_at(&self, now: Timestamp) -> Duration {
-        self.age + now.since(self.stored_at)
-    }
-
-    /// The same head with other fields.
-    pub(crate) fn with_headers(&self, headers: HeaderMap) -> Self {
-        Self {
-            status: self.status,
-            headers,
-            age: self.age,
-            stored_at: self.stored_at,
-            windows: self.windows,
-            strict: self.strict,
-            immutable: self.immutable,
-            tags: self.tags.clone(),
-            took: self.took,
-            began: self.began,
-            checked: AtomicU64::new(0),
-        }
-    }
-}
 
 /// The bytes of a stored response.
 #[derive(Clone, Debug)]
@@ -420,6 +341,8 @@ pub(crate) fn http_date(wall: std::time::SystemTime) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -7,9 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::record::{Deadlines, Entry, LogPosition, Meta, Stored, StoredBody, TypedPayload};
+use super::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::base::clock::Timestamp;
+use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
+use crate::cache::http::stored_head::{LogPosition, Meta};
 
 /// An entry that is fresh for a minute and carries the tag `a-tag`.
 pub(crate) fn entry_for_tests(

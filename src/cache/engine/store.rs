@@ -67,7 +67,7 @@ pub trait CacheStore: Send + Sync + 'static {
     /// What lies under each of these keys, in their order: one round trip, where the store is remote.
     fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         let answers = keys.iter().map(|key| self.get(key, now)).collect();
-        super::tiered::all(answers)
+        crate::base::maybe_ready::all(answers)
     }
 
     /// What processes share under this key, past copies that are nearer; nearer levels take a copy.

@@ -213,21 +213,3 @@ fn combine(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>, join: fn(Done, 
         })),
     }
 }
-
-/// Every answer, in order; the first error where there is one.
-pub(crate) fn all<T: Send + 'static>(answers: Vec<MaybeReady<Result<T, Error>>>) -> MaybeReady<Result<Vec<T>, Error>> {
-    if answers.iter().all(|answer| matches!(answer, MaybeReady::Ready(_))) {
-        let ready = answers.into_iter().filter_map(|answer| match answer {
-            MaybeReady::Ready(answer) => Some(answer),
-            MaybeReady::Pending(_) => None,
-        });
-        return MaybeReady::Ready(ready.collect());
-    }
-    MaybeReady::Pending(Box::pin(async move {
-        let mut all = Vec::with_capacity(answers.len());
-        for answer in answers {
-            all.push(answer.await?);
-        }
-        Ok(all)
-    }))
-}

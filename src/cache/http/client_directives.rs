@@ -12,8 +12,8 @@
 
 use super::directives::RequestDirectives;
 use super::policy::Freshness;
+use super::stored_head::Meta;
 use crate::base::clock::Timestamp;
-use crate::cache::engine::record::Meta;
 
 /// How an entry of this standing may be used for a request with these wishes.
 pub(crate) fn granted(standing: Freshness, meta: &Meta, wish: &RequestDirectives, now: Timestamp) -> Freshness {

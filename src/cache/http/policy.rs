@@ -11,13 +11,13 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
+use super::deadlines::Deadlines;
 use super::reason::Reason;
 use super::request_flags::{self, RequestFlags};
 use super::rules::Rule;
 use super::settings::{CacheSettings, Profile};
 use crate::base::budget::BudgetEffect;
 use crate::base::clock::Timestamp;
-use crate::cache::engine::record::Deadlines;
 
 /// Whether this request may be answered from the cache, and its answer be kept.
 ///

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
+use super::deadlines::Deadlines;
 use super::directives::{DirectiveFields, ResponseDirectives};
 use super::freshness::{self, ExchangeTimes, Lifetime};
 use super::reason::Reason;
@@ -19,7 +20,6 @@ use super::store_hint::StoreHint;
 use super::{range, tag, validators, vary};
 use crate::base::budget::Budget;
 use crate::base::structured_fields;
-use crate::cache::engine::record::Deadlines;
 
 /// No lifetime is longer than a hundred years.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);

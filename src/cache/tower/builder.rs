@@ -20,12 +20,13 @@ use crate::base::route::Patterns;
 use crate::cache::engine::background_slots::BackgroundSlots;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::coalesce::Coalescer;
-use crate::cache::engine::engine_parts::{Engine, StorePlan};
+use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
 use crate::cache::engine::store::CacheStore;
 use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{Routing, RuleBook, Rules};
 use crate::cache::http::settings::{CacheSettings, Profile, TOLLGATE_CACHE_CONTROL};
 use crate::identity::{KeyExtractor, SharedExtractor};
+use crate::store::memory::MemoryCache;
 
 const MIB: u64 = 1 << 20;
 /// How many fetches may outlive their clients, and how many refreshes may run.
@@ -403,7 +404,11 @@ impl CacheBuilder {
             refresh_ahead: self.refresh_ahead,
             budget: self.budget,
         };
-        let places = StorePlan { memory: self.memory, store: self.store, level_2: self.level_2 };
+        let level_1 = match self.store {
+            Some(store) => LevelOne::Custom(store),
+            None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
+        };
+        let places = StorePlan { level_1, level_2: self.level_2 };
         let Engine { store, barriers, clock, events, in_process } = Engine::new(places, self.clock, self.hook);
         CacheShared {
             enabled: self.enabled,

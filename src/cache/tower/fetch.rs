@@ -24,13 +24,14 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::CacheNote;
 use crate::base::error::BoxError;
 use crate::cache::engine::coalesce::{FetchProgress, Leader};
-use crate::cache::engine::record::{Entry, LogPosition};
+use crate::cache::engine::record::Entry;
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::freshness::ExchangeTimes;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::storability::{self, StoreContext};
 use crate::cache::http::store_hint::StoreHint;
+use crate::cache::http::stored_head::LogPosition;
 use crate::cache::http::{range, validators, vary};
 
 /// What a request comes to.

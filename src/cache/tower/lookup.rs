@@ -13,10 +13,11 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::record::{Entry, Meta, Stored, VaryIndex};
+use crate::cache::engine::record::{Entry, Stored, VaryIndex};
 use crate::cache::http::cache_status::Forward;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
+use crate::cache::http::stored_head::Meta;
 use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.

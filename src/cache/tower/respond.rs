@@ -7,12 +7,13 @@ use super::shared::CacheShared;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::base::headers::number;
-use crate::cache::engine::record::{Blocks, Entry, Meta};
+use crate::cache::engine::record::{Blocks, Entry};
 use crate::cache::http::cache_status::{self, Forward, Report};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{self, ByteSpan, Wanted};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
+use crate::cache::http::stored_head::Meta;
 use crate::cache::http::validators;
 
 /// Who is being answered.

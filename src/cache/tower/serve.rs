@@ -27,7 +27,7 @@ use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::body_reader::Fetch;
 use crate::cache::engine::coalesce::{FetchProgress, Follower, Leader, Role, StreamingResponse};
-use crate::cache::engine::record::{Entry, Meta};
+use crate::cache::engine::record::Entry;
 use crate::cache::engine::tee::{Share, Tee};
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::key::CacheKey;
@@ -35,6 +35,7 @@ use crate::cache::http::policy::{self, Freshness};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::settings::Profile;
+use crate::cache::http::stored_head::Meta;
 use crate::cache::http::{client_directives, range, validators, vary};
 
 /// A body of unknown length is waited for at least as long, even where its route usually takes less.

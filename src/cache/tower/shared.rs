@@ -16,7 +16,7 @@ use super::stats::{CacheCounters, CacheStats, RouteCounters, count};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::Error;
-use crate::base::event::{Event, Events};
+use crate::base::event::Events;
 use crate::base::mode::{Switch, SwitchCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::{UNMATCHED, has_parameters};
@@ -26,9 +26,9 @@ use crate::cache::engine::barrier::Barriers;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::coalesce::Coalescer;
 use crate::cache::engine::engine_parts::Engine;
+use crate::cache::engine::engine_parts::tell;
 use crate::cache::engine::hit_for_miss::HitForMiss;
 use crate::cache::engine::min_uses::MinUses;
-use crate::cache::engine::record::{LogPosition, Meta};
 use crate::cache::engine::store::CacheStore;
 use crate::cache::http::credentials::{self, Credentials, Sharing};
 use crate::cache::http::directives::RequestDirectives;
@@ -39,6 +39,7 @@ use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
+use crate::cache::http::stored_head::{LogPosition, Meta};
 
 /// A rule that was of no use to this many requests is worth a warning.
 const PATIENCE: u64 = 100;
@@ -262,10 +263,4 @@ impl CacheShared {
         let fresh_until = meta.windows.fresh_until;
         if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }
     }
-}
-
-/// An outage is an event each time, and a line of the log only when it begins and ends: the guard writes that.
-pub(crate) fn tell(events: &Events, error: &Error) {
-    let event = Event::StoreFailed { store: "cache", error };
-    if error.is_outage() { events.emit_unlogged(&event) } else { events.emit(&event) }
 }

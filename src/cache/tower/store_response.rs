@@ -10,11 +10,12 @@ use super::partial;
 use super::shared::{CacheRequest, CacheShared};
 use super::stats::{RouteCounters, count};
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::record::{Entry, Language, Meta, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
+use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::ContentRange;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::storability;
+use crate::cache::http::stored_head::Meta;
 
 /// What to store, and where.
 pub(crate) struct StoreTask {

@@ -13,11 +13,12 @@ use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
 use crate::cache::engine::body_pump::{Bounds, Pump, PumpStep};
 use crate::cache::engine::coalesce::{FetchProgress, Leader, StreamingResponse};
-use crate::cache::engine::record::{self, Language, Meta};
+use crate::cache::engine::record::{self, Language};
 use crate::cache::engine::tee::Tee;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::settings::Profile;
 use crate::cache::http::storability::{self, StorePolicy};
+use crate::cache::http::stored_head::Meta;
 use crate::cache::http::{range, validators, vary};
 
 impl RunningFetch {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::shared::{self, CacheShared};
+use super::shared::CacheShared;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::request_head::RequestHead;
@@ -113,7 +113,7 @@ impl CacheShared {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
                         if let Err(error) = rest.await {
-                            shared::tell(&events, &error);
+                            crate::cache::engine::engine_parts::tell(&events, &error);
                         }
                     });
                 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::identity::forwarded::parse_address;
 
 fn client(proxies: &TrustedProxies, peer: &str, lines: &[(&str, &str)]) -> String {
     let mut headers = HeaderMap::new();

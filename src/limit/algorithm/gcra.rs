@@ -12,8 +12,8 @@
 
 use std::time::Duration;
 
+use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
-use crate::limit::policy::decision::Verdict;
 
 /// A token bucket's parameters. See the [module](self) for its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
+use super::verdict::Verdict;
 use super::window::{Count, Log, Window};
 use crate::base::clock::Timestamp;
-use crate::limit::policy::decision::Verdict;
 
 /// A key's state, whole. An engine that holds many keeps its parts apart and looks at them where they lie.
 #[derive(Clone, Debug)]

@@ -1,8 +1,10 @@
 //! Rate-limit algorithms: functions of a state, a quota and the time.
 
+pub(super) mod check;
 pub mod gcra;
 pub(super) mod key_state;
 #[cfg(feature = "redis")]
 pub(crate) mod lease;
 pub(super) mod quota;
+pub(super) mod verdict;
 pub mod window;

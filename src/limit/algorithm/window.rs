@@ -16,8 +16,8 @@
 
 use std::time::Duration;
 
+use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
-use crate::limit::policy::decision::Verdict;
 
 /// How many sub-buckets a period is cut into.
 pub(crate) const BUCKETS: u64 = 50;

@@ -20,11 +20,12 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::store::{Check, LimitStore, Settlement};
+use super::store::LimitStore;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
-use crate::limit::policy::decision::{Verdict, Verdicts};
+use crate::limit::algorithm::check::{Check, Settlement};
+use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 
 /// What limits do while the store that a fleet shares is away.
 ///

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::store::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement};
+use super::store::{LimitStore, LimitStoreStats, RemoteStats};
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::identity::FleetSecret;
-use crate::limit::policy::decision::Verdicts;
+use crate::limit::algorithm::check::{Check, Settlement};
+use crate::limit::algorithm::verdict::Verdicts;
 use crate::resilience::isolate::{contain_now, isolate};
 
 /// Every method of the store, its panics and delays turned into errors.

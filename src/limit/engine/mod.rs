@@ -10,4 +10,4 @@ pub(super) mod shared_limits;
 pub(super) mod stats;
 pub(super) mod store;
 pub(super) mod tier_cache;
-pub(super) mod tier_lookup;
+pub(super) mod tier_resolver;

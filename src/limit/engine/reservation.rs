@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use smallvec::SmallVec;
 
 use super::limiter::Limiter;
-use super::store::{Check, Settlement};
 use crate::base::clock::Timestamp;
+use crate::limit::algorithm::check::{Check, Settlement};
 
 /// What a request was charged by limits marked [`Limit::reserve`](crate::limit::Limit::reserve), left in its extensions.
 ///

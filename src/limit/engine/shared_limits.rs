@@ -12,14 +12,15 @@ use std::task::{Context, Poll, ready};
 
 use super::fallback::Fallback;
 use super::limiter::{LimitStep, Limiter, settle};
-use super::store::{Check, Settlement};
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::event::Event;
 use crate::base::maybe_ready::{BoxFuture, MaybeReady};
 use crate::base::request_head::RequestHead;
+use crate::limit::algorithm::check::{Check, Settlement};
+use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 use crate::limit::policy::compiled::Checks;
-use crate::limit::policy::decision::{Outcome, Verdict, Verdicts};
+use crate::limit::policy::decision::Outcome;
 
 /// What a request waits for before it is decided.
 #[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]

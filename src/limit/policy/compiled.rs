@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::compiled_quota::CompiledQuota;
 use super::decision::{LimitLabel, Outcome};
 use super::limit::{Limit, LimitCost, Quotas, Subject};
+use super::tier_lookup::{ResolveTier, TierLookup};
 use super::tiers::Assign;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
@@ -19,9 +20,8 @@ use crate::base::route::Patterns;
 use crate::identity::{
     ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by,
 };
+use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::quota::Quota;
-use crate::limit::engine::store::{Check, Settlement};
-use crate::limit::engine::tier_lookup::{TierLookup, TierResolver};
 
 /// All limits of a layer, ready to be asked.
 pub(crate) struct CompiledLimits {
@@ -44,7 +44,7 @@ struct CompiledLimit {
     subject: Subject,
     offers: Vec<Arc<CompiledQuota>>,
     assign: Option<Assign>,
-    lookup: Option<TierResolver>,
+    lookup: Option<Box<dyn ResolveTier>>,
     route: Option<usize>,
     per_route: bool,
     cost: LimitCost,
@@ -78,6 +78,9 @@ pub(crate) struct RequestSubject {
     pub(crate) reserves: bool,
 }
 
+/// Starts a look-up of tiers: what runs it belongs to the engine.
+pub(crate) type StartLookup = fn(&TierLookup) -> Box<dyn ResolveTier>;
+
 impl CompiledLimits {
     /// # Errors
     /// Names the limit, quota, pattern or network that is wrong.
@@ -86,11 +89,12 @@ impl CompiledLimits {
         identify: SharedExtractor,
         secret: Option<FleetSecret>,
         routes: Option<Arc<Patterns>>,
+        start: StartLookup,
     ) -> Result<Self, Error> {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
-            rules.push(CompiledLimit::new(limit, &hasher, &mut patterns)?);
+            rules.push(CompiledLimit::new(limit, &hasher, &mut patterns, start)?);
         }
         if let Some(routes) = routes {
             patterns.declare(routes);
@@ -196,13 +200,13 @@ impl CompiledLimits {
     }
 
     /// The look-ups that this request's tiers depend on.
-    pub(crate) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &TierResolver> {
+    pub(crate) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &dyn ResolveTier> {
         let unassigned = |rule: &&CompiledLimit| rule.assign.as_ref().is_none_or(|assign| assign(head).is_none());
         self.rules
             .iter()
             .filter(|rule| rule.lookup.is_some())
             .filter(unassigned)
-            .filter_map(|rule| rule.lookup.as_ref())
+            .filter_map(|rule| rule.lookup.as_deref())
     }
 
     /// The limit or tier of that name, if it may have this quota from now on.
@@ -272,7 +276,7 @@ impl CompiledLimits {
 }
 
 impl CompiledLimit {
-    fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns) -> Result<Self, Error> {
+    fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns, start: StartLookup) -> Result<Self, Error> {
         let (offers, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
@@ -284,7 +288,7 @@ impl CompiledLimit {
                     let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
                     CompiledQuota::new(&full, name, *quota, limit)
                 };
-                let lookup = tiers.lookup.as_ref().map(TierLookup::start);
+                let lookup = tiers.lookup.as_ref().map(start);
                 (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
             }
         };

@@ -145,8 +145,9 @@ fn sustained_seconds(quota: Quota, units: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decision::{LimitLabel, Verdict};
+    use super::super::decision::LimitLabel;
     use super::*;
+    use crate::limit::algorithm::verdict::Verdict;
 
     fn term(quota: Quota, remaining: u32, wait: Option<u64>) -> Term {
         let verdict = Verdict::new(wait.map(Duration::from_millis), remaining, Duration::from_secs(40));

@@ -7,4 +7,5 @@ pub(super) mod grpc;
 pub(super) mod headers;
 pub(super) mod limit;
 pub(super) mod reject;
+pub(super) mod tier_lookup;
 pub(super) mod tiers;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::tier_lookup::TierLookup;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::limit::algorithm::quota::Quota;
-use crate::limit::engine::tier_lookup::TierLookup;
 
 pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str> + Send + Sync>;
 

@@ -24,6 +24,7 @@ use crate::limit::engine::prometheus;
 use crate::limit::engine::reload::ReloadedLimits;
 use crate::limit::engine::stats::{LimitCounters, RateLimitStats};
 use crate::limit::engine::store::LimitStore;
+use crate::limit::engine::tier_resolver::TierResolver;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::headers::{Draft, Reset, Style};
 use crate::limit::policy::limit::{Limit, Subject};
@@ -339,7 +340,7 @@ impl RateLimitBuilder {
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
         let identify = self.identify.unwrap_or_else(socket_peer);
-        let plan = CompiledLimits::new(&self.limits, identify, secret, routes)?;
+        let plan = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
         let live = ReloadedLimits::new(plan.looks_up());
         self.clock.wind();
         let ceiling = |(label, quota, cost)| NodeLimit {

@@ -8,8 +8,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::{Inner, Outage};
+use super::Inner;
 use crate::base::error::Error;
+use crate::base::outage::Outage;
 
 /// Starts to connect, unless there is a connection, somebody is at it, or there is no runtime to do it in.
 pub(super) fn start<C: Clone + Send + Sync + 'static>(inner: &Arc<Inner<C>>) {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::AbortHandle;
 
-use super::Outage;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events};
+use crate::base::outage::Outage;
 use crate::resilience::breaker::{Breaker, CallOutcome, Permit};
 use crate::resilience::circuit::Circuit;
 

@@ -26,10 +26,11 @@ use super::settings::Redis;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::lock::{Mutex, RwLock};
+use crate::base::outage::Outage;
 use crate::cache::engine::codec::FleetClock;
 use crate::cache::engine::invalidation_log::{InvalidationLog, LogRecord, LogUpdate};
 use crate::cache::{CacheKey, Invalidation, InvalidationSink};
-use crate::resilience::guard::{FailOpen, Outage};
+use crate::resilience::guard::FailOpen;
 
 /// How often the log is looked at, messages or none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

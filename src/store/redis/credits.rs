@@ -16,8 +16,9 @@ use super::settings::Redis;
 use crate::base::error::Error;
 use crate::base::event::{Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
+use crate::base::outage::Outage;
 use crate::identity::FleetSecret;
-use crate::resilience::guard::{FailOpen, Outage};
+use crate::resilience::guard::FailOpen;
 use crate::upstream::{Balance, Booking, CreditStore};
 
 /// A window is forgotten this long after it has ended.

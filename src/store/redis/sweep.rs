@@ -10,10 +10,11 @@ use super::backplane::Backplane;
 use super::connect::{Conn, Primary};
 use crate::base::clock::runtime_now;
 use crate::base::error::Error;
+use crate::base::outage::Outage;
 use crate::cache::CacheKey;
 use crate::cache::engine::codec;
 use crate::cache::http::glob;
-use crate::resilience::guard::{Fault, Outage};
+use crate::resilience::guard::Fault;
 
 /// About how many names one step looks at.
 const STEP: usize = 128;

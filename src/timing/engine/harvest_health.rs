@@ -6,10 +6,10 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use super::settings::TimingSettings;
 use super::span;
 use crate::base::event::Once;
 use crate::timing::measure::stats::HarvestState;
-use crate::timing::tower::layer::TimingSettings;
 
 const SILENT: u8 = 1;
 const HEARD: u8 = 2;

@@ -8,6 +8,7 @@ pub(super) mod facade;
 pub(super) mod harvest_health;
 pub(super) mod request_log;
 pub(super) mod route_stats;
+pub(super) mod settings;
 pub(super) mod shared;
 #[cfg(feature = "tracing")]
 pub(super) mod span;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::facade::Series;
 use super::route_stats::QuerySource;
+use super::settings::TimingSettings;
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::lock::Mutex;
 use crate::timing::measure::findings::{Findings, RequestFinding};
@@ -15,7 +16,6 @@ use crate::timing::measure::latencies::Latencies;
 use crate::timing::measure::slow::SlowLog;
 use crate::timing::measure::stats::{Finding, FindingCount, Latency, PoolStats, QueryStats, Windows};
 use crate::timing::measure::table::NamedCounters;
-use crate::timing::tower::layer::TimingSettings;
 
 /// How many queries are told apart, and how many other services.
 const MAX_QUERIES: usize = 256;

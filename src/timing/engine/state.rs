@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::harvest_health;
 use super::request_log::UNATTRIBUTED;
 use super::route_stats::Route;
+use super::settings::TimingSettings;
 use super::shared::TimingShared;
 use crate::base::mode::{Switch, SwitchCell};
 use crate::base::request_head::RequestHead;
@@ -13,7 +14,6 @@ use crate::base::route::UNMATCHED;
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
 use crate::timing::measure::table::NamedCounters;
-use crate::timing::tower::layer::TimingSettings;
 
 /// The routes by name, and what they share.
 pub(crate) struct TimingState {

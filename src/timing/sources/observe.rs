@@ -10,12 +10,12 @@ use pin_project_lite::pin_project;
 use crate::base::detached_context::LogSlot;
 use crate::timing::engine::request_log::RequestLog;
 use crate::timing::engine::route_stats::Route;
+use crate::timing::engine::settings::TimingSettings;
 use crate::timing::engine::shared::TimingShared;
 use crate::timing::engine::span::RequestSpan;
 use crate::timing::measure::findings::FindingKind;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::QueryShare;
-use crate::timing::tower::layer::TimingSettings;
 
 /// Counts the queries of `work`, those inside timing layers and detached tasks of requests included.
 pub(crate) fn observe<F: Future>(work: F, repeats: Repeats) -> Observe<F> {

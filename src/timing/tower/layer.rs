@@ -1,6 +1,5 @@
 //! [`TimingLayer`] and its builder.
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +13,12 @@ use crate::base::error::Error;
 use crate::base::event::{Event, Events};
 use crate::base::mode::Switch;
 use crate::base::request_head::RequestHead;
-use crate::base::route::Patterns;
+use crate::timing::engine::settings::{Reporting, TimingSettings};
 use crate::timing::engine::state::TimingState;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::TimingStats;
 use crate::timing::report::prometheus;
 
-const SLOW_AFTER: Duration = Duration::from_millis(250);
-const SLOW_QUERY_AFTER: Duration = Duration::from_millis(100);
-const STARVED_AFTER: Duration = Duration::from_millis(100);
-const MAX_ROUTES: usize = 256;
 /// A table is allocated for so many routes at once; beyond this it is a mistake.
 const MOST_ROUTES: usize = 65_536;
 
@@ -282,70 +277,5 @@ impl TimingBuilder {
             return Err(Error::config(format!("max_routes is {given}, and must be within 1 and {MOST_ROUTES}")));
         }
         Ok(TimingLayer { state: Arc::new(TimingState::new(settings)) })
-    }
-}
-
-/// Whom to tell.
-#[derive(Clone)]
-pub(crate) enum Reporting {
-    Never,
-    Always,
-    If(Arc<Predicate>),
-}
-
-type Predicate = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
-
-impl Reporting {
-    #[inline]
-    pub(crate) fn wanted(&self, head: &RequestHead<'_>) -> bool {
-        match self {
-            Self::Never => false,
-            Self::Always => true,
-            Self::If(wanted) => wanted(head),
-        }
-    }
-}
-
-impl fmt::Debug for Reporting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Never => "Never",
-            Self::Always => "Always",
-            Self::If(_) => "If",
-        })
-    }
-}
-
-/// How a layer was set up.
-#[derive(Debug)]
-pub(crate) struct TimingSettings {
-    pub(crate) slow_after: Duration,
-    pub(crate) slow_query_after: Duration,
-    pub(crate) starved_after: Duration,
-    pub(crate) repeats: Repeats,
-    pub(crate) repeats_on: Vec<(Box<str>, Repeats)>,
-    pub(crate) patterns: Patterns,
-    pub(crate) max_routes: usize,
-    pub(crate) server_timing: Reporting,
-    pub(crate) clock: Clock,
-    pub(crate) events: Events,
-    pub(crate) enabled: bool,
-}
-
-impl Default for TimingSettings {
-    fn default() -> Self {
-        Self {
-            slow_after: SLOW_AFTER,
-            slow_query_after: SLOW_QUERY_AFTER,
-            starved_after: STARVED_AFTER,
-            repeats: Repeats::new(),
-            repeats_on: Vec::new(),
-            patterns: Patterns::default(),
-            max_routes: MAX_ROUTES,
-            server_timing: Reporting::Never,
-            clock: Clock::default(),
-            events: Events::default(),
-            enabled: true,
-        }
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::credit_store::{Balance, Booking};
 use super::shared::UpstreamShared;
 use crate::base::clock::runtime_now;
 use crate::base::error::Error;
 use crate::base::event::Event;
 use crate::resilience::isolate::{PATIENCE, isolate};
 use crate::upstream::quota::account::{AccountTicket, BookingRequest, CallVerdict, PlannedCall};
+use crate::upstream::quota::balance::{Balance, Booking};
 use crate::upstream::quota::mode::Mode;
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 

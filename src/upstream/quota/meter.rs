@@ -14,9 +14,9 @@
 use std::time::Duration;
 
 use super::alert::Alerts;
+use super::balance::Balance;
 use super::credit::{Credits, WindowSpan};
 use crate::base::clock::Timestamp;
-use crate::upstream::engine::credit_store::Balance;
 use crate::upstream::learn::observed_limits::{self, LimitName};
 
 const SECOND: i64 = 1_000_000_000;

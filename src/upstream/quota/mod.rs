@@ -2,6 +2,7 @@
 
 pub(super) mod account;
 pub(super) mod alert;
+pub(super) mod balance;
 pub(super) mod burn;
 pub(super) mod credit;
 pub(super) mod in_flight;

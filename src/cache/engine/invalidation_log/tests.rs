@@ -1,6 +1,7 @@
 use super::*;
 use crate::base::clock::Timestamp;
-use crate::cache::engine::record::{Deadlines, LogPosition};
+use crate::cache::http::deadlines::Deadlines;
+use crate::cache::http::stored_head::LogPosition;
 
 fn record(number: u64, node: u64, what: Option<&str>) -> LogRecord {
     let what = what.map(|tag| Invalidation::new(InvalidationScope::Tag(tag.into()), false));

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use super::protocol::{CheckGroup, MOST};
 use crate::base::clock::Timestamp;
 use crate::base::lock::Mutex;
+use crate::base::outage::Outage;
 use crate::limit::Verdicts;
-use crate::resilience::guard::Outage;
 
 /// Calls on their way at one time: the server works on one while others travel.
 const LANES: usize = 4;

@@ -12,9 +12,10 @@ use super::{Inner, count};
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
 use crate::base::lock::Mutex;
+use crate::base::outage::Outage;
 use crate::limit::Quota;
 use crate::limit::algorithm::lease::Unspent;
-use crate::resilience::guard::{Fault, Outage};
+use crate::resilience::guard::Fault;
 
 /// How often ended leases are looked for, while there are leases.
 const GLANCE: Duration = Duration::from_millis(20);

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use super::Account;
 use crate::base::clock::Timestamp;
-use crate::upstream::engine::credit_store::Balance;
+use crate::upstream::quota::balance::Balance;
 use crate::upstream::quota::meter::Calendar;
 
 /// A store that did not answer is asked again after this.

@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::engine::credit_store::Balance;
 use crate::upstream::learn::observed_limits::ObservedLimits;
 use crate::upstream::quota::account::{CallVerdict, PlannedCall, Terms};
+use crate::upstream::quota::balance::Balance;
 use crate::upstream::quota::credit::Credits;
 use crate::upstream::quota::meter::Moment;
 

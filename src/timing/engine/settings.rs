@@ -1,0 +1,84 @@
+//! The configuration of a timing layer, checked.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::clock::Clock;
+use crate::base::event::Events;
+use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
+use crate::timing::measure::n_plus_one::Repeats;
+
+/// Whom to tell.
+#[derive(Clone)]
+pub(crate) enum Reporting {
+    Never,
+    Always,
+    If(Arc<Predicate>),
+}
+
+type Predicate = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
+
+impl Reporting {
+    #[inline]
+    pub(crate) fn wanted(&self, head: &RequestHead<'_>) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::If(wanted) => wanted(head),
+        }
+    }
+}
+
+impl fmt::Debug for Reporting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "Never",
+            Self::Always => "Always",
+            Self::If(_) => "If",
+        })
+    }
+}
+
+/// How a layer was set up.
+#[derive(Debug)]
+pub(crate) struct TimingSettings {
+    pub(crate) slow_after: Duration,
+    pub(crate) slow_query_after: Duration,
+    pub(crate) starved_after: Duration,
+    pub(crate) repeats: Repeats,
+    pub(crate) repeats_on: Vec<(Box<str>, Repeats)>,
+    pub(crate) patterns: Patterns,
+    pub(crate) max_routes: usize,
+    pub(crate) server_timing: Reporting,
+    pub(crate) clock: Clock,
+    pub(crate) events: Events,
+    pub(crate) enabled: bool,
+}
+
+impl Default for TimingSettings {
+    fn default() -> Self {
+        Self {
+            slow_after: SLOW_AFTER,
+            slow_query_after: SLOW_QUERY_AFTER,
+            starved_after: STARVED_AFTER,
+            repeats: Repeats::new(),
+            repeats_on: Vec::new(),
+            patterns: Patterns::default(),
+            max_routes: MAX_ROUTES,
+            server_timing: Reporting::Never,
+            clock: Clock::default(),
+            events: Events::default(),
+            enabled: true,
+        }
+    }
+}
+
+const SLOW_AFTER: Duration = Duration::from_millis(250);
+
+const SLOW_QUERY_AFTER: Duration = Duration::from_millis(100);
+
+const STARVED_AFTER: Duration = Duration::from_millis(100);
+
+const MAX_ROUTES: usize = 256;
