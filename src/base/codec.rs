@@ -1,40 +1,74 @@
-//! Numbers and byte strings, one after the other: how records for other processes are written and read.
+//! Writes and reads numbers and byte strings, one after the other: keys, selections, records for other processes.
 //!
 //! Big-endian; strings behind their length. Reading never panics and never allocates more than was sent.
 
-#![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "entries are written for shared stores only"))]
+#![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "records are written for shared stores only"))]
 
-/// What is written.
+use smallvec::SmallVec;
+
+/// A buffer that a [`Writer`] appends to.
+pub(crate) trait Buffer {
+    fn append(&mut self, bytes: &[u8]);
+}
+
+impl Buffer for Vec<u8> {
+    #[inline]
+    fn append(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+impl<const N: usize> Buffer for SmallVec<[u8; N]> {
+    #[inline]
+    fn append(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Appends numbers and byte strings to a buffer.
 #[derive(Debug, Default)]
-pub(crate) struct Writer(pub(crate) Vec<u8>);
+pub(crate) struct Writer<B = Vec<u8>>(pub(crate) B);
 
-impl Writer {
+impl<B: Buffer> Writer<B> {
+    /// Appends bytes without their length.
+    #[inline]
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.0.append(bytes);
+    }
+
+    #[inline]
     pub(crate) fn u8(&mut self, value: u8) {
-        self.0.push(value);
+        self.0.append(&[value]);
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self, value: u16) {
-        self.0.extend_from_slice(&value.to_be_bytes());
+        self.0.append(&value.to_be_bytes());
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_be_bytes());
+        self.0.append(&value.to_be_bytes());
     }
 
+    #[inline]
     pub(crate) fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_be_bytes());
+        self.0.append(&value.to_be_bytes());
     }
 
     /// How many follow; a count that does not fit is cut, and what follows is then malformed.
+    #[inline]
     pub(crate) fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
+    #[inline]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
-        self.0.extend_from_slice(bytes);
+        self.0.append(bytes);
     }
 
+    #[inline]
     pub(crate) fn maybe(&mut self, bytes: Option<&[u8]>) {
         self.u8(u8::from(bytes.is_some()));
         if let Some(bytes) = bytes {
@@ -43,7 +77,7 @@ impl Writer {
     }
 }
 
-/// What is left to read. Every method returns `None` where too little is left.
+/// Reads numbers and byte strings. Every method returns `None` where too little is left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 

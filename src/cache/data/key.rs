@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::base::codec::Writer;
 use crate::cache::http::key::CacheKey;
 
 /// The scheme of typed values' keys: no URL has it, so no response's key begins so.
@@ -59,34 +60,29 @@ pub trait KeyPart {
 
 /// What a [`KeyPart`] is written to.
 #[derive(Debug)]
-pub struct KeyWriter(SmallVec<[u8; 104]>);
+pub struct KeyWriter(Writer<SmallVec<[u8; 104]>>);
 
 impl KeyWriter {
     fn counted(&mut self, kind: u8, bytes: &[u8]) {
-        self.0.push(kind);
-        self.0.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
-        self.0.extend_from_slice(bytes);
+        self.0.u8(kind);
+        self.0.bytes(bytes);
     }
 
     fn integer(&mut self, kind: u8, magnitude: u128) {
         let skipped = magnitude.leading_zeros() as usize / 8;
         let bytes = &magnitude.to_be_bytes()[skipped..];
         // At most 16.
-        self.0.push(kind + bytes.len() as u8);
-        self.0.extend_from_slice(bytes);
+        self.0.u8(kind + bytes.len() as u8);
+        self.0.raw(bytes);
     }
 }
 
 /// How the keys of one namespace begin.
 pub(crate) fn beginning(namespace: &str) -> Box<[u8]> {
-    let mut head = Vec::new();
-    let part = |head: &mut Vec<u8>, bytes: &[u8]| {
-        head.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
-        head.extend_from_slice(bytes);
-    };
-    part(&mut head, SCHEME);
-    part(&mut head, &authority(namespace));
-    head.into()
+    let mut head = Writer(Vec::new());
+    head.bytes(SCHEME);
+    head.bytes(&authority(namespace));
+    head.0.into()
 }
 
 /// What stands in a namespace's keys where a URL has its authority.
@@ -97,26 +93,26 @@ pub(crate) fn authority(namespace: &str) -> Box<[u8]> {
 /// The key of these parts in the namespace that begins so.
 #[inline]
 pub(crate) fn key<K: KeyPart + ?Sized>(beginning: &[u8], parts: &K) -> CacheKey {
-    let mut key = KeyWriter(SmallVec::from_slice(beginning));
-    let at = key.0.len();
-    key.0.extend_from_slice(&[0; 4]);
+    let mut key = KeyWriter(Writer(SmallVec::from_slice(beginning)));
+    let at = key.0.0.len();
+    key.0.u32(0);
     parts.write(&mut key);
-    let length = u32::try_from(key.0.len() - at - 4).unwrap_or(u32::MAX);
-    key.0[at..at + 4].copy_from_slice(&length.to_be_bytes());
+    let length = u32::try_from(key.0.0.len() - at - 4).unwrap_or(u32::MAX);
+    key.0.0[at..at + 4].copy_from_slice(&length.to_be_bytes());
     // Where a URL has its query.
-    key.0.extend_from_slice(&[0; 4]);
-    let resource = key.0.len();
-    CacheKey::seal(key.0, resource)
+    key.0.u32(0);
+    let resource = key.0.0.len();
+    CacheKey::seal(key.0.0, resource)
 }
 
 /// What every key begins with whose parts begin with these: a tuple is open at its end, anything else is one key.
 pub(crate) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
-    let mut key = KeyWriter(SmallVec::new());
+    let mut key = KeyWriter(Writer(SmallVec::new()));
     parts.write(&mut key);
-    if key.0.last() == Some(&END) && key.0.first() == Some(&BEGIN) {
-        key.0.pop();
+    if key.0.0.last() == Some(&END) && key.0.0.first() == Some(&BEGIN) {
+        key.0.0.pop();
     }
-    key.0.to_vec().into()
+    key.0.0.to_vec().into()
 }
 
 /// Whether this is the key of a typed value.
@@ -164,23 +160,23 @@ impl KeyPart for bytes::Bytes {
 
 impl KeyPart for bool {
     fn write(&self, key: &mut KeyWriter) {
-        key.0.push(if *self { TRUE } else { FALSE });
+        key.0.u8(if *self { TRUE } else { FALSE });
     }
 }
 
 impl KeyPart for char {
     fn write(&self, key: &mut KeyWriter) {
-        key.0.push(CHAR);
-        key.0.extend_from_slice(&u32::from(*self).to_be_bytes());
+        key.0.u8(CHAR);
+        key.0.u32(u32::from(*self));
     }
 }
 
 impl<K: KeyPart> KeyPart for Option<K> {
     fn write(&self, key: &mut KeyWriter) {
         match self {
-            None => key.0.push(NONE),
+            None => key.0.u8(NONE),
             Some(part) => {
-                key.0.push(SOME);
+                key.0.u8(SOME);
                 part.write(key);
             }
         }
@@ -189,9 +185,9 @@ impl<K: KeyPart> KeyPart for Option<K> {
 
 impl<K: KeyPart> KeyPart for [K] {
     fn write(&self, key: &mut KeyWriter) {
-        key.0.push(BEGIN);
+        key.0.u8(BEGIN);
         self.iter().for_each(|part| part.write(key));
-        key.0.push(END);
+        key.0.u8(END);
     }
 }
 
@@ -231,9 +227,9 @@ macro_rules! tuples {
         impl<$($part: KeyPart),+> KeyPart for ($($part,)+) {
             #[inline]
             fn write(&self, key: &mut KeyWriter) {
-                key.0.push(BEGIN);
+                key.0.u8(BEGIN);
                 $(self.$at.write(key);)+
-                key.0.push(END);
+                key.0.u8(END);
             }
         }
     )*};

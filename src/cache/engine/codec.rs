@@ -102,7 +102,7 @@ fn clamp(nanos: i128) -> u64 {
 
 /// Writes what lies under a key. Records over `pack_over` bytes are compressed, where that makes them smaller.
 pub(crate) fn seal(stored: &Stored, clock: FleetClock, pack_over: usize) -> Vec<u8> {
-    let mut record = Writer::default();
+    let mut record = Writer(Vec::new());
     let kind = match stored {
         Stored::Entry(entry) => {
             write_entry(&mut record, entry, clock);

@@ -59,7 +59,7 @@ impl Invalidation {
     /// The encoding, stable between versions of this crate.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = Writer(Vec::new());
         let soft = if self.soft { SOFT } else { 0 };
         match &self.about {
             InvalidationScope::Tag(tag) => {

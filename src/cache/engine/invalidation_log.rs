@@ -50,7 +50,7 @@ impl LogRecord {
     /// A record without its number, which the store puts before it. With a checksum: one that changed on its way would
     /// take back something else.
     pub(crate) fn encode(id: LogRecordId, what: Option<&Invalidation>) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = Writer(Vec::new());
         out.u64(id.node);
         out.u64(id.count);
         out.maybe(what.map(Invalidation::to_bytes).as_deref());

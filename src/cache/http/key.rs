@@ -11,6 +11,8 @@ use std::sync::LazyLock;
 
 use smallvec::SmallVec;
 
+use crate::base::codec::{Reader, Writer};
+
 /// Drawn per process, so that nobody can choose keys that collide.
 static SECRET: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default::default);
 
@@ -57,10 +59,9 @@ impl CacheKey {
 
     /// The key of one variant: `self` is the primary key, `suffix` the variant's own encoding.
     pub(crate) fn variant(&self, suffix: &[u8]) -> Self {
-        let mut bytes = SmallVec::from_slice(&self.bytes);
-        bytes.extend_from_slice(&(suffix.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(suffix);
-        Self::seal(bytes, self.resource as usize)
+        let mut key = Writer(SmallVec::from_slice(&self.bytes));
+        key.bytes(suffix);
+        Self::seal(key.0, self.resource as usize)
     }
 
     /// The key with this encoding.
@@ -122,8 +123,8 @@ impl<'a> Target<'a> {
 
 /// One length-prefixed part, and what follows it.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+    let mut rest = Reader(bytes);
+    Some((rest.bytes()?, rest.0))
 }
 
 #[cfg(test)]

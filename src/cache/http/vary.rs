@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::reason::Reason;
 use super::settings::Profile;
+use crate::base::codec::Writer;
 
 /// A response that names more fields is not stored.
 const MOST_NAMES: usize = 16;
@@ -42,24 +43,24 @@ pub(crate) fn names(headers: &HeaderMap) -> Result<VaryFields, Reason> {
 
 /// What a request says in these fields, as part of a key.
 pub(crate) fn selection(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
+    let mut out = Writer(Vec::with_capacity(64));
     for name in names {
-        put(&mut out, name.as_str().as_bytes());
+        out.bytes(name.as_str().as_bytes());
         let mut lines = request.get_all(name).iter().peekable();
         // §4.1: a field that is absent matches only where it is absent from both.
         if lines.peek().is_none() && *name != header::ACCEPT_ENCODING {
-            out.push(0);
+            out.u8(0);
             continue;
         }
-        out.push(1);
+        out.u8(1);
         let joined = joined(lines);
         match *name {
-            header::ACCEPT_ENCODING => put(&mut out, best_coding(&joined)),
-            header::ACCEPT_LANGUAGE => put(&mut out, &languages(&joined, profile)),
-            _ => put(&mut out, &joined),
+            header::ACCEPT_ENCODING => out.bytes(best_coding(&joined)),
+            header::ACCEPT_LANGUAGE => out.bytes(&languages(&joined, profile)),
+            _ => out.bytes(&joined),
         }
     }
-    out
+    out.0
 }
 
 /// Whether the request can read the stored response's coding (RFC 9110 §12.5.3). Asked where `Accept-Encoding` was
@@ -192,17 +193,12 @@ fn languages(list: &[u8], profile: Profile) -> Vec<u8> {
     if profile == Profile::Shared {
         ranges.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     }
-    let mut out = Vec::with_capacity(list.len());
+    let mut out = Writer(Vec::with_capacity(list.len()));
     for (weight, range) in ranges {
-        put(&mut out, &range);
-        out.extend_from_slice(&weight.to_be_bytes());
+        out.bytes(&range);
+        out.u16(weight);
     }
-    out
-}
-
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-    out.extend_from_slice(bytes);
+    out.0
 }
 
 #[cfg(test)]
