@@ -1,4 +1,4 @@
-//! One response body for every layer: the inner service's, or bytes of ours.
+//! The response body of every layer: the inner service's body, or bytes of this crate.
 //!
 //! | made by | what it holds | cost |
 //! |---|---|---|
@@ -49,7 +49,7 @@ type Trail = Option<Box<Due>>;
 /// Trailers that are due, or have been sent.
 struct Due(Option<Trailer>);
 
-/// What to add to a body's trailers, asked when everything else has been sent.
+/// Adds fields to a body's trailers. Called after the last frame.
 pub(crate) type Trailer = Box<dyn FnOnce() -> Option<HeaderMap> + Send>;
 
 pin_project! {

@@ -8,13 +8,13 @@ use super::clock::Timestamp;
 use super::error::Error;
 use crate::base::lock::Mutex;
 
-/// What a low budget does to a cache's entries. See the [table](Budget).
+/// Policy that maps a low budget to longer lifetimes of cache entries. See the [table](Budget).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetPolicy {
-    /// The most an entry's life is multiplied by, 1 or more; 16 unless told.
+    /// Maximum factor for lifetimes of entries, at least 1. Defaults to 16.
     pub max_stretch: f64,
-    /// Below this share of the budget stale entries are served rather than refreshed; 0.1 unless told.
+    /// Serves stale entries instead of refreshing them below this share of the budget. Defaults to 0.1.
     pub reserve: f64,
 }
 
@@ -24,7 +24,7 @@ impl Default for BudgetPolicy {
     }
 }
 
-/// What a cache makes of a budget.
+/// Effect of a budget on a cache.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetEffect {
@@ -35,7 +35,7 @@ pub struct BudgetEffect {
 }
 
 impl BudgetEffect {
-    /// Nothing is saved on.
+    /// No effect: lifetimes as configured.
     pub const NONE: Self = Self { stretch: 1.0, prefer_stale: false };
 
     /// The stricter of two in each respect.
@@ -51,7 +51,7 @@ impl BudgetEffect {
 }
 
 impl BudgetPolicy {
-    /// What to make of a budget of which the share `left` is there, for the share `time_left` of its window; both 0 to 1.
+    /// Returns the effect when the shares `left` of the budget and `time_left` of its window remain, both 0 to 1.
     ///
     /// ```
     /// use tollgate::BudgetPolicy;
@@ -91,7 +91,7 @@ pub struct Allowance {
     pub left: f64,
     /// How long the window is.
     pub window: Duration,
-    /// When it ends, and the budget is whole again.
+    /// When the window ends and the budget is reset.
     pub ends: Timestamp,
 }
 
@@ -110,7 +110,7 @@ impl Allowance {
     }
 }
 
-/// What is left of an upstream's quota: written by who spends it, read by the caches in front of it. Clones share it.
+/// Remaining share of an upstream's quota, written by its clients and read by caches. Clones share it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -130,7 +130,7 @@ impl Allowance {
 ///
 #[doc = include_str!("../docs/budget.md")]
 ///
-/// What is spent of a budget over its window, with thrift and without, by what users demand:
+/// Spending of a budget over its window, with and without this policy, by demand:
 ///
 #[doc = include_str!("../docs/budget.svg")]
 #[derive(Clone, Debug, Default)]
@@ -143,7 +143,7 @@ struct Allowances {
 }
 
 impl Budget {
-    /// A budget nobody has said anything about, by this policy.
+    /// Creates a budget with this policy. Until it is set, it has no effect.
     ///
     /// # Errors
     /// Where the policy is impossible: a stretch below 1, a reserve that is not a share.
@@ -151,14 +151,14 @@ impl Budget {
         Ok(Self(Arc::new(Allowances { policy: policy.check()?, allowances: Mutex::default() })))
     }
 
-    /// What is left now, for each window there is; the one that demands most thrift counts.
+    /// Sets the remaining share of each window; the window with the strongest effect counts.
     pub fn set(&self, allowances: &[Allowance]) {
         let mut kept = self.allowances();
         kept.clear();
         kept.extend_from_slice(allowances);
     }
 
-    /// What a cache makes of it. Costs a short lock: asked where an entry has expired, not on a fresh hit.
+    /// Returns the effect at `now`. Takes a short lock: called for expired entries, not for fresh hits.
     #[must_use]
     pub fn effect(&self, now: Timestamp) -> BudgetEffect {
         let allowances = self.allowances();

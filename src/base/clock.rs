@@ -9,7 +9,7 @@
 //! | [`Clock::now`] | limits, lifetimes, latencies | a processor's counter and a multiplication (about 10 ns) |
 //! | [`Clock::wall`] | `Date`, `Expires`, `If-Modified-Since` | one `clock_gettime` (about 20 ns) |
 //!
-//! How `now` goes without the operating system most of the time is told in `ticks.rs`.
+//! `ticks.rs` describes how `now` avoids most calls of the operating system.
 
 mod ticks;
 
@@ -55,7 +55,7 @@ impl Timestamp {
         self.0
     }
 
-    /// How long ago `earlier` was; zero where it lies in the future.
+    /// Returns the time since `earlier`; zero if `earlier` is in the future.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos_since(earlier))

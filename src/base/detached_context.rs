@@ -1,4 +1,4 @@
-//! What goes along when work leaves the request's task.
+//! Carries a request's context into detached tasks.
 //!
 //! A cache fetches in a detached task, so that a client that leaves cancels nothing. That work still belongs to the
 //! request that caused it: its queries are counted there and its log lines stand under that request's span. The
@@ -53,7 +53,7 @@ pub(crate) struct LogSlot {
     notes: Notes,
 }
 
-/// What other layers did with the request, for whoever times it.
+/// Results of other layers for this request, read by timing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Notes {
     pub(crate) cache: Option<CacheNote>,
@@ -88,7 +88,7 @@ impl CacheNote {
     }
 }
 
-/// What a limit decided.
+/// Decision of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LimitNote {
     Allowed,

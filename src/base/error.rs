@@ -8,7 +8,7 @@ use std::fmt;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What went wrong, in one lower-case line that names the offending value.
+/// Error of a configuration or a store: one lower-case line that names the offending value.
 ///
 /// ```
 /// use tollgate::limit::Quota;

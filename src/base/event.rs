@@ -1,4 +1,4 @@
-//! What the layers report: one enum, one hook, one line of `tracing`.
+//! Events that layers report to a hook and to `tracing`.
 //!
 //! An [`Event`] is emitted where a layer decides something an operator may want to count or be woken by. Nothing in an
 //! event names a user, an address or a key. Without a hook and without the feature `tracing` an event costs one branch.
@@ -36,7 +36,7 @@ pub enum Event<'a> {
     StoreFailed {
         /// Which store, in one word.
         store: &'a str,
-        /// What it said.
+        /// Its error message.
         error: &'a Error,
     },
     /// A remote store is out of reach, or has failed so often that it is not asked; until [`StoreUp`](Self::StoreUp),
@@ -44,7 +44,7 @@ pub enum Event<'a> {
     StoreDown {
         /// Which store, in one word.
         store: &'a str,
-        /// What it said last.
+        /// Its last error message.
         error: &'a Error,
     },
     /// A remote store answers again.
@@ -117,7 +117,7 @@ pub enum Event<'a> {
         percent: u8,
         /// Credits spent in this window.
         spent: u64,
-        /// What may be spent in it.
+        /// Credits that may be spent in the window.
         limit: u64,
         /// How long until the next window.
         resets_in: Duration,
@@ -147,12 +147,12 @@ pub enum Event<'a> {
     Warning {
         /// A stable word for the kind of warning.
         code: &'static str,
-        /// What was found and how to mend it, in plain words.
+        /// Description of the problem and of its remedy.
         message: &'a str,
     },
 }
 
-/// What is called with every event. Runs on the request's path: keep it short, and do not block.
+/// Callback for every event. Runs on the request's path: keep it short and do not block.
 pub type Hook = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// Where a layer sends its events.
@@ -178,7 +178,7 @@ impl Events {
         log(event);
     }
 
-    /// Tells the hook alone: the log has been told of this lately.
+    /// Calls the hook only: the log had the same event recently.
     pub(crate) fn emit_unlogged(&self, event: &Event<'_>) {
         if let Some(hook) = &self.hook {
             hook(event);

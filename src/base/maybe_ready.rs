@@ -1,4 +1,4 @@
-//! What a store gives back: an answer at once, or a future of one.
+//! [`MaybeReady`]: the result of a store, at once or as a future.
 
 use crate::base::error::Error;
 use std::fmt;
@@ -18,7 +18,7 @@ pub(crate) fn boxed<T: 'static, E: Into<BoxError>>(
     Box::pin(async move { future.await.map_err(Into::into) })
 }
 
-/// An answer that is already there, or is on its way.
+/// Result that is ready, or a future of it.
 ///
 /// In-process stores answer at once, so their path boxes nothing and awaits nothing; remote stores return a future.
 ///

@@ -20,9 +20,9 @@ pub enum Switch {
     /// It does.
     #[default]
     On,
-    /// It does nothing; requests pass as if it were not there.
+    /// Passes requests through unchanged.
     Off,
-    /// It decides and counts as if it were on, and changes nothing for requests.
+    /// Decides and counts, and does not change requests or responses.
     Shadow,
 }
 

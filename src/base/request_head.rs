@@ -1,4 +1,4 @@
-//! What every decision is made from: the request's head, borrowed field by field.
+//! [`RequestHead`]: the request's head, borrowed field by field, from which decisions are made.
 //!
 //! A [`RequestHead`] never holds `&Request<B>`: a body need not be `Sync`, and a future that kept such a borrow would
 //! not be `Send`. Building one copies five references.
@@ -75,7 +75,7 @@ impl<'a> RequestHead<'a> {
         self.headers.get(name)
     }
 
-    /// What an earlier layer left behind under this type.
+    /// Returns the request extension of this type.
     #[must_use]
     pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&'a T> {
         self.extensions.get::<T>()

@@ -3,7 +3,8 @@
 //! Between two looks at the real clock, at most a millisecond apart, the time is reckoned from the processor's counter
 //! at the rate that the last two looks showed. The reckoning runs slow by 1⁄4096, more than looks so close can be
 //! wrong about the rate: it lags up to a quarter of a microsecond, is put right at the next look, and a look never says
-//! less than was told before it, so that time never goes back. Nothing adds up: a rate is used for a millisecond and forgotten.
+//! less than was told before it, so that time never goes back. Nothing adds up: a rate is used for a millisecond and
+//! forgotten.
 //!
 //! Where the processor has no steady counter, the counter is the real clock itself.
 
@@ -94,7 +95,7 @@ impl Anchor {
         let version = self.version.load(Ordering::Relaxed);
         let since = ticks.wrapping_sub(self.ticks.load(Ordering::Relaxed));
         let (old, span) = (self.nanos.load(Ordering::Relaxed), self.span.load(Ordering::Relaxed));
-        // The last that can have been told: later looks never say less.
+        // The latest time that can have been returned: later readings are never earlier.
         let nanos = nanos.max(old + scaled(since.min(span), self.rate.load(Ordering::Relaxed)));
         let first = version == 0;
         if !first && span == 0 && nanos - old < LOOK_EVERY {
@@ -136,7 +137,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the counter's rate and however the looks are spaced and off: never far from the real clock, and never
+        /// Whatever the counter's rate and however the looks are spaced and off: never far from the real clock, and
+        /// never
         /// back.
         #[test]
         fn keeps_close_and_never_goes_back(
