@@ -44,7 +44,7 @@ pub(super) struct BatcherShared<K, V, E> {
     pub(super) keys: AtomicU64,
 }
 
-/// What a [`Batcher`] did so far.
+/// Statistics of a [`Batcher`] since it was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BatchStats {
@@ -86,8 +86,8 @@ where
         Self { shared: Arc::new(BatcherShared { settings, bulk, queue, asked, calls: zero(), keys: zero() }) }
     }
 
-    /// What lies under this key; `None` where the call says nothing of it. The key is asked for once the future is polled;
-    /// whoever leaves before it is done cancels nothing for the others.
+    /// Returns the key's value; `None` if the call returned none. The key is requested when the future is first polled;
+    /// dropping it early cancels nothing for other callers.
     ///
     /// # Errors
     /// What the call said, where it failed for this key; [`BatchError::Broken`] where it panicked.
@@ -105,7 +105,7 @@ where
         }
     }
 
-    /// What was asked for so far, and how.
+    /// Returns the statistics.
     #[must_use]
     pub fn stats(&self) -> BatchStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -120,7 +120,7 @@ where
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    /// Sees to a batch in a task of its own. It belongs to many: it takes nobody's span or log along.
+    /// Runs a batch in its own task, without the span or log of any one caller.
     fn take_up(self: Arc<Self>, duty: CallerDuty<K, V, E>) {
         match duty {
             CallerDuty::None => {}

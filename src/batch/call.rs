@@ -14,10 +14,10 @@ use super::error::BatchError;
 use super::queue::WaitingKey;
 use crate::base::maybe_ready::BoxFuture;
 
-/// The bulk call.
+/// The user's bulk call.
 pub(super) type Bulk<K, V, E> = Box<dyn Fn(Vec<K>) -> BoxFuture<Result<HashMap<K, V>, E>> + Send + Sync>;
 
-/// Keys that failed together.
+/// Keys of one failed call.
 type Failed<K, V, E> = (Vec<WaitingKey<K, V, E>>, E);
 
 impl<K, V, E> BatcherShared<K, V, E>
@@ -45,7 +45,7 @@ where
         }
     }
 
-    /// One call. Those it answers are told; those it fails for are returned.
+    /// Makes one call. Answers the callers of keys it returned; returns the keys it failed for.
     async fn ask(&self, mut group: Vec<WaitingKey<K, V, E>>) -> Option<Failed<K, V, E>> {
         group.retain(WaitingKey::is_wanted);
         if group.is_empty() {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a [`Batcher`](crate::batch::Batcher) cannot answer. Clones share the call's own error: several callers may get it.
+/// Why a [`Batcher`](crate::batch::Batcher) cannot answer. Clones share the call's own error: several callers may get
+/// it.
 ///
 /// ```
 /// use std::sync::Arc;

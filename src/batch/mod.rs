@@ -11,9 +11,12 @@
 //!
 //! # When it fails
 //!
-//! One key that makes the whole call fail is found by halving: of 100 keys 99 are answered, by at most 14 more calls, and
-//! its callers get the error. Where everything fails, halving stops after [`splits`](BatcherBuilder::splits) more calls.
-//! A panic of the call is an error for the callers of that batch, and for nobody else. The call runs in a task of its own: a
+//! One key that makes the whole call fail is found by halving: of 100 keys 99 are answered, by at most 14 more calls,
+//! and
+//! its callers get the error. Where everything fails, halving stops after [`splits`](BatcherBuilder::splits) more
+//! calls.
+//! A panic of the call is an error for the callers of that batch, and for nobody else. The call runs in a task of its
+//! own: a
 //! caller who leaves cancels nothing for the others.
 //!
 //! # What it costs

@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use super::error::BatchError;
 
-/// What a caller is told.
+/// Result that a caller receives.
 pub(super) type BatchAnswer<V, E> = Result<Option<V>, BatchError<E>>;
 
-/// A key, and those who wait for what lies under it.
+/// Key with the callers that wait for its value.
 pub(super) struct WaitingKey<K, V, E> {
     pub(super) key: K,
     pub(super) callers: Vec<oneshot::Sender<BatchAnswer<V, E>>>,
@@ -30,9 +30,9 @@ impl<K, V: Clone, E> WaitingKey<K, V, E> {
     }
 }
 
-/// What a new caller has to see to.
+/// Duty of a new caller.
 pub(super) enum CallerDuty<K, V, E> {
-    /// Nothing: somebody else does.
+    /// Nothing: another caller starts the batch.
     None,
     /// Sending the batch of this number off when its time has come.
     Watch(u64),
