@@ -9,7 +9,8 @@
 //! | shut | passes | open after [`in_a_row`](BreakerPolicy::in_a_row) failures, or where more than [`percent`](BreakerPolicy::percent) of the last ten buckets' calls failed or were slow, out of at least [`minimum`](BreakerPolicy::minimum) |
 //! | open | is refused; one each [`probe_every`](BreakerPolicy::probe_every) passes as a probe | shut by a probe that succeeds |
 //!
-//! A call that was admitted before the breaker last turned says nothing about the state after it: its outcome is dropped.
+//! A call that was admitted before the breaker last turned says nothing about the state after it: its outcome is
+//! dropped.
 
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// How a call ended.
+/// Outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallOutcome {
     Success,

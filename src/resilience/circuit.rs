@@ -12,7 +12,8 @@ use crate::base::error::Error;
 /// | shut | is made | open by [`failures`](Self::failures) in a row, or where more than [`percent`](Self::percent) of the last 10 s' calls failed or were [slow](Self::slow_after), out of at least 20; an upstream's also by a 503 with `Retry-After` |
 /// | open | fails at once, but for one [each second](Self::probe_every), the first after `Retry-After`, or the first over a fresh connection | shut by a call that succeeds |
 ///
-/// Of an upstream a failure is a 5xx other than 501, or an error of the client. Refusals (403, 429) are none: the quota sees
+/// Of an upstream a failure is a 5xx other than 501, or an error of the client. Refusals (403, 429) are none: the
+/// quota sees
 /// to those. Of a store it is an error, a refusal, or no answer by the deadline.
 ///
 /// ```
@@ -32,42 +33,42 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    /// So many failures without a success between them open it; 5 unless told, 0 for never.
+    /// Opens after this many consecutive failures. Defaults to 5; 0 means never.
     #[must_use]
     pub const fn failures(mut self, in_a_row: u32) -> Self {
         self.policy.in_a_row = in_a_row;
         self
     }
 
-    /// A larger share of failed or slow calls opens it; 20 per cent unless told, 100 for never.
+    /// Opens above this percentage of failed or slow calls. Defaults to 20; 100 means never.
     #[must_use]
     pub const fn percent(mut self, percent: u8) -> Self {
         self.policy.percent = percent;
         self
     }
 
-    /// Over how long the share is taken; 10 s unless told.
+    /// Sets the window of the percentage. Defaults to 10 s.
     #[must_use]
     pub const fn window(mut self, span: Duration) -> Self {
         self.policy.window = span;
         self
     }
 
-    /// A share of fewer calls than this says nothing; 20 unless told.
+    /// Ignores the percentage for fewer calls than this. Defaults to 20.
     #[must_use]
     pub const fn minimum(mut self, calls: u32) -> Self {
         self.policy.minimum = calls;
         self
     }
 
-    /// From when on a call is slow: until its response head, or the store's answer, is there. None is unless told.
+    /// Counts calls that take longer, up to the response head or the store's answer, as slow. Off by default.
     #[must_use]
     pub const fn slow_after(mut self, span: Duration) -> Self {
         self.slow_after = Some(span);
         self
     }
 
-    /// How often a call may try whether things are better; each second unless told.
+    /// Sets the interval between probes while open. Defaults to 1 s.
     #[must_use]
     pub const fn probe_every(mut self, span: Duration) -> Self {
         self.policy.probe_every = span;

@@ -1,6 +1,7 @@
 //! [`FailOpen`]: the only door to a remote store.
 //!
-//! A call goes through with a deadline and a breaker, or is answered with an [`Outage`] at once: nobody ever waits for a
+//! A call goes through with a deadline and a breaker, or is answered with an [`Outage`] at once: nobody ever waits for
+//! a
 //! connection to be made. Connections are made in the background, each on a fresh socket.
 //!
 //! | what happened | the call | the connection | the breaker |
@@ -13,7 +14,8 @@
 //! | the breaker is open | [`Outage::Open`], at once; one call a second tries | stays | – |
 //!
 //! While there is no connection one is tried each [`retry_every`](GuardSettings::retry_every), whether or not earlier
-//! attempts have ended: a server that hangs in the middle of a handshake delays nothing. One that accepts and then fails
+//! attempts have ended: a server that hangs in the middle of a handshake delays nothing. One that accepts and then
+//! fails
 //! is dialled no more often than that. A fresh connection may be tried
 //! by the next call, even where the breaker is open.
 //!
@@ -66,7 +68,8 @@ impl GuardSettings {
     }
 }
 
-/// Timers count milliseconds and round up, the runtime's and the poll's below it: by so much a wait may be longer than was
+/// Timers count milliseconds and round up, the runtime's and the poll's below it: by so much a wait may be longer than
+/// was
 /// asked for.
 const ROUNDING: Duration = Duration::from_millis(2);
 
@@ -199,7 +202,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         *self.inner.connects.borrow()
     }
 
-    /// Hears of every fresh connection.
+    /// Called for every fresh connection.
     pub(crate) fn connects(&self) -> watch::Receiver<u64> {
         self.inner.connects.subscribe()
     }

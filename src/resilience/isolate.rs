@@ -32,12 +32,12 @@ pub(crate) fn isolate<T: Send + 'static>(
     }
 }
 
-/// What the store says at once; the default where it panics.
+/// Returns the store's immediate answer, or the default if the store panics.
 pub(crate) fn contain_now<T: Default>(ask: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(ask)).unwrap_or_default()
 }
 
-/// What the panic said, the panic hook has printed.
+/// The panic hook has printed the message.
 fn panicked(store: &'static str) -> Error {
     Error::store(format!("the store of the {store} panicked"), "panicked")
 }

@@ -37,7 +37,7 @@ impl<C> Drop for Dialling<C> {
     }
 }
 
-/// One attempt each `retry_every`, side by side, until one succeeds or nobody is left who wants it.
+/// Starts one attempt every `retry_every`, concurrently, until one succeeds or the guard is dropped.
 async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
     let mut attempts = FuturesUnordered::new();
     let due = {

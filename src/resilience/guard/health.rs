@@ -1,4 +1,4 @@
-//! What a guard knows of its store: decisions and counters, behind the guard's one lock. No I/O, no waiting.
+//! State of a guard: breaker, connection and counters, behind the guard's lock. No I/O, no waiting.
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ pub struct GuardStats {
     pub failures: u64,
     /// Calls that were not made, because they would have been in vain.
     pub skipped: u64,
-    /// What went wrong last, if anything.
+    /// The last error, if any.
     pub last_error: Option<String>,
 }
 
-/// A call that is under way.
+/// Call in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallTicket {
     permit: Permit,
@@ -49,7 +49,7 @@ pub(super) struct CallTicket {
     at: Timestamp,
 }
 
-/// The store came or went.
+/// Transition of the store: up or down.
 #[derive(Debug)]
 pub(super) struct Transition {
     /// How long it had been away; `None` where it went.
@@ -76,13 +76,13 @@ pub(super) struct Health<C> {
     /// The number of `connection`.
     number: u64,
     breaker: Breaker,
-    /// From when on an answer is slow.
+    /// Answers that take longer are slow.
     slow_after: Option<Duration>,
     /// Since when it is down; `None` while it is up, or not known yet.
     down_since: Option<Timestamp>,
     known: bool,
     logged: [Option<Timestamp>; 2],
-    /// Who connects now: its number and how to stop it.
+    /// The running connection task: its number and its handle.
     dialling: Option<(u64, Option<AbortHandle>)>,
     dial_turns: u64,
     /// When the last attempt to connect began.
