@@ -79,12 +79,16 @@
 //! | exact | asks Redis, in one call with all that wait at the same time | the algorithm's bound |
 //! | leased | of a hot key is paid from a block bought in advance; any other asks Redis | the same; up to a quarter of what is left may for a moment lie with nodes that do not need it |
 //!
-//! In both, a key that was refused is refused by this process until its retry time, and `X-RateLimit-Remaining` is a lower
+//! In both, a key that was refused is refused by this process until its retry time, and `X-RateLimit-Remaining` is a
+//! lower
 //! bound: while leased, what is left of the block.
 //!
-//! While Redis is away nobody waits for it: [`OnOutage`] says how limits go on, and the response's [`Decision`] is marked
-//! as [degraded](Decision::degraded). What this node admitted before and meanwhile goes on counting here, and binds for one
-//! period after Redis is back, since Redis may have forgotten it. Every node must be configured alike: the same limits by
+//! While Redis is away nobody waits for it: [`OnOutage`] says how limits go on, and the response's [`Decision`] is
+//! marked
+//! as [degraded](Decision::degraded). What this node admitted before and meanwhile goes on counting here, and binds
+//! for one
+//! period after Redis is back, since Redis may have forgotten it. Every node must be configured alike: the same limits
+//! by
 //! the same names, the same mode and, where one is set, the same secret.
 //!
 //! # Changing limits while requests go on

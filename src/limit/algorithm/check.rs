@@ -8,9 +8,9 @@ use crate::limit::algorithm::quota::Quota;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Check {
-    /// Who, under which limit.
+    /// Keyed hash of the identity under one limit.
     pub key: KeyHash,
-    /// What the key is held to.
+    /// Quota of the key.
     pub quota: Quota,
     /// How many units the request costs.
     pub cost: u32,
@@ -33,7 +33,8 @@ impl Check {
         Self { fleet: key.to_bits(), ..self }
     }
 
-    /// The key's hash under the [secret of the fleet](crate::limit::LimitStore::secret), the same on every node: what a remote store
+    /// The key's hash under the [secret of the fleet](crate::limit::LimitStore::secret), the same on every node: what
+    /// a remote store
     /// counts under. `None` where there is no such secret, or none is known yet.
     #[must_use]
     pub const fn fleet(&self) -> Option<KeyHash> {
@@ -47,7 +48,7 @@ impl Check {
     }
 }
 
-/// What a charge turned out to be worth.
+/// Correction of a charge to its actual cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settlement {
@@ -55,7 +56,7 @@ pub struct Settlement {
     pub check: Check,
     /// When it was decided.
     pub at: Timestamp,
-    /// What it really cost.
+    /// The actual cost.
     pub actual: u32,
 }
 

@@ -52,7 +52,7 @@ impl Gcra {
         }
     }
 
-    /// What a key standing at `tat` may still do.
+    /// Returns the verdict for a key with this theoretical arrival time.
     #[must_use]
     pub fn verdict(&self, tat: Timestamp, now: Timestamp, wait: Option<Duration>) -> Verdict {
         let used = tat.nanos_since(now);

@@ -16,7 +16,7 @@ pub struct KeyState {
     past: KeyHistory,
 }
 
-/// What a key has done.
+/// Recorded history of a key.
 #[derive(Clone, Debug)]
 pub(crate) enum KeyHistory {
     /// A bucket's theoretical arrival time.
@@ -57,7 +57,7 @@ impl StateKind {
 }
 
 impl KeyHistory {
-    /// Nothing done yet.
+    /// Empty history.
     pub(crate) fn none(quota: Quota) -> Self {
         match StateKind::of(quota) {
             StateKind::Tat => Self::Tat(Timestamp::ZERO),

@@ -4,10 +4,13 @@
 //!
 //! The store charges a block **as of the end of its life**, and the block is dead after it.
 //!
-//! * *Exact window.* A life ends with the sub-bucket it was bought in, and the charge counts from that sub-bucket's last
+//! * *Exact window.* A life ends with the sub-bucket it was bought in, and the charge counts from that sub-bucket's
+//!   last
 //!   moment: for at least a whole period after the latest time any of its units can be spent.
-//! * *Token bucket.* A block of k units moves the arrival time to max(TAT, end of life) + k·T, and is sold only where that
-//!   stays within `burst · T` of *now*. Every unit then moves TAT by at least T beyond the time it is spent at, and to at
+//! * *Token bucket.* A block of k units moves the arrival time to max(TAT, end of life) + k·T, and is sold only where
+//!   that
+//!   stays within `burst · T` of *now*. Every unit then moves TAT by at least T beyond the time it is spent at, and to
+//!   at
 //!   most `burst · T` beyond that time. So N units spent within a span from x to y leave x + N·T ≤ TAT ≤ y + burst·T:
 //!   N ≤ burst + (y − x) ⁄ T, the algorithm's own bound.
 //!
@@ -82,7 +85,7 @@ impl LeaseAccount {
         Some(self.left)
     }
 
-    /// Takes back what was just paid: another limit refused.
+    /// Refunds the last payment, because another limit refused.
     pub(crate) const fn unspend(&mut self, cost: u32) {
         self.left += cost;
         self.spent = self.spent.saturating_sub(cost);
@@ -144,7 +147,7 @@ impl LeaseAccount {
         self.buying = false;
     }
 
-    /// What is left of a lease that has ended.
+    /// Unspent units of an expired lease.
     pub(crate) fn expire(&mut self, now: Timestamp) -> Option<Unspent> {
         if now < self.until || self.left == 0 {
             return None;

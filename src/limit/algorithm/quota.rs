@@ -35,7 +35,7 @@ pub struct Quota {
     /// Zero for the exact window.
     burst: u32,
     mistake: Mistake,
-    /// What the algorithm steps by in nanoseconds, divided once: a bucket's interval, a window's sub-bucket.
+    /// Step of the algorithm in nanoseconds, divided once: a bucket's interval, a window's sub-bucket.
     step: u64,
 }
 

@@ -1,8 +1,10 @@
 //! The exact window: never more than the limit in **any** window, kept in a fixed number of counters.
 //!
 //! The period is cut into `BUCKETS` sub-buckets. A sub-bucket's units count until the *last* moment they could have
-//! happened is a whole period ago, so counting is conservative: what is admitted in any half-open window `(t, t + period]`
-//! never exceeds the limit. For the newest sub-bucket that moment is known exactly, so a burst is free again exactly one
+//! happened is a whole period ago, so counting is conservative: what is admitted in any half-open window `(t, t +
+//! period]`
+//! never exceeds the limit. For the newest sub-bucket that moment is known exactly, so a burst is free again exactly
+//! one
 //! period later, and `reset` never exceeds the period.
 //!
 //! | bound | value |
@@ -33,7 +35,7 @@ pub struct Window {
     width: u64,
 }
 
-/// What a key has done in its window: the sub-buckets that can still count, in a ring.
+/// History of a key within its window: the sub-buckets that can still count, in a ring.
 ///
 /// `C` is what a sub-bucket counts in: `u16` serves limits to 65 535 in 120 bytes, `u32` any limit in 224.
 #[derive(Clone, Debug)]
@@ -201,7 +203,7 @@ impl Window {
         }
     }
 
-    /// What a key may still do.
+    /// Returns the verdict for a key with this history.
     #[must_use]
     pub fn verdict<C: Count>(&self, log: &Log<C>, now: Timestamp, wait: Option<Duration>) -> Verdict {
         let reset = if log.total == 0 { 0 } else { log.last.after(self.period).nanos_since(now) };

@@ -27,7 +27,7 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 
-/// What limits do while the store that a fleet shares is away.
+/// Policy while the store that a fleet shares is unavailable.
 ///
 /// ```
 /// use tollgate::Tollgate;
@@ -51,7 +51,7 @@ pub enum OnOutage {
     Share(u32),
     /// Everything is admitted.
     Allow,
-    /// Nothing is admitted.
+    /// Refuses every request.
     Deny,
 }
 
@@ -64,7 +64,7 @@ impl OnOutage {
     }
 }
 
-/// How long a client is told to wait where nothing is admitted.
+/// `Retry-After` when every request is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine of this process, beside a remote store.
@@ -117,7 +117,8 @@ impl Fallback {
         }
     }
 
-    /// What the store has admitted counts here too. Where that does not fit, and an outage has begun while the store was
+    /// What the store has admitted counts here too. Where that does not fit, and an outage has begun while the store
+    /// was
     /// asked, this process's word binds, and is returned: others have been admitted on it already.
     pub(crate) fn count(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) -> Option<Verdicts> {
         let refuses =

@@ -66,7 +66,7 @@ pub(crate) struct NodeLimit {
     pub(crate) cost: u32,
 }
 
-/// What has been warned about.
+/// Warnings given so far.
 #[derive(Debug, Default)]
 pub(crate) struct Warnings {
     inspected: AtomicU32,
@@ -75,7 +75,7 @@ pub(crate) struct Warnings {
     findings: crate::base::lock::Mutex<Vec<&'static str>>,
 }
 
-/// What becomes of a request. Not generic, so that the services around it stay small enough to be inlined.
+/// Next step for a request. Not generic, so that the services around it stay small enough to be inlined.
 pub(crate) enum LimitStep {
     /// To the inner service.
     Admit(ResponseEdits),
@@ -85,14 +85,14 @@ pub(crate) enum LimitStep {
     Wait(Box<Waiting>),
 }
 
-/// What goes along with an admitted request, into its response.
+/// Changes to the response of an admitted request.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseEdits {
     reply: Option<RateLimitHeaders>,
     aside: Option<Box<Aside>>,
 }
 
-/// What few requests need.
+/// Rarely needed parts, boxed.
 #[derive(Debug, Default)]
 struct Aside {
     draft: Option<DraftFields>,
@@ -101,7 +101,7 @@ struct Aside {
     discount: Option<Discount>,
 }
 
-/// What is given back where the cache answers.
+/// Refund if the cache answers.
 #[derive(Debug)]
 struct Discount {
     limiter: Arc<Limiter>,
@@ -343,7 +343,7 @@ impl Limiter {
         }
     }
 
-    /// Looks for a misconfigured identity on the first requests; each finding is told once.
+    /// Checks the first requests for a misconfigured identity; reports each problem once.
     #[cold]
     fn inspect(&self, head: &RequestHead<'_>) {
         self.warnings.inspected.fetch_add(1, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use crate::limit::algorithm::quota::Quota;
 use crate::limit::policy::compiled::Checks;
 use crate::limit::policy::decision::LimitLabel;
 
-/// Changes since a layer was built.
+/// Configuration changes since the layer was built.
 #[derive(Debug, Default)]
 pub(crate) struct ReloadedLimits {
     /// Whether a request needs more than the common way.

@@ -10,7 +10,7 @@ use super::limiter::Limiter;
 use crate::base::clock::Timestamp;
 use crate::limit::algorithm::check::{Check, Settlement};
 
-/// What a request was charged by limits marked [`Limit::reserve`](crate::limit::Limit::reserve), left in its extensions.
+/// Charges of limits marked [`Limit::reserve`](crate::limit::Limit::reserve), left in the request's extensions.
 ///
 /// Dropping it settles the estimate: a client that leaves early has still been served in part. Only
 /// [`release`](Self::release) gives everything back, and a refund never creates burst.
@@ -40,7 +40,7 @@ impl Reservation {
         Self { limiter, checks, at, settled: Arc::default(), degraded }
     }
 
-    /// What was reserved, in units of the first limit that reserves.
+    /// Returns the reserved units of the first limit that reserves.
     #[must_use]
     pub fn reserved(&self) -> u32 {
         self.checks.first().map_or(0, |check| check.cost)

@@ -22,7 +22,7 @@ use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 use crate::limit::policy::compiled::Checks;
 use crate::limit::policy::decision::Outcome;
 
-/// What a request waits for before it is decided.
+/// Pending decision of a request.
 #[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
 pub(crate) enum Waiting {
     /// A remote store's answer.
@@ -37,12 +37,12 @@ pub(crate) struct RemoteCheck {
     limiter: Arc<Limiter>,
     dues: Checks,
     at: Timestamp,
-    /// What this process's engine has admitted and charged already.
+    /// Checks that this process's engine has admitted and charged.
     held: Option<Verdicts>,
 }
 
 impl Waiting {
-    /// What becomes of the request, once it is known.
+    /// Resolves to the outcome of the request.
     pub(crate) fn poll(&mut self, head: &RequestHead<'_>, cx: &mut Context<'_>) -> Poll<LimitStep> {
         match self {
             Self::Store(question) => {

@@ -15,7 +15,7 @@ use crate::limit::policy::decision::LimitLabel;
 /// Routes counted by name; those beyond share `"other"`.
 const ROUTES: usize = 256;
 
-/// What a rate-limit layer has done since it was built.
+/// Statistics of a rate-limit layer since it was built.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RateLimitStats {
@@ -31,13 +31,13 @@ pub struct RateLimitStats {
     pub limits: Vec<LimitStats>,
     /// Refusals per matched route.
     pub routes: Vec<RouteRefusals>,
-    /// What the store holds.
+    /// Statistics of the store.
     pub store: LimitStoreStats,
     /// How the store that a fleet shares is doing, where there is one.
     pub remote: Option<RemoteStats>,
 }
 
-/// What one limit, or one tier of it, has done.
+/// Statistics of one limit, or of one of its tiers.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct LimitStats {

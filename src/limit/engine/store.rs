@@ -10,7 +10,7 @@ use crate::identity::FleetSecret;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 
-/// What a store holds, for `stats()`.
+/// Size of a store, for `stats()`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LimitStoreStats {
@@ -69,20 +69,23 @@ pub trait LimitStore: Send + Sync + 'static {
     fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>>;
 
     /// Charges one check, as [`decide`](Self::decide) would a list of it, where that takes no waiting; the default,
-    /// `None`, asks `decide`. A matter of speed alone, which the layer uses of its own engine: nearly every request owes
-    /// one check. A store of yours is always asked through `decide`, so that what it does is contained and counted here.
+    /// `None`, asks `decide`. A matter of speed alone, which the layer uses of its own engine: nearly every request
+    /// owes
+    /// one check. A store of yours is always asked through `decide`, so that what it does is contained and counted
+    /// here.
     fn decide_one(&self, check: &Check, now: Timestamp) -> Option<Verdict> {
         let _ = (check, now);
         None
     }
 
-    /// What `decide` would say, without charging.
+    /// Returns the verdicts without charging.
     fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>>;
 
-    /// Corrects earlier charges to what they really cost: the difference is refunded, or charged whether it fits or not.
+    /// Corrects earlier charges to what they really cost: the difference is refunded, or charged whether it fits or
+    /// not.
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>>;
 
-    /// What is held now.
+    /// Returns the size of the store.
     fn stats(&self) -> LimitStoreStats;
 
     /// What the fleet's nodes hash keys under, where a fleet shares this store: checks then carry

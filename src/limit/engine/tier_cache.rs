@@ -18,7 +18,7 @@ use crate::base::lock::Mutex;
 const WAYS: usize = 8;
 /// An identity is not asked for again before this has passed, whatever came of it.
 const PAUSE: Duration = Duration::from_secs(1);
-/// What is known is used without waiting up to so many memories.
+/// Known tiers are used without waiting for this many lifetimes.
 const GRACE: u32 = 10;
 
 pub(crate) struct TierCache {
@@ -35,7 +35,7 @@ struct Entry {
     asked: Timestamp,
 }
 
-/// What a request should do.
+/// Action for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recall {
     Use,

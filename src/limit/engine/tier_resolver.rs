@@ -21,10 +21,10 @@ use crate::limit::policy::tier_lookup::{LoadedTier, ResolveTier, Source, TierLoo
 const UNDER_WAY: usize = 1_024;
 /// A look-up that takes longer is given up, also in the background.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Failures are told this often.
+/// Interval between reports of failures.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// A look-up at work, with its memory.
+/// Runs tier look-ups and caches their results.
 pub(crate) struct TierResolver {
     source: Arc<dyn Source>,
     deadline: Duration,
@@ -36,7 +36,7 @@ type Ended = Shared<BoxFuture<()>>;
 struct State {
     tier_cache: TierCache,
     under_way: Mutex<HashMap<u64, Ended>>,
-    /// When a failure was last told.
+    /// Time of the last report of a failure.
     told: AtomicU64,
 }
 
@@ -50,7 +50,7 @@ impl TierResolver {
         Box::new(Self { source: lookup.source.clone(), deadline: lookup.deadline, state: Arc::new(state) })
     }
 
-    /// Asks in a task of its own, unless somebody does: a client that leaves takes nobody's answer along.
+    /// Starts a look-up in its own task unless one is running: a client that disconnects cancels no other's look-up.
     fn ask(&self, id: u64, head: &RequestHead<'_>, clock: &Clock, events: &Events) -> Option<Ended> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let mut under_way = self.state.lock();
@@ -91,7 +91,7 @@ impl ResolveTier for TierResolver {
     }
 }
 
-/// One look-up under way; no longer when it is dropped, also by a panic of whoever is asked.
+/// Look-up in progress. Unregisters itself when dropped, also after a panic of user code.
 struct One {
     state: Arc<State>,
     id: u64,

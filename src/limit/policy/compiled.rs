@@ -23,7 +23,7 @@ use crate::identity::{
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::quota::Quota;
 
-/// All limits of a layer, ready to be asked.
+/// Limits of a layer, compiled for requests.
 pub(crate) struct CompiledLimits {
     rules: Vec<CompiledLimit>,
     identify: SharedExtractor,
@@ -32,7 +32,7 @@ pub(crate) struct CompiledLimits {
     /// Addresses where the identity names none.
     peer: ClientIp,
     hasher: KeyHasher,
-    /// What a fleet's names are made from.
+    /// Secret under which a fleet hashes keys.
     secret: Option<FleetSecret>,
     patterns: Patterns,
 }
@@ -53,7 +53,7 @@ struct CompiledLimit {
     hit_cost: Option<u32>,
 }
 
-/// What one request owes.
+/// Checks that one request needs.
 #[derive(Default)]
 pub(crate) struct Checks {
     pub(crate) checks: SmallVec<[Check; 2]>,
@@ -67,7 +67,7 @@ impl Checks {
     }
 }
 
-/// What was noticed on the way.
+/// Observations made while the checks were computed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RequestSubject {
     /// No identity and no address was found: the request counts in the shared bucket.
@@ -114,7 +114,7 @@ impl CompiledLimits {
         }
     }
 
-    /// What the request owes, where there is one limit and it applies.
+    /// Returns the only check, if there is one limit and it applies.
     #[inline(always)]
     pub(crate) fn only(&self, head: &RequestHead<'_>, seen: &mut RequestSubject) -> Option<(Check, LimitLabel)> {
         match &*self.rules {
@@ -135,7 +135,7 @@ impl CompiledLimits {
         dues
     }
 
-    /// What the request owes this rule, if it is one of its kind.
+    /// Returns the check of this limit, if the limit applies to the request.
     #[inline(always)]
     fn due(
         &self,
@@ -161,7 +161,8 @@ impl CompiledLimits {
         Some((check, LimitLabel { rule: index as u16, tier: tier as u16 }))
     }
 
-    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves nothing.
+    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves
+    /// nothing.
     #[inline]
     fn key(&self, rule: &CompiledLimit, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
         let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
@@ -241,7 +242,7 @@ impl CompiledLimits {
         charged.map(|((check, _), _)| *check).collect()
     }
 
-    /// What is to be settled where the cache answers.
+    /// Returns the settlements to make if the cache answers.
     pub(crate) fn discounts(&self, ruling: &Outcome<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
         let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
         let charged = judged.filter(|(_, verdict)| verdict.admits());

@@ -10,7 +10,7 @@ use crate::base::error::Error;
 use crate::base::headers;
 use crate::limit::algorithm::quota::Quota;
 
-/// A limit, or one of its tiers.
+/// Quota of a limit, or of one of its tiers, with its prepared names and refusal.
 #[derive(Debug)]
 pub(crate) struct CompiledQuota {
     pub(crate) name: Box<str>,
@@ -59,7 +59,7 @@ impl CompiledQuota {
     }
 }
 
-/// What the IETF's fields say of a quota.
+/// Returns the quota as a value of the IETF's `RateLimit-Policy` field.
 pub(crate) fn policy(name: &str, quota: Quota) -> String {
     // An sf-integer of seconds at least 1: shorter periods are told per second.
     let seconds = headers::ceil_seconds(quota.period()).max(1);

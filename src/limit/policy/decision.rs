@@ -14,7 +14,7 @@ use crate::limit::algorithm::check::Check;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::algorithm::verdict::Verdict;
 
-/// Which limit, and which of its tiers.
+/// Index of a limit and of its tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LimitLabel {
     pub(crate) rule: u16,
@@ -130,7 +130,7 @@ impl Part {
         self.term.quota
     }
 
-    /// What the limit said.
+    /// Verdict of the limit.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
         self.term.verdict
@@ -143,7 +143,7 @@ impl Part {
     }
 }
 
-/// What all limits together say of one request: shown to [`OnReject`](crate::limit::OnReject), and left in the extensions of
+/// Decision of all limits on one request: passed to [`OnReject`](crate::limit::OnReject), and left in the extensions of
 /// every response whose decision was made without its remote store.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -159,7 +159,7 @@ impl Decision {
         !self.overloaded && !self.parts.iter().any(Part::refused)
     }
 
-    /// Whether the per-node ceiling refused: this process is at its limit, whoever asks.
+    /// Returns whether the per-node ceiling refused: the process is overloaded, independent of the client.
     #[must_use]
     pub const fn overloaded(&self) -> bool {
         self.overloaded

@@ -1,4 +1,4 @@
-//! What a decision says in the response: the fields, computed when it is made and written when the response is there.
+//! Rate-limit fields of a response: computed with the decision, written when the response arrives.
 
 use std::fmt::Write;
 use std::num::NonZeroU32;

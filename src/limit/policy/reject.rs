@@ -1,4 +1,4 @@
-//! [`OnReject`]: what a refused client is told.
+//! [`OnReject`]: the response to a refused request.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -66,7 +66,7 @@ impl OnReject for Problem {
     }
 }
 
-/// Why a request is refused.
+/// Reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusalReason {
     Quota,
@@ -97,7 +97,7 @@ impl RefusalReason {
     }
 }
 
-/// What nearly every refusal says was written when the limit was made.
+/// The body of almost every refusal is prepared when the limit is built.
 fn body(decision: &Decision) -> Bytes {
     let mut violated = decision.violated();
     match (violated.next(), violated.next()) {

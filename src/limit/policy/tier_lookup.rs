@@ -14,10 +14,11 @@ use crate::base::event::Events;
 use crate::base::maybe_ready::{BoxFuture, boxed};
 use crate::base::request_head::RequestHead;
 
-/// Where a request's tier is looked up, for [`Tiers::lookup`](crate::limit::Tiers::lookup): by an identity that owns what it
+/// Where a request's tier is looked up, for [`Tiers::lookup`](crate::limit::Tiers::lookup): by an identity that owns
+/// what it
 /// needs, in a future of its own.
 ///
-/// What is learnt is remembered for a minute. What is older is still used while it is asked for again in the background;
+/// Tiers are cached for a minute. Older ones are still used while they are looked up again in the background;
 /// a request waits only for an identity that was never seen, or not for long, and at most for the deadline. Where no
 /// answer comes the last known tier stays; an identity that never had one is anonymous, and the look-up's failure is an
 /// [`Event::StoreFailed`](crate::Event::StoreFailed).
@@ -72,21 +73,21 @@ impl TierLookup {
         }
     }
 
-    /// How long a tier is used without asking again: a minute unless told.
+    /// Sets how long a tier is used without another look-up. Defaults to 60 s.
     #[must_use]
     pub fn memory(mut self, span: Duration) -> Self {
         self.memory = span;
         self
     }
 
-    /// How long a request waits at most: 50 ms unless told.
+    /// Sets how long a request waits at most. Defaults to 50 ms.
     #[must_use]
     pub fn deadline(mut self, span: Duration) -> Self {
         self.deadline = span;
         self
     }
 
-    /// How many identities are remembered: 10 000 unless told.
+    /// Sets how many identities are cached. Defaults to 10 000.
     #[must_use]
     pub fn capacity(mut self, identities: usize) -> Self {
         self.capacity = identities;

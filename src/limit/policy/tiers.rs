@@ -72,7 +72,8 @@ impl Tiers {
         self
     }
 
-    /// Says which tier a request is on. Runs on every request: look at what an earlier layer verified, and do not block.
+    /// Says which tier a request is on. Runs on every request: look at what an earlier layer verified, and do not
+    /// block.
     #[must_use]
     pub fn assign<F>(mut self, f: F) -> Self
     where

@@ -22,7 +22,8 @@ use crate::limit::engine::limiter::{LimitStep, ResponseEdits};
 use crate::limit::engine::shared_limits::Waiting;
 
 pin_project! {
-    /// The response of a [`RateLimit`](crate::limit::RateLimit). Unboxed while the store is in process and the inner service
+    /// The response of a [`RateLimit`](crate::limit::RateLimit). Unboxed while the store is in process and the inner
+    /// service
     /// is ready.
     pub struct ResponseFuture<S, ReqB, W>
     where
@@ -44,7 +45,7 @@ pin_project! {
     }
 }
 
-/// A response of ours.
+/// Response made by the layer.
 pub(crate) type Refusal = Box<Response<Bytes>>;
 
 /// A request that cannot go on yet.

@@ -32,7 +32,7 @@ use crate::limit::policy::reject::{OnReject, Problem};
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
 
-/// Keys held unless told otherwise.
+/// Default capacity in keys.
 const CAPACITY: usize = 100_000;
 
 /// Limits requests. Every clone, and every service it makes, shares one state: routes and connections count together.
@@ -72,14 +72,15 @@ impl RateLimitLayer {
         RateLimitBuilder::default()
     }
 
-    /// What has been admitted and refused, and what the store holds.
+    /// Returns counts of admitted and refused requests and the size of the store.
     #[must_use]
     pub fn stats(&self) -> RateLimitStats {
         let off = || RateLimitStats { switch: Switch::Off, ..RateLimitStats::default() };
         self.limiter.as_ref().map_or_else(off, |limiter| limiter.stats())
     }
 
-    /// What has been admitted and refused, for Prometheus, in its text format; with a store that a fleet shares, also how
+    /// What has been admitted and refused, for Prometheus, in its text format; with a store that a fleet shares, also
+    /// how
     /// that is doing. Empty where the layer is switched off.
     ///
     /// ```
@@ -188,7 +189,8 @@ impl Default for RateLimitBuilder {
 }
 
 impl RateLimitBuilder {
-    /// Who is asking: the socket peer's address unless told. The last alternative counts requests without a tier.
+    /// Sets the extractor of identities. Defaults to the socket peer's address. The last alternative counts requests
+    /// without a tier.
     #[must_use]
     pub fn identify(mut self, who: impl KeyExtractor) -> Self {
         self.identify = Some(Arc::new(who));
@@ -231,7 +233,7 @@ impl RateLimitBuilder {
         self
     }
 
-    /// At most this many keys are held in process: 100 000 unless told. Zero fails when built.
+    /// Sets how many keys are held in process. Defaults to 100 000.
     #[must_use]
     pub fn capacity(mut self, keys: usize) -> Self {
         self.capacity = keys;
@@ -246,7 +248,7 @@ impl RateLimitBuilder {
         self
     }
 
-    /// What limits do while that store is away: [`OnOutage::Local`] unless told.
+    /// Sets the policy while that store is unavailable. Defaults to [`OnOutage::Local`].
     #[must_use]
     pub fn on_outage(mut self, policy: OnOutage) -> Self {
         self.outage = policy;
@@ -275,7 +277,7 @@ impl RateLimitBuilder {
         self
     }
 
-    /// What a refused client is told: [`Problem`] unless told otherwise.
+    /// Sets the response to refused requests. Defaults to [`Problem`].
     #[must_use]
     pub fn on_reject(mut self, reject: impl OnReject) -> Self {
         self.reject = Arc::new(reject);
@@ -289,7 +291,7 @@ impl RateLimitBuilder {
         self
     }
 
-    /// How `X-RateLimit-Reset` tells the time: seconds from now unless told.
+    /// Sets the format of `X-RateLimit-Reset`. Defaults to seconds from now.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.style.reset = reset;

@@ -132,7 +132,8 @@ impl Fleet {
         self.events.push(Reverse((at, self.order, event)));
     }
 
-    /// A message's travel: mostly a fraction of a millisecond, sometimes a quarter of a second; `None` where it is lost.
+    /// A message's travel: mostly a fraction of a millisecond, sometimes a quarter of a second; `None` where it is
+    /// lost.
     fn travel(&mut self) -> Option<Duration> {
         if self.lossy && self.chance.happens(5) {
             return None;
@@ -239,7 +240,8 @@ impl Fleet {
     }
 }
 
-/// Clients ask random nodes, some of them more than others, for a few periods: evenly, or in bursts with silence between
+/// Clients ask random nodes, some of them more than others, for a few periods: evenly, or in bursts with silence
+/// between
 /// them, when what was bought before it is spent after it.
 fn busy(quota: Quota, seed: u64, lossy: bool, asks: usize, gap_us: u64, bursts: bool) -> Fleet {
     let mut fleet = Fleet::new(quota, seed, lossy);
@@ -343,7 +345,8 @@ fn a_hot_key_asks_the_store_seldom() {
         let fleet = busy(quota, 7, false, 40_000, 100, false);
         assert!(fleet.admitted.len() >= 39_000, "{}", fleet.admitted.len());
         let share = fleet.questions as f64 / fleet.admitted.len() as f64;
-        // The other ninety-seven nodes are too quiet to lease: theirs are three in ten, one question each or a little less.
+        // The other ninety-seven nodes are too quiet to lease: theirs are three in ten, one question each or a little
+        // less.
         assert!(share < 0.4, "{quota}: {share}");
     }
 }

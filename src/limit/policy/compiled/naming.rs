@@ -1,4 +1,4 @@
-//! What a fleet's nodes call the keys that a request owes: asked only where a fleet shares the store.
+//! Names of keys across a fleet: computed only if a fleet shares the store.
 
 use super::{Checks, CompiledLimit, CompiledLimits, fnv1a};
 use crate::base::request_head::RequestHead;
@@ -22,7 +22,7 @@ impl CompiledLimits {
         }
     }
 
-    /// Who is counted; `None` where everybody is, or where there is no telling.
+    /// Returns the counted identity; `None` if the limit is global or the identity is unknown.
     fn identity<'h>(&self, rule: &CompiledLimit, head: &RequestHead<'h>) -> Option<Key<'h>> {
         match &rule.subject {
             Subject::Everybody | Subject::Node => None,
