@@ -18,7 +18,8 @@
 //! # Ok::<(), tollgate::Error>(())
 //! ```
 //!
-//! Over sqlx no handler changes: see [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html), and `examples/queries.rs` for a service that is heard so.
+//! Over sqlx no handler changes: see [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html), and
+//! `examples/queries.rs` for a service that is heard so.
 //!
 //! # How a request is counted
 //!
@@ -92,9 +93,12 @@
 //!
 //! # When it fails
 //!
-//! The request, the response body and the inner service's error are untouched, and readiness is the inner service's own.
-//! What can fail is to hear sqlx, in silence: [`TimingStats::harvest`] says `never_heard`, and one warning says what is in
-//! the way. See [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html) for each cause and its fix.
+//! The request, the response body and the inner service's error are untouched, and readiness is the inner service's
+//! own.
+//! What can fail is to hear sqlx, in silence: [`TimingStats::harvest`] says `never_heard`, and one warning says what
+//! is in
+//! the way. See [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html) for each cause and its
+//! fix.
 //!
 //! # What it costs
 //!
@@ -113,7 +117,8 @@
 //! * [`server_timing`](TimingBuilder::server_timing) tells clients how long queries take. Turn it on inside, or for
 //!   those you [choose](TimingBuilder::server_timing_if).
 //! * [`TimingLayer::prometheus`] is a page to scrape; the feature `metrics` hands the same to the `metrics` facade.
-//! * Names and fingerprints appear in [`TimingLayer::stats`], events and metrics; values, paths, users and addresses never
+//! * Names and fingerprints appear in [`TimingLayer::stats`], events and metrics; values, paths, users and addresses
+//!   never
 //!   do.
 //! * Each process counts for itself.
 //! * In tests, [`testing::queries`](https://docs.rs/tollgate/latest/tollgate/testing/) asserts how many there are.

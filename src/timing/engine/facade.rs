@@ -6,7 +6,8 @@
 //! | `db.client.operation.duration` | histogram | seconds | `db.query.text`: a fingerprint, or a name given to `timed` |
 //! | `db.client.connection.wait_time` | histogram | seconds | |
 //!
-//! Buckets are the exporter's affair. Where none is installed, a measurement costs a look at a global. An exporter may be
+//! Buckets are the exporter's affair. Where none is installed, a measurement costs a look at a global. An exporter may
+//! be
 //! installed at any time: nothing is remembered of the one before.
 
 use std::time::Duration;

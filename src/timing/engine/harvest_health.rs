@@ -1,7 +1,8 @@
-//! Whether sqlx is heard at all: silence is found out, and said once.
+//! State of the harvest of sqlx's queries: warns once if no query event arrives.
 //!
 //! A harvest that hears nothing looks like a program without queries. So the state is kept for the whole process, shown
-//! as [`TimingStats::harvest`](crate::timing::TimingStats::harvest), and after 100 requests in silence there is one warning that
+//! as [`TimingStats::harvest`](crate::timing::TimingStats::harvest), and after 100 requests in silence there is one
+//! warning that
 //! names what is in the way.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -20,13 +21,13 @@ static STATE: AtomicU8 = AtomicU8::new(0);
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 static WARNED: Once = Once::new();
 
-/// A harvest is there now.
+/// Records that a harvest is installed.
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "there is no harvest without it"))]
 pub(crate) fn install() {
     let _ = STATE.compare_exchange(0, SILENT, Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// It has heard sqlx.
+/// Records that an event of sqlx arrived.
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "there is no harvest without it"))]
 pub(crate) fn heard() {
     if STATE.load(Ordering::Relaxed) != HEARD {
@@ -55,7 +56,7 @@ pub(crate) fn request(settings: &TimingSettings) {
     }
 }
 
-/// Somebody looks at the numbers.
+/// Warns if requests were served and no event arrived; called when statistics are read.
 pub(crate) fn check(settings: &TimingSettings) {
     if STATE.load(Ordering::Relaxed) == SILENT && REQUESTS.load(Ordering::Relaxed) > 0 {
         warn(settings);

@@ -1,4 +1,4 @@
-//! Without the feature `metrics` nobody is told.
+//! Replaces the `metrics` facade if the feature is off: does nothing.
 
 pub(crate) struct Series;
 

@@ -18,13 +18,13 @@ use crate::timing::measure::group::{QueryGroup, QueryGroups, Sample, Sum};
 use crate::timing::measure::n_plus_one::Repeated;
 use crate::timing::measure::stats::{QueryShare, Unattributed};
 
-/// What one request did elsewhere.
+/// Work of one request outside the process: queries, calls, waits.
 pub(crate) struct RequestLog {
     route: Arc<Route>,
     /// The same request's in an outer layer: what is counted here is counted there.
     outer: Option<Arc<RequestLog>>,
     work: Mutex<WorkLog>,
-    /// What detached work has noted: its first word stands, for what comes later is not this answer's.
+    /// Records a note of detached work. The first note counts: later ones belong to other responses.
     notes: OnceLock<Notes>,
 }
 
@@ -88,7 +88,7 @@ impl RequestLog {
         }
     }
 
-    /// What detached work has noted.
+    /// Returns the note of detached work.
     pub(crate) fn notes(&self) -> Notes {
         self.notes.get().copied().unwrap_or_default()
     }
@@ -104,7 +104,7 @@ impl RequestLog {
         Sums { queries: work.queries.sum(), pool: work.pool, upstream: work.upstream }
     }
 
-    /// What there is to say about this request, now that it is over.
+    /// Returns the findings of a finished request.
     pub(crate) fn review(&self) -> Vec<RequestFinding> {
         let (settings, repeats) = (self.route.core().settings(), self.route.repeats());
         let work = self.work();
@@ -147,7 +147,7 @@ impl WorkLog {
     }
 }
 
-/// What a request did elsewhere, in numbers.
+/// Totals of a request's queries, calls and waits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
     pub(crate) queries: Sum,
@@ -165,7 +165,7 @@ impl ScopeOwner for RequestLog {
     }
 }
 
-/// What was measured outside every request, in this process.
+/// Work measured outside of requests, in this process.
 pub(crate) static UNATTRIBUTED: UnattributedWork =
     UnattributedWork { count: AtomicU64::new(0), nanos: AtomicU64::new(0) };
 

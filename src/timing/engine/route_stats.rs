@@ -18,7 +18,7 @@ use crate::timing::measure::latencies::Latencies;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::{Latency, RouteStats, SlowRequest, Windows};
 
-/// How a request ended.
+/// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestOutcome {
     /// With this status.
@@ -29,7 +29,7 @@ pub(crate) enum RequestOutcome {
     Cancelled,
 }
 
-/// Who says that a query has ended.
+/// Source of a query's measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QuerySource {
     /// The program itself.
@@ -39,7 +39,7 @@ pub(crate) enum QuerySource {
     Subscriber,
 }
 
-/// What a request was like, when it ended.
+/// Summary of a finished request.
 pub(crate) struct RequestSummary<'a> {
     pub(crate) now: Timestamp,
     /// Nanoseconds.

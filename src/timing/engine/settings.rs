@@ -10,7 +10,7 @@ use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::timing::measure::n_plus_one::Repeats;
 
-/// Whom to tell.
+/// Which requests get a `Server-Timing` field.
 #[derive(Clone)]
 pub(crate) enum Reporting {
     Never,
@@ -41,7 +41,7 @@ impl fmt::Debug for Reporting {
     }
 }
 
-/// How a layer was set up.
+/// Configuration of a layer.
 #[derive(Debug)]
 pub(crate) struct TimingSettings {
     pub(crate) slow_after: Duration,

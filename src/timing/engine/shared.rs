@@ -1,4 +1,5 @@
-//! [`TimingShared`]: what the routes of one layer share: how it was set up, the queries, the findings, the slow requests.
+//! [`TimingShared`]: what the routes of one layer share: how it was set up, the queries, the findings, the slow
+//! requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -17,13 +18,13 @@ use crate::timing::measure::slow::SlowLog;
 use crate::timing::measure::stats::{Finding, FindingCount, Latency, PoolStats, QueryStats, Windows};
 use crate::timing::measure::table::NamedCounters;
 
-/// How many queries are told apart, and how many other services.
+/// Maximum number of distinct queries, and of other services.
 const MAX_QUERIES: usize = 256;
 const MAX_UPSTREAMS: usize = 64;
-/// How many findings wait to be told.
+/// Maximum number of pending findings.
 const MOST_UNTOLD: usize = 64;
 
-/// What the routes of one layer share.
+/// State shared by the routes of one layer.
 pub(crate) struct TimingShared {
     settings: TimingSettings,
     /// The setting in nanoseconds, which every request is compared with.

@@ -1,7 +1,9 @@
 //! [`RequestSpan`]: the request's own span, in which its log is found from other threads.
 //!
-//! It is opened only where a [harvest](crate::timing::harvest()) is installed, at the level `TRACE`, so that a log that shows
-//! less shows nothing of it. Where `TRACE` is shut off for the whole subscriber or at compile time, `INFO` is taken: the
+//! It is opened only where a [harvest](crate::timing::harvest()) is installed, at the level `TRACE`, so that a log
+//! that shows
+//! less shows nothing of it. Where `TRACE` is shut off for the whole subscriber or at compile time, `INFO` is taken:
+//! the
 //! queries of SQLite, which are made on a thread of their own, would be nobody's otherwise.
 
 use tracing::level_filters::STATIC_MAX_LEVEL;
@@ -13,7 +15,7 @@ use crate::base::detached_context::LogSlot;
 /// The target of that span.
 pub(crate) const TARGET: &str = "tollgate::request";
 
-/// The span of one request; none where nobody harvests.
+/// The span of one request; disabled if no harvest is installed.
 pub(crate) struct RequestSpan(Option<Box<Span>>);
 
 impl RequestSpan {
@@ -45,7 +47,7 @@ impl RequestSpan {
     }
 }
 
-/// What keeps sqlx's events away, as far as can be told from here.
+/// Returns the likely reason why no event of sqlx arrives.
 pub(crate) fn why_nothing_is_heard() -> &'static str {
     if STATIC_MAX_LEVEL < Level::DEBUG {
         "no query of sqlx has been heard: a feature of `tracing` such as `release_max_level_info` removes its events from \

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 const MOST: usize = 1_024;
 const RECENT: usize = 64;
 
-/// What can be found.
+/// Kinds of findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -79,7 +79,7 @@ impl RequestFinding {
 
 type About = (FindingKind, Box<str>, Box<str>);
 
-/// What was reported when, and the last few.
+/// Recent findings, and when each kind was last reported.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     reported: HashMap<About, Timestamp>,

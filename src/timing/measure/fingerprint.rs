@@ -25,8 +25,10 @@ const CUT: &str = "…";
 
 /// The statement without its values: two statements that differ in values alone have the same fingerprint.
 ///
-/// It never contains a value of the statement, so that it may be logged and used as a label. Names of tables and columns
-/// are kept as they are written. Useful to find out what [`Repeats::allow`](crate::timing::Repeats::allow) wants to be given.
+/// It never contains a value of the statement, so that it may be logged and used as a label. Names of tables and
+/// columns
+/// are kept as they are written. Useful to find out what [`Repeats::allow`](crate::timing::Repeats::allow) wants to be
+/// given.
 ///
 /// Costs about 15 ns per byte of SQL, and one allocation. Follows the lexical rules of SQL:2016, PostgreSQL, SQLite and
 /// MySQL; text that is no SQL gives a fingerprint too.
@@ -60,7 +62,7 @@ pub(crate) fn read(sql: &str) -> (String, bool) {
     (out, cut || scanner.parameters)
 }
 
-/// What stands last in the output.
+/// Kind of the last token in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     Nothing,

@@ -14,10 +14,10 @@ use super::table::OTHER;
 
 /// How many groups a request tells apart.
 pub(crate) const MAX_GROUPS: usize = 256;
-/// How many different queries of one group are told apart.
+/// Maximum number of distinct queries in one group.
 const MAX_TWINS: usize = 32;
 
-/// What a query is called: a word of the program's own, or a fingerprint.
+/// Name of a query: given by the program, or a fingerprint.
 #[derive(Clone, Debug)]
 pub(crate) enum QueryName {
     Word(&'static str),
@@ -108,7 +108,7 @@ impl QueryGroup {
         self.twins.iter().map(|(_, count)| count - 1).sum()
     }
 
-    /// Whether this is what was not told apart.
+    /// Returns whether this group collects the queries beyond the maximum.
     pub(crate) fn is_other(&self) -> bool {
         matches!(self.name, QueryName::Word(OTHER))
     }

@@ -23,7 +23,7 @@ pub(crate) struct Latencies {
     settled: Mutex<Settled>,
 }
 
-/// What was recorded in earlier turns.
+/// Latencies of earlier intervals.
 struct Settled {
     ever: Histogram,
     late: Sliding,
@@ -63,7 +63,7 @@ impl Latencies {
         reading
     }
 
-    /// What was counted within `window` before `now`, at most an hour.
+    /// Returns the counts within `window` before `now`, at most an hour.
     pub(crate) fn late(&self, now: Timestamp, window: Duration) -> Histogram {
         let settled = self.settled();
         let mut reading = settled.late.reading(now, window);

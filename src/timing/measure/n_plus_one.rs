@@ -6,7 +6,8 @@
 //! | 2 | ran at least 5 times and took at least the floor together, for at least two different things | N+1: one query too few, in a loop |
 //! | 3 | asked at least once for what it had asked for already, and only reads | duplicate queries: remember the first answer |
 //!
-//! Different things are told apart by the key given to [`Timed::key`](crate::timing::Timed::key), or by the text where it has no
+//! Different things are told apart by the key given to [`Timed::key`](crate::timing::Timed::key), or by the text where
+//! it has no
 //! parameters. Where neither is known, every repetition counts as N+1 and none as a duplicate.
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use super::fingerprint::fingerprint;
 use super::group::QueryGroup;
 
-/// What about a group of queries is worth a word.
+/// Finding about a group of queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeated {
     /// The same query for many things.
@@ -23,7 +24,7 @@ pub(crate) enum Repeated {
     Duplicate,
 }
 
-/// From when on repeated queries are reported, for a layer or one of its routes.
+/// Thresholds for repeated queries, for a layer or one of its routes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,7 +53,7 @@ impl Repeats {
         Self { times: 5, floor: Duration::ZERO, duplicates: true, allowed: Vec::new() }
     }
 
-    /// Nothing is reported.
+    /// Reports no repeated queries.
     pub const fn off() -> Self {
         Self { times: u64::MAX, floor: Duration::ZERO, duplicates: false, allowed: Vec::new() }
     }
@@ -83,7 +84,7 @@ impl Repeats {
         self
     }
 
-    /// What there is to say about this group.
+    /// Returns the finding about this group, if any.
     pub(crate) fn judge(&self, group: &QueryGroup) -> Option<Repeated> {
         let name = group.name.as_str();
         let duplicates = group.duplicates();

@@ -1,6 +1,7 @@
 //! [`Sliding`]: latencies of the last minute, five minutes and hour.
 //!
-//! Three rings of small log-linear histograms. Values are added to the first ring alone; where a slot comes round again,
+//! Three rings of small log-linear histograms. Values are added to the first ring alone; where a slot comes round
+//! again,
 //! what it held moves on to the next ring. So each value is in one place.
 //!
 //! | ring | slots | serves |
@@ -10,7 +11,8 @@
 //! | coarse | 7 of 10 min | with both, the last hour |
 //!
 //! A window ends now and begins with the slot that its length reaches into: it covers up to one slot more than its
-//! name says. Eight buckets per power of two: mean and percentiles are within 1⁄16 (6.3 %) of the exact value from 8 µs to 69
+//! name says. Eight buckets per power of two: mean and percentiles are within 1⁄16 (6.3 %) of the exact value from 8
+//! µs to 69
 //! s; count and maximum are exact. About 16 KB.
 
 use std::time::Duration;
@@ -59,7 +61,7 @@ impl Sliding {
         slot.max = slot.max.max(max);
     }
 
-    /// What was counted within `window` before `now`, at most an hour.
+    /// Returns the counts within `window` before `now`, at most an hour.
     pub(crate) fn reading(&self, now: Timestamp, window: Duration) -> Histogram {
         let from = now.as_nanos().saturating_sub(nanos(window));
         let mut reading = Histogram::default();
@@ -138,7 +140,7 @@ fn at(ring: &mut [Slot], turn: u64) -> &mut Slot {
     &mut ring[place]
 }
 
-/// What was counted in one stretch of time.
+/// Counts of one interval.
 struct Slot {
     /// Which stretch; 0 before the first.
     turn: u64,

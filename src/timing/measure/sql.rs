@@ -1,6 +1,7 @@
 //! [`Scanner`]: cuts SQL into tokens, in one pass, in whatever dialect.
 //!
-//! It never looks back, and looks ahead only over what it then passes. Where the dialects disagree about where text or a
+//! It never looks back, and looks ahead only over what it then passes. Where the dialects disagree about where text or
+//! a
 //! comment ends, the token is [`Token::Unclear`]: whoever reads on would take values for names.
 
 /// A piece of a statement.
@@ -133,7 +134,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What stands between two such quotes, these included; nothing where a backslash makes it unclear which is the last.
+    /// What stands between two such quotes, these included; nothing where a backslash makes it unclear which is the
+    /// last.
     fn closed_by(&mut self, quote: u8, backslashes: bool) -> Option<&'a str> {
         let from = self.at;
         self.at += 1;

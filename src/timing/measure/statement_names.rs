@@ -1,4 +1,4 @@
-//! What a statement is called: its fingerprint, remembered.
+//! Names of statements: fingerprints, cached.
 //!
 //! A program makes the same few statements again and again: the first 1 024 of at most 2 KB keep their fingerprint, and
 //! finding it takes one hash and one comparison. Other statements are read anew each time. So memory is bounded, also
@@ -17,7 +17,7 @@ const LONGEST: usize = 2_048;
 static SEEN: LazyLock<NamedCounters<Known>> = LazyLock::new(|| NamedCounters::new(MOST, Known::read));
 static HASHER: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
 
-/// What is known of a statement.
+/// Cached facts of a statement.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) name: QueryName,
@@ -43,7 +43,7 @@ impl Known {
     }
 }
 
-/// What is known of that statement.
+/// Cached facts of that statement.
 pub(crate) fn named(sql: &str) -> Known {
     let remembered = if sql.len() <= LONGEST { SEEN.find(sql) } else { None };
     remembered.cloned().unwrap_or_else(|| Known::read(sql))

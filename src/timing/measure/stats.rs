@@ -34,7 +34,8 @@ pub struct TimingStats {
     pub latency: Latency,
     /// Each route that was asked for, by name; last the one called `other`, where there were too many.
     pub routes: Vec<RouteStats>,
-    /// Each query made inside a request, by fingerprint or by the name given to [`timed`](crate::timing::timed); those first
+    /// Each query made inside a request, by fingerprint or by the name given to [`timed`](crate::timing::timed); those
+    /// first
     /// that took longest together.
     pub queries: Vec<QueryStats>,
     /// Each name given to [`timed_upstream`](crate::timing::timed_upstream), in the same order.
@@ -43,7 +44,7 @@ pub struct TimingStats {
     pub pool: PoolStats,
     /// Queries made outside every request, in the whole process.
     pub unattributed: Unattributed,
-    /// Whether sqlx's queries are heard.
+    /// State of the harvest of sqlx's queries.
     pub harvest: HarvestState,
     /// The last 64 findings that were reported, newest first.
     pub findings: Vec<Finding>,
@@ -147,7 +148,8 @@ pub struct PoolStats {
     pub windows: Windows,
 }
 
-/// Latencies of late. Total, mean and percentiles are within 1⁄16 (6.3 %) of the exact value; each window ends now and may reach up to
+/// Latencies of late. Total, mean and percentiles are within 1⁄16 (6.3 %) of the exact value; each window ends now and
+/// may reach up to
 /// a sixth further back than its name says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -186,7 +188,7 @@ pub enum HarvestState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What it is.
+    /// Kind of the finding.
     pub kind: FindingKind,
     /// The route of the request.
     pub route: String,
@@ -205,7 +207,7 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FindingCount {
-    /// What it is.
+    /// Kind of the finding.
     pub kind: FindingKind,
     /// On which route.
     pub route: String,

@@ -27,7 +27,8 @@ const ACQUIRE: &str = "sqlx::pool::acquire";
 ///
 /// It brings its own filter and hears `sqlx::query` and `sqlx::pool::acquire` alone, at any level: what the program's
 /// other layers print stays as it was. A query is found to be a request's by the span it is made in, also on the thread
-/// on which SQLite works; [`TimingLayer`](crate::timing::TimingLayer) opens a span for each request where a harvest is installed.
+/// on which SQLite works; [`TimingLayer`](crate::timing::TimingLayer) opens a span for each request where a harvest is
+/// installed.
 ///
 /// ```
 /// use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -42,7 +43,8 @@ const ACQUIRE: &str = "sqlx::pool::acquire";
 ///
 /// # When nothing is heard
 ///
-/// [`TimingStats::harvest`](crate::timing::TimingStats::harvest) says `never_heard`, and a warning says once what is in the way:
+/// [`TimingStats::harvest`](crate::timing::TimingStats::harvest) says `never_heard`, and a warning says once what is
+/// in the way:
 ///
 /// | in the way | the fix |
 /// |---|---|
@@ -128,7 +130,7 @@ impl Known {
     }
 }
 
-/// What an event of sqlx says.
+/// Fields of an event of sqlx.
 #[derive(Default)]
 struct QueryEvent {
     query: Option<Known>,

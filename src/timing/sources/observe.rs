@@ -1,4 +1,4 @@
-//! [`observe`]: runs work as if it were a request of its own, and gives back its log. For tests.
+//! [`observe`]: runs work as a request of its own and returns its log. For tests.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,7 +49,7 @@ impl<F: Future> Future for Observe<F> {
     }
 }
 
-/// What was counted.
+/// The recorded counts.
 pub(crate) struct Observed(Arc<RequestLog>);
 
 impl Observed {

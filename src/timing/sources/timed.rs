@@ -25,7 +25,8 @@ use crate::timing::measure::statement_names::{self, Known};
 /// process, as [`TimingStats::unattributed`](crate::timing::TimingStats::unattributed).
 ///
 /// The name is one of the program's own words, never a value: it is shown in
-/// [`stats()`](crate::timing::TimingLayer::stats). A layer tells 256 names apart, and counts the rest as `other`. Where there is
+/// [`stats()`](crate::timing::TimingLayer::stats). A layer tells 256 names apart, and counts the rest as `other`.
+/// Where there is
 /// SQL, [`timed_query`] makes the name.
 ///
 /// ```
@@ -57,7 +58,8 @@ pub fn timed<F: Future>(name: &'static str, future: F) -> Timed<F> {
 /// Its time and its request are found as [`timed`] finds them. Say with [`key`](Timed::key) what the parameters are, so
 /// that a query asked twice is told from one asked for two rows, and with [`rows`](Timed::rows) how many rows came.
 ///
-/// Costs about 200 ns for a statement seen before (the first 1 024 of at most 2 KB are remembered), about 15 ns per byte
+/// Costs about 200 ns for a statement seen before (the first 1 024 of at most 2 KB are remembered), about 15 ns per
+/// byte
 /// more for another.
 ///
 /// ```
@@ -94,7 +96,8 @@ pub fn timed_upstream<F: Future>(name: &'static str, future: F) -> Timed<F> {
 
 /// Measures the wait for a connection of a pool, and counts it for the request that it runs in.
 ///
-/// A request that waits [`starved_after`](crate::timing::TimingBuilder::starved_after) or longer is reported. sqlx's pools are
+/// A request that waits [`starved_after`](crate::timing::TimingBuilder::starved_after) or longer is reported. sqlx's
+/// pools are
 /// heard without this, where their logging is on: see [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
 ///
 /// ```
@@ -173,7 +176,7 @@ impl<F: Future> fmt::Debug for Timed<F> {
     }
 }
 
-/// What is measured.
+/// Kind of the measured work.
 #[derive(Clone, Copy)]
 enum Kind {
     Query,
@@ -181,7 +184,7 @@ enum Kind {
     Acquire,
 }
 
-/// What it is called.
+/// Name of the measured work.
 enum Label {
     Word(&'static str),
     Statement(Known),

@@ -96,7 +96,7 @@ pub(crate) struct RequestWatch {
     told: ResponseTimes,
 }
 
-/// What the response says about its own times.
+/// Timing field of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResponseTimes {
     Nothing,
@@ -166,7 +166,7 @@ impl RequestWatch {
         Some(now)
     }
 
-    /// What other layers said: the request's own task, else work that was detached from it.
+    /// Returns notes of other layers: from the request's own task, else from detached work.
     fn notes(&self, log: Option<&RequestLog>) -> Notes {
         let (own, theirs) = (self.slot.notes(), log.map(RequestLog::notes).unwrap_or_default());
         Notes { cache: own.cache.or(theirs.cache), limit: own.limit.or(theirs.limit) }

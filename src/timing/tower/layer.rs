@@ -69,7 +69,7 @@ impl TimingLayer {
         TimingBuilder { settings: TimingSettings::default(), error: None }
     }
 
-    /// What has been measured since the layer was built.
+    /// Returns the statistics since the layer was built.
     ///
     /// Costs some microseconds per route: it is made for a page or a scrape, not for every request.
     #[must_use]
@@ -91,7 +91,8 @@ impl TimingLayer {
     /// | `tollgate_unattributed_queries_total` | counter | queries | |
     /// | `tollgate_findings_total` | counter | findings | `http_route`, `kind`: see [`FindingKind`](crate::timing::FindingKind) |
     ///
-    /// Buckets are those that OpenTelemetry's conventions advise; a value up to 3 % above a bucket's bound may be counted
+    /// Buckets are those that OpenTelemetry's conventions advise; a value up to 3 % above a bucket's bound may be
+    /// counted
     /// as below it. Labels are routes and fingerprints: never a path, a value, a user or an address. Costs some
     /// microseconds per route and query: for a scrape, not for every request.
     ///
@@ -106,7 +107,8 @@ impl TimingLayer {
         prometheus::render(&self.state)
     }
 
-    /// Switches timing on, off or to measuring without `Server-Timing` ([`Switch::Shadow`]), for requests that come from
+    /// Switches timing on, off or to measuring without `Server-Timing` ([`Switch::Shadow`]), for requests that come
+    /// from
     /// now on. What was measured is kept. A layer that was built not [enabled](TimingBuilder::enabled) stays off.
     pub fn switch(&self, switch: Switch) {
         self.state.switch.set(switch);
@@ -251,7 +253,7 @@ impl TimingBuilder {
         self
     }
 
-    /// What to call with every [`Event`].
+    /// Sets the callback for every [`Event`].
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.settings.events = Events::new(Some(Arc::new(hook)));
         self
