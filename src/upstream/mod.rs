@@ -49,42 +49,56 @@
 //! "No" is an error at once ([`Mode::Reject`]), a wait of at most so long ([`Mode::Wait`]), or only counted
 //! ([`Mode::Observe`]). Nothing is spent before all have agreed.
 //!
-//! What an upstream says of itself is read from every response: see the table in the source of `upstream/learn/headers.rs`, or in short
-//! `X-RateLimit-*` in all their spellings, `RateLimit` and `RateLimit-BreakerPolicy` of the IETF's drafts up to 11, `Retry-After`, and
-//! by a [hook](UpstreamBuilder::limits_in_body) what stands in the body of a 200. A limit binds the endpoints in whose answers
+//! What an upstream says of itself is read from every response: see the table in the source of
+//! `upstream/learn/headers.rs`, or in short
+//! `X-RateLimit-*` in all their spellings, `RateLimit` and `RateLimit-BreakerPolicy` of the IETF's drafts up to 11,
+//! `Retry-After`, and
+//! by a [hook](UpstreamBuilder::limits_in_body) what stands in the body of a 200. A limit binds the endpoints in whose
+//! answers
 //! it was last told; a refusal that names no limit binds all of them.
 //!
 //! # It never counts less than the upstream has
 //!
-//! That is what makes a quota one can rely on. As far as this process's calls, and those of others that book in the same
+//! That is what makes a quota one can rely on. As far as this process's calls, and those of others that book in the
+//! same
 //! store, are concerned:
 //!
-//! 1. A call is spent in every window before it is sent. Only an answer 304 gives its cost back, and only where that was
-//!    said to be [free](UpstreamBuilder::free_not_modified). A call that failed or whose caller left may have been counted,
+//! 1. A call is spent in every window before it is sent. Only an answer 304 gives its cost back, and only where that
+//!    was
+//!    said to be [free](UpstreamBuilder::free_not_modified). A call that failed or whose caller left may have been
+//!    counted,
 //!    and stays spent.
-//! 2. What an upstream tells is as of when it counted that call; others may have been counted since, or before and answered
+//! 2. What an upstream tells is as of when it counted that call; others may have been counted since, or before and
+//!    answered
 //!    later. All that was sent and not answered before that call was sent is added to what it tells. An answer that was
 //!    overtaken by a later one changes nothing.
 //! 3. When a window ends, what is under way counts in the next one too: nobody knows where it will be counted.
-//! 4. Credits are booked in the store before they are spent, a block at a time. A process that dies takes its block along,
-//!    counted and unspent. While the store is away, credits are spent and owed, and booked when it is back; one that forgot
+//! 4. Credits are booked in the store before they are spent, a block at a time. A process that dies takes its block
+//!    along,
+//!    counted and unspent. While the store is away, credits are spent and owed, and booked when it is back; one that
+//!    forgot
 //!    is told again. Only a process that dies while it owes takes its debt along.
 //! 5. A calendar that is set back begins no old window anew.
 //!
 //! It rests on these assumptions: an upstream counts a call before it answers it, and none that reaches it more than a
-//! minute after its caller gave up; costs are what the cost function says; configured windows begin by our clock. Calls of
+//! minute after its caller gave up; costs are what the cost function says; configured windows begin by our clock.
+//! Calls of
 //! others under the same key that book nowhere are known as far as the upstream tells.
 //!
 //! # When it fails
 //!
-//! The store's failure never reaches a call. The client's own error does, untouched, as [`Error::Inner`]. What is shed is an
-//! [`Error::Rejected`], an error to whoever stands in front: a [cache](crate::cache) serves a stale answer in its place where it
+//! The store's failure never reaches a call. The client's own error does, untouched, as [`Error::Inner`]. What is shed
+//! is an
+//! [`Error::Rejected`], an error to whoever stands in front: a [cache](crate::cache) serves a stale answer in its
+//! place where it
 //! may. A hook that panics, panics in its caller's task.
 //!
 //! # What it costs
 //!
-//! A call that need not wait takes two short locks and two readings of the clock, allocates nothing and boxes nothing, without
-//! [`limits_in_body`](UpstreamBuilder::limits_in_body): about a quarter of a microsecond over the bare client, and half a
+//! A call that need not wait takes two short locks and two readings of the clock, allocates nothing and boxes nothing,
+//! without
+//! [`limits_in_body`](UpstreamBuilder::limits_in_body): about a quarter of a microsecond over the bare client, and
+//! half a
 //! microsecond where the response tells of limits, in `cargo bench --bench upstream` on two virtual cores. A call that
 //! waits is boxed. Memory: some kilobytes an upstream, however many calls; a hundred bytes an endpoint.
 //!

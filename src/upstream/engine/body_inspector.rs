@@ -1,6 +1,7 @@
-//! Looking at the beginning of a body while it goes by: limits that are told inside a 200.
+//! Inspects the beginning of a body while it is forwarded, for limits reported inside a 200.
 //!
-//! Frames reach the caller unchanged and at once. What is looked at is kept aside, at most as many bytes as allowed, and
+//! Frames reach the caller unchanged and at once. What is looked at is kept aside, at most as many bytes as allowed,
+//! and
 //! forgotten when the hook has seen it: at the bound, at the end, or when the body is dropped.
 
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use crate::base::error::BoxError;
 use crate::upstream::learn::observed_limits::ObservedLimits;
 use crate::upstream::quota::account::AccountTicket;
 
-/// What reads limits out of a body.
+/// Callback that reads limits from a body.
 pub(crate) type Read = Arc<dyn Fn(&Parts, &[u8]) -> Option<ObservedLimits> + Send + Sync>;
 
 /// The hook, and how much it may see.
@@ -36,7 +37,7 @@ pin_project! {
     }
 }
 
-/// What was seen so far.
+/// The bytes inspected so far.
 struct Look {
     core: Arc<UpstreamShared>,
     ticket: AccountTicket,

@@ -1,11 +1,14 @@
 //! [`Credential`]: our own key to the upstream, put on below the cache.
 //!
-//! A request with `Authorization` passes a cache by, since its answer may be one user's. Our own key says nothing of any
+//! A request with `Authorization` passes a cache by, since its answer may be one user's. Our own key says nothing of
+//! any
 //! user: it is the same for all. So it is added after the cache has looked, and a request that carries one already, a
 //! user's, is left as it is and passes by as ever.
 //!
-//! An answer that is `private` is so for whose key was used. Where that is ours, we are the one it is meant for: the cache
-//! is told what else it says, in a field of our own that goes no further. In the same way the cache can be told to go by its
+//! An answer that is `private` is so for whose key was used. Where that is ours, we are the one it is meant for: the
+//! cache
+//! is told what else it says, in a field of our own that goes no further. In the same way the cache can be told to go
+//! by its
 //! rules alone, whatever the upstream says of freshness; but `no-store` is always obeyed.
 
 use std::fmt;

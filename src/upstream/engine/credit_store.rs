@@ -40,7 +40,7 @@ pub trait CreditStore: Send + Sync + 'static {
 #[derive(Default)]
 pub struct MemoryCredits(Mutex<HashMap<Account, (i64, Balance)>>);
 
-/// Whose, which window.
+/// Key of an account: upstream and window.
 type Account = (Arc<str>, &'static str);
 
 impl CreditStore for MemoryCredits {

@@ -31,7 +31,7 @@ use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 /// The calendar is read anew so often.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What a call costs, in credits.
+/// Returns the cost of a call in credits.
 pub(crate) type CreditCost = Arc<dyn Fn(&RequestHead<'_>) -> u64 + Send + Sync>;
 
 /// See the [module](self).
@@ -53,7 +53,7 @@ pub(crate) struct UpstreamShared {
     pub(crate) held: Mutex<AccountState>,
 }
 
-/// What is behind the lock.
+/// State behind the lock.
 pub(crate) struct AccountState {
     pub(crate) account: Account,
     clocks: Clocks,
@@ -63,7 +63,7 @@ pub(crate) struct AccountState {
 #[derive(Clone, Copy)]
 pub(crate) struct Clocks(Moment);
 
-/// What a call comes to at first.
+/// Next step for a call.
 pub(crate) enum CallStep {
     /// It is made.
     Send(AccountTicket),
@@ -99,7 +99,7 @@ pub(crate) fn moment(clock: &Clock, now: Timestamp) -> Moment {
 }
 
 impl UpstreamShared {
-    /// What the quota makes of a request.
+    /// Returns the planned call of a request.
     pub(crate) fn call(&self, head: &RequestHead<'_>) -> PlannedCall {
         let endpoint = self.patterns.at(head.uri().path()).unwrap_or(self.patterns.names().len());
         let cost = self.cost.as_ref().map_or(1, |cost| crate::upstream::learn::observed_limits::credible(cost(head)));
@@ -107,7 +107,7 @@ impl UpstreamShared {
         PlannedCall { endpoint, cost, share, owes: false }
     }
 
-    /// What to do with it.
+    /// Returns the next step for a call.
     #[inline]
     pub(crate) fn begin(self: &Arc<Self>, call: PlannedCall) -> CallStep {
         if let Some(pacer) = self.pacer.as_ref().filter(|_| matches!(self.mode, Mode::Wait(_)))
@@ -131,7 +131,7 @@ impl UpstreamShared {
         }
     }
 
-    /// Asks the account, and tells what there is to tell.
+    /// Admits a call, and emits the events that result.
     #[inline]
     pub(crate) fn admit(self: &Arc<Self>, call: PlannedCall) -> CallVerdict {
         let mut held = self.lock();
@@ -147,7 +147,7 @@ impl UpstreamShared {
         verdict
     }
 
-    /// A call was answered.
+    /// Records a response.
     pub(crate) fn answered(&self, ticket: &AccountTicket, status: StatusCode, headers: &HeaderMap) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
@@ -158,7 +158,7 @@ impl UpstreamShared {
         self.tell(&news, moment.now);
     }
 
-    /// A call ended without an answer.
+    /// Records the end of a call without a response.
     pub(crate) fn ended(&self, ticket: &AccountTicket, ending: CallEnding<'_>) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
@@ -168,7 +168,7 @@ impl UpstreamShared {
         self.tell(&news, moment.now);
     }
 
-    /// An answer's body told something.
+    /// Applies limits observed in a response body.
     pub(crate) fn observed_in_body(&self, ticket: &AccountTicket, told: &ObservedLimits) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
@@ -178,7 +178,7 @@ impl UpstreamShared {
         self.tell(&news, moment.now);
     }
 
-    /// Counts a call that is not made, and says so.
+    /// Counts a rejected call and emits the event.
     pub(crate) fn shed(&self, reason: RejectedReason, retry_after: Duration) -> Rejected {
         self.lock().account.sheds[reason as usize] += 1;
         let upstream = &*self.name;
@@ -202,7 +202,8 @@ impl UpstreamShared {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Tells the caches what is left, where that has changed: when a call has ended, not when it begins. Their lock is taken under ours, never the other way round.
+    /// Tells the caches what is left, where that has changed: when a call has ended, not when it begins. Their lock is
+    /// taken under ours, never the other way round.
     fn feed(&self, held: &mut AccountState) {
         if let Some(allowances) = held.account.news_for_caches() {
             self.budget.set(&allowances);

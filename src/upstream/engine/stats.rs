@@ -12,7 +12,7 @@ use crate::upstream::quota::account::Endpoint;
 use crate::upstream::quota::meter::Moment;
 use crate::upstream::quota::rejected::RejectedReason;
 
-/// What is known of one upstream. Serialises to JSON, spans of time in seconds.
+/// Statistics of one upstream. Serialises to JSON, durations in seconds.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamStats {
@@ -22,11 +22,11 @@ pub struct UpstreamStats {
     pub mode: &'static str,
     /// The windows that were configured, in the order they were.
     pub windows: Vec<WindowStats>,
-    /// The limits that the upstream told of.
+    /// Limits reported by the upstream.
     pub learned: Vec<WindowStats>,
     /// Calls that were made.
     pub calls: u64,
-    /// What they cost.
+    /// Cost in credits.
     pub credits: u64,
     /// Credits spent in the last hour.
     pub burn_last_hour: u64,
@@ -56,14 +56,15 @@ pub struct WindowStats {
     pub window: String,
     /// What may be spent in it.
     pub limit: u64,
-    /// What is spent: never less than the upstream has counted.
+    /// Credits spent: never less than the upstream has counted.
     pub spent: u64,
-    /// What is left.
+    /// Credits left.
     pub remaining: u64,
     /// How long until the next window.
     #[serde(rename = "resets_in_s", serialize_with = "seconds")]
     pub resets_in: Duration,
-    /// How long the rest lasts at the higher of the last hour's and the last day's rate; nothing where it lasts until the
+    /// How long the rest lasts at the higher of the last hour's and the last day's rate; nothing where it lasts until
+    /// the
     /// next window.
     #[serde(rename = "exhausted_in_s", serialize_with = "maybe_seconds")]
     pub exhausted_in: Option<Duration>,
@@ -77,7 +78,7 @@ pub struct EndpointStats {
     pub endpoint: String,
     /// Calls that were made.
     pub calls: u64,
-    /// What they cost.
+    /// Cost in credits.
     pub credits: u64,
     /// Calls that ended in the client's error.
     pub failed: u64,

@@ -1,4 +1,4 @@
-//! What takes time: waiting for a turn, for a window, for a booking. Each has a bound.
+//! Waits for a turn, for a window, for a booking. Each wait is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::upstream::quota::balance::{Balance, Booking};
 use crate::upstream::quota::mode::Mode;
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 
-/// Nobody looks again sooner.
+/// Minimum interval between two checks.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Waits for the call's turn, then for leave.

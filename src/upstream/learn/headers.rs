@@ -1,4 +1,4 @@
-//! What the fields of a response say about the upstream's limits.
+//! Reads the upstream's limits from the fields of a response.
 //!
 //! | fields | seen at |
 //! |---|---|
@@ -11,7 +11,8 @@
 //! | `RateLimit: "default";r=5;t=30`, `RateLimit-BreakerPolicy: "default";q=10;w=60` | draft 11 |
 //! | `Retry-After` with 429, 403 or 503 | all of them; GitHub's secondary limits |
 //!
-//! What cannot be read is ignored; what is absurd is clamped. Moments are measured from the response's own `Date`, by the
+//! What cannot be read is ignored; what is absurd is clamped. Moments are measured from the response's own `Date`, by
+//! the
 //! clock of who wrote them.
 
 use http::{HeaderMap, StatusCode, header};
@@ -43,7 +44,7 @@ pub(crate) fn learn(status: StatusCode, headers: &HeaderMap, unix: f64) -> Obser
     told
 }
 
-/// What the status adds to the numbers.
+/// Applies the status to the observed limits.
 fn judge(told: &mut ObservedLimits, status: StatusCode, headers: &HeaderMap, unix: f64) {
     let used_up = told.limits.iter().any(|limit| limit.remaining == Some(0));
     told.unavailable = status == StatusCode::SERVICE_UNAVAILABLE;

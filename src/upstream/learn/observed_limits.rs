@@ -11,12 +11,13 @@ const MOST: usize = 8;
 /// Nobody sells more than this; what claims to is a mistake.
 const LARGEST: u64 = 1 << 50;
 
-/// What one of an upstream's limits is called, such as `core` or `requests`; empty where it has no name.
+/// Name of one of an upstream's limits, such as `core` or `requests`; empty if it has none.
 pub(crate) type LimitName = SmallVec<[u8; LONGEST]>;
 
-/// What an answer said about the upstream's limits.
+/// Limits reported by one response of the upstream.
 ///
-/// The fields of a response are [read](crate::upstream::UpstreamLayer) without being asked. This is for what stands in a body, as
+/// The fields of a response are [read](crate::upstream::UpstreamLayer) without being asked. This is for what stands in
+/// a body, as
 /// told by a [hook](crate::upstream::UpstreamBuilder::limits_in_body):
 ///
 /// ```
@@ -37,7 +38,7 @@ pub struct ObservedLimits {
     pub(crate) unavailable: bool,
 }
 
-/// One limit, as told.
+/// One reported limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedLimit {
     pub(crate) name: LimitName,
@@ -50,13 +51,13 @@ pub(crate) struct ObservedLimit {
 }
 
 impl ObservedLimits {
-    /// Nothing so far.
+    /// No limits.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Of this limit so much remains, until it is whole again. The name may be empty.
+    /// Records `remaining` units of `name`, resetting after `resets_in`. The name may be empty.
     #[must_use]
     pub fn limit(mut self, name: &str, limit: u64, remaining: u64, resets_in: Duration) -> Self {
         self.add(ObservedLimit {

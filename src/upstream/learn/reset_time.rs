@@ -1,4 +1,4 @@
-//! How long until: the many ways in which upstreams say when a quota is whole again.
+//! Parses the many formats in which upstreams report when a quota resets.
 //!
 //! | written as | read as | seen at |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | `2026-01-01T00:00:00Z` | that moment | Anthropic |
 //! | `Thu, 01 Jan 2026 00:00:00 GMT` | that moment | `Retry-After` |
 //!
-//! A delay of 10⁹ seconds would be 31 years: larger numbers are moments. What lies in the past is now; nothing is further
+//! A delay of 10⁹ seconds would be 31 years: larger numbers are moments. What lies in the past is now; nothing is
+//! further
 //! away than [`FURTHEST`].
 
 use std::time::{Duration, SystemTime};
@@ -87,7 +88,8 @@ pub(crate) fn date(text: &str) -> Option<f64> {
     Some(date.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
 }
 
-/// The one form that is sent today, from 1970 on: `Thu, 01 Jan 2026 00:00:00 GMT`. Its day of the week is not looked at.
+/// The one form that is sent today, from 1970 on: `Thu, 01 Jan 2026 00:00:00 GMT`. Its day of the week is not looked
+/// at.
 fn fixed(text: &[u8]) -> Option<f64> {
     const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     let text: &[u8; 29] = text.try_into().ok()?;

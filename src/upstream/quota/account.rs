@@ -1,6 +1,7 @@
 //! [`Account`]: everything that is known of one upstream, and the decision whether a call may be made.
 //!
-//! Pure: a call and a moment in, a verdict out; an answer and a moment in, what turned out. Whoever holds it locks it twice
+//! Pure: a call and a moment in, a verdict out; an answer and a moment in, what turned out. Whoever holds it locks it
+//! twice
 //! per call, for a few dozen comparisons each.
 //!
 //! All or none: nothing is spent before everything has agreed.
@@ -34,13 +35,13 @@ const MOST_LEARNED: usize = 16;
 pub(crate) struct Terms {
     /// Whether calls are refused at all.
     pub(crate) enforce: bool,
-    /// Whether what is spent is booked in a store.
+    /// Whether credits are booked in a store.
     pub(crate) booked: bool,
     /// Whether an answer "not modified" costs nothing.
     pub(crate) free_not_modified: bool,
     /// Thresholds, in per cent.
     pub(crate) alert_at: SmallVec<[u8; 4]>,
-    /// The share of the budget that caches are told of.
+    /// The share of the budget reported to caches.
     pub(crate) usual_share: f64,
     /// From how long on a call is slow, in nanoseconds.
     pub(crate) slow_after: u64,
@@ -60,17 +61,17 @@ pub(crate) struct Account {
     held: Timestamp,
     /// How often in a row it refused without saying for how long.
     refusals: u32,
-    /// The store did not answer; until then nobody waits for it.
+    /// The store did not answer; until then no call waits for it.
     store_away_until: Timestamp,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) sheds: [u64; RejectedReason::COUNT],
     pub(crate) would_shed: u64,
     pub(crate) waits: u64,
-    /// What caches were told last, in 256ths.
+    /// The share last reported to caches, in 256ths.
     fed: SmallVec<[(u8, Timestamp); 4]>,
 }
 
-/// What is counted of one endpoint.
+/// Counters of one endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Endpoint {
     pub(crate) calls: u64,
@@ -80,11 +81,11 @@ pub(crate) struct Endpoint {
     pub(crate) not_modified: u64,
     /// Of calls that were answered, in nanoseconds.
     pub(crate) time: u64,
-    /// Which learned limits its last answer told of, one bit each.
+    /// Learned limits that its last response reported, one bit each.
     limits: u16,
 }
 
-/// A call to be made.
+/// Call to be admitted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlannedCall {
     pub(crate) endpoint: usize,
@@ -95,17 +96,17 @@ pub(crate) struct PlannedCall {
     pub(crate) owes: bool,
 }
 
-/// A call that was let through.
+/// Admitted call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccountTicket {
     pub(crate) call: PlannedCall,
     pub(crate) sent: Timestamp,
-    /// What had been answered before.
+    /// Responses received before the call was sent.
     mark: u64,
     permit: Option<Permit>,
 }
 
-/// Whether a call may be made.
+/// Verdict on a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CallVerdict {
     /// It may; it is paid for.
@@ -204,7 +205,7 @@ impl Account {
         ours.max(theirs).map(|until| (RejectedReason::Quota, until))
     }
 
-    /// What to tell caches, where it has changed by a 256th or a window has begun.
+    /// Returns the allowances for caches, if one changed by a 256th or a window began.
     pub(crate) fn news_for_caches(&mut self) -> Option<Vec<Allowance>> {
         let share = self.terms.usual_share;
         let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));

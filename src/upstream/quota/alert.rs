@@ -1,6 +1,7 @@
 //! [`Alerts`]: what is said when a quota is used up to a certain share, once per crossing.
 //!
-//! A threshold fires when what is spent reaches it, and not again before it has fallen [`SLACK`] per cent below it, or a
+//! A threshold fires when what is spent reaches it, and not again before it has fallen [`SLACK`] per cent below it, or
+//! a
 //! new window has begun.
 
 use smallvec::SmallVec;

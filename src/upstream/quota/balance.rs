@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// What to book in one window of one upstream.
+/// Booking of credits in one window of one upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Booking {
@@ -19,7 +19,7 @@ pub struct Booking {
     pub credits: i64,
 }
 
-/// What is booked in one window by now, by everybody.
+/// Balance of one window: credits booked by all processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
     /// All credits that were ever booked. Where a store says less than it did, it has forgotten, and is told again.

@@ -12,7 +12,7 @@ const HOUR: u64 = 60 * MINUTE;
 /// A rate over less time than this says nothing.
 const SHORTEST: Duration = Duration::from_secs(60);
 
-/// What was spent of late.
+/// Recent spending.
 #[derive(Clone, Debug)]
 pub(crate) struct BurnRate {
     minutes: Ring<60>,
@@ -32,7 +32,7 @@ impl BurnRate {
         self.hours.add(cost, now);
     }
 
-    /// What was just spent turned out to cost nothing.
+    /// Removes the last spending, because the call cost nothing.
     pub(crate) fn forgive(&mut self, cost: u64, now: Timestamp) {
         self.minutes.take(cost, now);
         self.hours.take(cost, now);

@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::base::calendar::{DAY, civil, day_number, days_in_month, next_month, previous_month};
 use crate::base::error::Error;
 
-/// What may be spent of an upstream in each minute, hour, day or month.
+/// Quota of an upstream in credits per minute, hour, day or month.
 ///
-/// Windows follow the calendar: a minute begins at its first second, a day at [`reset_hour`](Self::reset_hour), a month on
+/// Windows follow the calendar: a minute begins at its first second, a day at [`reset_hour`](Self::reset_hour), a
+/// month on
 /// its [`reset_day`](Self::reset_day), all in UTC unless [`utc_offset`](Self::utc_offset) says otherwise.
 ///
 /// ```
@@ -80,28 +81,28 @@ impl Credits {
         Self { limit, period, reset_day: 1, reset_hour: 0, offset: 0 }
     }
 
-    /// The day a month begins on: 1 to 31, 1 unless told. Where a month has no such day, its last.
+    /// Sets the day a month begins on, 1 to 31; the last day in shorter months. Defaults to 1.
     #[must_use]
     pub const fn reset_day(mut self, day: u8) -> Self {
         self.reset_day = day;
         self
     }
 
-    /// The hour a day or month begins at: 0 to 23, 0 unless told.
+    /// Sets the hour a day or month begins at, 0 to 23. Defaults to 0.
     #[must_use]
     pub const fn reset_hour(mut self, hour: u8) -> Self {
         self.reset_hour = hour;
         self
     }
 
-    /// By whose clock days and months begin: minutes ahead of UTC, negative where behind it; 0 unless told.
+    /// Sets the offset from UTC of days and months in minutes, negative to the west. Defaults to 0.
     #[must_use]
     pub const fn utc_offset(mut self, minutes: i32) -> Self {
         self.offset = minutes;
         self
     }
 
-    /// What may be spent in one window.
+    /// Returns the credits of one window.
     #[must_use]
     pub const fn limit(&self) -> u64 {
         self.limit

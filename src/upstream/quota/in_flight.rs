@@ -1,12 +1,15 @@
 //! [`InFlight`]: what was sent, what was answered, and what may still be counted by the upstream.
 //!
-//! An upstream that answers has counted the call before it answers. So when it says *used*, everything that was answered
+//! An upstream that answers has counted the call before it answers. So when it says *used*, everything that was
+//! answered
 //! before that call was sent is in *used*; everything else that was sent by now may or may not be:
 //!
 //! > counted by now ≤ *used* + sent by now − answered before that call was sent − that call
 //!
-//! That is what [`unseen`](InFlight::unseen) adds to what is told, in two numbers, however many calls overlap and in whatever
-//! order their answers come. A call that ended without an answer (an error, a client that left) may still be on its way:
+//! That is what [`unseen`](InFlight::unseen) adds to what is told, in two numbers, however many calls overlap and in
+//! whatever
+//! order their answers come. A call that ended without an answer (an error, a client that left) may still be on its
+//! way:
 //! it counts as answered only after [`LOST`](InFlight) has passed, one to two minutes later.
 
 use std::time::Duration;
@@ -33,7 +36,7 @@ impl InFlight {
         self.answered
     }
 
-    /// A call was answered.
+    /// Records a response.
     pub(crate) const fn answer(&mut self, cost: u64) {
         self.answered += cost;
     }
@@ -43,13 +46,13 @@ impl InFlight {
         self.sent -= cost;
     }
 
-    /// A call ended without an answer.
+    /// Records the end of a call without a response.
     pub(crate) fn lose(&mut self, cost: u64, now: Timestamp) {
         self.age(now);
         self.doubtful[0] += cost;
     }
 
-    /// What ended long ago without an answer was counted, or never will be.
+    /// Forgets calls that ended long ago without a response.
     pub(crate) fn age(&mut self, now: Timestamp) {
         let minutes = now.since(self.since).as_secs() / LOST.as_secs();
         if minutes == 0 {
@@ -69,7 +72,7 @@ impl InFlight {
         (self.sent - mark).saturating_sub(cost)
     }
 
-    /// What may still be counted: under way, or ended in doubt.
+    /// Cost that the upstream may still count: in flight, or ended without a response.
     pub(crate) const fn under_way(&self) -> u64 {
         self.sent - self.answered
     }
@@ -108,7 +111,8 @@ mod tests {
     }
 
     proptest! {
-        /// A server that counts each call at some time between its being sent and its being answered: what it tells, plus
+        /// A server that counts each call at some time between its being sent and its being answered: what it tells,
+        /// plus
         /// what is unseen, is never less than what it has counted by then.
         #[test]
         fn what_is_told_and_what_is_unseen_cover_what_was_counted(

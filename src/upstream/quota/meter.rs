@@ -1,4 +1,4 @@
-//! What is spent in one window: [`Calendar`], which we count, and [`LearnedLimit`], which the upstream counts.
+//! Meters of one window: [`Calendar`], counted here, and [`LearnedLimit`], counted by the upstream.
 //!
 //! Neither ever counts less than the upstream has counted:
 //!
@@ -44,7 +44,7 @@ pub(crate) struct Calendar {
     pub(crate) credits: Credits,
     pub(crate) span: WindowSpan,
     pub(crate) ends: Timestamp,
-    /// What is booked in the store, by everybody.
+    /// Credits booked in the store by all processes.
     balance: Balance,
     /// What of it was booked here, and is not spent yet; below zero what is spent and not booked.
     block: i64,
@@ -74,7 +74,7 @@ impl Calendar {
         self.ends = moment.now.after(u64::try_from(left).unwrap_or(0));
     }
 
-    /// What is spent in this window, by all who book here.
+    /// Returns the credits spent in this window by all processes.
     pub(crate) fn spent(&self) -> u64 {
         u64::try_from(net(self.balance).saturating_sub(self.block)).unwrap_or(0)
     }
@@ -100,7 +100,7 @@ impl Calendar {
         self.block >= signed(cost)
     }
 
-    /// What must be booked so that `wanted` credits are there to be spent.
+    /// Returns the credits to book so that `wanted` can be spent.
     pub(crate) fn lacks(&self, wanted: u64) -> u64 {
         u64::try_from(signed(wanted) - self.block).unwrap_or(0)
     }
@@ -143,7 +143,7 @@ pub(crate) struct LearnedLimit {
     pub(crate) name: LimitName,
     pub(crate) limit: u64,
     pub(crate) spent: u64,
-    /// What the upstream said was used.
+    /// Units used according to the upstream.
     used: u64,
     pub(crate) ends: Timestamp,
     pub(crate) length: Duration,
@@ -157,7 +157,7 @@ pub(crate) struct LearnedLimit {
 pub(crate) struct CountedResponse {
     /// When its call was sent.
     pub(crate) sent: Timestamp,
-    /// What it cannot have told of.
+    /// Cost of calls it cannot include.
     pub(crate) unseen: u64,
 }
 

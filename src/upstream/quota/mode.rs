@@ -1,4 +1,4 @@
-//! What becomes of a call that may not be made now: [`Mode`]; how calls are spread: [`CallPace`]; whose go first:
+//! [`Mode`]: the treatment of calls beyond the quota; [`CallPace`]: their spacing; and their priorities:
 //! [`Priority`].
 
 use std::num::NonZeroU32;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 
-/// What becomes of a call that the quota, the upstream or the circuit says no to.
+/// Treatment of a call that the quota, the upstream or the circuit refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
@@ -68,7 +68,7 @@ impl CallPace {
         Self { calls, period: Duration::from_secs(60), burst: 1 }
     }
 
-    /// So many may be made at once; 1 unless told.
+    /// Sets how many calls may be made at once. Defaults to 1.
     #[must_use]
     pub const fn burst(mut self, calls: u32) -> Self {
         self.burst = calls;
@@ -84,7 +84,8 @@ impl CallPace {
     }
 }
 
-/// How much a call matters: a request extension. Each class may use up the quota to its [share](crate::upstream::UpstreamBuilder::share) only.
+/// How much a call matters: a request extension. Each class may use up the quota to its
+/// [share](crate::upstream::UpstreamBuilder::share) only.
 ///
 /// ```
 /// use tollgate::upstream::Priority;
@@ -97,10 +98,10 @@ impl CallPace {
 pub enum Priority {
     /// May use up all of it.
     High,
-    /// Stops at 90 % unless told, rounded up: what is left is for what matters.
+    /// Stops at 90 % of the quota by default, rounded up: the rest is for calls of high priority.
     #[default]
     Normal,
-    /// Stops at 50 % unless told: work that can wait for the next window.
+    /// Stops at 50 % of the quota by default: work that can wait for the next window.
     Low,
 }
 

@@ -62,7 +62,7 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// What a call through an [`UpstreamLayer`](crate::upstream::UpstreamLayer) fails with.
+/// Error of a call through an [`UpstreamLayer`](crate::upstream::UpstreamLayer).
 ///
 /// ```
 /// use tollgate::upstream::Error;

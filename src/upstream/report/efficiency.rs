@@ -32,22 +32,22 @@ pub struct EndpointReport {
     pub avoided: u64,
     /// The share of requests that needed no call, 0 to 1.
     pub hit_ratio: f64,
-    /// What the calls cost.
+    /// Cost of the calls in credits.
     pub credits: u64,
     /// The same for each request.
     pub credits_per_request: f64,
     /// How long a request took, on average.
     #[serde(rename = "mean_latency_s", serialize_with = "seconds")]
     pub mean_latency: Duration,
-    /// What the calls cost in money, where a credit has a price.
+    /// Cost of the calls in money, if a credit has a price.
     pub money: Option<f64>,
-    /// What was saved: avoided requests at the price of those that were made.
+    /// Savings: avoided requests at the mean price of those made.
     pub saved: Option<f64>,
     /// 0 to 100, see [`Weights`].
     pub score: f64,
 }
 
-/// What is counted of one endpoint.
+/// Counters of one endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
     pub(crate) upstream: String,

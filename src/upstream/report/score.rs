@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 
-/// What the score of an endpoint is made of; each part is worth 0 to 100.
+/// Weights of the parts of an endpoint's score; each part is 0 to 100.
 ///
 /// ```
 /// use std::time::Duration;
@@ -19,15 +19,15 @@ use crate::base::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Weights {
-    /// Of the share of requests that needed no call; 0.5 unless told.
+    /// Weight of the share of requests that needed no call. Defaults to 0.5.
     pub hits: f64,
-    /// Of credits per request; 0.3 unless told.
+    /// Weight of credits per request. Defaults to 0.3.
     pub credits: f64,
-    /// Of the mean latency; 0.2 unless told.
+    /// Weight of the mean latency. Defaults to 0.2.
     pub latency: f64,
-    /// How many points one credit per request costs; 20 unless told.
+    /// Points lost per credit and request. Defaults to 20.
     pub per_credit: f64,
-    /// How much latency costs one point; 50 ms unless told.
+    /// Latency that costs one point. Defaults to 50 ms.
     pub per_point: Duration,
 }
 

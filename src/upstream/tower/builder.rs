@@ -30,7 +30,7 @@ use crate::upstream::quota::credit::Credits;
 use crate::upstream::quota::meter::Calendar;
 use crate::upstream::quota::mode::{CallPace, Mode, Priority, Shares};
 
-/// From when on a call is slow.
+/// Calls that take longer are slow.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// Sets up an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
@@ -99,7 +99,7 @@ impl UpstreamBuilder {
         self
     }
 
-    /// What becomes of a call that may not be made now: [`Mode::Reject`] unless told.
+    /// Sets the treatment of calls beyond the quota. Defaults to [`Mode::Reject`].
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
@@ -111,26 +111,27 @@ impl UpstreamBuilder {
         self
     }
 
-    /// When a failing upstream is left alone: unless told, after five failures in a row, or where more than 50 per cent of
+    /// When a failing upstream is left alone: unless told, after five failures in a row, or where more than 50 per
+    /// cent of
     /// the last ten seconds' calls failed or took 10 s. `None` for never.
     pub fn circuit(mut self, circuit: impl Into<Option<Circuit>>) -> Self {
         self.circuit = circuit.into();
         self
     }
 
-    /// How much of each limit calls of that class may use up, 0 to 1: high 1, normal 0.9, low 0.5 unless told.
+    /// Sets the share of each limit for calls of a class, 0 to 1. Defaults to 1 for high, 0.9 for normal, 0.5 for low.
     pub fn share(mut self, priority: Priority, share: f64) -> Self {
         self.shares.set(priority, share);
         self
     }
 
-    /// At how many per cent of a limit an [`Event::QuotaUsed`] is sent: 80 and 90 unless told, at most eight.
+    /// Sets the percentages of a limit at which an [`Event::QuotaUsed`] is sent, at most eight. Defaults to 80 and 90.
     pub fn alert_at(mut self, percents: impl IntoIterator<Item = u8>) -> Self {
         self.alert_at = percents.into_iter().collect();
         self
     }
 
-    /// What a call costs, in credits: 1 unless told.
+    /// Sets the cost of a call in credits. Defaults to 1.
     pub fn cost(mut self, cost: impl Fn(&RequestHead<'_>) -> u64 + Send + Sync + 'static) -> Self {
         self.cost = Some(Arc::new(cost));
         self
@@ -143,7 +144,8 @@ impl UpstreamBuilder {
     }
 
     /// Names endpoints by these patterns, in axum's syntax; all other calls share the name
-    /// [`UNMATCHED`](crate::UNMATCHED). An upstream with several limits tells by endpoint which of them a call falls under.
+    /// [`UNMATCHED`](crate::UNMATCHED). An upstream with several limits tells by endpoint which of them a call falls
+    /// under.
     pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         for pattern in patterns {
             if let Err(error) = self.patterns.place(pattern.as_ref()) {
@@ -153,7 +155,8 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Reads limits from the first `most` bytes of every response's body, for upstreams that refuse with a 200. The body
+    /// Reads limits from the first `most` bytes of every response's body, for upstreams that refuse with a 200. The
+    /// body
     /// goes to the caller unchanged meanwhile. Costs a box per call and a copy of these bytes.
     pub fn limits_in_body(
         mut self,
@@ -171,13 +174,14 @@ impl UpstreamBuilder {
         self
     }
 
-    /// What caches make of a budget that runs low.
+    /// Sets the policy of caches for a low budget.
     pub fn effect(mut self, policy: BudgetPolicy) -> Self {
         self.effect = policy;
         self
     }
 
-    /// Where to read the time. A test turns a [`ManualClock`](crate::ManualClock). Waiting is done by the runtime's clock.
+    /// Where to read the time. A test turns a [`ManualClock`](crate::ManualClock). Waiting is done by the runtime's
+    /// clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -192,7 +196,8 @@ impl UpstreamBuilder {
     /// The layer.
     ///
     /// # Errors
-    /// Names the first value that is impossible: an empty name, a quota, pace, share, threshold, circuit or pattern that
+    /// Names the first value that is impossible: an empty name, a quota, pace, share, threshold, circuit or pattern
+    /// that
     /// cannot be; two windows of one length.
     pub fn build(mut self) -> Result<UpstreamLayer, Error> {
         if let Some(error) = self.error.take() {

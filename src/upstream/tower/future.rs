@@ -23,7 +23,8 @@ use crate::upstream::quota::account::{AccountTicket, CallEnding};
 use crate::upstream::quota::rejected::{Error, Rejected};
 
 pin_project! {
-    /// The response of an [`Upstream`](crate::upstream::Upstream) service. A call that is dropped before it is answered stays spent.
+    /// The response of an [`Upstream`](crate::upstream::Upstream) service. A call that is dropped before it is
+    /// answered stays spent.
     pub struct ResponseFuture<S, Q, W>
     where
         S: Service<Request<Q>>,
@@ -123,7 +124,7 @@ where
     }
 }
 
-/// A call under way. Dropped before it is settled, nobody knows whether it was counted.
+/// Call in progress. If dropped before settlement, it may have been counted.
 pub(crate) struct CallWatch {
     core: Arc<UpstreamShared>,
     ticket: AccountTicket,

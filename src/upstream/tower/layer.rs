@@ -52,7 +52,8 @@ pub struct UpstreamLayer {
 }
 
 impl UpstreamLayer {
-    /// A quota that is kept: what goes beyond it, or what the upstream itself says no to, is [shed](crate::upstream::Mode::Reject).
+    /// A quota that is kept: what goes beyond it, or what the upstream itself says no to, is
+    /// [shed](crate::upstream::Mode::Reject).
     ///
     /// # Errors
     /// Where the quota is impossible, or the name empty.
@@ -65,13 +66,14 @@ impl UpstreamLayer {
         UpstreamBuilder::new(name.into())
     }
 
-    /// What is known of the upstream now. Costs some microseconds: for a page or a scrape.
+    /// Returns the statistics of the upstream. Takes some microseconds: for a page or a scrape.
     #[must_use]
     pub fn stats(&self) -> UpstreamStats {
         UpstreamStats::of(&self.core)
     }
 
-    /// How its endpoints are used, by the [default weights](crate::upstream::Weights) and without prices, those with the lowest score
+    /// How its endpoints are used, by the [default weights](crate::upstream::Weights) and without prices, those with
+    /// the lowest score
     /// first. Behind a cache that it does not know of, every call is a request.
     #[must_use]
     pub fn report(&self) -> EfficiencyReport {
@@ -87,13 +89,14 @@ impl UpstreamLayer {
         EfficiencyReport::of(stats.endpoints.iter().cloned().map(usage), &Weights::default(), None)
     }
 
-    /// What is left of the quota, for the caches in front of it: they make entries live longer as it runs low.
+    /// Returns the remaining quota for the caches in front, which extend lifetimes as it runs low.
     #[must_use]
     pub fn budget(&self) -> Budget {
         self.core.budget.clone()
     }
 
-    /// Books what is owed and gives back what was booked and not spent. Call it when no more calls are made; without it the
+    /// Books what is owed and gives back what was booked and not spent. Call it when no more calls are made; without
+    /// it the
     /// store counts a block too much, never too little.
     pub async fn shutdown(&self) {
         if self.core.store.is_some() && !self.core.stopped.swap(true, Ordering::Relaxed) {

@@ -18,7 +18,8 @@ use crate::upstream::quota::rejected::Error;
 
 /// A client whose calls are counted, paced and shed. Made by [`UpstreamLayer`](crate::upstream::UpstreamLayer).
 ///
-/// It is always ready: a call that is not made neither waits for the client nor touches it. A call that is made waits for
+/// It is always ready: a call that is not made neither waits for the client nor touches it. A call that is made waits
+/// for
 /// a clone of the client to be ready, then calls that clone.
 pub struct Upstream<S, W = Wrap> {
     pub(crate) inner: S,
@@ -47,7 +48,8 @@ where
             CallStep::Send(ticket) => {
                 let watch = CallWatch::new(self.core.clone(), ticket);
                 let mut inner = self.inner.clone();
-                // The task's own waker replaces this one where the client is polled again. An error is left for the task
+                // The task's own waker replaces this one where the client is polled again. An error is left for the
+                // task
                 // to find: a service that failed goes on failing.
                 if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
                     return ResponseFuture::calling(inner.call(request), watch);

@@ -22,7 +22,7 @@ use crate::upstream::quota::meter::Calendar;
 /// A store that did not answer is asked again after this.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// What to book in one window.
+/// Booking request for one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BookingRequest {
     /// Which window it is: its place, its first second and its last.
@@ -47,7 +47,7 @@ impl Account {
         self.must_book(half, now)
     }
 
-    /// What to book now, for calls like this one and a while.
+    /// Returns the bookings for calls like this one and those expected soon.
     pub(crate) fn next_block(&mut self, cost: u64, now: Timestamp) -> SmallVec<[BookingRequest; 2]> {
         let left = self.calendars.iter().map(|calendar| calendar.limit().saturating_sub(calendar.spent())).min();
         let block = self.block.next(cost, left.unwrap_or(0), now);
@@ -58,12 +58,12 @@ impl Account {
         owing.collect()
     }
 
-    /// What is owed, to be booked.
+    /// Returns the debt to be booked.
     pub(crate) fn to_settle(&self) -> SmallVec<[BookingRequest; 2]> {
         self.owing(|calendar| calendar.owed().cast_signed())
     }
 
-    /// What was booked here and not spent, to be given back.
+    /// Returns unspent bookings, to be released.
     pub(crate) fn to_return(&self) -> SmallVec<[BookingRequest; 2]> {
         self.owing(|calendar| -calendar.unspent().cast_signed())
     }

@@ -17,15 +17,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How a call ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CallEnding<'a> {
-    /// With an answer, and what that told.
+    /// With a response, and the limits it reported.
     Answered(StatusCode, &'a ObservedLimits),
     /// In an error.
     Failed,
-    /// Nobody waits for it any more.
+    /// The caller dropped it.
     Left,
 }
 
-/// What there is to report.
+/// Events of a settlement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AccountEvents {
     pub(crate) alerts: SmallVec<[Alert; 1]>,
@@ -144,7 +144,7 @@ impl Account {
         None
     }
 
-    /// What a body told, after its head had been settled.
+    /// Applies limits from a body, after the head was settled.
     pub(crate) fn observed_in_body(
         &mut self,
         ticket: &AccountTicket,
@@ -191,7 +191,7 @@ impl Account {
         alerts
     }
 
-    /// From when on a call counts as slow.
+    /// Returns the duration above which a call is slow, in nanoseconds.
     pub(crate) const fn slow_after(span: Option<Duration>) -> u64 {
         match span {
             Some(span) => nanos(span),
