@@ -2,7 +2,8 @@
 //!
 //! It has no peek and no refund, so it is asked last, after everything that can be given back.
 //!
-//! And [`Pacer`]: the same limiter, waited for. governor's own `until_ready` knows no bound and sleeps by a timer that no
+//! And [`Pacer`]: the same limiter, waited for. governor's own `until_ready` knows no bound and sleeps by a timer that
+//! no
 //! test can turn; so it is asked when the next turn comes, and the runtime sleeps.
 
 use std::num::NonZeroU32;
@@ -82,7 +83,7 @@ impl std::fmt::Debug for NodeCeiling {
 pub(crate) struct Pacer {
     limiter: RateLimiter<NotKeyed, InMemoryState, Running, StateInformationMiddleware>,
     interval: Duration,
-    /// Held by whoever is next.
+    /// Held by the next caller.
     front: Semaphore,
     waiting: AtomicU32,
     running: Running,
@@ -101,7 +102,7 @@ impl Pacer {
         Self { limiter, interval, front: Semaphore::new(1), waiting: AtomicU32::new(0), running }
     }
 
-    /// Takes a turn, where one is free and nobody waits for it.
+    /// Takes a turn, if one is free and no caller waits.
     pub(crate) fn may_go(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) == 0 && self.limiter.check().is_ok()
     }

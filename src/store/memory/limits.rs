@@ -58,9 +58,11 @@ impl MemoryLimits {
     /// A store of at most `capacity` keys (at least one). A full store takes 40 bytes for each token bucket and 160 for
     /// each exact window (264 where the limit is over 65 535); nothing is allocated before a key is seen.
     ///
-    /// What it is asked to do about more keys: one that equals no state at all (its limit is whole again) makes room, at
+    /// What it is asked to do about more keys: one that equals no state at all (its limit is whole again) makes room,
+    /// at
     /// no loss; else, of eight picked at random, the one that has used the smallest share of its limit. Where all of
-    /// those are spent, newcomers share a few buckets: a flood of keys forgives no limited one, and newcomers are slowed
+    /// those are spent, newcomers share a few buckets: a flood of keys forgives no limited one, and newcomers are
+    /// slowed
     /// in groups rather than locked out together.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
@@ -172,7 +174,8 @@ impl LimitStore for MemoryLimits {
     }
 }
 
-/// Waits for a lock that is held for some tens of nanoseconds. Looking again and again takes the line from who holds it, so
+/// Waits for a lock that is held for some tens of nanoseconds. Looking again and again takes the line from who holds
+/// it, so
 /// each pause is twice as long as the last: two threads at one key get through about twice as many decisions.
 #[cold]
 fn wait_for(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {

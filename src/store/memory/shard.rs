@@ -87,7 +87,7 @@ impl Shard {
         });
     }
 
-    /// What the key has done, as measured by the check's quota; its slot is taken where it has none.
+    /// Returns the key's history under the check's quota; allocates a slot if it has none.
     #[inline(always)]
     fn with<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let at = match self.table.find(check.key.to_bits()) {
@@ -176,7 +176,7 @@ impl WindowLogs {
         }
     }
 
-    /// What a slot keeps of this past.
+    /// State that a slot stores of this history.
     fn put(&mut self, past: KeyHistory, most: usize) -> u64 {
         match past {
             KeyHistory::Tat(tat) => tat.as_nanos(),

@@ -1,13 +1,14 @@
 //! [`Table`]: keys to slots, in one allocation and mostly one or two neighbouring cache lines.
 //!
-//! Open addressing, kept **sorted**: a key's home is its hash scaled to the table's length, so homes rise with keys, and
+//! Open addressing, kept **sorted**: a key's home is its hash scaled to the table's length, so homes rise with keys,
+//! and
 //! a displaced key stands right of all smaller ones. A look-up, found or not, ends at the first key that is not
 //! smaller: about three slots of 32 bytes, side by side, where the table is four fifths full. Taking a slot moves the
 //! few that follow by one place, freeing one moves them back: no tombstones, nothing to sweep.
 
 use crate::limit::Packed;
 
-/// What the table holds of a key.
+/// Slot of a key in the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     /// The key's hash; [`FREE`] where there is none.
@@ -70,7 +71,7 @@ impl Table {
         self.len += 1;
     }
 
-    /// Forgets what is in this slot.
+    /// Clears this slot.
     pub(super) fn remove(&mut self, at: usize) -> Slot {
         let removed = self.slots[at];
         let after = self.slots[at + 1..].iter().zip(at + 1..);

@@ -5,7 +5,8 @@
 //! where it was after every fresh connection, whenever a message is missing, and once a second besides. What it finds
 //! there decides what it may still use: see `cache/engine/invalidation_log.rs`.
 //!
-//! An invalidation that Redis cannot be told of binds in this process, is kept, and goes into the log when Redis is back.
+//! An invalidation that Redis cannot be told of binds in this process, is kept, and goes into the log when Redis is
+//! back.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -44,7 +45,7 @@ const RETRY: Duration = Duration::from_millis(200);
 const TOLERANCE: Duration = Duration::from_secs(1);
 /// How many invalidations the log keeps.
 const MOST: u64 = 16_384;
-/// What begins a message that removes a key.
+/// First byte of a message that removes a key.
 const REMOVAL: u8 = b'-';
 
 /// Appends a record, publishes it, and returns it with its number. Begins a history where there is none.
@@ -85,7 +86,7 @@ if number == 0 or log == 0 or number < tonumber(ARGV[2]) then
 end
 return 1";
 
-/// What the cache in Redis and its backplane share.
+/// State shared by the cache in Redis and its backplane.
 pub(super) struct Backplane {
     pub(super) redis: Redis,
     pub(super) guard: FailOpen<Conn>,
@@ -263,7 +264,7 @@ impl Backplane {
         }
     }
 
-    /// What every fresh connection begins with.
+    /// Commands sent on every fresh connection.
     async fn greet(&self) -> Result<(), Outage> {
         if self.redis.secret.is_none() {
             let (name, known) = (self.key("secret"), self.names());

@@ -333,7 +333,7 @@ pub(super) fn fault(error: RedisError, roams: bool) -> Fault {
     if refused { Fault::Refused(told) } else { Fault::Lost(told) }
 }
 
-/// What went wrong in one line. Never holds a password: the client's errors repeat none.
+/// Returns the error in one line. It contains no password: the client's errors repeat none.
 fn reason(error: &RedisError) -> String {
     error.to_string()
 }

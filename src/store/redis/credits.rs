@@ -1,8 +1,11 @@
 //! [`RedisCredits`]: credits booked in Redis, by all nodes of a fleet.
 //!
-//! One hash for each upstream and window: what was booked and what was given back, both only added to (`HINCRBY`), so that
-//! a Redis that forgot is told from one that was given back to. It goes an hour after the window has ended (`PEXPIREAT`).
-//! One round trip for all windows of a booking. An answer that is lost leaves a booking behind: too much is counted, never
+//! One hash for each upstream and window: what was booked and what was given back, both only added to (`HINCRBY`), so
+//! that
+//! a Redis that forgot is told from one that was given back to. It goes an hour after the window has ended
+//! (`PEXPIREAT`).
+//! One round trip for all windows of a booking. An answer that is lost leaves a booking behind: too much is counted,
+//! never
 //! too little.
 
 use std::fmt;

@@ -269,7 +269,7 @@ impl Inner {
             return MaybeReady::Ready(Ok(Verdicts::new()));
         }
         if checks.iter().any(|check| check.fleet().is_none()) {
-            // Nobody knows yet what the fleet calls these keys.
+            // The fleet's names of these keys are not known yet.
             let outage = self.guard.check().err().unwrap_or(Outage::Disconnected);
             return MaybeReady::Ready(Err(away(outage)));
         }

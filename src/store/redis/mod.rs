@@ -1,7 +1,9 @@
 //! Engines over Redis or Valkey (6.2 and later), which a fleet of processes shares.
 //!
-//! [`Redis`] is where it is and how long it may take; [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) takes it,
-//! or just its URL. Limits and cache have a connection, a deadline and a breaker each, so that a large cached body never
+//! [`Redis`] is where it is and how long it may take; [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) takes
+//! it,
+//! or just its URL. Limits and cache have a connection, a deadline and a breaker each, so that a large cached body
+//! never
 //! delays a decision.
 //!
 //! | URL | reaches |
@@ -21,10 +23,12 @@
 //! | `…:{cache}:number` | string | the number of the last | the same |
 //! | `…:{cache}:secret` | string | what names are hashed under, where none is configured | ten years without a new connection |
 //!
-//! Credits of upstreams are under `…:credits:<hash>`, a hash for each upstream and window, gone an hour after the window's
+//! Credits of upstreams are under `…:credits:<hash>`, a hash for each upstream and window, gone an hour after the
+//! window's
 //! end; the limits' secret names them.
 //!
-//! And there is the channel `…:{cache}:channel`, on which every addition to the log is published. A fleet that says nothing for so
+//! And there is the channel `…:{cache}:channel`, on which every addition to the log is published. A fleet that says
+//! nothing for so
 //! long begins its history anew, as one whose Redis was emptied does.
 
 mod backplane;

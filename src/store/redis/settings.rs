@@ -73,42 +73,43 @@ impl Redis {
         })
     }
 
-    /// How long a decision may take before this process decides by itself: 25 ms unless told.
+    /// Sets the deadline of a decision, after which this process decides by itself. Defaults to 25 ms.
     #[must_use]
     pub fn limit_deadline(mut self, span: Duration) -> Self {
         self.limit_deadline = span;
         self
     }
 
-    /// How long a look-up may take before it is a miss: 50 ms unless told.
+    /// Sets the deadline of a look-up, after which it is a miss. Defaults to 50 ms.
     #[must_use]
     pub fn cache_deadline(mut self, span: Duration) -> Self {
         self.cache_deadline = span;
         self
     }
 
-    /// When the limits stop asking, and try again: the [defaults](Circuit) unless told.
+    /// Sets the circuit of limits. Defaults to [`Circuit`]'s defaults.
     #[must_use]
     pub fn limit_circuit(mut self, circuit: Circuit) -> Self {
         self.limit_circuit = circuit;
         self
     }
 
-    /// When the cache stops asking, and tries again: the [defaults](Circuit) unless told.
+    /// Sets the circuit of the cache. Defaults to [`Circuit`]'s defaults.
     #[must_use]
     pub fn cache_circuit(mut self, circuit: Circuit) -> Self {
         self.cache_circuit = circuit;
         self
     }
 
-    /// What the names of all keys begin with: `tollgate` unless told. Fleets that share a Redis take one each.
+    /// Sets the prefix of all keys. Defaults to `tollgate`. Fleets that share a Redis need different ones.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// What the names of keys are hashed under, the same on every node. Unless told, the first node draws one and leaves
+    /// What the names of keys are hashed under, the same on every node. Unless told, the first node draws one and
+    /// leaves
     /// it in Redis for the others.
     #[must_use]
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
@@ -116,7 +117,7 @@ impl Redis {
         self
     }
 
-    /// The certificate authority of a server reached over TLS, in PEM: the system's unless told.
+    /// Sets the certificate authority for TLS, in PEM. Defaults to the system's.
     #[cfg(feature = "redis-tls")]
     #[must_use]
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
@@ -124,14 +125,14 @@ impl Redis {
         self
     }
 
-    /// Whether each decision asks Redis: [`LimitMode::Exact`] unless told. The same on every node.
+    /// Sets the mode of limits, the same on every node. Defaults to [`LimitMode::Exact`].
     #[must_use]
     pub fn limit_mode(mut self, mode: LimitMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// The time that limits count by: the server's unless told. For tests that turn a clock.
+    /// Sets the clock of limits, for tests. Defaults to the server's.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {

@@ -1,4 +1,4 @@
-//! What this process knows of keys without asking: refusals until their retry time, and leases.
+//! Local cache of decisions: refusals until their retry time, and leases.
 //!
 //! A fixed table, each key in the one slot its name points to: bounded, O(1), no sweep. Where two keys want a slot, the
 //! one that is refused or leased keeps it and the other is asked for each time.
@@ -36,7 +36,7 @@ struct Slot {
     account: LeaseAccount,
 }
 
-/// What a lease paid.
+/// Payment from a lease.
 pub(super) struct LeasePayment {
     pub(super) verdict: Verdict,
     /// A new block should be bought soon.
@@ -134,7 +134,7 @@ impl LocalCache {
         }
     }
 
-    /// What is left of a lease that has ended.
+    /// Unspent units of an expired lease.
     pub(super) fn expire(&self, key: u64, quota: Quota, now: Timestamp) -> Option<Unspent> {
         let mut slot = self.lock(key);
         if slot.is(key, quota) { slot.account.expire(now) } else { None }

@@ -1,4 +1,4 @@
-//! What the script is asked and what it answers, as bytes and integers. No I/O.
+//! Protocol of the script: requests as bytes, replies as integers. No I/O.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(super) enum LimitCommand {
     Charge,
 }
 
-/// What is taken all or none.
+/// Checks that are charged together or not at all.
 pub(super) type CheckGroup = SmallVec<[Op; 2]>;
 
 /// One call of the script.
@@ -121,7 +121,7 @@ pub(super) struct SoldUnits {
     pub(super) life: Duration,
 }
 
-/// What the script said of one group.
+/// The script's reply for one group.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupResult {
     pub(super) verdicts: Verdicts,

@@ -40,7 +40,7 @@ struct Line {
     lanes: usize,
 }
 
-/// What to do after queueing.
+/// Next step after queueing.
 pub(super) enum Queued {
     /// Open a lane.
     Open,

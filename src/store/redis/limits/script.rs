@@ -54,7 +54,7 @@ fn integers(answer: Value) -> Result<Vec<i64>, Fault> {
     values.into_iter().map(|value| if let Value::Int(value) = value { Ok(value) } else { Err(foreign()) }).collect()
 }
 
-/// What keys are called.
+/// Names of keys.
 pub(super) struct ScriptKeys {
     prefix: String,
     /// How many hash tags keys are spread over, at most 16; one where the server is one.

@@ -85,7 +85,7 @@ async fn send(inner: &Arc<Inner>, jobs: Vec<QueuedGroup>) {
     }
 }
 
-/// What each job was told, and the store's time; `None` where the answer does not fit the questions.
+/// Decodes each job's reply and the store's time; `None` if the reply does not match the request.
 fn read(values: &[i64], jobs: &[QueuedGroup]) -> Option<(u64, Vec<GroupResult>)> {
     let mut answers = Answers::new(values)?;
     let told = jobs.iter().map(|job| answers.group(&job.group)).collect::<Option<_>>()?;
