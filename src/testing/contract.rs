@@ -1,6 +1,7 @@
-//! What every store must do, as a suite to run on a store of one's own.
+//! Contract of stores, as a test suite for your own store.
 //!
-//! Both functions panic at the first thing that is wrong and say what it is. They make keys of their own, so that they may
+//! Both functions panic at the first thing that is wrong and say what it is. They make keys of their own, so that they
+//! may
 //! run on a store that others use meanwhile, and wait a little over a second of the runtime's time (none, where it is
 //! paused and the store believes the time it is told).
 

@@ -9,11 +9,11 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
 
-/// What a [`Faulty`] store does in place of its job.
+/// Misbehaviour of a [`Faulty`] store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misbehaviour {
-    /// Nothing: it does its job.
+    /// Works normally.
     #[default]
     None,
     /// It returns an error.
@@ -28,7 +28,7 @@ pub enum Misbehaviour {
     PanicLater,
 }
 
-/// A store around another, which misbehaves when it is told to.
+/// Store that wraps another and misbehaves on command.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -63,7 +63,7 @@ pub struct Faulty<S> {
     inner: S,
     does: Mutex<Misbehaviour>,
     calls: AtomicU64,
-    /// What was put last, to be given for another key.
+    /// The last entry put, returned for other keys.
     last: Mutex<Option<Stored>>,
 }
 

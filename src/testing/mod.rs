@@ -31,7 +31,8 @@
 //! # }
 //! ```
 //!
-//! "My own store does what a store must": see [`contract`]; "my service does not mind a store that fails": see [`Faulty`].
+//! "My own store does what a store must": see [`contract`]; "my service does not mind a store that fails": see
+//! [`Faulty`].
 //!
 //! "This page makes at most three queries, and none in a loop": see [`queries`].
 

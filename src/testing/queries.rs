@@ -6,7 +6,8 @@ use crate::timing::{FindingKind, Observed, QueryShare, Repeats, observe};
 
 /// Runs `work`, usually one request, and counts the queries it makes: those measured with
 /// [`timed_query`](crate::timing::timed_query) and its kin, and those of sqlx where a
-/// [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) is installed. No timing layer is needed; those that are
+/// [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) is installed. No timing layer is needed; those that
+/// are
 /// there count as ever.
 ///
 /// What belongs to no request (a bare `tokio::spawn`) is not seen. SQLite may say a moment later that a query has ended
@@ -101,7 +102,7 @@ impl<T> Queries<T> {
         self.observed.queries()
     }
 
-    /// What the work returned.
+    /// Returns the result of the work.
     pub fn into_inner(self) -> T {
         self.output
     }
