@@ -41,9 +41,11 @@
 //!
 //! # When it fails
 //!
-//! It fails open. A store's error is a miss and an [`Event`](crate::Event); the inner service's error reaches the client
+//! It fails open. A store's error is a miss and an [`Event`](crate::Event); the inner service's error reaches the
+//! client
 //! whose fetch it is, unchanged; a panic goes on there too. Nobody waits longer than the deadline, or, after a failure,
-//! once more as long for a turn. Nothing is served past its stale windows. A body that breaks off, is cut short, or outgrows
+//! once more as long for a turn. Nothing is served past its stale windows. A body that breaks off, is cut short, or
+//! outgrows
 //! the bound is never stored.
 //!
 //! # Who may share an answer
@@ -63,31 +65,41 @@
 //! | makes none for the [`idle_timeout`](CacheBuilder::idle_timeout) | waits for it | those that still wait for it get an error |
 //! | ends in an error | gets that error | those that have read a part of it get an error; others fetch for themselves |
 //!
-//! A fetch whose client has left goes on, for the store and for those who share it, until it is done or makes no progress
-//! for the `idle_timeout`; at most 256 do so at a time, others end with their clients. A client that reads slowly, or not at
-//! all, holds back no other: what it has not read counts against the memory for bodies until it has, and bodies for which
-//! none is left are passed on, neither shared nor stored. A quarter of that memory is kept for bodies of at most 64 KiB.
+//! A fetch whose client has left goes on, for the store and for those who share it, until it is done or makes no
+//! progress
+//! for the `idle_timeout`; at most 256 do so at a time, others end with their clients. A client that reads slowly, or
+//! not at
+//! all, holds back no other: what it has not read counts against the memory for bodies until it has, and bodies for
+//! which
+//! none is left are passed on, neither shared nor stored. A quarter of that memory is kept for bodies of at most 64
+//! KiB.
 //!
 //! # What it costs
 //!
 //! A hit copies one prepared field map and counts references: it neither clones nor polls the inner service, parses no
 //! directive of the response and copies no body, whatever its size: about half a microsecond and two allocations in
-//! `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task and a box, some 7 µs.
+//! `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task and a box, some 7
+//! µs.
 //! Memory: the bound for entries, at most as much again for bodies that are being read by the cache or by slow clients
 //! (counted by what is allocated), and one small record for each of the latest 16 384 invalidations.
 //!
 //! # Invalidation
 //!
 //! By [tag, URL, prefix, or all](Invalidate), and by unsafe methods (RFC 9111 §4.4). Each raises a *barrier*: entries
-//! whose fetch **began** before it are void, also those that arrive later. A slow fetch cannot bring the old state back,
+//! whose fetch **began** before it are void, also those that arrive later. A slow fetch cannot bring the old state
+//! back,
 //! and a request that comes after a barrier never waits for a fetch that began before it.
 //!
 //! # In a fleet
 //!
-//! [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) puts a Redis behind each process's memory ([`Levels`]); any
-//! [`CacheStore`] can stand there ([`CacheBuilder::level_2`]). What one node fetched all serve, for the life that remains; a
-//! stale entry is refreshed by one of them. An invalidation is heard by all: it is put into a log in Redis and published,
-//! and entries carry the number of the last one known when their fetch began, so that a slow fetch brings nothing back on
+//! [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) puts a Redis behind each process's memory ([`Levels`]);
+//! any
+//! [`CacheStore`] can stand there ([`CacheBuilder::level_2`]). What one node fetched all serve, for the life that
+//! remains; a
+//! stale entry is refreshed by one of them. An invalidation is heard by all: it is put into a log in Redis and
+//! published,
+//! and entries carry the number of the last one known when their fetch began, so that a slow fetch brings nothing back
+//! on
 //! any node. Where Redis is away, look-ups are misses that wait for nothing, memory serves, and invalidations are kept
 //! until they can be told. Nodes must see the same authority: it is part of the key.
 //!
@@ -113,8 +125,10 @@
 //!
 //! * The key holds scheme and authority. A service behind a proxy that ends TLS sees `http`: set
 //!   [`default_scheme`](CacheBuilder::default_scheme), and let exactly one authority through.
-//! * A proxy that adds `X-Forwarded-Host` makes every request pass by, because applications build links from it: strip it,
-//!   or make it part of the key with [`key_field`](CacheBuilder::key_field). `X-Forwarded-Proto` and `-Port` are part of the
+//! * A proxy that adds `X-Forwarded-Host` makes every request pass by, because applications build links from it: strip
+//!   it,
+//!   or make it part of the key with [`key_field`](CacheBuilder::key_field). `X-Forwarded-Proto` and `-Port` are part
+//!   of the
 //!   key wherever they are sent.
 //! * Put authentication outside, compression inside (or vary on `Accept-Encoding`), limits outside.
 //! * It needs a tokio runtime with time enabled.

@@ -103,21 +103,24 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// After this a caller gets an [error](super::LoadError::TimedOut), or a stale value that may stand in. The load goes
+    /// After this a caller gets an [error](super::LoadError::TimedOut), or a stale value that may stand in. The load
+    /// goes
     /// on, and what it brings is kept. Never unless set.
     pub fn hard_timeout(mut self, span: Duration) -> Self {
         self.settings.hard = Some(span);
         self
     }
 
-    /// Refreshes a value in the background when it is asked for after this share of its life: more than 0, up to 1, which
+    /// Refreshes a value in the background when it is asked for after this share of its life: more than 0, up to 1,
+    /// which
     /// is the default and means never.
     pub fn refresh_ahead(mut self, share: f64) -> Self {
         self.settings.life.refresh_ahead = share;
         self
     }
 
-    /// The largest share of a life that is taken off at random, so that values loaded together do not expire together: 0 up
+    /// The largest share of a life that is taken off at random, so that values loaded together do not expire together:
+    /// 0 up
     /// to (not including) 1. None unless set.
     pub fn jitter(mut self, share: f64) -> Self {
         self.settings.life.jitter = share;
@@ -130,15 +133,18 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// The version of what values mean: raise it when a field stays and means something else. A value that another version
-    /// wrote to a shared store is a miss; so is, whatever the version, one whose fields have other names, kinds or places.
+    /// The version of what values mean: raise it when a field stays and means something else. A value that another
+    /// version
+    /// wrote to a shared store is a miss; so is, whatever the version, one whose fields have other names, kinds or
+    /// places.
     /// 0 unless set.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self
     }
 
-    /// How many bytes a value takes in memory. Unless set it is reckoned from the parts that its `Serialize` shows: set it
+    /// How many bytes a value takes in memory. Unless set it is reckoned from the parts that its `Serialize` shows:
+    /// set it
     /// for values that keep more than they write.
     pub fn weigh(mut self, weigh: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
         self.weigh = Some(Arc::new(weigh));
@@ -151,7 +157,8 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// How long a process that loads keeps those that share its store waiting, at most: as long as loads take. 3 s unless
+    /// How long a process that loads keeps those that share its store waiting, at most: as long as loads take. 3 s
+    /// unless
     /// set; with zero each process loads by itself.
     pub fn lease(mut self, span: Duration) -> Self {
         self.settings.lease = span;

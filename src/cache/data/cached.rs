@@ -52,7 +52,7 @@ pub struct Cached<V> {
 /// How many bytes a value takes in memory.
 pub(super) type SizeOf<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
 
-/// What a look-up found.
+/// Result of a look-up.
 pub(super) enum TypedLookup<V> {
     /// A value to be served.
     Value(Arc<V>, Arc<Entry>),
@@ -77,7 +77,8 @@ where
     /// [table](crate::cache#typed-values) for what happens when.
     ///
     /// # Errors
-    /// What the load says, where it fails; [`LoadError::TimedOut`], where it takes longer than the hard time-out. In both
+    /// What the load says, where it fails; [`LoadError::TimedOut`], where it takes longer than the hard time-out. In
+    /// both
     /// cases only if no stale value may stand in.
     ///
     /// # Panics
@@ -120,11 +121,13 @@ where
 
     /// Keeps a value that was not loaded here, as long as a loaded one.
     ///
-    /// A load that is under way in this process does not undo it. Another process goes on serving a copy it holds, until
+    /// A load that is under way in this process does not undo it. Another process goes on serving a copy it holds,
+    /// until
     /// that expires: [`remove`](Self::remove) first where that matters.
     ///
     /// # Errors
-    /// Where it cannot be kept: no level of the store took it, it cannot be written, has no life, or a tag that cannot be
+    /// Where it cannot be kept: no level of the store took it, it cannot be written, has no life, or a tag that cannot
+    /// be
     /// one. What lay there before may still be served.
     pub async fn put<K: KeyPart>(&self, key: K, value: impl Into<Loaded<V>>) -> Result<Arc<V>, Error> {
         let key = self.key(&key);
@@ -151,14 +154,16 @@ where
         DataInvalidate::new(self.space.clone())
     }
 
-    /// What this namespace did so far.
+    /// Returns the statistics of this namespace.
     #[must_use]
     pub fn stats(&self) -> DataStats {
         self.space.stats()
     }
 
-    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, what is loaded is not kept,
-    /// and nothing is found. [`Shadow`](Switch::Shadow): the same, while what is loaded is kept, and what could have been
+    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, what is loaded is not
+    /// kept,
+    /// and nothing is found. [`Shadow`](Switch::Shadow): the same, while what is loaded is kept, and what could have
+    /// been
     /// answered is counted as if it had been.
     pub fn switch(&self, switch: Switch) {
         self.space.switch.set(switch);
@@ -169,7 +174,7 @@ where
         key::key(&self.space.beginning, parts)
     }
 
-    /// What lies under the key now, wherever that is.
+    /// Returns the entry of the key from the first level that has one.
     pub(super) async fn look(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         let now = self.space.engine.clock.now();
         self.space.accept(key, self.space.engine.store.get(key, now).await)
@@ -198,7 +203,7 @@ where
         value.filter(|_| self.space.switch.get() == Switch::On)
     }
 
-    /// What an entry means now.
+    /// Returns the entry with its freshness.
     #[inline]
     pub(super) fn found(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> TypedLookup<V> {
         let Some(entry) = entry else { return TypedLookup::Nothing };

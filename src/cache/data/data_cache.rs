@@ -35,7 +35,7 @@ pub struct DataCache {
 
 struct DataShared {
     engine: Engine,
-    /// Those that are still held by somebody.
+    /// Namespaces still in use.
     spaces: Mutex<Vec<Weak<Namespace>>>,
 }
 
@@ -51,7 +51,7 @@ impl DataCache {
         DataBuilder { memory: 64 << 20, store: None, level_2: None, clock: Clock::System, hook: None }
     }
 
-    /// Beside what else lies in this engine.
+    /// Shares this engine with other caches.
     pub(crate) fn over(engine: Engine) -> Self {
         Self { shared: Arc::new(DataShared { engine, spaces: Mutex::default() }) }
     }
@@ -61,13 +61,13 @@ impl DataCache {
         CachedBuilder::new(self.clone(), name.into())
     }
 
-    /// What each namespace did, in the order in which they were built.
+    /// Returns the statistics of each namespace, in the order they were built.
     #[must_use]
     pub fn stats(&self) -> Vec<DataStats> {
         self.spaces().iter().filter_map(Weak::upgrade).map(|space| space.stats()).collect()
     }
 
-    /// What each level of the store holds, the nearest first.
+    /// Returns the statistics of each level, level 1 first.
     #[must_use]
     pub fn levels(&self) -> Vec<LevelStats> {
         self.shared.engine.store.stats()

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::namespace::NamespaceSettings;
 use crate::base::clock::runtime_now;
 
-/// Which deadline is over.
+/// Deadline that passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PassedDeadline {
     /// A stale value is served rather than waited any longer.
@@ -21,7 +21,7 @@ pub(super) enum PassedDeadline {
     Hard,
 }
 
-/// A caller's deadlines.
+/// Deadlines of a caller.
 pub(super) struct LoadDeadlines {
     /// Until it is over once.
     soft: Option<Instant>,

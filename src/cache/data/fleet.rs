@@ -1,4 +1,5 @@
-//! One load for a fleet, as far as that can be had: before it loads, a process asks those that share the store for leave.
+//! One load for a fleet, as far as that can be had: before it loads, a process asks those that share the store for
+//! leave.
 //!
 //! | another process | this one |
 //! |---|---|
@@ -20,7 +21,7 @@ use crate::cache::http::policy::Freshness;
 /// How long to wait before looking again: twice as long each time, up to the second.
 const GLANCES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
-/// Whether a process may load.
+/// Permit of a process to load a value.
 pub(super) enum LoadPermit {
     /// It may, and has asked nobody.
     Free,

@@ -13,8 +13,10 @@ use crate::cache::engine::invalidation::Invalidation;
 /// Voids values by key, by the beginning of keys, by tag, or all of a namespace, in constant time.
 ///
 /// After a call has returned, no value is served whose load began before it, even if that load is still under way: see
-/// [`cache`](crate::cache) on invalidation. A [`soft`](Self::soft) handle marks values stale instead. Where processes share
-/// a store, all of them take the values back; if the store cannot be told, the call returns an error, binds in this process
+/// [`cache`](crate::cache) on invalidation. A [`soft`](Self::soft) handle marks values stale instead. Where processes
+/// share
+/// a store, all of them take the values back; if the store cannot be told, the call returns an error, binds in this
+/// process
 /// all the same, and the others hear of it as soon as the store is back.
 ///
 /// ```
@@ -39,7 +41,8 @@ impl DataInvalidate {
         Self { space, soft: false }
     }
 
-    /// A handle that marks values stale instead of voiding them: they are served while they are refreshed, or where that
+    /// A handle that marks values stale instead of voiding them: they are served while they are refreshed, or where
+    /// that
     /// fails, as far as the namespace's windows allow.
     pub fn soft(mut self) -> Self {
         self.soft = true;
@@ -55,9 +58,11 @@ impl DataInvalidate {
         self.raise(InvalidationScope::Resource(key.resource().into())).await
     }
 
-    /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user", 70)`.
+    /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user",
+    /// 70)`.
     ///
-    /// The latest 256 beginnings are remembered apart, of keys and tags the latest 16 384; of more, the older half becomes
+    /// The latest 256 beginnings are remembered apart, of keys and tags the latest 16 384; of more, the older half
+    /// becomes
     /// one invalidation of everything before. Where each of many things is taken back as a whole, give each a tag.
     ///
     /// # Errors

@@ -39,7 +39,8 @@ const NEGATIVE: u8 = 0x60;
 
 /// Something that can be a key of a [`Cached`](crate::cache::data::Cached), or a part of one.
 ///
-/// Keys of other parts are other keys: `("a", "bc")` is not `("ab", "c")`, and `1` is not `"1"`. Integers are compared by
+/// Keys of other parts are other keys: `("a", "bc")` is not `("ab", "c")`, and `1` is not `"1"`. Integers are compared
+/// by
 /// value whatever their width. For a type of one's own, write what it is made of:
 ///
 /// ```

@@ -1,6 +1,7 @@
 //! What happens where there is no fresh value: serve what is stale, wait for a load, or load.
 //!
-//! A load runs in a task of its own, so that a caller who leaves cancels nothing. Its error and its panic are its caller's;
+//! A load runs in a task of its own, so that a caller who leaves cancels nothing. Its error and its panic are its
+//! caller's;
 //! those who waited for it are told that it failed, and one of them begins the next. So there is one load for a key at
 //! any time, as long as nobody has waited longer than the deadline, nor a tag, prefix or key was taken back meanwhile.
 

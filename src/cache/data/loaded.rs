@@ -67,7 +67,8 @@ impl<V> From<V> for Loaded<V> {
 pub enum LoadError<E> {
     /// The load failed, with this error of its own, unchanged.
     Failed(E),
-    /// It took longer than the [hard time-out](super::CachedBuilder::hard_timeout). It goes on, and what it brings is kept.
+    /// It took longer than the [hard time-out](super::CachedBuilder::hard_timeout). It goes on, and what it brings is
+    /// kept.
     TimedOut,
 }
 

@@ -25,7 +25,7 @@ use crate::cache::http::policy::{self, Freshness};
 use crate::cache::http::stored_head::{LogPosition, Meta};
 use crate::cache::http::tag;
 
-/// A namespace of typed values.
+/// Namespace of typed values.
 pub(crate) struct Namespace {
     pub(super) name: Box<str>,
     /// How its keys begin.
@@ -39,7 +39,7 @@ pub(crate) struct Namespace {
     pub(super) warned: Once,
 }
 
-/// What a namespace was told, checked.
+/// Configuration of a namespace, checked.
 pub(crate) struct NamespaceSettings {
     pub(crate) life: TtlPolicy,
     pub(crate) tags: Vec<Box<str>>,
@@ -57,7 +57,7 @@ pub(crate) struct NamespaceSettings {
     pub(crate) budget: Option<Budget>,
 }
 
-/// A value that was loaded, and how to keep it.
+/// Loaded value with its storage options.
 pub(super) struct LoadedValue {
     pub(super) value: Arc<dyn Any + Send + Sync>,
     pub(super) weight: u32,

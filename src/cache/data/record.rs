@@ -4,8 +4,10 @@
 //! format │ version │ type │ weight │ shape │ the value, in postcard's format
 //! ```
 //!
-//! *Version* is the operator's word, *type* a hash of the Rust type's name, *weight* what the value takes in memory, for
-//! processes that hold it before they have read it, and [*shape*](super::shape) a hash of its fields' names and kinds. What
+//! *Version* is the operator's word, *type* a hash of the Rust type's name, *weight* what the value takes in memory,
+//! for
+//! processes that hold it before they have read it, and [*shape*](super::shape) a hash of its fields' names and kinds.
+//! What
 //! does not fit is a miss, never a wrong value and never a panic, not even one of the type's own `Deserialize`.
 
 use std::any::type_name;

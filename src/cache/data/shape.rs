@@ -1,13 +1,18 @@
 //! The shape of a value: its fields' and variants' names, and what kinds of things it is made of, as one number.
 //!
-//! postcard writes values without their names. A process whose type has another field, or the same in another order, may
-//! read such bytes as a value that was never written; but then the value it has read is of another shape than the one that
-//! was written, and it is not used. What is equal in name, order and kind, and differs in meaning alone, is not noticed:
+//! postcard writes values without their names. A process whose type has another field, or the same in another order,
+//! may
+//! read such bytes as a value that was never written; but then the value it has read is of another shape than the one
+//! that
+//! was written, and it is not used. What is equal in name, order and kind, and differs in meaning alone, is not
+//! noticed:
 //! that is what a namespace's version is for.
 //!
-//! Lists and maps are of the shapes of what they hold, in whatever order and number: sets and maps have no order to keep.
+//! Lists and maps are of the shapes of what they hold, in whatever order and number: sets and maps have no order to
+//! keep.
 //!
-//! On the same way it is reckoned what the value takes in memory, part by part: what a list has room for beyond its parts,
+//! On the same way it is reckoned what the value takes in memory, part by part: what a list has room for beyond its
+//! parts,
 //! and what a value keeps that is not written, is not seen.
 
 use std::fmt::{self, Display};

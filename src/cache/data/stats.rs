@@ -27,7 +27,8 @@ pub struct DataStats {
     pub name: String,
     /// Look-ups answered by a fresh value.
     pub hits: u64,
-    /// Look-ups answered by a stale one: while it was refreshed, because a load failed or took long, or to spare a budget.
+    /// Look-ups answered by a stale one: while it was refreshed, because a load failed or took long, or to spare a
+    /// budget.
     pub stale: u64,
     /// Of these, to spare a budget.
     pub spared: u64,

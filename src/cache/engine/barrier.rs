@@ -57,7 +57,7 @@ impl Mark {
     }
 }
 
-/// What an invalidation is about.
+/// Scope of an invalidation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidationScope {
     /// Entries with this tag.
@@ -96,7 +96,7 @@ impl Prefix {
     }
 }
 
-/// All barriers that stand.
+/// Barriers in force.
 #[derive(Debug, Default)]
 pub(crate) struct Barriers {
     generation: AtomicU64,

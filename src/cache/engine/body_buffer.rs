@@ -1,6 +1,7 @@
 //! [`BodyBuffer`]: the bytes of a body that have come, in blocks that are counted.
 //!
-//! A chunk as it came from the wire is a slice of a read buffer that may be many times larger, and would hold it alive for
+//! A chunk as it came from the wire is a slice of a read buffer that may be many times larger, and would hold it alive
+//! for
 //! as long as it is kept; so each is copied, once, and small ones are joined.
 
 use std::sync::Arc;

@@ -6,7 +6,8 @@
 //! | a block: bytes of a body that were copied out of the connection's buffers | its last reader has dropped it |
 //! | not a block of a stored body: its entry is bounded by the store | the last entry that holds it is gone; a reader that still has it counts again |
 //!
-//! A body is shared and stored only where its memory can be had within the bound; so a client that reads slowly, or stops,
+//! A body is shared and stored only where its memory can be had within the bound; so a client that reads slowly, or
+//! stops,
 //! takes memory that nothing else is promised. A quarter of the bound is kept for bodies of at most 64 KiB.
 
 use std::sync::Arc;
@@ -130,7 +131,8 @@ impl Drop for Block {
     }
 }
 
-/// Says that an entry holds these blocks: their bytes are the store's. Shared by the entries that a revalidation makes of
+/// Says that an entry holds these blocks: their bytes are the store's. Shared by the entries that a revalidation makes
+/// of
 /// one body.
 #[derive(Debug)]
 pub(crate) struct Holding {

@@ -74,7 +74,8 @@ impl BodyReader {
                 Poll::Pending
             }
             Some(End::Clean(trailers)) => {
-                // A body shorter than promised ends cleanly only for the client whose fetch it is: that is what the inner
+                // A body shorter than promised ends cleanly only for the client whose fetch it is: that is what the
+                // inner
                 // service sent it. To the others it must not pass for the whole.
                 if !self.leads && tee.promised.is_some() {
                     return self.finish(Some(Err("the shared response was cut short".into())));

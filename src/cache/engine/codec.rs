@@ -4,8 +4,10 @@
 //! "TGC" version │ CRC-32 of all that follows │ flags │ kind │ key │ record
 //! ```
 //!
-//! Whatever is odd is an [`DecodeError`], which the store counts and the cache takes for a miss: another version, a byte that
-//! changed on the way, half a value, somebody else's value, the entry of another key. Never a panic, never a wrong body.
+//! Whatever is odd is an [`DecodeError`], which the store counts and the cache takes for a miss: another version, a
+//! byte that
+//! changed on the way, half a value, somebody else's value, the entry of another key. Never a panic, never a wrong
+//! body.
 //!
 //! Times are written by the *fleet's clock*, that of the server, since processes do not agree on any other:
 //! [`FleetClock`] turns them into this process's own. So a node whose calendar is an hour off neither shortens nor
@@ -37,7 +39,7 @@ const PACKED: u8 = 1;
 const ENTRY: u8 = 0;
 const VARY: u8 = 1;
 
-/// Why what was read is not what was asked for.
+/// Error of decoding an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DecodeError {
     /// It was written by something else.

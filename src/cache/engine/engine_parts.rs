@@ -15,7 +15,7 @@ use crate::base::event::{Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::stored_head::LogPosition;
 
-/// Where entries lie, what was taken back of them, and the time. Clones share it.
+/// Store, barriers, clock and events of a cache. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) store: Arc<dyn CacheStore>,
@@ -26,7 +26,7 @@ pub(crate) struct Engine {
     pub(crate) in_process: bool,
 }
 
-/// Where entries are to lie.
+/// Levels of a cache.
 pub(crate) struct StorePlan {
     /// The level asked first.
     pub(crate) level_1: LevelOne,

@@ -31,7 +31,8 @@ impl FetchTimes {
         }
     }
 
-    /// The duration that 95 of 100 fetches did not exceed, rounded up to a bucket; nothing while there were fewer than 8.
+    /// The duration that 95 of 100 fetches did not exceed, rounded up to a bucket; nothing while there were fewer than
+    /// 8.
     pub(crate) fn p95(&self) -> Option<Duration> {
         let counts: [u32; BUCKETS] = std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed));
         let total = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));

@@ -1,7 +1,8 @@
 //! The fleet's invalidations, as far as this process has heard.
 //!
 //! Every invalidation of the fleet has a number; a shared store keeps the latest of them as a log. An entry carries the
-//! number that was known where and when its fetch **began**. It may be used where every invalidation since is known here,
+//! number that was known where and when its fetch **began**. It may be used where every invalidation since is known
+//! here,
 //! and none of them concerns it:
 //!
 //! | the entry's number | it is |
@@ -78,7 +79,7 @@ impl LogRecord {
     }
 }
 
-/// What a message or a page of the log turned out to be.
+/// Update from a message or a page of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LogUpdate {
     /// These invalidations of other processes are new.

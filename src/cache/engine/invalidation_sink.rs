@@ -11,8 +11,9 @@ use crate::base::event::Events;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::stored_head::Meta;
 
-/// The ear of one cache. A store that several processes share is given it by
-/// [`CacheStore::listen`](crate::cache::CacheStore::listen), and tells it what other processes took back. Clones are the
+/// Receives invalidations from other processes. A store that several processes share is given it by
+/// [`CacheStore::listen`](crate::cache::CacheStore::listen), and tells it what other processes took back. Clones are
+/// the
 /// same ear.
 #[derive(Clone)]
 pub struct InvalidationSink {

@@ -84,7 +84,7 @@ impl StoredBody {
     }
 }
 
-/// What a typed value's entry holds beside its bytes; empty for a response.
+/// Decoded typed value with its weight; empty for a response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TypedPayload {
     /// What the value weighs in memory, read or not yet.

@@ -97,7 +97,8 @@ pub trait CacheStore: Send + Sync + 'static {
         MaybeReady::Ready(Ok(()))
     }
 
-    /// Removes the entries whose URL is meant by this pattern (`*`, `?`, `\\`), and says how many. Looks at every entry,
+    /// Removes the entries whose URL is meant by this pattern (`*`, `?`, `\\`), and says how many. Looks at every
+    /// entry,
     /// in bounded steps: a tool for administrators, not for programs.
     fn sweep(&self, _pattern: &str) -> MaybeReady<Result<u64, Error>> {
         MaybeReady::Ready(Ok(0))

@@ -6,7 +6,8 @@
 //! | an entry that was invalidated, or must be revalidated | if the far level has none that is newer, or fails | yes |
 //! | nothing it knows | | yes, and near keeps a copy with the life that remains |
 //!
-//! A far level that fails is a far level that has nothing. What is put is put near first, so that this process serves it
+//! A far level that fails is a far level that has nothing. What is put is put near first, so that this process serves
+//! it
 //! whatever becomes of the rest; removals and invalidations go to the far level, which tells other processes.
 //!
 //! `Levels` is a store itself, so that it nests: memory, then Redis, then a database.

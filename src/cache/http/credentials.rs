@@ -45,7 +45,8 @@ impl Credentials {
         self.0.iter().any(|extractor| extractor.carries(head))
     }
 
-    /// The identity that keeps this request's answers apart: of the cache's own extractor, together with what every other
+    /// The identity that keeps this request's answers apart: of the cache's own extractor, together with what every
+    /// other
     /// one reads from a credential that is carried. Nothing where a credential is carried that shows no identity.
     fn identity<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         let (own, others) = self.0.split_first()?;

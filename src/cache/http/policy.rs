@@ -46,8 +46,10 @@ pub(crate) fn admit(
     Ok(())
 }
 
-/// Whether a stored response is an error that this request's credential may turn into a success: who logs in is not shown
-/// what those without a login are. Not where the operator said that credentials change nothing, or the key tells them apart.
+/// Whether a stored response is an error that this request's credential may turn into a success: who logs in is not
+/// shown
+/// what those without a login are. Not where the operator said that credentials change nothing, or the key tells them
+/// apart.
 pub(crate) fn is_lifted_by_credential(status: StatusCode, flags: RequestFlags, keyed: bool, rule: &Rule) -> bool {
     if keyed || rule.same_for_everyone {
         return false;

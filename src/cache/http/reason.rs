@@ -57,7 +57,8 @@ reasons! {
     Authorization = "authorization", "give the route's rule `same_for_everyone()` or `per_identity()`";
     /// The request carries a `Cookie` that is not on the list of ignorable ones.
     Cookie = "cookie", "list harmless names with `ignore_cookies`, or give the route's rule `same_for_everyone()` or `per_identity()`";
-    /// The request carries another credential: what the layer identifies users by, or a field such as `X-Api-Key`; or the
+    /// The request carries another credential: what the layer identifies users by, or a field such as `X-Api-Key`; or
+    /// the
     /// route's rule says `per_identity()` and the request shows no identity.
     Identity = "identity", "give the route's rule `same_for_everyone()` or `per_identity()`; a closure declares with `carried_where` which requests carry its credential";
     /// The request carries a field that applications reflect into responses but that is not part of the key.

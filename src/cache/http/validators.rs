@@ -128,7 +128,8 @@ pub(crate) fn update(stored: &mut HeaderMap, news: &HeaderMap) {
 
 /// Turns a response into the 304 that stands for it.
 ///
-/// RFC 9110 §15.4.5: it keeps `Content-Location`, `Date`, `ETag`, `Vary`, `Cache-Control` and `Expires`, and "SHOULD NOT"
+/// RFC 9110 §15.4.5: it keeps `Content-Location`, `Date`, `ETag`, `Vary`, `Cache-Control` and `Expires`, and "SHOULD
+/// NOT"
 /// carry other representation metadata; `Last-Modified` only guides the update where there is no `ETag`. Fields that
 /// are not about the representation (CORS, security policies) stay.
 pub(crate) fn into_not_modified<B: Default>(response: Response<B>) -> Response<B> {

@@ -120,7 +120,8 @@ impl Default for CacheBuilder {
 impl CacheBuilder {
     /// How many bytes entries may take together, with their fields and keys. 64 MiB unless set.
     ///
-    /// As much again may be held by bodies that are being read, by the cache or by slow clients. What would take more is
+    /// As much again may be held by bodies that are being read, by the cache or by slow clients. What would take more
+    /// is
     /// neither shared nor stored: its client gets it as it comes.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
@@ -145,7 +146,8 @@ impl CacheBuilder {
         self
     }
 
-    /// How users are identified. Requests that carry such a credential bypass the cache, as those with `Authorization` or a
+    /// How users are identified. Requests that carry such a credential bypass the cache, as those with `Authorization`
+    /// or a
     /// `Cookie` do, unless their rule says [`same_for_everyone`](crate::cache::Rule::same_for_everyone), or
     /// [`per_identity`](crate::cache::Rule::per_identity): then the identity is part of the key. Inside a
     /// [`Tollgate`](crate::Tollgate) this is its [`identify`](crate::TollgateBuilder::identify), unless set here.
@@ -169,7 +171,8 @@ impl CacheBuilder {
         self
     }
 
-    /// How the layers around this one identify users: the gate's own extractor, and those of limits that have their own.
+    /// How the layers around this one identify users: the gate's own extractor, and those of limits that have their
+    /// own.
     pub(crate) fn identified_by(mut self, own: Option<SharedExtractor>, others: Vec<SharedExtractor>) -> Self {
         self.carriers = own.iter().cloned().chain(others).collect();
         self.identity = self.identity.or(own);
@@ -254,7 +257,8 @@ impl CacheBuilder {
     }
 
     /// How long the body of a fetch may make no progress before it is given up for those who share it; the client whose
-    /// fetch it is waits on. A fetch whose client has left, and a refresh, is dropped then. 30 s unless set; the least is a
+    /// fetch it is waits on. A fetch whose client has left, and a refresh, is dropped then. 30 s unless set; the least
+    /// is a
     /// second.
     ///
     /// A body that makes no progress for a second already takes no one else on: later requests fetch for themselves.
@@ -276,17 +280,20 @@ impl CacheBuilder {
         self
     }
 
-    /// Refreshes an entry in the background when it is hit after this share of its lifetime: more than 0, up to 1, which
+    /// Refreshes an entry in the background when it is hit after this share of its lifetime: more than 0, up to 1,
+    /// which
     /// is the default and means never.
     pub fn refresh_ahead(mut self, share: f64) -> Self {
         self.refresh_ahead = share;
         self
     }
 
-    /// What is left of the quota of the service behind, where that is somebody else's: as it runs low, responses are used
+    /// What is left of the quota of the service behind, where that is somebody else's: as it runs low, responses are
+    /// used
     /// past their freshness, and what is stale is served rather than refreshed. See [`Budget`] for the policy.
     ///
-    /// The operator's word against the response's: responses that say `must-revalidate`, `no-cache` or `s-maxage`, requests
+    /// The operator's word against the response's: responses that say `must-revalidate`, `no-cache` or `s-maxage`,
+    /// requests
     /// that say `no-cache`, and what was invalidated go their usual way. `Age` stays true, and `Cache-Status` says
     /// `detail=budget`.
     pub fn budget(mut self, budget: Budget) -> Self {
@@ -308,7 +315,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Puts a store that several processes share behind this one's memory: see [`Levels`](crate::cache::Levels). What it breaks, or keeps
+    /// Puts a store that several processes share behind this one's memory: see [`Levels`](crate::cache::Levels). What
+    /// it breaks, or keeps
     /// waiting for 250 ms, is a miss.
     pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.level_2 = Some(store);

@@ -113,7 +113,8 @@ impl Invalidate {
     /// Removes every entry whose URL is meant by a pattern, here and where it is shared, and says how many: `*` stands
     /// for anything, `?` for one byte, `\\` takes the next literally.
     ///
-    /// A tool for administrators: it looks at every entry, in Redis by `SCAN` in steps of 128, and does not stop a fetch
+    /// A tool for administrators: it looks at every entry, in Redis by `SCAN` in steps of 128, and does not stop a
+    /// fetch
     /// that is under way from storing what it brings. In a program use [`tag`](Self::tag) or [`prefix`](Self::prefix).
     ///
     /// ```

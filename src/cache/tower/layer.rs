@@ -95,7 +95,8 @@ impl CacheLayer {
     /// | [`Off`](Switch::Off) | pass as if it were not there | are kept; unsafe methods still invalidate them |
     /// | [`Shadow`](Switch::Shadow) | are all answered by the inner service, with what it says, unchanged; those that the store could have answered are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are made and invalidated as if it were on |
     ///
-    /// While it only looks, nobody waits for another's fetch, nothing is refreshed in the background, and no stale entry
+    /// While it only looks, nobody waits for another's fetch, nothing is refreshed in the background, and no stale
+    /// entry
     /// stands in for a failure.
     pub fn switch(&self, switch: Switch) {
         self.core.switch.set(switch);

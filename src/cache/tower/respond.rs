@@ -174,7 +174,8 @@ pub(crate) fn has_it(asker: Asker<'_>, status: StatusCode, headers: &HeaderMap) 
     asker.flags.has(RequestFlags::CONDITION) && validators::is_not_modified(asker.headers, status, headers)
 }
 
-/// The fields that are meant for this cache and go no further: our own, and (RFC 9213) the others unless they are wanted
+/// The fields that are meant for this cache and go no further: our own, and (RFC 9213) the others unless they are
+/// wanted
 /// downstream.
 pub(crate) fn not_passed_on(core: &CacheShared) -> &[HeaderName] {
     let targeted = &core.settings.targeted;

@@ -144,7 +144,8 @@ impl CacheShared {
         }
     }
 
-    /// A rule that shares with everyone must be sure of its routes: a pattern that stands for many paths, and that nothing
+    /// A rule that shares with everyone must be sure of its routes: a pattern that stands for many paths, and that
+    /// nothing
     /// but a path speaks for, may name another route's private page.
     ///
     /// # Errors

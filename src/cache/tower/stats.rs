@@ -51,7 +51,8 @@ pub struct CacheStats {
     pub time_saved: Duration,
     /// Fetches in progress that others wait for or read from. Returns to 0.
     pub flights: u64,
-    /// Bytes of bodies that are being read, and of those that clients still read while no entry holds them. Returns to 0.
+    /// Bytes of bodies that are being read, and of those that clients still read while no entry holds them. Returns to
+    /// 0.
     pub in_flight_bytes: u64,
     /// Fetches that no client waits for: refreshes, and those whose client has left. Returns to 0.
     pub orphans: u64,
@@ -77,7 +78,8 @@ pub struct RouteStats {
     pub shadowed: u64,
     /// Responses kept.
     pub stored: u64,
-    /// Requests passed by and responses not kept, by [`Reason`]; under `budget` those that were answered, stale, to spare
+    /// Requests passed by and responses not kept, by [`Reason`]; under `budget` those that were answered, stale, to
+    /// spare
     /// one.
     pub bypassed: BTreeMap<&'static str, u64>,
 }
