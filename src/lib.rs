@@ -1,7 +1,9 @@
 //! Tower layers that put a toll gate in front of any axum, tonic or hyper service.
 //!
-//! **Who is asking** ([`identity`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how long did
-//! it take** ([`timing`]); and on the way out, **how much may we still ask of others** ([`upstream`]). It works alone in one
+//! **Who is asking** ([`identity`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how
+//! long did
+//! it take** ([`timing`]); and on the way out, **how much may we still ask of others** ([`upstream`]). It works alone
+//! in one
 //! process, is bounded in memory, and a failure of its own never becomes a failure of yours.
 //!
 //! ```

@@ -4,8 +4,10 @@
 //! timing → cache, with one fetch for all who ask → quota and circuit → credential → client
 //! ```
 //!
-//! This order, because: requests are timed as their callers feel them; what the cache answers costs nothing; what the quota
-//! refuses is an error to the cache, which serves a stale answer in its place; and the credential is added where no cache
+//! This order, because: requests are timed as their callers feel them; what the cache answers costs nothing; what the
+//! quota
+//! refuses is an error to the cache, which serves a stale answer in its place; and the credential is added where no
+//! cache
 //! can mistake it for a user's.
 
 use std::fmt;
@@ -121,7 +123,8 @@ impl UpstreamGate {
         EfficiencyReport::of(usages, &self.weights, self.price)
     }
 
-    /// Waits until fetches that outlived their requests are done, at most a second, and gives back what was booked and not
+    /// Waits until fetches that outlived their requests are done, at most a second, and gives back what was booked and
+    /// not
     /// spent. Call it when no more requests are made.
     pub async fn shutdown(&self) {
         self.layer.cache.landed().await;
@@ -221,13 +224,14 @@ impl UpstreamGateBuilder {
         self.upstream_with(|upstream| upstream.quota(credits))
     }
 
-    /// What becomes of a call that may not be made now: [`Mode::Reject`] unless told. Where an answer is cached, and its rule
+    /// What becomes of a call that may not be made now: [`Mode::Reject`] unless told. Where an answer is cached, and
+    /// its rule
     /// has [`stale_if_error`](crate::cache::Rule::stale_if_error), it is served in place of one that was shed.
     pub fn mode(self, mode: Mode) -> Self {
         self.upstream_with(|upstream| upstream.mode(mode))
     }
 
-    /// What a call costs, in credits: 1 unless told.
+    /// Sets the cost of a call in credits. Defaults to 1.
     pub fn cost(self, cost: impl Fn(&crate::RequestHead<'_>) -> u64 + Send + Sync + 'static) -> Self {
         self.upstream_with(|upstream| upstream.cost(cost))
     }
@@ -244,15 +248,18 @@ impl UpstreamGateBuilder {
         self
     }
 
-    /// Caches by these rules, whose patterns also name the endpoints; without it nothing is cached. As the quota runs low,
+    /// Caches by these rules, whose patterns also name the endpoints; without it nothing is cached. As the quota runs
+    /// low,
     /// entries live longer: see [`Budget`](crate::Budget).
     pub fn cache(self, rules: Rules) -> Self {
         let names: Vec<String> = rules.patterns().map(str::to_owned).collect();
         self.named(&names).cache_with(|cache| cache.rules(rules))
     }
 
-    /// The rules' word on freshness against the upstream's: what it says in `Cache-Control` and `Expires` is not obeyed, but
-    /// for `no-store`. Without it a rule's TTL is for answers that say nothing of freshness themselves. Users are sent what
+    /// The rules' word on freshness against the upstream's: what it says in `Cache-Control` and `Expires` is not
+    /// obeyed, but
+    /// for `no-store`. Without it a rule's TTL is for answers that say nothing of freshness themselves. Users are sent
+    /// what
     /// the upstream says.
     pub const fn rules_decide(mut self) -> Self {
         self.rules_decide = true;
@@ -292,7 +299,8 @@ impl UpstreamGateBuilder {
         self
     }
 
-    /// A Redis that the whole fleet shares: its URL, or a [`Redis`] with settings. Credits are booked there before they are
+    /// A Redis that the whole fleet shares: its URL, or a [`Redis`] with settings. Credits are booked there before
+    /// they are
     /// spent, so that neither a restart nor a second node forgets any, and cached answers are shared. While it is away,
     /// calls go on without it, and what they cost is booked afterwards.
     #[cfg(feature = "redis")]
@@ -339,7 +347,8 @@ impl UpstreamGateBuilder {
     }
 
     /// # Errors
-    /// What the layers' own builders refuse, a credential that is no field value, a price or weights that are not finite,
+    /// What the layers' own builders refuse, a credential that is no field value, a price or weights that are not
+    /// finite,
     /// positive numbers. The message names the value, but never the credential.
     pub fn build(self) -> Result<UpstreamGate, Error> {
         if let Some(price) = self.price.filter(|price| !(price.is_finite() && *price >= 0.0)) {

@@ -45,7 +45,8 @@ pub struct Stats {
     /// The time those calls would have taken.
     #[serde(rename = "time_saved_ms", serialize_with = "millis")]
     pub time_saved: Duration,
-    /// What those calls would have cost, where [`TollgateBuilder::cost_per_call`](crate::TollgateBuilder::cost_per_call) says what one costs.
+    /// What those calls would have cost, where
+    /// [`TollgateBuilder::cost_per_call`](crate::TollgateBuilder::cost_per_call) says what one costs.
     pub money_saved: Option<f64>,
     /// Everything the timing layer knows: queries, slow requests, percentiles over all routes.
     pub timing: TimingStats,
