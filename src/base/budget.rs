@@ -74,10 +74,16 @@ impl BudgetPolicy {
 
     fn check(self) -> Result<Self, Error> {
         if !(self.max_stretch.is_finite() && self.max_stretch >= 1.0) {
-            return Err(Error::config(format!("a budget cannot stretch lives {} times: 1 or more", self.max_stretch)));
+            return Err(Error::config(format!(
+                "a budget must stretch lifetimes by a factor of at least 1, not {}",
+                self.max_stretch
+            )));
         }
         if !(0.0..=1.0).contains(&self.reserve) {
-            return Err(Error::config(format!("a reserve of {} is not a share of a budget: 0 to 1", self.reserve)));
+            return Err(Error::config(format!(
+                "the reserve of a budget must be a share from 0 to 1, not {}",
+                self.reserve
+            )));
         }
         Ok(self)
     }

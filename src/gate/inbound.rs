@@ -363,7 +363,7 @@ impl TollgateBuilder {
     /// the value.
     pub fn build(self) -> Result<Tollgate, Error> {
         if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
-            return Err(Error::config(format!("a cost per call of {cost} is not an amount of money")));
+            return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
         }
         #[cfg(feature = "redis")]
         let this = self.sharing()?;

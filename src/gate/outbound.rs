@@ -291,7 +291,9 @@ impl UpstreamGateBuilder {
 
     /// The same in any field, such as `X-Api-Key`.
     pub fn credential(mut self, field: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
-        let value = value.try_into().map_err(|_| Error::config(format!("the credential in {field} is no field value")));
+        let value = value
+            .try_into()
+            .map_err(|_| Error::config(format!("the credential in {field} is not a valid field value")));
         self.credential = Some(value.map(|mut value| {
             value.set_sensitive(true);
             (field, value)
@@ -352,7 +354,9 @@ impl UpstreamGateBuilder {
     /// positive numbers. The message names the value, but never the credential.
     pub fn build(self) -> Result<UpstreamGate, Error> {
         if let Some(price) = self.price.filter(|price| !(price.is_finite() && *price >= 0.0)) {
-            return Err(Error::config(format!("a price of {price} per credit is not an amount of money")));
+            return Err(Error::config(format!(
+                "the price per credit must be a finite amount of at least 0, not {price}"
+            )));
         }
         #[cfg(feature = "redis")]
         let this = self.sharing()?;

@@ -80,10 +80,10 @@ impl Circuit {
     pub(crate) fn check(self) -> Result<Self, Error> {
         let BreakerPolicy { percent, window, probe_every, .. } = self.policy;
         if percent > 100 {
-            return Err(Error::config(format!("a circuit opens at up to 100 per cent, not at {percent}")));
+            return Err(Error::config(format!("the circuit's percentage must be at most 100, not {percent}")));
         }
         if window.is_zero() || probe_every.is_zero() {
-            return Err(Error::config("a circuit's window and the time between probes cannot be 0s"));
+            return Err(Error::config("a circuit's window and probe interval must be longer than 0s"));
         }
         Ok(self)
     }

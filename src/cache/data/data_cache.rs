@@ -90,7 +90,7 @@ impl DataCache {
         let mut spaces = self.spaces();
         spaces.retain(|space| space.strong_count() > 0);
         if spaces.iter().filter_map(Weak::upgrade).any(|other| other.name == space.name) {
-            return Err(Error::config(format!("there is a namespace {:?} already: clone its handle", space.name)));
+            return Err(Error::config(format!("duplicate namespace {:?}; clone its handle instead", space.name)));
         }
         let space = Arc::new(space);
         spaces.push(Arc::downgrade(&space));

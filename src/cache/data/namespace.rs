@@ -204,10 +204,10 @@ impl Namespace {
         let meta = &entry.meta;
         if let Some(bad) = meta.tags.iter().find(|bad| !tag::is_valid(bad)) {
             let form = "1 to 256 visible ASCII characters without a comma";
-            return Err(Error::config(format!("{:?} keeps no value with the tag {bad:?}: {form}", self.name)));
+            return Err(Error::config(format!("{:?}: invalid tag {bad:?}, must be {form}", self.name)));
         }
         if meta.windows.keep_until <= meta.stored_at {
-            return Err(Error::config(format!("{:?} keeps no value for no time", self.name)));
+            return Err(Error::config(format!("{:?}: the lifetime must be longer than 0", self.name)));
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Invalidation {
     /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
     pub fn tag(tag: &str) -> Result<Self, crate::Error> {
         if !crate::cache::http::tag::is_valid(tag) {
-            return Err(crate::Error::config(format!("no entry can carry the tag {tag:?}")));
+            return Err(crate::Error::config(format!("invalid tag {tag:?}")));
         }
         Ok(Self::new(InvalidationScope::Tag(tag.into()), false))
     }

@@ -463,7 +463,7 @@ fn is_token(name: &str) -> bool {
 fn field_names(setter: &str, names: &[Box<str>]) -> Result<Vec<HeaderName>, Error> {
     let parse = |name: &str| {
         HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Error::config(format!("cache: {setter} {name:?} is no field name")))
+            .map_err(|_| Error::config(format!("cache: {setter} {name:?} is not a valid field name")))
     };
     names.iter().map(|name| parse(name)).collect()
 }

@@ -60,7 +60,7 @@ impl Invalidate {
     /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
     pub async fn tag(&self, tag: &str) -> Result<(), Error> {
         if !tag::is_valid(tag) {
-            return Err(Error::config(format!("no entry can carry the tag {tag:?}")));
+            return Err(Error::config(format!("invalid tag {tag:?}")));
         }
         self.raise(InvalidationScope::Tag(tag.into())).await
     }
@@ -160,7 +160,7 @@ impl Invalidate {
 }
 
 fn malformed(url: &str) -> Error {
-    Error::config(format!("{url:?} is no URL to invalidate"))
+    Error::config(format!("cannot invalidate {url:?}: not an absolute URL"))
 }
 
 impl fmt::Debug for Invalidate {

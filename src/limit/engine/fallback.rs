@@ -58,7 +58,7 @@ pub enum OnOutage {
 impl OnOutage {
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
-            Self::Share(0) => Err(Error::config("a share among 0 nodes: say how many there are")),
+            Self::Share(0) => Err(Error::config("the number of nodes must be at least 1")),
             _ => Ok(()),
         }
     }

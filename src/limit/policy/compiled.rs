@@ -106,10 +106,10 @@ impl CompiledLimits {
             plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
         names.sort_unstable();
         if plan.rules.iter().filter(|rule| matches!(rule.subject, Subject::Node)).count() > 1 {
-            return Err(Error::config("two per-node ceilings: one process has one"));
+            return Err(Error::config("more than one per-node ceiling; keep one"));
         }
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(Error::config(format!("two limits are named {:?}: name one of them", pair[0]))),
+            Some(pair) => Err(Error::config(format!("duplicate limit name {:?}; rename one with `.named()`", pair[0]))),
             None => Ok(plan),
         }
     }
@@ -217,7 +217,7 @@ impl CompiledLimits {
         };
         let rule = &self.rules[label.rule as usize];
         if matches!(rule.subject, Subject::Node) {
-            return Err(Error::config(format!("limit {name:?}: a per-node ceiling stays as it was built")));
+            return Err(Error::config(format!("limit {name:?}: a per-node ceiling cannot be changed at run time")));
         }
         CompiledQuota::check(name, quota, &rule.cost).map(|()| label)
     }
@@ -351,7 +351,7 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
     match &limit.subject {
         Subject::Own(who) => who.check(),
         Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
-            Err(Error::config(format!("limit {name:?}: a per-node ceiling is neither in dry-run nor tied to a route")))
+            Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither dry-run nor routes")))
         }
         Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling has a fixed cost and nothing to settle")))

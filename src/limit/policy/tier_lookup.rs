@@ -96,7 +96,7 @@ impl TierLookup {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self.capacity {
-            0 => Err(Error::config("a tier look-up that remembers 0 identities asks for every request")),
+            0 => Err(Error::config("the capacity of a tier look-up must be at least 1 identity")),
             _ => Ok(()),
         }
     }

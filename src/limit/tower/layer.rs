@@ -323,10 +323,10 @@ impl RateLimitBuilder {
     /// Where a quota, name, route, network or identity is wrong, or there is no limit. The message names the value.
     pub fn build(mut self) -> Result<RateLimitLayer, Error> {
         if self.limits.is_empty() {
-            return Err(Error::config("a rate-limit layer without a limit"));
+            return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
         }
         if self.capacity == 0 {
-            return Err(Error::config("a capacity of 0 keys holds nobody to a limit"));
+            return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
         }
         self.exempt_allowed()?;
         self.outage.check()?;

@@ -42,8 +42,7 @@ impl Address {
     /// Where the URL is of none of these forms. A password in it is not repeated.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let shown = without_password(url);
-        let wrong =
-            |why: &dyn std::fmt::Display| Error::config(format!("redis URL {shown:?} is not one of ours: {why}"));
+        let wrong = |why: &dyn std::fmt::Display| Error::config(format!("unsupported redis URL {shown:?}: {why}"));
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong(&"no \"://\""))?;
         let (scheme, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         if matches!(scheme, "rediss" | "valkeys") && !cfg!(feature = "redis-tls") {
@@ -109,7 +108,7 @@ impl Address {
                 sentinel(sentinels, primary, authority).map_err(refused)?.async_get_client().await.map_err(refused)?
             }
             Self::Cluster(nodes) => {
-                let mut last = Error::config("a cluster without nodes");
+                let mut last = Error::config("the Redis cluster has no nodes; name at least one");
                 for node in nodes {
                     match Box::pin(Self::One(node.clone()).subscribe(authority, channel)).await {
                         Err(error) => last = error,
@@ -365,7 +364,7 @@ mod tests {
         assert_eq!(kind("redis+cluster://u:p@a:1,b:2,c:3"), "cluster of 3");
         assert_eq!(kind("redis+sentinel://:p@a:1,b:2/mymaster/3"), "mymaster of 2 db 3");
         for wrong in ["127.0.0.1", "http://a", "redis+ring://a", "redis+sentinel://a", "redis://", "redis://a:x"] {
-            assert!(kind(wrong).contains("is not one of ours"), "{wrong}: {}", kind(wrong));
+            assert!(kind(wrong).contains("unsupported redis URL"), "{wrong}: {}", kind(wrong));
         }
     }
 

@@ -194,7 +194,7 @@ impl Redis {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.limit_deadline.is_zero() || self.cache_deadline.is_zero() {
-            return Err(Error::config("a Redis deadline of 0 is met by no answer"));
+            return Err(Error::config("a Redis deadline of 0 is too short; set a longer one"));
         }
         self.limit_circuit.check()?;
         self.cache_circuit.check()?;
@@ -206,7 +206,7 @@ impl Redis {
             )));
         }
         if self.secret.as_ref().is_some_and(|secret| secret.len() < 8) {
-            return Err(Error::config("a fleet's secret of less than 8 bytes is none"));
+            return Err(Error::config("the fleet's secret must have at least 8 bytes"));
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ impl Credits {
     pub(crate) fn check(self) -> Result<Self, Error> {
         let refused = |what: String| Err(Error::config(format!("credits {self}: {what}")));
         match self {
-            Self { limit: 0, .. } => refused("a limit of 0 lets nothing through".to_owned()),
+            Self { limit: 0, .. } => refused("the limit must be at least 1".to_owned()),
             Self { reset_day: 0 | 32.., .. } => refused(format!("reset_day {} is not within 1 and 31", self.reset_day)),
             Self { reset_hour: 24.., .. } => refused(format!("reset_hour {} is not within 0 and 23", self.reset_hour)),
             Self { offset, .. } if offset.abs() > 14 * 60 => {

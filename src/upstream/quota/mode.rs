@@ -78,7 +78,9 @@ impl CallPace {
     pub(crate) fn check(self) -> Result<Self, Error> {
         let Self { calls, period, burst } = self;
         if NonZeroU32::new(calls).is_none() || NonZeroU32::new(burst).is_none() {
-            return Err(Error::config(format!("a pace of {calls} calls per {period:?}, {burst} at once, is none")));
+            return Err(Error::config(format!(
+                "impossible pace of {calls} calls per {period:?}, {burst} at once; each must be greater than 0"
+            )));
         }
         Ok(self)
     }
@@ -126,7 +128,7 @@ impl Shares {
 
     pub(crate) fn check(self) -> Result<Self, Error> {
         match self.0.iter().find(|share| !(0.0..=1.0).contains(*share)) {
-            Some(share) => Err(Error::config(format!("{share} is not a share of a quota: 0 to 1"))),
+            Some(share) => Err(Error::config(format!("the share of a quota must be from 0 to 1, not {share}"))),
             None => Ok(self),
         }
     }

@@ -249,7 +249,7 @@ impl UpstreamBuilder {
         for (at, credits) in self.quotas.iter().enumerate() {
             credits.check()?;
             if let Some(other) = self.quotas[..at].iter().find(|other| other.window() == credits.window()) {
-                return Err(Error::config(format!("two quotas of one window: {other} and {credits}")));
+                return Err(Error::config(format!("duplicate quotas for one window: {other} and {credits}; keep one")));
             }
         }
         if self.alert_at.len() > alert::MOST || self.alert_at.iter().any(|percent| !(1..=100).contains(percent)) {
