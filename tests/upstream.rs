@@ -110,7 +110,7 @@ async fn what_a_quota_holds_is_called_and_what_goes_beyond_is_shed_with_the_time
     assert_eq!((world.made(1).await, world.calls()), (1, 20));
     let stats = world.layer.stats();
     assert_eq!((stats.calls, stats.credits, stats.sheds["quota"]), (20, 20, 9));
-    assert_eq!((stats.windows[0].spent, stats.windows[0].remaining, stats.circuit), (1, 19, "shut"));
+    assert_eq!((stats.windows[0].spent, stats.windows[0].remaining, stats.circuit), (1, 19, "closed"));
     let json = serde_json::to_value(&stats).expect("JSON");
     assert_eq!((&json["upstream"], &json["windows"][0]["limit"]), (&"api".into(), &20.into()));
 }

@@ -252,7 +252,7 @@ fn log(event: &Event<'_>) {
         Event::CircuitOpened { upstream } => {
             tracing::warn!(target: "tollgate", upstream, "circuit open: the upstream is not called");
         }
-        Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit shut again"),
+        Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
         // "A refusal is cheap": no log line per refusal.
         _ => {}
     }

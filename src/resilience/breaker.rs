@@ -6,8 +6,8 @@
 //!
 //! | state | a call | turns |
 //! |---|---|---|
-//! | shut | passes | open after [`in_a_row`](BreakerPolicy::in_a_row) failures, or where more than [`percent`](BreakerPolicy::percent) of the last ten buckets' calls failed or were slow, out of at least [`minimum`](BreakerPolicy::minimum) |
-//! | open | is refused; one each [`probe_every`](BreakerPolicy::probe_every) passes as a probe | shut by a probe that succeeds |
+//! | closed | passes | open after [`in_a_row`](BreakerPolicy::in_a_row) failures, or where more than [`percent`](BreakerPolicy::percent) of the last ten buckets' calls failed or were slow, out of at least [`minimum`](BreakerPolicy::minimum) |
+//! | open | is refused; one each [`probe_every`](BreakerPolicy::probe_every) passes as a probe | closed by a probe that succeeds |
 //!
 //! A call that was admitted before the breaker last turned says nothing about the state after it: its outcome is
 //! dropped.
@@ -195,11 +195,11 @@ mod tests {
     fn five_failures_in_a_row_open_it_and_a_success_between_them_does_not() {
         let mut breaker = Breaker::new(BreakerPolicy::default());
         fail(&mut breaker, 4, START);
-        let permit = breaker.admit(START).expect("shut");
+        let permit = breaker.admit(START).expect("closed");
         assert_eq!(breaker.record(permit, CallOutcome::Success, START), None);
         fail(&mut breaker, 4, START);
         assert!(!breaker.is_open());
-        let permit = breaker.admit(START).expect("shut");
+        let permit = breaker.admit(START).expect("closed");
         assert_eq!(breaker.record(permit, CallOutcome::Failure, START), Some(true));
         assert!(breaker.is_open() && breaker.admit(START).is_none());
     }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn an_outcome_from_before_it_turned_says_nothing() {
         let mut breaker = Breaker::new(BreakerPolicy::default());
-        let early = breaker.admit(START).expect("shut");
+        let early = breaker.admit(START).expect("closed");
         fail(&mut breaker, 5, START);
         assert_eq!(breaker.record(early, CallOutcome::Success, START), None);
         assert!(breaker.is_open());
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn told_to_wait_it_is_open_until_then() {
         let mut breaker = Breaker::new(BreakerPolicy::default());
-        let early = breaker.admit(START).expect("shut");
+        let early = breaker.admit(START).expect("closed");
         assert_eq!(breaker.open_until(START, START), None, "at once is no time to wait");
         assert_eq!(breaker.open_until(START + SECOND * 30, START), Some(true));
         assert_eq!(breaker.record(early, CallOutcome::Success, START), None);

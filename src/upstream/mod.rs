@@ -41,7 +41,7 @@
 //! |---|---|---|---|
 //! | 1 | has its turn come? ([`Mode::Wait`] with a [`CallPace`]) | it waits, first come, first served; [`Paced`](RejectedReason::Paced) where that takes too long | 2 |
 //! | 2 | may the upstream be called, or did it say to wait? | [`ToldToWait`](RejectedReason::ToldToWait) until then | 3 |
-//! | 3 | is the [circuit](crate::Circuit) shut, or is this its probe? | [`CircuitOpen`](RejectedReason::CircuitOpen) until the next probe | 4 |
+//! | 3 | is the [circuit](crate::Circuit) closed, or is this its probe? | [`CircuitOpen`](RejectedReason::CircuitOpen) until the next probe | 4 |
 //! | 4 | do all windows of the quota hold its cost, up to its [priority's](Priority) share? | [`Quota`](RejectedReason::Quota) until the last of them ends | 5 |
 //! | 5 | do the limits that its endpoint was told of hold it? | the same | 6 |
 //! | 6 | is it booked in the store? | the store is waited for, at most 250 ms; where it is away the call goes on, owing | it is spent, and sent |

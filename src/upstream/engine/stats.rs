@@ -38,7 +38,7 @@ pub struct UpstreamStats {
     pub would_shed: u64,
     /// Calls that waited.
     pub waits: u64,
-    /// `shut`, `open`, or `off` where there is none.
+    /// State of the circuit: `closed`, `open`, or `off` without one.
     pub circuit: &'static str,
     /// Whether the store of the credits answers; nothing where there is none.
     pub store_up: Option<bool>,
@@ -122,7 +122,7 @@ impl UpstreamStats {
             circuit: match &account.breaker {
                 None => "off",
                 Some(breaker) if breaker.is_open() => "open",
-                Some(_) => "shut",
+                Some(_) => "closed",
             },
             store_up: core.store.as_ref().map(|_| !account.is_store_away(now)),
             owed: if core.store.is_some() { account.owed() } else { 0 },
