@@ -50,7 +50,9 @@ impl CompiledQuota {
         }
         match cost {
             LimitCost::Fixed(0) => {
-                return Err(Error::config(format!("limit {name:?}: a cost of 0 counts nothing; it must be at least 1")));
+                return Err(Error::config(format!(
+                    "limit {name:?}: a cost of 0 counts nothing; it must be at least 1"
+                )));
             }
             LimitCost::Fixed(units) if *units > quota.capacity() => {
                 return Err(Error::config(format!("limit {name:?}: a cost of {units} exceeds the quota {quota}")));
