@@ -50,7 +50,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|line| line.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    // §7.6.1: `Connection` must not name what is meant for all recipients, such as `Host`.
+    for name in named.iter().filter(|name| **name != HOST).chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }

@@ -3,7 +3,7 @@
 //! | the request | its route |
 //! |---|---|
 //! | axum matched a route | that route, verbatim, such as `/prices/{symbol}` (feature `axum`) |
-//! | no router matched it, and routes are declared (`.routes([…])`) | the declared route that matches its path, as a router would choose |
+//! | routes are declared (`.routes([…])`), and no router matched it, or one that only mounts the service (`/{*rest}`) | the declared route that matches its path, as a router would choose |
 //! | no router matched it, and none are declared | the pattern of ours that matches its path: a guess, see [`Match`] |
 //! | anything else | the one name [`UNMATCHED`] |
 //!
@@ -36,6 +36,8 @@ pub(crate) struct Patterns {
     shapes: HashMap<Shape, usize, foldhash::fast::RandomState>,
     router: matchit::Router<usize>,
     names: Vec<Box<str>>,
+    /// Patterns that end in a catch-all after a literal prefix.
+    catch_alls: Vec<(Box<str>, usize)>,
     /// The routes of the service, where they are declared.
     declared: Option<Arc<Patterns>>,
     /// For each declared route, the place of the pattern that is spelt like it.
@@ -52,6 +54,24 @@ pub(crate) struct Match {
     /// Whether nothing but the path speaks for it: no router matched the request, and no routes are declared. The service
     /// may have a route of its own for this very path.
     pub(crate) is_guess: bool,
+    /// Whether it is a catch-all (`/admin/{*rest}`) under whose prefix the route lies, and not the route itself: it may
+    /// restrict, and permits nothing.
+    pub(crate) is_wider: bool,
+}
+
+impl Match {
+    const fn exact(place: usize) -> Self {
+        Self { place, is_guess: false, is_wider: false }
+    }
+}
+
+/// How a request's route is known.
+enum Route<'a> {
+    /// The declared route at this place.
+    Declared(usize),
+    /// A router matched it.
+    Routed(&'a str),
+    Unknown,
 }
 
 impl Patterns {
@@ -72,6 +92,9 @@ impl Patterns {
         })?;
         self.exact.insert(pattern.into(), index);
         self.shapes.insert(shape(pattern), index);
+        if let Some((prefix, _)) = pattern.split_once("{*").filter(|(prefix, _)| !has_parameters(prefix)) {
+            self.catch_alls.push((prefix.into(), index));
+        }
         self.names.push(pattern.into());
         if let Some(declared) = self.declared.take() {
             self.declare(declared);
@@ -121,25 +144,53 @@ impl Patterns {
         if self.names.is_empty() {
             return None;
         }
-        if let Some(route) = self.routed(head) {
-            return self.spelt_like(route).map(|place| Match { place, is_guess: false });
-        }
-        match &self.declared {
-            Some(declared) => {
-                let place = declared.at(head.uri().path()).and_then(|route| self.of_declared[route]);
-                place.map(|place| Match { place, is_guess: false })
+        match self.route(head) {
+            Route::Declared(route) => {
+                let name = || self.declared.as_ref().and_then(|declared| self.covering(&declared.names[route]));
+                self.of_declared[route].map(Match::exact).or_else(name)
             }
-            None => self.at(head.uri().path()).map(|place| Match { place, is_guess: true }),
+            Route::Routed(route) => self.spelt_like(route).map(Match::exact).or_else(|| self.covering(route)),
+            Route::Unknown if self.declared.is_some() => None,
+            Route::Unknown => self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) }),
         }
     }
 
     /// The name of this request's route.
     pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
-        if let Some(route) = self.routed(head) {
-            return route;
+        let declared = self.declared.as_deref();
+        match self.route(head) {
+            Route::Declared(route) => declared.map_or(UNMATCHED, |declared| &*declared.names[route]),
+            Route::Routed(route) => route,
+            Route::Unknown if declared.is_some() => UNMATCHED,
+            Route::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
         }
-        let routes = self.declared.as_deref().unwrap_or(self);
-        routes.at(head.uri().path()).map_or(UNMATCHED, |index| &*routes.names[index])
+    }
+
+    /// The route of this request: the one a router matched, unless that is where the service is mounted and a declared
+    /// route says more.
+    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+        let routed = self.routed(head);
+        if let Some(declared) = &self.declared
+            && let Some(route) = declared.at(self.path(head))
+            && routed.is_none_or(|routed| covers(routed, &declared.names[route]))
+        {
+            return Route::Declared(route);
+        }
+        routed.map_or(Route::Unknown, Route::Routed)
+    }
+
+    /// The path by which routes are named: of the whole target, where a nested router has stripped a prefix.
+    fn path<'a>(&self, head: &RequestHead<'a>) -> &'a str {
+        let (path, original) = (head.uri().path(), head.original_uri().path());
+        if !self.outbound && original.ends_with(path) { original } else { path }
+    }
+
+    /// The catch-all pattern under whose prefix this route lies; the longest of several.
+    fn covering(&self, route: &str) -> Option<Match> {
+        let covering =
+            self.catch_alls.iter().filter(|(prefix, _)| route.starts_with(&**prefix) && route.len() > prefix.len());
+        let longest = covering.max_by_key(|(prefix, _)| prefix.len());
+        longest.map(|(_, place)| Match { is_wider: true, ..Match::exact(*place) })
     }
 
     pub(crate) fn names(&self) -> &[Box<str>] {
@@ -167,6 +218,21 @@ impl Patterns {
 /// Whether a pattern stands for more than one path.
 pub(crate) fn has_parameters(pattern: &str) -> bool {
     pattern.as_bytes().contains(&b'{')
+}
+
+/// Whether a route that a router matched stands for all that a declared one does: then the service is mounted there.
+fn covers(routed: &str, declared: &str) -> bool {
+    let mut wanted = declared.split('/');
+    for segment in routed.split('/') {
+        if segment.starts_with("{*") {
+            return true;
+        }
+        let Some(found) = wanted.next() else { return false };
+        if segment != found && !segment.starts_with('{') {
+            return false;
+        }
+    }
+    wanted.next().is_none()
 }
 
 /// `/a/{x}` as `/a/{}`, `/a/{*x}` as `/a/{*}`; doubled braces are literal ones.
@@ -234,7 +300,7 @@ mod tests {
         patterns.declare(Arc::new(declared));
         let user = patterns.add("/users/{id}").expect("a pattern");
         let files = patterns.add("/files/{*rest}").expect("a pattern");
-        let sure = |place| Some(Match { place, is_guess: false });
+        let sure = |place| Some(Match::exact(place));
         for (path, found, name) in [
             ("/users/alice", sure(user), "/users/{name}"),
             ("/users/me", None, "/users/me"),
@@ -252,7 +318,7 @@ mod tests {
         let mut patterns = Patterns::default();
         let place = patterns.add("/users/{name}").expect("a pattern");
         let request = request("/users/me");
-        assert_eq!(patterns.find(&RequestHead::of(&request)), Some(Match { place, is_guess: true }));
+        assert_eq!(patterns.find(&RequestHead::of(&request)), Some(Match { is_guess: true, ..Match::exact(place) }));
     }
 
     #[test]
@@ -273,6 +339,32 @@ mod tests {
         ] {
             assert_eq!(patterns.spelt_like(route), found, "{route}");
         }
+    }
+
+    #[test]
+    fn a_route_covers_those_that_say_more() {
+        for (routed, declared, expected) in [
+            ("/{*rest}", "/login", true),
+            ("/users/{name}", "/users/me", true),
+            ("/users/{name}", "/users/{id}", true),
+            ("/users/me", "/users/{name}", false),
+            ("/users/{name}", "/users/me/posts", false),
+            ("/api/{*rest}", "/users/me", false),
+            ("/users/me", "/users/me", true),
+        ] {
+            assert_eq!(covers(routed, declared), expected, "{routed} {declared}");
+        }
+    }
+
+    #[test]
+    fn a_catch_all_covers_the_routes_under_its_prefix() {
+        let mut patterns = Patterns::default();
+        let all = patterns.add("/{*rest}").expect("a pattern");
+        let admin = patterns.add("/admin/{*rest}").expect("a pattern");
+        let wider = |place| Some(Match { is_wider: true, ..Match::exact(place) });
+        assert_eq!(patterns.covering("/admin/stats"), wider(admin));
+        assert_eq!(patterns.covering("/users/{name}"), wider(all));
+        assert_eq!(patterns.covering("/"), None);
     }
 
     #[test]

@@ -91,16 +91,16 @@ impl KeyExtractor for Bearer {
 /// Where `name` is not a lower-case field name: a mistake in the program, found when it starts.
 #[must_use]
 pub fn header(name: &'static str) -> Header {
-    Header(HeaderName::from_static(name))
+    Header(HeaderName::from_static(name), name)
 }
 
 /// Made by [`header`].
 #[derive(Clone, Debug)]
-pub struct Header(HeaderName);
+pub struct Header(HeaderName, &'static str);
 
 impl KeyExtractor for Header {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        Some(Key::bytes("header", only(head, &self.0)?))
+        Some(Key::field(self.1, only(head, &self.0)?))
     }
 
     fn carries(&self, head: &RequestHead<'_>) -> bool {

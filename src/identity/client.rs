@@ -93,6 +93,12 @@ impl KeyExtractor for ClientIp {
         false
     }
 
+    /// The whole address: neighbours in one network share a limit, not their answers.
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        let client = self.proxies.client(self.peer(head)?, head.headers());
+        Some(Key::ip(client.to_canonical()))
+    }
+
     fn check(&self) -> Result<(), Error> {
         if self.ipv6_prefix > 128 {
             return Err(Error::config(format!("IPv6 prefix /{} is longer than 128 bits", self.ipv6_prefix)));

@@ -28,8 +28,23 @@ pub struct Key<'a> {
 enum Value<'a> {
     Ip(IpAddr),
     Bytes(Cow<'a, [u8]>),
+    /// The value of a header field with that name: two fields never share a key.
+    Field(&'static str, &'a [u8]),
     Number(u64),
     Pair(Box<(Key<'a>, Key<'a>)>),
+}
+
+impl Value<'_> {
+    /// Tells the forms of a value apart where they are encoded.
+    const fn tag(&self) -> u8 {
+        match self {
+            Self::Ip(_) => 0,
+            Self::Bytes(_) => 1,
+            Self::Field(..) => 2,
+            Self::Number(_) => 3,
+            Self::Pair(_) => 4,
+        }
+    }
 }
 
 impl<'a> Key<'a> {
@@ -53,6 +68,11 @@ impl<'a> Key<'a> {
         Self { kind, value: Value::Bytes(bytes.into()) }
     }
 
+    /// The value of a header field.
+    pub(crate) const fn field(name: &'static str, value: &'a [u8]) -> Self {
+        Self { kind: "header", value: Value::Field(name, value) }
+    }
+
     /// A number of that kind, such as a user's row id.
     #[must_use]
     pub const fn number(kind: &'static str, number: u64) -> Self {
@@ -74,10 +94,15 @@ impl<'a> Key<'a> {
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(out, self.kind.as_bytes());
+        out.push(self.value.tag());
         match &self.value {
             Value::Ip(IpAddr::V4(ip)) => put(out, &ip.octets()),
             Value::Ip(IpAddr::V6(ip)) => put(out, &ip.octets()),
             Value::Bytes(bytes) => put(out, bytes),
+            Value::Field(name, bytes) => {
+                put(out, name.as_bytes());
+                put(out, bytes);
+            }
             Value::Number(number) => put(out, &number.to_be_bytes()),
             Value::Pair(both) => {
                 both.0.encode(out);
@@ -95,7 +120,7 @@ impl<'a> Key<'a> {
                 return hasher.write_u128(ip.to_bits());
             }
             _ => {
-                hasher.write_u64(7 << 32 | self.kind.len() as u64);
+                hasher.write_u64(u64::from(7 + self.value.tag()) << 32 | self.kind.len() as u64);
                 hasher.write(self.kind.as_bytes());
             }
         }
@@ -103,6 +128,11 @@ impl<'a> Key<'a> {
             Value::Ip(_) => {}
             Value::Bytes(bytes) => {
                 hasher.write_usize(bytes.len());
+                hasher.write(bytes);
+            }
+            Value::Field(name, bytes) => {
+                hasher.write_u64((name.len() as u64) << 32 | bytes.len() as u64);
+                hasher.write(name.as_bytes());
                 hasher.write(bytes);
             }
             Value::Number(number) => hasher.write_u64(*number),
@@ -209,6 +239,12 @@ mod tests {
             Key::text("use", "ra"),
             Key::bytes("user", vec![0xff, 0xfe]),
             Key::number("user", 97),
+            Key::number("user", 0),
+            Key::number("user", u64::from_be_bytes(*b"aaaaaaaa")),
+            Key::text("user", "aaaaaaaa"),
+            Key::field("x-a", b"1"),
+            Key::field("x-b", b"1"),
+            Key::bytes("header", &b"1"[..]),
             Key::ip("10.0.0.1".parse().expect("an address")),
             Key::ip("::ffff:10.0.0.1".parse().expect("an address")),
             Key::text("a", "b").pair(Key::text("c", "d")),

@@ -175,7 +175,11 @@ impl Model {
                     let told = fields.iter().find(|(known, _)| known == name);
                     told.is_none_or(|(_, value)| held.field(name) == Some(value))
                 };
-                if same("etag") && same("last-modified") {
+                let names_one =
+                    |name: &str| held.field(name).is_some() && fields.iter().any(|(known, _)| known == name);
+                if !names_one("etag") && !names_one("last-modified") {
+                    // Nothing to tell the two by.
+                } else if same("etag") && same("last-modified") {
                     self.refreshed(ask, says, now, held);
                 } else {
                     self.forget(ask.path);

@@ -109,6 +109,11 @@ impl Tee {
         BodyReader::follower(self.clone(), resume)
     }
 
+    /// Whether the length of the body is known.
+    pub(crate) const fn is_promised(&self) -> bool {
+        self.promised.is_some()
+    }
+
     /// Waits until it is known whether followers can read it.
     pub(crate) async fn shared(&self) -> Share {
         std::future::poll_fn(|cx| {

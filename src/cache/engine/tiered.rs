@@ -86,7 +86,8 @@ impl Levels {
     fn ask_far(&self, key: &CacheKey, level_1: Option<Stored>, now: Timestamp) -> MaybeReady<LevelAnswer> {
         let (store, copy_of, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
         self.level_2.get(key, now).map(move |found| {
-            let found = found.unwrap_or_default().filter(prefers);
+            // A store that answers for another key has nothing.
+            let found = found.unwrap_or_default().filter(|found| found.key() == &copy_of && prefers(found));
             if let Some(found) = &found {
                 // A copy that is not kept is a copy that is fetched again.
                 drop(store.put(&copy_of, found.clone(), now));
@@ -139,7 +140,7 @@ impl CacheStore for Levels {
             let mut all = level_1;
             let asked = missing.into_iter().zip(&wanted).zip(choices);
             for (((at, key), prefers), found) in asked.zip(found.unwrap_or_default()) {
-                if let Some(found) = found.filter(prefers) {
+                if let Some(found) = found.filter(|found| found.key() == key && prefers(found)) {
                     drop(store.put(key, found.clone(), now));
                     all[at] = Some(found);
                 }

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 
 /// What frameworks build links, redirects and routes from, and so reflect into responses (J. Kettle, "Practical Web
 /// Cache Poisoning", 2018).
-const REFLECTED: [&str; 14] = [
+const REFLECTED: [&str; 20] = [
     "x-forwarded-host",
     "x-forwarded-server",
     "x-forwarded-scheme",
@@ -19,11 +19,17 @@ const REFLECTED: [&str; 14] = [
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
+    "x-forwarded-uri",
+    "x-forwarded-ssl",
+    "x-forwarded-protocol",
+    "x-url-scheme",
+    "x-scheme",
+    "front-end-https",
 ];
 
 /// Fields by which services and proxies in front of them identify a user, beside `Authorization` and `Cookie`. In profile
 /// `app` they are credentials even where the layer was not told that users are identified by them.
-const API_KEYS: [&str; 18] = [
+const API_KEYS: [&str; 37] = [
     "x-api-key",
     "api-key",
     "apikey",
@@ -42,6 +48,25 @@ const API_KEYS: [&str; 18] = [
     "x-forwarded-user",
     "x-auth-request-user",
     "remote-user",
+    "x-remote-user",
+    "x-user",
+    "x-user-id",
+    "x-token",
+    "x-session-id",
+    "x-webauth-user",
+    "x-authenticated-user",
+    "x-authentik-username",
+    "x-forwarded-email",
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+    "x-amzn-oidc-identity",
+    "x-amzn-oidc-accesstoken",
+    "x-ms-client-principal",
+    "x-ms-client-principal-id",
+    "x-goog-authenticated-user-email",
+    "tailscale-user-login",
+    "ssl-client-cert",
+    "dpop",
 ];
 
 /// Which fields that matter here a request carries.
@@ -66,6 +91,8 @@ impl RequestFlags {
     pub(crate) const FORWARDED: Self = Self(1 << 10);
     /// A field that usually holds a credential: see [`API_KEYS`].
     pub(crate) const API_KEY: Self = Self(1 << 11);
+    /// `Connection` names fields of the request.
+    pub(crate) const CONNECTION: Self = Self(1 << 14);
     /// `Expect`.
     pub(crate) const EXPECT: Self = Self(1 << 12);
     /// A credential that the layer identifies users by. Found by the extractors, not by [`scan`](Self::scan).
@@ -85,6 +112,7 @@ impl RequestFlags {
                 "cache-control" | "pragma" => Self::CACHE_CONTROL,
                 "transfer-encoding" => Self::BODY,
                 "expect" => Self::EXPECT,
+                "connection" if names_fields(value.as_bytes()) => Self::CONNECTION,
                 "content-length" if value != "0" => Self::BODY,
                 "content-type" if value.as_bytes().starts_with(b"application/grpc") => Self::GRPC,
                 // Every load balancer sends these two: they are part of the key rather than a reason to bypass.
@@ -110,9 +138,20 @@ impl RequestFlags {
     }
 }
 
-/// RFC 7239 §5.3: `Forwarded` may carry the host the client asked for.
+/// RFC 7239 §5.3 and §5.4: `Forwarded` may carry the host the client asked for, and the scheme it used.
 fn names_host(value: &[u8]) -> bool {
     value.windows(5).any(|part| part.eq_ignore_ascii_case(b"host="))
+        || value.windows(6).any(|part| part.eq_ignore_ascii_case(b"proto="))
+}
+
+/// RFC 9110 §7.6.1: a proxy removes the fields that `Connection` names before it forwards the request, after the cache has
+/// looked at them. Whether it names others than those of one connection.
+fn names_fields(value: &[u8]) -> bool {
+    const OWN: [&[u8]; 6] = [b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"];
+    value
+        .split(|b| *b == b',')
+        .map(<[u8]>::trim_ascii)
+        .any(|name| !name.is_empty() && !OWN.iter().any(|own| own.eq_ignore_ascii_case(name)))
 }
 
 /// Whether the request carries a reflected field that is not among `keyed`.

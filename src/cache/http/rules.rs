@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::tag;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
-use crate::base::route::Patterns;
+use crate::base::route::{Match, Patterns};
 
 /// How the responses of one route are cached.
 ///
@@ -265,7 +265,9 @@ impl RuleBook {
 
     /// The place of this request's rule, and whether it is a [guess](crate::base::route::Match).
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> (usize, bool) {
-        self.patterns.find(head).map_or((self.rules.len() - 1, false), |found| (found.place, found.is_guess))
+        let applies = |found: &Match| !found.is_wider || self.rules[found.place].never;
+        let found = self.patterns.find(head).filter(applies);
+        found.map_or((self.rules.len() - 1, false), |found| (found.place, found.is_guess))
     }
 
     pub(crate) fn rule(&self, index: usize) -> &Rule {

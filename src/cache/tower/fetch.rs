@@ -57,6 +57,9 @@ pub(crate) struct FetchJob<O, B> {
     pub(crate) forward: Forward,
 }
 
+/// What makes an answer one user's.
+const CREDENTIAL: RequestFlags = RequestFlags::AUTHORIZATION.and(RequestFlags::IDENTITY).and(RequestFlags::API_KEY);
+
 impl<O, B> FetchJob<O, B> {
     pub(crate) fn asker(&self) -> Asker<'_> {
         Asker { headers: self.request.headers(), flags: self.ask.flags, head_only: self.ask.head_only }
@@ -243,7 +246,10 @@ impl RunningFetch {
     fn stand_in<I>(&self, failure: Option<StatusCode>) -> Option<Response<Body<I>>> {
         let now = self.core.clock.now();
         let entry = self.stale.as_ref().filter(|entry| entry.partial.is_none())?;
-        if !self.ask.accepts_instead_of(failure, &entry.meta, now) {
+        // An upstream that refuses for a while has failed, to those who call it.
+        let is_refusal = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
+        let counts_as = if is_refusal { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
+        if !self.ask.accepts_instead_of(counts_as, &entry.meta, now) {
             return None;
         }
         answered(&self.ask.route.stale, CacheNote::Stale);
@@ -259,15 +265,20 @@ impl RunningFetch {
         core.warn_if_useless(&self.ask.rule, reason);
         // A part, or the answer to a client's own condition, says nothing of what a whole answer would be.
         // Nor does a moment without memory.
-        if !self.ask.wants_part() && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
+        // Nor an error, unless it says that there is nothing, nor what one user's credential made of it.
+        let is_error = status.is_client_error() || status.is_server_error();
+        let is_of_all = matches!(status.as_u16(), 404 | 410) || !is_error;
+        let is_of_all = is_of_all && !self.ask.flags.has(CREDENTIAL) && reason != Reason::OwnFields;
+        if !self.ask.wants_part() && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom && is_of_all {
             core.hit_for_miss.mark(&self.ask.key, core.clock.now(), core.settings.hit_for_miss);
         }
         // RFC 9111 §4.3.3: a full response to our question replaces what is stored; one that may not be stored leaves
-        // nothing in its place. A failure says nothing about the representation.
-        if self.stale.is_some() && !status.is_server_error() && !self.ask.wants_part() {
+        // nothing in its place. An error says nothing about the representation.
+        if self.stale.is_some() && is_of_all && !self.ask.wants_part() {
             core.forget(&self.ask.key);
         }
-        if let Some(lead) = &self.lead {
+        // Those who wait for an error that is not theirs go on as after any failure: a few at a time.
+        if let Some(lead) = self.lead.as_ref().filter(|_| !status.is_server_error() && reason != Reason::OwnFields) {
             lead.tell(FetchProgress::Alone);
         }
     }

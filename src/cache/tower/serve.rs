@@ -198,7 +198,9 @@ async fn shared(
     deadline: Pin<&mut tokio::time::Sleep>,
 ) -> Result<Share, Reason> {
     let wait = core.settings.wait;
-    let usual = route.took.p95().map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
+    // A promised body is read as it comes: its first byte is waited for like its head.
+    let unknown = route.took.p95().filter(|_| !tee.is_promised());
+    let usual = unknown.map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
     let share = std::pin::pin!(tokio::time::timeout(usual, tee.shared()));
     match select(share, deadline).await {
         Either::Left((Ok(share), _)) => Ok(share),

@@ -93,6 +93,11 @@ impl RunningFetch {
             return;
         }
         let same = |name| answer.headers.get(&name).is_none_or(|value| old.meta.headers.get(&name) == Some(value));
+        // Without a validator there is nothing to tell the two by: neither updated nor removed.
+        let names_one = |name| answer.headers.contains_key(&name) && old.meta.headers.contains_key(&name);
+        if !names_one(header::ETAG) && !names_one(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
+            return;
+        }
         if same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
             // What may not be stored any longer is not.
             if let Err((Reason::Invalidated | Reason::StoreFailed | Reason::Superseded, _)) | Ok(_) =
