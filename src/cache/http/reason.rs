@@ -82,7 +82,7 @@ reasons! {
     /// The status is not one that this profile stores.
     Status = "status", "answer 200, 203, 301, 308, 404 or 410; profile `shared` stores every final status with explicit freshness";
     /// An error that answers this one request: its `Range`, condition, `Expect` or `Accept`, its rate, its connection.
-    OwnFields = "own-fields", "nothing: others would be told of an error that is not theirs";
+    OwnFields = "own-fields", "nothing: the error belongs to one request";
     /// The response says `no-store`.
     NoStore = "no-store", "drop the directive from the response";
     /// The response says `private`.
