@@ -36,7 +36,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 use crate::cache::http::policy;
 use crate::cache::http::reason::Reason;
-use crate::cache::http::request_flags::RequestFlags;
+use crate::cache::http::request_flags::{self, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
 use crate::cache::http::stored_head::{LogPosition, Meta};
@@ -193,6 +193,7 @@ impl CacheShared {
         if flags.has(RequestFlags::FORWARDED) {
             key.field(head, &http::HeaderName::from_static("x-forwarded-proto"));
             key.field(head, &http::HeaderName::from_static("x-forwarded-port"));
+            key.scheme(&request_flags::forwarded_schemes(head.headers()));
         }
         for name in &settings.key_fields {
             key.field(head, name);

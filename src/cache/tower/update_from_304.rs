@@ -93,9 +93,8 @@ impl RunningFetch {
             return;
         }
         let same = |name| answer.headers.get(&name).is_none_or(|value| old.meta.headers.get(&name) == Some(value));
-        // Without a validator there is nothing to tell the two by: neither updated nor removed.
-        let names_one = |name| answer.headers.contains_key(&name) && old.meta.headers.contains_key(&name);
-        if !names_one(header::ETAG) && !names_one(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
+        // A response without a validator cannot be recognised: neither updated nor removed.
+        if !validators::has_validator(&old.meta.headers) && same(header::CONTENT_LENGTH) {
             return;
         }
         if same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
