@@ -130,7 +130,7 @@ async fn is_as_put(store: &dyn CacheStore, key: &CacheKey, body: &str) {
     assert_eq!(entry.tags().collect::<Vec<_>>(), ["a-tag"], "a tag changed");
     assert_eq!(entry.length(), body.len() as u64, "the length changed");
     assert_eq!(entry.body_for_tests(), body.as_bytes(), "the body changed");
-    let shift = entry.keep_until().since(NOW).abs_diff(Duration::from_secs(60));
+    let shift = entry.retain_until().since(NOW).abs_diff(Duration::from_secs(60));
     assert!(shift < Duration::from_secs(1), "its life changed by {shift:?}");
 }
 

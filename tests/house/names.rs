@@ -54,7 +54,7 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 33] = [
+const TYPES: [(&str, &str); 36] = [
     ("Answer", "MaybeReady"),
     ("Books", "LiveRules"),
     ("Case", "StoreContext"),
@@ -70,6 +70,7 @@ const TYPES: [(&str, &str); 33] = [
     ("Life", "TtlPolicy"),
     ("Listener", "InvalidationSink"),
     ("Memo", "TierCache"),
+    ("Meta", "StoredHead"),
     ("Near", "LocalCache"),
     ("Odd", "DecodeError"),
     ("Offer", "CompiledQuota"),
@@ -78,6 +79,7 @@ const TYPES: [(&str, &str); 33] = [
     ("Patience", "LoadDeadlines"),
     ("Plan", "StorePolicy or CompiledLimits"),
     ("Reply", "RateLimitHeaders"),
+    ("RuleBook", "CompiledRules"),
     ("Ruling", "Outcome"),
     ("Settings", "a name of its own, such as CacheSettings"),
     ("Shed", "Rejected"),
@@ -88,6 +90,7 @@ const TYPES: [(&str, &str); 33] = [
     ("Thrift", "BudgetEffect"),
     ("Told", "ObservedLimits"),
     ("Unsettled", "UnsafeRequest"),
+    ("Wanted", "RequestedRanges"),
 ];
 
 /// Names that two public or crate-wide types may share, and why.

@@ -207,16 +207,16 @@ where
     #[inline]
     pub(super) fn found(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> TypedLookup<V> {
         let Some(entry) = entry else { return TypedLookup::Nothing };
-        let standing = self.space.standing(key, &entry, now);
-        if standing == Freshness::Gone {
+        let freshness = self.space.freshness(key, &entry, now);
+        if freshness == Freshness::Unusable {
             return TypedLookup::Nothing;
         }
         let Some(value) = self.value(&entry) else { return TypedLookup::Nothing };
-        match standing {
+        match freshness {
             Freshness::Fresh => TypedLookup::Value(value, entry),
             Freshness::BudgetStretched => TypedLookup::BudgetStretched(value, entry),
-            Freshness::FreshButOld | Freshness::StaleWhileRevalidate => TypedLookup::Old(value, entry),
-            Freshness::Stale { .. } | Freshness::Gone => TypedLookup::Expired(value, entry),
+            Freshness::RefreshAhead | Freshness::StaleWhileRevalidate => TypedLookup::Old(value, entry),
+            Freshness::Stale { .. } | Freshness::Unusable => TypedLookup::Expired(value, entry),
         }
     }
 

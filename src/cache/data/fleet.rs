@@ -86,7 +86,7 @@ impl Namespace {
     async fn loaded_elsewhere(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         let now = self.engine.clock.now();
         let entry = self.accept(key, self.engine.store.get_shared(key, now).await)?;
-        (self.standing(key, &entry, now) == Freshness::Fresh).then_some(entry)
+        (self.freshness(key, &entry, now) == Freshness::Fresh).then_some(entry)
     }
 
     /// Tells the others to wait no longer.

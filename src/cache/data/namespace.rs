@@ -22,7 +22,7 @@ use crate::cache::engine::engine_parts::Engine;
 use crate::cache::engine::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 use crate::cache::http::tag;
 
 /// Namespace of typed values.
@@ -72,36 +72,38 @@ pub(super) struct LoadedValue {
 impl Namespace {
     /// How this entry may be used now. A fresh one costs two comparisons.
     #[inline]
-    pub(super) fn standing(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
-        match (policy::standing(&entry.meta.windows, now), self.engine.barriers.check(key, &entry.meta)) {
+    pub(super) fn freshness(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
+        match (policy::freshness(&entry.meta.deadlines, now), self.engine.barriers.check(key, &entry.meta)) {
             (Freshness::Fresh, Validity::Valid) => Freshness::Fresh,
-            (standing, validity) => self.older(entry, standing, validity, now),
+            (freshness, validity) => self.older(entry, freshness, validity, now),
         }
     }
 
-    fn older(&self, entry: &Entry, standing: Freshness, validity: Validity, now: Timestamp) -> Freshness {
-        let windows = &entry.meta.windows;
-        match (validity, standing) {
-            (Validity::Void, _) | (_, Freshness::Gone) => Freshness::Gone,
-            (Validity::Valid, standing) => match &self.settings.budget {
-                Some(budget) => policy::spared(standing, windows, entry.meta.stored_at, budget.effect(now), now),
-                None => standing,
+    fn older(&self, entry: &Entry, freshness: Freshness, validity: Validity, now: Timestamp) -> Freshness {
+        let deadlines = &entry.meta.deadlines;
+        match (validity, freshness) {
+            (Validity::Void, _) | (_, Freshness::Unusable) => Freshness::Unusable,
+            (Validity::Valid, freshness) => match &self.settings.budget {
+                Some(budget) => {
+                    policy::stretched_freshness(freshness, deadlines, entry.meta.stored_at, budget.effect(now), now)
+                }
+                None => freshness,
             },
             // Marked stale: as if its freshness had just ended.
-            (Validity::Stale, Freshness::Fresh | Freshness::FreshButOld) => {
-                match windows.revalidate_until > windows.fresh_until {
+            (Validity::Stale, Freshness::Fresh | Freshness::RefreshAhead) => {
+                match deadlines.revalidate_until > deadlines.fresh_until {
                     true => Freshness::StaleWhileRevalidate,
-                    false => Freshness::Stale { on_error: windows.error_until > windows.fresh_until },
+                    false => Freshness::Stale { on_error: deadlines.error_until > deadlines.fresh_until },
                 }
             }
-            (Validity::Stale, standing) => standing,
+            (Validity::Stale, freshness) => freshness,
         }
     }
 
     /// Whether this entry may be served where a load failed, or takes long.
     pub(super) fn stands_in(&self, key: &CacheKey, entry: &Entry) -> bool {
         let now = self.engine.clock.now();
-        now < entry.meta.windows.error_until.max(entry.meta.windows.revalidate_until)
+        now < entry.meta.deadlines.error_until.max(entry.meta.deadlines.revalidate_until)
             && self.engine.barriers.check(key, &entry.meta) != Validity::Void
     }
 
@@ -135,12 +137,12 @@ impl Namespace {
         tags.sort_unstable();
         tags.dedup();
         let noise = key.hash64() ^ now.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let meta = Meta {
+        let meta = StoredHead {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             age: Duration::ZERO,
             stored_at: now,
-            windows: self.settings.life.windows(fresh.ttl, now, noise),
+            deadlines: self.settings.life.deadlines(fresh.ttl, now, noise),
             strict: false,
             immutable: false,
             tags: tags.into(),
@@ -165,7 +167,7 @@ impl Namespace {
         let (key, meta) = (&entry.key, &entry.meta);
         if let Err(error) = self.fit(entry) {
             // A load that says its value has no life means what it says.
-            if meta.windows.keep_until > meta.stored_at {
+            if meta.deadlines.retain_until > meta.stored_at {
                 self.engine.events.warn_once(&self.warned, "unusable-tag", &error.to_string());
             }
             return;
@@ -206,7 +208,7 @@ impl Namespace {
             let form = "1 to 256 visible ASCII characters without a comma";
             return Err(Error::config(format!("{:?}: invalid tag {bad:?}, must be {form}", self.name)));
         }
-        if meta.windows.keep_until <= meta.stored_at {
+        if meta.deadlines.retain_until <= meta.stored_at {
             return Err(Error::config(format!("{:?}: the lifetime must be longer than 0", self.name)));
         }
         Ok(())

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
 /// Barriers of one kind before the older half is folded.
 const MOST: usize = 16_384;
@@ -157,7 +157,7 @@ impl Barriers {
     }
 
     /// Whether an entry with this head, stored under this key, may be used.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         let generation = self.generation();
         if meta.began.here == generation || meta.checked.load(Ordering::Relaxed) == generation {
             return Validity::Valid;

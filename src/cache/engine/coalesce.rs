@@ -24,7 +24,7 @@ use super::record::Entry;
 use super::tee::Tee;
 use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
 /// How many of a failed flight's waiters call the inner service at a time.
 const FEW: usize = 8;
@@ -32,7 +32,7 @@ const SHARDS: usize = 16;
 
 /// A response whose head is known and whose body is arriving.
 pub(crate) struct StreamingResponse {
-    pub(crate) meta: Arc<Meta>,
+    pub(crate) meta: Arc<StoredHead>,
     /// The fields it varies on, and what the leader's request said in them.
     pub(crate) names: Arc<[http::HeaderName]>,
     pub(crate) selection: Box<[u8]>,

@@ -28,7 +28,7 @@ use crate::cache::data::record;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
 /// The first bytes of every envelope; the last is the version.
 const MAGIC: [u8; 4] = *b"TGC\x01";
@@ -186,19 +186,19 @@ fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     out.u64(meta.began.fleet);
     out.u16(meta.status.as_u16());
     out.u8(u8::from(meta.strict) | u8::from(meta.immutable) << 1 | u8::from(entry.partial.is_some()) << 2);
-    let windows = &meta.windows;
+    let deadlines = &meta.deadlines;
     out.u64(clock.fleet(meta.stored_at));
     for time in [
-        windows.fresh_until,
-        windows.refresh_from,
-        windows.revalidate_until,
-        windows.error_until,
-        windows.down_until,
-        windows.keep_until,
+        deadlines.fresh_until,
+        deadlines.refresh_from,
+        deadlines.revalidate_until,
+        deadlines.error_until,
+        deadlines.unreachable_until,
+        deadlines.retain_until,
     ] {
         out.u64(clock.fleet(time));
     }
-    for span in [meta.age, windows.late, meta.took] {
+    for span in [meta.age, deadlines.initial_staleness, meta.took] {
         out.u64(nanos(span));
     }
     if let Some(part) = entry.partial {
@@ -223,18 +223,18 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> O
     let (stored_at, before) = clock.here(reader.u64()?);
     let mut time = || reader.u64().map(|fleet| clock.here(fleet));
     let (fresh_until, overdue) = time()?;
-    let windows = Deadlines {
+    let deadlines = Deadlines {
         fresh_until,
-        late: Duration::ZERO,
+        initial_staleness: Duration::ZERO,
         refresh_from: time()?.0,
         revalidate_until: time()?.0,
         error_until: time()?.0,
-        down_until: time()?.0,
-        keep_until: time()?.0,
+        unreachable_until: time()?.0,
+        retain_until: time()?.0,
     };
     // What lies before this process's clock began is kept in the age.
     let age = Duration::from_nanos(reader.u64()?) + before;
-    let windows = Deadlines { late: Duration::from_nanos(reader.u64()?) + overdue, ..windows };
+    let deadlines = Deadlines { initial_staleness: Duration::from_nanos(reader.u64()?) + overdue, ..deadlines };
     let took = Duration::from_nanos(reader.u64()?);
     let partial = match flags & 4 {
         0 => None,
@@ -252,12 +252,12 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> O
     }
     let body = record.slice_ref(reader.0);
     let typed = TypedPayload { weight: record::weight_of(key, &body), ..TypedPayload::default() };
-    let meta = Meta {
+    let meta = StoredHead {
         status,
         headers,
         age,
         stored_at,
-        windows,
+        deadlines,
         strict: flags & 1 != 0,
         immutable: flags & 2 != 0,
         tags,

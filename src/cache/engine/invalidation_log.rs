@@ -26,7 +26,7 @@ use super::invalidation::Invalidation;
 use crate::base::codec::{Reader, Writer};
 use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
 /// Invalidations kept until the store can be told; more become one on everything.
 const MOST_PENDING: usize = 1024;
@@ -128,7 +128,7 @@ impl InvalidationLog {
     }
 
     /// Whether an entry under this key may be used.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         if self.number() == 0 {
             return Validity::Void;
         }

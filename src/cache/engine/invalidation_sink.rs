@@ -9,7 +9,7 @@ use super::store::CacheStore;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
 /// Receives invalidations from other processes. A store that several processes share is given it by
 /// [`CacheStore::listen`](crate::cache::CacheStore::listen), and tells it what other processes took back. Clones are
@@ -73,7 +73,7 @@ impl InvalidationSink {
     }
 
     /// Whether an entry under this key may still be used.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         self.barriers.check(key, meta)
     }
 }

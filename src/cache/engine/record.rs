@@ -19,7 +19,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
 use crate::cache::http::settings::TOLLGATE_CACHE_CONTROL;
 use crate::cache::http::storability::StorePolicy;
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
 /// What an entry weighs beside its bytes: keys, maps, counters.
 const OVERHEAD: u64 = 1024;
@@ -97,7 +97,7 @@ pub(crate) struct TypedPayload {
 #[derive(Clone)]
 pub struct Entry {
     pub(crate) key: CacheKey,
-    pub(crate) meta: Arc<Meta>,
+    pub(crate) meta: Arc<StoredHead>,
     pub(crate) body: StoredBody,
     pub(crate) length: u64,
     /// Which bytes of the whole these are, where they are not all (RFC 9111 §3.3).
@@ -137,16 +137,16 @@ impl Entry {
 
     /// After this time it is of no use to anyone.
     #[must_use]
-    pub fn keep_until(&self) -> Timestamp {
-        self.meta.windows.keep_until
+    pub fn retain_until(&self) -> Timestamp {
+        self.meta.deadlines.retain_until
     }
 
     /// The same entry, as if its freshness had just ended.
     #[cfg(feature = "redis")]
     pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {
         let mut meta = self.meta.with_headers(self.meta.headers.clone());
-        meta.windows.fresh_until = meta.windows.fresh_until.min(now);
-        meta.windows.refresh_from = meta.windows.refresh_from.min(now);
+        meta.deadlines.fresh_until = meta.deadlines.fresh_until.min(now);
+        meta.deadlines.refresh_from = meta.deadlines.refresh_from.min(now);
         Self { meta: Arc::new(meta), ..self.clone() }
     }
 
@@ -304,7 +304,7 @@ fn settle(headers: &mut HeaderMap) {
 }
 
 /// The head to store for a response that `plan` keeps.
-pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: StorePolicy, began: LogPosition) -> Meta {
+pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: StorePolicy, began: LogPosition) -> StoredHead {
     if !headers.contains_key(header::DATE) {
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date of arrival to a response it keeps.
         if let Some(date) = http_date(plan.moments.wall) {
@@ -314,13 +314,13 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, plan: StorePolicy
     // A place for the age, so that writing it on a hit changes a value and moves nothing.
     headers.remove(header::AGE);
     headers.insert(header::AGE, HeaderValue::from_static("0"));
-    let windows = plan.windows();
-    Meta {
+    let deadlines = plan.deadlines();
+    StoredHead {
         status,
         headers,
         age: plan.age,
         stored_at: plan.moments.answered,
-        windows,
+        deadlines,
         strict: plan.strict,
         immutable: plan.immutable,
         tags: plan.tags,

@@ -11,7 +11,7 @@ use super::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
 /// An entry that is fresh for a minute and carries the tag `a-tag`.
 pub(crate) fn entry_for_tests(
@@ -26,21 +26,21 @@ pub(crate) fn entry_for_tests(
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let until = now + Duration::from_secs(60);
-    let windows = Deadlines {
+    let deadlines = Deadlines {
         fresh_until: until,
-        late: Duration::ZERO,
+        initial_staleness: Duration::ZERO,
         refresh_from: until,
         revalidate_until: until,
         error_until: until,
-        down_until: until,
-        keep_until: until,
+        unreachable_until: until,
+        retain_until: until,
     };
-    let meta = Meta {
+    let meta = StoredHead {
         status: StatusCode::OK,
         headers,
         age: Duration::ZERO,
         stored_at: now,
-        windows,
+        deadlines,
         strict: false,
         immutable: false,
         tags: [Box::from("a-tag")].into(),

@@ -58,8 +58,8 @@ impl Levels {
     /// Whether what was found near may be served without looking further.
     fn serves(&self, key: &CacheKey, found: &Stored, now: Timestamp) -> bool {
         let Stored::Entry(entry) = found else { return true };
-        let windows = &entry.meta.windows;
-        self.is_valid(key, found) && now < windows.fresh_until.max(windows.revalidate_until)
+        let deadlines = &entry.meta.deadlines;
+        self.is_valid(key, found) && now < deadlines.fresh_until.max(deadlines.revalidate_until)
     }
 
     /// Whether nobody has taken it back.

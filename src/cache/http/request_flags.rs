@@ -1,9 +1,9 @@
-//! One pass over a request's fields: everything the cache needs to know about them, in one word of bits.
+//! Request flags: one pass over the header fields collects the flags that the cache needs.
 
 use http::{HeaderMap, HeaderName};
 
-/// What frameworks build links, redirects and routes from, and so reflect into responses (J. Kettle, "Practical Web
-/// Cache Poisoning", 2018).
+/// Fields from which frameworks build links, redirects and routes, and which responses therefore reflect (J. Kettle,
+/// "Practical Web Cache Poisoning", 2018).
 const REFLECTED: [&str; 14] = [
     "x-forwarded-host",
     "x-forwarded-server",
@@ -21,8 +21,8 @@ const REFLECTED: [&str; 14] = [
     "x-method-override",
 ];
 
-/// Fields by which services and proxies in front of them identify a user, beside `Authorization` and `Cookie`. In profile
-/// `app` they are credentials even where the layer was not told that users are identified by them.
+/// Fields by which services and proxies identify a user, beside `Authorization` and `Cookie`. Profile `app` treats them
+/// as credentials even if no extractor reads them.
 const API_KEYS: [&str; 18] = [
     "x-api-key",
     "api-key",
@@ -44,7 +44,7 @@ const API_KEYS: [&str; 18] = [
     "remote-user",
 ];
 
-/// Which fields that matter here a request carries.
+/// Set of header fields that a request carries, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestFlags(u16);
 
@@ -68,10 +68,10 @@ impl RequestFlags {
     pub(crate) const API_KEY: Self = Self(1 << 11);
     /// `Expect`.
     pub(crate) const EXPECT: Self = Self(1 << 12);
-    /// A credential that the layer identifies users by. Found by the extractors, not by [`scan`](Self::scan).
+    /// A credential read by a configured extractor. Set from the extractors, not by [`scan`](Self::scan).
     pub(crate) const IDENTITY: Self = Self(1 << 13);
 
-    /// Reads the request's fields once.
+    /// Collects the flags in one pass.
     pub(crate) fn scan(headers: &HeaderMap) -> Self {
         let mut flags = Self::default();
         for (name, value) in headers {
@@ -87,7 +87,7 @@ impl RequestFlags {
                 "expect" => Self::EXPECT,
                 "content-length" if value != "0" => Self::BODY,
                 "content-type" if value.as_bytes().starts_with(b"application/grpc") => Self::GRPC,
-                // Every load balancer sends these two: they are part of the key rather than a reason to bypass.
+                // Load balancers send these two with every request: they are part of the key.
                 "x-forwarded-proto" | "x-forwarded-port" => Self::FORWARDED,
                 "forwarded" if names_host(value.as_bytes()) => Self::UNKEYED,
                 name if REFLECTED.contains(&name) => Self::UNKEYED,
@@ -99,18 +99,18 @@ impl RequestFlags {
         flags
     }
 
-    /// Whether any of `other` is there.
+    /// Whether any flag of `other` is set.
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// These and `other`.
+    /// Returns the union with `other`.
     pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
 
-/// RFC 7239 §5.3: `Forwarded` may carry the host the client asked for.
+/// RFC 7239 §5.3: `Forwarded` may carry the original host.
 fn names_host(value: &[u8]) -> bool {
     value.windows(5).any(|part| part.eq_ignore_ascii_case(b"host="))
 }
@@ -124,7 +124,7 @@ pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
     })
 }
 
-/// Whether every name in the request's cookies is among `ignorable`.
+/// Whether every cookie name is among `ignorable`.
 pub(crate) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>]) -> bool {
     !ignorable.is_empty()
         && headers.get_all(http::header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';')).all(
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_pass_finds_what_matters() {
+    fn scan_sets_flags() {
         let mut headers = HeaderMap::new();
         headers.insert("accept", HeaderValue::from_static("*/*"));
         headers.insert("content-length", HeaderValue::from_static("0"));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_ignorable_only_if_all_its_names_are() {
+    fn cookies_are_ignorable_if_all_names_are() {
         let names = ["_ga".into(), "theme".into()];
         for (cookie, expected) in
             [("_ga=1; theme=dark", true), ("_ga=1; session=x", false), ("theme", true), ("", true), ("_GA=1", false)]

@@ -23,7 +23,7 @@ use crate::cache::engine::coalesce::Coalescer;
 use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
 use crate::cache::engine::store::CacheStore;
 use crate::cache::http::credentials::Credentials;
-use crate::cache::http::rules::{Routing, RuleBook, Rules};
+use crate::cache::http::rules::{CompiledRules, Routing, Rules};
 use crate::cache::http::settings::{CacheSettings, Profile, TOLLGATE_CACHE_CONTROL};
 use crate::identity::{KeyExtractor, SharedExtractor};
 use crate::store::memory::MemoryCache;
@@ -387,7 +387,7 @@ impl CacheBuilder {
 
     pub(crate) fn assemble(
         self,
-        rules: RuleBook,
+        rules: CompiledRules,
         routing: Routing,
         key_fields: Vec<HeaderName>,
         mut targeted: Vec<HeaderName>,

@@ -137,9 +137,9 @@ fn ask_in_their_place(
         validators::make_conditional(request, &entry.meta.headers);
         return OriginRequest::IsCurrent(entry.clone());
     }
-    validators::unconditional(request);
+    validators::remove_conditions(request);
     if let Some(entry) = beginning {
-        range::ask_for_rest(request, &entry.meta.headers, entry.length);
+        range::request_rest(request, &entry.meta.headers, entry.length);
         return OriginRequest::TheRest(entry);
     }
     OriginRequest::Whole
@@ -171,7 +171,7 @@ impl RunningFetch {
             let (parts, body) = response.into_parts();
             self.update_from_head(&parts).await;
             let mut response = Response::from_parts(parts, body);
-            self.describe(&mut response, None, false);
+            self.write_cache_status(&mut response, None, false);
             return (Ok(response), None);
         }
         if self.ask.post {
@@ -179,7 +179,7 @@ impl RunningFetch {
             self.began = self.core.begin();
             if !self.core.is_at_home(&self.ask.key, response.headers()) {
                 self.ask.route.bypass(Reason::Method);
-                self.describe(&mut response, Some(Reason::Method), false);
+                self.write_cache_status(&mut response, Some(Reason::Method), false);
                 return (Ok(response), None);
             }
         }
@@ -192,7 +192,7 @@ impl RunningFetch {
             }
             Err(reason) => {
                 self.pass(reason, response.status());
-                self.describe(&mut response, Some(reason), false);
+                self.write_cache_status(&mut response, Some(reason), false);
                 (Ok(response), None)
             }
         }
@@ -209,7 +209,7 @@ impl RunningFetch {
             post: self.ask.post,
             own_fields: self.sent_own_fields(),
             refuses_identity: !vary::accepts_identity(&self.headers),
-            noise: self.ask.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            random: self.ask.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
 
@@ -231,9 +231,9 @@ impl RunningFetch {
     }
 
     fn often_enough(&self) -> Result<(), Reason> {
-        let wanted = self.core.rules.rule(&self.ask.rule).min_uses;
+        let required = self.core.rules.rule(&self.ask.rule).min_uses;
         // What is stored already has been asked for often enough.
-        if wanted <= 1 || self.stale.is_some() || self.core.min_uses.count(&self.ask.key) >= wanted {
+        if required <= 1 || self.stale.is_some() || self.core.min_uses.count(&self.ask.key) >= required {
             return Ok(());
         }
         Err(Reason::MinUses)
@@ -272,7 +272,7 @@ impl RunningFetch {
         }
     }
 
-    pub(crate) fn describe<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
+    pub(crate) fn write_cache_status<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
         if self.is_shadow {
             return;
         }

@@ -15,7 +15,7 @@ use crate::base::body::Wrap;
 use crate::base::error::Error;
 use crate::base::mode::Switch;
 use crate::cache::data::DataCache;
-use crate::cache::http::rules::{Routing, RuleBook, Rules};
+use crate::cache::http::rules::{CompiledRules, Routing, Rules};
 
 const MIB: u64 = 1 << 20;
 /// How long a shutdown waits for fetches in progress.
@@ -51,7 +51,7 @@ impl CacheLayer {
     /// An entry may take 1 MiB, or all of `bytes` where that is less.
     pub fn in_memory(bytes: u64) -> Self {
         let builder = Self::builder().memory(bytes).max_entry(bytes.min(MIB));
-        Self::new(builder.assemble(RuleBook::empty(), Routing::default(), Vec::new(), Vec::new()))
+        Self::new(builder.assemble(CompiledRules::empty(), Routing::default(), Vec::new(), Vec::new()))
     }
 
     /// Everything that can be set.

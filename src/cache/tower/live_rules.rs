@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::stats::RuleCounters;
 use crate::base::lock::RwLock;
 use crate::base::request_head::RequestHead;
-use crate::cache::http::rules::{Rule, RuleBook};
+use crate::cache::http::rules::{CompiledRules, Rule};
 
 /// Rules, and what became of each.
 #[derive(Debug)]
 pub(crate) struct RuleSet {
-    pub(crate) rules: RuleBook,
+    pub(crate) rules: CompiledRules,
     /// One per rule, in their order.
     counters: Vec<RuleCounters>,
 }
 
 impl RuleSet {
-    fn new(rules: RuleBook) -> Self {
+    fn new(rules: CompiledRules) -> Self {
         let counters = (0..rules.len()).map(|_| RuleCounters::default()).collect();
         Self { rules, counters }
     }
@@ -50,12 +50,12 @@ pub(crate) struct MatchedRule {
 }
 
 impl LiveRules {
-    pub(crate) fn new(rules: RuleBook) -> Self {
+    pub(crate) fn new(rules: CompiledRules) -> Self {
         Self { built: RuleSet::new(rules), is_replaced: AtomicBool::new(false), live: RwLock::default() }
     }
 
     /// Judges requests that begin from now on by these.
-    pub(crate) fn replace(&self, rules: RuleBook) {
+    pub(crate) fn replace(&self, rules: CompiledRules) {
         *self.live.write() = Some(Arc::new(RuleSet::new(rules)));
         self.is_replaced.store(true, Ordering::Release);
     }

@@ -17,7 +17,7 @@ use crate::cache::engine::record::{Entry, Stored, VaryIndex};
 use crate::cache::http::cache_status::Forward;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.
@@ -90,7 +90,7 @@ impl CacheShared {
     /// A fresh entry that came to lie here since the request was looked up: a flight has landed before it could be joined.
     pub(crate) fn landed(&self, ask: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
         match self.look_at_hand(ask, headers, self.clock.now()) {
-            Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::FreshButOld))) => Some(entry),
+            Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::RefreshAhead))) => Some(entry),
             _ => None,
         }
     }
@@ -121,10 +121,10 @@ impl CacheShared {
                 LookupStep::Done(variant, LookupResult::Nothing(missed))
             }
             Some(Stored::Entry(entry)) => {
-                let standing = self.standing(ask, &entry, headers, is_variant, now);
-                match standing {
-                    Freshness::Gone => LookupStep::Done(variant, LookupResult::Nothing(missed)),
-                    standing => LookupStep::Done(variant, LookupResult::Entry(entry, standing)),
+                let freshness = self.freshness(ask, &entry, headers, is_variant, now);
+                match freshness {
+                    Freshness::Unusable => LookupStep::Done(variant, LookupResult::Nothing(missed)),
+                    freshness => LookupStep::Done(variant, LookupResult::Entry(entry, freshness)),
                 }
             }
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
@@ -144,7 +144,7 @@ impl CacheShared {
         }
     }
 
-    fn standing(
+    fn freshness(
         &self,
         ask: &CacheRequest,
         entry: &Entry,
@@ -154,44 +154,48 @@ impl CacheShared {
     ) -> Freshness {
         // A variant found by a class of codings must be one that this client can read.
         if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
-            return Freshness::Gone;
+            return Freshness::Unusable;
         }
         if self.is_lifted(ask, &entry.meta) {
-            return Freshness::Gone;
+            return Freshness::Unusable;
         }
-        let standing = policy::standing(&entry.meta.windows, now);
-        let standing = match self.barriers.check(&ask.key, &entry.meta) {
-            Validity::Void => return Freshness::Gone,
-            Validity::Valid => self.spared(standing, entry, now),
-            Validity::Stale => match standing {
+        let freshness = policy::freshness(&entry.meta.deadlines, now);
+        let freshness = match self.barriers.check(&ask.key, &entry.meta) {
+            Validity::Void => return Freshness::Unusable,
+            Validity::Valid => self.stretched_freshness(freshness, entry, now),
+            Validity::Stale => match freshness {
                 // Marked stale: as if its freshness had just ended.
-                Freshness::Fresh | Freshness::FreshButOld
-                    if entry.meta.windows.revalidate_until > entry.meta.windows.fresh_until =>
+                Freshness::Fresh | Freshness::RefreshAhead
+                    if entry.meta.deadlines.revalidate_until > entry.meta.deadlines.fresh_until =>
                 {
                     Freshness::StaleWhileRevalidate
                 }
-                Freshness::Fresh | Freshness::FreshButOld => Freshness::Stale { on_error: true },
+                Freshness::Fresh | Freshness::RefreshAhead => Freshness::Stale { on_error: true },
                 other => return other,
             },
         };
-        match &ask.wish {
-            Some(wish) => client_directives::granted(standing, &entry.meta, wish, now),
-            None => standing,
+        match &ask.directives {
+            Some(directives) => client_directives::apply_client_directives(freshness, &entry.meta, directives, now),
+            None => freshness,
         }
     }
 
     /// Whether an answer is an error that this request's credential may lift.
-    pub(crate) fn is_lifted(&self, ask: &CacheRequest, meta: &Meta) -> bool {
-        policy::is_lifted_by_credential(meta.status, ask.flags, ask.keyed, self.rules.rule(&ask.rule))
+    pub(crate) fn is_lifted(&self, ask: &CacheRequest, meta: &StoredHead) -> bool {
+        policy::may_differ_with_credential(meta.status, ask.flags, ask.keyed, self.rules.rule(&ask.rule))
     }
 
     /// What a low budget makes of this standing. A fresh entry does not ask.
-    fn spared(&self, standing: Freshness, entry: &Entry, now: Timestamp) -> Freshness {
+    fn stretched_freshness(&self, freshness: Freshness, entry: &Entry, now: Timestamp) -> Freshness {
         match &self.settings.budget {
-            Some(budget) if standing != Freshness::Fresh && !entry.meta.strict => {
-                policy::spared(standing, &entry.meta.windows, entry.meta.stored_at, budget.effect(now), now)
-            }
-            _ => standing,
+            Some(budget) if freshness != Freshness::Fresh && !entry.meta.strict => policy::stretched_freshness(
+                freshness,
+                &entry.meta.deadlines,
+                entry.meta.stored_at,
+                budget.effect(now),
+                now,
+            ),
+            _ => freshness,
         }
     }
 

@@ -33,17 +33,17 @@ impl RunningFetch {
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let (mut parts, body) = response.into_parts();
-        let held = ByteSpan { start: 0, end: beginning.length };
+        let received = ByteSpan { start: 0, end: beginning.length };
         let total = beginning.partial.map_or(0, |part| part.total);
         let fits = range::content_range(&parts.headers)
-            .is_some_and(|sent| sent.total == total && sent.span == ByteSpan { start: held.end, end: total });
+            .is_some_and(|sent| sent.total == total && sent.span == ByteSpan { start: received.end, end: total });
         let same =
             validators::strongly_equal(parts.headers.get(header::ETAG), beginning.meta.headers.get(header::ETAG));
         if !fits || !same {
             self.core.forget(&self.ask.key);
             let mut refusal = Response::new(Body::empty());
             *refusal.status_mut() = StatusCode::BAD_GATEWAY;
-            self.describe(&mut refusal, Some(Reason::Partial), false);
+            self.write_cache_status(&mut refusal, Some(Reason::Partial), false);
             return Err(Box::new(refusal));
         }
         // §3.4: "the cache MUST use the header fields provided in the new response" over those stored.
@@ -51,7 +51,7 @@ impl RunningFetch {
         headers.remove(header::AGE);
         parts.headers.remove(header::CONTENT_RANGE);
         parts.headers.remove(header::CONTENT_LENGTH);
-        validators::update(&mut headers, &parts.headers);
+        validators::update_stored(&mut headers, &parts.headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
         parts.headers = headers;
         parts.status = StatusCode::OK;
@@ -100,9 +100,9 @@ pub(crate) fn joined(
     }
     let before = ByteSpan { start: span.start, end: part.span.start.max(span.start) };
     let after = ByteSpan { start: part.span.end.min(span.end), end: span.end };
-    let from_old = |wanted: ByteSpan| {
-        let wanted = ByteSpan { start: wanted.start - known.start, end: wanted.end - known.start };
-        old.body.slice(wanted)
+    let from_old = |range: ByteSpan| {
+        let range = ByteSpan { start: range.start - known.start, end: range.end - known.start };
+        old.body.slice(range)
     };
     let mut chunks = Vec::new();
     if before.start < before.end {

@@ -15,7 +15,7 @@ impl CacheShared {
         if let Ok(Some(Stored::Entry(found))) = self.store.get_shared(&old.key, now).await
             && found.key == old.key
             && found.meta.stored_at > old.meta.stored_at
-            && now < found.meta.windows.refresh_from
+            && now < found.meta.deadlines.refresh_from
             && self.barriers.check(key, &found.meta) == Validity::Valid
         {
             lead.tell(FetchProgress::Stored(found));

@@ -10,10 +10,10 @@ use crate::base::headers::number;
 use crate::cache::engine::record::{Blocks, Entry};
 use crate::cache::http::cache_status::{self, Forward, Report};
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::range::{self, ByteSpan, Wanted};
+use crate::cache::http::range::{self, ByteSpan, RequestedRanges};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::validators;
 
 /// Who is being answered.
@@ -38,10 +38,10 @@ pub(crate) fn holds(entry: &Entry, asker: Asker<'_>) -> bool {
     if !asker.wants_part() {
         return false;
     }
-    match range::wanted(asker.headers, &entry.meta.headers, part.total) {
-        Wanted::Parts(parts) => parts.iter().all(|wanted| part.span.contains(*wanted)),
-        Wanted::Unsatisfiable => true,
-        Wanted::Whole => false,
+    match range::requested_ranges(asker.headers, &entry.meta.headers, part.total) {
+        RequestedRanges::Parts(parts) => parts.iter().all(|range| part.span.contains(*range)),
+        RequestedRanges::Unsatisfiable => true,
+        RequestedRanges::Whole => false,
     }
 }
 
@@ -68,22 +68,22 @@ pub(crate) fn stored<B>(
 /// The parts of a 200 that were asked for (RFC 9110 §15.3.7), or 416.
 fn in_parts<B>(mut response: Response<Body<B>>, entry: &Entry, asker: Asker<'_>) -> Response<Body<B>> {
     let (offset, total) = entry.partial.map_or((0, entry.length), |part| (part.span.start, part.total));
-    let from = |wanted: ByteSpan| entry.body.slice(ByteSpan { start: wanted.start - offset, end: wanted.end - offset });
-    let parts = match range::wanted(asker.headers, &entry.meta.headers, total) {
-        Wanted::Whole => return response,
-        Wanted::Unsatisfiable => {
+    let from = |range: ByteSpan| entry.body.slice(ByteSpan { start: range.start - offset, end: range.end - offset });
+    let parts = match range::requested_ranges(asker.headers, &entry.meta.headers, total) {
+        RequestedRanges::Whole => return response,
+        RequestedRanges::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             *response.body_mut() = Body::empty();
             let headers = response.headers_mut();
-            headers.insert(header::CONTENT_RANGE, range::describe_unsatisfiable(total));
+            headers.insert(header::CONTENT_RANGE, range::unsatisfied_range_value(total));
             headers.insert(header::CONTENT_LENGTH, number(0));
             return response;
         }
-        Wanted::Parts(parts) => parts,
+        RequestedRanges::Parts(parts) => parts,
     };
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let (chunks, length) = if let [only] = *parts {
-        response.headers_mut().insert(header::CONTENT_RANGE, range::describe(only, total));
+        response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_value(only, total));
         (from(only), only.len())
     } else {
         let boundary = format!("{:016x}{total:x}", entry.key.hash64());
@@ -118,7 +118,7 @@ fn multipart(
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"Content-Range: ");
-        head.extend_from_slice(range::describe(*part, total).as_bytes());
+        head.extend_from_slice(range::content_range_value(*part, total).as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
         chunks.push(head.into());
         chunks.extend(from(*part));
@@ -130,7 +130,7 @@ fn multipart(
 /// The answer with this stored head and this body.
 pub(crate) fn from_meta<B>(
     core: &CacheShared,
-    meta: &Meta,
+    meta: &StoredHead,
     body: Body<B>,
     key: &CacheKey,
     asker: Asker<'_>,

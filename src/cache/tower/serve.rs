@@ -35,7 +35,7 @@ use crate::cache::http::policy::{self, Freshness};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::settings::Profile;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{client_directives, range, validators, vary};
 
 /// A body of unknown length is waited for at least as long, even where its route usually takes less.
@@ -76,12 +76,12 @@ pub(crate) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     match found {
         LookupResult::Entry(entry, _) if !respond::holds(&entry, job.asker()) => {
             job.forward = Forward::Partial;
-            if now < entry.meta.windows.fresh_until && partial::is_beginning(&entry) {
+            if now < entry.meta.deadlines.fresh_until && partial::is_beginning(&entry) {
                 job.beginning = Some(entry);
             }
         }
         LookupResult::Entry(entry, Freshness::Fresh) => return Ok(hit(&job, &entry)),
-        LookupResult::Entry(entry, Freshness::FreshButOld) => {
+        LookupResult::Entry(entry, Freshness::RefreshAhead) => {
             let response = hit(&job, &entry);
             refresh(job, &key, entry);
             return Ok(response);
@@ -98,13 +98,13 @@ pub(crate) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
             return Ok(response);
         }
         LookupResult::Entry(entry, _) => {
-            let fresh = now < entry.meta.windows.fresh_until;
+            let fresh = now < entry.meta.deadlines.fresh_until;
             job.forward = if fresh { Forward::Request } else { Forward::Stale };
             job.stale = Some(entry);
         }
         LookupResult::Nothing(forward) => job.forward = forward,
     }
-    if job.ask.wish.as_ref().is_some_and(|wish| wish.only_if_cached) {
+    if job.ask.directives.as_ref().is_some_and(|directives| directives.only_if_cached) {
         job.ask.route.bypass(Reason::OnlyIfCached);
         return Ok(respond::not_cached(&job.core, &job.ask.key, job.forward));
     }
@@ -302,8 +302,8 @@ async fn bypass<O: Origin<B>, B: Send + 'static>(
 pub(crate) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
     (job.unchanged, job.is_shadow) = (true, true);
     let search = job.core.search(&job.ask.key, job.core.clock.now());
-    if let (_, LookupResult::Entry(entry, standing)) = look(&job.core, &job.ask, job.request.headers(), search).await
-        && !matches!(standing, Freshness::Stale { .. })
+    if let (_, LookupResult::Entry(entry, freshness)) = look(&job.core, &job.ask, job.request.headers(), search).await
+        && !matches!(freshness, Freshness::Stale { .. })
         && respond::holds(&entry, job.asker())
     {
         count(&job.ask.route.shadowed);
@@ -383,16 +383,18 @@ fn detach(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Whether an answer with this head may be shared: nobody invalidated it, and it is either younger than the request,
 /// or may be used for it as if it were stored already. (RFC 9111 §4: collapsing needs permission to reuse.)
-fn is_new_enough<O, B>(job: &FetchJob<O, B>, meta: &Meta, arrived: Timestamp) -> bool {
+fn is_new_enough<O, B>(job: &FetchJob<O, B>, meta: &StoredHead, arrived: Timestamp) -> bool {
     let now = job.core.clock.now();
     if job.core.barriers.check(&job.ask.key, meta) != Validity::Valid || job.core.is_lifted(&job.ask, meta) {
         return false;
     }
-    let standing = match &job.ask.wish {
-        Some(wish) => client_directives::granted(policy::standing(&meta.windows, now), meta, wish, now),
-        None => policy::standing(&meta.windows, now),
+    let freshness = match &job.ask.directives {
+        Some(directives) => {
+            client_directives::apply_client_directives(policy::freshness(&meta.deadlines, now), meta, directives, now)
+        }
+        None => policy::freshness(&meta.deadlines, now),
     };
-    arrived <= meta.stored_at || matches!(standing, Freshness::Fresh | Freshness::FreshButOld)
+    arrived <= meta.stored_at || matches!(freshness, Freshness::Fresh | Freshness::RefreshAhead)
 }
 
 /// Whether an answer that is still arriving is for requests like this one.
@@ -425,9 +427,9 @@ fn share_live<O: Origin<B>, B: Send + 'static>(
 /// The bytes of the same representation after the first `sent`, fetched by a request of this client's own.
 async fn rest<O: Origin<B>, B: Send + 'static>(job: FetchJob<O, B>, etag: HeaderValue, sent: u64) -> Option<Stream> {
     let FetchJob { core, origin, mut request, .. } = job;
-    validators::unconditional(request.headers_mut());
+    validators::remove_conditions(request.headers_mut());
     let stored = HeaderMap::from_iter([(header::ETAG, etag)]);
-    range::ask_for_rest(request.headers_mut(), &stored, sent);
+    range::request_rest(request.headers_mut(), &stored, sent);
     core.counters.called();
     let (parts, body) = origin.fetch(request).await.ok()?.into_parts();
     let fits =

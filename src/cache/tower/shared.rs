@@ -39,7 +39,7 @@ use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
 /// A rule that was of no use to this many requests is worth a warning.
 const PATIENCE: u64 = 100;
@@ -84,7 +84,7 @@ pub(crate) struct CacheRequest {
     /// Whether the key tells identities apart.
     pub(crate) keyed: bool,
     /// The request's own `Cache-Control`, where it counts and says anything.
-    pub(crate) wish: Option<Box<RequestDirectives>>,
+    pub(crate) directives: Option<Box<RequestDirectives>>,
     pub(crate) key: CacheKey,
 }
 
@@ -95,14 +95,14 @@ impl CacheRequest {
     }
 
     /// Whether this request may be answered by an entry with this head in place of a failure.
-    pub(crate) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &Meta, now: Timestamp) -> bool {
-        let Some(until) = policy::stands_in_until(&meta.windows, failure) else { return false };
-        match &self.wish {
+    pub(crate) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &StoredHead, now: Timestamp) -> bool {
+        let Some(until) = policy::stale_if_error_until(&meta.deadlines, failure) else { return false };
+        match &self.directives {
             // It asked for what the inner service says now.
-            Some(wish) if wish.no_cache => false,
-            Some(wish) if !meta.strict => {
+            Some(directives) if directives.no_cache => false,
+            Some(directives) if !meta.strict => {
                 let staleness = meta.staleness_at(now);
-                now < until || wish.stale_if_error.is_some_and(|most| staleness <= most)
+                now < until || directives.stale_if_error.is_some_and(|most| staleness <= most)
             }
             _ => now < until,
         }
@@ -129,9 +129,9 @@ impl CacheShared {
             flags = flags.and(RequestFlags::IDENTITY);
         }
         match self.guarded(&ruling, rule).and_then(|()| self.key(head, flags, has_body, rule)) {
-            Ok((key, keyed, wish)) => {
+            Ok((key, keyed, directives)) => {
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
-                Ok(CacheRequest { route, rule: ruling, flags, head_only, post, keyed, wish, key })
+                Ok(CacheRequest { route, rule: ruling, flags, head_only, post, keyed, directives, key })
             }
             Err(reason) => {
                 route.bypass(reason);
@@ -182,10 +182,10 @@ impl CacheShared {
             _ => return Err(Reason::Method),
         };
         policy::admit(head.headers(), flags, has_body, settings, rule)?;
-        let wish =
+        let directives =
             (shared && flags.has(RequestFlags::CACHE_CONTROL)).then(|| Box::new(RequestDirectives::of(head.headers())));
         // RFC 9111 §5.2.1.5: "MUST NOT store any part of either this request or any response to it".
-        if wish.as_ref().is_some_and(|wish| wish.no_store) {
+        if directives.as_ref().is_some_and(|directives| directives.no_store) {
             return Err(Reason::RequestNoStore);
         }
         let mut key = KeyBuilder::new();
@@ -201,7 +201,7 @@ impl CacheShared {
         if let Sharing::Identity(identity) = &sharing {
             key.identity(identity);
         }
-        Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), wish))
+        Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), directives))
     }
 
     pub(crate) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
@@ -259,9 +259,9 @@ impl CacheShared {
     }
 
     /// The seconds of freshness that are left, negative where they are over.
-    pub(crate) fn ttl(meta: &Meta, now: Timestamp) -> i64 {
+    pub(crate) fn ttl(meta: &StoredHead, now: Timestamp) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-        let fresh_until = meta.windows.fresh_until;
+        let fresh_until = meta.deadlines.fresh_until;
         if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }
     }
 }

@@ -15,7 +15,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::ContentRange;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::storability;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
 /// What to store, and where.
 pub(crate) struct StoreTask {
@@ -26,7 +26,7 @@ pub(crate) struct StoreTask {
     pub(crate) key: CacheKey,
     pub(crate) names: Arc<[HeaderName]>,
     pub(crate) selection: Box<[u8]>,
-    pub(crate) meta: Arc<Meta>,
+    pub(crate) meta: Arc<StoredHead>,
     /// Which bytes of the whole the body holds, where it is a part.
     pub(crate) part: Option<ContentRange>,
     pub(crate) language: Option<Language>,
@@ -38,7 +38,7 @@ impl StoreTask {
         ask: &CacheRequest,
         names: Arc<[HeaderName]>,
         selection: Box<[u8]>,
-        meta: Arc<Meta>,
+        meta: Arc<StoredHead>,
         part: Option<ContentRange>,
     ) -> Self {
         let (core, route, key) = (core.clone(), ask.route.clone(), ask.key.clone());
@@ -106,7 +106,8 @@ impl StoreTask {
             });
         };
         // A part never replaces a whole that is still fresh.
-        if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
+        if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.deadlines.fresh_until)
+        {
             return Err(Reason::Partial);
         }
         let most = self.core.settings.max_entry;
@@ -161,12 +162,12 @@ impl StoreTask {
     }
 }
 
-fn is_bodiless(meta: &Meta) -> bool {
+fn is_bodiless(meta: &StoredHead) -> bool {
     matches!(meta.status.as_u16(), 204 | 205 | 304)
 }
 
 /// RFC 9110 §8.6: the length is known now, so it is said.
-fn with_length(meta: &Arc<Meta>, length: u64) -> Arc<Meta> {
+fn with_length(meta: &Arc<StoredHead>, length: u64) -> Arc<StoredHead> {
     if meta.headers.contains_key(header::CONTENT_LENGTH) || is_bodiless(meta) {
         return meta.clone();
     }

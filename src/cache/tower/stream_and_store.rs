@@ -18,7 +18,7 @@ use crate::cache::engine::tee::Tee;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::settings::Profile;
 use crate::cache::http::storability::{self, StorePolicy};
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{range, validators, vary};
 
 impl RunningFetch {
@@ -71,7 +71,7 @@ impl RunningFetch {
         if !self.is_shadow && respond::has_it(self.asker(), response.status(), response.headers()) {
             response = validators::into_not_modified(response);
         }
-        self.describe(&mut response, None, true);
+        self.write_cache_status(&mut response, None, true);
         let settings = &self.core.settings;
         let bounds = Bounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
@@ -94,13 +94,13 @@ impl RunningFetch {
     /// Passes on a response that was to be kept.
     fn decline<I>(&self, mut response: Response<Body<I>>, reason: Reason) -> Response<Body<I>> {
         self.pass(reason, response.status());
-        self.describe(&mut response, Some(reason), false);
+        self.write_cache_status(&mut response, Some(reason), false);
         response
     }
 
     /// The language of a response that varies on it, and what else it varies on. Profile `shared` only: in `app` a
     /// handler may choose languages as it likes.
-    pub(crate) fn language(&self, names: &[http::HeaderName], meta: &Meta) -> Option<Language> {
+    pub(crate) fn language(&self, names: &[http::HeaderName], meta: &StoredHead) -> Option<Language> {
         let profile = self.core.settings.profile;
         if profile == Profile::App || !names.contains(&header::ACCEPT_LANGUAGE) {
             return None;
@@ -116,8 +116,8 @@ impl RunningFetch {
         status: StatusCode,
         sent: &HeaderMap,
         plan: StorePolicy,
-    ) -> (Arc<Meta>, Option<range::ContentRange>) {
-        let mut headers = record::storable(sent, &plan.strip);
+    ) -> (Arc<StoredHead>, Option<range::ContentRange>) {
+        let mut headers = record::storable(sent, &plan.omit);
         for name in respond::not_passed_on(&self.core) {
             headers.remove(name);
         }
@@ -131,7 +131,7 @@ impl RunningFetch {
 }
 
 /// RFC 9110 §6.6.1: the first client sees the `Date` that later ones will.
-fn copy_date(headers: &mut HeaderMap, meta: &Meta) {
+fn copy_date(headers: &mut HeaderMap, meta: &StoredHead) {
     if let (false, Some(date)) = (headers.contains_key(header::DATE), meta.headers.get(header::DATE)) {
         headers.insert(header::DATE, date.clone());
     }

@@ -26,8 +26,8 @@ impl RunningFetch {
         answered(&self.ask.route.revalidated, CacheNote::Revalidated);
         let report = Report { forward_status: Some(answer.status), ..Report::forward(self.forward) };
         let respond = |entry: &Entry| respond::stored(core, entry, self.asker(), core.clock.now(), report);
-        let news = record::storable(&answer.headers, respond::not_passed_on(core));
-        if !validators::freshens(&old.meta.headers, &news) {
+        let new = record::storable(&answer.headers, respond::not_passed_on(core));
+        if !validators::selects_for_update(&old.meta.headers, &new) {
             // It confirms the one tag we asked about, but names another: serve it this once, trust it no more.
             core.forget(&self.ask.key);
             return respond(old);
@@ -53,26 +53,26 @@ impl RunningFetch {
     /// Stores `old` again with the fields of `answer`; as an error, why not, and the fields it would have had.
     async fn updated(&self, old: &Arc<Entry>, answer: &Parts) -> Result<Arc<Entry>, (Reason, HeaderMap)> {
         let core = &self.core;
-        let mut news = record::storable(&answer.headers, &[]);
+        let mut new = record::storable(&answer.headers, &[]);
         let mut headers = old.meta.headers.clone();
         // Ours, not the origin's.
         headers.remove(header::AGE);
-        if !news.contains_key(header::DATE)
+        if !new.contains_key(header::DATE)
             && let Some(date) = record::http_date(core.clock.wall())
         {
-            news.insert(header::DATE, date);
+            new.insert(header::DATE, date);
         }
-        validators::update(&mut headers, &news);
+        validators::update_stored(&mut headers, &new);
         // Targeted fields decide, but are not stored.
         let mut judged = headers.clone();
-        validators::update(&mut judged, &answer.headers);
+        validators::update_stored(&mut judged, &answer.headers);
         let handler = answer.extensions.get::<StoreHint>();
         let plan = match storability::evaluate(&self.case(), old.meta.status, &judged, handler) {
             Ok(plan) => plan,
             Err(reason) => return Err((reason, headers)),
         };
         let (names, selection) = self.selection(&plan);
-        let mut headers = record::storable(&headers, &plan.strip);
+        let mut headers = record::storable(&headers, &plan.omit);
         for name in respond::not_passed_on(core) {
             headers.remove(name);
         }

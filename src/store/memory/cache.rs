@@ -65,7 +65,7 @@ impl CacheStore for MemoryCache {
 
     fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
         let meant: Vec<_> =
-            self.entries.iter().filter(|(key, _)| glob::means(pattern, key)).map(|(key, _)| key).collect();
+            self.entries.iter().filter(|(key, _)| glob::matches_url(pattern, key)).map(|(key, _)| key).collect();
         meant.iter().for_each(|key| self.entries.invalidate(&**key));
         MaybeReady::Ready(Ok(meant.len() as u64))
     }

@@ -188,7 +188,7 @@ impl CacheStore for RedisCache {
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.shared.backplane.start();
         let (life, known) = match &stored {
-            Stored::Entry(entry) => (entry.keep_until().since(now), entry.meta.began.fleet > 0),
+            Stored::Entry(entry) => (entry.retain_until().since(now), entry.meta.began.fleet > 0),
             Stored::Vary(_) => (INDEX_LIFE, true),
         };
         let millis = nanos(life.min(LONGEST)) / 1_000_000;

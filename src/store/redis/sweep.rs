@@ -45,7 +45,7 @@ async fn sweep_one(backplane: &Backplane, primary: &Primary, pattern: &str) -> R
             .into_iter()
             .zip(keys)
             .filter_map(|(name, key)| Some((name, key?)))
-            .filter(|(_, key)| glob::means(pattern, key))
+            .filter(|(_, key)| glob::matches_url(pattern, key))
             .collect();
         removed += unlink(backplane, &meant).await.map_err(away)?;
         if cursor == 0 {

@@ -20,21 +20,21 @@ fn entry(body: StoredBody, length: u64, fields: &[(&'static str, Vec<u8>)], tags
     for (name, value) in fields {
         headers.append(*name, HeaderValue::from_bytes(value).expect("a value"));
     }
-    let windows = Deadlines {
+    let deadlines = Deadlines {
         fresh_until: at(10),
-        late: Duration::from_secs(1),
+        initial_staleness: Duration::from_secs(1),
         refresh_from: at(9),
         revalidate_until: at(20),
         error_until: at(30),
-        down_until: at(40),
-        keep_until: Timestamp::MAX,
+        unreachable_until: at(40),
+        retain_until: Timestamp::MAX,
     };
-    let meta = Meta {
+    let meta = StoredHead {
         status: StatusCode::OK,
         headers,
         age: Duration::from_secs(3),
         stored_at: NOW,
-        windows,
+        deadlines,
         strict: true,
         immutable: false,
         tags: tags.iter().map(|tag| Box::from(*tag)).collect(),
@@ -71,7 +71,7 @@ fn an_entry_comes_back_as_it_was() {
     assert_eq!((&found.key, found.length, found.partial), (&sent.key, 5, None));
     assert_eq!(found.body.chunks().concat(), b"hello");
     assert_eq!(found.meta.headers, sent.meta.headers);
-    assert_eq!((found.meta.status, found.meta.windows), (sent.meta.status, sent.meta.windows));
+    assert_eq!((found.meta.status, found.meta.deadlines), (sent.meta.status, sent.meta.deadlines));
     assert_eq!((found.meta.age, found.meta.stored_at, found.meta.took), (sent.meta.age, NOW, sent.meta.took));
     assert_eq!((found.meta.strict, found.meta.immutable, &found.meta.tags), (true, false, &sent.meta.tags));
     assert_eq!(found.meta.began, LogPosition { here: 8, fleet: 77 }, "what this process has seen is its own");
@@ -112,7 +112,7 @@ fn a_life_that_began_before_the_reader_did_goes_on_where_it_is() {
     let now = Timestamp::from_nanos(60_000_000_000);
     assert_eq!(found.meta.age_at(now), Duration::from_secs(3 + 64));
     assert_eq!(found.meta.staleness_at(now), Duration::from_secs(1 + 54));
-    assert_eq!(found.meta.windows.keep_until, Timestamp::MAX);
+    assert_eq!(found.meta.deadlines.retain_until, Timestamp::MAX);
     // The same for one that ended before the clock began.
     let clock = FleetClock::reading(Timestamp::from_nanos(60_000_000_000), CLOCK.fleet(at(164)));
     let Ok(Stored::Entry(found)) = open(&sealed, &key(), clock, 0) else { panic!("an entry") };

@@ -8,21 +8,21 @@ fn record(number: u64, node: u64, what: Option<&str>) -> LogRecord {
     LogRecord { number, id: LogRecordId { node, count: number }, what }
 }
 
-fn meta(fleet: u64, tag: &str) -> Meta {
+fn meta(fleet: u64, tag: &str) -> StoredHead {
     let never = Timestamp::MAX;
-    Meta {
+    StoredHead {
         status: http::StatusCode::OK,
         headers: http::HeaderMap::new(),
         age: std::time::Duration::ZERO,
         stored_at: Timestamp::ZERO,
-        windows: Deadlines {
+        deadlines: Deadlines {
             fresh_until: never,
-            late: std::time::Duration::ZERO,
+            initial_staleness: std::time::Duration::ZERO,
             refresh_from: never,
             revalidate_until: never,
             error_until: never,
-            down_until: never,
-            keep_until: never,
+            unreachable_until: never,
+            retain_until: never,
         },
         strict: false,
         immutable: false,
