@@ -180,7 +180,7 @@ async fn the_cache_goes_on_whatever_its_store_does() {
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
         let stats = layer.stats();
-        assert_eq!((stats.flights, stats.in_flight_bytes), (0, 0), "{what:?}: nothing is left behind");
+        assert_eq!((stats.fetches_in_flight, stats.in_flight_bytes), (0, 0), "{what:?}: nothing is left behind");
         // With a memory in front, a copy serves whatever the far store does. While one hangs, so does a fetch that is
         // being stored, and who comes meanwhile reads along; and a lie may be true.
         let calls = if far || matches!(what, Misbehaviour::Hang | Misbehaviour::Lie) { 3 } else { 4 };

@@ -114,7 +114,7 @@
 //! | `flags` `credentials` `key` `keying` `rules` `directive` `freshness` `policy` `evaluate` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
 //! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
 //! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
-//! | `barrier` `flight` `tee` `buffer` `pump` `reader` `gauge` `slots` `fetch_times` `hit_for_miss` `min_uses` `stats` | shared state, each with one job |
+//! | `barrier` `flight` `tee` `buffer` `pump` `reader` `body_memory` `slots` `fetch_times` `hit_for_miss` `min_uses` `stats` | shared state, each with one job |
 //! | `core` `lookup` `service` | a request's way to a hit |
 //! | `join` `fetch` `live` `keep` `update_entry` `partial` `settle` | its way when there is none |
 //! | `respond` `status` | what the client is sent |
@@ -151,7 +151,7 @@ pub(crate) mod data;
 
 pub use data::{
     Cached, CachedBuilder, DataBuilder, DataCache, DataInvalidate, DataStats, KeyPart, KeyWriter, LoadError, Loaded,
-    WarmUpPace, WarmUpReport,
+    WarmUpLimits, WarmUpReport,
 };
 pub use engine::invalidation::Invalidation;
 pub use engine::invalidation_sink::InvalidationSink;

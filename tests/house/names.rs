@@ -54,7 +54,7 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 36] = [
+const TYPES: [(&str, &str); 40] = [
     ("Answer", "MaybeReady"),
     ("Books", "LiveRules"),
     ("Case", "StoreContext"),
@@ -64,6 +64,7 @@ const TYPES: [(&str, &str); 36] = [
     ("Dues", "Checks"),
     ("Facts", "RequestFlags"),
     ("Found", "a name of its own, such as LookupResult"),
+    ("Holding", "StoredBlocks"),
     ("Keeping", "StoreTask"),
     ("Kept", "StoredBody"),
     ("Lane", "Worker"),
@@ -74,6 +75,7 @@ const TYPES: [(&str, &str); 36] = [
     ("Near", "LocalCache"),
     ("Odd", "DecodeError"),
     ("Offer", "CompiledQuota"),
+    ("Pace", "TeeProgress or WarmUpLimits"),
     ("Pass", "ResponseEdits"),
     ("Past", "Bypass"),
     ("Patience", "LoadDeadlines"),
@@ -82,6 +84,7 @@ const TYPES: [(&str, &str); 36] = [
     ("RuleBook", "CompiledRules"),
     ("Ruling", "Outcome"),
     ("Settings", "a name of its own, such as CacheSettings"),
+    ("Share", "ShareState"),
     ("Shed", "Rejected"),
     ("Space", "Namespace"),
     ("Standing", "Freshness"),
@@ -91,6 +94,7 @@ const TYPES: [(&str, &str); 36] = [
     ("Told", "ObservedLimits"),
     ("Unsettled", "UnsafeRequest"),
     ("Wanted", "RequestedRanges"),
+    ("WarmUpPace", "WarmUpLimits"),
 ];
 
 /// Names that two public or crate-wide types may share, and why.

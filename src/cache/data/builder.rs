@@ -202,7 +202,7 @@ impl<V> CachedBuilder<V> {
             stamp: SchemaStamp::of::<V>(version),
             settings,
             engine: data.engine(),
-            flights: Arc::new(Coalescer::default()),
+            fetches: Arc::new(Coalescer::default()),
             counters: NamespaceCounters::default(),
             switch: SwitchCell::default(),
             warned: Once::new(),

@@ -131,11 +131,11 @@ where
     /// one. What lay there before may still be served.
     pub async fn put<K: KeyPart>(&self, key: K, value: impl Into<Loaded<V>>) -> Result<Arc<V>, Error> {
         let key = self.key(&key);
-        let (asked, began) = (self.space.engine.clock.now(), self.space.engine.begin());
+        let (asked, began) = (self.space.engine.clock.now(), self.space.engine.log_position());
         let (value, entry) = self.made(&key, value.into(), asked, began);
         let entry = entry?;
         self.space.fit(&entry)?;
-        self.space.flights.strike(&key, None);
+        self.space.fetches.remove(&key, None);
         self.space.put(&entry).await.map(|()| value)
     }
 

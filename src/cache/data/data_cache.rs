@@ -74,8 +74,8 @@ impl DataCache {
     }
 
     /// Loads in progress: detached work that outlives its caller.
-    pub(crate) fn flights(&self) -> u64 {
-        self.spaces().iter().filter_map(Weak::upgrade).map(|space| space.flights.count()).sum()
+    pub(crate) fn fetches(&self) -> u64 {
+        self.spaces().iter().filter_map(Weak::upgrade).map(|space| space.fetches.count()).sum()
     }
 
     pub(super) fn engine(&self) -> Engine {

@@ -77,7 +77,7 @@ impl DataInvalidate {
     /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma. Where other processes
     /// cannot be told now.
     pub async fn tag(&self, tag: &str) -> Result<(), Error> {
-        self.raise(Invalidation::tag(tag)?.about).await
+        self.raise(Invalidation::tag(tag)?.scope).await
     }
 
     /// Everything in this namespace.
@@ -93,9 +93,9 @@ impl DataInvalidate {
         InvalidationScope::Prefix(Prefix { scheme, authority, path })
     }
 
-    async fn raise(&self, about: InvalidationScope) -> Result<(), Error> {
+    async fn raise(&self, scope: InvalidationScope) -> Result<(), Error> {
         let engine = &self.space.engine;
-        engine_parts::take_back(&*engine.store, &engine.barriers, &Invalidation::new(about, self.soft)).await
+        engine_parts::invalidate(&*engine.store, &engine.barriers, &Invalidation::new(scope, self.soft)).await
     }
 }
 

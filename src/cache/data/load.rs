@@ -94,13 +94,13 @@ where
                 Role::Lead(lead) => return self.lead(Some(lead), patience).await,
                 Role::Wait(waiter) => waiter,
             };
-            match patience.wait(waiter.decided()).await {
+            match patience.wait(waiter.wait_for_progress()).await {
                 Ok(Some(entry)) => {
                     if let Some(value) = self.shared(&entry) {
                         return Ok(value);
                     }
                     // It was taken back while it was being loaded: it is not waited for again.
-                    space.flights.strike(&self.key, Some(&waiter));
+                    space.fetches.remove(&self.key, Some(&waiter));
                 }
                 // It failed: a stale value, or the next one leads.
                 Ok(None) => {
@@ -155,7 +155,7 @@ where
         if let Some(value) = self.stand_in() {
             return Ok(value);
         }
-        let turn = match patience.turn(&waiter.turnstile, self.cached.space.settings.wait).await {
+        let turn = match patience.turn(&waiter.fallback_permits, self.cached.space.settings.wait).await {
             Ok(turn) => turn,
             Err(_) => return self.out_of_time(),
         };
@@ -176,7 +176,7 @@ where
         let Role::Lead(lead) = cached.space.join(&key) else { return };
         tokio::spawn(carry(async move {
             match cached.space.may_renew(&key, &old).await {
-                LoadPermit::Loaded(entry) => lead.tell(entry),
+                LoadPermit::Loaded(entry) => lead.publish(entry),
                 LoadPermit::Denied => {}
                 leave => {
                     let loading = load_and_keep(&cached, &key, load, Some(&lead));
@@ -259,7 +259,7 @@ where
         && let Some(value) = cached.value(entry)
     {
         if let Some(lead) = &lead {
-            lead.tell(entry.clone());
+            lead.publish(entry.clone());
         }
         return Ok(value);
     }
@@ -284,7 +284,7 @@ where
     E: Send,
 {
     let space = &cached.space;
-    let (asked, began) = (space.engine.clock.now(), space.engine.begin());
+    let (asked, began) = (space.engine.clock.now(), space.engine.log_position());
     let mut outcome = LoadOutcome { space, asked, failed: true };
     let loaded = load().await?.into();
     outcome.failed = false;
@@ -292,14 +292,14 @@ where
     let (value, entry) = cached.made(key, loaded, asked, began);
     match entry {
         Ok(entry) => {
-            let stands = lead.is_none_or(Leader::stands);
+            let stands = lead.is_none_or(Leader::is_current);
             if let Some(lead) = lead {
-                lead.tell(entry.clone());
+                lead.publish(entry.clone());
             }
             // Something was put meanwhile, where it does not stand.
             if stands {
                 space.keep(&entry, asked).await;
-                if !lead.is_none_or(Leader::stands) {
+                if !lead.is_none_or(Leader::is_current) {
                     // While it was being kept: rather nothing than what it may have undone.
                     space.forget(key).await;
                 }

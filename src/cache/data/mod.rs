@@ -32,4 +32,4 @@ pub use invalidate::DataInvalidate;
 pub use key::{KeyPart, KeyWriter};
 pub use loaded::{LoadError, Loaded};
 pub use stats::DataStats;
-pub use warm::{WarmUpPace, WarmUpReport};
+pub use warm::{WarmUpLimits, WarmUpReport};

@@ -33,7 +33,7 @@ pub(crate) struct Namespace {
     pub(super) stamp: SchemaStamp,
     pub(super) settings: NamespaceSettings,
     pub(super) engine: Engine,
-    pub(super) flights: Arc<Coalescer<Arc<Entry>>>,
+    pub(super) fetches: Arc<Coalescer<Arc<Entry>>>,
     pub(super) counters: NamespaceCounters,
     pub(super) switch: SwitchCell,
     pub(super) warned: Once,
@@ -127,7 +127,7 @@ impl Namespace {
     pub(super) fn join(&self, key: &CacheKey) -> Role<Arc<Entry>> {
         let barriers = &self.engine.barriers;
         let is_void = |began| barriers.compare(key, &self.settings.tags, began) != Validity::Valid;
-        self.flights.join(key, barriers.generation(), is_void)
+        self.fetches.join_or_lead(key, barriers.generation(), is_void)
     }
 
     /// The entry of a value that has just been loaded.
@@ -215,7 +215,7 @@ impl Namespace {
     }
 
     pub(super) fn store_failed(&self, error: &Error) {
-        crate::cache::engine::engine_parts::tell(&self.engine.events, error);
+        crate::cache::engine::engine_parts::emit_store_error(&self.engine.events, error);
     }
 
     /// A value that postcard cannot write, and that is therefore not kept.
@@ -228,7 +228,7 @@ impl Namespace {
         DataStats {
             name: self.name.to_string(),
             target_hit_ratio: self.settings.target,
-            flights: self.flights.count(),
+            fetches_in_flight: self.fetches.count(),
             ..self.counters.snapshot()
         }
     }

@@ -57,7 +57,7 @@ pub struct DataStats {
     #[serde(rename = "time_saved_ms", serialize_with = "millis")]
     pub time_saved: Duration,
     /// Loads in progress that others wait for. Returns to 0.
-    pub flights: u64,
+    pub fetches_in_flight: u64,
 }
 
 impl DataStats {

@@ -21,25 +21,25 @@ const CHUNK: usize = 100;
 /// How much a warm-up asks of whom it loads from: eight loads at a time, as fast as they go, unless set.
 ///
 /// ```
-/// use tollgate::cache::WarmUpPace;
+/// use tollgate::cache::WarmUpLimits;
 ///
-/// let gentle = WarmUpPace::default().parallel(2).per_second(10);
+/// let gentle = WarmUpLimits::default().parallel(2).per_second(10);
 /// # let _ = gentle;
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct WarmUpPace {
+pub struct WarmUpLimits {
     parallel: usize,
     per_second: Option<u32>,
 }
 
-impl Default for WarmUpPace {
+impl Default for WarmUpLimits {
     fn default() -> Self {
         Self { parallel: 8, per_second: None }
     }
 }
 
-impl WarmUpPace {
+impl WarmUpLimits {
     /// So many loads at a time; at least one.
     pub fn parallel(mut self, loads: usize) -> Self {
         self.parallel = loads.max(1);
@@ -72,13 +72,13 @@ where
     /// Loads what is not there of these keys, at this pace. The keys may be many: they are taken up as they are needed.
     ///
     /// ```
-    /// use tollgate::cache::{Cached, DataCache, WarmUpPace};
+    /// use tollgate::cache::{Cached, DataCache, WarmUpLimits};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
     /// let squares: Cached<u64> = DataCache::in_memory(1 << 20).cached("squares").build()?;
     /// squares.put(3, 9_u64).await?;
     /// let load = |n: u64| async move { Ok::<_, std::convert::Infallible>(n * n) };
-    /// let warmed = squares.warm(1..=10_u64, load, WarmUpPace::default().per_second(1_000)).await;
+    /// let warmed = squares.warm(1..=10_u64, load, WarmUpLimits::default().per_second(1_000)).await;
     /// assert_eq!((warmed.known, warmed.loaded), (1, 9));
     /// # Ok(()) }
     /// ```
@@ -89,7 +89,7 @@ where
         &self,
         keys: impl IntoIterator<Item = K>,
         load: F,
-        pace: WarmUpPace,
+        limits: WarmUpLimits,
     ) -> WarmUpReport
     where
         K: KeyPart + Send + 'static,
@@ -99,7 +99,7 @@ where
         E: Send + 'static,
     {
         let loading = Arc::new(load);
-        let ticks = pace.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
+        let ticks = limits.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
         let mut warmed = WarmUpReport::default();
         let mut keys = keys.into_iter();
         loop {
@@ -125,7 +125,7 @@ where
                     }
                 })
                 .collect();
-            let mut loads = stream::iter(loads).buffer_unordered(pace.parallel);
+            let mut loads = stream::iter(loads).buffer_unordered(limits.parallel);
             while let Some(done) = loads.next().await {
                 *if done.is_ok() { &mut warmed.loaded } else { &mut warmed.failed } += 1;
             }

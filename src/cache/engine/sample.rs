@@ -1,4 +1,4 @@
-//! An entry made by hand, for the contract of stores (feature `testing`).
+//! Sample entries for the contract tests of stores (feature `testing`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,7 +13,7 @@ use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
-/// An entry that is fresh for a minute and carries the tag `a-tag`.
+/// Creates an entry that is fresh for a minute and has the tag `a-tag`.
 pub(crate) fn entry_for_tests(
     key: &CacheKey,
     fields: &[(&'static str, &'static str)],
@@ -45,7 +45,7 @@ pub(crate) fn entry_for_tests(
         immutable: false,
         tags: [Box::from("a-tag")].into(),
         took: Duration::ZERO,
-        began: LogPosition { here: 0, fleet },
+        began: LogPosition { local: 0, fleet },
         checked: AtomicU64::new(0),
     };
     let length = body.len() as u64;

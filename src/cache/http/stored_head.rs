@@ -12,7 +12,7 @@ use crate::cache::http::deadlines::Deadlines;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogPosition {
     /// Number in this process.
-    pub(crate) here: u64,
+    pub(crate) local: u64,
     /// Number in the shared log, as far as the store has observed it: see
     /// [`CacheStore::generation`](crate::cache::CacheStore::generation).
     pub(crate) fleet: u64,

@@ -268,7 +268,7 @@ impl RunningFetch {
             core.forget(&self.ask.key);
         }
         if let Some(lead) = &self.lead {
-            lead.tell(FetchProgress::Alone);
+            lead.publish(FetchProgress::NotShareable);
         }
     }
 

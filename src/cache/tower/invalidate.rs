@@ -138,8 +138,8 @@ impl Invalidate {
         self.raise(InvalidationScope::All).await
     }
 
-    async fn raise(&self, about: InvalidationScope) -> Result<(), Error> {
-        self.core.take_back(&Invalidation::new(about, self.soft)).await
+    async fn raise(&self, scope: InvalidationScope) -> Result<(), Error> {
+        self.core.take_back(&Invalidation::new(scope, self.soft)).await
     }
 
     /// The encoding of a resource, as the route's rule makes keys.

@@ -126,15 +126,15 @@ impl CacheLayer {
     /// runtime.
     pub(crate) async fn landed(&self) {
         let landed = async {
-            while self.flights() > 0 {
+            while self.fetches() > 0 {
                 tokio::time::sleep(GLANCE).await;
             }
         };
         drop(tokio::time::timeout(PATIENCE, landed).await);
     }
 
-    fn flights(&self) -> u64 {
-        self.core.flights.count() + self.core.data.get().map_or(0, DataCache::flights)
+    fn fetches(&self) -> u64 {
+        self.core.fetches.count() + self.core.data.get().map_or(0, DataCache::fetches)
     }
 
     /// Wraps `inner`, its response bodies adopted as `W` says.

@@ -215,8 +215,9 @@ impl CacheShared {
         }
         for variant in &index.variants {
             if let Some(language) = &variant.language
-                && vary::prefers(headers, &language.of)
-                && *language.others == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
+                && vary::prefers(headers, &language.tag)
+                && *language.other_selection
+                    == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
             {
                 return Selected::Variant(variant.key.clone());
             }

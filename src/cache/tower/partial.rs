@@ -85,7 +85,7 @@ pub(crate) fn joined(
     part: ContentRange,
     etag: Option<&HeaderValue>,
     old: Option<&Entry>,
-    gauge: &Arc<BodyMemory>,
+    body_memory: &Arc<BodyMemory>,
     most: u64,
 ) -> Result<(StoredBody, ContentRange), Reason> {
     let touching =
@@ -112,8 +112,8 @@ pub(crate) fn joined(
     if after.start < after.end {
         chunks.extend(from_old(after));
     }
-    let blocks = body_buffer::copied(&chunks, span.len(), gauge).ok_or(Reason::NoRoom)?;
-    Ok((StoredBody::held(blocks, gauge), ContentRange { span, total: part.total }))
+    let blocks = body_buffer::copied(&chunks, span.len(), body_memory).ok_or(Reason::NoRoom)?;
+    Ok((StoredBody::from_blocks(blocks, body_memory), ContentRange { span, total: part.total }))
 }
 
 /// The fields of a part as they are stored: those of the whole.

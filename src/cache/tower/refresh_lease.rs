@@ -18,7 +18,7 @@ impl CacheShared {
             && now < found.meta.deadlines.refresh_from
             && self.barriers.check(key, &found.meta) == Validity::Valid
         {
-            lead.tell(FetchProgress::Stored(found));
+            lead.publish(FetchProgress::Stored(found));
             return true;
         }
         // As long as one fetch may keep others waiting here, it may keep them waiting elsewhere.

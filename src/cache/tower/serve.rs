@@ -25,10 +25,10 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::{CacheNote, carry};
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::body_reader::Fetch;
+use crate::cache::engine::body_reader::FetchRest;
 use crate::cache::engine::coalesce::{FetchProgress, Follower, Leader, Role, StreamingResponse};
 use crate::cache::engine::record::Entry;
-use crate::cache::engine::tee::{Share, Tee};
+use crate::cache::engine::tee::{ShareState, Tee};
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
@@ -143,7 +143,7 @@ async fn together<O: Origin<B>, B: Send + 'static>(
             Role::Wait(waiter) => waiter,
         };
         let decided = {
-            let decided = std::pin::pin!(waiter.decided());
+            let decided = std::pin::pin!(waiter.wait_for_progress());
             match select(decided, deadline.as_mut()).await {
                 Either::Left((progress, _)) => progress.ok_or(Reason::FlightFailed),
                 Either::Right(_) => Err(Reason::WaitedTooLong),
@@ -154,17 +154,19 @@ async fn together<O: Origin<B>, B: Send + 'static>(
             Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
         };
         match progress {
-            FetchProgress::Alone => return bypass(job, Some(Reason::HitForMiss)).await,
-            FetchProgress::Live(live) if suits(&job, &live, arrived) => {
+            FetchProgress::NotShareable => return bypass(job, Some(Reason::HitForMiss)).await,
+            FetchProgress::Streaming(live) if suits(&job, &live, arrived) => {
                 let share = shared(&core, &job.ask.route, &live.tee, deadline.as_mut()).await;
                 match share {
                     // Its head may have been invalidated while its body was waited for.
-                    Ok(Share::Ready) if is_new_enough(&job, &live.meta, arrived) => return Ok(share_live(job, &live)),
-                    Ok(Share::Ready) => return bypass(job, Some(Reason::FlightFailed)).await,
+                    Ok(ShareState::Ready) if is_new_enough(&job, &live.meta, arrived) => {
+                        return Ok(share_live(job, &live));
+                    }
+                    Ok(ShareState::Ready) => return bypass(job, Some(Reason::FlightFailed)).await,
                     // No one else waits for it: who comes next fetches anew, for all who come after.
-                    Ok(Share::Stalled) => core.flights.strike(&key, Some(&waiter)),
-                    Ok(Share::TooLarge) => return bypass(job, Some(Reason::TooLarge)).await,
-                    Ok(Share::Failed) => return a_few_at_a_time(job, waiter, Reason::FlightFailed).await,
+                    Ok(ShareState::Stalled) => core.fetches.remove(&key, Some(&waiter)),
+                    Ok(ShareState::TooLarge) => return bypass(job, Some(Reason::TooLarge)).await,
+                    Ok(ShareState::Failed) => return a_few_at_a_time(job, waiter, Reason::FlightFailed).await,
                     Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
                 }
             }
@@ -172,7 +174,7 @@ async fn together<O: Origin<B>, B: Send + 'static>(
                 return Ok(share_stored(&job, &entry));
             }
             // It varies on something this request does not share: fetch with those that do.
-            FetchProgress::Live(live) if !live.names.is_empty() => {
+            FetchProgress::Streaming(live) if !live.names.is_empty() => {
                 let selection = vary::selection(&live.names, job.request.headers(), core.settings.profile);
                 let own = job.ask.key.variant(&selection);
                 if own == key {
@@ -181,7 +183,9 @@ async fn together<O: Origin<B>, B: Send + 'static>(
                 key = own;
             }
             // Its head came before this request, and is too old for it by now.
-            FetchProgress::Live(_) | FetchProgress::Stored(_) => return bypass(job, Some(Reason::FlightFailed)).await,
+            FetchProgress::Streaming(_) | FetchProgress::Stored(_) => {
+                return bypass(job, Some(Reason::FlightFailed)).await;
+            }
         }
     }
 }
@@ -196,7 +200,7 @@ async fn shared(
     route: &RouteCounters,
     tee: &Tee,
     deadline: Pin<&mut tokio::time::Sleep>,
-) -> Result<Share, Reason> {
+) -> Result<ShareState, Reason> {
     let wait = core.settings.wait;
     let usual = route.took.p95().map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
     let share = std::pin::pin!(tokio::time::timeout(usual, tee.shared()));
@@ -212,7 +216,7 @@ fn landed<O, B>(job: &FetchJob<O, B>) -> Option<Arc<Entry>> {
 }
 
 fn join(core: &Arc<CacheShared>, ask: &CacheRequest, key: &CacheKey) -> Role {
-    core.flights.join(key, core.barriers.generation(), |began| core.is_void(&ask.key, began))
+    core.fetches.join_or_lead(key, core.barriers.generation(), |began| core.is_void(&ask.key, began))
 }
 
 /// The answer from a fresh entry.
@@ -240,7 +244,7 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>, key: &Cache
         if landed(&job).is_some_and(|renewed| renewed.meta.stored_at > entry.meta.stored_at) {
             return;
         }
-        let Some(slot) = core.refreshes.take() else { return };
+        let Some(slot) = core.refreshes.try_acquire() else { return };
         job.forward = Forward::Stale;
         let key = key.clone();
         detach(async move {
@@ -270,7 +274,7 @@ async fn a_few_at_a_time<O: Origin<B>, B: Send + 'static>(
         let report = Report { detail: Some(reason), ..Report::forward(job.forward) };
         return Ok(stale(&job, entry, report));
     }
-    let turn = tokio::time::timeout(core.settings.wait, waiter.turnstile.acquire()).await;
+    let turn = tokio::time::timeout(core.settings.wait, waiter.fallback_permits.acquire()).await;
     // Whoever went before may have stored an answer meanwhile.
     let search = core.search(&job.ask.key, now);
     if let (_, LookupResult::Entry(entry, Freshness::Fresh)) =
@@ -362,7 +366,7 @@ impl<T: Send + 'static> Future for Outliving<T> {
 impl<T: Send + 'static> Drop for Outliving<T> {
     fn drop(&mut self) {
         let Some(mut task) = self.task.take() else { return };
-        match (self.core.orphans.take(), Handle::try_current()) {
+        match (self.core.orphans.try_acquire(), Handle::try_current()) {
             (Some(slot), Ok(runtime)) => {
                 let idle = self.core.settings.idle;
                 runtime.spawn(async move {
@@ -418,7 +422,8 @@ fn share_live<O: Origin<B>, B: Send + 'static>(
     let mut response = respond::from_meta(&core, &live.meta, Body::empty(), &job.ask.key, job.asker(), now, report);
     if response.status() != StatusCode::NOT_MODIFIED {
         let etag = live.meta.headers.get(header::ETAG).filter(|etag| validators::is_strong(etag)).cloned();
-        let resume = etag.map(|etag| Box::new(move |sent| Box::pin(rest(job, etag, sent)) as BoxFuture<_>) as Fetch);
+        let resume =
+            etag.map(|etag| Box::new(move |sent| Box::pin(rest(job, etag, sent)) as BoxFuture<_>) as FetchRest);
         *response.body_mut() = Body::stream(Box::pin(live.tee.follower(resume)));
     }
     response

@@ -26,7 +26,7 @@ use crate::cache::engine::barrier::Barriers;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::coalesce::Coalescer;
 use crate::cache::engine::engine_parts::Engine;
-use crate::cache::engine::engine_parts::tell;
+use crate::cache::engine::engine_parts::emit_store_error;
 use crate::cache::engine::hit_for_miss::HitForMiss;
 use crate::cache::engine::min_uses::MinUses;
 use crate::cache::engine::store::CacheStore;
@@ -57,13 +57,13 @@ pub(crate) struct CacheShared {
     pub(crate) in_process: bool,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
-    pub(crate) flights: Arc<Coalescer>,
+    pub(crate) fetches: Arc<Coalescer>,
     pub(crate) barriers: Arc<Barriers>,
     pub(crate) hit_for_miss: HitForMiss,
     pub(crate) min_uses: MinUses,
     pub(crate) counters: CacheCounters,
     /// The memory of bodies outside the store.
-    pub(crate) gauge: Arc<BodyMemory>,
+    pub(crate) body_memory: Arc<BodyMemory>,
     /// Fetches that outlive their clients.
     pub(crate) orphans: Arc<BackgroundSlots>,
     /// Background refreshes.
@@ -221,7 +221,7 @@ impl CacheShared {
 
     /// What a fetch that begins now remembers.
     pub(crate) fn begin(&self) -> LogPosition {
-        LogPosition { here: self.barriers.generation(), fleet: self.store.generation() }
+        LogPosition { local: self.barriers.generation(), fleet: self.store.generation() }
     }
 
     /// The route's rule proved useful.
@@ -243,16 +243,16 @@ impl CacheShared {
     }
 
     pub(crate) fn store_failed(&self, error: &Error) {
-        tell(&self.events, error);
+        emit_store_error(&self.events, error);
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
         let mut stats = self.counters.snapshot();
         stats.levels = self.store.stats();
         stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
-        stats.flights = self.flights.count();
-        stats.in_flight_bytes = self.gauge.used();
-        stats.orphans = self.orphans.taken() + self.refreshes.taken();
+        stats.fetches_in_flight = self.fetches.count();
+        stats.in_flight_bytes = self.body_memory.used();
+        stats.orphans = self.orphans.in_use() + self.refreshes.in_use();
         stats.unmatched_rules = self.rules.look(RuleSet::unmatched);
         stats.switch = if self.enabled { self.switch.get() } else { Switch::Off };
         stats

@@ -50,7 +50,7 @@ pub struct CacheStats {
     #[serde(serialize_with = "in_seconds")]
     pub time_saved: Duration,
     /// Fetches in progress that others wait for or read from. Returns to 0.
-    pub flights: u64,
+    pub fetches_in_flight: u64,
     /// Bytes of bodies that are being read, and of those that clients still read while no entry holds them. Returns to
     /// 0.
     pub in_flight_bytes: u64,

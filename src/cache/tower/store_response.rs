@@ -112,7 +112,7 @@ impl StoreTask {
         }
         let most = self.core.settings.max_entry;
         let etag = self.meta.headers.get(header::ETAG);
-        let (body, part) = partial::joined(body, part, etag, old.as_deref(), &self.core.gauge, most)?;
+        let (body, part) = partial::joined(body, part, etag, old.as_deref(), &self.core.body_memory, most)?;
         let length = part.span.len();
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
@@ -149,7 +149,7 @@ impl StoreTask {
         variants.retain(|variant| variant.key != key);
         let (names, selection) = (self.names.clone(), self.selection.clone());
         variants.insert(0, Variant { names, selection, language: self.language.clone(), key });
-        variants.truncate(VaryIndex::MOST);
+        variants.truncate(VaryIndex::MAX_VARIANTS);
         VaryIndex { key: self.key.clone(), nonce, variants }
     }
 

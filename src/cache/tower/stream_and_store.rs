@@ -56,7 +56,7 @@ impl RunningFetch {
         keeping.language = self.language(&names, &meta);
         let lead = self.lead.take();
         if let Some(lead) = &lead {
-            lead.tell(FetchProgress::Live(Arc::new(StreamingResponse {
+            lead.publish(FetchProgress::Streaming(Arc::new(StreamingResponse {
                 meta: meta.clone(),
                 names,
                 selection,
@@ -88,7 +88,7 @@ impl RunningFetch {
         if promised.is_some_and(|length| length > self.core.settings.max_entry) {
             return Err(Reason::TooLarge);
         }
-        Tee::new(promised, &self.core.gauge).ok_or(Reason::NoRoom)
+        Tee::new(promised, &self.core.body_memory).ok_or(Reason::NoRoom)
     }
 
     /// Passes on a response that was to be kept.
@@ -107,7 +107,8 @@ impl RunningFetch {
         }
         let language = meta.headers.get(header::CONTENT_LANGUAGE)?.as_bytes();
         let others = vary::selection_without_language(names, &self.headers, profile);
-        (!language.contains(&b',')).then(|| Language { of: language.trim_ascii().into(), others: others.into() })
+        (!language.contains(&b','))
+            .then(|| Language { tag: language.trim_ascii().into(), other_selection: others.into() })
     }
 
     /// The head as it is stored, and which part of the whole it heads.
@@ -141,20 +142,20 @@ fn copy_date(headers: &mut HeaderMap, meta: &StoredHead) {
 async fn store(keeping: StoreTask, mut pump: Pump, tee: Arc<Tee>, lead: Option<Leader>) {
     let core = keeping.core.clone();
     let read = match pump.run().await {
-        PumpStep::Whole => Ok(()),
+        PumpStep::Complete => Ok(()),
         // RFC 9110 §6.5.1: trailers may be discarded; `app` replays a response whole or not at all.
         PumpStep::Trailers if core.settings.profile == Profile::Shared => Ok(()),
         PumpStep::Trailers => Err(Reason::Trailers),
-        PumpStep::Broken => Err(Reason::BodyError),
+        PumpStep::BodyError => Err(Reason::BodyError),
         PumpStep::TooLarge => Err(Reason::TooLarge),
-        PumpStep::NoRoom => Err(Reason::NoRoom),
+        PumpStep::OutOfMemory => Err(Reason::NoRoom),
         PumpStep::Abandoned => Err(Reason::Abandoned),
     };
     let kept = match read {
         Ok(()) => {
             let took = keeping.meta.took + core.clock.now().since(keeping.meta.stored_at);
             keeping.route.took.record(took);
-            let (body, length) = tee.collected(&core.gauge);
+            let (body, length) = tee.stored_body(&core.body_memory);
             keeping.commit(body, length).await
         }
         Err(reason) => Err(reason),

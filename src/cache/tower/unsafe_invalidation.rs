@@ -95,7 +95,7 @@ impl CacheShared {
 
     /// Voids entries here and now; the answer says whether other processes will hear of it.
     pub(crate) fn take_back(&self, what: &Invalidation) -> MaybeReady<Result<(), Error>> {
-        engine_parts::take_back(&*self.store, &self.barriers, what)
+        engine_parts::invalidate(&*self.store, &self.barriers, what)
     }
 
     /// Removes a key. The barrier has voided what lies there: this only frees its place.
@@ -113,7 +113,7 @@ impl CacheShared {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
                         if let Err(error) = rest.await {
-                            crate::cache::engine::engine_parts::tell(&events, &error);
+                            crate::cache::engine::engine_parts::emit_store_error(&events, &error);
                         }
                     });
                 }

@@ -35,7 +35,7 @@ impl RunningFetch {
         match self.updated(old, answer).await {
             Ok(entry) => {
                 if let Some(lead) = &self.lead {
-                    lead.tell(FetchProgress::Stored(entry.clone()));
+                    lead.publish(FetchProgress::Stored(entry.clone()));
                 }
                 respond(&entry)
             }

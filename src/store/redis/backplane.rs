@@ -90,7 +90,7 @@ return 1";
 pub(super) struct Backplane {
     pub(super) redis: Redis,
     pub(super) guard: FailOpen<Conn>,
-    pub(super) history: InvalidationLog,
+    pub(super) invalidation_log: InvalidationLog,
     names: RwLock<Option<KeyNames>>,
     fleet_clock: Mutex<Option<FleetClock>>,
     listener: OnceLock<InvalidationSink>,
@@ -106,7 +106,7 @@ impl Backplane {
         Arc::new(Self {
             redis,
             guard,
-            history: InvalidationLog::new(random()),
+            invalidation_log: InvalidationLog::new(random()),
             names: RwLock::new(names),
             fleet_clock: Mutex::new(None),
             listener: OnceLock::new(),
@@ -159,14 +159,14 @@ impl Backplane {
         self: &Arc<Self>,
         what: &Invalidation,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'static + use<> {
-        let (_, record) = self.history.begin(what);
+        let (_, record) = self.invalidation_log.record_local(what);
         let this = self.clone();
         async move {
             this.start();
             this.append(&record).await.map_err(|outage| {
-                let waiting = this.history.waiting();
+                let pending = this.invalidation_log.pending_count();
                 let message = format!(
-                    "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
+                    "invalidated in this process; the others will hear of it when Redis is back ({pending} pending): {outage}"
                 );
                 Error::outage_so(message, outage)
             })
@@ -186,38 +186,38 @@ impl Backplane {
     }
 
     async fn append(&self, record: &[u8]) -> Result<(), Outage> {
-        let base = LogRecord::encode(self.history.identity(), None);
+        let base = LogRecord::encode(self.invalidation_log.next_id(), None);
         let mut script = cmd("EVAL");
         script.arg(APPEND).arg(2).arg(self.key("number")).arg(self.key("log"));
         script.arg(base).arg(record).arg(MOST).arg(LASTING).arg(self.key("channel"));
         let line: Vec<u8> = self.guard.call(async |mut connection: Conn| connection.query(&script).await).await?;
         // What this process fetches from now on comes after it.
-        self.hear(&line);
+        self.on_message(&line);
         Ok(())
     }
 
     /// What is new since the last look; as an error, that Redis is away.
     async fn look(&self) -> Result<(), Outage> {
-        for record in self.history.pending() {
+        for record in self.invalidation_log.pending() {
             self.append(&record).await?;
         }
-        let Some(number) = self.history.bookmark() else { return self.start_over(0).await };
+        let Some(number) = self.invalidation_log.last_number() else { return self.reset_log(0).await };
         let records = self.read(&number.to_string()).await?;
-        if !self.apply(self.history.read_on(&records)) {
-            return self.start_over(number).await;
+        if !self.apply(self.invalidation_log.apply_page(&records)) {
+            return self.reset_log(number).await;
         }
         Ok(())
     }
 
     /// Reads the whole log, and drops what is held from before.
-    async fn start_over(&self, known: u64) -> Result<(), Outage> {
-        let base = LogRecord::encode(self.history.identity(), None);
+    async fn reset_log(&self, known: u64) -> Result<(), Outage> {
+        let base = LogRecord::encode(self.invalidation_log.next_id(), None);
         let mut script = cmd("EVAL");
         script.arg(RESTART).arg(2).arg(self.key("number")).arg(self.key("log"));
         script.arg(base).arg(known).arg(LASTING);
         self.guard.call(async |mut connection: Conn| connection.query::<i64>(&script).await).await?;
         let records = self.read("-inf").await?;
-        self.history.start_over(&records);
+        self.invalidation_log.reset(&records);
         // After the history: what is read from Redis from now on was compared with it.
         if let Some(listener) = self.listener() {
             listener.missed_something();
@@ -236,21 +236,21 @@ impl Backplane {
     /// Acts on news; false where history broke off.
     fn apply(&self, heard: LogUpdate) -> bool {
         match heard {
-            LogUpdate::News(news) => {
+            LogUpdate::Applied(invalidations) => {
                 if let Some(listener) = self.listener() {
-                    news.iter().for_each(|what| listener.invalidated(what));
+                    invalidations.iter().for_each(|what| listener.invalidated(what));
                 }
                 true
             }
-            LogUpdate::Behind => {
+            LogUpdate::Gap => {
                 self.wake.notify_one();
                 true
             }
-            LogUpdate::Broken => false,
+            LogUpdate::Diverged => false,
         }
     }
 
-    fn hear(&self, message: &[u8]) {
+    fn on_message(&self, message: &[u8]) {
         if let Some(removed) = message.strip_prefix(&[REMOVAL]) {
             if let (Some((resource, key)), Some(listener)) = (removed.split_first_chunk::<4>(), self.listener()) {
                 listener.removed(&CacheKey::from_bytes(key, u32::from_be_bytes(*resource) as usize));
@@ -258,7 +258,7 @@ impl Backplane {
             return;
         }
         match LogRecord::decode(message) {
-            Some(record) => drop(self.apply(self.history.hear(&record))),
+            Some(record) => drop(self.apply(self.invalidation_log.apply_message(&record))),
             // Written by another version, or by somebody else: the log knows.
             None => self.wake.notify_one(),
         }
@@ -286,7 +286,7 @@ impl Backplane {
         loop {
             let reading = self.ask_clock().await?;
             // One that is far from the last is not believed until a second says the same.
-            if before.is_some_and(|before| before.apart(reading) < TOLERANCE) {
+            if before.is_some_and(|before| before.difference(reading) < TOLERANCE) {
                 *self.fleet_clock.lock() = Some(reading);
                 return Ok(());
             }
@@ -369,7 +369,7 @@ async fn wait(
             Either::Right(_) => return,
         };
         match (heard, backplane.upgrade()) {
-            (Some(message), Some(backplane)) => backplane.hear(message.get_payload_bytes()),
+            (Some(message), Some(backplane)) => backplane.on_message(message.get_payload_bytes()),
             // The subscription is over: look at once, and subscribe anew.
             _ => {
                 *messages = None;

@@ -116,7 +116,7 @@ impl Shared {
     fn opened(&self, key: &CacheKey, sealed: Option<Vec<u8>>, here: u64) -> Option<Stored> {
         let sealed = Bytes::from(sealed?);
         let clock = self.backplane.fleet_clock()?;
-        let found = match codec::open(&sealed, key, clock, here) {
+        let found = match codec::decode(&sealed, key, clock, here) {
             Ok(found) => found,
             Err(decode_errors) => {
                 // Said ever more rarely: a fleet of another version would fill the log.
@@ -128,7 +128,7 @@ impl Shared {
         };
         let found = match &found {
             Stored::Vary(_) => return Some(found),
-            Stored::Entry(entry) => match self.backplane.history.check(key, &entry.meta) {
+            Stored::Entry(entry) => match self.backplane.invalidation_log.check(key, &entry.meta) {
                 Validity::Void => return None,
                 Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
                 Validity::Valid => found,
@@ -199,7 +199,7 @@ impl CacheStore for RedisCache {
         if millis == 0 || !known || self.shared.backplane.guard.check().is_err() {
             return MaybeReady::Ready(Ok(()));
         }
-        let sealed = codec::seal(&stored, clock, self.shared.compress_over);
+        let sealed = codec::encode(&stored, clock, self.shared.compress_over);
         if sealed.len() > self.shared.max_entry {
             return MaybeReady::Ready(Ok(()));
         }
@@ -251,7 +251,7 @@ impl CacheStore for RedisCache {
     }
 
     fn generation(&self) -> u64 {
-        self.shared.backplane.history.number()
+        self.shared.backplane.invalidation_log.number()
     }
 
     fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
@@ -273,7 +273,7 @@ impl CacheStore for RedisCache {
         level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
         level.up = self.shared.backplane.guard.stats().up && self.generation() > 0;
         level.invalidations_received = self.generation();
-        level.invalidations_pending = self.shared.backplane.history.waiting();
+        level.invalidations_pending = self.shared.backplane.invalidation_log.pending_count();
         vec![level]
     }
 }

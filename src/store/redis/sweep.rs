@@ -40,7 +40,7 @@ async fn sweep_one(backplane: &Backplane, primary: &Primary, pattern: &str) -> R
         let names: Vec<String>;
         (cursor, names) = step(backplane, primary, cursor).await.map_err(away)?;
         let beginnings = beginnings(backplane, &names).await.map_err(away)?;
-        let keys = beginnings.iter().map(|beginning| codec::key_of(beginning));
+        let keys = beginnings.iter().map(|beginning| codec::decode_key(beginning));
         let meant: Vec<(String, CacheKey)> = names
             .into_iter()
             .zip(keys)
