@@ -54,7 +54,7 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 40] = [
+const TYPES: [(&str, &str); 41] = [
     ("Answer", "MaybeReady"),
     ("Books", "LiveRules"),
     ("Case", "StoreContext"),
@@ -92,6 +92,7 @@ const TYPES: [(&str, &str); 40] = [
     ("Striped", "ShardedCounter"),
     ("Thrift", "BudgetEffect"),
     ("Told", "ObservedLimits"),
+    ("Unseen", "SerializeError"),
     ("Unsettled", "UnsafeRequest"),
     ("Wanted", "RequestedRanges"),
     ("WarmUpPace", "WarmUpLimits"),

@@ -1,4 +1,4 @@
-//! Warming up: loading many values before they are asked for, a few at a time.
+//! Warm-up: loads many values in advance, with bounded concurrency.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::key::KeyPart;
 use super::load;
 use super::loaded::Loaded;
 
-/// How many keys the store is asked for at once.
+/// Number of keys per query of the store.
 const CHUNK: usize = 100;
 
-/// How much a warm-up asks of whom it loads from: eight loads at a time, as fast as they go, unless set.
+/// Limits of a warm-up. Defaults to eight concurrent loads without a rate limit.
 ///
 /// ```
 /// use tollgate::cache::WarmUpLimits;
@@ -40,24 +40,24 @@ impl Default for WarmUpLimits {
 }
 
 impl WarmUpLimits {
-    /// So many loads at a time; at least one.
+    /// Sets the number of concurrent loads; at least one.
     pub fn parallel(mut self, loads: usize) -> Self {
         self.parallel = loads.max(1);
         self
     }
 
-    /// At most so many loads begin in a second, evenly; at least one.
+    /// Sets the maximum number of loads per second, evenly spaced; at least one.
     pub fn per_second(mut self, loads: u32) -> Self {
         self.per_second = Some(loads.max(1));
         self
     }
 }
 
-/// What a warm-up did.
+/// Result of a warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmUpReport {
-    /// Keys whose value was there.
+    /// Keys with a stored value.
     pub known: u64,
     /// Keys whose value was loaded.
     pub loaded: u64,
@@ -69,7 +69,7 @@ impl<V> Cached<V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Loads what is not there of these keys, at this pace. The keys may be many: they are taken up as they are needed.
+    /// Loads the missing values of these keys within the limits. The keys are consumed lazily and may be many.
     ///
     /// ```
     /// use tollgate::cache::{Cached, DataCache, WarmUpLimits};
@@ -84,7 +84,7 @@ where
     /// ```
     ///
     /// # Panics
-    /// Where a load panics. Outside of a tokio runtime with time enabled.
+    /// If a load panics. Outside of a tokio runtime with time enabled.
     pub async fn warm<K, F, Fut, L, E>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -99,7 +99,7 @@ where
         E: Send + 'static,
     {
         let loading = Arc::new(load);
-        let ticks = limits.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
+        let ticks = limits.per_second.map(|loads| Mutex::new(interval_of(Duration::from_secs(1) / loads)));
         let mut warmed = WarmUpReport::default();
         let mut keys = keys.into_iter();
         loop {
@@ -107,11 +107,11 @@ where
             if chunk.is_empty() {
                 return warmed;
             }
-            let asked = chunk.len() as u64;
-            let there = self.known(&chunk).await;
+            let requested = chunk.len() as u64;
+            let stored = self.known(&chunk).await;
             let missing: Vec<K> =
-                chunk.into_iter().zip(there).filter(|(_, there)| !there).map(|(key, _)| key).collect();
-            warmed.known += asked - missing.len() as u64;
+                chunk.into_iter().zip(stored).filter(|(_, stored)| !stored).map(|(key, _)| key).collect();
+            warmed.known += requested - missing.len() as u64;
             let loads: Vec<_> = missing
                 .into_iter()
                 .map(|key| {
@@ -121,7 +121,7 @@ where
                             ticks.lock().await.tick().await;
                         }
                         let encoded = self.key(&key);
-                        load::go(self.clone(), encoded, TypedLookup::Nothing, move || load_one(key)).await
+                        load::serve_or_load(self.clone(), encoded, TypedLookup::Miss, move || load_one(key)).await
                     }
                 })
                 .collect();
@@ -132,19 +132,19 @@ where
         }
     }
 
-    /// Which of these keys have a value that may be served. Not counted: nobody has asked for it.
+    /// Returns which of these keys have a value that may be served, without counting look-ups.
     async fn known<K: KeyPart>(&self, keys: &[K]) -> Vec<bool> {
         let encoded: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
-        let now = self.space.engine.clock.now();
-        let there =
-            |key, entry| !matches!(self.found(key, entry, now), TypedLookup::Expired(..) | TypedLookup::Nothing);
-        encoded.iter().zip(self.look_many(&encoded).await).map(|(key, entry)| there(key, entry)).collect()
+        let now = self.namespace.engine.clock.now();
+        let stored =
+            |key, entry| !matches!(self.classify(key, entry, now), TypedLookup::Expired(..) | TypedLookup::Miss);
+        encoded.iter().zip(self.lookup_many(&encoded).await).map(|(key, entry)| stored(key, entry)).collect()
     }
 }
 
-fn every(span: Duration) -> Interval {
+fn interval_of(span: Duration) -> Interval {
     let mut ticks = interval(span.max(Duration::from_nanos(1)));
-    // A load that was late is not made up for by a burst.
+    // A delayed load is not followed by a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }

@@ -27,13 +27,13 @@ pin_project! {
     /// The future of a response. `F` is the inner service's own, for requests that pass by.
     pub struct ResponseFuture<F, E, B> {
         #[pin]
-        state: TeeState<F, E, B>,
+        state: State<F, E, B>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum TeeState<F, E, B> {
+    enum State<F, E, B> {
         Ready { response: Option<Response<Body<B>>> },
         Past { #[pin] future: F },
         Work { future: BoxFuture<Result<Response<Body<B>>, E>> },
@@ -42,15 +42,15 @@ pin_project! {
 
 impl<F, E, B> ResponseFuture<F, E, B> {
     pub(crate) const fn ready(response: Response<Body<B>>) -> Self {
-        Self { state: TeeState::Ready { response: Some(response) } }
+        Self { state: State::Ready { response: Some(response) } }
     }
 
     pub(crate) const fn past(future: F) -> Self {
-        Self { state: TeeState::Past { future } }
+        Self { state: State::Past { future } }
     }
 
     pub(crate) fn work(future: BoxFuture<Result<Response<Body<B>>, E>>) -> Self {
-        Self { state: TeeState::Work { future } }
+        Self { state: State::Work { future } }
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cache::http::key::Target;
 
-/// Any key there can be, as a tree.
+/// Arbitrary key, as a tree.
 #[derive(Clone, Debug, PartialEq)]
 enum Tree {
     Number(i128),
@@ -29,7 +29,7 @@ impl KeyPart for Tree {
     }
 }
 
-/// Few letters and small numbers, so that trees that differ a little are drawn.
+/// A small alphabet and small numbers, so that similar trees are generated.
 fn tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![
         (-3_i128..300).prop_map(Tree::Number),
@@ -63,13 +63,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn keys_are_alike_where_their_parts_are(a in tree(), b in tree()) {
+    fn equal_parts_have_equal_keys(a in tree(), b in tree()) {
         prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
     }
 
     #[test]
-    fn a_prefix_covers_what_begins_with_its_parts_and_nothing_else(a in tree(), b in tree(), cut in 0_usize..4) {
-        // Also one that does begin so.
+    fn prefixes_cover_exactly_their_extensions(a in tree(), b in tree(), cut in 0_usize..4) {
+        // Also a key with that prefix.
         let start = match &a {
             Tree::List(parts) => Tree::List(parts[..cut.min(parts.len())].to_vec()),
             other => other.clone(),
@@ -83,7 +83,7 @@ proptest! {
 }
 
 #[test]
-fn parts_do_not_run_together() {
+fn parts_are_delimited() {
     let different = [
         bytes(&("ab", "c")),
         bytes(&("a", "bc")),
@@ -116,7 +116,7 @@ fn integers_are_compared_by_value() {
 }
 
 #[test]
-fn no_key_of_a_response_is_one_of_a_value() {
+fn response_and_value_keys_differ() {
     use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 
     let typed = key(&beginning("h"), &"/a");
