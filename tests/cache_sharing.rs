@@ -90,7 +90,7 @@ async fn stalled_bodies_whose_clients_left_are_not_held() {
     }
     tokio::task::yield_now().await;
     assert!(
-        world.stats().fetches_in_flight <= 256 && world.stats().orphans <= 256,
+        world.stats().fetches_in_flight <= 256 && world.stats().background_fetches <= 256,
         "{:?}",
         world.stats().fetches_in_flight
     );

@@ -184,7 +184,6 @@ impl<V> CachedBuilder<V> {
     /// Names the first invalid value: a name that is taken, or not 1 to 64 visible ASCII characters; a lifetime of
     /// zero; a share out of range; a malformed tag; a soft timeout not shorter than the hard one.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::{Cached, DataCache};

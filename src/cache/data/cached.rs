@@ -83,7 +83,6 @@ where
     /// # Panics
     /// If the load panics, in the caller that triggered it. Outside of a tokio runtime.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::{Cached, DataCache};
@@ -148,7 +147,6 @@ where
     /// If the value cannot be stored: no level of the store accepted it, it cannot be serialized, its lifetime is zero,
     /// or a tag is malformed. A previous value may still be served.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::{Cached, DataCache};
@@ -173,7 +171,6 @@ where
     ///
     /// # Errors
     /// If other processes cannot be reached; the removal is effective in this one in any case.
-    ///
     ///
     /// # Examples
     /// ```

@@ -60,7 +60,6 @@ impl DataInvalidate {
     /// # Errors
     /// If other processes cannot be reached.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::{Cached, DataCache};
@@ -84,7 +83,6 @@ impl DataInvalidate {
     /// # Errors
     /// If other processes cannot be reached.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::{Cached, DataCache};
@@ -103,7 +101,6 @@ impl DataInvalidate {
     /// # Errors
     /// If the tag is malformed: a tag is 1 to 256 visible ASCII characters without a comma. If other processes cannot
     /// be reached.
-    ///
     ///
     /// # Examples
     /// ```

@@ -61,7 +61,6 @@ pub trait KeyPart {
 
 /// Output of [`KeyPart::write`].
 ///
-///
 /// ```
 /// use tollgate::cache::{KeyPart, KeyWriter};
 ///

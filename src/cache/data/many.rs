@@ -118,7 +118,6 @@ where
     /// # Errors
     /// The first error; the remaining values are stored.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::{Cached, DataCache};

@@ -38,7 +38,6 @@ impl Invalidation {
     /// # Errors
     /// If the tag is malformed: a tag is 1 to 256 visible ASCII characters without a comma.
     ///
-    ///
     /// # Examples
     /// ```
     /// use tollgate::cache::Invalidation;

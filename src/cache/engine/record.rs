@@ -218,14 +218,14 @@ impl VaryIndex {
 
 /// Value stored under a key. Cloning it is cheap.
 ///
-///
 /// ```
 /// use tollgate::cache::Stored;
 ///
 /// fn describe(stored: &Stored) -> &'static str {
 ///     match stored {
 ///         Stored::Entry(_) => "a response",
-///         Stored::Vary(_) => "an index tag variants",
+///         Stored::Vary(_) => "an index of variants",
+///         _ => "unknown",
 ///     }
 /// }
 /// # let _ = describe;

@@ -109,7 +109,6 @@ pub trait CacheStore: Send + Sync + 'static {
 
 /// Statistics of one level of a store.
 ///
-///
 /// ```
 /// use tollgate::cache::LevelStats;
 ///

@@ -117,7 +117,7 @@ impl Tee {
     }
 
     /// Waits until it is known whether followers can read the body.
-    pub(crate) async fn shared(&self) -> ShareState {
+    pub(crate) async fn until_shareable(&self) -> ShareState {
         std::future::poll_fn(|cx| {
             let mut state = self.lock();
             match state.share_state(self.promised) {

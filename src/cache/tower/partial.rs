@@ -1,6 +1,6 @@
-//! Entries that are parts: served for what they hold, joined where they touch, completed where only the end is missing.
+//! Partial entries: served for the ranges they hold, combined if adjacent, completed if only the end is missing.
 //!
-//! RFC 9111 §3.4: parts are combined only where both carry the same strong validator; anything else is never joined.
+//! RFC 9111 §3.4: parts are combined only if both have the same strong validator.
 
 use std::sync::Arc;
 
@@ -19,11 +19,10 @@ use crate::cache::http::reason::Reason;
 use crate::cache::http::validators;
 
 impl RunningFetch {
-    /// The whole response, from the beginning we hold and the rest that was sent.
+    /// Combines the stored beginning with the rest just received into the whole response.
     ///
     /// # Errors
-    /// What to tell the client where the rest does not fit: it asked for the whole, and a part of something else is
-    /// no answer to that.
+    /// The response for the client if the rest does not match: another part is no response to a request for the whole.
     pub(crate) fn complete<I>(
         &self,
         beginning: &Arc<Entry>,
@@ -40,7 +39,7 @@ impl RunningFetch {
         let same =
             validators::strongly_equal(parts.headers.get(header::ETAG), beginning.meta.headers.get(header::ETAG));
         if !fits || !same {
-            self.core.forget(&self.ask.key);
+            self.core.remove_key(&self.params.key);
             let mut refusal = Response::new(Body::empty());
             *refusal.status_mut() = StatusCode::BAD_GATEWAY;
             self.write_cache_status(&mut refusal, Some(Reason::Partial), false);
@@ -63,7 +62,7 @@ impl RunningFetch {
     }
 }
 
-/// The frames of a body as a stream.
+/// Converts a body into a stream of frames.
 fn into_frames<I>(body: Body<I>) -> impl futures_util::Stream<Item = Result<http_body::Frame<Bytes>, BoxError>> + Send
 where
     I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -72,15 +71,13 @@ where
     futures_util::stream::poll_fn(move |cx| http_body::Body::poll_frame(body.as_mut(), cx))
 }
 
-/// What a part that was just received comes to, next to what is stored under its key: the bytes, where they begin, and
-/// whether that is everything.
+/// Combines a part just received with the stored one; returns the bytes, their range, and the total length.
 ///
-/// Joined bytes are copied into blocks of their own: by reference, a chain of overlapping parts would keep every byte it
-/// was ever made of.
+/// Combined bytes are copied into blocks of their own: references would keep every part ever received alive.
 ///
 /// # Errors
-/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] where there is no memory to join them in.
-pub(crate) fn joined(
+/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] if no memory is available.
+pub(crate) fn combine(
     new: StoredBody,
     part: ContentRange,
     etag: Option<&HeaderValue>,
@@ -116,13 +113,13 @@ pub(crate) fn joined(
     Ok((StoredBody::from_blocks(blocks, body_memory), ContentRange { span, total: part.total }))
 }
 
-/// The fields of a part as they are stored: those of the whole.
-pub(crate) fn of_the_whole(headers: &mut http::HeaderMap) {
+/// Replaces the fields of a part by those of the whole, for storing.
+pub(crate) fn restore_whole_fields(headers: &mut http::HeaderMap) {
     headers.remove(header::CONTENT_RANGE);
     headers.remove(header::CONTENT_LENGTH);
 }
 
-/// Whether the rest of this entry can be asked for: its beginning is there, under a strong validator.
+/// Whether the rest of this entry can be requested: it holds the beginning, with a strong validator.
 pub(crate) fn is_beginning(entry: &Entry) -> bool {
     entry.partial.is_some_and(|part| part.span.start == 0)
         && entry.meta.headers.get(header::ETAG).is_some_and(validators::is_strong)

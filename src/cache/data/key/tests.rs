@@ -49,7 +49,7 @@ fn tree() -> impl Strategy<Value = Tree> {
 }
 
 fn bytes(parts: &impl KeyPart) -> Vec<u8> {
-    key(&beginning("space"), parts).as_bytes().to_vec()
+    key(&namespace_prefix("space"), parts).as_bytes().to_vec()
 }
 
 fn begins_with(whole: &Tree, start: &Tree) -> bool {
@@ -75,7 +75,7 @@ proptest! {
             other => other.clone(),
         };
         for start in [start, b] {
-            let key = key(&beginning("space"), &a);
+            let key = key(&namespace_prefix("space"), &a);
             let path = Target::of(key.resource()).expect("a target").path;
             prop_assert_eq!(path.starts_with(&prefix(&start)), begins_with(&a, &start), "{:?} {:?}", a, start);
         }
@@ -104,7 +104,7 @@ fn parts_are_delimited() {
     for (n, a) in different.iter().enumerate() {
         assert!(different[n + 1..].iter().all(|b| a != b), "{n}");
     }
-    assert_ne!(key(&beginning("a"), &1), key(&beginning("b"), &1), "namespaces are apart");
+    assert_ne!(key(&namespace_prefix("a"), &1), key(&namespace_prefix("b"), &1), "namespaces are apart");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn integers_are_compared_by_value() {
 fn response_and_value_keys_differ() {
     use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 
-    let typed = key(&beginning("h"), &"/a");
+    let typed = key(&namespace_prefix("h"), &"/a");
     assert!(is_typed(&typed));
     let uri: http::Uri = "http://h/a".parse().expect("a uri");
     let parts = KeyParts { default_scheme: "http", ignore_query: &[], without_query: false };
