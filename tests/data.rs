@@ -220,8 +220,8 @@ async fn memory_is_bounded_by_what_values_weigh() {
 
 #[tokio::test]
 async fn a_store_that_fails_costs_a_load_and_no_error() {
-    use tollgate::testing::{Faulty, Misbehaviour};
-    for does in [Misbehaviour::Err, Misbehaviour::Lie, Misbehaviour::Panic, Misbehaviour::PanicLater] {
+    use tollgate::testing::{Faulty, InjectedFault};
+    for does in [InjectedFault::Err, InjectedFault::WrongAnswer, InjectedFault::Panic, InjectedFault::PanicOnPoll] {
         let store = Arc::new(Faulty::new(MemoryCache::new(1 << 20)));
         let data = DataCache::builder().store(store.clone()).build();
         let cached: Cached<u64> = data.cached("space").build().expect("a namespace");

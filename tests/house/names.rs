@@ -54,9 +54,11 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 41] = [
+const TYPES: [(&str, &str); 46] = [
     ("Answer", "MaybeReady"),
+    ("Asker", "RequestView"),
     ("Books", "LiveRules"),
+    ("CallerDuty", "CallerAction"),
     ("Case", "StoreContext"),
     ("CircuitShut", "CircuitClosed"),
     ("Contained", "IsolatedStore"),
@@ -72,9 +74,11 @@ const TYPES: [(&str, &str); 41] = [
     ("Listener", "InvalidationSink"),
     ("Memo", "TierCache"),
     ("Meta", "StoredHead"),
+    ("Misbehaviour", "InjectedFault"),
     ("Near", "LocalCache"),
     ("Odd", "DecodeError"),
     ("Offer", "CompiledQuota"),
+    ("Outliving", "DetachedFetch"),
     ("Pace", "TeeProgress or WarmUpLimits"),
     ("Pass", "ResponseEdits"),
     ("Past", "Bypass"),
@@ -96,6 +100,7 @@ const TYPES: [(&str, &str); 41] = [
     ("Unsettled", "UnsafeRequest"),
     ("Wanted", "RequestedRanges"),
     ("WarmUpPace", "WarmUpLimits"),
+    ("Watch", "a name of its own, such as LeaseExpiry"),
 ];
 
 /// Names that two public or crate-wide types may share, and why.

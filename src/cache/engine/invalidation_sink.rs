@@ -100,7 +100,7 @@ impl InvalidationSink {
     }
 
     /// Invalidates everything held so far, after invalidations of other processes may have been lost.
-    pub fn missed_something(&self) {
+    pub fn updates_lost(&self) {
         self.barriers.raise(InvalidationScope::All, false);
     }
 

@@ -121,7 +121,7 @@ impl CacheLayer {
     /// | | requests | entries |
     /// |---|---|---|
     /// | [`Off`](Switch::Off) | bypass the cache | are retained; unsafe methods still invalidate them |
-    /// | [`Shadow`](Switch::Shadow) | are all answered by the inner service, with what it says, unchanged; those that the store could have answered are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are made and invalidated as if it were on |
+    /// | [`Shadow`](Switch::Shadow) | get the inner service's response, unchanged; those that could have been served from the store are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are created and invalidated as with [`On`](Switch::On) |
     ///
     /// In shadow mode requests are not coalesced, entries are not refreshed in the background, and stale entries do not
     /// replace failures.
