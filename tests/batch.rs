@@ -55,7 +55,7 @@ async fn a_batch_leaves_after_two_milliseconds_and_each_key_is_asked_for_once() 
     assert_eq!(answers, [Some(4), Some(8), None, Some(4), Some(12)]);
     assert_eq!(*calls.lock().expect("not poisoned"), [vec![2, 4, 3, 6]]);
     assert!(begun.elapsed() <= Duration::from_millis(13), "{:?}", begun.elapsed());
-    assert_eq!((batcher.stats().asked, batcher.stats().calls, batcher.stats().keys), (5, 1, 4));
+    assert_eq!((batcher.stats().requests, batcher.stats().calls, batcher.stats().keys), (5, 1, 4));
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn a_panic_is_an_error_for_its_batch_alone() {
             }
         });
         let answers = tokio::join!(batcher.get(1), batcher.get(2));
-        assert!(matches!(answers, (Err(BatchError::Broken), Err(BatchError::Broken))));
+        assert!(matches!(answers, (Err(BatchError::Panicked), Err(BatchError::Panicked))));
         assert_eq!(batcher.get(1).await.expect("no error"), Some(1));
     }
 }

@@ -35,7 +35,7 @@ async fn a_typed_value_lives_longer_as_the_budget_runs_low() {
     left(&budget, 0.125, &world.clock);
     assert_eq!(*world.load("a").await.expect("spared"), 1);
     assert_eq!(world.cached.get("a").await.as_deref(), Some(&1));
-    assert_eq!((world.stats().stale, world.stats().spared, world.stats().hits), (3, 3, 0));
+    assert_eq!((world.stats().stale, world.stats().budget_stretched, world.stats().hits), (3, 3, 0));
     world.clock.advance(seconds(1));
     left(&budget, 0.125, &world.clock);
     assert_eq!(*world.load("a").await.expect("loaded"), 2, "its life is over");
@@ -67,7 +67,7 @@ async fn on_its_last_tenth_what_is_stale_is_served_and_nothing_is_refreshed_ahea
     left(&budget, 0.09, &world.clock);
     assert_eq!(*world.load("a").await.expect("stale"), 1);
     world.quiet().await;
-    assert_eq!((world.loads("a"), world.stats().spared), (1, 1), "not behind its back either");
+    assert_eq!((world.loads("a"), world.stats().budget_stretched), (1, 1), "not behind its back either");
     world.clock.advance(seconds(40));
     assert_eq!(*world.load("a").await.expect("loaded"), 2, "past its window somebody waits");
 }

@@ -24,7 +24,7 @@ use proptest::prelude::*;
 use tokio::time::{Instant, sleep, timeout};
 use tollgate::cache::Profile;
 use tollgate::store::memory::MemoryCache;
-use tollgate::testing::{Faulty, Misbehaviour};
+use tollgate::testing::{Faulty, InjectedFault};
 use world::{Asked, Fault, Reply, World, get, reply};
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ struct Client {
 struct Case {
     pages: Vec<Page>,
     clients: Vec<Client>,
-    store: Misbehaviour,
+    store: InjectedFault,
     memory: u64,
     max_entry: u64,
     shared: bool,
@@ -148,11 +148,11 @@ fn case() -> impl Strategy<Value = Case> {
     let client = (0..2_usize, prop_oneof![3 => Just(0), 2 => 0..3_000_u64, 1 => 0..12_000_u64], reader())
         .prop_map(|(path, at_ms, reader)| Client { path, at_ms, reader });
     let store = prop_oneof![
-        6 => Just(Misbehaviour::None),
-        1 => Just(Misbehaviour::Err),
-        1 => Just(Misbehaviour::Hang),
-        1 => Just(Misbehaviour::Panic),
-        1 => Just(Misbehaviour::PanicLater),
+        6 => Just(InjectedFault::None),
+        1 => Just(InjectedFault::Err),
+        1 => Just(InjectedFault::Hang),
+        1 => Just(InjectedFault::Panic),
+        1 => Just(InjectedFault::PanicOnPoll),
     ];
     let bounds = prop_oneof![Just((1 << 20, 1 << 18)), Just((40_000, 20_000)), Just((8_000, 8_000))];
     (prop::collection::vec(page(), 2), prop::collection::vec(client, 1..14), store, bounds, any::<bool>()).prop_map(
@@ -289,12 +289,12 @@ async fn check(case: Case) -> Result<(), TestCaseError> {
     let calls: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
     let (pages, counted) = (case.pages.clone(), calls.clone());
     let store = Arc::new(Faulty::new(MemoryCache::new(case.memory)));
-    store.begin(case.store);
+    store.inject(case.store);
     let world = World::with(
         |b| {
             let b = b.memory(case.memory).max_entry(case.max_entry).wait(WAIT).idle_timeout(IDLE);
             let b = b.profile(if case.shared { Profile::Shared } else { Profile::App });
-            if case.store == Misbehaviour::None { b } else { b.store(store) }
+            if case.store == InjectedFault::None { b } else { b.store(store) }
         },
         move |asked| {
             let page = pages[asked.path[1..].parse::<usize>().expect("a path")].clone();

@@ -89,7 +89,11 @@ async fn stalled_bodies_whose_clients_left_are_not_held() {
         drop(world.send(get(&format!("/{n}"), &[])).await);
     }
     tokio::task::yield_now().await;
-    assert!(world.stats().flights <= 256 && world.stats().orphans <= 256, "{:?}", world.stats().flights);
+    assert!(
+        world.stats().fetches_in_flight <= 256 && world.stats().background_fetches <= 256,
+        "{:?}",
+        world.stats().fetches_in_flight
+    );
     sleep(Duration::from_secs(32)).await;
     assert!(world.is_quiet().await, "{:?}", world.stats());
 }
@@ -103,7 +107,7 @@ async fn heads_that_do_not_come_are_given_up_when_their_clients_have_left() {
         assert!(asked.await.is_err());
     }
     tokio::task::yield_now().await;
-    assert!(world.stats().flights <= 256, "{}", world.stats().flights);
+    assert!(world.stats().fetches_in_flight <= 256, "{}", world.stats().fetches_in_flight);
     sleep(Duration::from_secs(31)).await;
     assert!(world.is_quiet().await, "{:?}", world.stats());
 }

@@ -200,5 +200,5 @@ async fn a_store_that_fails_is_a_miss_and_an_event() {
         assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "x");
     }
     assert!(SEEN.load(Ordering::SeqCst));
-    assert_eq!(cache.stats().flights, 0);
+    assert_eq!(cache.stats().fetches_in_flight, 0);
 }

@@ -20,11 +20,16 @@ use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, RateLimitLayer};
 use tollgate::store::memory::{MemoryCache, MemoryLimits};
 use tollgate::store::redis::{LimitMode, Redis, RedisCache, RedisLimits};
-use tollgate::testing::{FakePeer, Faulty, Misbehaviour, contract};
+use tollgate::testing::{FakePeer, Faulty, InjectedFault, contract};
 use tower::{Layer, ServiceExt, service_fn};
 
-const FAILING: [Misbehaviour; 5] =
-    [Misbehaviour::Err, Misbehaviour::Hang, Misbehaviour::Lie, Misbehaviour::Panic, Misbehaviour::PanicLater];
+const FAILING: [InjectedFault; 5] = [
+    InjectedFault::Err,
+    InjectedFault::Hang,
+    InjectedFault::WrongAnswer,
+    InjectedFault::Panic,
+    InjectedFault::PanicOnPoll,
+];
 
 #[tokio::test(start_paused = true)]
 async fn memory_keeps_it() {
@@ -97,13 +102,13 @@ async fn a_near_hit_waits_for_nothing_and_a_far_one_fills_near() {
     let (near, far) = (Arc::new(MemoryCache::new(1 << 20)), Arc::new(Faulty::new(MemoryCache::new(1 << 20))));
     let levels = Arc::new(Levels::new(near.clone(), far.clone()));
     contract::cache(levels.clone()).await;
-    far.begin(Misbehaviour::Hang);
+    far.inject(InjectedFault::Hang);
     let rules = Rules::new().route("/{*rest}", Rule::ttl(Duration::from_secs(60)));
     let layer = CacheLayer::builder().rules(rules).level_2(far.clone()).build().expect("a layer");
     let service = layer.layer(service_fn(hello));
-    far.begin(Misbehaviour::None);
+    far.inject(InjectedFault::None);
     drop(service.clone().oneshot(request("/a")).await.expect("no error"));
-    far.begin(Misbehaviour::Hang);
+    far.inject(InjectedFault::Hang);
     // Answered when it is first polled, though the far store will never answer anything again.
     let hit = service.clone().oneshot(request("/a")).now_or_never().expect("at once").expect("no error");
     assert!(hit.headers().contains_key("age"));
@@ -121,12 +126,12 @@ async fn a_cluster_keeps_it() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_breaks_it_is_found_out() {
-    for what in FAILING.into_iter().filter(|what| *what != Misbehaviour::Hang) {
+    for what in FAILING.into_iter().filter(|what| *what != InjectedFault::Hang) {
         let limits = Arc::new(Faulty::new(MemoryLimits::new(1_000)));
-        limits.begin(what);
+        limits.inject(what);
         assert!(AssertUnwindSafe(contract::limits(limits)).catch_unwind().await.is_err(), "limits, {what:?}");
         let cache = Arc::new(Faulty::new(MemoryCache::new(1 << 20)));
-        cache.begin(what);
+        cache.inject(what);
         assert!(AssertUnwindSafe(contract::cache(cache)).catch_unwind().await.is_err(), "cache, {what:?}");
     }
 }
@@ -147,7 +152,7 @@ async fn limits_go_on_whatever_their_store_does() {
         let limit = Limit::per_ip(Quota::per_minute(3)).reserve();
         let layer = RateLimitLayer::builder().limit(limit).store(store.clone()).build().expect("a layer");
         let service = layer.layer(service_fn(hello));
-        store.begin(what);
+        store.inject(what);
         let mut statuses = Vec::new();
         for _ in 0..5 {
             let response = service.clone().oneshot(request("/")).await.expect("no error");
@@ -174,18 +179,18 @@ async fn the_cache_goes_on_whatever_its_store_does() {
         };
         // Something that can be lied with.
         ask("/first").await;
-        store.begin(what);
+        store.inject(what);
         for path in ["/a", "/a", "/b"] {
             assert_eq!(ask(path).await, "hello", "{what:?}");
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
         let stats = layer.stats();
-        assert_eq!((stats.flights, stats.in_flight_bytes), (0, 0), "{what:?}: nothing is left behind");
+        assert_eq!((stats.fetches_in_flight, stats.in_flight_bytes), (0, 0), "{what:?}: nothing is left behind");
         // With a memory in front, a copy serves whatever the far store does. While one hangs, so does a fetch that is
         // being stored, and who comes meanwhile reads along; and a lie may be true.
-        let calls = if far || matches!(what, Misbehaviour::Hang | Misbehaviour::Lie) { 3 } else { 4 };
+        let calls = if far || matches!(what, InjectedFault::Hang | InjectedFault::WrongAnswer) { 3 } else { 4 };
         assert_eq!(stats.inner_calls, calls, "{what:?}");
-        store.begin(Misbehaviour::None);
+        store.inject(InjectedFault::None);
         ask("/c").await;
         ask("/c").await;
         assert_eq!(layer.stats().inner_calls, stats.inner_calls + 1, "{what:?}: back to normal");

@@ -220,8 +220,8 @@ async fn memory_is_bounded_by_what_values_weigh() {
 
 #[tokio::test]
 async fn a_store_that_fails_costs_a_load_and_no_error() {
-    use tollgate::testing::{Faulty, Misbehaviour};
-    for does in [Misbehaviour::Err, Misbehaviour::Lie, Misbehaviour::Panic, Misbehaviour::PanicLater] {
+    use tollgate::testing::{Faulty, InjectedFault};
+    for does in [InjectedFault::Err, InjectedFault::WrongAnswer, InjectedFault::Panic, InjectedFault::PanicOnPoll] {
         let store = Arc::new(Faulty::new(MemoryCache::new(1 << 20)));
         let data = DataCache::builder().store(store.clone()).build();
         let cached: Cached<u64> = data.cached("space").build().expect("a namespace");
@@ -254,13 +254,13 @@ async fn switched_off_every_caller_loads_and_in_the_shadow_it_is_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_warm_up_keeps_its_pace_and_leaves_what_is_known() {
-    use tollgate::cache::WarmUpPace;
+    use tollgate::cache::WarmUpLimits;
     let world = World::new(|space| space.ttl(seconds(60)));
     world.load("7").await.expect("loaded");
     let begun = tokio::time::Instant::now();
     let loader = world.loader();
     let keys = (0..21).map(|n| if n == 20 { "fails".to_owned() } else { n.to_string() });
-    let warmed = world.cached.warm(keys, move |key: String| loader(&key), WarmUpPace::default().per_second(10)).await;
+    let warmed = world.cached.warm(keys, move |key: String| loader(&key), WarmUpLimits::default().per_second(10)).await;
     assert_eq!((warmed.known, warmed.loaded, warmed.failed), (1, 19, 1));
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1_900) && took < Duration::from_millis(2_200), "{took:?}");

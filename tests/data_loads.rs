@@ -71,7 +71,7 @@ async fn a_panic_is_its_callers_and_the_others_load() {
     let waits = ask(&world, "a", Duration::ZERO);
     assert!(panics.await.expect_err("a panic").is_panic());
     assert_eq!(*waits.await.expect("no panic").expect("loaded"), 1);
-    assert_eq!((world.stats().errors, world.stats().flights), (1, 0));
+    assert_eq!((world.stats().errors, world.stats().fetches_in_flight), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

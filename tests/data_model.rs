@@ -227,7 +227,7 @@ async fn play(steps: Vec<Step>) {
         settle().await;
     }
     end(callers).await;
-    assert_eq!(cached.stats().flights, 0);
+    assert_eq!(cached.stats().fetches_in_flight, 0);
     let books = model.books.lock().expect("not poisoned");
     assert_eq!(books.too_many, None, "loads of one key at a time");
     assert!(books.under_way.values().all(|loads| *loads == 0));

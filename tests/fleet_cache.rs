@@ -140,7 +140,7 @@ async fn an_invalidation_is_heard_by_all() {
     for round in 0..4 {
         let calls = fleet.calls();
         a.get("/prices/x?y").await;
-        until("it is in Redis", || a.stats().flights == 0).await;
+        until("it is in Redis", || a.stats().fetches_in_flight == 0).await;
         until("all have heard the same", || far(&a).invalidations_received == far(&b).invalidations_received).await;
         let found = b.get("/prices/x?y").await;
         assert!(found.is_hit(), "round {round}: {} {} {:?} {:?}", found.body, found.status_line(), far(&a), far(&b));
@@ -155,7 +155,7 @@ async fn an_invalidation_is_heard_by_all() {
         until_async("the other node has heard", || async { !b.get("/prices/x?y").await.is_hit() }).await;
         assert_eq!(fleet.calls(), calls + 2);
         // And what the other node fetched then is good for both.
-        until("it is in Redis", || b.stats().flights == 0).await;
+        until("it is in Redis", || b.stats().fetches_in_flight == 0).await;
         assert_eq!(a.get("/prices/x?y").await.body, b.get("/prices/x?y").await.body);
         assert_eq!(fleet.calls(), calls + 2);
         invalidate.prefix("/").await.expect("Redis is there");
@@ -207,7 +207,7 @@ async fn a_slow_fetch_brings_old_data_back_to_no_node() {
     other.layer.invalidate().tag("prices").await.expect("told");
     gate.add_permits(1);
     assert_eq!(request.await.expect("answered").body, "old", "who asked before gets what was there before");
-    until("the fetch is over", || slow.stats().flights == 0).await;
+    until("the fetch is over", || slow.stats().fetches_in_flight == 0).await;
     let third = fleet.node().await;
     assert_ne!(third.get("/a").await.body, "old");
     assert_ne!(other.get("/a").await.body, "old");
@@ -377,7 +377,7 @@ async fn garbage_in_redis_is_a_miss_and_a_counter() {
         c.get("/a").await;
         assert_eq!(fleet.calls(), calls + 1, "{garbage:?}");
         assert!(far(&c).decode_errors > 0);
-        until("it is in Redis", || c.stats().flights == 0).await;
+        until("it is in Redis", || c.stats().fetches_in_flight == 0).await;
     }
 }
 
@@ -449,7 +449,7 @@ async fn a_cluster_and_a_promoted_replica_pass_invalidations_on() {
             let [a, b] = &nodes;
             let path = format!("/{round}");
             let first = a.get(&path).await.body;
-            until("kept", || a.stats().flights == 0).await;
+            until("kept", || a.stats().fetches_in_flight == 0).await;
             assert_eq!(b.get(&path).await.body, first, "shared through {url}");
             a.layer.invalidate().tag("prices").await.expect("told");
             until_async("heard", || async { b.get(&path).await.body != first }).await;

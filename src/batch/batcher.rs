@@ -1,4 +1,4 @@
-//! [`Batcher`]: the handle.
+//! [`Batcher`]: handle to batched calls.
 
 use std::fmt;
 use std::future::Future;
@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use super::builder::BatcherBuilder;
 use super::call::Bulk;
 use super::error::BatchError;
-use super::queue::{BatchAnswer, BatchQueue, CallerDuty};
+use super::queue::{BatchAnswer, BatchQueue, CallerAction};
 use crate::base::lock::Mutex;
 
-/// Asks for keys together that are asked for one by one. Clones share the batch.
+/// Batches concurrent requests for single keys into bulk calls. Clones share the batch.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -28,7 +28,7 @@ use crate::base::lock::Mutex;
 /// });
 /// let (acme, evil, none) = tokio::join!(prices.get("ACME"), prices.get("EVIL"), prices.get("GONE"));
 /// assert_eq!((acme?, evil?, none?), (Some(42), Some(7), None));
-/// assert_eq!((prices.stats().asked, prices.stats().calls), (3, 1));
+/// assert_eq!((prices.stats().requests, prices.stats().calls), (3, 1));
 /// # Ok(()) }
 /// ```
 pub struct Batcher<K, V, E> {
@@ -39,7 +39,7 @@ pub(super) struct BatcherShared<K, V, E> {
     pub(super) settings: BatcherBuilder,
     pub(super) bulk: Bulk<K, V, E>,
     queue: Mutex<BatchQueue<K, V, E>>,
-    asked: AtomicU64,
+    requests: AtomicU64,
     pub(super) calls: AtomicU64,
     pub(super) keys: AtomicU64,
 }
@@ -48,16 +48,25 @@ pub(super) struct BatcherShared<K, V, E> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BatchStats {
-    /// How often somebody asked for a key.
-    pub asked: u64,
-    /// How often the bulk call was made.
+    /// Number of keys requested by callers.
+    pub requests: u64,
+    /// Number of bulk calls.
     pub calls: u64,
-    /// How many keys these calls asked for, together.
+    /// Number of keys in these calls.
     pub keys: u64,
 }
 
 impl Batcher<(), (), ()> {
-    /// Everything that can be set.
+    /// Returns a builder with all settings.
+    ///
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// let squares = Batcher::builder()
+    ///     .max_keys(500)
+    ///     .build(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+    /// # let _ = squares;
+    /// ```
     pub fn builder() -> BatcherBuilder {
         BatcherBuilder::default()
     }
@@ -69,7 +78,15 @@ where
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    /// Collects for up to 2 ms or 100 keys, and asks by this call: for these keys, the values there are.
+    /// Creates a batcher that collects up to 100 keys for up to 2 ms; `call` returns the values of these keys.
+    ///
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// let squares =
+    ///     Batcher::new(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+    /// # let _ = squares;
+    /// ```
     #[must_use]
     pub fn new<F, Fut, M>(call: F) -> Self
     where
@@ -82,26 +99,37 @@ where
 
     pub(super) fn new_with(settings: BatcherBuilder, bulk: Bulk<K, V, E>) -> Self {
         let zero = AtomicU64::default;
-        let (queue, asked) = (Mutex::default(), zero());
-        Self { shared: Arc::new(BatcherShared { settings, bulk, queue, asked, calls: zero(), keys: zero() }) }
+        let (queue, requests) = (Mutex::default(), zero());
+        Self { shared: Arc::new(BatcherShared { settings, bulk, queue, requests, calls: zero(), keys: zero() }) }
     }
 
     /// Returns the key's value; `None` if the call returned none. The key is requested when the future is first polled;
     /// dropping it early cancels nothing for other callers.
     ///
     /// # Errors
-    /// What the call said, where it failed for this key; [`BatchError::Broken`] where it panicked.
+    /// The call's error, if it failed for this key; [`BatchError::Panicked`] if it panicked.
     ///
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let squares =
+    ///     Batcher::new(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+    /// assert_eq!(squares.get(7).await?, Some(49));
+    /// # Ok(()) }
+    /// ```
     pub fn get(&self, key: K) -> impl Future<Output = BatchAnswer<V, E>> + Send + use<K, V, E> {
         let shared = self.shared.clone();
         async move {
-            let (caller, answer) = oneshot::channel();
-            shared.asked.fetch_add(1, Ordering::Relaxed);
-            let duty = shared.queue().add(key, caller, shared.settings.max_keys);
-            shared.take_up(duty);
-            answer.await.unwrap_or(Err(BatchError::Broken))
+            let (caller, result) = oneshot::channel();
+            shared.requests.fetch_add(1, Ordering::Relaxed);
+            let action = shared.queue().add(key, caller, shared.settings.max_keys);
+            shared.spawn_batch(action);
+            result.await.unwrap_or(Err(BatchError::Panicked))
         }
     }
 
@@ -109,8 +137,8 @@ where
     #[must_use]
     pub fn stats(&self) -> BatchStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let BatcherShared { asked, calls, keys, .. } = &*self.shared;
-        BatchStats { asked: read(asked), calls: read(calls), keys: read(keys) }
+        let BatcherShared { requests, calls, keys, .. } = &*self.shared;
+        BatchStats { requests: read(requests), calls: read(calls), keys: read(keys) }
     }
 }
 
@@ -120,18 +148,18 @@ where
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    /// Runs a batch in its own task, without the span or log of any one caller.
-    fn take_up(self: Arc<Self>, duty: CallerDuty<K, V, E>) {
-        match duty {
-            CallerDuty::None => {}
-            CallerDuty::Watch(number) => drop(tokio::spawn(async move {
+    /// Runs a batch in a detached task, outside the span and log of any single caller.
+    fn spawn_batch(self: Arc<Self>, action: CallerAction<K, V, E>) {
+        match action {
+            CallerAction::None => {}
+            CallerAction::Watch(number) => drop(tokio::spawn(async move {
                 tokio::time::sleep(self.settings.delay).await;
-                let due = self.queue().due(number);
-                if let Some(batch) = due {
+                let take_due = self.queue().take_due(number);
+                if let Some(batch) = take_due {
                     self.run(batch).await;
                 }
             })),
-            CallerDuty::Send(batch) => drop(tokio::spawn(async move { self.run(batch).await })),
+            CallerAction::Send(batch) => drop(tokio::spawn(async move { self.run(batch).await })),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`BatcherBuilder`]: when a batch leaves, and how it is tried again.
+//! [`BatcherBuilder`]: size and delay of batches, and retries.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::batcher::Batcher;
 use super::call::Bulk;
 
-/// Sets up a [`Batcher`].
+/// Builder for [`Batcher`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,26 +35,35 @@ impl Default for BatcherBuilder {
 }
 
 impl BatcherBuilder {
-    /// How long the first of a batch waits for others. 2 ms unless set.
+    /// Sets how long the first key of a batch waits for others. Defaults to 2 ms.
     pub fn delay(mut self, span: Duration) -> Self {
         self.delay = span;
         self
     }
 
-    /// How many keys one call asks for; at least one. 100 unless set.
+    /// Sets the maximum number of keys per call; at least one. Defaults to 100.
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys.max(1);
         self
     }
 
-    /// How many more calls a failed call may lead to, while it is halved to find the key that made it fail. 16 unless
-    /// set, which isolates one among a hundred; with 0 its error is for all who were in the batch.
+    /// Sets the maximum number of additional calls after a failed one, which is split in halves to isolate the failing
+    /// key. Defaults to 16, enough to isolate one of a hundred; with 0 all callers of the batch get the error.
+    ///
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// let squares = Batcher::builder()
+    ///     .splits(0)
+    ///     .build(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+    /// # let _ = squares;
+    /// ```
     pub fn splits(mut self, calls: usize) -> Self {
         self.splits = calls;
         self
     }
 
-    /// A batcher that asks by this call: for these keys, the values there are.
+    /// Builds the batcher; `call` returns the values of these keys.
     #[must_use]
     pub fn build<K, V, E, F, Fut, M>(self, call: F) -> Batcher<K, V, E>
     where
@@ -66,8 +75,8 @@ impl BatcherBuilder {
         M: IntoIterator<Item = (K, V)>,
     {
         let bulk: Bulk<K, V, E> = Box::new(move |keys| {
-            let answer = call(keys);
-            Box::pin(async move { answer.await.map(|found| found.into_iter().collect::<HashMap<K, V>>()) })
+            let result = call(keys);
+            Box::pin(async move { result.await.map(|found| found.into_iter().collect::<HashMap<K, V>>()) })
         });
         Batcher::new_with(self, bulk)
     }

@@ -1,4 +1,4 @@
-//! One batch on its way: asked for together, halved where that fails.
+//! Execution of a batch: one bulk call, split in halves if it fails.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,10 +14,10 @@ use super::error::BatchError;
 use super::queue::WaitingKey;
 use crate::base::maybe_ready::BoxFuture;
 
-/// The user's bulk call.
+/// User-supplied bulk call.
 pub(super) type Bulk<K, V, E> = Box<dyn Fn(Vec<K>) -> BoxFuture<Result<HashMap<K, V>, E>> + Send + Sync>;
 
-/// Keys of one failed call.
+/// Keys of a failed call, and its error.
 type Failed<K, V, E> = (Vec<WaitingKey<K, V, E>>, E);
 
 impl<K, V, E> BatcherShared<K, V, E>
@@ -26,12 +26,12 @@ where
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    /// Asks for a batch, and answers everybody who waits.
+    /// Executes a batch, and replies to all callers.
     pub(super) async fn run(&self, batch: Vec<WaitingKey<K, V, E>>) {
         let mut groups = vec![batch];
         let mut splits = self.settings.splits;
         while !groups.is_empty() {
-            let failed = join_all(groups.drain(..).map(|group| self.ask(group))).await;
+            let failed = join_all(groups.drain(..).map(|group| self.call_group(group))).await;
             for (mut group, error) in failed.into_iter().flatten() {
                 if group.len() > 1 && splits >= 2 {
                     splits -= 2;
@@ -39,34 +39,34 @@ where
                     groups.extend([group, second]);
                 } else {
                     let error = Err(BatchError::Failed(Arc::new(error)));
-                    group.into_iter().for_each(|asked| asked.tell(&error));
+                    group.into_iter().for_each(|waiting| waiting.reply(&error));
                 }
             }
         }
     }
 
-    /// Makes one call. Answers the callers of keys it returned; returns the keys it failed for.
-    async fn ask(&self, mut group: Vec<WaitingKey<K, V, E>>) -> Option<Failed<K, V, E>> {
-        group.retain(WaitingKey::is_wanted);
+    /// Makes one call. Replies to the callers of returned keys; returns the keys it failed for.
+    async fn call_group(&self, mut group: Vec<WaitingKey<K, V, E>>) -> Option<Failed<K, V, E>> {
+        group.retain(WaitingKey::has_callers);
         if group.is_empty() {
             return None;
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.keys.fetch_add(group.len() as u64, Ordering::Relaxed);
-        let keys = group.iter().map(|asked| asked.key.clone()).collect();
-        // Also where it panics before its first await.
+        let keys = group.iter().map(|waiting| waiting.key.clone()).collect();
+        // Also catches panics before the first await.
         let call = AssertUnwindSafe(async { (self.bulk)(keys).await }).catch_unwind();
         match call.await {
             Ok(Ok(mut found)) => {
-                for asked in group {
-                    let value = found.remove(&asked.key);
-                    asked.tell(&Ok(value));
+                for waiting in group {
+                    let value = found.remove(&waiting.key);
+                    waiting.reply(&Ok(value));
                 }
                 None
             }
             Ok(Err(error)) => Some((group, error)),
             Err(_) => {
-                group.into_iter().for_each(|asked| asked.tell(&Err(BatchError::Broken)));
+                group.into_iter().for_each(|waiting| waiting.reply(&Err(BatchError::Panicked)));
                 None
             }
         }

@@ -1,10 +1,9 @@
-//! [`BatchError`]: why a key has no answer.
+//! [`BatchError`]: error of a batched call.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a [`Batcher`](crate::batch::Batcher) cannot answer. Clones share the call's own error: several callers may get
-/// it.
+/// Error of a [`Batcher`](crate::batch::Batcher). Cloned for each caller, all of which share the call's own error.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -16,17 +15,17 @@ use std::sync::Arc;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BatchError<E> {
-    /// The bulk call that asked for the key failed.
+    /// The bulk call with this key failed.
     Failed(Arc<E>),
-    /// It panicked, or the runtime shut down.
-    Broken,
+    /// The bulk call panicked, or the runtime shut down.
+    Panicked,
 }
 
 impl<E> Clone for BatchError<E> {
     fn clone(&self) -> Self {
         match self {
             Self::Failed(error) => Self::Failed(error.clone()),
-            Self::Broken => Self::Broken,
+            Self::Panicked => Self::Panicked,
         }
     }
 }
@@ -35,7 +34,7 @@ impl<E: fmt::Display> fmt::Display for BatchError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => error.fmt(f),
-            Self::Broken => f.write_str("the bulk call panicked"),
+            Self::Panicked => f.write_str("bulk call panicked"),
         }
     }
 }
@@ -44,7 +43,7 @@ impl<E: std::error::Error> std::error::Error for BatchError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) => error.source(),
-            Self::Broken => None,
+            Self::Panicked => None,
         }
     }
 }

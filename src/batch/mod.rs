@@ -1,30 +1,27 @@
-//! [`Batcher`]: what is asked for one by one is asked for together.
+//! [`Batcher`]: batches concurrent requests for single keys into bulk calls.
 //!
-//! | | question | yes | no |
+//! | | condition | yes | no |
 //! |---|---|---|---|
-//! | 1 | is the key waiting to be asked for already? | this caller waits for it too | 2 |
-//! | 2 | is it the first of a batch? | the batch leaves after 2 ms | 3 |
-//! | 3 | is it the hundredth? | the batch leaves now | it waits along |
-//! | 4 | when it leaves: does anybody wait for the key still? | it is asked for | it is left out; a batch of none is no call |
-//! | 5 | did the call succeed? | each caller gets what lies under its own key, `None` where nothing does | 6 |
-//! | 6 | were there several keys, and may it be tried again? | each half by itself, at the same time: 5 | those callers get the error |
+//! | 1 | is the key in the current batch? | wait for it | 2 |
+//! | 2 | is it the first of a batch? | the batch is sent after 2 ms | 3 |
+//! | 3 | is it the hundredth? | the batch is sent now | wait for the batch |
+//! | 4 | when sent: is a caller still waiting for the key? | request it | drop it; an empty batch makes no call |
+//! | 5 | did the call succeed? | each caller gets the value of its key, `None` if there is none | 6 |
+//! | 6 | did it have several keys, and are splits left? | send each half by itself, concurrently: 5 | those callers get the error |
 //!
-//! # When it fails
+//! # Failure modes
 //!
-//! One key that makes the whole call fail is found by halving: of 100 keys 99 are answered, by at most 14 more calls,
-//! and
-//! its callers get the error. Where everything fails, halving stops after [`splits`](BatcherBuilder::splits) more
-//! calls.
-//! A panic of the call is an error for the callers of that batch, and for nobody else. The call runs in a task of its
-//! own: a
-//! caller who leaves cancels nothing for the others.
+//! A key that makes the whole call fail is isolated by splitting: of 100 keys 99 get a value, with at most 14 more
+//! calls, and the callers of the key get the error. If everything fails, splitting stops after
+//! [`splits`](BatcherBuilder::splits) more calls. A panic of the call is an error for the callers of that batch only.
+//! The call runs in a detached task: a caller that leaves cancels nothing for the others.
 //!
-//! # What it costs
+//! # Cost
 //!
-//! Up to 2 ms of waiting for company, a channel for each caller, a task for each batch. Nothing runs while nobody asks.
+//! Up to 2 ms of delay, a channel per caller, a task per batch. No task runs while idle.
 //!
-//! A batcher remembers nothing: put a [`Cached`](crate::cache::Cached) in front
-//! ([`get_or_load_many`](crate::cache::Cached::get_or_load_many)), and only what is missing is asked for.
+//! A batcher does not cache: put a [`Cached`](crate::cache::Cached) in front
+//! ([`get_or_load_many`](crate::cache::Cached::get_or_load_many)), so that only missing keys are requested.
 
 mod batcher;
 mod builder;

@@ -1,4 +1,4 @@
-//! The batch that is being filled.
+//! Queue of the batch being filled.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,71 +17,71 @@ pub(super) struct WaitingKey<K, V, E> {
 }
 
 impl<K, V: Clone, E> WaitingKey<K, V, E> {
-    /// Whether anybody waits still.
-    pub(super) fn is_wanted(&self) -> bool {
+    /// Whether a caller is still waiting.
+    pub(super) fn has_callers(&self) -> bool {
         self.callers.iter().any(|caller| !caller.is_closed())
     }
 
-    /// Tells all who wait. Who has left hears nothing.
-    pub(super) fn tell(self, answer: &BatchAnswer<V, E>) {
+    /// Replies to all callers; those that have left are skipped.
+    pub(super) fn reply(self, result: &BatchAnswer<V, E>) {
         for caller in self.callers {
-            drop(caller.send(answer.clone()));
+            drop(caller.send(result.clone()));
         }
     }
 }
 
-/// Duty of a new caller.
-pub(super) enum CallerDuty<K, V, E> {
-    /// Nothing: another caller starts the batch.
+/// Action required of a new caller.
+pub(super) enum CallerAction<K, V, E> {
+    /// None: another caller sends the batch.
     None,
-    /// Sending the batch of this number off when its time has come.
+    /// Send the batch with this number after the delay.
     Watch(u64),
-    /// Sending this batch off now.
+    /// Send this batch now.
     Send(Vec<WaitingKey<K, V, E>>),
 }
 
-/// The batch that is being filled.
+/// The batch being filled.
 pub(super) struct BatchQueue<K, V, E> {
     number: u64,
-    places: HashMap<K, usize>,
-    asked: Vec<WaitingKey<K, V, E>>,
+    positions: HashMap<K, usize>,
+    keys: Vec<WaitingKey<K, V, E>>,
 }
 
 impl<K, V, E> Default for BatchQueue<K, V, E> {
     fn default() -> Self {
-        Self { number: 0, places: HashMap::new(), asked: Vec::new() }
+        Self { number: 0, positions: HashMap::new(), keys: Vec::new() }
     }
 }
 
 impl<K: Eq + Hash + Clone, V, E> BatchQueue<K, V, E> {
-    /// Puts a caller's key into the batch.
+    /// Adds a caller's key to the batch.
     pub(super) fn add(
         &mut self,
         key: K,
         caller: oneshot::Sender<BatchAnswer<V, E>>,
         most: usize,
-    ) -> CallerDuty<K, V, E> {
-        if let Some(place) = self.places.get(&key) {
-            self.asked[*place].callers.push(caller);
-            return CallerDuty::None;
+    ) -> CallerAction<K, V, E> {
+        if let Some(position) = self.positions.get(&key) {
+            self.keys[*position].callers.push(caller);
+            return CallerAction::None;
         }
-        self.places.insert(key.clone(), self.asked.len());
-        self.asked.push(WaitingKey { key, callers: vec![caller] });
-        match self.asked.len() {
-            length if length >= most => CallerDuty::Send(self.leave()),
-            1 => CallerDuty::Watch(self.number),
-            _ => CallerDuty::None,
+        self.positions.insert(key.clone(), self.keys.len());
+        self.keys.push(WaitingKey { key, callers: vec![caller] });
+        match self.keys.len() {
+            length if length >= most => CallerAction::Send(self.take_batch()),
+            1 => CallerAction::Watch(self.number),
+            _ => CallerAction::None,
         }
     }
 
-    /// The batch of this number, unless it has left.
-    pub(super) fn due(&mut self, number: u64) -> Option<Vec<WaitingKey<K, V, E>>> {
-        (self.number == number).then(|| self.leave())
+    /// Returns the batch with this number, unless it has been sent.
+    pub(super) fn take_due(&mut self, number: u64) -> Option<Vec<WaitingKey<K, V, E>>> {
+        (self.number == number).then(|| self.take_batch())
     }
 
-    fn leave(&mut self) -> Vec<WaitingKey<K, V, E>> {
+    fn take_batch(&mut self) -> Vec<WaitingKey<K, V, E>> {
         self.number += 1;
-        self.places.clear();
-        std::mem::take(&mut self.asked)
+        self.positions.clear();
+        std::mem::take(&mut self.keys)
     }
 }

@@ -1,4 +1,4 @@
-//! An HTTP response cache: RFC 9111 (caching), 5861 (stale), 9211 (`Cache-Status`), 9213 (targeted fields).
+//! HTTP response cache: RFC 9111 (caching), 5861 (stale), 9211 (`Cache-Status`), 9213 (targeted fields).
 //!
 //! ```
 //! use std::time::Duration;
@@ -15,131 +15,117 @@
 //!     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("42")))
 //! }));
 //!
-//! let ask = || http::Request::get("http://localhost/prices/ACME").body(Full::<Bytes>::default());
-//! prices.clone().oneshot(ask()?).await?;
-//! let second = prices.clone().oneshot(ask()?).await?;
+//! let get = || http::Request::get("http://localhost/prices/ACME").body(Full::<Bytes>::default());
+//! prices.clone().oneshot(get()?).await?;
+//! let second = prices.clone().oneshot(get()?).await?;
 //! assert!(second.headers()["cache-status"].to_str()?.starts_with("Tollgate; hit; ttl="));
 //! assert_eq!(cache.stats().inner_calls, 1);
 //! cache.invalidate().tag("prices").await?;
 //! # Ok(()) }
 //! ```
 //!
-//! # How it decides
+//! # Decision table
 //!
 //! | | question | yes | no |
 //! |---|---|---|---|
-//! | 1 | may this request use the cache? (method, credentials, authority, reflected fields, the route's rule) | 2 | it passes by, untouched |
-//! | 2 | is there an entry under its key, for what it says in the fields the response varies on, that nobody invalidated? | 3 | 6 |
-//! | 3 | is it fresh? | it is served: a look-up, a comparison, an `Age` | 4 |
-//! | 4 | is it within stale-while-revalidate? | it is served, and one request refreshes it meanwhile | 5 |
-//! | 5 | can it be revalidated? | the inner service is asked whether it is current; 304 refreshes it | 6 |
-//! | 6 | is somebody fetching it already? | wait for the head, at most 3 s, then read along as the body arrives; see [below](#long-slow-and-stalled-bodies) | 7 |
-//! | 7 | fetch it, in a task of its own. Does it fail while a stale entry may stand in? | that entry | 8 |
-//! | 8 | may the response be kept? (decided on its head) | head out at once, body to all readers, then into the store | it goes to this client alone, untouched; those who wait go by themselves, at once |
+//! | 1 | may this request use the cache? (method, credentials, authority, reflected fields, the route's rule) | 2 | bypass, unchanged |
+//! | 2 | is there a valid entry under its key that matches the fields the response varies on? | 3 | 6 |
+//! | 3 | is it fresh? | serve it: a look-up, a comparison, an `Age` | 4 |
+//! | 4 | is it within stale-while-revalidate? | serve it; one request revalidates it in the background | 5 |
+//! | 5 | does it have a validator? | send a conditional request to the inner service; 304 updates the entry | 6 |
+//! | 6 | is another request fetching it? | wait for the head, at most 3 s, then read along as the body arrives; see [below](#long-slow-and-stalled-bodies) | 7 |
+//! | 7 | fetch it in a detached task. Does the fetch fail while a stale entry may be served? | serve that entry | 8 |
+//! | 8 | may the response be stored? (decided on its head) | send the head, stream the body to all readers, then store it | send it to this client alone, unchanged; waiting requests fetch without sharing, at once |
 //!
-//! [`Profile`] says how strict questions 1 and 8 are, [`Rules`] and [`StoreHint`] what routes and handlers add.
+//! [`Profile`] sets how strict steps 1 and 8 are; [`Rules`] and [`StoreHint`] adjust them by route and handler.
 //!
-//! # When it fails
+//! # Failure modes
 //!
-//! It fails open. A store's error is a miss and an [`Event`](crate::Event); the inner service's error reaches the
-//! client
-//! whose fetch it is, unchanged; a panic goes on there too. Nobody waits longer than the deadline, or, after a failure,
-//! once more as long for a turn. Nothing is served past its stale windows. A body that breaks off, is cut short, or
-//! outgrows
-//! the bound is never stored.
+//! The cache fails open. A store error is a miss and an [`Event`](crate::Event); errors and panics of the inner service
+//! reach the client whose request triggered the fetch, unchanged. No request waits longer than the deadline, or, after
+//! a failure, once more as long for a permit to fetch. No response is served past its stale deadlines. A body that
+//! fails, ends early or exceeds the bound is never stored.
 //!
-//! # Who may share an answer
+//! # Sharing of responses
 //!
 #![doc = include_str!("../docs/sharing.md")]
 //!
 //! # Long, slow and stalled bodies
 //!
-//! Sharing a fetch leaves no one worse off than a fetch of their own:
+//! A shared fetch is never worse for a client than a fetch of its own:
 //!
-//! | the body | the client whose fetch it is | requests for the same meanwhile |
+//! | the body | the client that triggered the fetch | concurrent requests for the same key |
 //! |---|---|---|
-//! | has a promised length that fits [`max_entry`](CacheBuilder::max_entry) and the memory that is free | reads it as it comes | read along as it comes, from its first byte |
-//! | has an unknown length (chunked, compressed) | reads it as it comes | wait until it is complete, as long as a whole fetch of the route usually takes (its 95th percentile; `wait` while that is unknown), then fetch for themselves |
-//! | is longer than `max_entry`, or there is no memory for it | reads it as it comes, in constant memory; it is not stored | fetch for themselves, at once |
-//! | makes no progress for a second | waits for it | fetch anew, together; those that have read a part of it continue by a range request of their own under the same strong `ETag`, else wait for it |
-//! | makes none for the [`idle_timeout`](CacheBuilder::idle_timeout) | waits for it | those that still wait for it get an error |
-//! | ends in an error | gets that error | those that have read a part of it get an error; others fetch for themselves |
+//! | has a declared length that fits [`max_entry`](CacheBuilder::max_entry) and the available memory | reads it as it arrives | read along from its first byte |
+//! | has an unknown length (chunked, compressed) | reads it as it arrives | wait until it is complete, at most as long as a whole fetch of the route usually takes (its 95th percentile; `wait` while that is unknown), then fetch without sharing |
+//! | is longer than `max_entry`, or exceeds the available memory | reads it as it arrives, in constant memory; it is not stored | fetch without sharing, at once |
+//! | makes no progress for a second | waits for it | share a new fetch; those that have received a part continue by a range request under the same strong `ETag`, else wait |
+//! | makes none for the [`idle_timeout`](CacheBuilder::idle_timeout) | waits for it | those still waiting get an error |
+//! | ends in an error | gets that error | those that have received a part get an error; others fetch without sharing |
 //!
-//! A fetch whose client has left goes on, for the store and for those who share it, until it is done or makes no
-//! progress
-//! for the `idle_timeout`; at most 256 do so at a time, others end with their clients. A client that reads slowly, or
-//! not at
-//! all, holds back no other: what it has not read counts against the memory for bodies until it has, and bodies for
-//! which
-//! none is left are passed on, neither shared nor stored. A quarter of that memory is kept for bodies of at most 64
-//! KiB.
+//! A fetch whose client has left continues, for the store and its followers, until it completes or makes no progress
+//! for the `idle_timeout`; at most 256 do so at a time, others end with their clients. A slow or stalled client does
+//! not block others: its unread bytes count against the memory for bodies, and bodies for which no memory is available
+//! are forwarded, neither shared nor stored. A quarter of that memory is reserved for bodies of at most 64 KiB.
 //!
-//! # What it costs
+//! # Cost
 //!
-//! A hit copies one prepared field map and counts references: it neither clones nor polls the inner service, parses no
-//! directive of the response and copies no body, whatever its size: about half a microsecond and two allocations in
-//! `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task and a box, some 7
-//! µs.
-//! Memory: the bound for entries, at most as much again for bodies that are being read by the cache or by slow clients
-//! (counted by what is allocated), and one small record for each of the latest 16 384 invalidations.
+//! A hit copies one prepared field map and increments reference counts: it neither clones nor polls the inner service,
+//! parses no directive of the response and copies no body, whatever its size. That takes about half a microsecond and
+//! two allocations in `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task
+//! and a box, some 7 µs. Memory: the bound for entries, at most as much again for bodies being read by the cache or by
+//! slow clients (counted by allocation), and one small record for each of the latest 16 384 invalidations.
 //!
 //! # Invalidation
 //!
 //! By [tag, URL, prefix, or all](Invalidate), and by unsafe methods (RFC 9111 §4.4). Each raises a *barrier*: entries
-//! whose fetch **began** before it are void, also those that arrive later. A slow fetch cannot bring the old state
-//! back,
-//! and a request that comes after a barrier never waits for a fetch that began before it.
+//! whose fetch **began** before it are void, even if they arrive later. A slow fetch cannot bring the old state back,
+//! and a request after a barrier never waits for a fetch that began before it.
 //!
-//! # In a fleet
+//! # Fleets
 //!
 //! [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) puts a Redis behind each process's memory ([`Levels`]);
-//! any
-//! [`CacheStore`] can stand there ([`CacheBuilder::level_2`]). What one node fetched all serve, for the life that
-//! remains; a
-//! stale entry is refreshed by one of them. An invalidation is heard by all: it is put into a log in Redis and
-//! published,
-//! and entries carry the number of the last one known when their fetch began, so that a slow fetch brings nothing back
-//! on
-//! any node. Where Redis is away, look-ups are misses that wait for nothing, memory serves, and invalidations are kept
-//! until they can be told. Nodes must see the same authority: it is part of the key.
+//! any [`CacheStore`] can take its place ([`CacheBuilder::level_2`]). A response fetched by one node is served by all
+//! for its remaining lifetime; a stale entry is revalidated by one of them. Invalidations reach all nodes: they are
+//! appended to a log in Redis and published, and entries carry the number of the last record known when their fetch
+//! began, so that a slow fetch cannot bring old data back on any node. While Redis is unavailable, look-ups are
+//! immediate misses, memory serves, and invalidations are queued until it is back. Nodes must see the same authority,
+//! since it is part of the key.
 //!
 //! # Typed values
 //!
 #![doc = include_str!("../docs/typed.md")]
 //!
-//! # Where to read what
+//! # Source map
 //!
-//! | files | what they hold |
+//! | files | contents |
 //! |---|---|
-//! | `flags` `credentials` `key` `keying` `rules` `directive` `freshness` `policy` `evaluate` `wish` `vary` `validate` `range` `locate` `tag` | decisions: functions of their arguments, `now` among them |
-//! | `entry` `store` `levels` | what is kept, the trait of places to keep it, and two places one behind the other |
-//! | `wire` `envelope` `pack` `invalidation` `history` `listener` | what processes that share a store tell one another |
-//! | `barrier` `flight` `tee` `buffer` `pump` `reader` `gauge` `slots` `fetch_times` `hit_for_miss` `min_uses` `stats` | shared state, each with one job |
-//! | `core` `lookup` `service` | a request's way to a hit |
-//! | `join` `fetch` `live` `keep` `update_entry` `partial` `settle` | its way when there is none |
-//! | `respond` `status` | what the client is sent |
-//! | `engine` | what responses and typed values share |
+//! | `http/` | pure decisions of RFC 9111: directives, freshness, storability, validators, `Vary`, ranges, keys, rules |
+//! | `engine/` `record` `store` `tiered` | stored records, the storage trait, and two stores combined into one |
+//! | `engine/` `codec` `compression` `invalidation` `invalidation_log` `invalidation_sink` | encoding of records and invalidations for shared stores |
+//! | `engine/` `barrier` `coalesce` `tee` `body_*` `background_slots` `fetch_times` `hit_for_miss` `min_uses` | shared state of concurrent requests |
+//! | `tower/` `service` `lookup` | a request up to a hit |
+//! | `tower/` `serve` `fetch` `stream_and_store` `store_response` `update_from_304` `partial` `unsafe_invalidation` | a request after a miss |
+//! | `tower/` `respond` | the response sent to the client |
 //! | `data/` | typed values |
 //!
-//! # Deploying it
+//! # Deployment
 //!
-//! * The key holds scheme and authority. A service behind a proxy that ends TLS sees `http`: set
+//! * The key holds scheme and authority. A service behind a TLS-terminating proxy sees `http`: set
 //!   [`default_scheme`](CacheBuilder::default_scheme), and let exactly one authority through.
-//! * A proxy that adds `X-Forwarded-Host` makes every request pass by, because applications build links from it: strip
-//!   it,
-//!   or make it part of the key with [`key_field`](CacheBuilder::key_field). `X-Forwarded-Proto` and `-Port` are part
-//!   of the
-//!   key wherever they are sent.
+//! * A proxy that adds `X-Forwarded-Host` makes every request bypass the cache, because applications build links from
+//!   it: strip the field, or make it part of the key with [`key_field`](CacheBuilder::key_field). `X-Forwarded-Proto`
+//!   and `-Port` are part of the key if present.
 //! * Put authentication outside, compression inside (or vary on `Accept-Encoding`), limits outside.
-//! * It needs a tokio runtime with time enabled.
+//! * The cache needs a tokio runtime with time enabled.
 //!
-//! # The texts
+//! # Conformance
 //!
-//! [`conformance`] lists what RFC 9111 and its kin ask of a shared cache, point by point, met or not met.
+//! [`conformance`] lists the requirements of RFC 9111 and related standards on a shared cache, each with its status.
 //!
-//! # Why was it not cached?
+//! # Reasons for not caching
 //!
-//! One closed list of [`Reason`]s: in `Cache-Status: …; detail=`, in [`CacheStats`], and here.
+//! The closed list of [`Reason`]s appears in `Cache-Status: …; detail=`, in [`CacheStats`], and here.
 //!
 #![doc = include_str!("../docs/cache_reasons.md")]
 
@@ -151,7 +137,7 @@ pub(crate) mod data;
 
 pub use data::{
     Cached, CachedBuilder, DataBuilder, DataCache, DataInvalidate, DataStats, KeyPart, KeyWriter, LoadError, Loaded,
-    WarmUpPace, WarmUpReport,
+    WarmUpLimits, WarmUpReport,
 };
 pub use engine::invalidation::Invalidation;
 pub use engine::invalidation_sink::InvalidationSink;

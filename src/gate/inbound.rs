@@ -182,7 +182,7 @@ impl Tollgate {
     /// Waits until fetches and revalidations that outlived their requests are done, at most a second. Call it after the
     /// server has stopped accepting.
     pub async fn shutdown(&self) {
-        self.layer.cache.landed().await;
+        self.layer.cache.drain().await;
     }
 }
 

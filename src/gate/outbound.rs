@@ -127,7 +127,7 @@ impl UpstreamGate {
     /// not
     /// spent. Call it when no more requests are made.
     pub async fn shutdown(&self) {
-        self.layer.cache.landed().await;
+        self.layer.cache.drain().await;
         self.layer.upstream.shutdown().await;
     }
 }

@@ -123,7 +123,7 @@ impl Stats {
             remote: limit.remote,
             cache: cache.levels,
             data: cache.data,
-            fetches: cache.flights,
+            fetches: cache.fetches_in_flight,
             fetching_bytes: cache.in_flight_bytes,
             unmatched_rules: cache.unmatched_rules,
             inner_calls: cache.inner_calls,

@@ -1,10 +1,9 @@
-//! The per-node ceiling: `governor`'s direct limiter, one atomic number for the whole process.
+//! Per-node ceiling: `governor`'s direct limiter, one atomic number for the whole process.
 //!
-//! It has no peek and no refund, so it is asked last, after everything that can be given back.
+//! It has neither peek nor refund, so it is charged last, after everything that can be refunded.
 //!
-//! And [`Pacer`]: the same limiter, waited for. governor's own `until_ready` knows no bound and sleeps by a timer that
-//! no
-//! test can turn; so it is asked when the next turn comes, and the runtime sleeps.
+//! [`Pacer`] is the same limiter with bounded waiting. governor's own `until_ready` has no bound and sleeps by a timer
+//! that tests cannot control; so the limiter is asked for the next slot, and the runtime sleeps.
 
 use std::num::NonZeroU32;
 use std::ops::Add;
@@ -23,9 +22,9 @@ use crate::base::clock::{Clock, Timestamp, runtime_now};
 use crate::limit::{Quota, Verdict};
 use crate::upstream::CallPace;
 
-type Direct = RateLimiter<NotKeyed, InMemoryState, Turned, StateInformationMiddleware>;
+type Direct = RateLimiter<NotKeyed, InMemoryState, CrateClock, StateInformationMiddleware>;
 
-/// A ceiling over everything that passes through this process.
+/// Limit on all requests of this process.
 pub(crate) struct NodeCeiling {
     limiter: Direct,
     interval: Duration,
@@ -34,7 +33,7 @@ pub(crate) struct NodeCeiling {
 }
 
 impl NodeCeiling {
-    /// A ceiling of this quota, which was checked to be possible.
+    /// Creates a ceiling with a validated quota.
     pub(crate) fn new(quota: Quota, clock: Clock) -> Self {
         let interval = quota.period() / quota.limit().max(1);
         let interval = interval.max(Duration::from_nanos(1));
@@ -42,12 +41,12 @@ impl NodeCeiling {
         let described = governor::Quota::with_period(interval)
             .unwrap_or_else(|| governor::Quota::per_second(burst))
             .allow_burst(burst);
-        let limiter = RateLimiter::direct_with_clock(described, Turned(clock.clone())).with_middleware();
+        let limiter = RateLimiter::direct_with_clock(described, CrateClock(clock.clone())).with_middleware();
         Self { limiter, interval, burst, clock }
     }
 
-    /// Takes `cost` units, or says how long until they are there.
-    pub(crate) fn take(&self, cost: u32) -> Verdict {
+    /// Charges `cost` units, or returns the time until they are available.
+    pub(crate) fn charge(&self, cost: u32) -> Verdict {
         let Some(cost) = NonZeroU32::new(cost) else {
             return Verdict::new(None, self.burst.get(), Duration::ZERO);
         };
@@ -56,16 +55,16 @@ impl NodeCeiling {
                 let remaining = state.remaining_burst_capacity();
                 Verdict::new(None, remaining, self.interval * (self.burst.get().saturating_sub(remaining)))
             }
-            Ok(Err(until)) => self.refused(&until),
-            Err(_more_than_the_burst) => self.refusal(self.interval * self.burst.get()),
+            Ok(Err(until)) => self.rejected(&until),
+            Err(_more_than_the_burst) => self.rejection(self.interval * self.burst.get()),
         }
     }
 
-    fn refused(&self, until: &NotUntil<Timestamp>) -> Verdict {
-        self.refusal(until.wait_time_from(self.clock.now()))
+    fn rejected(&self, until: &NotUntil<Timestamp>) -> Verdict {
+        self.rejection(until.wait_time_from(self.clock.now()))
     }
 
-    fn refusal(&self, wait: Duration) -> Verdict {
+    fn rejection(&self, wait: Duration) -> Verdict {
         Verdict::new(Some(wait), 0, self.interval * self.burst.get())
     }
 }
@@ -79,49 +78,49 @@ impl std::fmt::Debug for NodeCeiling {
     }
 }
 
-/// Turns at even distances, first come, first served.
+/// Admits calls at even intervals, in order of arrival.
 pub(crate) struct Pacer {
-    limiter: RateLimiter<NotKeyed, InMemoryState, Running, StateInformationMiddleware>,
+    limiter: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, StateInformationMiddleware>,
     interval: Duration,
     /// Held by the next caller.
-    front: Semaphore,
+    next: Semaphore,
     waiting: AtomicU32,
-    running: Running,
+    clock: RuntimeClock,
 }
 
 impl Pacer {
-    /// A pace that was checked to be possible.
+    /// Creates a pacer with a validated rate.
     pub(crate) fn new(pace: CallPace) -> Self {
         let interval = (pace.period / pace.calls.max(1)).max(Duration::from_nanos(1));
         let burst = NonZeroU32::new(pace.burst).unwrap_or(NonZeroU32::MIN);
         let described = governor::Quota::with_period(interval)
             .unwrap_or_else(|| governor::Quota::per_second(burst))
             .allow_burst(burst);
-        let running = Running(runtime_now());
-        let limiter = RateLimiter::direct_with_clock(described, running.clone()).with_middleware();
-        Self { limiter, interval, front: Semaphore::new(1), waiting: AtomicU32::new(0), running }
+        let clock = RuntimeClock(runtime_now());
+        let limiter = RateLimiter::direct_with_clock(described, clock.clone()).with_middleware();
+        Self { limiter, interval, next: Semaphore::new(1), waiting: AtomicU32::new(0), clock }
     }
 
-    /// Takes a turn, if one is free and no caller waits.
-    pub(crate) fn may_go(&self) -> bool {
+    /// Takes a slot if one is free and no caller waits.
+    pub(crate) fn try_acquire(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) == 0 && self.limiter.check().is_ok()
     }
 
-    /// Waits for a turn.
+    /// Waits for a slot.
     ///
     /// # Errors
-    /// How long it would have taken, where that is later than `by`; at once where that is plain already.
-    pub(crate) async fn turn(&self, by: Instant) -> Result<(), Duration> {
+    /// The required wait, if that exceeds `by`; returned at once if known in advance.
+    pub(crate) async fn acquire(&self, by: Instant) -> Result<(), Duration> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Leaving(&self.waiting);
+        let _waiting = WaitingGuard(&self.waiting);
         let queue = self.interval.saturating_mul(before);
         if runtime_now() + queue > by {
             return Err(queue);
         }
-        let Ok(_front) = tokio::time::timeout_at(by, self.front.acquire()).await else { return Err(self.interval) };
+        let Ok(_front) = tokio::time::timeout_at(by, self.next.acquire()).await else { return Err(self.interval) };
         loop {
             let Err(until) = self.limiter.check() else { return Ok(()) };
-            let wait = until.wait_time_from(self.running.now());
+            let wait = until.wait_time_from(self.clock.now());
             if runtime_now() + wait > by {
                 return Err(wait);
             }
@@ -136,20 +135,20 @@ impl std::fmt::Debug for Pacer {
     }
 }
 
-/// One fewer waits, however it ended.
-struct Leaving<'a>(&'a AtomicU32);
+/// Decrements the number of waiting callers on drop.
+struct WaitingGuard<'a>(&'a AtomicU32);
 
-impl Drop for Leaving<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The runtime's clock, as governor asks for it.
+/// The runtime's clock, for governor.
 #[derive(Clone, Debug)]
-struct Running(Instant);
+struct RuntimeClock(Instant);
 
-impl GovernorClock for Running {
+impl GovernorClock for RuntimeClock {
     type Instant = Timestamp;
 
     fn now(&self) -> Timestamp {
@@ -157,11 +156,11 @@ impl GovernorClock for Running {
     }
 }
 
-/// This crate's clock, as governor asks for it.
+/// This crate's clock, for governor.
 #[derive(Clone, Debug)]
-struct Turned(Clock);
+struct CrateClock(Clock);
 
-impl GovernorClock for Turned {
+impl GovernorClock for CrateClock {
     type Instant = Timestamp;
 
     fn now(&self) -> Timestamp {
@@ -193,15 +192,15 @@ mod tests {
     use crate::ManualClock;
 
     #[tokio::test(start_paused = true)]
-    async fn turns_come_at_even_distances_in_order_and_nobody_waits_too_long() {
+    async fn calls_are_paced_in_order_within_the_deadline() {
         let pacer = std::sync::Arc::new(Pacer::new(CallPace::per_second(10).burst(2)));
-        assert!(pacer.may_go() && pacer.may_go() && !pacer.may_go());
+        assert!(pacer.try_acquire() && pacer.try_acquire() && !pacer.try_acquire());
         let start = runtime_now();
         let calls = (0..20).map(|n| {
             let pacer = pacer.clone();
             tokio::spawn(async move {
-                let turn = pacer.turn(start + Duration::from_millis(950)).await;
-                (n, turn.is_ok(), runtime_now() - start)
+                let acquire = pacer.acquire(start + Duration::from_millis(950)).await;
+                (n, acquire.is_ok(), runtime_now() - start)
             })
         });
         let ended = futures_util::future::join_all(calls.collect::<Vec<_>>()).await;
@@ -216,15 +215,15 @@ mod tests {
     }
 
     #[test]
-    fn the_ceiling_is_per_period_and_refills() {
+    fn the_ceiling_is_per_period_and_replenishes() {
         let hand = ManualClock::new();
         let ceiling = NodeCeiling::new(Quota::per_second(10).bucket(5), Clock::Manual(hand.clone()));
         for left in (0..5).rev() {
-            assert_eq!(ceiling.take(1).remaining(), left);
+            assert_eq!(ceiling.charge(1).remaining(), left);
         }
-        assert_eq!(ceiling.take(1).wait(), Some(Duration::from_millis(100)));
+        assert_eq!(ceiling.charge(1).wait(), Some(Duration::from_millis(100)));
         hand.advance(Duration::from_millis(100));
-        assert!(ceiling.take(1).admits());
-        assert!(!ceiling.take(6).admits(), "more than the burst never passes");
+        assert!(ceiling.charge(1).admits());
+        assert!(!ceiling.charge(6).admits(), "more than the burst never passes");
     }
 }

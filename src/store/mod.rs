@@ -1,6 +1,6 @@
-//! Storage engines, each third party named in one folder or file and nowhere else.
+//! Storage engines. Each third-party engine is confined to one folder or file.
 //!
-//! | engine | serves | built on |
+//! | engine | used for | built on |
 //! |---|---|---|
 //! | [`memory`] | limits and cached responses in this process | own table; `moka` |
 //! | [`redis`] | limits and cached responses shared by a fleet (feature `redis`) | `redis` |

@@ -1,4 +1,4 @@
-//! [`Faulty`]: a store that does not do its job, to see that requests do not mind.
+//! [`Faulty`]: store wrapper that injects faults.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,26 +9,26 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
 
-/// Misbehaviour of a [`Faulty`] store.
+/// Fault injected by a [`Faulty`] store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Misbehaviour {
+pub enum InjectedFault {
     /// Works normally.
     #[default]
     None,
-    /// It returns an error.
+    /// Returns an error.
     Err,
-    /// It never answers.
+    /// Never completes.
     Hang,
-    /// It answers something else: too few verdicts, or the entry of another key.
-    Lie,
-    /// It panics when it is asked.
+    /// Returns a wrong result: too few verdicts, or the entry of another key.
+    WrongAnswer,
+    /// Panics when called.
     Panic,
-    /// It panics while its answer is awaited.
-    PanicLater,
+    /// Panics when its result is polled.
+    PanicOnPoll,
 }
 
-/// Store that wraps another and misbehaves on command.
+/// Store that wraps another and injects faults.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -36,7 +36,7 @@ pub enum Misbehaviour {
 /// use http_body_util::Full;
 /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
 /// use tollgate::store::memory::MemoryLimits;
-/// use tollgate::testing::{FakePeer, Faulty, Misbehaviour};
+/// use tollgate::testing::{FakePeer, Faulty, InjectedFault};
 /// use tower::{Layer, ServiceExt};
 /// # use bytes::Bytes;
 ///
@@ -47,13 +47,13 @@ pub enum Misbehaviour {
 ///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("hello")))
 /// }));
 ///
-/// store.begin(Misbehaviour::Err);
+/// store.inject(InjectedFault::Err);
 /// let mut statuses = Vec::new();
 /// for _ in 0..3 {
 ///     let request = FakePeer::at("192.0.2.1").mark(http::Request::get("/").body(())?);
 ///     statuses.push(service.clone().oneshot(request).await?.status().as_u16());
 /// }
-/// // This process decides instead: anonymous sees an error, and the limit holds.
+/// // Local decisions replace the failing store: clients see no error, and the limit holds.
 /// assert_eq!(statuses, [200, 200, 429]);
 /// assert!(store.calls() > 0);
 /// # Ok(()) }
@@ -61,62 +61,78 @@ pub enum Misbehaviour {
 #[derive(Debug)]
 pub struct Faulty<S> {
     inner: S,
-    does: Mutex<Misbehaviour>,
+    fault: Mutex<InjectedFault>,
     calls: AtomicU64,
     /// The last entry put, returned for other keys.
     last: Mutex<Option<Stored>>,
 }
 
 impl<S> Faulty<S> {
-    /// Around `inner`, behaving well.
+    /// Wraps `inner`, without faults.
+    ///
+    /// ```
+    /// use tollgate::store::memory::MemoryLimits;
+    /// use tollgate::testing::Faulty;
+    ///
+    /// let store = Faulty::new(MemoryLimits::new(100));
+    /// assert_eq!(store.calls(), 0);
+    /// ```
     #[must_use]
     pub const fn new(inner: S) -> Self {
-        Self { inner, does: Mutex::new(Misbehaviour::None), calls: AtomicU64::new(0), last: Mutex::new(None) }
+        Self { inner, fault: Mutex::new(InjectedFault::None), calls: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
-    /// From now on it does this.
-    pub fn begin(&self, what: Misbehaviour) {
-        *self.does.lock() = what;
+    /// Injects this fault from now on.
+    ///
+    /// ```
+    /// use tollgate::store::memory::MemoryLimits;
+    /// use tollgate::testing::{Faulty, InjectedFault};
+    ///
+    /// let store = Faulty::new(MemoryLimits::new(100));
+    /// store.inject(InjectedFault::Err);
+    /// ```
+    pub fn inject(&self, fault: InjectedFault) {
+        *self.fault.lock() = fault;
     }
 
-    /// How often it was asked for anything.
+    /// Returns the number of calls.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    #[expect(clippy::panic, reason = "documented: it panics when it is told to")]
-    fn answer<T: Send + 'static>(
+    #[expect(clippy::panic, reason = "documented: panics on demand")]
+    fn respond<T: Send + 'static>(
         &self,
         job: impl FnOnce(&S) -> MaybeReady<Result<T, Error>>,
-        lie: impl FnOnce() -> T,
+        wrong_answer: impl FnOnce() -> T,
     ) -> MaybeReady<Result<T, Error>> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let does = *self.does.lock();
-        match does {
-            Misbehaviour::None => job(&self.inner),
-            Misbehaviour::Err => MaybeReady::Ready(Err(Error::store("this store errs", "it was told to"))),
-            Misbehaviour::Hang => MaybeReady::Pending(Box::pin(std::future::pending())),
-            Misbehaviour::Lie => MaybeReady::Ready(Ok(lie())),
-            Misbehaviour::Panic => panic!("this store panics, as it was told to"),
-            Misbehaviour::PanicLater => MaybeReady::Pending(Box::pin(async {
-                panic!("this store panics while it is awaited, as it was told to")
-            })),
+        let fault = *self.fault.lock();
+        match fault {
+            InjectedFault::None => job(&self.inner),
+            InjectedFault::Err => MaybeReady::Ready(Err(Error::store("injected error", "Faulty store"))),
+            InjectedFault::Hang => MaybeReady::Pending(Box::pin(std::future::pending())),
+            InjectedFault::WrongAnswer => MaybeReady::Ready(Ok(wrong_answer())),
+            InjectedFault::Panic => panic!("injected panic"),
+            InjectedFault::PanicOnPoll => {
+                MaybeReady::Pending(Box::pin(async { panic!("injected panic while polled") }))
+            }
         }
     }
 }
 
 impl<S: LimitStore> LimitStore for Faulty<S> {
     fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
-        self.answer(|inner| inner.decide(checks, now), Verdicts::new)
+        self.respond(|inner| inner.decide(checks, now), Verdicts::new)
     }
 
     fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
-        self.answer(|inner| inner.peek(checks, now), Verdicts::new)
+        self.respond(|inner| inner.peek(checks, now), Verdicts::new)
     }
 
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
-        self.answer(|inner| inner.settle(settlements, now), || ())
+        self.respond(|inner| inner.settle(settlements, now), || ())
     }
 
     fn stats(&self) -> LimitStoreStats {
@@ -127,16 +143,16 @@ impl<S: LimitStore> LimitStore for Faulty<S> {
 impl<S: CacheStore> CacheStore for Faulty<S> {
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         let last = || self.last.lock().clone();
-        self.answer(|inner| inner.get(key, now), last)
+        self.respond(|inner| inner.get(key, now), last)
     }
 
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         *self.last.lock() = Some(stored.clone());
-        self.answer(|inner| inner.put(key, stored, now), || ())
+        self.respond(|inner| inner.put(key, stored, now), || ())
     }
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
-        self.answer(|inner| inner.remove(key), || ())
+        self.respond(|inner| inner.remove(key), || ())
     }
 
     fn stats(&self) -> Vec<LevelStats> {

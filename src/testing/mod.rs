@@ -1,7 +1,7 @@
-//! For tests of services that use this crate: a clock to turn, a fake peer, queries counted, stores that fail, and what
-//! every store must do (feature `testing`).
+//! Utilities for testing services that use this crate: a manual clock, a fake peer, query counts, failing stores, and
+//! contract tests for stores (feature `testing`).
 //!
-//! "My limit refuses the 101st", and lets it pass a minute later, without sleeping:
+//! A test that a limit refuses the 101st request, and admits it a minute later, without sleeping:
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,28 +20,27 @@
 //!     .build()
 //!     .unwrap();
 //! let app = Router::new().route("/", get(|| async { "hello" })).layer(limit).layer(FakePeer::at("192.0.2.1"));
-//! let ask = || app.clone().oneshot(Request::get("/").body(Body::empty()).unwrap());
+//! let get = || app.clone().oneshot(Request::get("/").body(Body::empty()).unwrap());
 //!
 //! for _ in 0..100 {
-//!     assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+//! assert_eq!(get().await.unwrap().status(), StatusCode::OK);
 //! }
-//! assert_eq!(ask().await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+//! assert_eq!(get().await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
 //! clock.advance(Duration::from_secs(60));
-//! assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+//! assert_eq!(get().await.unwrap().status(), StatusCode::OK);
 //! # }
 //! ```
 //!
-//! "My own store does what a store must": see [`contract`]; "my service does not mind a store that fails": see
-//! [`Faulty`].
+//! [`contract`] tests your own stores, [`Faulty`] the behaviour of your service with a failing one.
 //!
-//! "This page makes at most three queries, and none in a loop": see [`queries`].
+//! [`queries`] asserts the number of queries of a request, and the absence of N+1 patterns.
 
 pub mod contract;
 mod faulty;
 mod peer;
 mod queries;
 
-pub use faulty::{Faulty, Misbehaviour};
+pub use faulty::{Faulty, InjectedFault};
 pub use peer::{FakePeer, FromPeer};
 pub use queries::{Queries, queries};
 

@@ -1,4 +1,4 @@
-//! [`FakePeer`]: requests that come from any address, without a socket.
+//! [`FakePeer`]: sets the peer address of requests, without a socket.
 
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use crate::base::request_head::PeerAddr;
 
-/// An address to come from: a layer for a whole service, or a mark on one request.
+/// Fake peer address: a layer for a whole service, or a mark on one request.
 ///
 /// ```
 /// use tollgate::RequestHead;
@@ -22,10 +22,18 @@ use crate::base::request_head::PeerAddr;
 pub struct FakePeer(SocketAddr);
 
 impl FakePeer {
-    /// A peer at this address, on port 4711.
+    /// Creates a peer with this IP address, on port 4711.
     ///
     /// # Panics
-    /// Where the text is not an address: a mistake in the test.
+    /// If the text is not an IP address.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::testing::FakePeer;
+    ///
+    /// let peer = FakePeer::at("192.0.2.1");
+    /// # let _ = peer;
+    /// ```
     #[must_use]
     #[track_caller]
     #[expect(clippy::panic, reason = "documented: a test's own mistake, found at once")]
@@ -36,7 +44,14 @@ impl FakePeer {
         }
     }
 
-    /// The request as if it came from this peer.
+    /// Sets the peer address of a request.
+    ///
+    /// ```
+    /// use tollgate::testing::FakePeer;
+    ///
+    /// let request = FakePeer::at("192.0.2.1").mark(http::Request::new(()));
+    /// # let _ = request;
+    /// ```
     #[must_use]
     pub fn mark<B>(self, mut request: Request<B>) -> Request<B> {
         request.extensions_mut().insert(PeerAddr(self.0));
@@ -52,7 +67,7 @@ impl<S> Layer<S> for FakePeer {
     }
 }
 
-/// A service all of whose requests come from a [`FakePeer`].
+/// Service that sets the peer address of every request to that of a [`FakePeer`].
 #[derive(Clone, Debug)]
 pub struct FromPeer<S> {
     inner: S,

@@ -1,17 +1,16 @@
-//! [`queries`]: how many queries a request makes, as an assertion.
+//! [`queries`]: asserts the number of queries of a request.
 
 use std::fmt::Write;
 
 use crate::timing::{FindingKind, Observed, QueryShare, Repeats, observe};
 
-/// Runs `work`, usually one request, and counts the queries it makes: those measured with
-/// [`timed_query`](crate::timing::timed_query) and its kin, and those of sqlx where a
-/// [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) is installed. No timing layer is needed; those that
-/// are
-/// there count as ever.
+/// Runs `work`, usually one request, and counts its queries: those measured with
+/// [`timed_query`](crate::timing::timed_query) and related functions, and those of sqlx if a
+/// [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) is installed. No timing layer is required; existing
+/// ones count as usual.
 ///
-/// What belongs to no request (a bare `tokio::spawn`) is not seen. SQLite may say a moment later that a query has ended
-/// whose last row nobody waited for, as with `fetch_one`; it is counted where the work goes on so long.
+/// Queries outside a request's context (a bare `tokio::spawn`) are not counted. SQLite may report the end of a query
+/// late if its last row was not awaited, as with `fetch_one`; it is counted if the work lasts long enough.
 ///
 /// ```
 /// use tollgate::testing::queries;
@@ -28,10 +27,10 @@ use crate::timing::{FindingKind, Observed, QueryShare, Repeats, observe};
 /// # }
 /// ```
 ///
-/// Where an assertion fails, its message shows the groups:
+/// The message of a failed assertion shows the groups:
 ///
 /// ```text
-/// at most 3 queries were expected, and 11 were made:
+/// at most 3 queries query_noun expected, and 11 query_noun made:
 ///     10 × SELECT title FROM books WHERE author = ?   (together 1.2 ms, 10 rows, at src/books.rs:17:9)
 ///      1 × SELECT id FROM authors   (together 0.1 ms, 10 rows)
 /// ```
@@ -40,7 +39,7 @@ pub async fn queries<F: Future>(work: F) -> Queries<F::Output> {
     Queries { output, observed }
 }
 
-/// The queries of some work, and its result. Made by [`queries`].
+/// Queries of some work, and its result. Returned by [`queries`].
 #[must_use = "nothing is asserted yet"]
 pub struct Queries<T> {
     output: T,
@@ -48,36 +47,50 @@ pub struct Queries<T> {
 }
 
 impl<T> Queries<T> {
-    /// Asserts that there were no more queries than that.
+    /// Asserts that at most `most` queries were made.
     ///
     /// # Panics
-    /// Where there were more; the message shows them.
+    /// If there were more; the message lists them.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::testing::queries;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// queries(async {}).await.at_most(0);
+    /// # }
+    /// ```
     #[track_caller]
     #[expect(clippy::panic, reason = "documented: an assertion of a test")]
     pub fn at_most(self, most: u64) -> Self {
         let made = self.count();
         if made > most {
-            panic!("at most {most} {} expected, and {made} {} made:\n{}", were(most), was(made), self.shown(|_| true));
+            panic!(
+                "at most {most} {} expected, and {made} {} made:\n{}",
+                query_noun(most),
+                verb(made),
+                self.format_groups(|_| true)
+            );
         }
         self
     }
 
-    /// Asserts that no query was made five times or more for different things.
+    /// Asserts that no query was made five times or more with different parameters (N+1).
     ///
     /// # Panics
-    /// Where one was; the message shows it.
+    /// If one was; the message lists it.
     #[track_caller]
     pub fn no_n_plus_one(self) -> Self {
-        self.none(FindingKind::NPlusOne, "a loop makes one query for each row (N+1); ask once for all of them")
+        self.none(FindingKind::NPlusOne, "N+1 queries in a loop; fetch all rows with one query")
     }
 
-    /// Asserts that nothing was asked twice: the same query with the same key, or the same text without parameters.
+    /// Asserts that no query was repeated: the same query with the same key, or the same text without parameters.
     ///
     /// # Panics
-    /// Where something was; the message shows it.
+    /// If one was; the message lists it.
     #[track_caller]
     pub fn no_duplicates(self) -> Self {
-        self.none(FindingKind::DuplicateQueries, "the same thing is asked more than once; keep the first answer")
+        self.none(FindingKind::DuplicateQueries, "duplicate queries; reuse the first result")
     }
 
     #[track_caller]
@@ -85,29 +98,47 @@ impl<T> Queries<T> {
     fn none(self, kind: FindingKind, why: &str) -> Self {
         let found = self.observed.found(kind);
         if !found.is_empty() {
-            panic!("{why}:\n{}", self.shown(|group| found.contains(&group.name)));
+            panic!("{why}:\n{}", self.format_groups(|group| found.contains(&group.name)));
         }
         self
     }
 
-    /// How many queries there were.
+    /// Returns the number of queries.
+    ///
+    /// ```
+    /// use tollgate::testing::queries;
+    /// use tollgate::timing::timed_query;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let made = queries(async { timed_query("SELECT 1", async {}).await }).await;
+    /// assert_eq!(made.count(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn count(&self) -> u64 {
         self.groups().iter().map(|group| group.count).sum()
     }
 
-    /// The queries by fingerprint or name, those first that took longest together.
+    /// Returns the queries by fingerprint or name, ordered by total duration.
     #[must_use]
     pub fn groups(&self) -> Vec<QueryShare> {
         self.observed.queries()
     }
 
     /// Returns the result of the work.
+    ///
+    /// ```
+    /// use tollgate::testing::queries;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// assert_eq!(queries(async { 42 }).await.into_inner(), 42);
+    /// # }
+    /// ```
     pub fn into_inner(self) -> T {
         self.output
     }
 
-    fn shown(&self, wanted: impl Fn(&QueryShare) -> bool) -> String {
+    fn format_groups(&self, wanted: impl Fn(&QueryShare) -> bool) -> String {
         let mut text = String::new();
         for group in self.groups().into_iter().filter(wanted) {
             let total = group.total.as_secs_f64() * 1e3;
@@ -116,7 +147,7 @@ impl<T> Queries<T> {
                 let _ = write!(text, ", {} rows", group.rows);
             }
             if group.duplicates > 0 {
-                let _ = write!(text, ", {} for the same thing", group.duplicates + 1);
+                let _ = write!(text, ", {} with the same parameters", group.duplicates + 1);
             }
             if let Some(at) = group.at {
                 let _ = write!(text, ", at {at}");
@@ -133,10 +164,10 @@ impl<T> std::fmt::Debug for Queries<T> {
     }
 }
 
-const fn were(n: u64) -> &'static str {
+const fn query_noun(n: u64) -> &'static str {
     if n == 1 { "query was" } else { "queries were" }
 }
 
-const fn was(n: u64) -> &'static str {
+const fn verb(n: u64) -> &'static str {
     if n == 1 { "was" } else { "were" }
 }

@@ -54,9 +54,11 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 33] = [
+const TYPES: [(&str, &str); 46] = [
     ("Answer", "MaybeReady"),
+    ("Asker", "RequestView"),
     ("Books", "LiveRules"),
+    ("CallerDuty", "CallerAction"),
     ("Case", "StoreContext"),
     ("CircuitShut", "CircuitClosed"),
     ("Contained", "IsolatedStore"),
@@ -64,22 +66,29 @@ const TYPES: [(&str, &str); 33] = [
     ("Dues", "Checks"),
     ("Facts", "RequestFlags"),
     ("Found", "a name of its own, such as LookupResult"),
+    ("Holding", "StoredBlocks"),
     ("Keeping", "StoreTask"),
     ("Kept", "StoredBody"),
     ("Lane", "Worker"),
     ("Life", "TtlPolicy"),
     ("Listener", "InvalidationSink"),
     ("Memo", "TierCache"),
+    ("Meta", "StoredHead"),
+    ("Misbehaviour", "InjectedFault"),
     ("Near", "LocalCache"),
     ("Odd", "DecodeError"),
     ("Offer", "CompiledQuota"),
+    ("Outliving", "DetachedFetch"),
+    ("Pace", "TeeProgress or WarmUpLimits"),
     ("Pass", "ResponseEdits"),
     ("Past", "Bypass"),
     ("Patience", "LoadDeadlines"),
     ("Plan", "StorePolicy or CompiledLimits"),
     ("Reply", "RateLimitHeaders"),
+    ("RuleBook", "CompiledRules"),
     ("Ruling", "Outcome"),
     ("Settings", "a name of its own, such as CacheSettings"),
+    ("Share", "ShareState"),
     ("Shed", "Rejected"),
     ("Space", "Namespace"),
     ("Standing", "Freshness"),
@@ -87,7 +96,11 @@ const TYPES: [(&str, &str); 33] = [
     ("Striped", "ShardedCounter"),
     ("Thrift", "BudgetEffect"),
     ("Told", "ObservedLimits"),
+    ("Unseen", "SerializeError"),
     ("Unsettled", "UnsafeRequest"),
+    ("Wanted", "RequestedRanges"),
+    ("WarmUpPace", "WarmUpLimits"),
+    ("Watch", "a name of its own, such as LeaseExpiry"),
 ];
 
 /// Names that two public or crate-wide types may share, and why.

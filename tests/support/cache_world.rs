@@ -242,7 +242,7 @@ impl World {
     pub async fn is_quiet(&self) -> bool {
         for _ in 0..200 {
             let stats = self.stats();
-            if stats.flights == 0 && stats.in_flight_bytes == 0 && stats.orphans == 0 {
+            if stats.fetches_in_flight == 0 && stats.in_flight_bytes == 0 && stats.background_fetches == 0 {
                 return true;
             }
             tokio::task::yield_now().await;

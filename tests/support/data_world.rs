@@ -125,7 +125,7 @@ impl World {
     /// Waits until no load is under way.
     pub async fn quiet(&self) {
         for _ in 0..1_000 {
-            if self.stats().flights == 0 {
+            if self.stats().fetches_in_flight == 0 {
                 return;
             }
             tokio::task::yield_now().await;

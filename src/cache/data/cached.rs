@@ -24,7 +24,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::Freshness;
 use crate::cache::http::stored_head::LogPosition;
 
-/// Typed values by key: looked up, or loaded once. Clones share them.
+/// Handle to a namespace of typed values, looked up or loaded by key. Clones share state.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,46 +43,56 @@ use crate::cache::http::stored_head::LogPosition;
 /// # Ok(()) }
 /// ```
 ///
-/// What it does in which case is told in [`cache`](crate::cache#typed-values).
+/// The behaviour in each case is documented in [`cache`](crate::cache#typed-values).
 pub struct Cached<V> {
-    pub(super) space: Arc<Namespace>,
+    pub(super) namespace: Arc<Namespace>,
     pub(super) weigh: Option<SizeOf<V>>,
 }
 
-/// How many bytes a value takes in memory.
+/// Computes the size of a value in memory, in bytes.
 pub(super) type SizeOf<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
 
 /// Result of a look-up.
 pub(super) enum TypedLookup<V> {
-    /// A value to be served.
+    /// A value to serve.
     Value(Arc<V>, Arc<Entry>),
-    /// An expired value to be served all the same, since a budget runs low.
+    /// An expired value to serve because a budget runs low.
     BudgetStretched(Arc<V>, Arc<Entry>),
-    /// A value to be served, and refreshed meanwhile.
-    Old(Arc<V>, Arc<Entry>),
-    /// A value to be served only where a load fails or takes long.
+    /// A value to serve and to refresh in the background.
+    RefreshDue(Arc<V>, Arc<Entry>),
+    /// A value to serve only if a load fails or exceeds a timeout.
     Expired(Arc<V>, Arc<Entry>),
-    /// None.
-    Nothing,
+    /// No value.
+    Miss,
 }
 
 impl<V> Cached<V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// The value under this key; loaded, and kept, where it is not there.
+    /// Returns the value under this key, loading and storing it if necessary.
     ///
-    /// A fresh value costs a look-up: `load` is not called, nothing is cloned and nothing decoded. Of all that ask for
-    /// what is not there one loads, in a task of its own: a caller who leaves cancels nothing. See the
-    /// [table](crate::cache#typed-values) for what happens when.
+    /// A fresh value costs a look-up: `load` is not called, and nothing is cloned or decoded. Concurrent callers share
+    /// one load, which runs in a detached task, so that a caller that leaves does not cancel it. See the
+    /// [table](crate::cache#typed-values) for all cases.
     ///
     /// # Errors
-    /// What the load says, where it fails; [`LoadError::TimedOut`], where it takes longer than the hard time-out. In
-    /// both
-    /// cases only if no stale value may stand in.
+    /// The load's error, or [`LoadError::TimedOut`] if it exceeds the hard timeout; in both cases only if no stale
+    /// value may be served.
     ///
     /// # Panics
-    /// Where the load panics, in the caller whose load it is. Outside of a tokio runtime.
+    /// If the load panics, in the caller that triggered it. Outside of a tokio runtime.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// let user = users.get_or_load(7, || async { Ok::<_, std::io::Error>("Ada".to_owned()) }).await?;
+    /// assert_eq!(*user, "Ada");
+    /// # Ok(()) }
+    /// ```
     pub async fn get_or_load<K, F, Fut, L, E>(&self, key: K, load: F) -> Result<Arc<V>, LoadError<E>>
     where
         K: KeyPart,
@@ -92,151 +102,197 @@ where
         E: Send + 'static,
     {
         let key = self.key(&key);
-        let now = self.space.engine.clock.now();
-        let found = match self.space.engine.store.get(&key, now) {
-            MaybeReady::Ready(stored) => self.found(&key, self.space.accept(&key, stored), now),
+        let now = self.namespace.engine.clock.now();
+        let found = match self.namespace.engine.store.get(&key, now) {
+            MaybeReady::Ready(stored) => self.classify(&key, self.namespace.accept(&key, stored), now),
             MaybeReady::Pending(stored) => {
-                let entry = self.space.accept(&key, stored.await);
-                self.found(&key, entry, now)
+                let entry = self.namespace.accept(&key, stored.await);
+                self.classify(&key, entry, now)
             }
         };
         match found {
-            TypedLookup::Value(value, entry) if self.space.switch.get() == Switch::On => {
-                self.space.counters.hit(entry.meta.took);
+            TypedLookup::Value(value, entry) if self.namespace.switch.get() == Switch::On => {
+                self.namespace.counters.hit(entry.meta.took);
                 Ok(value)
             }
-            found => Box::pin(load::go(self.clone(), key, found, load)).await,
+            found => Box::pin(load::serve_or_load(self.clone(), key, found, load)).await,
         }
     }
 
-    /// The value under this key, where there is one that may be served without a load.
+    /// Returns the value under this key if one may be served without a load.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// assert!(users.get(7).await.is_none());
+    /// # Ok(()) }
+    /// ```
     pub async fn get<K: KeyPart>(&self, key: K) -> Option<Arc<V>> {
         let key = self.key(&key);
-        if self.space.switch.get() == Switch::Off {
+        if self.namespace.switch.get() == Switch::Off {
             return None;
         }
-        let entry = self.look(&key).await;
-        self.served(&key, entry)
+        let entry = self.lookup(&key).await;
+        self.serve_cached(&key, entry)
     }
 
-    /// Keeps a value that was not loaded here, as long as a loaded one.
+    /// Stores a value under this key, with the lifetime of a loaded one.
     ///
-    /// A load that is under way in this process does not undo it. Another process goes on serving a copy it holds,
-    /// until
-    /// that expires: [`remove`](Self::remove) first where that matters.
+    /// A load under way in this process does not overwrite it. Other processes continue to serve their copies until
+    /// those expire: call [`remove`](Self::remove) first if that matters.
     ///
     /// # Errors
-    /// Where it cannot be kept: no level of the store took it, it cannot be written, has no life, or a tag that cannot
-    /// be
-    /// one. What lay there before may still be served.
+    /// If the value cannot be stored: no level of the store accepted it, it cannot be serialized, its lifetime is zero,
+    /// or a tag is malformed. A previous value may still be served.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.put(7, "Ada".to_owned()).await?;
+    /// assert_eq!(users.get(7).await.as_deref().map(String::as_str), Some("Ada"));
+    /// # Ok(()) }
+    /// ```
     pub async fn put<K: KeyPart>(&self, key: K, value: impl Into<Loaded<V>>) -> Result<Arc<V>, Error> {
         let key = self.key(&key);
-        let (asked, began) = (self.space.engine.clock.now(), self.space.engine.begin());
-        let (value, entry) = self.made(&key, value.into(), asked, began);
+        let (asked, began) = (self.namespace.engine.clock.now(), self.namespace.engine.log_position());
+        let (value, entry) = self.new_entry(&key, value.into(), asked, began);
         let entry = entry?;
-        self.space.fit(&entry)?;
-        self.space.flights.strike(&key, None);
-        self.space.put(&entry).await.map(|()| value)
+        self.namespace.check_storable(&entry)?;
+        self.namespace.fetches.remove(&key, None);
+        self.namespace.put(&entry).await.map(|()| value)
     }
 
-    /// Forgets a key, in every process. A load that is under way anywhere does not bring it back.
+    /// Removes a key in every process. A load under way in any of them does not restore it.
     ///
     /// # Errors
-    /// Where other processes could not be told; it binds in this one all the same.
+    /// If other processes cannot be reached; the removal is effective in this one in any case.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.put(7, "Ada".to_owned()).await?;
+    /// users.remove(7).await?;
+    /// assert!(users.get(7).await.is_none());
+    /// # Ok(()) }
+    /// ```
     pub async fn remove<K: KeyPart>(&self, key: K) -> Result<(), Error> {
         let encoded = self.key(&key);
         self.invalidate().key(key).await?;
-        self.space.engine.store.remove(&encoded).await
+        self.namespace.engine.store.remove(&encoded).await
     }
 
-    /// The handle to take values back with. Cheap to clone; works from anywhere.
+    /// Returns the handle for invalidations. Cheap to clone.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.invalidate().all().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn invalidate(&self) -> DataInvalidate {
-        DataInvalidate::new(self.space.clone())
+        DataInvalidate::new(self.namespace.clone())
     }
 
     /// Returns the statistics of this namespace.
     #[must_use]
     pub fn stats(&self) -> DataStats {
-        self.space.stats()
+        self.namespace.stats()
     }
 
-    /// Switches the namespace from now on. [`Off`](Switch::Off): every caller loads for itself, what is loaded is not
-    /// kept,
-    /// and nothing is found. [`Shadow`](Switch::Shadow): the same, while what is loaded is kept, and what could have
-    /// been
-    /// answered is counted as if it had been.
+    /// Switches the namespace. [`Off`](Switch::Off): every caller loads by itself, results are not stored, and look-ups
+    /// miss. [`Shadow`](Switch::Shadow): the same, but results are stored, and look-ups are counted as if they had been
+    /// served.
+    ///
+    /// ```
+    /// use tollgate::Switch;
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.switch(Switch::Off);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn switch(&self, switch: Switch) {
-        self.space.switch.set(switch);
+        self.namespace.switch.set(switch);
     }
 
     #[inline]
     pub(super) fn key<K: KeyPart + ?Sized>(&self, parts: &K) -> CacheKey {
-        key::key(&self.space.beginning, parts)
+        key::key(&self.namespace.key_prefix, parts)
     }
 
     /// Returns the entry of the key from the first level that has one.
-    pub(super) async fn look(&self, key: &CacheKey) -> Option<Arc<Entry>> {
-        let now = self.space.engine.clock.now();
-        self.space.accept(key, self.space.engine.store.get(key, now).await)
+    pub(super) async fn lookup(&self, key: &CacheKey) -> Option<Arc<Entry>> {
+        let now = self.namespace.engine.clock.now();
+        self.namespace.accept(key, self.namespace.engine.store.get(key, now).await)
     }
 
-    /// Answers a look-up that loads nothing, and counts it; in the shadow it counts alone.
-    pub(super) fn served(&self, key: &CacheKey, entry: Option<Arc<Entry>>) -> Option<Arc<V>> {
-        let value = match self.found(key, entry, self.space.engine.clock.now()) {
+    /// Serves a look-up without a load, and counts it; in shadow mode only counts it.
+    pub(super) fn serve_cached(&self, key: &CacheKey, entry: Option<Arc<Entry>>) -> Option<Arc<V>> {
+        let value = match self.classify(key, entry, self.namespace.engine.clock.now()) {
             TypedLookup::Value(value, entry) => {
-                self.space.counters.hit(entry.meta.took);
+                self.namespace.counters.hit(entry.meta.took);
                 Some(value)
             }
             TypedLookup::BudgetStretched(value, entry) => {
-                self.space.counters.spared(entry.meta.took);
+                self.namespace.counters.budget_stretched(entry.meta.took);
                 Some(value)
             }
-            TypedLookup::Old(value, entry) => {
-                self.space.counters.stale(entry.meta.took);
+            TypedLookup::RefreshDue(value, entry) => {
+                self.namespace.counters.stale(entry.meta.took);
                 Some(value)
             }
-            TypedLookup::Expired(..) | TypedLookup::Nothing => {
-                count(&self.space.counters.misses);
+            TypedLookup::Expired(..) | TypedLookup::Miss => {
+                count(&self.namespace.counters.misses);
                 None
             }
         };
-        value.filter(|_| self.space.switch.get() == Switch::On)
+        value.filter(|_| self.namespace.switch.get() == Switch::On)
     }
 
-    /// Returns the entry with its freshness.
+    /// Classifies an entry by its freshness.
     #[inline]
-    pub(super) fn found(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> TypedLookup<V> {
-        let Some(entry) = entry else { return TypedLookup::Nothing };
-        let standing = self.space.standing(key, &entry, now);
-        if standing == Freshness::Gone {
-            return TypedLookup::Nothing;
+    pub(super) fn classify(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> TypedLookup<V> {
+        let Some(entry) = entry else { return TypedLookup::Miss };
+        let freshness = self.namespace.freshness(key, &entry, now);
+        if freshness == Freshness::Unusable {
+            return TypedLookup::Miss;
         }
-        let Some(value) = self.value(&entry) else { return TypedLookup::Nothing };
-        match standing {
+        let Some(value) = self.value(&entry) else { return TypedLookup::Miss };
+        match freshness {
             Freshness::Fresh => TypedLookup::Value(value, entry),
             Freshness::BudgetStretched => TypedLookup::BudgetStretched(value, entry),
-            Freshness::FreshButOld | Freshness::StaleWhileRevalidate => TypedLookup::Old(value, entry),
-            Freshness::Stale { .. } | Freshness::Gone => TypedLookup::Expired(value, entry),
+            Freshness::RefreshAhead | Freshness::StaleWhileRevalidate => TypedLookup::RefreshDue(value, entry),
+            Freshness::Stale { .. } | Freshness::Unusable => TypedLookup::Expired(value, entry),
         }
     }
 
-    /// The entry's value: read from its bytes the first time, shared afterwards.
+    /// Returns the decoded value of an entry, decoding it on first use.
     #[inline]
     pub(super) fn value(&self, entry: &Entry) -> Option<Arc<V>> {
         match entry.typed.value.get() {
-            Some(read) => self.checked(read),
+            Some(read) => self.downcast(read),
             None => self.read(entry),
         }
     }
 
-    /// A value that was read as this version, where it is one of ours.
+    /// Returns the decoded value if it has this version and type.
     #[inline]
-    fn checked(&self, (version, value): &(u32, Arc<dyn Any + Send + Sync>)) -> Option<Arc<V>> {
-        let ours = if *version == self.space.stamp.version { value.clone().downcast().ok() } else { None };
-        if ours.is_none() {
-            count(&self.space.counters.decode_errors);
+    fn downcast(&self, (version, value): &(u32, Arc<dyn Any + Send + Sync>)) -> Option<Arc<V>> {
+        let typed = if *version == self.namespace.stamp.version { value.clone().downcast().ok() } else { None };
+        if typed.is_none() {
+            count(&self.namespace.counters.decode_errors);
         }
-        ours
+        typed
     }
 
     #[cold]
@@ -245,16 +301,16 @@ where
             Blocks::One(bytes) => bytes,
             Blocks::Many(_) => return None,
         };
-        let Some(value) = record::open::<V>(bytes, self.space.stamp) else {
-            count(&self.space.counters.decode_errors);
+        let Some(value) = record::decode::<V>(bytes, self.namespace.stamp) else {
+            count(&self.namespace.counters.decode_errors);
             return None;
         };
-        // Two may read at the same time: the first stands.
-        self.checked(entry.typed.value.get_or_init(|| (self.space.stamp.version, Arc::new(value))))
+        // Concurrent readers may decode at the same time: the first value is used.
+        self.downcast(entry.typed.value.get_or_init(|| (self.namespace.stamp.version, Arc::new(value))))
     }
 
-    /// A loaded value, and its entry, unless it cannot be written for other processes.
-    pub(super) fn made(
+    /// Creates the entry of a loaded value; an error if the value cannot be serialized for other processes.
+    pub(super) fn new_entry(
         &self,
         key: &CacheKey,
         loaded: Loaded<V>,
@@ -262,20 +318,19 @@ where
         began: LogPosition,
     ) -> (Arc<V>, Result<Arc<Entry>, Error>) {
         let Loaded { value, ttl, tags } = loaded;
-        // What cannot be written for others cannot be seen through either: its size is all that is known of it.
+        // A value that cannot be serialized has no shape; its weight is its size.
         let (shape, weight) = shape::of(&value).unwrap_or((0, size_of::<V>()));
         let weight = self.weigh.as_ref().map_or(weight, |weigh| weigh(&value));
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let sealed = match self.space.engine.in_process {
+        let encoded = match self.namespace.engine.in_process {
             true => Ok(Bytes::new()),
-            false => {
-                record::seal(&value, self.space.stamp, weight, shape).map_err(|error| self.space.unwritable(error))
-            }
+            false => record::encode(&value, self.namespace.stamp, weight, shape)
+                .map_err(|error| self.namespace.encode_error(error)),
         };
         let value = Arc::new(value);
-        let entry = sealed.map(|sealed| {
-            let fresh = LoadedValue { value: value.clone(), weight, sealed, ttl, tags, asked, began };
-            Arc::new(self.space.entry(key, fresh))
+        let entry = encoded.map(|encoded| {
+            let fresh = LoadedValue { value: value.clone(), weight, encoded, ttl, tags, asked, began };
+            Arc::new(self.namespace.entry(key, fresh))
         });
         (value, entry)
     }
@@ -283,12 +338,12 @@ where
 
 impl<V> Clone for Cached<V> {
     fn clone(&self) -> Self {
-        Self { space: self.space.clone(), weigh: self.weigh.clone() }
+        Self { namespace: self.namespace.clone(), weigh: self.weigh.clone() }
     }
 }
 
 impl<V> fmt::Debug for Cached<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cached").field("name", &self.space.name).finish_non_exhaustive()
+        f.debug_struct("Cached").field("name", &self.namespace.name).finish_non_exhaustive()
     }
 }

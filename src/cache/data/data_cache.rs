@@ -1,4 +1,4 @@
-//! [`DataCache`]: what namespaces of typed values share.
+//! [`DataCache`]: store and settings shared by namespaces of typed values.
 
 use std::fmt;
 use std::sync::{Arc, MutexGuard, Weak};
@@ -14,7 +14,7 @@ use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
 use crate::cache::engine::store::{CacheStore, LevelStats};
 use crate::store::memory::MemoryCache;
 
-/// Memory, and perhaps a shared store behind it, for namespaces of typed values. Clones share it.
+/// Memory, with an optional shared store behind it, for namespaces of typed values. Clones share state.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::store::memory::MemoryCache;
 /// let data = DataCache::in_memory(64 << 20);
 /// let github: Cached<String> = data.cached("github").ttl(minutes(15)).target_hit_ratio(0.95).build()?;
 /// let sessions: Cached<u64> = data.cached("session").ttl(minutes(24 * 60)).build()?;
-/// assert_eq!(data.stats().iter().map(|space| &*space.name).collect::<Vec<_>>(), ["github", "session"]);
+/// assert_eq!(data.stats().iter().map(|namespace| &*namespace.name).collect::<Vec<_>>(), ["github", "session"]);
 /// # let _ = (github, sessions);
 /// # Ok::<(), tollgate::Error>(())
 /// ```
@@ -36,27 +36,50 @@ pub struct DataCache {
 struct DataShared {
     engine: Engine,
     /// Namespaces still in use.
-    spaces: Mutex<Vec<Weak<Namespace>>>,
+    namespaces: Mutex<Vec<Weak<Namespace>>>,
 }
 
 impl DataCache {
-    /// Values that together weigh at most so many bytes in this process's memory.
+    /// Creates a cache in this process's memory for at most `bytes` bytes of values.
+    ///
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// let data = DataCache::in_memory(64 << 20);
+    /// assert_eq!(data.levels().len(), 1);
+    /// ```
     #[must_use]
     pub fn in_memory(bytes: u64) -> Self {
         Self::builder().memory(bytes).build()
     }
 
-    /// Everything that can be set.
+    /// Returns a builder with all settings.
+    ///
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// let data = DataCache::builder().memory(8 << 20).build();
+    /// # let _ = data;
+    /// ```
     pub fn builder() -> DataBuilder {
         DataBuilder { memory: 64 << 20, store: None, level_2: None, clock: Clock::System, hook: None }
     }
 
-    /// Shares this engine with other caches.
+    /// Creates a cache over an engine shared with other caches.
     pub(crate) fn over(engine: Engine) -> Self {
-        Self { shared: Arc::new(DataShared { engine, spaces: Mutex::default() }) }
+        Self { shared: Arc::new(DataShared { engine, namespaces: Mutex::default() }) }
     }
 
-    /// A namespace for values of one type. Its name is part of every key: namespaces never see each other's values.
+    /// Returns the builder of a namespace for values of one type. Its name is part of every key, which keeps namespaces
+    /// apart.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// # let _ = users;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn cached<V>(&self, name: impl Into<Box<str>>) -> CachedBuilder<V> {
         CachedBuilder::new(self.clone(), name.into())
     }
@@ -64,7 +87,7 @@ impl DataCache {
     /// Returns the statistics of each namespace, in the order they were built.
     #[must_use]
     pub fn stats(&self) -> Vec<DataStats> {
-        self.spaces().iter().filter_map(Weak::upgrade).map(|space| space.stats()).collect()
+        self.namespaces().iter().filter_map(Weak::upgrade).map(|namespace| namespace.stats()).collect()
     }
 
     /// Returns the statistics of each level, level 1 first.
@@ -73,42 +96,42 @@ impl DataCache {
         self.shared.engine.store.stats()
     }
 
-    /// Loads in progress: detached work that outlives its caller.
-    pub(crate) fn flights(&self) -> u64 {
-        self.spaces().iter().filter_map(Weak::upgrade).map(|space| space.flights.count()).sum()
+    /// Returns the number of loads under way.
+    pub(crate) fn fetches(&self) -> u64 {
+        self.namespaces().iter().filter_map(Weak::upgrade).map(|namespace| namespace.fetches.count()).sum()
     }
 
     pub(super) fn engine(&self) -> Engine {
         self.shared.engine.clone()
     }
 
-    /// Takes up a namespace.
+    /// Registers a namespace.
     ///
     /// # Errors
-    /// Where there is one of that name.
-    pub(super) fn add(&self, space: Namespace) -> Result<Arc<Namespace>, Error> {
-        let mut spaces = self.spaces();
-        spaces.retain(|space| space.strong_count() > 0);
-        if spaces.iter().filter_map(Weak::upgrade).any(|other| other.name == space.name) {
-            return Err(Error::config(format!("duplicate namespace {:?}; clone its handle instead", space.name)));
+    /// If a namespace of this name exists.
+    pub(super) fn add(&self, namespace: Namespace) -> Result<Arc<Namespace>, Error> {
+        let mut namespaces = self.namespaces();
+        namespaces.retain(|namespace| namespace.strong_count() > 0);
+        if namespaces.iter().filter_map(Weak::upgrade).any(|other| other.name == namespace.name) {
+            return Err(Error::config(format!("duplicate namespace {:?}; clone its handle instead", namespace.name)));
         }
-        let space = Arc::new(space);
-        spaces.push(Arc::downgrade(&space));
-        Ok(space)
+        let namespace = Arc::new(namespace);
+        namespaces.push(Arc::downgrade(&namespace));
+        Ok(namespace)
     }
 
-    fn spaces(&self) -> MutexGuard<'_, Vec<Weak<Namespace>>> {
-        self.shared.spaces.lock()
+    fn namespaces(&self) -> MutexGuard<'_, Vec<Weak<Namespace>>> {
+        self.shared.namespaces.lock()
     }
 }
 
 impl fmt::Debug for DataCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DataCache").field("spaces", &self.spaces().len()).finish_non_exhaustive()
+        f.debug_struct("DataCache").field("spaces", &self.namespaces().len()).finish_non_exhaustive()
     }
 }
 
-/// Sets up a [`DataCache`].
+/// Builder for [`DataCache`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -117,7 +140,7 @@ impl fmt::Debug for DataCache {
 ///
 /// let data = DataCache::builder()
 ///     .memory(8 << 20)
-///     .level_2(Arc::new(MemoryCache::new(64 << 20))) // a `RedisCache`, in earnest
+/// .level_2(Arc::new(MemoryCache::new(64 << 20))) // a `RedisCache` in production
 ///     .build();
 /// assert_eq!(data.levels().len(), 2);
 /// ```
@@ -131,39 +154,39 @@ pub struct DataBuilder {
 }
 
 impl DataBuilder {
-    /// How many bytes values may weigh together, with their keys. 64 MiB unless set.
+    /// Sets the capacity in bytes, including keys. Defaults to 64 MiB.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// Keeps values elsewhere than in this process's memory. Where the store errs, panics, or has not answered within
-    /// 250 ms, callers go on without it.
+    /// Replaces this process's memory by another store. If it fails, panics, or does not answer within 250 ms, callers
+    /// continue without it.
     pub fn store(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Puts a store that several processes share behind this one's memory: see [`Levels`](crate::cache::Levels). One
+    /// Puts a store shared by several processes behind this process's memory: see [`Levels`](crate::cache::Levels). A
     /// store serves one cache.
     pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.level_2 = Some(store);
         self
     }
 
-    /// Where the time is read. The operating system's clocks unless set.
+    /// Sets the clock. Defaults to the operating system's clocks.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Is called with every event.
+    /// Registers a hook that is called with every event.
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.hook = Some(Arc::new(hook));
         self
     }
 
-    /// The cache, without namespaces yet.
+    /// Builds the cache, without namespaces.
     #[must_use]
     pub fn build(self) -> DataCache {
         let level_1 = match self.store {

@@ -1,4 +1,4 @@
-//! How long a caller waits, and for what: three deadlines, each counted from its arrival.
+//! Deadlines of a caller: soft timeout, wait for another's load, and hard timeout, each counted from its arrival.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,32 +13,32 @@ use crate::base::clock::runtime_now;
 /// Deadline that passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PassedDeadline {
-    /// A stale value is served rather than waited any longer.
+    /// The soft timeout: serve a stale value.
     Soft,
-    /// Somebody else's load is waited for no longer.
+    /// The deadline for waiting for another caller's load.
     Wait,
-    /// Nothing is waited for any longer.
+    /// The hard timeout.
     Hard,
 }
 
 /// Deadlines of a caller.
 pub(super) struct LoadDeadlines {
-    /// Until it is over once.
+    /// Cleared once it has passed.
     soft: Option<Instant>,
     wait: Option<Instant>,
     hard: Option<Instant>,
 }
 
 impl LoadDeadlines {
-    /// Of a caller who has just arrived.
+    /// Creates the deadlines of a caller that has just arrived.
     pub(super) fn new(settings: &NamespaceSettings, has_stale: bool) -> Self {
         let now = runtime_now();
         let after = |span: Option<Duration>| span.and_then(|span| now.checked_add(span));
-        let soft = after(settings.soft.filter(|_| has_stale));
-        Self { soft, wait: after(Some(settings.wait)), hard: after(settings.hard) }
+        let soft = after(settings.soft_timeout.filter(|_| has_stale));
+        Self { soft, wait: after(Some(settings.wait)), hard: after(settings.hard_timeout) }
     }
 
-    /// Waits for somebody else's load.
+    /// Waits for another caller's load.
     pub(super) async fn wait<T>(&mut self, load: impl Future<Output = T>) -> Result<T, PassedDeadline> {
         let deadlines =
             [(self.soft, PassedDeadline::Soft), (self.hard, PassedDeadline::Hard), (self.wait, PassedDeadline::Wait)];
@@ -54,17 +54,17 @@ impl LoadDeadlines {
         .await
     }
 
-    /// Waits for a turn, which comes at the latest after `longest`.
-    pub(super) async fn turn<'a>(
+    /// Waits for a permit, at most `longest`.
+    pub(super) async fn permit<'a>(
         &mut self,
-        turnstile: &'a Arc<Semaphore>,
+        permits: &'a Arc<Semaphore>,
         longest: Duration,
     ) -> Result<Option<SemaphorePermit<'a>>, PassedDeadline> {
         self.soft = None;
         self.wait = runtime_now().checked_add(longest);
-        let turn: Result<Result<_, AcquireError>, _> = self.wait(turnstile.acquire()).await;
-        match turn {
-            Ok(turn) => Ok(turn.ok()),
+        let permit: Result<Result<_, AcquireError>, _> = self.wait(permits.acquire()).await;
+        match permit {
+            Ok(permit) => Ok(permit.ok()),
             Err(PassedDeadline::Hard) => Err(PassedDeadline::Hard),
             Err(_) => Ok(None),
         }
@@ -75,13 +75,13 @@ impl LoadDeadlines {
         deadlines: [(Option<Instant>, PassedDeadline); 3],
         future: impl Future<Output = T>,
     ) -> Result<T, PassedDeadline> {
-        let set = deadlines.into_iter().filter_map(|(at, over)| at.map(|at| (at, over)));
-        let Some((first, over)) = set.min_by_key(|(at, _)| *at) else { return Ok(future.await) };
+        let set = deadlines.into_iter().filter_map(|(at, passed)| at.map(|at| (at, passed)));
+        let Some((first, passed)) = set.min_by_key(|(at, _)| *at) else { return Ok(future.await) };
         timeout_at(first, future).await.map_err(|_| {
-            if over == PassedDeadline::Soft {
+            if passed == PassedDeadline::Soft {
                 self.soft = None;
             }
-            over
+            passed
         })
     }
 }

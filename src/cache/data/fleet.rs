@@ -1,13 +1,12 @@
-//! One load for a fleet, as far as that can be had: before it loads, a process asks those that share the store for
-//! leave.
+//! Load leases: one load per fleet, best effort. A process acquires a lease from the shared store before it loads.
 //!
-//! | another process | this one |
+//! | state of another process | this process |
 //! |---|---|
-//! | has loaded it meanwhile | takes that |
-//! | is loading it | looks again and again, until it is there, that process gives up, or the lease is over |
-//! | is not | loads |
+//! | has loaded the value | uses that |
+//! | is loading it | polls until the value is stored, the lease is released, or it expires |
+//! | neither | loads |
 //!
-//! A store that cannot tell, or does not answer, grants everything: then each process loads by itself.
+//! A store without leases, or an unavailable one, grants every lease: then each process loads by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,64 +17,64 @@ use crate::cache::engine::record::Entry;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::Freshness;
 
-/// How long to wait before looking again: twice as long each time, up to the second.
-const GLANCES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
+/// First and longest interval between polls; the interval doubles each time.
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
 /// Permit of a process to load a value.
 pub(super) enum LoadPermit {
-    /// It may, and has asked nobody.
+    /// Granted without a lease.
     Free,
-    /// It may, and the others wait for it: by this key.
+    /// Granted with a lease under this key, for which other processes wait.
     Granted(CacheKey),
-    /// Another has loaded it.
+    /// Another process has loaded the value.
     Loaded(Arc<Entry>),
-    /// Another is at it.
+    /// Another process holds the lease.
     Denied,
 }
 
 impl Namespace {
-    /// Leave to load what is not there. Waits for another process's load, at most as long as a lease.
-    pub(super) async fn may_load(&self, key: &CacheKey) -> LoadPermit {
+    /// Acquires a permit to load a missing value. Waits for another process's load, at most as long as a lease.
+    pub(super) async fn acquire_load_permit(&self, key: &CacheKey) -> LoadPermit {
         if self.engine.in_process || self.settings.lease.is_zero() {
             return LoadPermit::Free;
         }
-        let over = runtime_now() + self.settings.lease;
-        let mut pause = GLANCES.0;
+        let deadline = runtime_now() + self.settings.lease;
+        let mut pause = POLL_INTERVALS.0;
         loop {
-            let leave = self.claim(key).await;
-            // It may have been loaded just before.
+            let permit = self.claim(key).await;
+            // Another process may have completed its load just before.
             if let Some(entry) = self.loaded_elsewhere(key).await {
-                self.give_up(leave).await;
+                self.release_permit(permit).await;
                 return LoadPermit::Loaded(entry);
             }
-            if !matches!(leave, LoadPermit::Denied) {
-                return leave;
+            if !matches!(permit, LoadPermit::Denied) {
+                return permit;
             }
-            if runtime_now() >= over {
+            if runtime_now() >= deadline {
                 return LoadPermit::Free;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(GLANCES.1);
+            pause = (pause * 2).min(POLL_INTERVALS.1);
         }
     }
 
-    /// Leave to refresh a value that is being served: nobody waits.
-    pub(super) async fn may_renew(&self, key: &CacheKey, old: &Entry) -> LoadPermit {
+    /// Acquires a permit to refresh a value that is being served, without waiting.
+    pub(super) async fn acquire_refresh_permit(&self, key: &CacheKey, old: &Entry) -> LoadPermit {
         if self.engine.in_process || self.settings.lease.is_zero() {
             return LoadPermit::Free;
         }
-        let leave = self.claim(key).await;
+        let permit = self.claim(key).await;
         match self.loaded_elsewhere(key).await.filter(|entry| entry.meta.stored_at > old.meta.stored_at) {
             Some(entry) => {
-                self.give_up(leave).await;
+                self.release_permit(permit).await;
                 LoadPermit::Loaded(entry)
             }
-            None => leave,
+            None => permit,
         }
     }
 
     async fn claim(&self, key: &CacheKey) -> LoadPermit {
-        // What was taken back since is another thing to load.
+        // A load after an invalidation has a lease of its own.
         let name = key.variant(&self.engine.store.generation().to_be_bytes());
         match self.engine.store.claim(&name, self.settings.lease).await {
             true => LoadPermit::Granted(name),
@@ -86,12 +85,12 @@ impl Namespace {
     async fn loaded_elsewhere(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         let now = self.engine.clock.now();
         let entry = self.accept(key, self.engine.store.get_shared(key, now).await)?;
-        (self.standing(key, &entry, now) == Freshness::Fresh).then_some(entry)
+        (self.freshness(key, &entry, now) == Freshness::Fresh).then_some(entry)
     }
 
-    /// Tells the others to wait no longer.
-    pub(super) async fn give_up(&self, leave: LoadPermit) {
-        if let LoadPermit::Granted(name) = leave
+    /// Releases the lease, so that other processes stop waiting.
+    pub(super) async fn release_permit(&self, permit: LoadPermit) {
+        if let LoadPermit::Granted(name) = permit
             && let Err(error) = self.engine.store.release(&name).await
         {
             self.store_failed(&error);

@@ -1,4 +1,4 @@
-//! [`DataInvalidate`]: takes typed values back.
+//! [`DataInvalidate`]: invalidates typed values.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,14 +10,12 @@ use crate::cache::engine::barrier::{InvalidationScope, Prefix};
 use crate::cache::engine::engine_parts;
 use crate::cache::engine::invalidation::Invalidation;
 
-/// Voids values by key, by the beginning of keys, by tag, or all of a namespace, in constant time.
+/// Invalidates values by key, key prefix or tag, or all of a namespace, in constant time.
 ///
-/// After a call has returned, no value is served whose load began before it, even if that load is still under way: see
-/// [`cache`](crate::cache) on invalidation. A [`soft`](Self::soft) handle marks values stale instead. Where processes
-/// share
-/// a store, all of them take the values back; if the store cannot be told, the call returns an error, binds in this
-/// process
-/// all the same, and the others hear of it as soon as the store is back.
+/// After a call returns, no value is served whose load began before it, even if that load is still under way: see
+/// [`cache`](crate::cache) on invalidation. A [`soft`](Self::soft) handle marks values stale instead. If processes
+/// share a store, the invalidation reaches all of them; if the store is unavailable, the call returns an error, is
+/// effective in this process, and reaches the others once the store is back.
 ///
 /// ```
 /// use tollgate::cache::{Cached, DataCache};
@@ -32,75 +30,112 @@ use crate::cache::engine::invalidation::Invalidation;
 #[derive(Clone)]
 #[must_use]
 pub struct DataInvalidate {
-    space: Arc<Namespace>,
+    namespace: Arc<Namespace>,
     soft: bool,
 }
 
 impl DataInvalidate {
-    pub(super) const fn new(space: Arc<Namespace>) -> Self {
-        Self { space, soft: false }
+    pub(super) const fn new(namespace: Arc<Namespace>) -> Self {
+        Self { namespace, soft: false }
     }
 
-    /// A handle that marks values stale instead of voiding them: they are served while they are refreshed, or where
-    /// that
-    /// fails, as far as the namespace's windows allow.
+    /// Returns a handle that marks values stale instead of void: they are served while they are refreshed, or if that
+    /// fails, within the namespace's stale windows.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.invalidate().soft().all().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn soft(mut self) -> Self {
         self.soft = true;
         self
     }
 
-    /// The value under this key.
+    /// Invalidates the value under this key.
     ///
     /// # Errors
-    /// Where other processes cannot be told now.
+    /// If other processes cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.invalidate().key(("user", 7)).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn key<K: KeyPart>(&self, key: K) -> Result<(), Error> {
-        let key = key::key(&self.space.beginning, &key);
+        let key = key::key(&self.namespace.key_prefix, &key);
         self.raise(InvalidationScope::Resource(key.resource().into())).await
     }
 
-    /// Every value whose key begins with these parts: `("user", 7)` means `("user", 7, "name")`, and not `("user",
-    /// 70)`.
+    /// Invalidates every value whose key begins with these parts: `("user", 7)` covers `("user", 7, "name")`, and not
+    /// `("user", 70)`.
     ///
-    /// The latest 256 beginnings are remembered apart, of keys and tags the latest 16 384; of more, the older half
-    /// becomes
-    /// one invalidation of everything before. Where each of many things is taken back as a whole, give each a tag.
+    /// Barriers are bounded: 256 prefixes, and 16 384 keys and tags; beyond that the older half becomes one
+    /// invalidation of everything before. To invalidate many groups separately, give each a tag.
     ///
     /// # Errors
-    /// Where other processes cannot be told now.
-    pub async fn prefix<K: KeyPart>(&self, beginning: K) -> Result<(), Error> {
-        self.raise(self.beginning_with(key::prefix(&beginning))).await
+    /// If other processes cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.invalidate().prefix(("user", 7)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn prefix<K: KeyPart>(&self, parts: K) -> Result<(), Error> {
+        self.raise(self.prefix_scope(key::prefix(&parts))).await
     }
 
-    /// Every entry that carries this tag, in whatever namespace; also responses, where they share the store.
+    /// Invalidates every entry with this tag, in any namespace; also responses in the same store.
     ///
     /// # Errors
-    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma. Where other processes
-    /// cannot be told now.
+    /// If the tag is malformed: a tag is 1 to 256 visible ASCII characters without a comma. If other processes cannot
+    /// be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").tag("people").build()?;
+    /// users.invalidate().tag("people").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn tag(&self, tag: &str) -> Result<(), Error> {
-        self.raise(Invalidation::tag(tag)?.about).await
+        self.raise(Invalidation::tag(tag)?.scope).await
     }
 
-    /// Everything in this namespace.
+    /// Invalidates everything in this namespace.
     ///
     /// # Errors
-    /// Where other processes cannot be told now.
+    /// If other processes cannot be reached.
     pub async fn all(&self) -> Result<(), Error> {
-        self.raise(self.beginning_with(Box::default())).await
+        self.raise(self.prefix_scope(Box::default())).await
     }
 
-    fn beginning_with(&self, path: Box<[u8]>) -> InvalidationScope {
-        let (scheme, authority) = (Some(key::SCHEME.into()), Some(key::authority(&self.space.name)));
+    fn prefix_scope(&self, path: Box<[u8]>) -> InvalidationScope {
+        let (scheme, authority) = (Some(key::SCHEME.into()), Some(key::authority(&self.namespace.name)));
         InvalidationScope::Prefix(Prefix { scheme, authority, path })
     }
 
-    async fn raise(&self, about: InvalidationScope) -> Result<(), Error> {
-        let engine = &self.space.engine;
-        engine_parts::take_back(&*engine.store, &engine.barriers, &Invalidation::new(about, self.soft)).await
+    async fn raise(&self, scope: InvalidationScope) -> Result<(), Error> {
+        let engine = &self.namespace.engine;
+        engine_parts::invalidate(&*engine.store, &engine.barriers, &Invalidation::new(scope, self.soft)).await
     }
 }
 
 impl fmt::Debug for DataInvalidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DataInvalidate").field("name", &self.space.name).field("soft", &self.soft).finish()
+        f.debug_struct("DataInvalidate").field("name", &self.namespace.name).field("soft", &self.soft).finish()
     }
 }

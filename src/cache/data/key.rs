@@ -1,14 +1,14 @@
-//! Keys of typed values, made of typed parts.
+//! Encoding of typed keys.
 //!
 //! | part | written as |
 //! |---|---|
-//! | an integer of any width | its sign and length, then its bytes: compared by value, `7_u8` is `7_i64` |
-//! | text, bytes | what it is, its length, then itself: `1` is not `"1"`, `"ab", "c"` is not `"a", "bc"` |
-//! | `bool`, `char`, `Option` | what it is, then what is in it |
-//! | a tuple, a list | a begin, its parts, an end |
+//! | an integer of any width | sign and length, then its bytes: compared by value, `7_u8` equals `7_i64` |
+//! | text, bytes | type, length, content: `1` differs from `"1"`, and `"ab", "c"` from `"a", "bc"` |
+//! | `bool`, `char`, `Option` | type, then content |
+//! | a tuple, a list | a begin marker, its parts, an end marker |
 //!
-//! Each part says where it ends, so no two keys are written alike. A tuple without its end is the beginning of every
-//! tuple that begins with the same parts, and of no other key: that is what a prefix is.
+//! The encoding is self-delimiting, so distinct keys have distinct encodings. A tuple without its end marker is a
+//! prefix of exactly the tuples that begin with the same parts, which implements invalidation by prefix.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -19,10 +19,11 @@ use smallvec::SmallVec;
 use crate::base::codec::Writer;
 use crate::cache::http::key::CacheKey;
 
-/// The scheme of typed values' keys: no URL has it, so no response's key begins so.
+/// Scheme of typed keys: no URL has it, so they differ from the keys of responses.
 pub(crate) const SCHEME: &[u8] = b"\0";
-/// What a namespace's authority begins with: no URL's does, and `invalidate().prefix("name")` means none.
-const APART: u8 = 0;
+/// First byte of a namespace's authority: no URL's authority begins with it, and `invalidate().prefix("name")` does not
+/// match it.
+const NAMESPACE_MARKER: u8 = 0;
 
 const BEGIN: u8 = 0x01;
 const END: u8 = 0x02;
@@ -33,15 +34,14 @@ const SOME: u8 = 0x06;
 const FALSE: u8 = 0x07;
 const TRUE: u8 = 0x08;
 const CHAR: u8 = 0x09;
-/// And how many bytes follow, 0 to 16. Never `/`: a prefix of paths covers no typed value.
+/// Plus the number of bytes that follow, 0 to 16. Never `/`: a prefix of paths covers no typed value.
 const INTEGER: u8 = 0x40;
 const NEGATIVE: u8 = 0x60;
 
-/// Something that can be a key of a [`Cached`](crate::cache::data::Cached), or a part of one.
+/// Key of a [`Cached`](crate::cache::data::Cached), or a part of one.
 ///
-/// Keys of other parts are other keys: `("a", "bc")` is not `("ab", "c")`, and `1` is not `"1"`. Integers are compared
-/// by
-/// value whatever their width. For a type of one's own, write what it is made of:
+/// Keys of different parts are different: `("a", "bc")` is not `("ab", "c")`, and `1` is not `"1"`. Integers are
+/// compared by value whatever their width. Implement it for a type by writing its parts:
 ///
 /// ```
 /// use tollgate::cache::{KeyPart, KeyWriter};
@@ -55,16 +55,28 @@ const NEGATIVE: u8 = 0x60;
 /// }
 /// ```
 pub trait KeyPart {
-    /// Writes the part.
+    /// Writes the part to the key.
     fn write(&self, key: &mut KeyWriter);
 }
 
-/// What a [`KeyPart`] is written to.
+/// Output of [`KeyPart::write`].
+///
+/// ```
+/// use tollgate::cache::{KeyPart, KeyWriter};
+///
+/// struct UserId(u64);
+///
+/// impl KeyPart for UserId {
+///     fn write(&self, key: &mut KeyWriter) {
+///         self.0.write(key);
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct KeyWriter(Writer<SmallVec<[u8; 104]>>);
 
 impl KeyWriter {
-    fn counted(&mut self, kind: u8, bytes: &[u8]) {
+    fn length_prefixed(&mut self, kind: u8, bytes: &[u8]) {
         self.0.u8(kind);
         self.0.bytes(bytes);
     }
@@ -78,35 +90,35 @@ impl KeyWriter {
     }
 }
 
-/// How the keys of one namespace begin.
-pub(crate) fn beginning(namespace: &str) -> Box<[u8]> {
+/// Returns the prefix of all keys of a namespace.
+pub(crate) fn namespace_prefix(namespace: &str) -> Box<[u8]> {
     let mut head = Writer(Vec::new());
     head.bytes(SCHEME);
     head.bytes(&authority(namespace));
     head.0.into()
 }
 
-/// What stands in a namespace's keys where a URL has its authority.
+/// Returns the part of a namespace's keys that corresponds to the authority of a URL.
 pub(crate) fn authority(namespace: &str) -> Box<[u8]> {
-    [&[APART], namespace.as_bytes()].concat().into()
+    [&[NAMESPACE_MARKER], namespace.as_bytes()].concat().into()
 }
 
-/// The key of these parts in the namespace that begins so.
+/// Returns the key of these parts in the namespace with this prefix.
 #[inline]
-pub(crate) fn key<K: KeyPart + ?Sized>(beginning: &[u8], parts: &K) -> CacheKey {
-    let mut key = KeyWriter(Writer(SmallVec::from_slice(beginning)));
+pub(crate) fn key<K: KeyPart + ?Sized>(namespace_prefix: &[u8], parts: &K) -> CacheKey {
+    let mut key = KeyWriter(Writer(SmallVec::from_slice(namespace_prefix)));
     let at = key.0.0.len();
     key.0.u32(0);
     parts.write(&mut key);
     let length = u32::try_from(key.0.0.len() - at - 4).unwrap_or(u32::MAX);
     key.0.0[at..at + 4].copy_from_slice(&length.to_be_bytes());
-    // Where a URL has its query.
+    // In place of a query.
     key.0.u32(0);
     let resource = key.0.0.len();
     CacheKey::seal(key.0.0, resource)
 }
 
-/// What every key begins with whose parts begin with these: a tuple is open at its end, anything else is one key.
+/// Returns the prefix of all keys that begin with these parts: tuples are left open, anything else is one complete key.
 pub(crate) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
     let mut key = KeyWriter(Writer(SmallVec::new()));
     parts.write(&mut key);
@@ -143,7 +155,7 @@ integers!(u8, i8; u16, i16; u32, i32; u64, i64; u128, i128; usize, isize);
 
 impl KeyPart for str {
     fn write(&self, key: &mut KeyWriter) {
-        key.counted(TEXT, self.as_bytes());
+        key.length_prefixed(TEXT, self.as_bytes());
     }
 }
 
@@ -155,7 +167,7 @@ impl KeyPart for String {
 
 impl KeyPart for bytes::Bytes {
     fn write(&self, key: &mut KeyWriter) {
-        key.counted(BYTES, self);
+        key.length_prefixed(BYTES, self);
     }
 }
 

@@ -1,9 +1,9 @@
-//! What happens where there is no fresh value: serve what is stale, wait for a load, or load.
+//! Loads: serves a stale value, waits for another caller's load, or loads.
 //!
-//! A load runs in a task of its own, so that a caller who leaves cancels nothing. Its error and its panic are its
-//! caller's;
-//! those who waited for it are told that it failed, and one of them begins the next. So there is one load for a key at
-//! any time, as long as nobody has waited longer than the deadline, nor a tag, prefix or key was taken back meanwhile.
+//! A load runs in a detached task, so that a caller that leaves does not cancel it. Its error or panic is returned to
+//! the caller that triggered it; the followers are notified of the failure, and one of them starts the next load. So a
+//! key has one load at a time, unless a caller has waited longer than its deadline, or the value was invalidated
+//! meanwhile.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -26,17 +26,17 @@ use crate::cache::engine::coalesce::{Follower, Leader, Role};
 use crate::cache::engine::record::Entry;
 use crate::cache::http::key::CacheKey;
 
-/// A caller, and what it brought.
+/// A caller with its load function.
 struct Caller<V, F> {
     cached: Cached<V>,
     key: CacheKey,
-    /// What was found, to be served where a load fails or takes long.
+    /// A stale value to serve if the load fails or exceeds a timeout.
     stale: Option<(Arc<V>, Arc<Entry>)>,
     load: F,
 }
 
-/// Does what was found demands.
-pub(super) async fn go<V, F, Fut, L, E>(
+/// Serves the look-up result, or loads.
+pub(super) async fn serve_or_load<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
     found: TypedLookup<V>,
@@ -49,13 +49,13 @@ where
     L: Into<Loaded<V>> + Send + 'static,
     E: Send + 'static,
 {
-    let counters = &cached.space.counters;
-    let switch = cached.space.switch.get();
+    let counters = &cached.namespace.counters;
+    let switch = cached.namespace.switch.get();
     if switch != Switch::On {
         if switch == Switch::Shadow {
-            cached.would_serve(&found);
+            cached.count_shadow_lookup(&found);
         }
-        return Caller { cached, key, stale: None, load }.unseen(switch).await;
+        return Caller { cached, key, stale: None, load }.load_uncached(switch).await;
     }
     let stale = match found {
         TypedLookup::Value(value, entry) => {
@@ -63,18 +63,18 @@ where
             return Ok(value);
         }
         TypedLookup::BudgetStretched(value, entry) => {
-            counters.spared(entry.meta.took);
+            counters.budget_stretched(entry.meta.took);
             return Ok(value);
         }
-        TypedLookup::Old(value, entry) => {
+        TypedLookup::RefreshDue(value, entry) => {
             counters.stale(entry.meta.took);
             Caller { cached, key, stale: None, load }.refresh(entry);
             return Ok(value);
         }
         TypedLookup::Expired(value, entry) => Some((value, entry)),
-        TypedLookup::Nothing => None,
+        TypedLookup::Miss => None,
     };
-    Caller { cached, key, stale, load }.together().await
+    Caller { cached, key, stale, load }.load_coalesced().await
 }
 
 impl<V, F, Fut, L, E> Caller<V, F>
@@ -86,115 +86,119 @@ where
     E: Send + 'static,
 {
     /// Leads a load, or waits for one.
-    async fn together(self) -> Result<Arc<V>, LoadError<E>> {
-        let space = self.cached.space.clone();
-        let mut patience = LoadDeadlines::new(&space.settings, self.stale.is_some());
+    async fn load_coalesced(self) -> Result<Arc<V>, LoadError<E>> {
+        let namespace = self.cached.namespace.clone();
+        let mut deadlines = LoadDeadlines::new(&namespace.settings, self.stale.is_some());
         loop {
-            let mut waiter = match space.join(&self.key) {
-                Role::Lead(lead) => return self.lead(Some(lead), patience).await,
-                Role::Wait(waiter) => waiter,
+            let mut follower = match namespace.join(&self.key) {
+                Role::Lead(leader) => return self.run_load(Some(leader), deadlines).await,
+                Role::Wait(follower) => follower,
             };
-            match patience.wait(waiter.decided()).await {
+            match deadlines.wait(follower.wait_for_progress()).await {
                 Ok(Some(entry)) => {
-                    if let Some(value) = self.shared(&entry) {
+                    if let Some(value) = self.shared_value(&entry) {
                         return Ok(value);
                     }
-                    // It was taken back while it was being loaded: it is not waited for again.
-                    space.flights.strike(&self.key, Some(&waiter));
+                    // Invalidated during the load: start another.
+                    namespace.fetches.remove(&self.key, Some(&follower));
                 }
-                // It failed: a stale value, or the next one leads.
+                // The load failed: serve a stale value, or compete to lead the next load.
                 Ok(None) => {
-                    if let Some(value) = self.stand_in() {
+                    if let Some(value) = self.stale_value() {
                         return Ok(value);
                     }
                 }
                 Err(PassedDeadline::Soft) => {
-                    if let Some(value) = self.stand_in() {
+                    if let Some(value) = self.stale_value() {
                         return Ok(value);
                     }
                 }
-                Err(PassedDeadline::Wait) => return self.a_few_at_a_time(waiter, patience).await,
-                Err(PassedDeadline::Hard) => return self.out_of_time(),
+                Err(PassedDeadline::Wait) => return self.load_without_sharing(follower, deadlines).await,
+                Err(PassedDeadline::Hard) => return self.on_timeout(),
             }
         }
     }
 
-    /// Loads in a task of its own, and waits for it as long as it may.
-    async fn lead(self, lead: Option<Leader<Arc<Entry>>>, mut patience: LoadDeadlines) -> Result<Arc<V>, LoadError<E>> {
+    /// Loads in a detached task, and waits for it until the deadlines.
+    async fn run_load(
+        self,
+        leader: Option<Leader<Arc<Entry>>>,
+        mut deadlines: LoadDeadlines,
+    ) -> Result<Arc<V>, LoadError<E>> {
         let Self { cached, key, stale, load } = self;
-        let mut task: JoinHandle<_> = tokio::spawn(carry(run(cached.clone(), key.clone(), load, lead)));
+        let mut task: JoinHandle<_> = tokio::spawn(carry(run(cached.clone(), key.clone(), load, leader)));
         let caller = Caller { cached, key, stale, load: () };
         loop {
-            match patience.load(&mut task).await {
+            match deadlines.load(&mut task).await {
                 Ok(Ok(Ok(value))) => {
-                    count(&caller.cached.space.counters.misses);
+                    count(&caller.cached.namespace.counters.misses);
                     return Ok(value);
                 }
-                Ok(Ok(Err(error))) => return caller.stand_in().ok_or_else(|| caller.failed(error)),
-                Ok(Err(broken)) => match broken.try_into_panic() {
+                Ok(Ok(Err(error))) => return caller.stale_value().ok_or_else(|| caller.failed(error)),
+                Ok(Err(join_error)) => match join_error.try_into_panic() {
                     Ok(panic) => resume_unwind(panic),
-                    // The runtime is shutting down, and this task with it.
+                    // The runtime is shutting down, and with it this task.
                     Err(_) => std::future::pending().await,
                 },
                 Err(PassedDeadline::Soft) => {
-                    if let Some(value) = caller.stand_in() {
+                    if let Some(value) = caller.stale_value() {
                         return Ok(value);
                     }
                 }
-                Err(PassedDeadline::Hard | PassedDeadline::Wait) => return caller.out_of_time(),
+                Err(PassedDeadline::Hard | PassedDeadline::Wait) => return caller.on_timeout(),
             }
         }
     }
 
-    /// Waits for a turn, looks once more, and loads alone: nobody waits for ever, and nobody is stormed.
-    async fn a_few_at_a_time(
+    /// Waits for a permit, looks up once more, and loads without sharing; permits bound the concurrency.
+    async fn load_without_sharing(
         self,
-        waiter: Follower<Arc<Entry>>,
-        mut patience: LoadDeadlines,
+        follower: Follower<Arc<Entry>>,
+        mut deadlines: LoadDeadlines,
     ) -> Result<Arc<V>, LoadError<E>> {
-        if let Some(value) = self.stand_in() {
+        if let Some(value) = self.stale_value() {
             return Ok(value);
         }
-        let turn = match patience.turn(&waiter.turnstile, self.cached.space.settings.wait).await {
-            Ok(turn) => turn,
-            Err(_) => return self.out_of_time(),
+        let permit = match deadlines.permit(&follower.fallback_permits, self.cached.namespace.settings.wait).await {
+            Ok(permit) => permit,
+            Err(_) => return self.on_timeout(),
         };
-        let entry = self.cached.look(&self.key).await;
-        let now = self.cached.space.engine.clock.now();
-        if let TypedLookup::Value(value, entry) = self.cached.found(&self.key, entry, now) {
-            self.cached.space.counters.hit(entry.meta.took);
+        let entry = self.cached.lookup(&self.key).await;
+        let now = self.cached.namespace.engine.clock.now();
+        if let TypedLookup::Value(value, entry) = self.cached.classify(&self.key, entry, now) {
+            self.cached.namespace.counters.hit(entry.meta.took);
             return Ok(value);
         }
-        let answer = self.lead(None, patience).await;
-        drop(turn);
-        answer
+        let result = self.run_load(None, deadlines).await;
+        drop(permit);
+        result
     }
 
-    /// Lets one caller refresh a value in the background, while all are served it.
+    /// Refreshes a value in the background while it is served, at most once at a time.
     fn refresh(self, old: Arc<Entry>) {
         let Self { cached, key, load, .. } = self;
-        let Role::Lead(lead) = cached.space.join(&key) else { return };
+        let Role::Lead(leader) = cached.namespace.join(&key) else { return };
         tokio::spawn(carry(async move {
-            match cached.space.may_renew(&key, &old).await {
-                LoadPermit::Loaded(entry) => lead.tell(entry),
+            match cached.namespace.acquire_refresh_permit(&key, &old).await {
+                LoadPermit::Loaded(entry) => leader.publish(entry),
                 LoadPermit::Denied => {}
-                leave => {
-                    let loading = load_and_keep(&cached, &key, load, Some(&lead));
-                    // Nobody waits for its failure: it is counted, and the old value goes on being served.
+                permit => {
+                    let loading = load_and_store(&cached, &key, load, Some(&leader));
+                    // A failure has no caller: it is counted, and the old value remains in use.
                     drop(AssertUnwindSafe(loading).catch_unwind().await);
-                    cached.space.give_up(leave).await;
+                    cached.namespace.release_permit(permit).await;
                 }
             }
         }));
     }
 
-    /// Loads for this caller, as if the namespace were not there; in the shadow what it brings is kept.
-    async fn unseen(self, switch: Switch) -> Result<Arc<V>, LoadError<E>> {
-        let patience = LoadDeadlines::new(&self.cached.space.settings, false);
+    /// Loads for this caller without a look-up; in shadow mode the result is stored.
+    async fn load_uncached(self, switch: Switch) -> Result<Arc<V>, LoadError<E>> {
+        let deadlines = LoadDeadlines::new(&self.cached.namespace.settings, false);
         if switch == Switch::Shadow {
-            return self.lead(None, patience).await;
+            return self.run_load(None, deadlines).await;
         }
-        count(&self.cached.space.counters.misses);
+        count(&self.cached.namespace.counters.misses);
         let loaded = (self.load)().await.map_err(LoadError::Failed)?;
         Ok(Arc::new(loaded.into().value))
     }
@@ -204,45 +208,45 @@ impl<V, F> Caller<V, F>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// What somebody else's load brought, unless it was taken back meanwhile.
-    fn shared(&self, entry: &Entry) -> Option<Arc<V>> {
-        let space = &self.cached.space;
-        let is_valid = space.engine.barriers.check(&self.key, &entry.meta) == Validity::Valid;
+    /// Returns the value of another caller's load, unless it was invalidated.
+    fn shared_value(&self, entry: &Entry) -> Option<Arc<V>> {
+        let namespace = &self.cached.namespace;
+        let is_valid = namespace.engine.barriers.check(&self.key, &entry.meta) == Validity::Valid;
         let value = is_valid.then(|| self.cached.value(entry)).flatten()?;
-        space.counters.collapsed(entry.meta.took);
+        namespace.counters.collapsed(entry.meta.took);
         Some(value)
     }
 
-    /// The stale value, where it may stand in.
-    fn stand_in(&self) -> Option<Arc<V>> {
+    /// Returns the stale value if it may be served.
+    fn stale_value(&self) -> Option<Arc<V>> {
         let (value, entry) = self.stale.as_ref()?;
-        if !self.cached.space.stands_in(&self.key, entry) {
+        if !self.cached.namespace.may_serve_stale(&self.key, entry) {
             return None;
         }
-        self.cached.space.counters.stale(entry.meta.took);
+        self.cached.namespace.counters.stale(entry.meta.took);
         Some(value.clone())
     }
 
     fn failed<E>(&self, error: E) -> LoadError<E> {
-        count(&self.cached.space.counters.misses);
+        count(&self.cached.namespace.counters.misses);
         LoadError::Failed(error)
     }
 
-    fn out_of_time<E>(&self) -> Result<Arc<V>, LoadError<E>> {
-        self.stand_in().ok_or_else(|| {
-            count(&self.cached.space.counters.misses);
-            count(&self.cached.space.counters.timed_out);
+    fn on_timeout<E>(&self) -> Result<Arc<V>, LoadError<E>> {
+        self.stale_value().ok_or_else(|| {
+            count(&self.cached.namespace.counters.misses);
+            count(&self.cached.namespace.counters.timed_out);
             LoadError::TimedOut
         })
     }
 }
 
-/// A load as a task: first asks whether another process is at it.
+/// Body of a load task: acquires a permit from the fleet first.
 async fn run<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
     load: F,
-    lead: Option<Leader<Arc<Entry>>>,
+    leader: Option<Leader<Arc<Entry>>>,
 ) -> Result<Arc<V>, E>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -251,30 +255,30 @@ where
     L: Into<Loaded<V>> + Send,
     E: Send,
 {
-    let leave = match &lead {
-        Some(_) => cached.space.may_load(&key).await,
+    let permit = match &leader {
+        Some(_) => cached.namespace.acquire_load_permit(&key).await,
         None => LoadPermit::Free,
     };
-    if let LoadPermit::Loaded(entry) = &leave
+    if let LoadPermit::Loaded(entry) = &permit
         && let Some(value) = cached.value(entry)
     {
-        if let Some(lead) = &lead {
-            lead.tell(entry.clone());
+        if let Some(leader) = &leader {
+            leader.publish(entry.clone());
         }
         return Ok(value);
     }
-    let loaded = AssertUnwindSafe(load_and_keep(&cached, &key, load, lead.as_ref())).catch_unwind().await;
-    cached.space.give_up(leave).await;
-    drop(lead);
+    let loaded = AssertUnwindSafe(load_and_store(&cached, &key, load, leader.as_ref())).catch_unwind().await;
+    cached.namespace.release_permit(permit).await;
+    drop(leader);
     loaded.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Loads, tells those who wait, and keeps what came.
-async fn load_and_keep<V, F, Fut, L, E>(
+/// Loads, publishes the entry to the followers, and stores it.
+async fn load_and_store<V, F, Fut, L, E>(
     cached: &Cached<V>,
     key: &CacheKey,
     load: F,
-    lead: Option<&Leader<Arc<Entry>>>,
+    leader: Option<&Leader<Arc<Entry>>>,
 ) -> Result<Arc<V>, E>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -283,44 +287,44 @@ where
     L: Into<Loaded<V>> + Send,
     E: Send,
 {
-    let space = &cached.space;
-    let (asked, began) = (space.engine.clock.now(), space.engine.begin());
-    let mut outcome = LoadOutcome { space, asked, failed: true };
+    let namespace = &cached.namespace;
+    let (asked, began) = (namespace.engine.clock.now(), namespace.engine.log_position());
+    let mut outcome = LoadOutcome { namespace, asked, failed: true };
     let loaded = load().await?.into();
     outcome.failed = false;
     drop(outcome);
-    let (value, entry) = cached.made(key, loaded, asked, began);
+    let (value, entry) = cached.new_entry(key, loaded, asked, began);
     match entry {
         Ok(entry) => {
-            let stands = lead.is_none_or(Leader::stands);
-            if let Some(lead) = lead {
-                lead.tell(entry.clone());
+            let current = leader.is_none_or(Leader::is_current);
+            if let Some(leader) = leader {
+                leader.publish(entry.clone());
             }
-            // Something was put meanwhile, where it does not stand.
-            if stands {
-                space.keep(&entry, asked).await;
-                if !lead.is_none_or(Leader::stands) {
-                    // While it was being kept: rather nothing than what it may have undone.
-                    space.forget(key).await;
+            // A newer value was put or the key invalidated if this load is no longer current.
+            if current {
+                namespace.store_loaded(&entry, asked).await;
+                if !leader.is_none_or(Leader::is_current) {
+                    // Invalidated or replaced while storing: remove the entry rather than keep a possibly older one.
+                    namespace.remove(key).await;
                 }
             }
         }
-        Err(error) => space.store_failed(&error),
+        Err(error) => namespace.store_failed(&error),
     }
     Ok(value)
 }
 
-/// Counts a load at its end, also where that is a panic.
+/// Counts a load when dropped, also after a panic.
 struct LoadOutcome<'a> {
-    space: &'a super::namespace::Namespace,
+    namespace: &'a super::namespace::Namespace,
     asked: crate::base::clock::Timestamp,
     failed: bool,
 }
 
 impl Drop for LoadOutcome<'_> {
     fn drop(&mut self) {
-        let counters = &self.space.counters;
-        counters.loaded(self.space.engine.clock.now().since(self.asked));
+        let counters = &self.namespace.counters;
+        counters.loaded(self.namespace.engine.clock.now().since(self.asked));
         if self.failed {
             count(&counters.errors);
         }

@@ -1,9 +1,9 @@
-//! [`Loaded`]: what a load brings, and its own word on how to keep it. [`LoadError`]: why there is nothing.
+//! [`Loaded`]: result of a load with storage options. [`LoadError`]: why a load returned no value.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A value, and what its load says about keeping it. A plain value says nothing: a load may return either.
+/// A value with storage options. Loads may also return a plain value.
 ///
 /// ```
 /// use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// let data = DataCache::in_memory(1 << 20);
 /// let users: Cached<Option<String>> = data.cached("users").ttl(Duration::from_secs(600)).build()?;
 /// let user = users.get_or_load(7, || async {
-///     // Nobody of that number: known as well, though not for as long.
+/// // A missing user is cached too, for a shorter time.
 ///     Ok::<_, std::io::Error>(Loaded::new(None).ttl(Duration::from_secs(30)).tag("users"))
 /// });
 /// assert_eq!(*user.await?, None);
@@ -29,19 +29,34 @@ pub struct Loaded<V> {
 }
 
 impl<V> Loaded<V> {
-    /// This value, kept as its namespace says.
+    /// Creates a result that is stored as its namespace defines.
+    ///
+    /// ```
+    /// use tollgate::cache::Loaded;
+    ///
+    /// let loaded = Loaded::new("Ada".to_owned()).tag("users");
+    /// # let _ = loaded;
+    /// ```
     pub const fn new(value: V) -> Self {
         Self { value, ttl: None, tags: Vec::new() }
     }
 
-    /// Is fresh for this long, whatever the namespace says; with zero it is not kept at all.
+    /// Sets the lifetime in place of the namespace's; with zero the value is not stored.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::Loaded;
+    ///
+    /// let loaded = Loaded::new(None::<String>).ttl(Duration::from_secs(30));
+    /// # let _ = loaded;
+    /// ```
     pub fn ttl(mut self, span: Duration) -> Self {
         self.ttl = Some(span);
         self
     }
 
-    /// Can be taken back by this tag too: 1 to 256 visible ASCII characters without a comma. A value with a tag that
-    /// cannot be one is not kept.
+    /// Adds a tag for invalidation: 1 to 256 visible ASCII characters without a comma. A value with a malformed tag is
+    /// not stored.
     pub fn tag(mut self, tag: impl Into<Box<str>>) -> Self {
         self.tags.push(tag.into());
         self
@@ -54,7 +69,7 @@ impl<V> From<V> for Loaded<V> {
     }
 }
 
-/// Why [`get_or_load`](super::Cached::get_or_load) has nothing to return.
+/// Error of [`get_or_load`](super::Cached::get_or_load).
 ///
 /// ```
 /// use tollgate::cache::LoadError;
@@ -65,15 +80,22 @@ impl<V> From<V> for Loaded<V> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError<E> {
-    /// The load failed, with this error of its own, unchanged.
+    /// The load failed with this error.
     Failed(E),
-    /// It took longer than the [hard time-out](super::CachedBuilder::hard_timeout). It goes on, and what it brings is
-    /// kept.
+    /// The load exceeded the [hard timeout](super::CachedBuilder::hard_timeout). It continues, and its result is
+    /// stored.
     TimedOut,
 }
 
 impl<E> LoadError<E> {
-    /// The load's own error.
+    /// Returns the load's error.
+    ///
+    /// ```
+    /// use tollgate::cache::LoadError;
+    ///
+    /// assert_eq!(LoadError::Failed("no route to host").into_inner(), Some("no route to host"));
+    /// assert_eq!(LoadError::<&str>::TimedOut.into_inner(), None);
+    /// ```
     pub fn into_inner(self) -> Option<E> {
         match self {
             Self::Failed(error) => Some(error),
@@ -86,7 +108,7 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => error.fmt(f),
-            Self::TimedOut => f.write_str("the load took too long, and goes on without this caller"),
+            Self::TimedOut => f.write_str("load exceeded the hard timeout and continues in the background"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Many keys at a time: one round trip for each level of the store, then only what is missing.
+//! Look-ups of many keys: one round trip per level of the store, then loads of the missing values.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,22 +21,33 @@ impl<V> Cached<V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// The values under these keys, in their order, where there are any that may be served without a load. The store is
-    /// asked once: one round trip for each of its levels.
+    /// Returns the values under these keys, in order, that may be served without a load, with one round trip per level
+    /// of the store.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.put(1, "Ada".to_owned()).await?;
+    /// let found = users.get_many([1, 2]).await;
+    /// assert_eq!((found[0].is_some(), found[1].is_some()), (true, false));
+    /// # Ok(()) }
+    /// ```
     pub async fn get_many<K: KeyPart>(&self, keys: impl IntoIterator<Item = K>) -> Vec<Option<Arc<V>>> {
         let keys: Vec<CacheKey> = keys.into_iter().map(|key| self.key(&key)).collect();
-        if self.space.switch.get() == Switch::Off {
+        if self.namespace.switch.get() == Switch::Off {
             return vec![None; keys.len()];
         }
-        let entries = self.look_many(&keys).await;
-        keys.iter().zip(entries).map(|(key, entry)| self.served(key, entry)).collect()
+        let entries = self.lookup_many(&keys).await;
+        keys.iter().zip(entries).map(|(key, entry)| self.serve_cached(key, entry)).collect()
     }
 
-    /// The values under these keys, in their order; those that are not there are loaded, by one call of `load` each, so
-    /// many [at a time](super::CachedBuilder::parallel), and kept.
+    /// Returns the values under these keys, in order; missing ones are loaded by one call of `load` each, with bounded
+    /// [concurrency](super::CachedBuilder::parallel), and stored.
     ///
-    /// The store is asked once. Each key's load is shared, and fails, as if it had been asked for alone
-    /// ([`get_or_load`](Self::get_or_load)). A [`Batcher`](crate::Batcher) makes one call of them:
+    /// The store is queried once. Loads are shared and fail per key, as in [`get_or_load`](Self::get_or_load). A
+    /// [`Batcher`](crate::Batcher) combines them into one call:
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -52,16 +63,16 @@ where
     /// let users: Cached<Option<String>> = DataCache::in_memory(1 << 20).cached("users").build()?;
     /// users.put(1, Some("Ada".to_owned())).await?;
     ///
-    /// let asked = bulk.clone();
-    /// let found = users.get_or_load_many([1, 2, 3], move |id| asked.get(id)).await;
+    /// let batcher = bulk.clone();
+    /// let found = users.get_or_load_many([1, 2, 3], move |id| batcher.get(id)).await;
     /// let names: Vec<_> = found.into_iter().map(|user| user.unwrap().as_deref().map(str::to_owned)).collect();
     /// assert_eq!(names, [Some("Ada".to_owned()), Some("user 2".to_owned()), Some("user 3".to_owned())]);
-    /// assert_eq!((bulk.stats().calls, bulk.stats().keys), (1, 2)); // only the missing, together
+    /// assert_eq!((bulk.stats().calls, bulk.stats().keys), (1, 2)); // only the missing keys
     /// # Ok(()) }
     /// ```
     ///
     /// # Panics
-    /// Where a load panics. Outside of a tokio runtime.
+    /// If a load panics. Outside of a tokio runtime.
     pub async fn get_or_load_many<K, F, Fut, L, E>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -76,34 +87,46 @@ where
     {
         let keys: Vec<K> = keys.into_iter().collect();
         let encoded: Vec<CacheKey> = keys.iter().map(|key| self.key(key)).collect();
-        let entries = self.look_many(&encoded).await;
-        let (load, now) = (Arc::new(load), self.space.engine.clock.now());
-        let on = self.space.switch.get() == Switch::On;
+        let entries = self.lookup_many(&encoded).await;
+        let (load, now) = (Arc::new(load), self.namespace.engine.clock.now());
+        let on = self.namespace.switch.get() == Switch::On;
         let (mut answers, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
         for ((key, encoded), entry) in keys.into_iter().zip(encoded).zip(entries) {
-            match self.found(&encoded, entry, now) {
+            match self.classify(&encoded, entry, now) {
                 TypedLookup::Value(value, entry) if on => {
-                    self.space.counters.hit(entry.meta.took);
+                    self.namespace.counters.hit(entry.meta.took);
                     answers.push(Some(Ok(value)));
                 }
                 found => {
                     let (at, cached, load) = (answers.len(), self.clone(), load.clone());
                     answers.push(None);
-                    jobs.push(async move { (at, load::go(cached, encoded, found, move || load(key)).await) });
+                    jobs.push(
+                        async move { (at, load::serve_or_load(cached, encoded, found, move || load(key)).await) },
+                    );
                 }
             }
         }
-        let mut loads = stream::iter(jobs).buffer_unordered(self.space.settings.parallel);
+        let mut loads = stream::iter(jobs).buffer_unordered(self.namespace.settings.parallel);
         while let Some((at, answer)) = loads.next().await {
             answers[at] = Some(answer);
         }
         answers.into_iter().flatten().collect()
     }
 
-    /// Keeps these values, as [`put`](Self::put) does each, so many at a time as loads.
+    /// Stores these values like [`put`](Self::put), with the concurrency of loads.
     ///
     /// # Errors
-    /// The first of those that could not be kept; the others are.
+    /// The first error; the remaining values are stored.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.put_many([(1, "Ada".to_owned()), (2, "Grace".to_owned())]).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn put_many<K, L>(&self, values: impl IntoIterator<Item = (K, L)>) -> Result<(), Error>
     where
         K: KeyPart,
@@ -111,35 +134,35 @@ where
     {
         let puts: Vec<_> = values.into_iter().map(|(key, value)| self.put(key, value)).collect();
         let done: Vec<Result<_, Error>> =
-            stream::iter(puts).buffer_unordered(self.space.settings.parallel).collect().await;
+            stream::iter(puts).buffer_unordered(self.namespace.settings.parallel).collect().await;
         done.into_iter().find_map(Result::err).map_or(Ok(()), Err)
     }
 
-    /// What lies under these keys now, wherever that is.
-    pub(super) async fn look_many(&self, keys: &[CacheKey]) -> Vec<Option<Arc<Entry>>> {
-        let now = self.space.engine.clock.now();
-        let mut found = match self.space.engine.store.get_many(keys, now).await {
+    /// Returns the entries of these keys from the first level that has one.
+    pub(super) async fn lookup_many(&self, keys: &[CacheKey]) -> Vec<Option<Arc<Entry>>> {
+        let now = self.namespace.engine.clock.now();
+        let mut found = match self.namespace.engine.store.get_many(keys, now).await {
             Ok(found) => found,
             Err(error) => {
-                self.space.store_failed(&error);
+                self.namespace.store_failed(&error);
                 Vec::new()
             }
         };
-        // A store of somebody's own may answer too little.
+        // A user-supplied store may return fewer values.
         found.resize(keys.len(), None);
-        keys.iter().zip(found).map(|(key, stored)| self.space.accept(key, Ok(stored))).collect()
+        keys.iter().zip(found).map(|(key, stored)| self.namespace.accept(key, Ok(stored))).collect()
     }
 }
 
 impl<V> Cached<V> {
-    /// Counts what would have been served, while the namespace only looks.
-    pub(super) fn would_serve(&self, found: &TypedLookup<V>) {
-        let counters = &self.space.counters;
+    /// Counts a look-up as if it had been served, in shadow mode.
+    pub(super) fn count_shadow_lookup(&self, found: &TypedLookup<V>) {
+        let counters = &self.namespace.counters;
         match found {
             TypedLookup::Value(_, entry) => counters.hit(entry.meta.took),
-            TypedLookup::BudgetStretched(_, entry) => counters.spared(entry.meta.took),
-            TypedLookup::Old(_, entry) => counters.stale(entry.meta.took),
-            TypedLookup::Expired(..) | TypedLookup::Nothing => {}
+            TypedLookup::BudgetStretched(_, entry) => counters.budget_stretched(entry.meta.took),
+            TypedLookup::RefreshDue(_, entry) => counters.stale(entry.meta.took),
+            TypedLookup::Expired(..) | TypedLookup::Miss => {}
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Typed values over the engine of the HTTP cache. What they do, when, is told in the essay of [`cache`](super).
+//! Typed values in the engine of the HTTP cache. The module [`cache`](super) documents their behaviour.
 //!
-//! | files | what they hold |
+//! | files | contents |
 //! |---|---|
-//! | `parts` `record` `shape` `life` | decisions: how keys and values are written, how long values live |
-//! | `cached` `many` `warm` | the handle: one key, many, all there are |
-//! | `load` `patience` `fleet` | what happens where nothing fresh is there |
-//! | `space` `stats` | a namespace's state, whatever its values are |
-//! | `data_cache` `builder` `loaded` `invalidate` | what users write |
+//! | `key` `record` `shape` `ttl` | decisions: encoding of keys and values, lifetimes |
+//! | `cached` `many` `warm` | the handle: one key, many keys, warm-up |
+//! | `load` `deadlines` `fleet` | misses: coalesced loads, timeouts, leases between processes |
+//! | `namespace` `stats` | state of a namespace, independent of the value type |
+//! | `data_cache` `builder` `loaded` `invalidate` | the public interface |
 
 mod builder;
 mod cached;
@@ -32,4 +32,4 @@ pub use invalidate::DataInvalidate;
 pub use key::{KeyPart, KeyWriter};
 pub use loaded::{LoadError, Loaded};
 pub use stats::DataStats;
-pub use warm::{WarmUpPace, WarmUpReport};
+pub use warm::{WarmUpLimits, WarmUpReport};

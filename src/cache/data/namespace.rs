@@ -1,4 +1,4 @@
-//! A namespace: its settings, its counters, and what it shares with the others. Knows nothing of the values' type.
+//! State of a namespace, independent of the type of its values.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,36 +22,36 @@ use crate::cache::engine::engine_parts::Engine;
 use crate::cache::engine::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 use crate::cache::http::tag;
 
 /// Namespace of typed values.
 pub(crate) struct Namespace {
     pub(super) name: Box<str>,
-    /// How its keys begin.
-    pub(super) beginning: Box<[u8]>,
+    /// Prefix of its keys.
+    pub(super) key_prefix: Box<[u8]>,
     pub(super) stamp: SchemaStamp,
     pub(super) settings: NamespaceSettings,
     pub(super) engine: Engine,
-    pub(super) flights: Arc<Coalescer<Arc<Entry>>>,
+    pub(super) fetches: Arc<Coalescer<Arc<Entry>>>,
     pub(super) counters: NamespaceCounters,
     pub(super) switch: SwitchCell,
     pub(super) warned: Once,
 }
 
-/// Configuration of a namespace, checked.
+/// Validated configuration of a namespace.
 pub(crate) struct NamespaceSettings {
-    pub(crate) life: TtlPolicy,
+    pub(crate) ttl_policy: TtlPolicy,
     pub(crate) tags: Vec<Box<str>>,
-    /// After this a stale value is served while the load goes on.
-    pub(crate) soft: Option<Duration>,
-    /// After this the caller gets an error while the load goes on.
-    pub(crate) hard: Option<Duration>,
-    /// How long a caller waits for somebody else's load.
+    /// Time after which a stale value is served while the load continues.
+    pub(crate) soft_timeout: Option<Duration>,
+    /// Time after which the caller gets an error while the load continues.
+    pub(crate) hard_timeout: Option<Duration>,
+    /// Time a caller waits for another caller's load.
     pub(crate) wait: Duration,
-    /// How long one process may keep the others waiting.
+    /// Longest time one process makes the others wait.
     pub(crate) lease: Duration,
-    /// How many loads a call for many keys has under way.
+    /// Number of concurrent loads of a call for many keys.
     pub(crate) parallel: usize,
     pub(crate) target: Option<f64>,
     pub(crate) budget: Option<Budget>,
@@ -61,8 +61,8 @@ pub(crate) struct NamespaceSettings {
 pub(super) struct LoadedValue {
     pub(super) value: Arc<dyn Any + Send + Sync>,
     pub(super) weight: u32,
-    /// Nothing where no other process reads it.
-    pub(super) sealed: Bytes,
+    /// Encoded value; empty if no other process reads it.
+    pub(super) encoded: Bytes,
     pub(super) ttl: Option<Duration>,
     pub(super) tags: Vec<Box<str>>,
     pub(super) asked: Timestamp,
@@ -70,42 +70,44 @@ pub(super) struct LoadedValue {
 }
 
 impl Namespace {
-    /// How this entry may be used now. A fresh one costs two comparisons.
+    /// Returns the freshness of an entry. A fresh one costs two comparisons.
     #[inline]
-    pub(super) fn standing(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
-        match (policy::standing(&entry.meta.windows, now), self.engine.barriers.check(key, &entry.meta)) {
+    pub(super) fn freshness(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
+        match (policy::freshness(&entry.meta.deadlines, now), self.engine.barriers.check(key, &entry.meta)) {
             (Freshness::Fresh, Validity::Valid) => Freshness::Fresh,
-            (standing, validity) => self.older(entry, standing, validity, now),
+            (freshness, validity) => self.stale_freshness(entry, freshness, validity, now),
         }
     }
 
-    fn older(&self, entry: &Entry, standing: Freshness, validity: Validity, now: Timestamp) -> Freshness {
-        let windows = &entry.meta.windows;
-        match (validity, standing) {
-            (Validity::Void, _) | (_, Freshness::Gone) => Freshness::Gone,
-            (Validity::Valid, standing) => match &self.settings.budget {
-                Some(budget) => policy::spared(standing, windows, entry.meta.stored_at, budget.effect(now), now),
-                None => standing,
+    fn stale_freshness(&self, entry: &Entry, freshness: Freshness, validity: Validity, now: Timestamp) -> Freshness {
+        let deadlines = &entry.meta.deadlines;
+        match (validity, freshness) {
+            (Validity::Void, _) | (_, Freshness::Unusable) => Freshness::Unusable,
+            (Validity::Valid, freshness) => match &self.settings.budget {
+                Some(budget) => {
+                    policy::stretched_freshness(freshness, deadlines, entry.meta.stored_at, budget.effect(now), now)
+                }
+                None => freshness,
             },
-            // Marked stale: as if its freshness had just ended.
-            (Validity::Stale, Freshness::Fresh | Freshness::FreshButOld) => {
-                match windows.revalidate_until > windows.fresh_until {
+            // Marked stale: treated as expired just now.
+            (Validity::Stale, Freshness::Fresh | Freshness::RefreshAhead) => {
+                match deadlines.revalidate_until > deadlines.fresh_until {
                     true => Freshness::StaleWhileRevalidate,
-                    false => Freshness::Stale { on_error: windows.error_until > windows.fresh_until },
+                    false => Freshness::Stale { on_error: deadlines.error_until > deadlines.fresh_until },
                 }
             }
-            (Validity::Stale, standing) => standing,
+            (Validity::Stale, freshness) => freshness,
         }
     }
 
-    /// Whether this entry may be served where a load failed, or takes long.
-    pub(super) fn stands_in(&self, key: &CacheKey, entry: &Entry) -> bool {
+    /// Whether this entry may be served if a load fails or exceeds a timeout.
+    pub(super) fn may_serve_stale(&self, key: &CacheKey, entry: &Entry) -> bool {
         let now = self.engine.clock.now();
-        now < entry.meta.windows.error_until.max(entry.meta.windows.revalidate_until)
+        now < entry.meta.deadlines.error_until.max(entry.meta.deadlines.revalidate_until)
             && self.engine.barriers.check(key, &entry.meta) != Validity::Void
     }
 
-    /// What lies in this namespace under the key, of what a store says lies there.
+    /// Returns the entry if the store returned one of this key.
     pub(super) fn accept(&self, key: &CacheKey, stored: Result<Option<Stored>, Error>) -> Option<Arc<Entry>> {
         match stored {
             Ok(None) => None,
@@ -121,51 +123,51 @@ impl Namespace {
         }
     }
 
-    /// Joins the load that is under way for this key, or begins one.
+    /// Joins the load under way for this key, or starts one.
     pub(super) fn join(&self, key: &CacheKey) -> Role<Arc<Entry>> {
         let barriers = &self.engine.barriers;
         let is_void = |began| barriers.compare(key, &self.settings.tags, began) != Validity::Valid;
-        self.flights.join(key, barriers.generation(), is_void)
+        self.fetches.join_or_lead(key, barriers.generation(), is_void)
     }
 
-    /// The entry of a value that has just been loaded.
-    pub(super) fn entry(&self, key: &CacheKey, fresh: LoadedValue) -> Entry {
+    /// Creates the entry of a value that has just been loaded.
+    pub(super) fn entry(&self, key: &CacheKey, loaded: LoadedValue) -> Entry {
         let now = self.engine.clock.now();
-        let mut tags = [&*self.settings.tags, &*fresh.tags].concat();
+        let mut tags = [&*self.settings.tags, &*loaded.tags].concat();
         tags.sort_unstable();
         tags.dedup();
-        let noise = key.hash64() ^ now.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let meta = Meta {
+        let random = key.hash64() ^ now.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let meta = StoredHead {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             age: Duration::ZERO,
             stored_at: now,
-            windows: self.settings.life.windows(fresh.ttl, now, noise),
+            deadlines: self.settings.ttl_policy.deadlines(loaded.ttl, now, random),
             strict: false,
             immutable: false,
             tags: tags.into(),
-            took: now.since(fresh.asked),
-            began: fresh.began,
+            took: now.since(loaded.asked),
+            began: loaded.began,
             checked: AtomicU64::new(0),
         };
-        let length = fresh.sealed.len() as u64;
-        let typed = TypedPayload { weight: fresh.weight, value: (self.stamp.version, fresh.value).into() };
+        let length = loaded.encoded.len() as u64;
+        let typed = TypedPayload { weight: loaded.weight, value: (self.stamp.version, loaded.value).into() };
         Entry {
             key: key.clone(),
             meta: Arc::new(meta),
-            body: StoredBody::one(fresh.sealed),
+            body: StoredBody::one(loaded.encoded),
             length,
             partial: None,
             typed,
         }
     }
 
-    /// Stores a value that was asked for at `asked`, unless it was taken back, or put, meanwhile.
-    pub(super) async fn keep(&self, entry: &Arc<Entry>, asked: Timestamp) {
+    /// Stores a value requested at `asked`, unless it was invalidated or replaced meanwhile.
+    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>, asked: Timestamp) {
         let (key, meta) = (&entry.key, &entry.meta);
-        if let Err(error) = self.fit(entry) {
-            // A load that says its value has no life means what it says.
-            if meta.windows.keep_until > meta.stored_at {
+        if let Err(error) = self.check_storable(entry) {
+            // A lifetime of zero set by the load is not an error.
+            if meta.deadlines.retain_until > meta.stored_at {
                 self.engine.events.warn_once(&self.warned, "unusable-tag", &error.to_string());
             }
             return;
@@ -173,10 +175,10 @@ impl Namespace {
         if self.engine.barriers.check(key, meta) != Validity::Valid {
             return;
         }
-        // What was stored after this load began may be newer than what it read.
-        let there = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
+        // An entry stored after this load began may be newer.
+        let stored = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
         let is_valid = |old: &Entry| self.engine.barriers.check(key, &old.meta) == Validity::Valid;
-        if there.is_some_and(|old| old.meta.stored_at > asked && is_valid(&old)) {
+        if stored.is_some_and(|old| old.meta.stored_at > asked && is_valid(&old)) {
             return;
         }
         if let Err(error) = self.put(entry).await {
@@ -184,49 +186,49 @@ impl Namespace {
         }
     }
 
-    /// Stores this entry, whatever lies there.
+    /// Stores this entry unconditionally.
     pub(super) async fn put(&self, entry: &Arc<Entry>) -> Result<(), Error> {
         self.engine.store.put(&entry.key, Stored::Entry(entry.clone()), entry.meta.stored_at).await
     }
 
-    /// Frees what lies under this key.
-    pub(super) async fn forget(&self, key: &CacheKey) {
+    /// Removes the entry of this key.
+    pub(super) async fn remove(&self, key: &CacheKey) {
         if let Err(error) = self.engine.store.remove(key).await {
             self.store_failed(&error);
         }
     }
 
-    /// Whether this entry can be kept.
+    /// Checks whether this entry can be stored.
     ///
     /// # Errors
-    /// Where it has no life, or a tag by which it could never be taken back.
-    pub(super) fn fit(&self, entry: &Entry) -> Result<(), Error> {
+    /// If its lifetime is zero, or a tag is malformed.
+    pub(super) fn check_storable(&self, entry: &Entry) -> Result<(), Error> {
         let meta = &entry.meta;
-        if let Some(bad) = meta.tags.iter().find(|bad| !tag::is_valid(bad)) {
+        if let Some(invalid) = meta.tags.iter().find(|invalid| !tag::is_valid(invalid)) {
             let form = "1 to 256 visible ASCII characters without a comma";
-            return Err(Error::config(format!("{:?}: invalid tag {bad:?}, must be {form}", self.name)));
+            return Err(Error::config(format!("{:?}: invalid tag {invalid:?}, must be {form}", self.name)));
         }
-        if meta.windows.keep_until <= meta.stored_at {
-            return Err(Error::config(format!("{:?}: the lifetime must be longer than 0", self.name)));
+        if meta.deadlines.retain_until <= meta.stored_at {
+            return Err(Error::config(format!("{:?}: ttl must be longer than 0", self.name)));
         }
         Ok(())
     }
 
     pub(super) fn store_failed(&self, error: &Error) {
-        crate::cache::engine::engine_parts::tell(&self.engine.events, error);
+        crate::cache::engine::engine_parts::emit_store_error(&self.engine.events, error);
     }
 
-    /// A value that postcard cannot write, and that is therefore not kept.
-    pub(super) fn unwritable(&self, error: postcard::Error) -> Error {
+    /// Counts and returns the error of a value that postcard cannot serialize.
+    pub(super) fn encode_error(&self, error: postcard::Error) -> Error {
         count(&self.counters.decode_errors);
-        Error::store(format!("a value of {:?} cannot be written", self.name), error)
+        Error::store(format!("cannot serialize a value of namespace {:?}", self.name), error)
     }
 
     pub(super) fn stats(&self) -> DataStats {
         DataStats {
             name: self.name.to_string(),
             target_hit_ratio: self.settings.target,
-            flights: self.flights.count(),
+            fetches_in_flight: self.fetches.count(),
             ..self.counters.snapshot()
         }
     }

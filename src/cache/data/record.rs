@@ -1,14 +1,12 @@
-//! A typed value as bytes: what lies where a response has its body.
+//! Encoding of typed values, in place of a response body.
 //!
 //! ```text
 //! format │ version │ type │ weight │ shape │ the value, in postcard's format
 //! ```
 //!
-//! *Version* is the operator's word, *type* a hash of the Rust type's name, *weight* what the value takes in memory,
-//! for
-//! processes that hold it before they have read it, and [*shape*](super::shape) a hash of its fields' names and kinds.
-//! What
-//! does not fit is a miss, never a wrong value and never a panic, not even one of the type's own `Deserialize`.
+//! *Version* is configured, *type* is a hash of the Rust type's name, *weight* the size of the value in memory, for
+//! processes that hold it before decoding, and [*shape*](super::shape) a hash of its fields' names and kinds. A
+//! mismatch is a miss, never a wrong value and never a panic, not even one of the type's own `Deserialize`.
 
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,9 +21,9 @@ use crate::cache::http::key::CacheKey;
 
 const FORMAT: u8 = 1;
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
-const HEAD: usize = 25;
+const HEADER_LEN: usize = 25;
 
-/// What two processes must agree on to read each other's values.
+/// Schema that two processes must share to read each other's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SchemaStamp {
     pub(crate) version: u32,
@@ -33,7 +31,7 @@ pub(crate) struct SchemaStamp {
 }
 
 impl SchemaStamp {
-    /// Of values of this type, in this version.
+    /// Creates the stamp of values of this type and version.
     pub(crate) fn of<V>(version: u32) -> Self {
         // FNV-1a: the same in every process.
         let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -41,11 +39,11 @@ impl SchemaStamp {
     }
 }
 
-/// The value, of this weight and shape, as bytes.
+/// Encodes the value with its weight and shape.
 ///
 /// # Errors
-/// Where its `Serialize` fails: a list of unknown length, for instance.
-pub(crate) fn seal<V: Serialize>(
+/// If its `Serialize` fails, for instance for a list of unknown length.
+pub(crate) fn encode<V: Serialize>(
     value: &V,
     stamp: SchemaStamp,
     weight: u32,
@@ -57,14 +55,14 @@ pub(crate) fn seal<V: Serialize>(
     out.u64(stamp.kind);
     out.u32(weight);
     out.u64(shape);
-    let mut sealed = postcard::to_extend(value, out.0)?;
-    sealed.shrink_to_fit();
-    Ok(sealed.into())
+    let mut encoded = postcard::to_extend(value, out.0)?;
+    encoded.shrink_to_fit();
+    Ok(encoded.into())
 }
 
-/// The value that these bytes are, where they are one of this stamp and nothing else.
-pub(crate) fn open<V: Serialize + DeserializeOwned>(sealed: &[u8], stamp: SchemaStamp) -> Option<V> {
-    let mut reader = Reader(sealed);
+/// Decodes a value of this stamp; `None` for anything else.
+pub(crate) fn decode<V: Serialize + DeserializeOwned>(encoded: &[u8], stamp: SchemaStamp) -> Option<V> {
+    let mut reader = Reader(encoded);
     let (format, version, kind) = (reader.u8()?, reader.u32()?, reader.u64()?);
     let (_, shape) = (reader.u32()?, reader.u64()?);
     if format != FORMAT || (SchemaStamp { version, kind }) != stamp {
@@ -77,10 +75,10 @@ pub(crate) fn open<V: Serialize + DeserializeOwned>(sealed: &[u8], stamp: Schema
     catch_unwind(AssertUnwindSafe(read)).ok()?
 }
 
-/// What the value under this key weighs once it is read; nothing where it is no typed value.
+/// Returns the decoded size of the value under this key; zero if it is not a typed value.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
-pub(crate) fn weight_of(key: &CacheKey, sealed: &[u8]) -> u32 {
-    let weight = || Reader(sealed.get(HEAD - 12..)?).u32();
+pub(crate) fn weight_of(key: &CacheKey, encoded: &[u8]) -> u32 {
+    let weight = || Reader(encoded.get(HEADER_LEN - 12..)?).u32();
     if key::is_typed(key) { weight().unwrap_or_default() } else { 0 }
 }
 
@@ -98,8 +96,8 @@ mod tests {
         tags: Vec<String>,
     }
 
-    fn sealed<V: Serialize>(value: &V, stamp: SchemaStamp, weight: u32) -> Option<Bytes> {
-        seal(value, stamp, weight, shape::of(value)?.0).ok()
+    fn encoded<V: Serialize>(value: &V, stamp: SchemaStamp, weight: u32) -> Option<Bytes> {
+        encode(value, stamp, weight, shape::of(value)?.0).ok()
     }
 
     fn price() -> Price {
@@ -107,36 +105,36 @@ mod tests {
     }
 
     #[test]
-    fn a_value_survives_the_journey_and_its_weight_is_known_before_it_is_read() {
+    fn values_round_trip_and_expose_their_weight() {
         let stamp = SchemaStamp::of::<Price>(3);
-        let sealed = sealed(&price(), stamp, 77).expect("bytes");
-        assert_eq!(open::<Price>(&sealed, stamp), Some(price()));
-        assert_eq!(weight_of(&key::key(&key::beginning("n"), &1), &sealed), 77);
-        assert_eq!(weight_of(&CacheKey::from_bytes(b"any other", 9), &sealed), 0);
-        assert_eq!(sealed[HEAD..], postcard::to_allocvec(&price()).expect("bytes"));
+        let encoded = encoded(&price(), stamp, 77).expect("bytes");
+        assert_eq!(decode::<Price>(&encoded, stamp), Some(price()));
+        assert_eq!(weight_of(&key::key(&key::namespace_prefix("n"), &1), &encoded), 77);
+        assert_eq!(weight_of(&CacheKey::from_bytes(b"any other", 9), &encoded), 0);
+        assert_eq!(encoded[HEADER_LEN..], postcard::to_allocvec(&price()).expect("bytes"));
     }
 
     #[test]
-    fn another_version_another_type_and_anything_odd_is_no_value() {
+    fn foreign_values_are_rejected() {
         let stamp = SchemaStamp::of::<Price>(3);
-        let sealed = sealed(&price(), stamp, 0).expect("bytes");
-        assert_eq!(open::<Price>(&sealed, SchemaStamp::of::<Price>(4)), None);
-        // The same shape, another name.
+        let encoded = encoded(&price(), stamp, 0).expect("bytes");
+        assert_eq!(decode::<Price>(&encoded, SchemaStamp::of::<Price>(4)), None);
+        // The same shape under another name.
         assert_eq!(
-            open::<(String, Option<u64>, Vec<String>)>(
-                &sealed,
+            decode::<(String, Option<u64>, Vec<String>)>(
+                &encoded,
                 SchemaStamp::of::<(String, Option<u64>, Vec<String>)>(3)
             ),
             None
         );
-        for length in 0..sealed.len() {
-            assert_eq!(open::<Price>(&sealed[..length], stamp), None, "cut at {length}");
+        for length in 0..encoded.len() {
+            assert_eq!(decode::<Price>(&encoded[..length], stamp), None, "cut at {length}");
         }
-        assert_eq!(open::<Price>(&[&sealed[..], b"x"].concat(), stamp), None, "and more");
+        assert_eq!(decode::<Price>(&[&encoded[..], b"x"].concat(), stamp), None, "and more");
     }
 
     #[test]
-    fn a_field_that_moved_is_no_value_though_its_bytes_can_be_read() {
+    fn moved_fields_are_rejected() {
         mod newer {
             #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
             pub(super) struct Span {
@@ -151,14 +149,14 @@ mod tests {
         }
 
         let stamp = SchemaStamp::of::<Span>(0);
-        let sealed = sealed(&Span { start: 1, end: 2 }, stamp, 0).expect("bytes");
-        assert!(open::<Span>(&sealed, stamp).is_some());
+        let encoded = encoded(&Span { start: 1, end: 2 }, stamp, 0).expect("bytes");
+        assert!(decode::<Span>(&encoded, stamp).is_some());
         // As if the type had kept its name.
-        assert_eq!(open::<newer::Span>(&sealed, stamp), None);
+        assert_eq!(decode::<newer::Span>(&encoded, stamp), None);
     }
 
     #[test]
-    fn a_type_that_panics_when_it_is_read_is_a_miss() {
+    fn panicking_deserialize_is_a_miss() {
         #[derive(Debug, Serialize)]
         struct Explosive;
 
@@ -169,19 +167,19 @@ mod tests {
         }
 
         let stamp = SchemaStamp::of::<Explosive>(0);
-        let sealed = sealed(&Explosive, stamp, 0).expect("bytes");
-        assert!(open::<Explosive>(&sealed, stamp).is_none());
+        let encoded = encoded(&Explosive, stamp, 0).expect("bytes");
+        assert!(decode::<Explosive>(&encoded, stamp).is_none());
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), at in 0_usize..64, to in any::<u8>()) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), at in 0_usize..64, to in any::<u8>()) {
             let stamp = SchemaStamp::of::<Price>(3);
-            let _ = open::<Price>(&bytes, stamp);
-            let mut sealed = sealed(&price(), stamp, 0).expect("bytes").to_vec();
-            let place = at % sealed.len();
-            sealed[place] = to;
-            let _ = open::<Price>(&sealed, stamp);
+            let _ = decode::<Price>(&bytes, stamp);
+            let mut encoded = encoded(&price(), stamp, 0).expect("bytes").to_vec();
+            let place = at % encoded.len();
+            encoded[place] = to;
+            let _ = decode::<Price>(&encoded, stamp);
         }
     }
 }

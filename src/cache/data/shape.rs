@@ -1,39 +1,34 @@
-//! The shape of a value: its fields' and variants' names, and what kinds of things it is made of, as one number.
+//! Shape of a value: a hash of the names of its fields and variants and the kinds of its parts.
 //!
-//! postcard writes values without their names. A process whose type has another field, or the same in another order,
-//! may
-//! read such bytes as a value that was never written; but then the value it has read is of another shape than the one
-//! that
-//! was written, and it is not used. What is equal in name, order and kind, and differs in meaning alone, is not
-//! noticed:
-//! that is what a namespace's version is for.
+//! postcard writes values without names. A process whose type has another field, or the same in another order, may
+//! decode such bytes into a value that was never written; but that value has another shape than the one written, and is
+//! rejected. Changes of meaning under the same name, order and kind are not detected: raise the namespace's version for
+//! those.
 //!
-//! Lists and maps are of the shapes of what they hold, in whatever order and number: sets and maps have no order to
-//! keep.
+//! Lists and maps have the shapes of their elements, regardless of order and number, since sets and maps are unordered.
 //!
-//! On the same way it is reckoned what the value takes in memory, part by part: what a list has room for beyond its
-//! parts,
-//! and what a value keeps that is not written, is not seen.
+//! The same pass estimates the size of the value in memory. It does not see spare capacity, or fields that are not
+//! serialized.
 
 use std::fmt::{self, Display};
 
 use serde::ser::{self, Serialize};
 
-/// The shape of this value, and what it takes in memory; `None` where its `Serialize` fails.
+/// Returns the shape of this value and its size in memory; `None` if its `Serialize` fails.
 pub(crate) fn of<V: Serialize>(value: &V) -> Option<(u64, usize)> {
     let mut shape = Shape::default();
     value.serialize(&mut shape).ok()?;
     Some((shape.hash, shape.size.max(size_of::<V>())))
 }
 
-/// What text, a list and a map take beside what is in them.
-const HANDLE: usize = size_of::<String>();
-/// What a map takes for each of its entries, a third of its places being empty, beside what is in them.
-const PLACE: usize = 16;
-/// What says which variant it is.
-const TAG: usize = 8;
+/// Size of a string, list or map beside its contents.
+const CONTAINER_SIZE: usize = size_of::<String>();
+/// Overhead of a map entry, assuming a third of the slots to be empty.
+const MAP_ENTRY_OVERHEAD: usize = 16;
+/// Size of an enum's discriminant.
+const DISCRIMINANT_SIZE: usize = 8;
 
-/// What was seen so far.
+/// Shape of the parts visited so far.
 struct Shape {
     /// FNV-1a over names and kinds: the same in every process.
     hash: u64,
@@ -47,8 +42,8 @@ impl Default for Shape {
 }
 
 impl Shape {
-    fn add(&mut self, text: &str) -> Result<(), Unseen> {
-        // A zero after each, so that names do not run together.
+    fn add(&mut self, text: &str) -> Result<(), SerializeError> {
+        // A terminating zero separates adjacent names.
         for byte in text.bytes().chain([0]) {
             self.mix(u64::from(byte));
         }
@@ -59,64 +54,64 @@ impl Shape {
         self.hash = (self.hash ^ part).wrapping_mul(0x0000_0100_0000_01b3);
     }
 
-    fn sized(&mut self, kind: &str, size: usize) -> Result<(), Unseen> {
+    fn sized(&mut self, kind: &str, size: usize) -> Result<(), SerializeError> {
         self.size += size;
         self.add(kind)
     }
 
-    fn variant(&mut self, name: &str, kind: &str) -> Result<(), Unseen> {
-        self.sized(kind, TAG)?;
+    fn variant(&mut self, name: &str, kind: &str) -> Result<(), SerializeError> {
+        self.sized(kind, DISCRIMINANT_SIZE)?;
         self.add(name)
     }
 
-    /// Fields lie side by side, and are aligned.
-    fn close(&mut self) -> Result<(), Unseen> {
-        self.size = self.size.next_multiple_of(TAG);
+    /// Adds alignment of the fields.
+    fn close(&mut self) -> Result<(), SerializeError> {
+        self.size = self.size.next_multiple_of(DISCRIMINANT_SIZE);
         self.add("end")
     }
 }
 
-/// A list's or a map's parts: the least and the greatest of their shapes, which depend neither on order nor on number.
-struct Many<'a> {
-    whole: &'a mut Shape,
+/// Elements of a list or map: the least and the greatest of their shapes, independent of order and number.
+struct UnorderedShape<'a> {
+    parent: &'a mut Shape,
     part: Shape,
     least: u64,
     greatest: u64,
 }
 
-impl<'a> Many<'a> {
-    fn new(whole: &'a mut Shape, kind: &str) -> Result<Self, Unseen> {
-        whole.sized(kind, HANDLE)?;
-        Ok(Self { whole, part: Shape::default(), least: u64::MAX, greatest: 0 })
+impl<'a> UnorderedShape<'a> {
+    fn new(parent: &'a mut Shape, kind: &str) -> Result<Self, SerializeError> {
+        parent.sized(kind, CONTAINER_SIZE)?;
+        Ok(Self { parent, part: Shape::default(), least: u64::MAX, greatest: 0 })
     }
 
-    /// A part is seen to its end.
+    /// Completes an element.
     fn close(&mut self) {
         let Shape { hash, size } = std::mem::take(&mut self.part);
         (self.least, self.greatest) = (self.least.min(hash), self.greatest.max(hash));
-        self.whole.size += size;
+        self.parent.size += size;
     }
 
-    fn end(self) -> Result<(), Unseen> {
-        self.whole.mix(self.least);
-        self.whole.mix(self.greatest);
+    fn end(self) -> Result<(), SerializeError> {
+        self.parent.mix(self.least);
+        self.parent.mix(self.greatest);
         Ok(())
     }
 }
 
-/// A value's own `Serialize` has failed.
+/// Error of a value's own `Serialize`.
 #[derive(Debug)]
-struct Unseen;
+struct SerializeError;
 
-impl Display for Unseen {
+impl Display for SerializeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cannot be written")
+        f.write_str("cannot be serialized")
     }
 }
 
-impl std::error::Error for Unseen {}
+impl std::error::Error for SerializeError {}
 
-impl ser::Error for Unseen {
+impl ser::Error for SerializeError {
     fn custom<T: Display>(_: T) -> Self {
         Self
     }
@@ -124,7 +119,7 @@ impl ser::Error for Unseen {
 
 macro_rules! plain {
     ($($name:ident($type:ty) = $kind:literal),*) => {$(
-        fn $name(self, _: $type) -> Result<(), Unseen> {
+        fn $name(self, _: $type) -> Result<(), SerializeError> {
             self.sized($kind, size_of::<$type>())
         }
     )*};
@@ -132,12 +127,12 @@ macro_rules! plain {
 
 impl<'a> ser::Serializer for &'a mut Shape {
     type Ok = ();
-    type Error = Unseen;
-    type SerializeSeq = Many<'a>;
+    type Error = SerializeError;
+    type SerializeSeq = UnorderedShape<'a>;
     type SerializeTuple = Self;
     type SerializeTupleStruct = Self;
     type SerializeTupleVariant = Self;
-    type SerializeMap = Many<'a>;
+    type SerializeMap = UnorderedShape<'a>;
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
@@ -151,37 +146,37 @@ impl<'a> ser::Serializer for &'a mut Shape {
 
     }
 
-    fn serialize_str(self, text: &str) -> Result<(), Unseen> {
-        self.sized("str", HANDLE + text.len())
+    fn serialize_str(self, text: &str) -> Result<(), SerializeError> {
+        self.sized("str", CONTAINER_SIZE + text.len())
     }
 
-    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Unseen> {
-        self.sized("bytes", HANDLE + bytes.len())
+    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), SerializeError> {
+        self.sized("bytes", CONTAINER_SIZE + bytes.len())
     }
 
-    fn serialize_none(self) -> Result<(), Unseen> {
-        // What there would be is not there to be seen.
-        self.sized("none", 2 * TAG)
+    fn serialize_none(self) -> Result<(), SerializeError> {
+        // The size of an absent value is unknown.
+        self.sized("none", 2 * DISCRIMINANT_SIZE)
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Unseen> {
-        self.sized("some", TAG)?;
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), SerializeError> {
+        self.sized("some", DISCRIMINANT_SIZE)?;
         value.serialize(self)
     }
 
-    fn serialize_unit(self) -> Result<(), Unseen> {
+    fn serialize_unit(self) -> Result<(), SerializeError> {
         self.add("unit")
     }
 
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Unseen> {
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), SerializeError> {
         self.add("unit")
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, name: &'static str) -> Result<(), Unseen> {
+    fn serialize_unit_variant(self, _: &'static str, _: u32, name: &'static str) -> Result<(), SerializeError> {
         self.variant(name, "variant")
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Unseen> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), SerializeError> {
         value.serialize(self)
     }
 
@@ -191,41 +186,53 @@ impl<'a> ser::Serializer for &'a mut Shape {
         _: u32,
         name: &'static str,
         value: &T,
-    ) -> Result<(), Unseen> {
+    ) -> Result<(), SerializeError> {
         self.variant(name, "variant of one")?;
         value.serialize(self)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Many<'a>, Unseen> {
-        Many::new(self, "list")
+    fn serialize_seq(self, _: Option<usize>) -> Result<UnorderedShape<'a>, SerializeError> {
+        UnorderedShape::new(self, "list")
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Self, Unseen> {
+    fn serialize_tuple(self, _: usize) -> Result<Self, SerializeError> {
         self.add("tuple").map(|()| self)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Unseen> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, SerializeError> {
         self.add("tuple").map(|()| self)
     }
 
-    fn serialize_tuple_variant(self, _: &'static str, _: u32, name: &'static str, _: usize) -> Result<Self, Unseen> {
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+        _: usize,
+    ) -> Result<Self, SerializeError> {
         self.variant(name, "variant of several").map(|()| self)
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Many<'a>, Unseen> {
-        Many::new(self, "map")
+    fn serialize_map(self, _: Option<usize>) -> Result<UnorderedShape<'a>, SerializeError> {
+        UnorderedShape::new(self, "map")
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Unseen> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, SerializeError> {
         self.add("fields").map(|()| self)
     }
 
-    fn serialize_struct_variant(self, _: &'static str, _: u32, name: &'static str, _: usize) -> Result<Self, Unseen> {
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+        _: usize,
+    ) -> Result<Self, SerializeError> {
         self.variant(name, "variant with fields").map(|()| self)
     }
 
     fn is_human_readable(&self) -> bool {
-        // As for postcard: what is written is what is looked at.
+        // As postcard does.
         false
     }
 }
@@ -234,13 +241,13 @@ macro_rules! parts {
     ($($kind:ident::$method:ident),*) => {$(
         impl ser::$kind for &mut Shape {
             type Ok = ();
-            type Error = Unseen;
+            type Error = SerializeError;
 
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unseen> {
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerializeError> {
                 value.serialize(&mut **self)
             }
 
-            fn end(self) -> Result<(), Unseen> {
+            fn end(self) -> Result<(), SerializeError> {
                 self.close()
             }
         }
@@ -253,38 +260,38 @@ parts! {
     SerializeTupleVariant::serialize_field
 }
 
-impl ser::SerializeSeq for Many<'_> {
+impl ser::SerializeSeq for UnorderedShape<'_> {
     type Ok = ();
-    type Error = Unseen;
+    type Error = SerializeError;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unseen> {
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerializeError> {
         value.serialize(&mut self.part)?;
         self.close();
         Ok(())
     }
 
-    fn end(self) -> Result<(), Unseen> {
-        Many::end(self)
+    fn end(self) -> Result<(), SerializeError> {
+        UnorderedShape::end(self)
     }
 }
 
-impl ser::SerializeMap for Many<'_> {
+impl ser::SerializeMap for UnorderedShape<'_> {
     type Ok = ();
-    type Error = Unseen;
+    type Error = SerializeError;
 
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unseen> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), SerializeError> {
         key.serialize(&mut self.part)
     }
 
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unseen> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerializeError> {
         value.serialize(&mut self.part)?;
-        self.part.size += PLACE;
+        self.part.size += MAP_ENTRY_OVERHEAD;
         self.close();
         Ok(())
     }
 
-    fn end(self) -> Result<(), Unseen> {
-        Many::end(self)
+    fn end(self) -> Result<(), SerializeError> {
+        UnorderedShape::end(self)
     }
 }
 
@@ -292,14 +299,14 @@ macro_rules! fields {
     ($($kind:ident),*) => {$(
         impl ser::$kind for &mut Shape {
             type Ok = ();
-            type Error = Unseen;
+            type Error = SerializeError;
 
-            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Unseen> {
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), SerializeError> {
                 self.add(name)?;
                 value.serialize(&mut **self)
             }
 
-            fn end(self) -> Result<(), Unseen> {
+            fn end(self) -> Result<(), SerializeError> {
                 self.close()
             }
         }
@@ -316,7 +323,7 @@ mod tests {
         super::of(value).expect("it can be written").0
     }
 
-    /// A type, and what became of it.
+    /// A type in two versions.
     mod versions {
         use serde::Serialize;
 
@@ -347,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn names_order_and_kinds_make_the_shape_and_values_do_not() {
+    fn shape_depends_on_names_order_and_kinds() {
         use versions::{Either, One, Reordered, Widened};
         let one = of(&One { asked: 1, bid: 2 });
         assert_eq!(one, of(&One { asked: 3, bid: 4 }));
@@ -372,9 +379,9 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_order_has_one_shape_in_every_process() {
+    fn unordered_collections_have_one_shape() {
         use std::collections::{HashMap, HashSet};
-        // Each map has its own order.
+        // Each map has its own iteration order.
         let map = || (0..100_u32).map(|n| (n.to_string(), (n % 3 == 0).then_some(n))).collect::<HashMap<_, _>>();
         let set = || (0..100_u32).map(|n| (n % 3 == 0).then_some(n)).collect::<HashSet<_>>();
         let shapes: HashSet<_> = (0..50).map(|_| of(&(map(), set()))).collect();
@@ -382,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_value_takes_in_memory_is_reckoned_within_reason() {
+    fn memory_size_is_estimated() {
         use std::collections::HashMap;
         let size = |seen: Option<(u64, usize)>| seen.expect("it can be written").1;
         let pairs: Vec<(u8, u64)> = vec![(1, 1); 1_000];

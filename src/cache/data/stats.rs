@@ -1,4 +1,4 @@
-//! [`DataStats`]: what a namespace did.
+//! [`DataStats`]: statistics of a namespace.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::base::clock::nanos;
 use crate::base::sharded_counter::ShardedCounter;
 
-/// What one namespace of typed values did since it was built. Serialises to JSON with durations in milliseconds.
+/// Statistics of one namespace of typed values since it was built. Serializes to JSON with durations in milliseconds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,45 +23,44 @@ use crate::base::sharded_counter::ShardedCounter;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DataStats {
-    /// The namespace.
+    /// Name of the namespace.
     pub name: String,
-    /// Look-ups answered by a fresh value.
+    /// Look-ups served by a fresh value.
     pub hits: u64,
-    /// Look-ups answered by a stale one: while it was refreshed, because a load failed or took long, or to spare a
-    /// budget.
+    /// Look-ups served by a stale value: during a refresh, after a failed or slow load, or to save a budget.
     pub stale: u64,
-    /// Of these, to spare a budget.
-    pub spared: u64,
-    /// Look-ups answered by the load of somebody else.
+    /// Those of `stale` that saved a budget.
+    pub budget_stretched: u64,
+    /// Look-ups served by another caller's load.
     pub collapsed: u64,
-    /// Look-ups that had to load, or found nothing where nothing was to be loaded.
+    /// Look-ups that loaded, or found nothing without loading.
     pub misses: u64,
-    /// Loads, also those in the background.
+    /// Loads, including background refreshes.
     pub loads: u64,
     /// Loads that failed or panicked.
     pub errors: u64,
-    /// Callers whose load took longer than the hard time-out, with nothing stale to stand in.
+    /// Callers that exceeded the hard timeout without a stale value to serve.
     pub timed_out: u64,
-    /// Values that could not be read or written: of another version or type, damaged, or not for postcard.
+    /// Values that could not be encoded or decoded: another version or type, corrupt, or unsupported by postcard.
     pub decode_errors: u64,
-    /// Loads that look-ups did not need: hits, stale and collapsed ones.
+    /// Loads avoided: hits, stale and collapsed look-ups.
     pub avoided: u64,
-    /// The share of look-ups that needed no load, 0 to 1; 0 where there were none.
+    /// Share of look-ups without a load, 0 to 1; 0 before the first.
     pub hit_ratio: f64,
-    /// What that share is meant to be.
+    /// Configured target of `hit_ratio`.
     pub target_hit_ratio: Option<f64>,
-    /// How long loads took, in the mean.
+    /// Mean duration of loads.
     #[serde(rename = "mean_load_ms", serialize_with = "millis")]
     pub mean_load: Duration,
-    /// The time that avoided loads would have taken.
+    /// Estimated duration of the avoided loads.
     #[serde(rename = "time_saved_ms", serialize_with = "millis")]
     pub time_saved: Duration,
-    /// Loads in progress that others wait for. Returns to 0.
-    pub flights: u64,
+    /// Shared loads in progress. Returns to 0.
+    pub fetches_in_flight: u64,
 }
 
 impl DataStats {
-    /// Whether fewer look-ups than meant are answered without a load; `false` before a hundred were made.
+    /// Whether the hit ratio is below its target; `false` for fewer than a hundred look-ups.
     #[must_use]
     pub fn is_below_target(&self) -> bool {
         let asked = self.avoided + self.misses;
@@ -73,7 +72,7 @@ fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_f64(span.as_secs_f64() * 1e3)
 }
 
-/// What every hit counts.
+/// Counters that every hit increments.
 #[derive(Clone, Copy)]
 enum HitCounters {
     Hits,
@@ -82,11 +81,11 @@ enum HitCounters {
     Saved,
 }
 
-/// A namespace's counters.
+/// Counters of a namespace.
 #[derive(Debug, Default)]
 pub(crate) struct NamespaceCounters {
     often: ShardedCounter<4>,
-    spared: AtomicU64,
+    budget_stretched: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) timed_out: AtomicU64,
@@ -96,24 +95,24 @@ pub(crate) struct NamespaceCounters {
 }
 
 impl NamespaceCounters {
-    /// A look-up was answered by a fresh value that took this long to load.
+    /// Counts a look-up served by a fresh value that took this long to load.
     #[inline]
     pub(crate) fn hit(&self, took: Duration) {
         self.avoided(HitCounters::Hits, took);
     }
 
-    /// By a stale one.
+    /// Counts a look-up served by a stale value.
     pub(crate) fn stale(&self, took: Duration) {
         self.avoided(HitCounters::Stale, took);
     }
 
-    /// By an expired one, to spare a budget.
-    pub(crate) fn spared(&self, took: Duration) {
-        count(&self.spared);
+    /// Counts a look-up served by an expired value, to save a budget.
+    pub(crate) fn budget_stretched(&self, took: Duration) {
+        count(&self.budget_stretched);
         self.stale(took);
     }
 
-    /// By somebody else's load.
+    /// Counts a look-up served by another caller's load.
     pub(crate) fn collapsed(&self, took: Duration) {
         self.avoided(HitCounters::Collapsed, took);
     }
@@ -124,13 +123,13 @@ impl NamespaceCounters {
         self.often.add(HitCounters::Saved as usize, nanos(took));
     }
 
-    /// A load took this long.
+    /// Records the duration of a load.
     pub(crate) fn loaded(&self, took: Duration) {
         self.loads.fetch_add(1, Ordering::Relaxed);
         self.loading.fetch_add(nanos(took), Ordering::Relaxed);
     }
 
-    /// Everything but names and gauges.
+    /// Returns all counts; names and gauges are left to the caller.
     pub(crate) fn snapshot(&self) -> DataStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let often = |how: HitCounters| self.often.sum(how as usize);
@@ -140,7 +139,7 @@ impl NamespaceCounters {
         DataStats {
             hits,
             stale,
-            spared: read(&self.spared),
+            budget_stretched: read(&self.budget_stretched),
             collapsed,
             misses,
             loads,
@@ -156,7 +155,7 @@ impl NamespaceCounters {
     }
 }
 
-/// Adds one.
+/// Increments a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! Warming up: loading many values before they are asked for, a few at a time.
+//! Warm-up: loads many values in advance, with bounded concurrency.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,49 +15,49 @@ use super::key::KeyPart;
 use super::load;
 use super::loaded::Loaded;
 
-/// How many keys the store is asked for at once.
+/// Number of keys per query of the store.
 const CHUNK: usize = 100;
 
-/// How much a warm-up asks of whom it loads from: eight loads at a time, as fast as they go, unless set.
+/// Limits of a warm-up. Defaults to eight concurrent loads without a rate limit.
 ///
 /// ```
-/// use tollgate::cache::WarmUpPace;
+/// use tollgate::cache::WarmUpLimits;
 ///
-/// let gentle = WarmUpPace::default().parallel(2).per_second(10);
+/// let gentle = WarmUpLimits::default().parallel(2).per_second(10);
 /// # let _ = gentle;
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct WarmUpPace {
+pub struct WarmUpLimits {
     parallel: usize,
     per_second: Option<u32>,
 }
 
-impl Default for WarmUpPace {
+impl Default for WarmUpLimits {
     fn default() -> Self {
         Self { parallel: 8, per_second: None }
     }
 }
 
-impl WarmUpPace {
-    /// So many loads at a time; at least one.
+impl WarmUpLimits {
+    /// Sets the number of concurrent loads; at least one.
     pub fn parallel(mut self, loads: usize) -> Self {
         self.parallel = loads.max(1);
         self
     }
 
-    /// At most so many loads begin in a second, evenly; at least one.
+    /// Sets the maximum number of loads per second, evenly spaced; at least one.
     pub fn per_second(mut self, loads: u32) -> Self {
         self.per_second = Some(loads.max(1));
         self
     }
 }
 
-/// What a warm-up did.
+/// Result of a warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmUpReport {
-    /// Keys whose value was there.
+    /// Keys with a stored value.
     pub known: u64,
     /// Keys whose value was loaded.
     pub loaded: u64,
@@ -69,27 +69,27 @@ impl<V> Cached<V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Loads what is not there of these keys, at this pace. The keys may be many: they are taken up as they are needed.
+    /// Loads the missing values of these keys within the limits. The keys are consumed lazily and may be many.
     ///
     /// ```
-    /// use tollgate::cache::{Cached, DataCache, WarmUpPace};
+    /// use tollgate::cache::{Cached, DataCache, WarmUpLimits};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
     /// let squares: Cached<u64> = DataCache::in_memory(1 << 20).cached("squares").build()?;
     /// squares.put(3, 9_u64).await?;
     /// let load = |n: u64| async move { Ok::<_, std::convert::Infallible>(n * n) };
-    /// let warmed = squares.warm(1..=10_u64, load, WarmUpPace::default().per_second(1_000)).await;
+    /// let warmed = squares.warm(1..=10_u64, load, WarmUpLimits::default().per_second(1_000)).await;
     /// assert_eq!((warmed.known, warmed.loaded), (1, 9));
     /// # Ok(()) }
     /// ```
     ///
     /// # Panics
-    /// Where a load panics. Outside of a tokio runtime with time enabled.
+    /// If a load panics. Outside of a tokio runtime with time enabled.
     pub async fn warm<K, F, Fut, L, E>(
         &self,
         keys: impl IntoIterator<Item = K>,
         load: F,
-        pace: WarmUpPace,
+        limits: WarmUpLimits,
     ) -> WarmUpReport
     where
         K: KeyPart + Send + 'static,
@@ -99,7 +99,7 @@ where
         E: Send + 'static,
     {
         let loading = Arc::new(load);
-        let ticks = pace.per_second.map(|loads| Mutex::new(every(Duration::from_secs(1) / loads)));
+        let ticks = limits.per_second.map(|loads| Mutex::new(interval_of(Duration::from_secs(1) / loads)));
         let mut warmed = WarmUpReport::default();
         let mut keys = keys.into_iter();
         loop {
@@ -107,11 +107,11 @@ where
             if chunk.is_empty() {
                 return warmed;
             }
-            let asked = chunk.len() as u64;
-            let there = self.known(&chunk).await;
+            let requested = chunk.len() as u64;
+            let stored = self.known(&chunk).await;
             let missing: Vec<K> =
-                chunk.into_iter().zip(there).filter(|(_, there)| !there).map(|(key, _)| key).collect();
-            warmed.known += asked - missing.len() as u64;
+                chunk.into_iter().zip(stored).filter(|(_, stored)| !stored).map(|(key, _)| key).collect();
+            warmed.known += requested - missing.len() as u64;
             let loads: Vec<_> = missing
                 .into_iter()
                 .map(|key| {
@@ -121,30 +121,30 @@ where
                             ticks.lock().await.tick().await;
                         }
                         let encoded = self.key(&key);
-                        load::go(self.clone(), encoded, TypedLookup::Nothing, move || load_one(key)).await
+                        load::serve_or_load(self.clone(), encoded, TypedLookup::Miss, move || load_one(key)).await
                     }
                 })
                 .collect();
-            let mut loads = stream::iter(loads).buffer_unordered(pace.parallel);
+            let mut loads = stream::iter(loads).buffer_unordered(limits.parallel);
             while let Some(done) = loads.next().await {
                 *if done.is_ok() { &mut warmed.loaded } else { &mut warmed.failed } += 1;
             }
         }
     }
 
-    /// Which of these keys have a value that may be served. Not counted: nobody has asked for it.
+    /// Returns which of these keys have a value that may be served, without counting look-ups.
     async fn known<K: KeyPart>(&self, keys: &[K]) -> Vec<bool> {
         let encoded: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
-        let now = self.space.engine.clock.now();
-        let there =
-            |key, entry| !matches!(self.found(key, entry, now), TypedLookup::Expired(..) | TypedLookup::Nothing);
-        encoded.iter().zip(self.look_many(&encoded).await).map(|(key, entry)| there(key, entry)).collect()
+        let now = self.namespace.engine.clock.now();
+        let stored =
+            |key, entry| !matches!(self.classify(key, entry, now), TypedLookup::Expired(..) | TypedLookup::Miss);
+        encoded.iter().zip(self.lookup_many(&encoded).await).map(|(key, entry)| stored(key, entry)).collect()
     }
 }
 
-fn every(span: Duration) -> Interval {
+fn interval_of(span: Duration) -> Interval {
     let mut ticks = interval(span.max(Duration::from_nanos(1)));
-    // A load that was late is not made up for by a burst.
+    // A delayed load is not followed by a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }

@@ -1,39 +1,39 @@
-//! [`BackgroundSlots`]: a bound on how much goes on without a client that waits for it.
+//! [`BackgroundSlots`]: bounds the number of fetches that continue without a client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number of places.
+/// Counting semaphore without waiting.
 #[derive(Debug)]
 pub(crate) struct BackgroundSlots {
-    most: u64,
-    taken: AtomicU64,
+    capacity: u64,
+    in_use: AtomicU64,
 }
 
 impl BackgroundSlots {
-    pub(crate) fn new(most: u64) -> Arc<Self> {
-        Arc::new(Self { most, taken: AtomicU64::new(0) })
+    pub(crate) fn new(capacity: u64) -> Arc<Self> {
+        Arc::new(Self { capacity, in_use: AtomicU64::new(0) })
     }
 
-    /// A place, where one is free.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<BackgroundSlot> {
-        let free = |taken: u64| (taken < self.most).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok().map(|_| BackgroundSlot(self.clone()))
+    /// Acquires a slot if one is free.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<BackgroundSlot> {
+        let free = |in_use: u64| (in_use < self.capacity).then_some(in_use + 1);
+        self.in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok().map(|_| BackgroundSlot(self.clone()))
     }
 
-    /// How many are taken.
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
+    /// Returns the number of slots in use.
+    pub(crate) fn in_use(&self) -> u64 {
+        self.in_use.load(Ordering::Relaxed)
     }
 }
 
-/// A place that is taken; free again when dropped.
+/// An acquired slot, released on drop.
 #[derive(Debug)]
 pub(crate) struct BackgroundSlot(Arc<BackgroundSlots>);
 
 impl Drop for BackgroundSlot {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -42,12 +42,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_are_taken_than_there_are() {
+    fn slots_are_bounded() {
         let slots = BackgroundSlots::new(2);
-        let taken: Vec<_> = (0..3).filter_map(|_| slots.take()).collect();
-        assert_eq!((taken.len(), slots.taken()), (2, 2));
-        drop(taken);
-        assert_eq!(slots.taken(), 0);
-        assert!(slots.take().is_some());
+        let in_use: Vec<_> = (0..3).filter_map(|_| slots.try_acquire()).collect();
+        assert_eq!((in_use.len(), slots.in_use()), (2, 2));
+        drop(in_use);
+        assert_eq!(slots.in_use(), 0);
+        assert!(slots.try_acquire().is_some());
     }
 }

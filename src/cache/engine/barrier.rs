@@ -1,15 +1,15 @@
-//! Barriers: invalidation in constant time, which no slow fetch can undo.
+//! Barriers: invalidation in constant time that also covers fetches under way.
 //!
 //! Invalidating does not search the store. It raises a *barrier* on a tag, a resource, a prefix or everything: every
-//! entry whose fetch **began** before is void, wherever it lies, whenever it arrives. A fetch that was under way while
-//! somebody wrote to the database cannot bring the old state back.
+//! entry whose fetch **began** before it is void, wherever it is stored and whenever it arrives. A fetch that overlaps
+//! a write to the database cannot bring the old state back.
 //!
-//! Time is counted in invalidations (the *generation*), not in seconds: two events are never simultaneous, and clocks
-//! play no part. An entry that was compared with the current generation is not compared again until the next
-//! invalidation, so a hit usually costs one comparison of numbers.
+//! Time is counted in invalidations (the *generation*), not in seconds: no two events are simultaneous, and clocks are
+//! not involved. An entry compared with the current generation is not compared again until the next invalidation, so a
+//! hit usually costs one comparison of numbers.
 //!
 //! Memory is bounded: beyond 16 384 barriers of a kind the older half becomes one barrier on everything older than
-//! them, which voids too much but never too little.
+//! them, which voids more than necessary but never less.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -17,25 +17,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
-/// Barriers of one kind before the older half is folded.
-const MOST: usize = 16_384;
-/// Prefixes are searched one by one.
-const MOST_PREFIXES: usize = 256;
+/// Barriers of one kind before the older half is merged.
+const MAX_BARRIERS: usize = 16_384;
+/// Maximum number of prefix barriers, which are searched linearly.
+const MAX_PREFIXES: usize = 256;
 
-/// Whether an entry may still be used.
+/// Validity of an entry with respect to invalidations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Validity {
-    /// Nothing was invalidated since its fetch began that it belongs to.
+    /// No applicable invalidation since its fetch began.
     Valid,
-    /// It was marked stale: to be revalidated before it is served.
+    /// Marked stale: it must be revalidated before it is served.
     Stale,
-    /// It is void.
+    /// Invalidated.
     Void,
 }
 
-/// Two generations: entries older than `hard` are void, older than `soft` stale.
+/// Generations of the latest invalidations: entries older than `hard` are void, older than `soft` stale.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mark {
     hard: u64,
@@ -51,7 +51,7 @@ impl Mark {
         self.hard.max(self.soft)
     }
 
-    fn join(&mut self, other: Self) {
+    fn merge(&mut self, other: Self) {
         self.hard = self.hard.max(other.hard);
         self.soft = self.soft.max(other.soft);
     }
@@ -66,20 +66,20 @@ pub(crate) enum InvalidationScope {
     Resource(Box<[u8]>),
     /// This path and query under any authority.
     Path(Box<[u8]>),
-    /// Everything whose target begins so.
+    /// Everything whose target starts with this prefix.
     Prefix(Prefix),
     /// Everything.
     All,
 }
 
-/// The beginning of a target.
+/// Prefix of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Prefix {
-    /// Any, where it is missing.
+    /// Any scheme if `None`.
     pub(crate) scheme: Option<Box<[u8]>>,
-    /// Any, where it is missing.
+    /// Any authority if `None`.
     pub(crate) authority: Option<Box<[u8]>>,
-    /// The beginning of path and query.
+    /// Prefix of path and query.
     pub(crate) path: Box<[u8]>,
 }
 
@@ -116,26 +116,26 @@ struct Marks {
 }
 
 impl Barriers {
-    /// How many invalidations there have been: what a fetch remembers when it begins.
+    /// Returns the number of invalidations so far, which fetches record when they begin.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Raises a barrier now.
-    pub(crate) fn raise(&self, about: InvalidationScope, soft: bool) {
+    /// Raises a barrier at the next generation.
+    pub(crate) fn raise(&self, scope: InvalidationScope, soft: bool) {
         let mut marks = self.marks.write();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        self.mark(&mut marks, about, soft, generation);
+        self.mark(&mut marks, scope, soft, generation);
     }
 
-    /// Raises a barrier that has a number already, larger than all before.
+    /// Raises a barrier at a given generation, greater than all before.
     #[cfg(feature = "redis")]
-    pub(crate) fn raise_at(&self, about: InvalidationScope, soft: bool, generation: u64) {
+    pub(crate) fn raise_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
         let mut marks = self.marks.write();
-        self.mark(&mut marks, about, soft, generation);
+        self.mark(&mut marks, scope, soft, generation);
     }
 
-    /// Begins anew: whatever is older than `generation` is void, and nothing else is known.
+    /// Voids everything older than `generation` and drops all other barriers.
     #[cfg(feature = "redis")]
     pub(crate) fn start_at(&self, generation: u64) {
         let mut marks = self.marks.write();
@@ -143,66 +143,66 @@ impl Barriers {
         self.generation.store(generation, Ordering::Release);
     }
 
-    fn mark(&self, marks: &mut Marks, about: InvalidationScope, soft: bool, generation: u64) {
-        match about {
+    fn mark(&self, marks: &mut Marks, scope: InvalidationScope, soft: bool, generation: u64) {
+        match scope {
             InvalidationScope::Tag(tag) => {
                 let tag = marks.hasher.hash_one(tag.as_bytes());
-                raise(&mut marks.tags, tag, generation, soft, MOST, &mut marks.floor);
+                raise(&mut marks.tags, tag, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Resource(key) => {
                 let key = marks.hasher.hash_one(&*key);
-                raise(&mut marks.resources, key, generation, soft, MOST, &mut marks.floor);
+                raise(&mut marks.resources, key, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Path(path) => {
                 let path = marks.hasher.hash_one(&*path);
-                raise(&mut marks.paths, path, generation, soft, MOST, &mut marks.floor);
+                raise(&mut marks.paths, path, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Prefix(prefix) => {
-                raise(&mut marks.prefixes, prefix, generation, soft, MOST_PREFIXES, &mut marks.floor);
+                raise(&mut marks.prefixes, prefix, generation, soft, MAX_PREFIXES, &mut marks.floor);
             }
             InvalidationScope::All => marks.floor.raise(generation, soft),
         }
-        // After the mark: whoever reads this generation finds the mark that made it.
+        // Stored after the mark: a reader that sees this generation also sees its mark.
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// Whether an entry with this head, stored under this key, may be used.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+    /// Checks an entry with this head, stored under this key.
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         let generation = self.generation();
-        if meta.began.here == generation || meta.checked.load(Ordering::Relaxed) == generation {
+        if meta.began.local == generation || meta.checked.load(Ordering::Relaxed) == generation {
             return Validity::Valid;
         }
-        let validity = self.compare(key, &meta.tags, meta.began.here);
+        let validity = self.compare(key, &meta.tags, meta.began.local);
         if validity == Validity::Valid {
             meta.checked.store(generation, Ordering::Relaxed);
         }
         validity
     }
 
-    /// Whether a fetch for this key that began at that generation brings something still valid.
+    /// Checks a fetch for this key that began at that generation.
     pub(crate) fn check_fetch(&self, key: &CacheKey, began: u64) -> Validity {
         if began == self.generation() { Validity::Valid } else { self.compare(key, &[], began) }
     }
 
-    /// Whether an entry under this key with these tags, whose fetch began at that generation, may be used.
+    /// Checks an entry with this key and these tags whose fetch began at that generation.
     pub(crate) fn compare(&self, key: &CacheKey, tags: &[Box<str>], generation: u64) -> Validity {
         let marks = self.marks.read();
         let mut found = marks.floor;
-        let mut join = |mark: Option<&Mark>| {
+        let mut merge = |mark: Option<&Mark>| {
             if let Some(mark) = mark {
-                found.join(*mark);
+                found.merge(*mark);
             }
         };
         if !marks.resources.is_empty() {
-            join(marks.resources.get(&marks.hasher.hash_one(key.resource())));
+            merge(marks.resources.get(&marks.hasher.hash_one(key.resource())));
         }
         if !marks.tags.is_empty() {
-            tags.iter().for_each(|tag| join(marks.tags.get(&marks.hasher.hash_one(tag.as_bytes()))));
+            tags.iter().for_each(|tag| merge(marks.tags.get(&marks.hasher.hash_one(tag.as_bytes()))));
         }
         let by_target = !marks.paths.is_empty() || !marks.prefixes.is_empty();
         if let Some(target) = Target::of(key.resource()).filter(|_| by_target) {
-            join(marks.paths.get(&marks.hasher.hash_one(&[target.path, target.query].concat()[..])));
-            marks.prefixes.iter().filter(|(prefix, _)| prefix.covers(&target)).for_each(|(_, mark)| join(Some(mark)));
+            merge(marks.paths.get(&marks.hasher.hash_one(&[target.path, target.query].concat()[..])));
+            marks.prefixes.iter().filter(|(prefix, _)| prefix.covers(&target)).for_each(|(_, mark)| merge(Some(mark)));
         }
         match found {
             Mark { hard, .. } if generation < hard => Validity::Void,
@@ -227,7 +227,7 @@ fn raise<K: Eq + Hash>(
         marks.retain(|_, mark| {
             let stays = mark.newest() > middle;
             if !stays {
-                floor.join(*mark);
+                floor.merge(*mark);
             }
             stays
         });
@@ -255,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_voids_what_began_before_it_and_nothing_after() {
+    fn barriers_void_earlier_fetches_only() {
         let barriers = Barriers::default();
         let (a, b) = (key("http://h/a?x"), key("http://h/ab"));
-        for (about, hits_a, hits_b) in [
+        for (scope, hits_a, hits_b) in [
             (InvalidationScope::Resource(a.resource().into()), true, false),
             (InvalidationScope::Path(b"/a?x"[..].into()), true, false),
             (prefix(None, "/a?"), true, false),
@@ -267,15 +267,15 @@ mod tests {
             (InvalidationScope::All, true, true),
         ] {
             let before = barriers.generation();
-            barriers.raise(about.clone(), false);
-            assert_eq!(barriers.check_fetch(&a, before) == Validity::Void, hits_a, "{about:?}");
-            assert_eq!(barriers.check_fetch(&b, before) == Validity::Void, hits_b, "{about:?}");
+            barriers.raise(scope.clone(), false);
+            assert_eq!(barriers.check_fetch(&a, before) == Validity::Void, hits_a, "{scope:?}");
+            assert_eq!(barriers.check_fetch(&b, before) == Validity::Void, hits_b, "{scope:?}");
             assert_eq!(barriers.check_fetch(&a, barriers.generation()), Validity::Valid);
         }
     }
 
     #[test]
-    fn a_soft_barrier_makes_stale_and_a_tag_stands_for_itself() {
+    fn soft_barriers_mark_stale_and_tags_match_exactly() {
         let barriers = Barriers::default();
         let a = key("http://h/a");
         barriers.raise(InvalidationScope::Tag("*".into()), true);
@@ -286,13 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn too_many_barriers_void_the_oldest_entries_and_stay_bounded() {
+    fn excess_barriers_void_the_oldest_entries() {
         let barriers = Barriers::default();
         let first = key("http://h/0");
-        for n in 0..3 * MOST {
+        for n in 0..3 * MAX_BARRIERS {
             barriers.raise(InvalidationScope::Resource(key(&format!("http://h/{n}")).resource().into()), false);
         }
-        assert!(barriers.marks.read().resources.len() <= MOST);
+        assert!(barriers.marks.read().resources.len() <= MAX_BARRIERS);
         assert_eq!(barriers.check_fetch(&first, 0), Validity::Void);
         let recent = barriers.generation() - 10;
         assert_eq!(barriers.check_fetch(&key("http://h/other"), recent), Validity::Valid);

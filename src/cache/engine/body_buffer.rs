@@ -1,8 +1,7 @@
-//! [`BodyBuffer`]: the bytes of a body that have come, in blocks that are counted.
+//! [`BodyBuffer`]: bytes received of a body, in accounted blocks.
 //!
-//! A chunk as it came from the wire is a slice of a read buffer that may be many times larger, and would hold it alive
-//! for
-//! as long as it is kept; so each is copied, once, and small ones are joined.
+//! A chunk from the connection is a slice of a read buffer that may be many times larger and stays allocated as long as
+//! the slice. So each chunk is copied once, and small ones are merged.
 
 use std::sync::Arc;
 
@@ -11,17 +10,17 @@ use bytes::Bytes;
 use super::body_memory::{BLOCK_OVERHEAD, BodyMemory, MemoryReservation};
 use super::body_pump::PumpStep;
 
-/// The most bytes in a block, unless a chunk is larger.
-const BLOCK: usize = 256 * 1024;
-/// The first block of a body of unknown length has at least this many.
-const FIRST: usize = 1024;
+/// Maximum size of a block, unless a chunk is larger.
+const MAX_BLOCK: usize = 256 * 1024;
+/// Minimum size of the first block of a body of unknown length.
+const MIN_FIRST_BLOCK: usize = 1024;
 
-/// What a body of this length allocates.
-fn allocated(length: u64) -> u64 {
-    length + (length / BLOCK as u64 + 1) * BLOCK_OVERHEAD
+/// Returns the allocation size of a body of this length.
+fn allocation_size(length: u64) -> u64 {
+    length + (length / MAX_BLOCK as u64 + 1) * BLOCK_OVERHEAD
 }
 
-/// The bytes that have come: finished blocks, and the block that is being filled.
+/// Bytes received: finished blocks, and the block being filled.
 pub(crate) struct BodyBuffer {
     pub(crate) blocks: Vec<Bytes>,
     pub(crate) tail: Vec<u8>,
@@ -31,54 +30,54 @@ pub(crate) struct BodyBuffer {
 }
 
 impl BodyBuffer {
-    /// An empty one for a body of this length, where one is promised; nothing where there is no memory for it.
-    pub(crate) fn new(promised: Option<u64>, gauge: &Arc<BodyMemory>) -> Option<Self> {
+    /// Creates an empty buffer for a body of this declared length; `None` if no memory is available.
+    pub(crate) fn new(promised: Option<u64>, body_memory: &Arc<BodyMemory>) -> Option<Self> {
         let reservation = match promised {
-            Some(length) => gauge.reserve(allocated(length), length)?,
-            None => gauge.empty(),
+            Some(length) => body_memory.reserve(allocation_size(length), length)?,
+            None => body_memory.empty(),
         };
         Some(Self { blocks: Vec::new(), tail: Vec::new(), length: 0, promised, reservation })
     }
 
-    /// Drops what has come.
+    /// Drops the bytes received.
     pub(crate) fn clear(&mut self) {
         (self.blocks, self.tail) = (Vec::new(), Vec::new());
         self.reservation.release();
     }
 
-    /// Copies a chunk in.
+    /// Copies a chunk into the buffer.
     ///
     /// # Errors
-    /// [`PumpStep::TooLarge`] or [`PumpStep::NoRoom`], once it has taken in what fits.
+    /// [`PumpStep::TooLarge`] or [`PumpStep::OutOfMemory`], after copying the part that fits.
     pub(crate) fn push(&mut self, mut data: &[u8], most: u64) -> Result<(), PumpStep> {
         if self.promised.is_none() && self.length.saturating_add(data.len() as u64) > most {
             return Err(PumpStep::TooLarge);
         }
         while !data.is_empty() {
-            let room = self.room(data.len())?;
-            let (now, later) = data.split_at(room.min(data.len()));
+            let free_space = self.free_space(data.len())?;
+            let (now, later) = data.split_at(free_space.min(data.len()));
             self.tail.extend_from_slice(now);
             self.length += now.len() as u64;
             data = later;
             let is_last = self.promised == Some(self.length);
-            if is_last || self.tail.len() == self.tail.capacity() && self.tail.len() >= BLOCK {
+            if is_last || self.tail.len() == self.tail.capacity() && self.tail.len() >= MAX_BLOCK {
                 self.seal();
             }
         }
         Ok(())
     }
 
-    /// How many bytes the block that is being filled has room for, after making room for some of `wanted`.
-    fn room(&mut self, wanted: usize) -> Result<usize, PumpStep> {
+    /// Returns the free space of the block being filled, after growing it for some of `wanted`.
+    fn free_space(&mut self, wanted: usize) -> Result<usize, PumpStep> {
         let free = self.tail.capacity() - self.tail.len();
         if free > 0 {
             return Ok(free);
         }
         let more = match self.promised {
-            Some(promised) => usize::try_from(promised - self.length).unwrap_or(BLOCK).min(BLOCK),
-            None if self.tail.is_empty() => wanted.max(FIRST),
-            // Doubled, up to a block.
-            None => self.tail.len().max(wanted).min(BLOCK - self.tail.len().min(BLOCK - 1)),
+            Some(promised) => usize::try_from(promised - self.length).unwrap_or(MAX_BLOCK).min(MAX_BLOCK),
+            None if self.tail.is_empty() => wanted.max(MIN_FIRST_BLOCK),
+            // Doubled, up to the maximum size of a block.
+            None => self.tail.len().max(wanted).min(MAX_BLOCK - self.tail.len().min(MAX_BLOCK - 1)),
         };
         if more == 0 {
             return Err(PumpStep::TooLarge);
@@ -86,14 +85,14 @@ impl BodyBuffer {
         if self.promised.is_none() {
             let needed = (self.tail.len() + more) as u64 + BLOCK_OVERHEAD;
             if !self.reservation.grow(needed, self.length + wanted as u64) {
-                return Err(PumpStep::NoRoom);
+                return Err(PumpStep::OutOfMemory);
             }
         }
         self.tail.reserve_exact(more);
         Ok(self.tail.capacity() - self.tail.len())
     }
 
-    /// Finishes the block that is being filled.
+    /// Finishes the block being filled.
     pub(crate) fn seal(&mut self) {
         if !self.tail.is_empty() {
             let memory = std::mem::take(&mut self.tail);
@@ -102,9 +101,9 @@ impl BodyBuffer {
     }
 }
 
-/// Copies chunks of this length together into blocks of their own; nothing where there is no memory for them.
-pub(crate) fn copied(chunks: &[Bytes], length: u64, gauge: &Arc<BodyMemory>) -> Option<Vec<Bytes>> {
-    let mut buffer = BodyBuffer::new(Some(length), gauge)?;
+/// Copies chunks of this total length into accounted blocks; `None` if no memory is available.
+pub(crate) fn copied(chunks: &[Bytes], length: u64, body_memory: &Arc<BodyMemory>) -> Option<Vec<Bytes>> {
+    let mut buffer = BodyBuffer::new(Some(length), body_memory)?;
     chunks.iter().try_for_each(|chunk| buffer.push(chunk, length)).ok()?;
     buffer.seal();
     Some(buffer.blocks)
@@ -117,44 +116,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_taken_that_cannot_be_had() {
-        let gauge = BodyMemory::new(10_000);
-        assert!(BodyBuffer::new(Some(10_000), &gauge).is_none());
-        let mut unknown = BodyBuffer::new(None, &gauge).expect("nothing is needed yet");
+    fn memory_is_bounded() {
+        let body_memory = BodyMemory::new(10_000);
+        assert!(BodyBuffer::new(Some(10_000), &body_memory).is_none());
+        let mut unknown = BodyBuffer::new(None, &body_memory).expect("nothing is needed yet");
         assert_eq!(unknown.push(&[0; 9_000], 20_000), Ok(()));
-        assert_eq!(unknown.push(&[0; 9_000], 20_000), Err(PumpStep::NoRoom));
+        assert_eq!(unknown.push(&[0; 9_000], 20_000), Err(PumpStep::OutOfMemory));
         assert_eq!(unknown.push(&[0; 12_000], 20_000), Err(PumpStep::TooLarge));
         unknown.clear();
         drop(unknown);
-        assert_eq!(gauge.used(), 0);
+        assert_eq!(body_memory.used(), 0);
     }
 
     #[test]
-    fn beyond_its_promise_nothing_is_taken() {
-        let gauge = BodyMemory::new(10_000);
-        let mut buffer = BodyBuffer::new(Some(3), &gauge).expect("room");
+    fn bytes_beyond_the_declared_length_are_rejected() {
+        let body_memory = BodyMemory::new(10_000);
+        let mut buffer = BodyBuffer::new(Some(3), &body_memory).expect("room");
         assert_eq!(buffer.push(b"abcdef", 100), Err(PumpStep::TooLarge));
         assert_eq!((buffer.length, buffer.blocks.concat()), (3, b"abc".to_vec()));
     }
 
     proptest! {
         #[test]
-        fn what_came_is_there_and_counted(
+        fn pushed_bytes_are_kept_and_accounted(
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3_000), 0..40), promised: bool,
         ) {
-            let gauge = BodyMemory::new(1 << 30);
+            let body_memory = BodyMemory::new(1 << 30);
             let all = chunks.concat();
             let length = all.len() as u64;
-            let mut buffer = BodyBuffer::new(promised.then_some(length), &gauge).expect("room");
+            let mut buffer = BodyBuffer::new(promised.then_some(length), &body_memory).expect("room");
             chunks.iter().for_each(|chunk| buffer.push(chunk, u64::MAX).expect("it fits"));
             buffer.seal();
             prop_assert_eq!(buffer.blocks.concat(), all);
             let blocks = buffer.blocks.clone();
             drop(buffer);
-            prop_assert_eq!(gauge.used(), length + blocks.len() as u64 * BLOCK_OVERHEAD);
-            prop_assert!(blocks.len() as u64 <= length / BLOCK as u64 + 1);
+            prop_assert_eq!(body_memory.used(), length + blocks.len() as u64 * BLOCK_OVERHEAD);
+            prop_assert!(blocks.len() as u64 <= length / MAX_BLOCK as u64 + 1);
             drop(blocks);
-            prop_assert_eq!(gauge.used(), 0);
+            prop_assert_eq!(body_memory.used(), 0);
         }
     }
 }

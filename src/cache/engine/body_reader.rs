@@ -1,4 +1,4 @@
-//! [`BodyReader`]: one client's view of a body that is shared while it arrives.
+//! [`BodyReader`]: one client's body, read from a shared tee.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,32 +8,32 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::body_buffer::BodyBuffer;
-use super::tee::{End, Pace, Tee};
+use super::tee::{Tee, TeeEnd, TeeProgress};
 use crate::base::body::Stream;
 use crate::base::error::BoxError;
 use crate::base::maybe_ready::BoxFuture;
 
-/// The most bytes copied out of an unfinished block at a time.
-const GLIMPSE: usize = 16 * 1024;
+/// Maximum number of bytes copied out of an unfinished block at a time.
+const MAX_COPY: usize = 16 * 1024;
 
-/// Fetches the bytes of the same representation that follow so many; `None` where that cannot be had.
-pub(crate) type Fetch = Box<dyn FnOnce(u64) -> BoxFuture<Option<Stream>> + Send>;
+/// Fetches the rest of the representation from an offset; `None` if that fails.
+pub(crate) type FetchRest = Box<dyn FnOnce(u64) -> BoxFuture<Option<Stream>> + Send>;
 
-/// How a follower goes on where the shared part stalls.
+/// State of a follower's range request after a stall.
 enum Resume {
     No,
-    Ready(Fetch),
-    Asking(BoxFuture<Option<Stream>>),
+    Ready(FetchRest),
+    Requesting(BoxFuture<Option<Stream>>),
 }
 
-/// One client's view of a shared body.
+/// Body of one client, read from a shared tee.
 pub(crate) struct BodyReader {
     tee: Arc<Tee>,
-    /// The block it reads next, and how much of that it has read.
+    /// Next block to read, and the offset in it.
     block: usize,
     offset: usize,
     sent: u64,
-    leads: bool,
+    is_leader: bool,
     rest: Option<Stream>,
     resume: Resume,
     done: bool,
@@ -42,15 +42,15 @@ pub(crate) struct BodyReader {
 type Next = Option<Result<Frame<Bytes>, BoxError>>;
 
 impl BodyReader {
-    /// The client whose fetch it is.
+    /// Creates the reader of the client that triggered the fetch.
     pub(crate) fn leader(tee: Arc<Tee>) -> Self {
-        Self { tee, block: 0, offset: 0, sent: 0, leads: true, rest: None, resume: Resume::No, done: false }
+        Self { tee, block: 0, offset: 0, sent: 0, is_leader: true, rest: None, resume: Resume::No, done: false }
     }
 
-    /// Another client.
-    pub(crate) fn follower(tee: Arc<Tee>, resume: Option<Fetch>) -> Self {
+    /// Creates the reader of another client.
+    pub(crate) fn follower(tee: Arc<Tee>, resume: Option<FetchRest>) -> Self {
         let resume = resume.map_or(Resume::No, Resume::Ready);
-        Self { tee, block: 0, offset: 0, sent: 0, leads: false, rest: None, resume, done: false }
+        Self { tee, block: 0, offset: 0, sent: 0, is_leader: false, rest: None, resume, done: false }
     }
 
     fn poll_shared(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
@@ -60,36 +60,35 @@ impl BodyReader {
             self.sent += data.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let pace = state.pace;
+        let tee_progress = state.tee_progress;
         match &mut state.end {
-            // All that was promised was sent, whatever follows.
-            _ if !self.leads && tee.promised == Some(self.sent) => self.finish(None),
-            None if !self.leads && pace > Pace::Flowing => {
+            // The declared length was sent, whatever follows.
+            _ if !self.is_leader && tee.promised == Some(self.sent) => self.finish(None),
+            None if !self.is_leader && tee_progress > TeeProgress::Flowing => {
                 state.wait(cx);
                 drop(state);
-                self.poll_resume(pace, cx)
+                self.poll_resume(tee_progress, cx)
             }
             None => {
                 state.wait(cx);
                 Poll::Pending
             }
-            Some(End::Clean(trailers)) => {
-                // A body shorter than promised ends cleanly only for the client whose fetch it is: that is what the
-                // inner
-                // service sent it. To the others it must not pass for the whole.
-                if !self.leads && tee.promised.is_some() {
-                    return self.finish(Some(Err("the shared response was cut short".into())));
+            Some(TeeEnd::Complete(trailers)) => {
+                // A body shorter than declared ends cleanly only for the leader's client, as the inner service sent it.
+                // Followers must not mistake it for the complete body.
+                if !self.is_leader && tee.promised.is_some() {
+                    return self.finish(Some(Err("shared response ended before its declared length".into())));
                 }
                 let trailers = trailers.clone();
                 self.finish(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
             }
-            Some(End::Broken(error)) => {
-                let error = if self.leads { error.take() } else { None };
-                self.finish(Some(Err(error.unwrap_or_else(|| "the shared response broke off".into()))))
+            Some(TeeEnd::Failed(error)) => {
+                let error = if self.is_leader { error.take() } else { None };
+                self.finish(Some(Err(error.unwrap_or_else(|| "shared response ended in an error".into()))))
             }
-            Some(End::Handed(rest)) => match if self.leads { rest.take() } else { None } {
+            Some(TeeEnd::Detached(rest)) => match if self.is_leader { rest.take() } else { None } {
                 Some((chunk, rest)) => {
-                    // No one begins any more: what was read goes.
+                    // No follower can start any more: the bytes read are dropped.
                     if state.followers == 0 {
                         state.buffer.clear();
                     }
@@ -101,12 +100,12 @@ impl BodyReader {
                     self.sent += chunk.len() as u64;
                     Poll::Ready(Some(Ok(Frame::data(chunk))))
                 }
-                None => self.finish(Some(Err("the shared response grew beyond what is shared".into()))),
+                None => self.finish(Some(Err("shared response exceeded the bound for shared bodies".into()))),
             },
         }
     }
 
-    /// What comes next of what is there.
+    /// Returns the next bytes available.
     fn data(&mut self, buffer: &BodyBuffer) -> Option<Bytes> {
         while let Some(block) = buffer.blocks.get(self.block) {
             let data = block.slice(self.offset..);
@@ -116,9 +115,9 @@ impl BodyReader {
             }
         }
         let unread = buffer.tail.get(self.offset..).filter(|unread| !unread.is_empty())?;
-        let glimpse = &unread[..unread.len().min(GLIMPSE)];
-        self.offset += glimpse.len();
-        Some(Bytes::copy_from_slice(glimpse))
+        let copied = &unread[..unread.len().min(MAX_COPY)];
+        self.offset += copied.len();
+        Some(Bytes::copy_from_slice(copied))
     }
 
     fn finish(&mut self, last: Next) -> Poll<Next> {
@@ -126,23 +125,25 @@ impl BodyReader {
         Poll::Ready(last)
     }
 
-    /// Goes on by a range request of its own; where that cannot be, waits for the body until the idle deadline.
-    fn poll_resume(&mut self, pace: Pace, cx: &mut Context<'_>) -> Poll<Next> {
+    /// Continues with a range request; if that fails, waits for the body until the idle timeout.
+    fn poll_resume(&mut self, tee_progress: TeeProgress, cx: &mut Context<'_>) -> Poll<Next> {
         if let Resume::Ready(_) = self.resume
             && let Resume::Ready(fetch) = std::mem::replace(&mut self.resume, Resume::No)
         {
-            self.resume = Resume::Asking(fetch(self.sent));
+            self.resume = Resume::Requesting(fetch(self.sent));
         }
-        if let Resume::Asking(asked) = &mut self.resume {
-            let rest = ready!(asked.as_mut().poll(cx));
+        if let Resume::Requesting(pending) = &mut self.resume {
+            let rest = ready!(pending.as_mut().poll(cx));
             self.resume = Resume::No;
             if rest.is_some() {
                 self.rest = rest;
                 return self.poll_rest(cx);
             }
         }
-        match pace {
-            Pace::Idle => self.finish(Some(Err("the shared response made no progress".into()))),
+        match tee_progress {
+            TeeProgress::Idle => {
+                self.finish(Some(Err("shared response made no progress until the idle timeout".into())))
+            }
             _ => Poll::Pending,
         }
     }
@@ -166,10 +167,10 @@ impl http_body::Body for BodyReader {
         if self.done {
             return Poll::Ready(None);
         }
-        // A range request that was begun is seen through, even if the shared body moves on meanwhile.
-        if let Resume::Asking(_) = self.resume {
-            let pace = self.tee.lock().pace;
-            match self.poll_resume(pace, cx) {
+        // A range request under way is completed even if the shared body makes progress.
+        if let Resume::Requesting(_) = self.resume {
+            let tee_progress = self.tee.lock().tee_progress;
+            match self.poll_resume(tee_progress, cx) {
                 Poll::Pending if matches!(self.resume, Resume::No) => {}
                 other => return other,
             }
@@ -186,9 +187,9 @@ impl http_body::Body for BodyReader {
         }
         let state = self.tee.lock();
         let promised = self.tee.promised;
-        matches!(state.end, Some(End::Clean(None)))
+        matches!(state.end, Some(TeeEnd::Complete(None)))
             && self.sent == state.buffer.length
-            && (self.leads || promised.is_none_or(|promised| promised == state.buffer.length))
+            && (self.is_leader || promised.is_none_or(|promised| promised == state.buffer.length))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -201,8 +202,8 @@ impl http_body::Body for BodyReader {
 impl Drop for BodyReader {
     fn drop(&mut self) {
         let mut state = self.tee.lock();
-        match self.leads {
-            true => state.led = false,
+        match self.is_leader {
+            true => state.has_leader = false,
             false => state.followers -= 1,
         }
         let pump = state.pump.take();

@@ -1,17 +1,16 @@
-//! The envelope: what lies under a key, as bytes that another process can read, today's version or tomorrow's.
+//! Codec of stored records for stores that several processes share, across versions of this crate.
 //!
 //! ```text
 //! "TGC" version │ CRC-32 of all that follows │ flags │ kind │ key │ record
 //! ```
 //!
-//! Whatever is odd is an [`DecodeError`], which the store counts and the cache takes for a miss: another version, a
-//! byte that
-//! changed on the way, half a value, somebody else's value, the entry of another key. Never a panic, never a wrong
-//! body.
+//! Anything unexpected is a [`DecodeError`], which the store counts and the cache treats as a miss: another version, a
+//! corrupt or truncated value, a foreign value, the entry of another key. Decoding never panics and never returns a
+//! wrong body.
 //!
-//! Times are written by the *fleet's clock*, that of the server, since processes do not agree on any other:
-//! [`FleetClock`] turns them into this process's own. So a node whose calendar is an hour off neither shortens nor
-//! stretches a life.
+//! Times are written by the *fleet clock*, that of the server, since processes agree on no other: [`FleetClock`]
+//! converts them into this process's monotonic time. A node with a wrong calendar neither shortens nor extends a
+//! lifetime.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -28,72 +27,72 @@ use crate::cache::data::record;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
-/// The first bytes of every envelope; the last is the version.
+/// Magic number; its last byte is the version.
 const MAGIC: [u8; 4] = *b"TGC\x01";
-/// Where the checksum ends, and what it covers begins.
-const HEAD: usize = 8;
-/// The record is compressed.
-const PACKED: u8 = 1;
+/// End of the checksum, and start of the bytes it covers.
+const CHECKSUM_END: usize = 8;
+/// Flag: the record is compressed.
+const COMPRESSED: u8 = 1;
 const ENTRY: u8 = 0;
 const VARY: u8 = 1;
 
 /// Error of decoding an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DecodeError {
-    /// It was written by something else.
+    /// The value was not written by this crate.
     Foreign,
-    /// It was written by another version.
+    /// The value was written by another version.
     Version,
-    /// It is cut short, or changed.
-    Damaged,
-    /// It is whole, and lies under another key than its own.
-    OtherKey,
+    /// The value is truncated or corrupt.
+    Corrupt,
+    /// The value is intact but belongs to another key.
+    KeyMismatch,
 }
 
 impl DecodeError {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Foreign => "written by something else",
+            Self::Foreign => "not written by tollgate",
             Self::Version => "written by another version",
-            Self::Damaged => "damaged",
-            Self::OtherKey => "of another key",
+            Self::Corrupt => "truncated or corrupt",
+            Self::KeyMismatch => "stored under another key",
         }
     }
 }
 
-/// Between this process's monotonic clock and the fleet's.
+/// Offset between this process's monotonic clock and the fleet clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FleetClock {
-    /// Nanoseconds by which the fleet's reading is larger.
-    ahead: i128,
+    /// Nanoseconds by which the fleet clock is ahead.
+    offset: i128,
 }
 
 impl FleetClock {
-    /// The fleet's clock read `fleet` (nanoseconds since 1970) when this process's read `here`.
-    pub(crate) fn reading(here: Timestamp, fleet: u64) -> Self {
-        Self { ahead: i128::from(fleet) - i128::from(here.as_nanos()) }
+    /// Creates the offset from simultaneous readings: `fleet` (nanoseconds since 1970) and `local`.
+    pub(crate) fn reading(local: Timestamp, fleet: u64) -> Self {
+        Self { offset: i128::from(fleet) - i128::from(local.as_nanos()) }
     }
 
-    /// How far two readings are apart.
-    pub(crate) fn apart(self, other: Self) -> Duration {
-        Duration::from_nanos(clamp((self.ahead - other.ahead).abs()))
+    /// Returns the difference between two offsets.
+    pub(crate) fn difference(self, other: Self) -> Duration {
+        Duration::from_nanos(clamp((self.offset - other.offset).abs()))
     }
 
-    pub(crate) fn fleet(self, here: Timestamp) -> u64 {
-        if here == Timestamp::MAX {
+    pub(crate) fn fleet(self, local: Timestamp) -> u64 {
+        if local == Timestamp::MAX {
             return u64::MAX;
         }
-        clamp(i128::from(here.as_nanos()) + self.ahead)
+        clamp(i128::from(local.as_nanos()) + self.offset)
     }
 
-    /// This process's reading, and by how much it lies before the clock's origin.
-    fn here(self, fleet: u64) -> (Timestamp, Duration) {
+    /// Converts to this process's clock; also returns the time before that clock's origin.
+    fn local(self, fleet: u64) -> (Timestamp, Duration) {
         if fleet == u64::MAX {
             return (Timestamp::MAX, Duration::ZERO);
         }
-        let nanos = i128::from(fleet) - self.ahead;
+        let nanos = i128::from(fleet) - self.offset;
         (Timestamp::from_nanos(clamp(nanos)), Duration::from_nanos(clamp(-nanos)))
     }
 }
@@ -102,8 +101,8 @@ fn clamp(nanos: i128) -> u64 {
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
 }
 
-/// Writes what lies under a key. Records over `pack_over` bytes are compressed, where that makes them smaller.
-pub(crate) fn seal(stored: &Stored, clock: FleetClock, pack_over: usize) -> Vec<u8> {
+/// Encodes a record. Records over `compress_over` bytes are compressed if that makes them smaller.
+pub(crate) fn encode(stored: &Stored, clock: FleetClock, compress_over: usize) -> Vec<u8> {
     let mut record = Writer(Vec::new());
     let kind = match stored {
         Stored::Entry(entry) => {
@@ -116,26 +115,26 @@ pub(crate) fn seal(stored: &Stored, clock: FleetClock, pack_over: usize) -> Vec<
         }
     };
     let record = record.0;
-    let packed = if record.len() > pack_over { compression::pack(&record) } else { None };
-    let packed = packed.filter(|packed| packed.len() < record.len());
-    let mut out = Writer(Vec::with_capacity(packed.as_ref().unwrap_or(&record).len() + 256));
+    let compressed = if record.len() > compress_over { compression::compress(&record) } else { None };
+    let compressed = compressed.filter(|compressed| compressed.len() < record.len());
+    let mut out = Writer(Vec::with_capacity(compressed.as_ref().unwrap_or(&record).len() + 256));
     out.0.extend_from_slice(&MAGIC);
     out.u32(0);
-    out.u8(if packed.is_some() { PACKED } else { 0 });
+    out.u8(if compressed.is_some() { COMPRESSED } else { 0 });
     out.u8(kind);
     write_key(&mut out, stored.key());
-    out.0.extend_from_slice(packed.as_ref().unwrap_or(&record));
-    let checksum = crc32fast::hash(&out.0[HEAD..]);
-    out.0[HEAD - 4..HEAD].copy_from_slice(&checksum.to_be_bytes());
+    out.0.extend_from_slice(compressed.as_ref().unwrap_or(&record));
+    let checksum = crc32fast::hash(&out.0[CHECKSUM_END..]);
+    out.0[CHECKSUM_END - 4..CHECKSUM_END].copy_from_slice(&checksum.to_be_bytes());
     out.0
 }
 
-/// Reads what was found under `key`; `here` is the number of invalidations this process has seen when it asked.
+/// Decodes the value found under `key`; `local` is this process's generation at the time of the request.
 ///
 /// # Errors
-/// Why it is not what was asked for.
-pub(crate) fn open(sealed: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> Result<Stored, DecodeError> {
-    let (head, checked) = sealed.split_at_checked(HEAD).ok_or(DecodeError::Foreign)?;
+/// The reason the value cannot be used.
+pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: u64) -> Result<Stored, DecodeError> {
+    let (head, checked) = encoded.split_at_checked(CHECKSUM_END).ok_or(DecodeError::Foreign)?;
     if head[..3] != MAGIC[..3] {
         return Err(DecodeError::Foreign);
     }
@@ -143,30 +142,30 @@ pub(crate) fn open(sealed: &Bytes, key: &CacheKey, clock: FleetClock, here: u64)
         return Err(DecodeError::Version);
     }
     if head[4..] != crc32fast::hash(checked).to_be_bytes() {
-        return Err(DecodeError::Damaged);
+        return Err(DecodeError::Corrupt);
     }
     let mut reader = Reader(checked);
-    let (flags, kind) = reader.u8().zip(reader.u8()).ok_or(DecodeError::Damaged)?;
-    if read_key(&mut reader).ok_or(DecodeError::Damaged)? != *key {
-        return Err(DecodeError::OtherKey);
+    let (flags, kind) = reader.u8().zip(reader.u8()).ok_or(DecodeError::Corrupt)?;
+    if read_key(&mut reader).ok_or(DecodeError::Corrupt)? != *key {
+        return Err(DecodeError::KeyMismatch);
     }
     let record = match flags {
-        0 => sealed.slice_ref(reader.0),
-        // Written by a build that can compress, where this one cannot read it.
-        PACKED => compression::unpack(reader.0).ok_or(DecodeError::Version)?.into(),
+        0 => encoded.slice_ref(reader.0),
+        // Written by a build with compression, which this build lacks.
+        COMPRESSED => compression::decompress(reader.0).ok_or(DecodeError::Version)?.into(),
         _ => return Err(DecodeError::Version),
     };
     match kind {
-        ENTRY => read_entry(&record, key, clock, here).map(|entry| Stored::Entry(Arc::new(entry))),
+        ENTRY => read_entry(&record, key, clock, local).map(|entry| Stored::Entry(Arc::new(entry))),
         VARY => read_index(&record, key).map(|index| Stored::Vary(Arc::new(index))),
         _ => return Err(DecodeError::Version),
     }
-    .ok_or(DecodeError::Damaged)
+    .ok_or(DecodeError::Corrupt)
 }
 
-/// The key that the beginning of an envelope names. Not checked: for a tool that looks at many.
-pub(crate) fn key_of(beginning: &[u8]) -> Option<CacheKey> {
-    let (head, rest) = beginning.split_at_checked(HEAD + 2)?;
+/// Decodes the key at the beginning of a value, without verifying the checksum. For scans over many values.
+pub(crate) fn decode_key(beginning: &[u8]) -> Option<CacheKey> {
+    let (head, rest) = beginning.split_at_checked(CHECKSUM_END + 2)?;
     (head[..4] == MAGIC).then(|| read_key(&mut Reader(rest))).flatten()
 }
 
@@ -186,19 +185,19 @@ fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     out.u64(meta.began.fleet);
     out.u16(meta.status.as_u16());
     out.u8(u8::from(meta.strict) | u8::from(meta.immutable) << 1 | u8::from(entry.partial.is_some()) << 2);
-    let windows = &meta.windows;
+    let deadlines = &meta.deadlines;
     out.u64(clock.fleet(meta.stored_at));
     for time in [
-        windows.fresh_until,
-        windows.refresh_from,
-        windows.revalidate_until,
-        windows.error_until,
-        windows.down_until,
-        windows.keep_until,
+        deadlines.fresh_until,
+        deadlines.refresh_from,
+        deadlines.revalidate_until,
+        deadlines.error_until,
+        deadlines.unreachable_until,
+        deadlines.retain_until,
     ] {
         out.u64(clock.fleet(time));
     }
-    for span in [meta.age, windows.late, meta.took] {
+    for span in [meta.age, deadlines.initial_staleness, meta.took] {
         out.u64(nanos(span));
     }
     if let Some(part) = entry.partial {
@@ -215,26 +214,26 @@ fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     entry.body.chunks().iter().for_each(|chunk| out.0.extend_from_slice(chunk));
 }
 
-fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> Option<Entry> {
+fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64) -> Option<Entry> {
     let mut reader = Reader(record);
     let fleet = reader.u64()?;
     let status = StatusCode::from_u16(reader.u16()?).ok()?;
     let flags = reader.u8()?;
-    let (stored_at, before) = clock.here(reader.u64()?);
-    let mut time = || reader.u64().map(|fleet| clock.here(fleet));
+    let (stored_at, before) = clock.local(reader.u64()?);
+    let mut time = || reader.u64().map(|fleet| clock.local(fleet));
     let (fresh_until, overdue) = time()?;
-    let windows = Deadlines {
+    let deadlines = Deadlines {
         fresh_until,
-        late: Duration::ZERO,
+        initial_staleness: Duration::ZERO,
         refresh_from: time()?.0,
         revalidate_until: time()?.0,
         error_until: time()?.0,
-        down_until: time()?.0,
-        keep_until: time()?.0,
+        unreachable_until: time()?.0,
+        retain_until: time()?.0,
     };
-    // What lies before this process's clock began is kept in the age.
+    // Time before the origin of this process's clock is added to the age.
     let age = Duration::from_nanos(reader.u64()?) + before;
-    let windows = Deadlines { late: Duration::from_nanos(reader.u64()?) + overdue, ..windows };
+    let deadlines = Deadlines { initial_staleness: Duration::from_nanos(reader.u64()?) + overdue, ..deadlines };
     let took = Duration::from_nanos(reader.u64()?);
     let partial = match flags & 4 {
         0 => None,
@@ -252,17 +251,17 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, here: u64) -> O
     }
     let body = record.slice_ref(reader.0);
     let typed = TypedPayload { weight: record::weight_of(key, &body), ..TypedPayload::default() };
-    let meta = Meta {
+    let meta = StoredHead {
         status,
         headers,
         age,
         stored_at,
-        windows,
+        deadlines,
         strict: flags & 1 != 0,
         immutable: flags & 2 != 0,
         tags,
         took,
-        began: LogPosition { here, fleet },
+        began: LogPosition { local, fleet },
         checked: AtomicU64::new(0),
     };
     Some(Entry { key: key.clone(), meta: Arc::new(meta), body: StoredBody::one(body), length, partial, typed })
@@ -280,8 +279,8 @@ fn write_index(out: &mut Writer, index: &VaryIndex) {
         out.count(variant.names.len());
         variant.names.iter().for_each(|name| out.bytes(name.as_str().as_bytes()));
         out.bytes(&variant.selection);
-        out.maybe(variant.language.as_ref().map(|language| &*language.of));
-        out.maybe(variant.language.as_ref().map(|language| &*language.others));
+        out.maybe(variant.language.as_ref().map(|language| &*language.tag));
+        out.maybe(variant.language.as_ref().map(|language| &*language.other_selection));
         write_key(out, &variant.key);
     }
 }
@@ -291,7 +290,7 @@ fn read_index(record: &[u8], key: &CacheKey) -> Option<VaryIndex> {
     let nonce = reader.u64()?;
     let variants = (0..reader.count()?).map(|_| read_variant(&mut reader)).collect::<Option<Vec<_>>>()?;
     reader.end()?;
-    (variants.len() <= VaryIndex::MOST).then(|| VaryIndex { key: key.clone(), nonce, variants })
+    (variants.len() <= VaryIndex::MAX_VARIANTS).then(|| VaryIndex { key: key.clone(), nonce, variants })
 }
 
 fn read_variant(reader: &mut Reader<'_>) -> Option<Variant> {
@@ -299,7 +298,7 @@ fn read_variant(reader: &mut Reader<'_>) -> Option<Variant> {
     let names = (0..reader.count()?).map(|_| name(reader)).collect::<Option<Vec<_>>>()?;
     let selection = reader.bytes()?.into();
     let language = match (reader.maybe()?, reader.maybe()?) {
-        (Some(of), Some(others)) => Some(Language { of: of.into(), others: others.into() }),
+        (Some(tag), Some(others)) => Some(Language { tag: tag.into(), other_selection: others.into() }),
         (None, None) => None,
         _ => return None,
     };

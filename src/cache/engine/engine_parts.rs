@@ -1,4 +1,4 @@
-//! [`Engine`]: what a cache is built over, whatever it keeps. Responses and typed values may share one.
+//! [`Engine`]: the dependencies of a cache. Responses and typed values may share one.
 
 use crate::base::event::Event;
 use std::sync::Arc;
@@ -22,35 +22,35 @@ pub(crate) struct Engine {
     pub(crate) barriers: Arc<Barriers>,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
-    /// Whether no other process ever reads what is stored.
+    /// Whether no other process reads the store.
     pub(crate) in_process: bool,
 }
 
-/// Levels of a cache.
+/// Configured levels of a cache.
 pub(crate) struct StorePlan {
-    /// The level asked first.
+    /// First level.
     pub(crate) level_1: LevelOne,
-    /// The level behind it.
+    /// Second level.
     pub(crate) level_2: Option<Arc<dyn CacheStore>>,
 }
 
-/// The level asked first.
+/// First level of a cache.
 pub(crate) enum LevelOne {
-    /// This process's memory.
+    /// In-process memory.
     Memory(Arc<dyn CacheStore>),
-    /// A store given by the user in its place.
+    /// A user-supplied store.
     Custom(Arc<dyn CacheStore>),
 }
 
 impl Engine {
-    pub(crate) fn new(places: StorePlan, clock: Clock, hook: Option<Hook>) -> Self {
+    pub(crate) fn new(levels: StorePlan, clock: Clock, hook: Option<Hook>) -> Self {
         clock.wind();
-        let in_process = matches!(places.level_1, LevelOne::Memory(_)) && places.level_2.is_none();
-        let level_1 = match places.level_1 {
+        let in_process = matches!(levels.level_1, LevelOne::Memory(_)) && levels.level_2.is_none();
+        let level_1 = match levels.level_1 {
             LevelOne::Memory(memory) => memory,
             LevelOne::Custom(store) => Arc::new(IsolatedStore(store)) as Arc<dyn CacheStore>,
         };
-        let store = match places.level_2 {
+        let store = match levels.level_2 {
             Some(level_2) => Arc::new(Levels::new(level_1, Arc::new(IsolatedStore(level_2)))),
             None => level_1,
         };
@@ -59,26 +59,26 @@ impl Engine {
         Self { store, barriers, clock, events, in_process }
     }
 
-    /// What a load that begins now remembers.
-    pub(crate) fn begin(&self) -> LogPosition {
-        LogPosition { here: self.barriers.generation(), fleet: self.store.generation() }
+    /// Returns the log position to record at the start of a fetch.
+    pub(crate) fn log_position(&self) -> LogPosition {
+        LogPosition { local: self.barriers.generation(), fleet: self.store.generation() }
     }
 }
 
-/// Voids entries here and now; the answer says whether other processes will hear of it.
-pub(crate) fn take_back(
+/// Invalidates entries in this process; the result tells whether other processes will receive it.
+pub(crate) fn invalidate(
     store: &dyn CacheStore,
     barriers: &Barriers,
     what: &Invalidation,
 ) -> MaybeReady<Result<(), Error>> {
-    // The store first: what it reads from now on is compared, so nothing old comes after the barrier.
-    let told = store.invalidate(what);
-    barriers.raise(what.about.clone(), what.soft);
-    told
+    // The store first: its reads are compared from then on, so no old entry arrives after the barrier.
+    let result = store.invalidate(what);
+    barriers.raise(what.scope.clone(), what.soft);
+    result
 }
 
-/// An outage is an event each time, and a line of the log only when it begins and ends: the guard writes that.
-pub(crate) fn tell(events: &Events, error: &Error) {
+/// Emits a store error. An outage is logged only when it begins and ends, by the guard.
+pub(crate) fn emit_store_error(events: &Events, error: &Error) {
     let event = Event::StoreFailed { store: "cache", error };
     if error.is_outage() { events.emit_unlogged(&event) } else { events.emit(&event) }
 }

@@ -1,14 +1,14 @@
-//! [`FetchTimes`]: how long the whole fetches of a route usually take, head and body.
+//! [`FetchTimes`]: histogram of the durations of a route's fetches, head and body.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Two buckets for each doubling, from a microsecond to more than an hour.
+/// Two buckets per power of two, from a microsecond to more than an hour.
 const BUCKETS: usize = 64;
-/// Fewer say nothing.
-const FEW: u32 = 8;
-/// Beyond so many, all counts are halved: what was long ago fades.
-const MANY: u32 = 4096;
+/// Minimum number of samples for a percentile.
+const MIN_SAMPLES: u32 = 8;
+/// Number of samples beyond which all counts are halved, so that old samples decay.
+const MAX_SAMPLES: u32 = 4096;
 
 /// A histogram of durations.
 #[derive(Debug)]
@@ -21,22 +21,21 @@ impl Default for FetchTimes {
 }
 
 impl FetchTimes {
-    /// Adds a fetch.
+    /// Records a fetch.
     pub(crate) fn record(&self, took: Duration) {
         let counter = &self.0[bucket(took)];
-        if counter.fetch_add(1, Ordering::Relaxed) >= MANY {
+        if counter.fetch_add(1, Ordering::Relaxed) >= MAX_SAMPLES {
             for counter in &self.0 {
                 counter.store(counter.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
             }
         }
     }
 
-    /// The duration that 95 of 100 fetches did not exceed, rounded up to a bucket; nothing while there were fewer than
-    /// 8.
+    /// Returns the 95th percentile, rounded up to a bucket; `None` for fewer than 8 samples.
     pub(crate) fn p95(&self) -> Option<Duration> {
         let counts: [u32; BUCKETS] = std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed));
         let total = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
-        if total < FEW {
+        if total < MIN_SAMPLES {
             return None;
         }
         let mut left = u64::from(total) * 95;
@@ -51,14 +50,14 @@ impl FetchTimes {
     }
 }
 
-/// The bucket of a duration: its highest bit, and the one below.
+/// Returns the bucket of a duration: its highest bit, and the one below.
 fn bucket(took: Duration) -> usize {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(2);
     let high = micros.ilog2();
     ((2 * (high - 1)) as usize + ((micros >> (high - 1)) & 1) as usize).min(BUCKETS - 1)
 }
 
-/// Where a bucket ends.
+/// Returns the upper bound of a bucket.
 const fn end(bucket: usize) -> Duration {
     let high = 1_u64 << (bucket / 2 + 1);
     Duration::from_micros(if bucket.is_multiple_of(2) { high + high / 2 } else { 2 * high })
@@ -71,9 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_said_of_a_few() {
+    fn few_samples_have_no_percentile() {
         let times = FetchTimes::default();
-        for _ in 0..FEW - 1 {
+        for _ in 0..MIN_SAMPLES - 1 {
             times.record(Duration::from_millis(10));
         }
         assert_eq!(times.p95(), None);
@@ -82,16 +81,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_long_ago_fades() {
+    fn old_samples_decay() {
         let times = FetchTimes::default();
-        (0..MANY).for_each(|_| times.record(Duration::from_secs(10)));
-        (0..20 * MANY).for_each(|_| times.record(Duration::from_millis(1)));
+        (0..MAX_SAMPLES).for_each(|_| times.record(Duration::from_secs(10)));
+        (0..20 * MAX_SAMPLES).for_each(|_| times.record(Duration::from_millis(1)));
         assert!(times.p95().expect("many") < Duration::from_millis(2));
     }
 
     proptest! {
         #[test]
-        fn a_percentile_is_over_the_exact_one_by_half_at_most(
+        fn percentile_error_is_at_most_half(
             mut all in proptest::collection::vec(2_u64..1_000_000_000, 8..200),
         ) {
             let times = FetchTimes::default();

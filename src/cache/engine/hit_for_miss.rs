@@ -1,8 +1,8 @@
-//! Hit-for-miss: which keys were found not worth waiting for.
+//! Hit-for-miss: marks keys whose requests must not be coalesced.
 //!
-//! A key whose answer was not cacheable is remembered for a while (10 s), so that requests for it are not made to wait
-//! for one another. The memory is a table of 4 096 words without a lock: each holds half a hash and a time; two keys
-//! that share a place overwrite one another, which costs a wait, never a wrong answer.
+//! A key whose response was not cacheable is marked for a while (10 s), so that requests for it do not wait for one
+//! another. The marks are a lock-free table of 4 096 slots, each with half a hash and a time; keys that share a slot
+//! overwrite one another, which costs a wait, never a wrong response.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,46 +10,46 @@ use std::time::Duration;
 use crate::base::clock::Timestamp;
 use crate::cache::http::key::CacheKey;
 
-const PLACES: usize = 4096;
-/// Times are kept in steps of 10 ms.
+const SLOTS: usize = 4096;
+/// Resolution of times: 10 ms.
 const STEP: u64 = 10_000_000;
 
-/// The table.
+/// Table of marks.
 pub(crate) struct HitForMiss(Box<[AtomicU64]>);
 
 impl Default for HitForMiss {
     fn default() -> Self {
-        Self((0..PLACES).map(|_| AtomicU64::new(0)).collect())
+        Self((0..SLOTS).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
 impl HitForMiss {
-    /// Remembers the key for `span`.
+    /// Marks the key for `span`.
     pub(crate) fn mark(&self, key: &CacheKey, now: Timestamp, span: Duration) {
         let until = (now + span).as_nanos() / STEP;
-        self.place(key).store(half(key) | (until & 0xffff_ffff), Ordering::Relaxed);
+        self.slot(key).store(fingerprint(key) | (until & 0xffff_ffff), Ordering::Relaxed);
     }
 
-    /// Whether the key is remembered.
+    /// Whether the key is marked.
     pub(crate) fn is_marked(&self, key: &CacheKey, now: Timestamp) -> bool {
-        let word = self.place(key).load(Ordering::Relaxed);
-        word & !0xffff_ffff == half(key) && (now.as_nanos() / STEP) & 0xffff_ffff < word & 0xffff_ffff
+        let word = self.slot(key).load(Ordering::Relaxed);
+        word & !0xffff_ffff == fingerprint(key) && (now.as_nanos() / STEP) & 0xffff_ffff < word & 0xffff_ffff
     }
 
-    /// Forgets it: its answer is cacheable after all.
+    /// Removes the mark, since a response was cacheable.
     pub(crate) fn clear(&self, key: &CacheKey) {
-        let place = self.place(key);
-        if place.load(Ordering::Relaxed) & !0xffff_ffff == half(key) {
-            place.store(0, Ordering::Relaxed);
+        let slot = self.slot(key);
+        if slot.load(Ordering::Relaxed) & !0xffff_ffff == fingerprint(key) {
+            slot.store(0, Ordering::Relaxed);
         }
     }
 
-    fn place(&self, key: &CacheKey) -> &AtomicU64 {
-        &self.0[key.hash64() as usize % PLACES]
+    fn slot(&self, key: &CacheKey) -> &AtomicU64 {
+        &self.0[key.hash64() as usize % SLOTS]
     }
 }
 
-const fn half(key: &CacheKey) -> u64 {
+const fn fingerprint(key: &CacheKey) -> u64 {
     key.hash64() & !0xffff_ffff
 }
 
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_remembered_for_its_time() {
+    fn marks_expire() {
         let hit_for_miss = HitForMiss::default();
         let (key, now) = (CacheKey::from_bytes(b"a", 1), Timestamp::from_nanos(1_000_000_000));
         assert!(!hit_for_miss.is_marked(&key, now));

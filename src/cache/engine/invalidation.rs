@@ -1,4 +1,4 @@
-//! [`Invalidation`]: what is taken back, in a form that can be sent to other processes.
+//! [`Invalidation`]: scope of an invalidation, encodable for other processes.
 
 use super::barrier::{InvalidationScope, Prefix};
 use crate::base::codec::{Reader, Writer};
@@ -10,8 +10,8 @@ const PREFIX: u8 = 3;
 const ALL: u8 = 4;
 const SOFT: u8 = 0x80;
 
-/// What is taken back: entries with a tag, of a URL, beginning with one, or all. A store that several processes share
-/// hands it on: see [`CacheStore::invalidate`](crate::cache::CacheStore::invalidate).
+/// Invalidates entries by tag, URL or prefix, or all entries. A store shared by several processes distributes it: see
+/// [`CacheStore::invalidate`](crate::cache::CacheStore::invalidate).
 ///
 /// ```
 /// use tollgate::cache::Invalidation;
@@ -23,45 +23,75 @@ const SOFT: u8 = 0x80;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalidation {
-    pub(crate) about: InvalidationScope,
-    /// Whether entries are marked stale instead of void.
+    pub(crate) scope: InvalidationScope,
+    /// Whether entries become stale instead of void.
     pub(crate) soft: bool,
 }
 
 impl Invalidation {
-    pub(crate) const fn new(about: InvalidationScope, soft: bool) -> Self {
-        Self { about, soft }
+    pub(crate) const fn new(scope: InvalidationScope, soft: bool) -> Self {
+        Self { scope, soft }
     }
 
-    /// Of the entries that carry this tag.
+    /// Creates an invalidation of the entries with this tag.
     ///
     /// # Errors
-    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
+    /// If the tag is malformed: a tag is 1 to 256 visible ASCII characters without a comma.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert!(Invalidation::tag("prices").is_ok());
+    /// assert!(Invalidation::tag("two words").is_err());
+    /// ```
     pub fn tag(tag: &str) -> Result<Self, crate::Error> {
         if !crate::cache::http::tag::is_valid(tag) {
-            return Err(crate::Error::config(format!("invalid tag {tag:?}")));
+            return Err(crate::Error::config(format!(
+                "invalid tag {tag:?}; use 1 to 256 visible ASCII characters without a comma"
+            )));
         }
         Ok(Self::new(InvalidationScope::Tag(tag.into()), false))
     }
 
-    /// Of everything.
+    /// Creates an invalidation of everything.
+    ///
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert!(!Invalidation::all().is_soft());
+    /// ```
     #[must_use]
     pub const fn all() -> Self {
         Self::new(InvalidationScope::All, false)
     }
 
-    /// Whether entries are marked stale instead of void.
+    /// Whether entries become stale instead of void.
+    ///
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert!(!Invalidation::tag("prices")?.is_soft());
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub const fn is_soft(&self) -> bool {
         self.soft
     }
 
-    /// The encoding, stable between versions of this crate.
+    /// Encodes the invalidation in a format that is stable across versions of this crate.
+    ///
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// let bytes = Invalidation::all().to_bytes();
+    /// assert_eq!(Invalidation::from_bytes(&bytes), Some(Invalidation::all()));
+    /// ```
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Writer(Vec::new());
         let soft = if self.soft { SOFT } else { 0 };
-        match &self.about {
+        match &self.scope {
             InvalidationScope::Tag(tag) => {
                 out.u8(TAG | soft);
                 out.bytes(tag.as_bytes());
@@ -85,12 +115,18 @@ impl Invalidation {
         out.0
     }
 
-    /// Reads [`to_bytes`](Self::to_bytes) back; `None` for anything else.
+    /// Decodes [`to_bytes`](Self::to_bytes); `None` for anything else.
+    ///
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert_eq!(Invalidation::from_bytes(b"anything else"), None);
+    /// ```
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let kind = reader.u8()?;
-        let about = match kind & !SOFT {
+        let scope = match kind & !SOFT {
             TAG => InvalidationScope::Tag(reader.text()?.into()),
             RESOURCE => InvalidationScope::Resource(reader.bytes()?.into()),
             PATH => InvalidationScope::Path(reader.bytes()?.into()),
@@ -102,7 +138,7 @@ impl Invalidation {
             _ => return None,
         };
         reader.end()?;
-        Some(Self::new(about, kind & SOFT != 0))
+        Some(Self::new(scope, kind & SOFT != 0))
     }
 }
 
@@ -111,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_survives_the_journey_and_nothing_else_is_read() {
+    fn all_scopes_round_trip_and_foreign_bytes_are_rejected() {
         let prefix = |scheme: Option<&[u8]>, authority: Option<&[u8]>| {
             InvalidationScope::Prefix(Prefix {
                 scheme: scheme.map(Box::from),
@@ -127,8 +163,8 @@ mod tests {
             prefix(Some(b"http"), Some(b"h")),
             InvalidationScope::All,
         ];
-        for (about, soft) in abouts.into_iter().flat_map(|about| [(about.clone(), false), (about, true)]) {
-            let sent = Invalidation::new(about, soft);
+        for (scope, soft) in abouts.into_iter().flat_map(|scope| [(scope.clone(), false), (scope, true)]) {
+            let sent = Invalidation::new(scope, soft);
             let bytes = sent.to_bytes();
             assert_eq!(Invalidation::from_bytes(&bytes), Some(sent));
             for length in 0..bytes.len() {

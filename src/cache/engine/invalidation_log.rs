@@ -1,22 +1,21 @@
-//! The fleet's invalidations, as far as this process has heard.
+//! Invalidation log: this process's copy of the shared, numbered log of invalidations.
 //!
-//! Every invalidation of the fleet has a number; a shared store keeps the latest of them as a log. An entry carries the
-//! number that was known where and when its fetch **began**. It may be used where every invalidation since is known
-//! here,
-//! and none of them concerns it:
+//! Every invalidation of the fleet has a number; a shared store holds the latest as a log. An entry carries the number
+//! that its process knew when its fetch **began**. It is valid if every invalidation since is known in this process and
+//! none applies to it:
 //!
 //! | the entry's number | it is |
 //! |---|---|
-//! | before the first invalidation that is known here | void: nobody knows what happened since |
-//! | before an invalidation that concerns it | void, or stale where that was soft |
+//! | before the first invalidation known here | void: later invalidations may be missing |
+//! | before an invalidation that applies to it | void, or stale if that was soft |
 //! | anything else | valid |
 //!
-//! A process that has heard too little stamps its entries too low, so they are void too early, never too late; a slow
-//! fetch cannot bring old data back on any node.
+//! A process that lags behind stamps its entries with too low a number, so they become void too early, never too late;
+//! a slow fetch cannot bring old data back on any node.
 //!
-//! Each record has an identity beside its number. What follows the last record known here must begin with that very
-//! record; otherwise the log was trimmed further than this process has heard, or a server came back without all of it,
-//! and history begins anew: all entries from before are void.
+//! Each record has an ID beside its number. A page of the log must begin with the last record known here; otherwise the
+//! log was trimmed beyond it, or a server returned without all of it, and the log is reset: all entries from before are
+//! void.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,41 +25,41 @@ use super::invalidation::Invalidation;
 use crate::base::codec::{Reader, Writer};
 use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
-/// Invalidations kept until the store can be told; more become one on everything.
-const MOST_PENDING: usize = 1024;
+/// Maximum number of pending invalidations; beyond it they are replaced by one on everything.
+const MAX_PENDING: usize = 1024;
 
-/// Who made a record, and the how-manieth of theirs it is.
+/// Log record ID: the node and its sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogRecordId {
     pub(crate) node: u64,
     pub(crate) count: u64,
 }
 
-/// One line of the log.
+/// Record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogRecord {
     pub(crate) number: u64,
     pub(crate) id: LogRecordId,
-    /// What was invalidated; none for the record that begins a history.
-    pub(crate) what: Option<Invalidation>,
+    /// The invalidation; `None` for the record that starts a log.
+    pub(crate) invalidation: Option<Invalidation>,
 }
 
 impl LogRecord {
-    /// A record without its number, which the store puts before it. With a checksum: one that changed on its way would
-    /// take back something else.
-    pub(crate) fn encode(id: LogRecordId, what: Option<&Invalidation>) -> Vec<u8> {
+    /// Encodes a record without its number, which the store prepends. A checksum detects corruption, which would
+    /// invalidate something else.
+    pub(crate) fn encode(id: LogRecordId, invalidation: Option<&Invalidation>) -> Vec<u8> {
         let mut out = Writer(Vec::new());
         out.u64(id.node);
         out.u64(id.count);
-        out.maybe(what.map(Invalidation::to_bytes).as_deref());
+        out.maybe(invalidation.map(Invalidation::to_bytes).as_deref());
         let checksum = crc32fast::hash(&out.0);
         out.u32(checksum);
         out.0
     }
 
-    /// Reads `number:record`.
+    /// Decodes `number:record`.
     pub(crate) fn decode(line: &[u8]) -> Option<Self> {
         let colon = line.iter().position(|b| *b == b':')?;
         let number = std::str::from_utf8(&line[..colon]).ok()?.parse().ok()?;
@@ -70,33 +69,33 @@ impl LogRecord {
         }
         let mut reader = Reader(record);
         let id = LogRecordId { node: reader.u64()?, count: reader.u64()? };
-        let what = match reader.maybe()? {
+        let invalidation = match reader.maybe()? {
             None => None,
-            Some(what) => Some(Invalidation::from_bytes(what)?),
+            Some(invalidation) => Some(Invalidation::from_bytes(invalidation)?),
         };
         reader.end()?;
-        Some(Self { number, id, what })
+        Some(Self { number, id, invalidation })
     }
 }
 
-/// Update from a message or a page of the log.
+/// Result of applying a message or a page of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LogUpdate {
-    /// These invalidations of other processes are new.
-    News(Vec<Invalidation>),
-    /// Something before it is missing: read the log.
-    Behind,
-    /// The log does not go on where this process left it: read all of it.
-    Broken,
+    /// New invalidations of other processes.
+    Applied(Vec<Invalidation>),
+    /// A record before it is missing: read the log from the last known record.
+    Gap,
+    /// The log does not continue from the last known record: read all of it.
+    Diverged,
 }
 
-/// The fleet's invalidations.
+/// Copy of the shared invalidation log.
 #[derive(Debug)]
 pub(crate) struct InvalidationLog {
     node: u64,
-    /// By number.
+    /// Barriers by log number.
     barriers: Barriers,
-    /// The number of the latest record known; 0 while none is.
+    /// Number of the latest known record; 0 while none is known.
     number: AtomicU64,
     inner: Mutex<Inner>,
 }
@@ -104,124 +103,124 @@ pub(crate) struct InvalidationLog {
 #[derive(Debug, Default)]
 struct Inner {
     last: Option<(u64, LogRecordId)>,
-    /// Ours, not yet seen in the log.
+    /// Invalidations of this process not yet seen in the log.
     pending: Vec<(LogRecordId, Invalidation)>,
     count: u64,
 }
 
 impl InvalidationLog {
-    /// A history nothing is known of; `node` is this process's number among all.
+    /// Creates an empty log; `node` is the ID of this process.
     pub(crate) fn new(node: u64) -> Self {
         Self { node, barriers: Barriers::default(), number: AtomicU64::new(0), inner: Mutex::default() }
     }
 
-    /// The number of the latest record known; 0 while none is.
+    /// Returns the number of the latest known record; 0 while none is known.
     pub(crate) fn number(&self) -> u64 {
         self.number.load(Ordering::Acquire)
     }
 
-    /// An identity for a record of ours.
-    pub(crate) fn identity(&self) -> LogRecordId {
+    /// Returns the ID of the next record of this process.
+    pub(crate) fn next_id(&self) -> LogRecordId {
         let mut inner = self.inner();
         inner.count += 1;
         LogRecordId { node: self.node, count: inner.count }
     }
 
-    /// Whether an entry under this key may be used.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+    /// Checks an entry under this key.
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         if self.number() == 0 {
             return Validity::Void;
         }
         let validity = self.barriers.compare(key, &meta.tags, meta.began.fleet);
         let inner = self.inner();
-        let concerned = inner.pending.iter().filter(|(_, what)| what.about.concerns(key, &meta.tags));
-        concerned.fold(validity, |found, (_, what)| match (found, what.soft) {
+        let concerned = inner.pending.iter().filter(|(_, invalidation)| invalidation.scope.applies_to(key, &meta.tags));
+        concerned.fold(validity, |found, (_, invalidation)| match (found, invalidation.soft) {
             (Validity::Void, _) | (_, false) => Validity::Void,
             (_, true) => Validity::Stale,
         })
     }
 
-    /// An invalidation of this process's own: it binds here at once. Returns its record, to be put into the log.
-    pub(crate) fn begin(&self, what: &Invalidation) -> (LogRecordId, Vec<u8>) {
-        let id = self.identity();
+    /// Records an invalidation of this process, effective at once. Returns its record, to be appended to the log.
+    pub(crate) fn record_local(&self, invalidation: &Invalidation) -> (LogRecordId, Vec<u8>) {
+        let id = self.next_id();
         let mut inner = self.inner();
-        let mut what = what.clone();
-        if inner.pending.len() >= MOST_PENDING {
-            // Too much rather than too little.
+        let mut invalidation = invalidation.clone();
+        if inner.pending.len() >= MAX_PENDING {
+            // Invalidates more than necessary, to bound memory.
             inner.pending.clear();
-            what = Invalidation::all();
+            invalidation = Invalidation::all();
         }
-        let record = LogRecord::encode(id, Some(&what));
-        inner.pending.push((id, what));
+        let record = LogRecord::encode(id, Some(&invalidation));
+        inner.pending.push((id, invalidation));
         (id, record)
     }
 
-    /// What is not in the log yet, as far as is known.
+    /// Returns the records not yet seen in the log.
     pub(crate) fn pending(&self) -> Vec<Vec<u8>> {
         let inner = self.inner();
-        inner.pending.iter().map(|(id, what)| LogRecord::encode(*id, Some(what))).collect()
+        inner.pending.iter().map(|(id, invalidation)| LogRecord::encode(*id, Some(invalidation))).collect()
     }
 
-    /// How many are not in the log yet.
-    pub(crate) fn waiting(&self) -> u64 {
+    /// Returns the number of records not yet seen in the log.
+    pub(crate) fn pending_count(&self) -> u64 {
         self.inner().pending.len() as u64
     }
 
-    /// Where to go on reading the log: at the last record known.
-    pub(crate) fn bookmark(&self) -> Option<u64> {
+    /// Returns the number of the last known record, from which to read on.
+    pub(crate) fn last_number(&self) -> Option<u64> {
         self.inner().last.map(|(number, _)| number)
     }
 
-    /// A message.
-    pub(crate) fn hear(&self, record: &LogRecord) -> LogUpdate {
+    /// Applies a message.
+    pub(crate) fn apply_message(&self, record: &LogRecord) -> LogUpdate {
         let mut inner = self.inner();
         match inner.last {
             Some((last, _)) if record.number == last + 1 => {
-                LogUpdate::News(self.learn(&mut inner, record).into_iter().collect())
+                LogUpdate::Applied(self.apply(&mut inner, record).into_iter().collect())
             }
-            // Read in the log already.
-            Some((last, _)) if record.number <= last => LogUpdate::News(Vec::new()),
-            _ => LogUpdate::Behind,
+            // Already read in the log.
+            Some((last, _)) if record.number <= last => LogUpdate::Applied(Vec::new()),
+            _ => LogUpdate::Gap,
         }
     }
 
-    /// The log from the [`bookmark`](Self::bookmark) on.
-    pub(crate) fn read_on(&self, records: &[LogRecord]) -> LogUpdate {
+    /// Applies a page of the log, from the [last known record](Self::last_number) on.
+    pub(crate) fn apply_page(&self, records: &[LogRecord]) -> LogUpdate {
         let mut inner = self.inner();
-        let Some((number, id)) = inner.last else { return LogUpdate::Broken };
-        // A message may have arrived while the page was on its way.
+        let Some((number, id)) = inner.last else { return LogUpdate::Diverged };
+        // A message may have arrived while the page was being read.
         let mut rest = records.iter().skip_while(|record| record.number < number);
         if rest.next().is_none_or(|first| (first.number, first.id) != (number, id)) {
-            return LogUpdate::Broken;
+            return LogUpdate::Diverged;
         }
-        LogUpdate::News(rest.filter_map(|record| self.learn(&mut inner, record)).collect())
+        LogUpdate::Applied(rest.filter_map(|record| self.apply(&mut inner, record)).collect())
     }
 
-    /// The whole log: history as it is known from now on. Whatever was held before is to be dropped by the caller.
-    pub(crate) fn start_over(&self, records: &[LogRecord]) {
+    /// Resets to the whole log. The caller must drop all entries held before.
+    pub(crate) fn reset(&self, records: &[LogRecord]) {
         let mut inner = self.inner();
         let Some(first) = records.first() else { return };
-        // All invalidations from the first record on are known; a record that begins a history follows none.
-        let floor = if first.what.is_some() { first.number - 1 } else { first.number };
+        // All invalidations from the first record on are known; a record that starts a log has no predecessor.
+        let floor = if first.invalidation.is_some() { first.number - 1 } else { first.number };
         self.barriers.start_at(floor);
         self.number.store(first.number, Ordering::Release);
         for record in records {
-            drop(self.learn(&mut inner, record));
+            drop(self.apply(&mut inner, record));
         }
     }
 
-    /// Takes the next record in; returns what it invalidates, where another process did.
-    fn learn(&self, inner: &mut Inner, record: &LogRecord) -> Option<Invalidation> {
-        if let Some(what) = &record.what {
-            self.barriers.raise_at(what.about.clone(), what.soft, record.number);
+    /// Applies the next record; returns its invalidation if another process issued it.
+    fn apply(&self, inner: &mut Inner, record: &LogRecord) -> Option<Invalidation> {
+        if let Some(invalidation) = &record.invalidation {
+            self.barriers.raise_at(invalidation.scope.clone(), invalidation.soft, record.number);
         }
         inner.last = Some((record.number, record.id));
         self.number.store(record.number, Ordering::Release);
-        let ours = record.id.node == self.node;
-        if ours {
+        let own = record.id.node == self.node;
+        if own {
             inner.pending.retain(|(id, _)| *id != record.id);
         }
-        record.what.clone().filter(|_| !ours)
+        record.invalidation.clone().filter(|_| !own)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -230,11 +229,11 @@ impl InvalidationLog {
 }
 
 impl InvalidationScope {
-    /// Whether an entry under this key, with these tags, is meant.
-    pub(crate) fn concerns(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
-        let alone = Barriers::default();
-        alone.raise(self.clone(), false);
-        alone.compare(key, tags, 0) == Validity::Void
+    /// Whether it applies to an entry with this key and these tags.
+    pub(crate) fn applies_to(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
+        let barriers = Barriers::default();
+        barriers.raise(self.clone(), false);
+        barriers.compare(key, tags, 0) == Validity::Void
     }
 }
 

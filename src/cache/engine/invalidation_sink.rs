@@ -1,4 +1,4 @@
-//! [`InvalidationSink`]: through which a shared store tells the cache what others have invalidated.
+//! [`InvalidationSink`]: receives invalidations of other processes from a shared store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,12 +9,49 @@ use super::store::CacheStore;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
-/// Receives invalidations from other processes. A store that several processes share is given it by
-/// [`CacheStore::listen`](crate::cache::CacheStore::listen), and tells it what other processes took back. Clones are
-/// the
-/// same ear.
+/// Receives invalidations from other processes. A store shared by several processes gets it from
+/// [`CacheStore::listen`](crate::cache::CacheStore::listen) and passes on the invalidations of the others. Clones share
+/// state.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use tollgate::cache::{CacheKey, CacheStore, Invalidation, InvalidationSink, LevelStats, Stored};
+/// use tollgate::{Error, MaybeReady, Timestamp};
+///
+/// #[derive(Default)]
+/// struct Shared(Mutex<Option<InvalidationSink>>);
+///
+/// impl Shared {
+///     fn on_message(&self, message: &[u8]) {
+///         if let (Some(sink), Some(invalidation)) = (&*self.0.lock().unwrap(), Invalidation::from_bytes(message)) {
+///             sink.invalidated(&invalidation);
+///         }
+///     }
+/// }
+///
+/// impl CacheStore for Shared {
+/// #    fn get(&self, _: &CacheKey, _: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
+/// #        MaybeReady::Ready(Ok(None))
+/// #    }
+/// #    fn put(&self, _: &CacheKey, _: Stored, _: Timestamp) -> MaybeReady<Result<(), Error>> {
+/// #        MaybeReady::Ready(Ok(()))
+/// #    }
+/// #    fn remove(&self, _: &CacheKey) -> MaybeReady<Result<(), Error>> {
+/// #        MaybeReady::Ready(Ok(()))
+/// #    }
+/// #    fn stats(&self) -> Vec<LevelStats> {
+/// #        Vec::new()
+/// #    }
+///     fn listen(&self, sink: InvalidationSink) {
+///         *self.0.lock().unwrap() = Some(sink);
+///     }
+///     // …
+/// }
+/// # let store = Shared::default();
+/// # store.on_message(&Invalidation::all().to_bytes());
+/// ```
 #[derive(Clone)]
 pub struct InvalidationSink {
     barriers: Arc<Barriers>,
@@ -22,7 +59,7 @@ pub struct InvalidationSink {
     clock: Clock,
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "read by remote stores"))]
     events: Events,
-    /// Levels nearer than the store that listens: they hold copies.
+    /// Levels in front of the subscribed store, which hold copies.
     level_1: Vec<Arc<dyn CacheStore>>,
 }
 
@@ -31,49 +68,49 @@ impl InvalidationSink {
         Self { barriers, clock, events, level_1: Vec::new() }
     }
 
-    /// Where the cache reads the time.
+    /// Returns the clock of the cache.
     #[cfg(feature = "redis")]
     pub(crate) const fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Where the cache sends its events.
+    /// Returns the event sink of the cache.
     #[cfg(feature = "redis")]
     pub(crate) fn events(&self) -> Events {
         self.events.clone()
     }
 
-    /// The same ear, for a store behind this one.
+    /// Returns a sink for a store behind `level_1`.
     pub(crate) fn behind(mut self, level_1: Arc<dyn CacheStore>) -> Self {
         self.level_1.push(level_1);
         self
     }
 
-    /// Another process took this back: entries whose fetch began before now are void here, or stale.
+    /// Applies an invalidation of another process: entries whose fetch began before are void in this process, or stale.
     pub fn invalidated(&self, invalidation: &Invalidation) {
-        self.barriers.raise(invalidation.about.clone(), invalidation.soft);
+        self.barriers.raise(invalidation.scope.clone(), invalidation.soft);
     }
 
-    /// Another process removed this key: nearer copies go too.
+    /// Removes the copies of a key that another process removed.
     pub fn removed(&self, key: &CacheKey) {
         for level in &self.level_1 {
-            // Nearer levels are in this process: a failure of theirs is seen at the next look-up.
+            // These levels are in-process: an error is observed at the next look-up.
             drop(level.remove(key));
         }
     }
 
-    /// What others took back meanwhile is not known: nothing that is held from before now is used again.
-    pub fn missed_something(&self) {
+    /// Invalidates everything held so far, after invalidations of other processes may have been lost.
+    pub fn updates_lost(&self) {
         self.barriers.raise(InvalidationScope::All, false);
     }
 
-    /// How many invalidations this process has seen.
+    /// Returns the number of invalidations in this process.
     pub(crate) fn generation(&self) -> u64 {
         self.barriers.generation()
     }
 
-    /// Whether an entry under this key may still be used.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &Meta) -> Validity {
+    /// Checks an entry under this key.
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         self.barriers.check(key, meta)
     }
 }

@@ -1,4 +1,4 @@
-//! [`IsolatedStore`]: a store that others wrote, kept from taking requests down.
+//! [`IsolatedStore`]: isolates a user-supplied store, so that its panics and timeouts become errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::key::CacheKey;
 use crate::resilience::isolate::{contain_now, isolate};
 
-/// Every method of the store, its panics and delays turned into errors.
+/// Calls the store with panics caught and a timeout.
 pub(crate) struct IsolatedStore(pub(crate) Arc<dyn CacheStore>);
 
 impl CacheStore for IsolatedStore {
@@ -58,7 +58,7 @@ impl CacheStore for IsolatedStore {
         isolate("cache", || self.0.invalidate(invalidation))
     }
 
-    /// Not held to a time: it looks at everything.
+    /// Without a timeout: it scans every entry.
     fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
         self.0.sweep(pattern)
     }

@@ -1,4 +1,4 @@
-//! An entry made by hand, for the contract of stores (feature `testing`).
+//! Sample entries for the contract tests of stores (feature `testing`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,9 +11,9 @@ use super::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
-/// An entry that is fresh for a minute and carries the tag `a-tag`.
+/// Creates an entry that is fresh for a minute and has the tag `a-tag`.
 pub(crate) fn entry_for_tests(
     key: &CacheKey,
     fields: &[(&'static str, &'static str)],
@@ -26,26 +26,26 @@ pub(crate) fn entry_for_tests(
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let until = now + Duration::from_secs(60);
-    let windows = Deadlines {
+    let deadlines = Deadlines {
         fresh_until: until,
-        late: Duration::ZERO,
+        initial_staleness: Duration::ZERO,
         refresh_from: until,
         revalidate_until: until,
         error_until: until,
-        down_until: until,
-        keep_until: until,
+        unreachable_until: until,
+        retain_until: until,
     };
-    let meta = Meta {
+    let meta = StoredHead {
         status: StatusCode::OK,
         headers,
         age: Duration::ZERO,
         stored_at: now,
-        windows,
+        deadlines,
         strict: false,
         immutable: false,
         tags: [Box::from("a-tag")].into(),
         took: Duration::ZERO,
-        began: LogPosition { here: 0, fleet },
+        began: LogPosition { local: 0, fleet },
         checked: AtomicU64::new(0),
     };
     let length = body.len() as u64;

@@ -1,4 +1,4 @@
-//! [`CacheStore`]: where entries lie.
+//! [`CacheStore`]: stores entries.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::key::CacheKey;
 
-/// A place to keep entries: in this process, or elsewhere.
+/// Storage backend for entries, in this process or remote.
 ///
-/// The contract is small, because the cache trusts it little: what `get` returns is compared with the key that was
-/// asked for, its times are checked against `now`, and any error is a miss. A store may lose what it was given; it
-/// must not return one key's entry for another's, and must forget a key that was removed before answering.
+/// The contract is small: the cache compares returned entries with the requested key, checks their deadlines against
+/// `now`, and treats any error as a miss. A store may evict entries at any time; it must not return one key's entry for
+/// another, and must not return an entry after its removal.
 ///
-/// The first four methods are enough for a store of one process. The others, which do nothing unless they are written,
-/// are for stores that several processes share.
+/// The first four methods suffice for a store of one process. The others have defaults and serve stores shared by
+/// several processes.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -52,88 +52,101 @@ use crate::cache::http::key::CacheKey;
 /// # Ok::<(), Error>(())
 /// ```
 pub trait CacheStore: Send + Sync + 'static {
-    /// What lies under this key.
+    /// Returns the value under this key.
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>>;
 
-    /// Keeps this under the key, in place of what was there.
+    /// Stores a value under the key, replacing any other.
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>>;
 
-    /// Forgets the key.
+    /// Removes the value under this key.
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>>;
 
-    /// What each level of the store holds, the nearest first.
+    /// Returns the statistics of each level, the first level first.
     fn stats(&self) -> Vec<LevelStats>;
 
-    /// What lies under each of these keys, in their order: one round trip, where the store is remote.
+    /// Returns the values under these keys, in order. A remote store uses one round trip.
     fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         let answers = keys.iter().map(|key| self.get(key, now)).collect();
         crate::base::maybe_ready::all(answers)
     }
 
-    /// What processes share under this key, past copies that are nearer; nearer levels take a copy.
+    /// Returns the shared value under this key, bypassing local copies; local levels are updated.
     fn get_shared(&self, _key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         MaybeReady::Ready(Ok(None))
     }
 
-    /// Whether this process may refresh what lies under the key: of all that ask within `lease`, one is told so. Best
-    /// effort: a store that cannot tell says yes.
+    /// Leases the refresh of this key: of all processes that ask within `lease`, one gets `true`. Best effort: a store
+    /// without leases returns `true`.
     fn claim(&self, _key: &CacheKey, _lease: Duration) -> MaybeReady<bool> {
         MaybeReady::Ready(true)
     }
 
-    /// Gives a [claim](Self::claim) of this process up before its lease is over: whoever waits for it may go on.
+    /// Releases this process's [lease](Self::claim) before it expires.
     fn release(&self, _key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         MaybeReady::Ready(Ok(()))
     }
 
-    /// How many invalidations of all processes are known here: what a fetch remembers when it begins.
+    /// Returns the number of the latest known invalidation, which fetches record when they begin.
     fn generation(&self) -> u64 {
         0
     }
 
-    /// Tells the processes that share the store. It binds in this one by the time the method returns; the answer says
-    /// whether the others will hear of it.
+    /// Distributes an invalidation to the processes that share the store. It is effective in this process when the
+    /// method returns; the result tells whether the others will receive it.
     fn invalidate(&self, _invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
         MaybeReady::Ready(Ok(()))
     }
 
-    /// Removes the entries whose URL is meant by this pattern (`*`, `?`, `\\`), and says how many. Looks at every
-    /// entry,
-    /// in bounded steps: a tool for administrators, not for programs.
+    /// Removes the entries whose URL matches a pattern (`*`, `?`, `\\`), and returns their number. Scans every entry in
+    /// bounded steps: an administrative operation.
     fn sweep(&self, _pattern: &str) -> MaybeReady<Result<u64, Error>> {
         MaybeReady::Ready(Ok(0))
     }
 
-    /// Whom to tell what other processes take back. Called once, when the layer is built.
+    /// Registers the sink for invalidations of other processes. Called once, when the layer is built.
     fn listen(&self, _listener: InvalidationSink) {}
 }
 
-/// What one level of a store holds.
+/// Statistics of one level of a store.
+///
+/// ```
+/// use tollgate::cache::LevelStats;
+///
+/// let mut stats = LevelStats::new("memory");
+/// stats.entries = 12;
+/// assert!(stats.up);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LevelStats {
-    /// The level's name, such as `memory`.
+    /// Name of the level, such as `memory`.
     pub name: String,
-    /// How many look-ups it answered.
+    /// Number of look-ups that it answered.
     pub hits: u64,
-    /// How many values it held that were not what was asked for: damaged, foreign, of another version or another key.
+    /// Number of values that could not be used: corrupt, foreign, of another version or another key.
     pub decode_errors: u64,
-    /// How many entries it holds.
+    /// Number of entries.
     pub entries: u64,
-    /// How many bytes they weigh.
+    /// Size of the entries in bytes.
     pub bytes: u64,
-    /// How many bytes it may hold; 0 where it has no bound of its own.
+    /// Capacity in bytes; 0 if unbounded.
     pub capacity_bytes: u64,
-    /// Whether it answers. A level that does not is left out.
+    /// Whether the level is available. Unavailable levels are skipped.
     pub up: bool,
-    /// The number of the latest invalidation heard of, where processes share it.
+    /// Number of the latest invalidation received, for shared stores.
     pub invalidations_received: u64,
-    /// How many invalidations it has yet to be told of.
+    /// Number of invalidations not yet delivered to the store.
     pub invalidations_pending: u64,
 }
 
 impl LevelStats {
-    /// Figures for a level of that name, all zero; it is up.
+    /// Creates statistics of an available level with all counts zero.
+    ///
+    /// ```
+    /// use tollgate::cache::LevelStats;
+    ///
+    /// assert_eq!(LevelStats::new("disk").name, "disk");
+    /// ```
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), up: true, ..Self::default() }
     }

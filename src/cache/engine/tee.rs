@@ -1,27 +1,27 @@
-//! A body read once and given to many, while it arrives: never to anyone's disadvantage.
+//! Tee: reads a body once and delivers it to several readers while it arrives.
 //!
-//! A pump reads the inner body and copies its chunks into blocks of its own, which are counted ([`BodyMemory`]) and become the
-//! stored body. Every reader keeps its own place, so a slow one holds no other back.
+//! A pump reads the inner body and copies its chunks into accounted blocks ([`BodyMemory`]), which become the stored
+//! body. Every reader keeps its own position, so a slow one does not block others.
 //!
-//! | the body's length | memory | followers |
+//! | body length | memory | followers |
 //! |---|---|---|
-//! | is promised | reserved before anyone is told of it, or the body is neither shared nor stored | begin once its first byte is there, and read along |
-//! | is unknown | reserved as it grows | begin once it is complete |
+//! | declared | reserved before the response is published, or the body is neither shared nor stored | start with the first byte, and read along |
+//! | unknown | reserved as it grows | start once it is complete |
 //!
-//! What then happens, and to whom:
+//! Effects on readers:
 //!
-//! | the inner body | the leader's client | followers that were sent something | followers that were not |
+//! | the inner body | the leader's client | followers that have received bytes | other followers |
 //! |---|---|---|---|
-//! | ends well | ends well | end well | begin |
-//! | ends in an error | gets that error | end in an error | go on by themselves |
-//! | of unknown length outgrows a bound | reads on, straight from the inner body, in constant memory | there are none | go on by themselves |
-//! | makes no progress for a second | waits | continue by a range request of their own under the same strong `ETag`, else wait | go on by themselves |
-//! | makes none until the idle deadline | waits | end in an error | – |
+//! | completes | completes | complete | start |
+//! | ends in an error | gets that error | get an error | fetch without sharing |
+//! | of unknown length exceeds a bound | continues from the inner body, in constant memory | none exist | fetch without sharing |
+//! | makes no progress for a second | waits | continue by a range request under the same strong `ETag`, else wait | fetch without sharing |
+//! | makes none until the idle timeout | waits | get an error | – |
 //!
-//! When the leader's client has left, the pump goes on for its followers, or to store the body, while it makes progress and
-//! the number of fetches without a client is within its bound.
+//! After the leader's client has left, the pump continues for its followers, or to store the body, while it makes
+//! progress and the number of such fetches is within its bound.
 //!
-//! Costs: one copy and one lock per chunk; a reader that keeps up with the last, unfinished block copies what it reads of it.
+//! Cost: one copy and one lock per chunk; a reader of the unfinished block copies the bytes it reads.
 
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
@@ -32,79 +32,86 @@ use http::HeaderMap;
 use super::body_buffer::BodyBuffer;
 use super::body_memory::BodyMemory;
 use super::body_pump::PumpStep;
-use super::body_reader::{BodyReader, Fetch};
+use super::body_reader::{BodyReader, FetchRest};
 use super::record::StoredBody;
 use crate::base::body::Stream;
 use crate::base::error::BoxError;
 use crate::base::lock::Mutex;
 
-/// Where the shared part of a body ends.
-pub(crate) enum End {
-    /// With the body itself, and these trailers.
-    Clean(Option<HeaderMap>),
-    /// In an error, for the leader's client to take.
-    Broken(Option<BoxError>),
-    /// Here; the rest is for the leader's client alone: this chunk, then the inner body.
-    Handed(Option<(Bytes, Stream)>),
+/// End of the shared part of a body.
+pub(crate) enum TeeEnd {
+    /// Complete, with these trailers.
+    Complete(Option<HeaderMap>),
+    /// Failed, with the error for the leader's client.
+    Failed(Option<BoxError>),
+    /// Exceeded a bound: the leader's client continues with this chunk, then the inner body.
+    Detached(Option<(Bytes, Stream)>),
 }
 
-/// How fast the body comes.
+/// Progress of a body.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Pace {
+pub(crate) enum TeeProgress {
     Flowing,
-    /// For a second, nothing came.
+    /// No bytes for a second.
     Stalled,
-    /// Until the idle deadline, nothing came.
+    /// No bytes until the idle timeout.
     Idle,
 }
 
-pub(crate) struct State {
+pub(crate) struct TeeState {
     pub(crate) buffer: BodyBuffer,
-    pub(crate) pace: Pace,
-    pub(crate) end: Option<End>,
+    pub(crate) tee_progress: TeeProgress,
+    pub(crate) end: Option<TeeEnd>,
     /// Whether the leader's client still reads.
-    pub(crate) led: bool,
-    /// How many other clients read.
+    pub(crate) has_leader: bool,
+    /// Number of other clients that read.
     pub(crate) followers: usize,
     wakers: Vec<Waker>,
     pub(crate) pump: Option<Waker>,
 }
 
-/// The shared part of a body.
+/// Shared part of a body.
 pub(crate) struct Tee {
-    state: Mutex<State>,
+    state: Mutex<TeeState>,
     pub(crate) promised: Option<u64>,
 }
 
-/// Whether a shared body serves those who wait for it.
+/// Whether followers can read a shared body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Share {
-    /// It can be read: at least its first byte is there.
+pub(crate) enum ShareState {
+    /// Readable: the first byte has arrived.
     Ready,
-    /// It makes no progress.
+    /// The body makes no progress.
     Stalled,
-    /// It will not be shared.
+    /// The body will not be shared.
     TooLarge,
-    /// It failed.
+    /// The body failed.
     Failed,
 }
 
 impl Tee {
-    /// A tee for a body of this length, where one is promised; nothing where there is no memory for it.
-    pub(crate) fn new(promised: Option<u64>, gauge: &Arc<BodyMemory>) -> Option<Arc<Self>> {
-        let buffer = BodyBuffer::new(promised, gauge)?;
-        let state =
-            State { buffer, pace: Pace::Flowing, end: None, led: true, followers: 0, wakers: Vec::new(), pump: None };
+    /// Creates a tee for a body of this declared length; `None` if no memory is available.
+    pub(crate) fn new(promised: Option<u64>, body_memory: &Arc<BodyMemory>) -> Option<Arc<Self>> {
+        let buffer = BodyBuffer::new(promised, body_memory)?;
+        let state = TeeState {
+            buffer,
+            tee_progress: TeeProgress::Flowing,
+            end: None,
+            has_leader: true,
+            followers: 0,
+            wakers: Vec::new(),
+            pump: None,
+        };
         Some(Arc::new(Self { state: Mutex::new(state), promised }))
     }
 
-    /// The body for the client whose fetch it is: it reads on where the shared part ends early. Made once.
+    /// Creates the reader of the leader's client, which continues beyond the shared part. Called once.
     pub(crate) fn leader(self: &Arc<Self>) -> BodyReader {
         BodyReader::leader(self.clone())
     }
 
-    /// A body for another client; `resume` fetches what follows that many bytes where the shared part stalls.
-    pub(crate) fn follower(self: &Arc<Self>, resume: Option<Fetch>) -> BodyReader {
+    /// Creates a reader for another client; `resume` fetches the rest from an offset after a stall.
+    pub(crate) fn follower(self: &Arc<Self>, resume: Option<FetchRest>) -> BodyReader {
         self.lock().followers += 1;
         BodyReader::follower(self.clone(), resume)
     }
@@ -114,12 +121,12 @@ impl Tee {
         self.promised.is_some()
     }
 
-    /// Waits until it is known whether followers can read it.
-    pub(crate) async fn shared(&self) -> Share {
+    /// Waits until it is known whether followers can read the body.
+    pub(crate) async fn until_shareable(&self) -> ShareState {
         std::future::poll_fn(|cx| {
             let mut state = self.lock();
-            match state.share(self.promised) {
-                Some(share) => Poll::Ready(share),
+            match state.share_state(self.promised) {
+                Some(share_state) => Poll::Ready(share_state),
                 None => {
                     state.wait(cx);
                     Poll::Pending
@@ -129,14 +136,14 @@ impl Tee {
         .await
     }
 
-    /// The whole body, once it was read; its blocks are the store's from now on.
-    pub(crate) fn collected(&self, gauge: &Arc<BodyMemory>) -> (StoredBody, u64) {
+    /// Returns the complete body; its blocks count as stored from now on.
+    pub(crate) fn stored_body(&self, body_memory: &Arc<BodyMemory>) -> (StoredBody, u64) {
         let mut state = self.lock();
         state.buffer.seal();
-        (StoredBody::held(state.buffer.blocks.clone(), gauge), state.buffer.length)
+        (StoredBody::from_blocks(state.buffer.blocks.clone(), body_memory), state.buffer.length)
     }
 
-    /// Reads `body` as far as it has come; nothing while it goes on.
+    /// Reads `body` as far as available; pending until it ends.
     pub(crate) fn poll_body(
         &self,
         body: &mut Option<Stream>,
@@ -145,86 +152,86 @@ impl Tee {
         cx: &mut Context<'_>,
     ) -> Poll<PumpStep> {
         loop {
-            let Some(stream) = body.as_mut() else { return Poll::Ready(PumpStep::Broken) };
+            let Some(stream) = body.as_mut() else { return Poll::Ready(PumpStep::BodyError) };
             let frame = ready!(stream.as_mut().poll_frame(cx));
             *moved = true;
             let frame = match frame {
                 None => {
-                    self.end(End::Clean(None));
-                    return Poll::Ready(PumpStep::Whole);
+                    self.end(TeeEnd::Complete(None));
+                    return Poll::Ready(PumpStep::Complete);
                 }
                 Some(Err(error)) => {
-                    self.end(End::Broken(Some(error)));
-                    return Poll::Ready(PumpStep::Broken);
+                    self.end(TeeEnd::Failed(Some(error)));
+                    return Poll::Ready(PumpStep::BodyError);
                 }
                 Some(Ok(frame)) => frame,
             };
             match frame.into_data() {
                 Ok(data) => {
                     if let Err((rest, full)) = self.append(data, most) {
-                        self.end(End::Handed(body.take().map(|body| (rest, body))));
+                        self.end(TeeEnd::Detached(body.take().map(|body| (rest, body))));
                         return Poll::Ready(full);
                     }
                 }
                 Err(frame) => {
-                    self.end(End::Clean(frame.into_trailers().ok()));
+                    self.end(TeeEnd::Complete(frame.into_trailers().ok()));
                     return Poll::Ready(PumpStep::Trailers);
                 }
             }
         }
     }
 
-    /// Appends a chunk; as an error, what of it did not fit, and why.
+    /// Appends a chunk; returns the part that did not fit, and the reason, as an error.
     fn append(&self, mut data: Bytes, most: u64) -> Result<(), (Bytes, PumpStep)> {
         let mut state = self.lock();
         let before = state.buffer.length;
         let pushed = state.buffer.push(&data, most);
         let taken = (state.buffer.length - before) as usize;
-        state.pace = Pace::Flowing;
+        state.tee_progress = TeeProgress::Flowing;
         wake(state);
         pushed.map_err(|full| (data.split_off(taken), full))
     }
 
-    /// Ends the body in an error for everyone, unless it has ended already.
-    pub(crate) fn break_off(&self) {
+    /// Fails the body for all readers, unless it has ended.
+    pub(crate) fn abort(&self) {
         let ended = self.lock().end.is_some();
         if !ended {
-            self.end(End::Broken(None));
+            self.end(TeeEnd::Failed(None));
         }
     }
 
-    fn end(&self, end: End) {
+    fn end(&self, end: TeeEnd) {
         let mut state = self.lock();
-        // The last block is read by reference from now on.
-        if matches!(end, End::Clean(_)) {
+        // Readers get the last block by reference from now on.
+        if matches!(end, TeeEnd::Complete(_)) {
             state.buffer.seal();
         }
         state.end = Some(end);
         wake(state);
     }
 
-    pub(crate) fn slow_down(&self, pace: Pace) {
+    pub(crate) fn set_progress(&self, tee_progress: TeeProgress) {
         let mut state = self.lock();
-        state.pace = pace;
+        state.tee_progress = tee_progress;
         wake(state);
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, TeeState> {
         self.state.lock()
     }
 }
 
-impl State {
-    /// Whether followers can read the body; nothing while that is open.
-    fn share(&self, promised: Option<u64>) -> Option<Share> {
+impl TeeState {
+    /// Whether followers can read the body; `None` while that is undecided.
+    fn share_state(&self, promised: Option<u64>) -> Option<ShareState> {
         match &self.end {
-            Some(End::Clean(None)) if promised.is_none_or(|promised| promised == self.buffer.length) => {
-                Some(Share::Ready)
+            Some(TeeEnd::Complete(None)) if promised.is_none_or(|promised| promised == self.buffer.length) => {
+                Some(ShareState::Ready)
             }
-            Some(End::Clean(_) | End::Broken(_)) => Some(Share::Failed),
-            Some(End::Handed(_)) => Some(Share::TooLarge),
-            None if self.pace > Pace::Flowing => Some(Share::Stalled),
-            None => (promised.is_some() && self.buffer.length > 0).then_some(Share::Ready),
+            Some(TeeEnd::Complete(_) | TeeEnd::Failed(_)) => Some(ShareState::Failed),
+            Some(TeeEnd::Detached(_)) => Some(ShareState::TooLarge),
+            None if self.tee_progress > TeeProgress::Flowing => Some(ShareState::Stalled),
+            None => (promised.is_some() && self.buffer.length > 0).then_some(ShareState::Ready),
         }
     }
 
@@ -235,8 +242,8 @@ impl State {
     }
 }
 
-/// Wakes every reader, outside the lock.
-fn wake(mut state: MutexGuard<'_, State>) {
+/// Wakes all readers, after releasing the lock.
+fn wake(mut state: MutexGuard<'_, TeeState>) {
     let wakers = std::mem::take(&mut state.wakers);
     drop(state);
     wakers.into_iter().for_each(Waker::wake);

@@ -1,16 +1,15 @@
-//! [`Levels`]: a near store in front of a far one, as one.
+//! [`Levels`]: two cache stores combined into one, level 1 in front of level 2.
 //!
-//! | asked for | near answers | far is asked |
+//! | look-up | level 1 | level 2 |
 //! |---|---|---|
-//! | an entry that may be served | at once, whatever the far level is doing | no |
-//! | an entry that was invalidated, or must be revalidated | if the far level has none that is newer, or fails | yes |
-//! | nothing it knows | | yes, and near keeps a copy with the life that remains |
+//! | an entry that may be served | serves it at once | not queried |
+//! | an entry that was invalidated or needs revalidation | serves it if level 2 has no newer one, or fails | queried |
+//! | a miss | stores a copy with the remaining lifetime | queried |
 //!
-//! A far level that fails is a far level that has nothing. What is put is put near first, so that this process serves
-//! it
-//! whatever becomes of the rest; removals and invalidations go to the far level, which tells other processes.
+//! An error of level 2 is a miss. Values are put into level 1 first, so that this process can serve them in any case;
+//! removals and invalidations go to level 2, which distributes them to other processes.
 //!
-//! `Levels` is a store itself, so that it nests: memory, then Redis, then a database.
+//! `Levels` is a store itself and can be nested: memory, then Redis, then a database.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -27,17 +26,17 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::key::CacheKey;
 
 type LevelAnswer = Result<Option<Stored>, Error>;
-type Done = Result<(), Error>;
+type WriteResult = Result<(), Error>;
 
-/// Two stores, one behind the other.
+/// Two cache stores combined into one.
 ///
 /// ```
 /// use std::sync::Arc;
 /// use tollgate::cache::{CacheLayer, CacheStore, Levels};
 /// use tollgate::store::memory::MemoryCache;
 ///
-/// let far: Arc<dyn CacheStore> = Arc::new(MemoryCache::new(64 << 20));
-/// let levels = Levels::new(Arc::new(MemoryCache::new(8 << 20)), far);
+/// let level_2: Arc<dyn CacheStore> = Arc::new(MemoryCache::new(64 << 20));
+/// let levels = Levels::new(Arc::new(MemoryCache::new(8 << 20)), level_2);
 /// let layer = CacheLayer::builder().store(Arc::new(levels)).build()?;
 /// assert_eq!(layer.stats().levels.len(), 2);
 /// # Ok::<(), tollgate::Error>(())
@@ -45,52 +44,61 @@ type Done = Result<(), Error>;
 pub struct Levels {
     level_1: Arc<dyn CacheStore>,
     level_2: Arc<dyn CacheStore>,
-    listener: OnceLock<InvalidationSink>,
+    sink: OnceLock<InvalidationSink>,
 }
 
 impl Levels {
-    /// `level_1` is in this process and answers at once; `level_2` may be anywhere.
+    /// Combines two stores: `level_1` is in this process and answers at once, `level_2` may be remote.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tollgate::cache::Levels;
+    /// use tollgate::store::memory::MemoryCache;
+    ///
+    /// let levels = Levels::new(Arc::new(MemoryCache::new(8 << 20)), Arc::new(MemoryCache::new(64 << 20)));
+    /// # let _ = levels;
+    /// ```
     #[must_use]
     pub const fn new(level_1: Arc<dyn CacheStore>, level_2: Arc<dyn CacheStore>) -> Self {
-        Self { level_1, level_2, listener: OnceLock::new() }
+        Self { level_1, level_2, sink: OnceLock::new() }
     }
 
-    /// Whether what was found near may be served without looking further.
+    /// Whether a value of level 1 may be served without querying level 2.
     fn serves(&self, key: &CacheKey, found: &Stored, now: Timestamp) -> bool {
         let Stored::Entry(entry) = found else { return true };
-        let windows = &entry.meta.windows;
-        self.is_valid(key, found) && now < windows.fresh_until.max(windows.revalidate_until)
+        let deadlines = &entry.meta.deadlines;
+        self.is_valid(key, found) && now < deadlines.fresh_until.max(deadlines.revalidate_until)
     }
 
-    /// Whether nobody has taken it back.
+    /// Whether the value is not invalidated.
     fn is_valid(&self, key: &CacheKey, found: &Stored) -> bool {
         let Stored::Entry(entry) = found else { return true };
-        self.listener.get().is_none_or(|ear| ear.check(key, &entry.meta) == Validity::Valid)
+        self.sink.get().is_none_or(|sink| sink.check(key, &entry.meta) == Validity::Valid)
     }
 
-    /// Whether what was found far is to be used rather than what was found near.
+    /// Whether a value of level 2 takes precedence over that of level 1.
     fn prefers(&self, key: &CacheKey, level_1: Option<&Stored>) -> impl Fn(&Stored) -> bool + Send + 'static + use<> {
-        // RFC 9111 §4: of two the most recent is used; one that was taken back is no match for any.
-        let rival = match level_1 {
+        // RFC 9111 §4: the most recent response is used; an invalidated one does not match.
+        let newest = match level_1 {
             Some(Stored::Entry(entry)) if level_1.is_some_and(|level_1| self.is_valid(key, level_1)) => {
                 Some(entry.meta.stored_at)
             }
             _ => None,
         };
-        move |found| match (found, rival) {
-            (Stored::Entry(found), Some(rival)) => found.meta.stored_at > rival,
+        move |found| match (found, newest) {
+            (Stored::Entry(found), Some(newest)) => found.meta.stored_at > newest,
             _ => true,
         }
     }
 
-    fn ask_far(&self, key: &CacheKey, level_1: Option<Stored>, now: Timestamp) -> MaybeReady<LevelAnswer> {
-        let (store, copy_of, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
+    fn get_from_level_2(&self, key: &CacheKey, level_1: Option<Stored>, now: Timestamp) -> MaybeReady<LevelAnswer> {
+        let (store, copy_key, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
         self.level_2.get(key, now).map(move |found| {
-            // A store that answers for another key has nothing.
-            let found = found.unwrap_or_default().filter(|found| found.key() == &copy_of && prefers(found));
+            // An entry of another key is none.
+            let found = found.unwrap_or_default().filter(|found| found.key() == &copy_key && prefers(found));
             if let Some(found) = &found {
-                // A copy that is not kept is a copy that is fetched again.
-                drop(store.put(&copy_of, found.clone(), now));
+                // If storing the copy fails, the next look-up fetches it again.
+                drop(store.put(&copy_key, found.clone(), now));
             }
             Ok(found.or(level_1))
         })
@@ -101,7 +109,7 @@ impl CacheStore for Levels {
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<LevelAnswer> {
         match self.level_1.get(key, now) {
             MaybeReady::Ready(Ok(Some(found))) if self.serves(key, &found, now) => MaybeReady::Ready(Ok(Some(found))),
-            MaybeReady::Ready(found) => self.ask_far(key, found.unwrap_or_default(), now),
+            MaybeReady::Ready(found) => self.get_from_level_2(key, found.unwrap_or_default(), now),
             pending @ MaybeReady::Pending(_) => pending,
         }
     }
@@ -154,14 +162,14 @@ impl CacheStore for Levels {
             MaybeReady::Ready(found) => found.unwrap_or_default(),
             MaybeReady::Pending(_) => None,
         };
-        self.ask_far(key, level_1, now)
+        self.get_from_level_2(key, level_1, now)
     }
 
     fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
         self.level_2.claim(key, lease)
     }
 
-    fn release(&self, key: &CacheKey) -> MaybeReady<Done> {
+    fn release(&self, key: &CacheKey) -> MaybeReady<WriteResult> {
         self.level_2.release(key)
     }
 
@@ -178,15 +186,15 @@ impl CacheStore for Levels {
             MaybeReady::Ready(level_1) => level_1.unwrap_or_default(),
             MaybeReady::Pending(_) => 0,
         };
-        // What lies near is a copy of what lies far, where both are well.
+        // Level 1 holds copies of level 2.
         self.level_2.sweep(pattern).map(move |level_2| level_2.map(|level_2| level_2.max(level_1)))
     }
 
-    fn listen(&self, listener: InvalidationSink) {
-        self.level_1.listen(listener.clone());
-        self.level_2.listen(listener.clone().behind(self.level_1.clone()));
-        // The first layer that is built around it.
-        drop(self.listener.set(listener));
+    fn listen(&self, sink: InvalidationSink) {
+        self.level_1.listen(sink.clone());
+        self.level_2.listen(sink.clone().behind(self.level_1.clone()));
+        // The sink of the first layer built with this store.
+        drop(self.sink.set(sink));
     }
 }
 
@@ -196,17 +204,21 @@ impl fmt::Debug for Levels {
     }
 }
 
-/// Well where either is: what lies in one level can be served.
-fn either(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>) -> MaybeReady<Done> {
+/// Succeeds if one level does.
+fn either(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) -> MaybeReady<WriteResult> {
     combine(level_1, level_2, |level_1, level_2| level_1.or(level_2))
 }
 
-/// Well where both are.
-fn both(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>) -> MaybeReady<Done> {
+/// Succeeds if both levels do.
+fn both(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) -> MaybeReady<WriteResult> {
     combine(level_1, level_2, Result::and)
 }
 
-fn combine(level_1: MaybeReady<Done>, level_2: MaybeReady<Done>, join: fn(Done, Done) -> Done) -> MaybeReady<Done> {
+fn combine(
+    level_1: MaybeReady<WriteResult>,
+    level_2: MaybeReady<WriteResult>,
+    join: fn(WriteResult, WriteResult) -> WriteResult,
+) -> MaybeReady<WriteResult> {
     match level_1 {
         MaybeReady::Ready(level_1) => level_2.map(move |level_2| join(level_1, level_2)),
         MaybeReady::Pending(level_1) => MaybeReady::Pending(Box::pin(async move {

@@ -1,4 +1,4 @@
-//! `Cache-Status` (RFC 9211): how this cache handled the request, written only where it was asked for.
+//! `Cache-Status` (RFC 9211): how this cache handled the request, written only if enabled.
 
 use std::fmt::Write;
 
@@ -9,22 +9,22 @@ use super::reason::Reason;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// RFC 9211 §2.2: why the request went forward.
+/// Reason for forwarding the request (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forward {
-    /// The cache was not asked.
+    /// The request bypassed the cache.
     Bypass,
-    /// The method is not one it answers.
+    /// The method is not cacheable.
     Method,
-    /// Nothing under this key.
+    /// No entry has this key.
     UriMiss,
-    /// Something, but for other requests.
+    /// The stored variants do not match the request.
     VaryMiss,
-    /// The request asked for it.
+    /// The request's directives demanded it.
     Request,
-    /// Something, but too old.
+    /// The entry is stale.
     Stale,
-    /// Something, but not all of it.
+    /// The entry is partial.
     Partial,
 }
 
@@ -42,16 +42,16 @@ impl Forward {
     }
 }
 
-/// What is said about one response.
+/// Parameters of one `Cache-Status` member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     /// `None` for a hit.
     pub(crate) forward: Option<Forward>,
-    /// What the inner service answered, where that is not what the client gets.
+    /// Status of the inner service, if it differs from the one sent to the client.
     pub(crate) forward_status: Option<StatusCode>,
     pub(crate) stored: bool,
     pub(crate) collapsed: bool,
-    /// Remaining freshness in seconds; negative where it is over.
+    /// Remaining freshness in seconds; negative if stale.
     pub(crate) ttl: Option<i64>,
     pub(crate) detail: Option<Reason>,
 }
@@ -62,7 +62,7 @@ impl Report {
     }
 }
 
-/// RFC 9211 §2: appends this cache's member, nearest to the client last.
+/// RFC 9211 §2: appends this cache's member after those of caches closer to the origin.
 pub(crate) fn write(headers: &mut HeaderMap, name: &str, key: Option<&CacheKey>, report: Report) {
     let mut line = String::with_capacity(64);
     line.push_str(name);
@@ -73,7 +73,7 @@ pub(crate) fn write(headers: &mut HeaderMap, name: &str, key: Option<&CacheKey>,
             line.push_str(why.as_str());
         }
     }
-    // Writing to a string does not fail.
+    // Writing to a `String` does not fail.
     if let Some(status) = report.forward_status {
         let _ = write!(line, "; fwd-status={}", status.as_u16());
     }
@@ -88,7 +88,7 @@ pub(crate) fn write(headers: &mut HeaderMap, name: &str, key: Option<&CacheKey>,
     }
     if let Some(target) = key.and_then(|key| Target::of(key.resource())) {
         line.push_str("; key=\"");
-        // A path is visible ASCII; what a string must escape is escaped.
+        // Paths are visible ASCII; characters that need escaping in a string are escaped.
         for byte in [target.scheme, b"://", target.authority, target.path, target.query].concat() {
             match byte {
                 b'"' | b'\\' => line.extend(['\\', char::from(byte)]),

@@ -1,10 +1,10 @@
-//! Where a response's `Location` or `Content-Location` points, seen from the request it answers (RFC 3986 §5.2).
+//! Resolution of `Location` and `Content-Location` against the request URL (RFC 3986 §5.2).
 
 use http::Uri;
 
 use super::key::Target;
 
-/// The URL that `reference` means, if it has the same origin as `base`: `None` for any other origin.
+/// Resolves `reference` against `base`; `None` if the origins differ.
 ///
 /// RFC 9111 §4.4: "A cache MUST NOT trigger an invalidation … if the origin of the URI to be invalidated differs".
 pub(crate) fn same_origin(base: &Target<'_>, reference: &str) -> Option<Uri> {
@@ -12,14 +12,14 @@ pub(crate) fn same_origin(base: &Target<'_>, reference: &str) -> Option<Uri> {
     let text = |bytes| std::str::from_utf8(bytes).ok();
     let (scheme, authority) = (text(base.scheme)?, text(base.authority)?);
     let rest = match reference.split_once("://") {
-        Some((named, rest)) if named.eq_ignore_ascii_case(scheme) && is_scheme(named) => Some(rest),
-        Some((named, _)) if is_scheme(named) => return None,
+        Some((given, rest)) if given.eq_ignore_ascii_case(scheme) && is_scheme(given) => Some(rest),
+        Some((given, _)) if is_scheme(given) => return None,
         _ => reference.strip_prefix("//"),
     };
     let target = match rest {
         Some(rest) => {
-            let (named, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            if !is_same_authority(scheme, authority, named) {
+            let (given, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            if !is_same_authority(scheme, authority, given) {
                 return None;
             }
             if target.starts_with('/') { target.to_owned() } else { format!("/{target}") }
@@ -34,10 +34,10 @@ fn is_scheme(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
-fn is_same_authority(scheme: &str, ours: &str, named: &str) -> bool {
+fn is_same_authority(scheme: &str, own: &str, given: &str) -> bool {
     let default = if scheme == "https" { ":443" } else { ":80" };
-    let named = named.strip_suffix(default).unwrap_or(named);
-    named.eq_ignore_ascii_case(ours)
+    let given = given.strip_suffix(default).unwrap_or(given);
+    given.eq_ignore_ascii_case(own)
 }
 
 /// RFC 3986 §5.2.2, for a reference without scheme and authority.
@@ -45,34 +45,34 @@ fn resolve(path: &str, query: &str, reference: &str) -> String {
     match reference.as_bytes().first() {
         None => format!("{path}{query}"),
         Some(b'?') => format!("{path}{reference}"),
-        Some(b'/') => without_dots(reference),
+        Some(b'/') => remove_dot_segments(reference),
         Some(_) => {
             let directory = &path[..path.rfind('/').map_or(0, |at| at + 1)];
-            without_dots(&format!("{directory}{reference}"))
+            remove_dot_segments(&format!("{directory}{reference}"))
         }
     }
 }
 
 /// RFC 3986 §5.2.4: removes `.` and `..` segments from a path, leaving its query alone.
-fn without_dots(target: &str) -> String {
+fn remove_dot_segments(target: &str) -> String {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    let mut kept: Vec<&str> = Vec::new();
+    let mut output: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         match segment {
-            "." if last => kept.push(""),
+            "." if last => output.push(""),
             "." => {}
             ".." => {
-                kept.pop();
+                output.pop();
                 if last {
-                    kept.push("");
+                    output.push("");
                 }
             }
-            other => kept.push(other),
+            other => output.push(other),
         }
     }
-    format!("/{}{query}", kept.join("/"))
+    format!("/{}{query}", output.join("/"))
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_resolve_within_their_origin_only() {
+    fn references_resolve_within_the_same_origin() {
         let base = Target { scheme: b"http", authority: b"h", path: b"/a/b", query: b"?q" };
         for (reference, expected) in [
             ("/x", Some("/x")),

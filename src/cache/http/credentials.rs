@@ -1,14 +1,14 @@
-//! Whose request this is, as far as a cache must know: does it carry a credential, and which identity does that show.
+//! Credentials: whether a request carries one, and which identity it proves.
 //!
 //! | the rule | the request carries | profile `app` | profile `shared` |
 //! |---|---|---|---|
 //! | `same_for_everyone()` | anything | shared | shared |
-//! | `per_identity()` | credentials that show one identity | kept for that identity | kept for that identity |
+//! | `per_identity()` | credentials that identify exactly one user | stored for that identity | stored for that identity |
 //! | `per_identity()` | anything else | bypass | bypass |
 //! | neither | no credential | shared | shared |
-//! | neither | `Authorization`, a `Cookie` that is not ignorable, or what the layer identifies users by | bypass | as RFC 9111 §3.5 says of `Authorization`; a `Cookie` is a field like any other |
+//! | neither | `Authorization`, a `Cookie` that is not ignorable, or a field read by an extractor | bypass | RFC 9111 §3.5 for `Authorization`; a `Cookie` is an ordinary field |
 //!
-//! A credential that is doubled, malformed or rejected is carried all the same: it may mean something to the service.
+//! A duplicate, malformed or rejected credential still counts as carried: the service may interpret it differently.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use super::settings::{CacheSettings, Profile};
 use crate::base::request_head::RequestHead;
 use crate::identity::{Key, KeyExtractor, SharedExtractor};
 
-/// Every extractor that tells who sent a request: the cache's own first, then those of the gate's limits.
+/// Extractors of identities: the cache's first, then those of the gate's limits.
 #[derive(Default)]
 pub(crate) struct Credentials(Vec<SharedExtractor>);
 
 impl Credentials {
-    /// One list of these; an extractor that is named twice is asked once.
+    /// Creates a list without duplicates.
     pub(crate) fn new(extractors: impl IntoIterator<Item = SharedExtractor>) -> Self {
         let mut all: Vec<SharedExtractor> = Vec::new();
         for extractor in extractors {
@@ -35,19 +35,18 @@ impl Credentials {
         Self(all)
     }
 
-    /// Whether there are any extractors.
+    /// Whether there are no extractors.
     pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the request carries a credential that any of them reads.
+    /// Whether the request carries a credential that an extractor reads.
     pub(crate) fn carried(&self, head: &RequestHead<'_>) -> bool {
         self.0.iter().any(|extractor| extractor.carries(head))
     }
 
-    /// The identity that keeps this request's answers apart: of the cache's own extractor, together with what every
-    /// other
-    /// one reads from a credential that is carried. Nothing where a credential is carried that shows no identity.
+    /// Returns the identity under which this request's responses are stored: that of the cache's own extractor,
+    /// combined with the identity of each other credential carried. `None` if a carried credential yields no identity.
     fn identity<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         let (own, others) = self.0.split_first()?;
         let mut identity = own.credential(head)?;
@@ -58,19 +57,19 @@ impl Credentials {
     }
 }
 
-/// How far a request's answer may be shared.
+/// Scope within which a response may be shared.
 #[derive(Debug)]
 pub(crate) enum Sharing<'a> {
-    /// With everyone who asks for the same.
+    /// All requests for the same resource.
     Everyone,
-    /// With requests of this identity.
+    /// Requests with this identity.
     Identity(Key<'a>),
 }
 
-/// With whom the answer to this request may be shared.
+/// Returns the scope within which the response to this request may be shared.
 ///
 /// # Errors
-/// [`Reason::Authorization`], [`Reason::Cookie`] or [`Reason::Identity`] where it may not.
+/// [`Reason::Authorization`], [`Reason::Cookie`] or [`Reason::Identity`] if it must not be shared.
 pub(crate) fn sharing<'a>(
     credentials: &Credentials,
     head: &RequestHead<'a>,
@@ -87,7 +86,7 @@ pub(crate) fn sharing<'a>(
     if rule.per_identity && flags.has(RequestFlags::IDENTITY) {
         return credentials.identity(head).map(Sharing::Identity).ok_or(Reason::Identity);
     }
-    // Under `per_identity()` too: a session that the extractor does not read is not an anonymous request.
+    // Also under `per_identity()`: a session that the extractor does not read is not an anonymous request.
     if flags.has(RequestFlags::AUTHORIZATION) {
         return Err(Reason::Authorization);
     }

@@ -1,24 +1,24 @@
-//! The times that decide how a stored response may be used.
+//! Deadlines that bound the use of a stored response.
 
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
 
-/// Until when a response may be used, and how.
+/// Points in time that decide how a stored response may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadlines {
-    /// Before: served as it is.
+    /// Until then, serve the response as fresh.
     pub(crate) fresh_until: Timestamp,
-    /// How stale it was already at `fresh_until`: responses may arrive so.
-    pub(crate) late: Duration,
-    /// After, and while fresh: served, and refreshed ahead of its end.
+    /// Staleness at `fresh_until`: responses may be stale on arrival.
+    pub(crate) initial_staleness: Duration,
+    /// From then until `fresh_until`, serve the response and refresh it in the background.
     pub(crate) refresh_from: Timestamp,
-    /// Before: served, and refreshed behind the client's back.
+    /// Until then, serve the stale response and revalidate in the background.
     pub(crate) revalidate_until: Timestamp,
-    /// Before: served where the inner service fails in any way.
+    /// Until then, serve the stale response if the inner service fails in any way.
     pub(crate) error_until: Timestamp,
-    /// Before: served where the inner service cannot be reached: an error, 502, 503 or 504.
-    pub(crate) down_until: Timestamp,
-    /// Before: worth revalidating.
-    pub(crate) keep_until: Timestamp,
+    /// Until then, serve the stale response if the inner service is unreachable: an error, 502, 503 or 504.
+    pub(crate) unreachable_until: Timestamp,
+    /// Until then, retain the response for revalidation.
+    pub(crate) retain_until: Timestamp,
 }

@@ -1,34 +1,35 @@
-//! `Cache-Control`: one parser for both directions.
+//! `Cache-Control`: one parser for requests and responses.
 //!
 //! RFC 9111 §5.2: directives are case-insensitive, come in any number of lines, take an optional argument in token or
-//! quoted-string form, and unknown ones are ignored. Where a field contradicts itself the strictest reading wins:
+//! quoted-string form, and unknown ones are ignored. Contradictions and malformed values resolve to the strictest
+//! reading:
 //!
-//! | what is found | how it is read |
+//! | input | interpretation |
 //! |---|---|
 //! | one directive with several values | the smallest |
-//! | a number that is none: `abc`, `-1`, `1.5`, `'60'`, nothing | 0, that is, already stale (§4.2.1) |
+//! | an invalid number: `abc`, `-1`, `1.5`, `'60'`, nothing | 0, that is, already stale (§4.2.1) |
 //! | a number beyond 2³¹ | 2³¹ (§1.2.2) |
-//! | white space around `=` | the argument is none |
-//! | a quoted string that never closes | no quote at all, so that what follows still counts |
-//! | a list of fields (`private`, `no-cache`) that is empty, or has a member that is no field name | the directive without a list: it restricts the whole response |
+//! | white space around `=` | an invalid argument |
+//! | an unterminated quoted string | no quote at all, so that the following directives still count |
+//! | an empty or malformed list of fields (`private`, `no-cache`) | the unqualified directive, which restricts the whole response |
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
 
-/// RFC 9111 §1.2.2: what a larger number is taken for.
-const GREATEST: u64 = 1 << 31;
+/// RFC 9111 §1.2.2: upper bound of delta-seconds.
+const MAX_DELTA_SECONDS: u64 = 1 << 31;
 
-/// The fields a qualified directive names.
+/// Fields named by a qualified directive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum DirectiveFields {
     /// The directive is absent.
     #[default]
     Absent,
-    /// It stands for the whole response.
+    /// The directive applies to the whole response.
     Whole,
-    /// It stands for these fields only (§5.2.2.4, §5.2.2.7).
+    /// The directive applies to these fields only (§5.2.2.4, §5.2.2.7).
     Fields(Vec<HeaderName>),
 }
 
@@ -37,8 +38,8 @@ impl DirectiveFields {
         *self == Self::Whole
     }
 
-    /// `None` is the unqualified form, which wins over any list. A list that cannot be read is taken for it: what restricts
-    /// a cache restricts it also where it is malformed.
+    /// Adds a list of fields. `None` is the unqualified form, which wins over any list; so does a malformed list, since
+    /// restrictions also apply if malformed.
     fn widen(&mut self, names: Option<Vec<HeaderName>>) {
         match (std::mem::take(self), names) {
             (Self::Absent, Some(names)) => *self = Self::Fields(names),
@@ -51,7 +52,7 @@ impl DirectiveFields {
     }
 }
 
-/// What a response says about caching.
+/// Cache directives of a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResponseDirectives {
     pub(crate) no_store: bool,
@@ -73,14 +74,14 @@ impl ResponseDirectives {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
-            each(line.as_bytes(), |name, argument| found.take(name, argument));
+            for_each_directive(line.as_bytes(), |name, argument| found.take(name, argument));
             found.take_restrictions(line.as_bytes());
         }
         found
     }
 
-    /// Takes in the restrictions of members that are malformed, such as `private; max-age=60`: what restricts a cache does so
-    /// also where it is misspelt. Quoted arguments, and well-formed members, are left to [`each`].
+    /// Applies the restrictions in malformed members, such as `private; max-age=60`: a misspelt restriction restricts.
+    /// Quoted arguments and well-formed members are left to [`for_each_directive`].
     fn take_restrictions(&mut self, line: &[u8]) {
         const RESTRICTIONS: [&[u8]; 5] =
             [b"no-store", b"no-cache", b"private", b"must-revalidate", b"proxy-revalidate"];
@@ -99,7 +100,7 @@ impl ResponseDirectives {
         }
     }
 
-    /// Takes one directive in; `name` is in lower case.
+    /// Adds one directive; `name` is in lower case.
     pub(crate) fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
         match name {
             b"no-store" => self.no_store = true,
@@ -120,7 +121,7 @@ impl ResponseDirectives {
     }
 }
 
-/// What a request says about caching. Read in the profile `shared` only.
+/// Cache directives of a request. Read in profile `shared` only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestDirectives {
     pub(crate) no_cache: bool,
@@ -128,25 +129,25 @@ pub(crate) struct RequestDirectives {
     pub(crate) only_if_cached: bool,
     pub(crate) max_age: Option<Duration>,
     pub(crate) min_fresh: Option<Duration>,
-    /// How stale is acceptable: any age, where the directive has no argument.
+    /// Acceptable staleness; unlimited if the directive has no argument.
     pub(crate) max_stale: Option<Duration>,
     /// RFC 5861 §4, in a request.
     pub(crate) stale_if_error: Option<Duration>,
 }
 
 impl RequestDirectives {
-    /// Reads all lines of the request's `Cache-Control`, and `Pragma` where there are none.
+    /// Reads all lines of the request's `Cache-Control`, or `Pragma` if there are none.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut lines = headers.get_all(header::CACHE_CONTROL).iter().peekable();
         if lines.peek().is_none() {
             // RFC 9111 §5.4: `Pragma: no-cache` counts where `Cache-Control` is absent.
             for line in headers.get_all(header::PRAGMA) {
-                each(line.as_bytes(), |name, _| found.no_cache |= name == b"no-cache");
+                for_each_directive(line.as_bytes(), |name, _| found.no_cache |= name == b"no-cache");
             }
         }
         for line in lines {
-            each(line.as_bytes(), |name, argument| found.take(name, argument));
+            for_each_directive(line.as_bytes(), |name, argument| found.take(name, argument));
         }
         found
     }
@@ -181,17 +182,16 @@ fn seconds(argument: Option<&[u8]>) -> Duration {
     argument.and_then(delta_seconds).unwrap_or_default()
 }
 
-/// §1.2.2: a non-negative integer, in seconds; one too great to hold is 2³¹.
+/// §1.2.2: parses a non-negative integer in seconds, at most 2³¹.
 pub(crate) fn delta_seconds(text: &[u8]) -> Option<Duration> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let value = text.iter().fold(0_u64, |n, digit| n.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-    Some(Duration::from_secs(value.min(GREATEST)))
+    Some(Duration::from_secs(value.min(MAX_DELTA_SECONDS)))
 }
 
-/// The field names of a list (RFC 9110 §5.6.1.2: empty members do not count); `None` where it names none, or where a
-/// member is no field name.
+/// Parses a list of field names (RFC 9110 §5.6.1.2: empty members are ignored); `None` if it is empty or malformed.
 fn names(list: &[u8]) -> Option<Vec<HeaderName>> {
     let members = list.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
     let names = members.map(|member| HeaderName::from_bytes(member).ok()).collect::<Option<Vec<_>>>()?;
@@ -217,8 +217,9 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The members of a comma-separated list of `name[=argument]`, names in lower case, quotes undone.
-pub(crate) fn each(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
+/// Calls `take` with each member of a comma-separated list of `name[=argument]`: names in lower case, arguments
+/// unquoted.
+pub(crate) fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
     let mut rest = line;
     let mut lower = Vec::new();
     while !rest.is_empty() {
@@ -236,14 +237,14 @@ pub(crate) fn each(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
         if !name.trim_ascii().is_empty() {
             lower.clear();
             lower.extend(name.trim_ascii().iter().map(u8::to_ascii_lowercase));
-            // A name followed by white space and `=` has, by the grammar, no argument that could be believed.
+            // The grammar allows no white space before `=`: such an argument is invalid.
             let spaced = name.last().is_some_and(u8::is_ascii_whitespace);
             take(&lower, argument.as_deref().map(|found| if spaced { b" " } else { found }));
         }
     }
 }
 
-/// One argument, and what follows it up to (not including) the next comma.
+/// Parses one argument; returns it with the text from the next comma on.
 fn argument(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
     if let Some((value, rest)) = text.strip_prefix(b"\"").and_then(unquote) {
         let end = rest.iter().position(|b| *b == b',').unwrap_or(rest.len());
@@ -260,7 +261,7 @@ fn argument(text: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
     (Cow::Borrowed(text[..end].trim_ascii_end()), &text[end..])
 }
 
-/// The content of a quoted string after its opening quote, and what follows the closing one.
+/// Parses a quoted string after its opening quote; returns the content and the text after the closing quote.
 fn unquote(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let mut owned: Option<Vec<u8>> = None;
     let mut at = 0;
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn max_age_in_all_its_forms() {
+    fn max_age_forms() {
         for (line, expected) in [
             ("max-age=60", 60),
             ("MAX-AGE=60", 60),
@@ -312,8 +313,8 @@ mod tests {
             ("foo, ,, max-age=60 ,", 60),
             ("foo=bar, max-age=60", 60),
             ("foo=\"max-age=1, x\", max-age=60", 60),
-            ("max-age=99999999999999999999999", GREATEST),
-            ("max-age=2147483649", GREATEST),
+            ("max-age=99999999999999999999999", MAX_DELTA_SECONDS),
+            ("max-age=2147483649", MAX_DELTA_SECONDS),
             ("max-age=-60", 0),
             ("max-age=6.0", 0),
             ("max-age='60'", 0),
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_counts_and_words_are_whole() {
+    fn all_lines_and_whole_tokens_count() {
         let found = response(&["max-age=60", "NO-STORE", "Private"]);
         assert!(found.no_store && found.private.is_whole());
         let found = response(&["no-storex, xno-store, ext=no-store, ext2=\"no-store, private\""]);
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_fields_that_cannot_be_read_restricts_the_whole_response() {
+    fn malformed_field_lists_restrict_the_whole_response() {
         for list in
             ["\"\"", "", "\"a b\"", "\"never closed", " a", "\",\"", "\"a, b c\"", "\"a;b\"x", "a b", "\"\\\"\"", "()"]
         {
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_may_bound_age_and_staleness() {
+    fn request_directives_bound_age_and_staleness() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-stale, min-fresh=5, Only-If-Cached"));
         let found = RequestDirectives::of(&headers);
@@ -411,26 +412,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(line in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_do_not_panic(line in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut found = ResponseDirectives::default();
-            each(&line, |name, argument| found.take(name, argument));
+            for_each_directive(&line, |name, argument| found.take(name, argument));
         }
 
         #[test]
-        fn a_strict_word_is_found_among_any_others(
+        fn no_store_is_found_among_other_directives(
             before in "[a-z0-9=, ]{0,20}", after in "[a-z0-9=, ]{0,20}",
         ) {
             let line = format!("{before},No-Store,{after}");
             let mut found = ResponseDirectives::default();
-            each(line.as_bytes(), |name, argument| found.take(name, argument));
+            for_each_directive(line.as_bytes(), |name, argument| found.take(name, argument));
             prop_assert!(found.no_store);
         }
 
         #[test]
-        fn numbers_survive_quoting(n in 0_u64..GREATEST, quoted: bool) {
+        fn quoted_numbers_are_read(n in 0_u64..MAX_DELTA_SECONDS, quoted: bool) {
             let line = if quoted { format!("max-age=\"{n}\"") } else { format!("max-age={n}") };
             let mut found = ResponseDirectives::default();
-            each(line.as_bytes(), |name, argument| found.take(name, argument));
+            for_each_directive(line.as_bytes(), |name, argument| found.take(name, argument));
             prop_assert_eq!(found.max_age, Some(Duration::from_secs(n)));
         }
     }

@@ -1,6 +1,6 @@
-//! How old a response is, and how long it may be used: RFC 9111 §4.2.
+//! Age and freshness lifetime of a response: RFC 9111 §4.2.
 //!
-//! Everything is computed once, when a response is stored; a hit compares two numbers.
+//! Both are computed once, when a response is stored; a hit compares two numbers.
 //!
 //! ```text
 //! asked      answered       fresh_until   +stale-while-revalidate   +stale-if-error     keep
@@ -9,7 +9,7 @@
 //!                               and refreshed   the inner service fails  revalidated
 //! ```
 //!
-//! Lifetimes come from the first of these that speaks: a targeted field, `s-maxage`, `max-age`, `Expires`, the handler
+//! The lifetime is the first of these that is present: a targeted field, `s-maxage`, `max-age`, `Expires`, the handler
 //! or the route's rule, and (profile `shared`) a tenth of the time since `Last-Modified`.
 
 use std::time::{Duration, SystemTime};
@@ -20,35 +20,35 @@ use super::directives::{ResponseDirectives, delta_seconds};
 use super::settings::Profile;
 use crate::base::clock::Timestamp;
 
-/// A heuristic lifetime never exceeds a day.
-const LONGEST_GUESS: Duration = Duration::from_secs(86_400);
+/// Upper bound of a heuristic lifetime: one day.
+const MAX_HEURISTIC: Duration = Duration::from_secs(86_400);
 
-/// When a response was asked for and when its head came.
+/// Times of a request and of its response head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExchangeTimes {
     pub(crate) asked: Timestamp,
     pub(crate) answered: Timestamp,
-    /// The calendar time at `answered`.
+    /// Calendar time at `answered`.
     pub(crate) wall: SystemTime,
 }
 
-/// How long a response is fresh, counted from its birth at the origin.
+/// Freshness lifetime, counted from the generation of the response at the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lifetime {
-    /// The response says.
+    /// Explicit lifetime.
     Explicit(Duration),
-    /// §4.2.2: nobody says; a guess.
+    /// Heuristic lifetime (§4.2.2).
     Heuristic(Duration),
-    /// Nobody says, and there is nothing to guess from.
+    /// Neither an explicit lifetime nor a basis for a heuristic one.
     Unknown,
 }
 
-/// A field that holds one valid date: IMF-fixdate, RFC 850 or asctime (RFC 9110 §5.6.7).
+/// Parses a field that holds one valid date: IMF-fixdate, RFC 850 or asctime (RFC 9110 §5.6.7).
 pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let text = line.to_str().ok()?;
-    // The parser takes its fields by place, so each form is held to its exact length first.
+    // The parser reads by position, so the length of each form is checked first.
     let exact = match text.split_once(' ')?.0 {
         day if day.ends_with(',') && day.len() == 4 => text.len() == 29 && text.ends_with(" GMT"),
         day if day.ends_with(',') => text.ends_with(" GMT"),
@@ -57,10 +57,10 @@ pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime>
     if exact { httpdate::parse_http_date(text).ok() } else { None }
 }
 
-/// §4.2.3: the response's age when its head arrived.
+/// §4.2.3: age of the response when its head arrived.
 ///
-/// In the profile `app` the answer is born when it arrives: the inner service is its origin, and a slow handler does
-/// not eat the life of what it made.
+/// Zero in profile `app` without an `Age` field: the inner service is the origin, and the time a handler takes does not
+/// count as age.
 pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
     let age_value = age(headers);
     if profile == Profile::App && age_value.is_none() {
@@ -70,18 +70,19 @@ pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile:
     let apparent = date(headers, &header::DATE).and_then(|date| moments.wall.duration_since(date).ok());
     // "response_delay = response_time - request_time; corrected_age_value = age_value + response_delay"
     let corrected = age_value.unwrap_or_default().saturating_add(moments.answered.since(moments.asked));
-    // Dates come in whole seconds: a difference below one is the rounding, not age.
+    // Dates have a resolution of one second: a smaller difference is rounding.
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
     apparent.max(corrected)
 }
 
-/// §5.1: the first member of the first line; ignored where it is no number.
+/// §5.1: the first member of the first line; ignored if it is not a number.
 fn age(headers: &HeaderMap) -> Option<Duration> {
     let first = headers.get(header::AGE)?.as_bytes().split(|b| *b == b',').next()?;
     delta_seconds(first.trim_ascii())
 }
 
-/// §4.2.1: how long the response is fresh. `assigned` is the handler's or the rule's word where the response has none.
+/// §4.2.1: freshness lifetime. `assigned` is the lifetime set by the handler or rule, used where the response sets
+/// none.
 pub(crate) fn lifetime(
     headers: &HeaderMap,
     directives: &ResponseDirectives,
@@ -104,14 +105,14 @@ pub(crate) fn lifetime(
     assigned.map_or(Lifetime::Unknown, Lifetime::Explicit)
 }
 
-/// §4.2.2: a tenth of the time since the last modification, where the status allows a guess.
+/// §4.2.2: a tenth of the time since the last modification, for statuses that are heuristically cacheable.
 pub(crate) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
     if !public && !is_heuristically_cacheable(status) {
         return Lifetime::Unknown;
     }
     let born = date(headers, &header::DATE).unwrap_or(moments.wall);
     match date(headers, &header::LAST_MODIFIED).and_then(|modified| born.duration_since(modified).ok()) {
-        Some(since) => Lifetime::Heuristic((since / 10).min(LONGEST_GUESS)),
+        Some(since) => Lifetime::Heuristic((since / 10).min(MAX_HEURISTIC)),
         None => Lifetime::Unknown,
     }
 }
@@ -141,7 +142,7 @@ mod tests {
         ExchangeTimes { asked, answered: asked + Duration::from_secs(2), wall }
     }
 
-    fn life(fields: &[(&'static str, &str)]) -> Lifetime {
+    fn lifetime_of(fields: &[(&'static str, &str)]) -> Lifetime {
         let headers = headers(fields);
         lifetime(&headers, &ResponseDirectives::of(&headers), false, None, &moments())
     }
@@ -154,11 +155,11 @@ mod tests {
     fn s_maxage_then_max_age_then_expires() {
         let date = ("date", "Thu, 01 Jan 2026 00:00:00 GMT");
         let expires = ("expires", "Thu, 01 Jan 2026 00:00:30 GMT");
-        assert_eq!(life(&[("cache-control", "max-age=1, s-maxage=2"), expires]), secs(2));
-        assert_eq!(life(&[("cache-control", "max-age=1"), expires]), secs(1));
-        assert_eq!(life(&[date, expires]), secs(30));
-        assert_eq!(life(&[expires]), secs(0), "without Date the time of arrival counts");
-        assert_eq!(life(&[]), Lifetime::Unknown);
+        assert_eq!(lifetime_of(&[("cache-control", "max-age=1, s-maxage=2"), expires]), secs(2));
+        assert_eq!(lifetime_of(&[("cache-control", "max-age=1"), expires]), secs(1));
+        assert_eq!(lifetime_of(&[date, expires]), secs(30));
+        assert_eq!(lifetime_of(&[expires]), secs(0), "without Date the time of arrival counts");
+        assert_eq!(lifetime_of(&[]), Lifetime::Unknown);
     }
 
     #[test]
@@ -177,13 +178,13 @@ mod tests {
             "Thu, 01 Jan 2036 00.00.00 GMT",
             "Thu, 01 Jan 2036 00:00:00 GMT, x",
         ] {
-            assert_eq!(life(&[("expires", bad)]), secs(0), "{bad}");
+            assert_eq!(lifetime_of(&[("expires", bad)]), secs(0), "{bad}");
         }
         let good = "Tue, 01 Jan 2036 00:01:00 GMT";
-        assert_eq!(life(&[("expires", good), ("expires", good)]), secs(0), "two lines");
+        assert_eq!(lifetime_of(&[("expires", good), ("expires", good)]), secs(0), "two lines");
         let ten_years = secs(315_532_800);
         for good in [good, "Tuesday, 01-Jan-36 00:01:00 GMT", "Tue Jan  1 00:01:00 2036"] {
-            assert_eq!(life(&[("expires", good)]), ten_years, "{good}");
+            assert_eq!(lifetime_of(&[("expires", good)]), ten_years, "{good}");
         }
     }
 
@@ -206,14 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_is_a_tenth_and_at_most_a_day() {
-        let guess = |modified, status| heuristic(&headers(&[("last-modified", modified)]), status, false, &moments());
+    fn heuristic_is_a_tenth_and_at_most_a_day() {
+        let heuristic_at =
+            |modified, status| heuristic(&headers(&[("last-modified", modified)]), status, false, &moments());
         assert_eq!(
-            guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK),
+            heuristic_at("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK),
             Lifetime::Heuristic(Duration::from_secs(60))
         );
-        assert_eq!(guess("Wed, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Unknown, "a wrong weekday");
-        assert_eq!(guess("Sat, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Heuristic(LONGEST_GUESS));
-        assert_eq!(guess("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::CREATED), Lifetime::Unknown);
+        assert_eq!(heuristic_at("Wed, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Unknown, "a wrong weekday");
+        assert_eq!(heuristic_at("Sat, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Heuristic(MAX_HEURISTIC));
+        assert_eq!(heuristic_at("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::CREATED), Lifetime::Unknown);
     }
 }

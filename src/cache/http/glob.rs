@@ -1,19 +1,18 @@
-//! Patterns over URLs, for an administrator's tool: `*` stands for anything, `?` for one byte, `\` takes the next
-//! literally.
+//! Glob patterns over URLs, for administrators: `*` matches any sequence, `?` one byte, `\` escapes the next byte.
 
 use super::key::{CacheKey, Target};
 
-/// Whether the resource of this key, written as a URL, is meant by the pattern.
-pub(crate) fn means(pattern: &str, key: &CacheKey) -> bool {
+/// Whether the pattern matches the URL of this key's resource.
+pub(crate) fn matches_url(pattern: &str, key: &CacheKey) -> bool {
     let Some(target) = Target::of(key.resource()) else { return false };
     let url = [target.scheme, b"://", target.authority, target.path, target.query].concat();
     matches(pattern.as_bytes(), &url)
 }
 
-/// In at most `pattern × text` steps: a star that went too far is taken back to once, never nested.
+/// Takes at most `pattern × text` steps: only the latest star backtracks.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Behind the latest star, and how far it reaches.
+    // Position after the latest star, and the text position it extends to.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         match (pattern.get(p), pattern.get(p + 1)) {
@@ -25,9 +24,9 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
             (Some(b'?'), _) => (p, t) = (p + 1, t + 1),
             (Some(byte), _) if *byte != b'\\' && *byte == text[t] => (p, t) = (p + 1, t + 1),
             _ => match star {
-                Some((behind, reached)) => {
-                    star = Some((behind, reached + 1));
-                    (p, t) = (behind, reached + 1);
+                Some((after_star, reached)) => {
+                    star = Some((after_star, reached + 1));
+                    (p, t) = (after_star, reached + 1);
                 }
                 None => return false,
             },
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_questions_and_escapes() {
+    fn wildcards_and_escapes() {
         for (pattern, text, expected) in [
             ("*", "", true),
             ("", "", true),
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_made_to_be_slow_is_not() {
+    fn adversarial_patterns_take_bounded_time() {
         let pattern = "*a".repeat(500) + "b";
         assert!(!matches(pattern.as_bytes(), "a".repeat(20_000).as_bytes()));
     }

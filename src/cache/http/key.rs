@@ -1,9 +1,9 @@
-//! [`CacheKey`]: what an entry is stored under and compared by.
+//! [`CacheKey`]: key of a stored response.
 //!
-//! A key is a list of length-prefixed parts, so that no two requests share one by accident of delimiters:
-//! scheme, authority, path, query | key fields, identity | variant. The parts before the first bar name the
-//! *resource*: what an unsafe request or an invalidation by URL addresses. The full key is kept in the entry and
-//! compared when it is read; the 64-bit hash only finds it. How a request becomes one is in `key_builder.rs`.
+//! A key is a list of length-prefixed parts, so that delimiters cannot make two requests collide: scheme, authority,
+//! path, query | key fields, identity | variant. The parts before the first bar name the *resource*, the target of
+//! unsafe requests and of invalidations by URL. Entries hold the full key, which is compared on each look-up; the
+//! 64-bit hash only selects the slot. `key_builder.rs` derives keys from requests.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use crate::base::codec::{Reader, Writer};
 
-/// Drawn per process, so that nobody can choose keys that collide.
+/// Random per process, so that clients cannot construct colliding keys.
 static SECRET: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default::default);
 
-/// The key of a stored response. `Debug` shows its hash only: keys may hold identities.
+/// Key of a stored response. `Debug` prints only its hash, since keys may hold identities.
 ///
 /// ```
 /// use tollgate::cache::CacheKey;
@@ -27,44 +27,45 @@ static SECRET: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default:
 /// ```
 pub struct CacheKey {
     hash: u64,
-    /// Where the parts that name the resource end.
+    /// End of the parts that name the resource.
     resource: u32,
     bytes: SmallVec<[u8; 104]>,
 }
 
 impl CacheKey {
-    /// The key with this encoding, the first `resource` bytes of which name the resource. For stores that read keys
-    /// back, and their tests.
+    /// Creates a key from its encoding, of which the first `resource` bytes name the resource. For stores that read
+    /// keys back, and their tests.
     #[must_use]
     pub fn from_bytes(bytes: &[u8], resource: usize) -> Self {
         Self::seal(SmallVec::from_slice(bytes), resource.min(bytes.len()))
     }
 
-    /// The encoding, stable between versions of this crate that say so: what a store outside this process is keyed by.
+    /// Returns the encoding, under which stores outside this process index entries. It changes only in releases that
+    /// say so.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The part of the encoding that names the resource: scheme, authority, path and query.
+    /// Returns the part of the encoding that names the resource: scheme, authority, path and query.
     #[must_use]
     pub fn resource(&self) -> &[u8] {
         &self.bytes[..self.resource as usize]
     }
 
-    /// This key's hash under a secret of this process.
+    /// Returns the hash under the secret of this process.
     pub(crate) const fn hash64(&self) -> u64 {
         self.hash
     }
 
-    /// The key of one variant: `self` is the primary key, `suffix` the variant's own encoding.
+    /// Returns the secondary key of a variant: the primary key with the encoding of the selecting fields.
     pub(crate) fn variant(&self, suffix: &[u8]) -> Self {
         let mut key = Writer(SmallVec::from_slice(&self.bytes));
         key.bytes(suffix);
         Self::seal(key.0, self.resource as usize)
     }
 
-    /// The key with this encoding.
+    /// Creates a key from its encoding.
     pub(crate) fn seal(bytes: SmallVec<[u8; 104]>, resource: usize) -> Self {
         let mut hasher = SECRET.build_hasher();
         hasher.write(&bytes);
@@ -75,7 +76,7 @@ impl CacheKey {
 
 impl Clone for CacheKey {
     fn clone(&self) -> Self {
-        // In one copy: `SmallVec` would clone byte by byte.
+        // One copy: `SmallVec::clone` copies byte by byte.
         Self { hash: self.hash, resource: self.resource, bytes: SmallVec::from_slice(&self.bytes) }
     }
 }
@@ -100,18 +101,18 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// A URL taken apart again, from a key's encoding.
+/// URL parts decoded from a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target<'a> {
     pub(crate) scheme: &'a [u8],
     pub(crate) authority: &'a [u8],
     pub(crate) path: &'a [u8],
-    /// With its question mark; empty where there is none.
+    /// Query with its question mark; empty if there is none.
     pub(crate) query: &'a [u8],
 }
 
 impl<'a> Target<'a> {
-    /// Reads the resource part of a key; `None` where it was not made here.
+    /// Decodes the resource part of a key; `None` if the encoding is not of this crate.
     pub(crate) fn of(resource: &'a [u8]) -> Option<Self> {
         let (scheme, rest) = split(resource)?;
         let (authority, rest) = split(rest)?;
@@ -121,7 +122,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// One length-prefixed part, and what follows it.
+/// Splits off one length-prefixed part.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut rest = Reader(bytes);
     Some((rest.bytes()?, rest.0))
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variants_are_other_keys_of_the_same_resource() {
+    fn variants_share_the_resource() {
         let key = CacheKey::from_bytes(b"resource and more", 8);
         assert_eq!((key.resource(), key.variant(b"x").resource()), (&b"resource"[..], &b"resource"[..]));
         assert_ne!(key.variant(b"x"), key);

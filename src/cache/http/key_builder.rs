@@ -1,14 +1,14 @@
-//! How a request becomes a key, part by part.
+//! Key builder: derives the cache key of a request.
 //!
 //! | part | canonical form |
 //! |---|---|
 //! | scheme | the target's, else the layer's default |
 //! | authority | lower case, without the scheme's default port |
-//! | path, query | as sent: no decoding, no sorting (a cache that decodes confuses paths its origin tells apart) |
-//! | key fields | every line of each, and whether there is one |
+//! | path, query | as sent: no decoding, no sorting (decoding would merge paths that the origin distinguishes) |
+//! | key fields | every line of each, and whether the field is present |
 //! | identity | [`Key`]'s own injective encoding |
 //!
-//! This runs once per request, hits included: parts are written into one buffer on the stack.
+//! It runs once per request, hits included; parts are written into a stack buffer.
 
 use http::uri::Authority;
 use http::{Uri, header};
@@ -19,63 +19,63 @@ use super::reason::Reason;
 use crate::base::request_head::RequestHead;
 use crate::identity::Key;
 
-/// A longer key is not worth an entry.
-const LONGEST: usize = 16 * 1024;
-/// Keys up to this length are built without an allocation.
-const USUAL: usize = 256;
+/// Maximum length of a key.
+const MAX_KEY_LEN: usize = 16 * 1024;
+/// Keys up to this length are built without allocation.
+const INLINE_LEN: usize = 256;
 
-/// How keys are made: the layer's part of the decision.
+/// Configuration of the layer that affects keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyParts<'a> {
-    /// The scheme of a request that does not say.
+    /// Scheme used if the request has none.
     pub(crate) default_scheme: &'a str,
-    /// Query parameters that do not select the response.
+    /// Query parameters excluded from the key.
     pub(crate) ignore_query: &'a [Box<str>],
-    /// Whether all of the query is left out.
+    /// Whether the whole query is excluded.
     pub(crate) without_query: bool,
 }
 
 /// Builds a key part by part.
 pub(crate) struct KeyBuilder {
-    usual: [u8; USUAL],
+    inline: [u8; INLINE_LEN],
     length: usize,
-    /// Everything, once it no longer fits.
-    long: Vec<u8>,
+    /// Contents that exceed the stack buffer.
+    heap: Vec<u8>,
     resource: usize,
 }
 
 impl KeyBuilder {
     pub(crate) const fn new() -> Self {
-        Self { usual: [0; USUAL], length: 0, long: Vec::new(), resource: 0 }
+        Self { inline: [0; INLINE_LEN], length: 0, heap: Vec::new(), resource: 0 }
     }
 
-    /// Writes the resource this request asks for.
+    /// Writes the resource of a request.
     ///
     /// # Errors
-    /// [`Reason::Authority`] where the request does not name exactly one authority.
+    /// [`Reason::Authority`] unless the request names exactly one authority.
     pub(crate) fn request(&mut self, head: &RequestHead<'_>, parts: KeyParts<'_>) -> Result<(), Reason> {
-        // A nested router strips the prefix from the target; the key needs all of it.
+        // A nested router strips the prefix from the target; the key needs the full target.
         let uri = head.original_uri();
         let scheme = uri.scheme_str().or_else(|| head.uri().scheme_str()).unwrap_or(parts.default_scheme);
         let mut hosts = head.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
             (None, _) => None,
             (Some(host), None) => Some(host.as_bytes()),
-            // RFC 9112 §3.2: a server answers 400 to several Host fields. They are never a key.
+            // RFC 9112 §3.2: a server answers 400 to several Host fields.
             (Some(_), Some(_)) => return Err(Reason::Authority),
         };
         let from_target = uri.authority().or_else(|| head.uri().authority()).map(Authority::as_str);
         let authority = match (from_target.map(str::as_bytes), host) {
             (None, None) => return Err(Reason::Authority),
             (Some(one), None) | (None, Some(one)) => one,
-            // RFC 9110 §7.2: both name the same authority, or the request lies about one of them.
+            // RFC 9110 §7.2: both must name the same authority.
             (Some(target), Some(host)) if same_authority(scheme, target, host) => target,
             (Some(_), Some(_)) => return Err(Reason::Authority),
         };
         self.target(scheme, authority, uri, parts)?;
         let (path, original) = (head.uri().path_and_query(), uri.path_and_query());
         if path != original {
-            // Another layer may have rewritten the target by something that is not in it.
+            // Another layer may have rewritten the target by information that the original target lacks.
             self.byte(3);
             self.put(path.map_or("", |target| target.as_str()).as_bytes());
         }
@@ -85,7 +85,7 @@ impl KeyBuilder {
     /// Writes a resource given by its parts.
     ///
     /// # Errors
-    /// [`Reason::Authority`] where `authority` is malformed.
+    /// [`Reason::Authority`] if `authority` is malformed.
     pub(crate) fn target(
         &mut self,
         scheme: &str,
@@ -93,7 +93,7 @@ impl KeyBuilder {
         uri: &Uri,
         parts: KeyParts<'_>,
     ) -> Result<(), Reason> {
-        let authority = canonical(scheme, authority).ok_or(Reason::Authority)?;
+        let authority = canonical_authority(scheme, authority).ok_or(Reason::Authority)?;
         self.put_lower(scheme.as_bytes());
         self.put_lower(authority);
         // RFC 9110 §4.2.3: "an empty path component is equivalent to an absolute path of "/"".
@@ -102,13 +102,13 @@ impl KeyBuilder {
         match uri.query().filter(|_| !parts.without_query) {
             None => self.put(b""),
             Some(query) if parts.ignore_query.is_empty() => self.put_query(query.as_bytes()),
-            Some(query) => self.put_query(selecting(query, parts.ignore_query).as_bytes()),
+            Some(query) => self.put_query(without_ignored(query, parts.ignore_query).as_bytes()),
         }
         self.resource = self.bytes().len();
         Ok(())
     }
 
-    /// Adds a field's lines; a missing field is not an empty one.
+    /// Adds the lines of a field; a missing field differs from an empty one.
     pub(crate) fn field(&mut self, head: &RequestHead<'_>, name: &http::HeaderName) {
         for line in head.headers().get_all(name) {
             self.byte(1);
@@ -123,7 +123,7 @@ impl KeyBuilder {
         self.put(schemes);
     }
 
-    /// Adds who is asking.
+    /// Adds the identity of the requester.
     pub(crate) fn identity(&mut self, identity: &Key<'_>) {
         let mut encoded = Vec::new();
         identity.encode(&mut encoded);
@@ -131,28 +131,28 @@ impl KeyBuilder {
         self.put(&encoded);
     }
 
-    /// The key.
+    /// Returns the key.
     ///
     /// # Errors
     /// [`Reason::KeyTooLong`] beyond 16 KiB.
     pub(crate) fn finish(&self) -> Result<CacheKey, Reason> {
         let bytes = self.bytes();
-        if bytes.len() > LONGEST {
+        if bytes.len() > MAX_KEY_LEN {
             return Err(Reason::KeyTooLong);
         }
         Ok(CacheKey::seal(SmallVec::from_slice(bytes), self.resource))
     }
 
     fn bytes(&self) -> &[u8] {
-        if self.long.is_empty() { &self.usual[..self.length] } else { &self.long }
+        if self.heap.is_empty() { &self.inline[..self.length] } else { &self.heap }
     }
 
     fn put(&mut self, bytes: &[u8]) {
         let prefix = (bytes.len() as u32).to_be_bytes();
         let (start, end) = (self.length + 4, self.length + 4 + bytes.len());
-        if self.long.is_empty() && end <= USUAL {
-            self.usual[self.length..start].copy_from_slice(&prefix);
-            self.usual[start..end].copy_from_slice(bytes);
+        if self.heap.is_empty() && end <= INLINE_LEN {
+            self.inline[self.length..start].copy_from_slice(&prefix);
+            self.inline[start..end].copy_from_slice(bytes);
             self.length = end;
             return;
         }
@@ -162,12 +162,12 @@ impl KeyBuilder {
 
     fn put_lower(&mut self, bytes: &[u8]) {
         self.put(bytes);
-        let written = if self.long.is_empty() { &mut self.usual[..self.length] } else { &mut self.long[..] };
+        let written = if self.heap.is_empty() { &mut self.inline[..self.length] } else { &mut self.heap[..] };
         let start = written.len() - bytes.len();
         written[start..].make_ascii_lowercase();
     }
 
-    /// `/a?` and `/a` are two resources, so the question mark is kept.
+    /// `/a?` and `/a` are distinct resources, so the question mark is part of the key.
     fn put_query(&mut self, query: &[u8]) {
         self.append(&(query.len() as u32 + 1).to_be_bytes());
         self.byte(b'?');
@@ -180,32 +180,33 @@ impl KeyBuilder {
 
     fn append(&mut self, bytes: &[u8]) {
         let end = self.length + bytes.len();
-        if self.long.is_empty() && end <= USUAL {
-            self.usual[self.length..end].copy_from_slice(bytes);
+        if self.heap.is_empty() && end <= INLINE_LEN {
+            self.inline[self.length..end].copy_from_slice(bytes);
             self.length = end;
             return;
         }
-        if self.long.is_empty() {
-            self.long.extend_from_slice(&self.usual[..self.length]);
+        if self.heap.is_empty() {
+            self.heap.extend_from_slice(&self.inline[..self.length]);
         }
-        self.long.extend_from_slice(bytes);
+        self.heap.extend_from_slice(bytes);
     }
 }
 
-fn selecting(query: &str, ignored: &[Box<str>]) -> String {
+fn without_ignored(query: &str, ignored: &[Box<str>]) -> String {
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    let kept: Vec<_> = query.split('&').filter(|pair| !ignored.iter().any(|known| **known == name(pair))).collect();
-    kept.join("&")
+    let remaining: Vec<_> =
+        query.split('&').filter(|pair| !ignored.iter().any(|known| **known == name(pair))).collect();
+    remaining.join("&")
 }
 
 fn same_authority(scheme: &str, one: &[u8], other: &[u8]) -> bool {
-    match (canonical(scheme, one), canonical(scheme, other)) {
+    match (canonical_authority(scheme, one), canonical_authority(scheme, other)) {
         (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
         _ => false,
     }
 }
 
-/// Bytes that stand in a host and port (RFC 3986 §3.2.2), the colon apart.
+/// Bytes allowed in host and port (RFC 3986 §3.2.2), except the colon.
 static IN_HOST: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -218,9 +219,9 @@ static IN_HOST: [bool; 256] = {
     table
 };
 
-/// Without the scheme's default port; `None` where it is no authority, or carries user information.
-fn canonical<'a>(scheme: &str, authority: &'a [u8]) -> Option<&'a [u8]> {
-    // The last colon, unless it stands inside an IPv6 address.
+/// Strips the scheme's default port; `None` if the authority is malformed or carries user information.
+fn canonical_authority<'a>(scheme: &str, authority: &'a [u8]) -> Option<&'a [u8]> {
+    // The last colon outside an IPv6 address.
     let mut colon = None;
     for (at, byte) in authority.iter().enumerate() {
         match byte {
@@ -238,7 +239,7 @@ fn canonical<'a>(scheme: &str, authority: &'a [u8]) -> Option<&'a [u8]> {
     if host.is_empty() || !port.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // RFC 9110 §4.2.3: an empty port, or the scheme's own, is the same as none.
+    // RFC 9110 §4.2.3: an empty port, or the scheme's default, is equivalent to none.
     if port.is_empty() || port == default { Some(host) } else { Some(authority) }
 }
 
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_resource_has_one_key_however_it_is_written() {
+    fn equivalent_urls_have_one_key() {
         let plain = key("/a?b", &["example.com"]).expect("a key");
         for (uri, hosts) in [
             ("/a?b", &["EXAMPLE.com"][..]),
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_that_is_missing_doubled_malformed_or_contradicted_is_no_key() {
+    fn missing_repeated_malformed_or_contradictory_authorities_are_rejected() {
         for (uri, hosts) in [
             ("/a", &[][..]),
             ("/a", &["a", "a"]),
@@ -310,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_says_what_resource_it_is_of() {
+    fn a_key_exposes_its_resource() {
         let key = key("/a/b?c=1", &["h:81"]).expect("a key");
         let expected = Target { scheme: b"http", authority: b"h:81", path: b"/a/b", query: b"?c=1" };
         assert_eq!(Target::of(key.resource()), Some(expected));
     }
 
     #[test]
-    fn long_keys_are_as_good_as_short_ones() {
+    fn long_keys_are_bounded_and_distinct() {
         let path = |n: usize| format!("/{}", "x".repeat(n));
         let keys: Vec<_> = (230..270).map(|n| key(&path(n), &["Example.COM"]).expect("a key")).collect();
         for (n, key) in keys.iter().enumerate() {
@@ -326,13 +327,13 @@ mod tests {
         }
         assert_eq!(key(&path(17_000), &["h"]).expect_err("too long"), Reason::KeyTooLong);
         let host = "H".repeat(300);
-        let long = key("/", &[&host]).expect("a key");
-        assert_eq!(Target::of(long.resource()).expect("a target").authority, host.to_lowercase().as_bytes());
+        let heap = key("/", &[&host]).expect("a key");
+        assert_eq!(Target::of(heap.resource()).expect("a target").authority, host.to_lowercase().as_bytes());
     }
 
     #[test]
     fn ignored_parameters_leave_the_rest_in_order() {
-        assert_eq!(selecting("b=2&utm=x&a=1&utm", &["utm".into()]), "b=2&a=1");
+        assert_eq!(without_ignored("b=2&utm=x&a=1&utm", &["utm".into()]), "b=2&a=1");
     }
 
     proptest! {

@@ -1,13 +1,12 @@
-//! The small decisions: may this request use the cache, how may this entry be used now, what does a failure or an
-//! unsafe request change. The large one, on responses, is in `evaluate.rs`.
+//! Decisions on requests and stored entries. The decision on storing a response is in `storability.rs`.
 //!
-//! | function | asked | answers |
+//! | function | input | output |
 //! |---|---|---|
-//! | [`admit`] | before the look-up | go on, or pass by for this reason |
-//! | [`standing`] | of what was found | serve, serve and refresh, revalidate, or nothing |
-//! | [`spared`] | of what has expired, while a budget runs low | serve it all the same, or as before |
-//! | [`stands_in_until`] | of a failure | until when a stale response may be served in its place |
-//! | [`invalidates`] | of an answer to an unsafe request | whether what is stored is void |
+//! | [`admit`] | a request, before the look-up | use the cache, or the reason to bypass it |
+//! | [`freshness`] | a stored entry | fresh, stale while revalidate, stale, or unusable |
+//! | [`stretched_freshness`] | an expired entry, while a budget runs low | serve it for longer, or as before |
+//! | [`stale_if_error_until`] | a failure of the inner service | deadline until which a stale response replaces it |
+//! | [`invalidates`] | a response to an unsafe request | whether it invalidates what is stored |
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -19,10 +18,10 @@ use super::settings::{CacheSettings, Profile};
 use crate::base::budget::BudgetEffect;
 use crate::base::clock::Timestamp;
 
-/// Whether this request may be answered from the cache, and its answer be kept.
+/// Checks whether the request may be answered from the cache and its response stored.
 ///
 /// # Errors
-/// The reason to pass it by.
+/// The reason to bypass the cache.
 pub(crate) fn admit(
     headers: &HeaderMap,
     flags: RequestFlags,
@@ -47,11 +46,10 @@ pub(crate) fn admit(
     Ok(())
 }
 
-/// Whether a stored response is an error that this request's credential may turn into a success: who logs in is not
-/// shown
-/// what those without a login are. Not where the operator said that credentials change nothing, or the key tells them
-/// apart.
-pub(crate) fn is_lifted_by_credential(status: StatusCode, flags: RequestFlags, keyed: bool, rule: &Rule) -> bool {
+/// Whether a stored error may turn into a success with this request's credential: a login must not be answered with the
+/// response of an anonymous request. False where the rule declares that credentials change nothing or where the key
+/// includes the identity.
+pub(crate) fn may_differ_with_credential(status: StatusCode, flags: RequestFlags, keyed: bool, rule: &Rule) -> bool {
     if keyed || rule.same_for_everyone {
         return false;
     }
@@ -63,53 +61,53 @@ pub(crate) fn is_lifted_by_credential(status: StatusCode, flags: RequestFlags, k
     }
 }
 
-/// How a stored response may be used at this moment.
+/// Freshness of a stored response at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// Serve it.
+    /// Serve the response.
     Fresh,
-    /// Serve it, and refresh it meanwhile, ahead of its end.
-    FreshButOld,
-    /// Serve it, expired, since a budget runs low: see [`Budget`](crate::Budget).
+    /// Serve the response and refresh it in the background, before it expires.
+    RefreshAhead,
+    /// Serve the expired response because a budget runs low: see [`Budget`](crate::Budget).
     BudgetStretched,
-    /// Serve it, and refresh it meanwhile.
+    /// Serve the stale response and revalidate it in the background.
     StaleWhileRevalidate,
-    /// Ask the inner service first; `on_error` says whether it may stand in if that fails.
+    /// Revalidate first; `on_error` says whether the stale response may be served if that fails.
     Stale {
-        /// Whether it may be served where the inner service fails.
+        /// Whether the stale response may be served if the inner service fails.
         on_error: bool,
     },
-    /// It is of no use.
-    Gone,
+    /// The response is past every deadline.
+    Unusable,
 }
 
-/// The standing of an entry with these windows.
-pub(crate) fn standing(windows: &Deadlines, now: Timestamp) -> Freshness {
-    if now < windows.fresh_until {
-        if now < windows.refresh_from { Freshness::Fresh } else { Freshness::FreshButOld }
-    } else if now < windows.revalidate_until {
+/// Returns the freshness at `now` of an entry with these deadlines.
+pub(crate) fn freshness(deadlines: &Deadlines, now: Timestamp) -> Freshness {
+    if now < deadlines.fresh_until {
+        if now < deadlines.refresh_from { Freshness::Fresh } else { Freshness::RefreshAhead }
+    } else if now < deadlines.revalidate_until {
         Freshness::StaleWhileRevalidate
-    } else if now < windows.keep_until {
-        Freshness::Stale { on_error: now < windows.error_until.max(windows.down_until) }
+    } else if now < deadlines.retain_until {
+        Freshness::Stale { on_error: now < deadlines.error_until.max(deadlines.unreachable_until) }
     } else {
-        Freshness::Gone
+        Freshness::Unusable
     }
 }
 
-/// The standing of an entry that nobody took back and that is not `strict`, while a budget asks for this much thrift.
+/// Extends the freshness of a valid entry, not `strict`, by the effect of a low budget.
 ///
-/// A life counts from when it was stored, so that an entry is as old as it says; its other windows stay where they are.
-pub(crate) fn spared(
-    standing: Freshness,
-    windows: &Deadlines,
+/// A stretched lifetime counts from the time of storage; the other deadlines are unchanged.
+pub(crate) fn stretched_freshness(
+    freshness: Freshness,
+    deadlines: &Deadlines,
     stored_at: Timestamp,
     effect: BudgetEffect,
     now: Timestamp,
 ) -> Freshness {
-    let may_be_stale = effect.prefer_stale && now < windows.revalidate_until.max(windows.error_until);
-    let stretched = || stored_at + effect.stretched(windows.fresh_until.since(stored_at));
-    match standing {
-        Freshness::FreshButOld if effect != BudgetEffect::NONE => Freshness::Fresh,
+    let may_be_stale = effect.prefer_stale && now < deadlines.revalidate_until.max(deadlines.error_until);
+    let stretched = || stored_at + effect.stretched(deadlines.fresh_until.since(stored_at));
+    match freshness {
+        Freshness::RefreshAhead if effect != BudgetEffect::NONE => Freshness::Fresh,
         Freshness::StaleWhileRevalidate | Freshness::Stale { .. } if may_be_stale || now < stretched() => {
             Freshness::BudgetStretched
         }
@@ -117,22 +115,22 @@ pub(crate) fn spared(
     }
 }
 
-/// Whether an answer to an unsafe request invalidates what is stored for its target: RFC 9111 §4.4, of every method
-/// that is not known to be safe (RFC 9110 §9.2.1 and the registry of methods).
+/// Whether a response to an unsafe request invalidates what is stored for its target (RFC 9111 §4.4). Every method not
+/// known to be safe counts as unsafe (RFC 9110 §9.2.1 and the registry of methods).
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
     const SAFE: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PRI", "PROPFIND", "REPORT", "SEARCH"];
     // "A "non-error response" is one with a 2xx (Successful) or 3xx (Redirection) status code."
     !SAFE.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
 }
 
-/// Until when a stale response may stand in for this failure of the inner service (`None`: it did not answer at all).
+/// Returns the deadline until which a stale response may replace this failure (`None`: no response at all).
 ///
-/// RFC 5861 §4: stale-if-error covers 500, 502, 503, 504 and errors; RFC 9111 §4.2.4 lets a disconnected cache serve
-/// stale, which 500 is no sign of.
-pub(crate) fn stands_in_until(windows: &Deadlines, failure: Option<StatusCode>) -> Option<Timestamp> {
+/// RFC 5861 §4: stale-if-error covers 500, 502, 503, 504 and errors. RFC 9111 §4.2.4 lets a disconnected cache serve
+/// stale responses, which a 500 does not indicate.
+pub(crate) fn stale_if_error_until(deadlines: &Deadlines, failure: Option<StatusCode>) -> Option<Timestamp> {
     match failure.map(|status| status.as_u16()) {
-        None | Some(502..=504) => Some(windows.down_until),
-        Some(500) => Some(windows.error_until),
+        None | Some(502..=504) => Some(deadlines.unreachable_until),
+        Some(500) => Some(deadlines.error_until),
         Some(_) => None,
     }
 }
@@ -148,20 +146,20 @@ mod tests {
     }
 
     #[test]
-    fn a_low_budget_keeps_what_has_expired_in_use_and_never_longer_than_it_says() {
-        let windows = Deadlines {
+    fn a_low_budget_extends_freshness_within_its_bounds() {
+        let deadlines = Deadlines {
             fresh_until: at(100),
-            late: Duration::ZERO,
+            initial_staleness: Duration::ZERO,
             refresh_from: at(90),
             revalidate_until: at(110),
             error_until: at(150),
-            down_until: at(400),
-            keep_until: at(400),
+            unreachable_until: at(400),
+            retain_until: at(400),
         };
         let stale = Freshness::Stale { on_error: true };
         let effect = |stretch, prefer_stale| BudgetEffect { stretch, prefer_stale };
         for (now, effect, expected) in [
-            (95, BudgetEffect::NONE, Freshness::FreshButOld),
+            (95, BudgetEffect::NONE, Freshness::RefreshAhead),
             (95, effect(1.5, false), Freshness::Fresh),
             (105, BudgetEffect::NONE, Freshness::StaleWhileRevalidate),
             (105, effect(1.5, false), Freshness::BudgetStretched),
@@ -171,9 +169,9 @@ mod tests {
             (149, effect(1.0, true), Freshness::BudgetStretched),
             (150, effect(1.0, true), stale),
             (300, effect(16.0, true), Freshness::BudgetStretched),
-            (400, effect(16.0, true), Freshness::Gone),
+            (400, effect(16.0, true), Freshness::Unusable),
         ] {
-            let found = spared(standing(&windows, at(now)), &windows, at(0), effect, at(now));
+            let found = stretched_freshness(freshness(&deadlines, at(now)), &deadlines, at(0), effect, at(now));
             assert_eq!(found, expected, "at {now} with {effect:?}");
         }
     }

@@ -1,14 +1,15 @@
-//! Byte ranges: RFC 9110 §14, and RFC 9111 §3.3 and §3.4 for responses that are parts.
+//! Byte ranges: RFC 9110 §14, and RFC 9111 §3.3 and §3.4 for partial responses.
 //!
-//! All arithmetic is checked and all input bounded: a range that overflows is no range, more than 16 are the whole.
+//! Arithmetic is checked and input bounded: an overflowing range is malformed, and more than 16 ranges select the
+//! whole.
 //!
-//! | the request's `Range` | the answer |
+//! | `Range` of the request | response |
 //! |---|---|
-//! | absent, malformed, of another unit, of more than 16 parts, or of parts that repeat bytes | the whole, 200 |
-//! | with an `If-Range` that does not hold | the whole, 200 |
-//! | one satisfiable part | 206 |
+//! | absent, malformed, of another unit, of more than 16 ranges, or with ranges that repeat bytes | the whole, 200 |
+//! | with an `If-Range` that does not match | the whole, 200 |
+//! | one satisfiable range | 206 |
 //! | several | 206, `multipart/byteranges` |
-//! | none that is satisfiable | 416 |
+//! | none satisfiable | 416 |
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -16,9 +17,9 @@ use super::freshness::date;
 use super::validators::strongly_equal;
 
 /// RFC 9110 §14.2 leaves a server free to ignore "many small ranges".
-const MOST: usize = 16;
+const MAX_RANGES: usize = 16;
 
-/// Bytes from the first to before the last.
+/// Half-open range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ByteSpan {
     pub(crate) start: u64,
@@ -35,29 +36,29 @@ impl ByteSpan {
     }
 }
 
-/// What a request wants of a representation.
+/// Ranges of a representation that a request selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// All of it.
+pub(crate) enum RequestedRanges {
+    /// The whole representation.
     Whole,
-    /// These parts, in this order; never empty.
+    /// These ranges, in this order; never empty.
     Parts(Vec<ByteSpan>),
-    /// Nothing that there is.
+    /// No satisfiable range.
     Unsatisfiable,
 }
 
-/// Reads `Range` against a representation of this length, taking `If-Range` into account.
-pub(crate) fn wanted(request: &HeaderMap, stored: &HeaderMap, length: u64) -> Wanted {
+/// Evaluates `Range` and `If-Range` against a representation of this length.
+pub(crate) fn requested_ranges(request: &HeaderMap, stored: &HeaderMap, length: u64) -> RequestedRanges {
     let mut lines = request.get_all(header::RANGE).iter();
-    let (Some(line), None) = (lines.next(), lines.next()) else { return Wanted::Whole };
+    let (Some(line), None) = (lines.next(), lines.next()) else { return RequestedRanges::Whole };
     if !if_range_holds(request, stored) {
-        return Wanted::Whole;
+        return RequestedRanges::Whole;
     }
-    parse(line.as_bytes(), length).unwrap_or(Wanted::Whole)
+    parse(line.as_bytes(), length).unwrap_or(RequestedRanges::Whole)
 }
 
-/// §14.1.2 and §14.2; `None` where it is malformed, and so ignored.
-fn parse(line: &[u8], length: u64) -> Option<Wanted> {
+/// §14.1.2 and §14.2; `None` if malformed, and therefore ignored.
+fn parse(line: &[u8], length: u64) -> Option<RequestedRanges> {
     let (unit, set) = line.split_at(line.iter().position(|b| *b == b'=')?);
     if !unit.trim_ascii().eq_ignore_ascii_case(b"bytes") {
         return None;
@@ -66,7 +67,7 @@ fn parse(line: &[u8], length: u64) -> Option<Wanted> {
     let mut count = 0;
     for member in set[1..].split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty()) {
         count += 1;
-        if count > MOST {
+        if count > MAX_RANGES {
             return None;
         }
         parts.extend(part(member, length)?);
@@ -75,14 +76,14 @@ fn parse(line: &[u8], length: u64) -> Option<Wanted> {
         return None;
     }
     if parts.is_empty() {
-        return Some(Wanted::Unsatisfiable);
+        return Some(RequestedRanges::Unsatisfiable);
     }
-    // Parts that repeat bytes would send more than the whole.
+    // Overlapping ranges would transfer more than the whole.
     let total = parts.iter().try_fold(0_u64, |sum, part: &ByteSpan| sum.checked_add(part.len()))?;
-    if total > length { None } else { Some(Wanted::Parts(parts)) }
+    if total > length { None } else { Some(RequestedRanges::Parts(parts)) }
 }
 
-/// One range-spec: `Some(None)` where it is well-formed but beyond the end.
+/// Parses one range-spec: `Some(None)` if it is well-formed but unsatisfiable.
 fn part(member: &[u8], length: u64) -> Option<Option<ByteSpan>> {
     let (first, last) = member.split_at(member.iter().position(|b| *b == b'-')?);
     let (first, last) = (first.trim_ascii(), last[1..].trim_ascii());
@@ -100,7 +101,7 @@ fn part(member: &[u8], length: u64) -> Option<Option<ByteSpan>> {
     Some((first < length).then_some(ByteSpan { start: first, end: last.saturating_add(1).min(length) }))
 }
 
-/// Digits; what is too great to hold is as good as endless.
+/// Parses decimal digits, saturating at `u64::MAX`.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -108,35 +109,36 @@ fn number(digits: &[u8]) -> Option<u64> {
     Some(digits.iter().fold(0_u64, |n, d| n.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
 }
 
-/// RFC 9110 §13.1.5: whether the ranges are still ranges of what the client has; true without `If-Range`.
+/// RFC 9110 §13.1.5: whether `If-Range` matches the stored response; true without `If-Range`.
 fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let Some(line) = request.get(header::IF_RANGE) else { return true };
     if line.as_bytes().starts_with(b"\"") || line.as_bytes().starts_with(b"W/") {
         return strongly_equal(Some(line), stored.get(header::ETAG));
     }
-    // "exactly matches the Last-Modified field value", which is strong (§8.8.2.2) if it is a second older than Date.
+    // "exactly matches the Last-Modified field value", which is strong (§8.8.2.2) if it is at least one second older
+    // than Date.
     let (modified, made) = (date(stored, &header::LAST_MODIFIED), date(stored, &header::DATE));
     stored.get(header::LAST_MODIFIED) == Some(line)
         && matches!((modified, made), (Some(modified), Some(made))
             if made.duration_since(modified).is_ok_and(|age| age.as_secs() >= 1))
 }
 
-/// Asks for what follows the first `held` bytes of a response with these fields, or for all of it if it has changed.
-pub(crate) fn ask_for_rest(request: &mut HeaderMap, stored: &HeaderMap, held: u64) {
-    if let (Ok(range), Some(etag)) = (HeaderValue::try_from(format!("bytes={held}-")), stored.get(header::ETAG)) {
+/// Requests the bytes after the first `received` of a response with these fields, or the whole if it has changed.
+pub(crate) fn request_rest(request: &mut HeaderMap, stored: &HeaderMap, received: u64) {
+    if let (Ok(range), Some(etag)) = (HeaderValue::try_from(format!("bytes={received}-")), stored.get(header::ETAG)) {
         request.insert(header::RANGE, range);
         request.insert(header::IF_RANGE, etag.clone());
     }
 }
 
-/// A `Content-Range`: which bytes, and of how many.
+/// Parsed `Content-Range`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ContentRange {
     pub(crate) span: ByteSpan,
     pub(crate) total: u64,
 }
 
-/// RFC 9110 §14.4: one line that names existing bytes of a known length; `None` for everything else.
+/// RFC 9110 §14.4: parses a single line with a satisfied range and a known length; `None` otherwise.
 pub(crate) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     let mut lines = headers.get_all(header::CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
@@ -149,14 +151,14 @@ pub(crate) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     sound.then(|| ContentRange { span: ByteSpan { start: first, end: last + 1 }, total })
 }
 
-/// The `Content-Range` of these bytes.
-pub(crate) fn describe(span: ByteSpan, total: u64) -> HeaderValue {
+/// Formats the `Content-Range` of a 206.
+pub(crate) fn content_range_value(span: ByteSpan, total: u64) -> HeaderValue {
     let text = format!("bytes {}-{}/{total}", span.start, span.end - 1);
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("bytes */*"))
 }
 
-/// The `Content-Range` of a 416.
-pub(crate) fn describe_unsatisfiable(total: u64) -> HeaderValue {
+/// Formats the `Content-Range` of a 416.
+pub(crate) fn unsatisfied_range_value(total: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes */{total}")).unwrap_or_else(|_| HeaderValue::from_static("bytes */*"))
 }
 
@@ -166,12 +168,12 @@ mod tests {
 
     use super::*;
 
-    fn spans(parts: &[(u64, u64)]) -> Option<Wanted> {
-        Some(Wanted::Parts(parts.iter().map(|(start, end)| ByteSpan { start: *start, end: *end }).collect()))
+    fn spans(parts: &[(u64, u64)]) -> Option<RequestedRanges> {
+        Some(RequestedRanges::Parts(parts.iter().map(|(start, end)| ByteSpan { start: *start, end: *end }).collect()))
     }
 
     #[test]
-    fn ranges_in_all_their_forms() {
+    fn range_forms() {
         for (line, expected) in [
             ("bytes=0-0", spans(&[(0, 1)])),
             ("bytes=2-", spans(&[(2, 10)])),
@@ -181,9 +183,9 @@ mod tests {
             ("bytes=0-1,  8-", spans(&[(0, 2), (8, 10)])),
             ("bytes=5-99999999999999999999", spans(&[(5, 10)])),
             ("bytes=0-1,20-30", spans(&[(0, 2)])),
-            ("bytes=10-", Some(Wanted::Unsatisfiable)),
-            ("bytes=-0", Some(Wanted::Unsatisfiable)),
-            ("bytes=99999999999999999999-", Some(Wanted::Unsatisfiable)),
+            ("bytes=10-", Some(RequestedRanges::Unsatisfiable)),
+            ("bytes=-0", Some(RequestedRanges::Unsatisfiable)),
+            ("bytes=99999999999999999999-", Some(RequestedRanges::Unsatisfiable)),
             ("bytes=3-2", None),
             ("bytes=a-b", None),
             ("bytes=", None),
@@ -235,8 +237,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_lie_within_and_never_exceed_the_whole(line in "bytes=[0-9,\\- ]{0,40}", length in 0_u64..1000) {
-            if let Some(Wanted::Parts(parts)) = parse(line.as_bytes(), length) {
+        fn ranges_stay_within_the_representation(line in "bytes=[0-9,\\- ]{0,40}", length in 0_u64..1000) {
+            if let Some(RequestedRanges::Parts(parts)) = parse(line.as_bytes(), length) {
                 prop_assert!(parts.iter().all(|part| part.start < part.end && part.end <= length));
                 prop_assert!(parts.iter().map(|part| part.len()).sum::<u64>() <= length);
             }

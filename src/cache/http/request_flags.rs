@@ -1,4 +1,4 @@
-//! One pass over a request's fields: everything the cache needs to know about them, in one word of bits.
+//! Request flags: one pass over the header fields collects the flags that the cache needs.
 
 use http::{HeaderMap, HeaderName};
 
@@ -61,7 +61,7 @@ const X_FIELDS: [(&str, RequestFlags); 50] = [
     ("webauth-user", RequestFlags::API_KEY),
 ];
 
-/// Which fields that matter here a request carries.
+/// Set of header fields that a request carries, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestFlags(u16);
 
@@ -87,10 +87,10 @@ impl RequestFlags {
     pub(crate) const CONNECTION: Self = Self(1 << 14);
     /// `Expect`.
     pub(crate) const EXPECT: Self = Self(1 << 12);
-    /// A credential that the layer identifies users by. Found by the extractors, not by [`scan`](Self::scan).
+    /// A credential read by a configured extractor. Set from the extractors, not by [`scan`](Self::scan).
     pub(crate) const IDENTITY: Self = Self(1 << 13);
 
-    /// Reads the request's fields once.
+    /// Collects the flags in one pass.
     pub(crate) fn scan(headers: &HeaderMap) -> Self {
         let mut flags = Self::default();
         for (name, value) in headers {
@@ -128,12 +128,12 @@ impl RequestFlags {
         flags
     }
 
-    /// Whether any of `other` is there.
+    /// Whether any flag of `other` is set.
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// These and `other`.
+    /// Returns the union with `other`.
     pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -146,7 +146,7 @@ fn x_field(name: &str) -> Option<RequestFlags> {
     X_FIELDS.binary_search_by_key(&name, |(known, _)| known).ok().map(|at| X_FIELDS[at].1)
 }
 
-/// RFC 7239 §5.3: `Forwarded` may carry the host the client asked for.
+/// RFC 7239 §5.3: `Forwarded` may carry the original host.
 fn names_host(value: &[u8]) -> bool {
     value.windows(5).any(|part| part.eq_ignore_ascii_case(b"host="))
 }
@@ -188,7 +188,7 @@ pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
     })
 }
 
-/// Whether every name in the request's cookies is among `ignorable`.
+/// Whether every cookie name is among `ignorable`.
 pub(crate) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>]) -> bool {
     !ignorable.is_empty()
         && headers.get_all(http::header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';')).all(
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn one_pass_finds_what_matters() {
+    fn scan_sets_flags() {
         let mut headers = HeaderMap::new();
         headers.insert("accept", HeaderValue::from_static("*/*"));
         headers.insert("content-length", HeaderValue::from_static("0"));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_ignorable_only_if_all_its_names_are() {
+    fn cookies_are_ignorable_if_all_names_are() {
         let names = ["_ga".into(), "theme".into()];
         for (cookie, expected) in [
             ("_ga=1; theme=dark", true),

@@ -1,9 +1,9 @@
-//! [`Rules`]: what the operator says about routes, where responses say nothing.
+//! [`Rules`]: caching rules by route, applied where responses define nothing themselves.
 //!
-//! A rule never makes a response public that says `no-store` or `private`, sets a cookie or varies on everything: it
-//! fills silence. Patterns are axum's (`/prices/{symbol}`), and name the whole route that axum matched, prefixes of nested
-//! routers included; where axum matched none, see [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes). Mistakes — a malformed or conflicting pattern, a tag that cannot be one, a TTL of zero — are collected and
-//! returned when the layer is built.
+//! A rule never makes a response storable that says `no-store` or `private`, sets a cookie or varies on everything.
+//! Patterns are axum's (`/prices/{symbol}`) and match the full route, prefixes of nested routers included; for requests
+//! that no axum router matched see [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes). Mistakes (a malformed
+//! or conflicting pattern, an invalid tag, a TTL of zero) are errors when the layer is built.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::base::route::{Match, Patterns};
 
-/// How the responses of one route are cached.
+/// Caching rule of one route.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,59 +43,97 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Caches what the responses themselves allow, and nothing else. For adding tags, or `same_for_everyone`.
+    /// Creates a rule that caches only what responses allow. Useful for adding tags or `same_for_everyone`.
+    ///
+    /// ```
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::from_headers().tag("prices").same_for_everyone();
+    /// # let _ = rule;
+    /// ```
     pub fn from_headers() -> Self {
         Self::default()
     }
 
-    /// Keeps responses that say nothing about freshness for this long: statuses 200, 203, 301 and 308.
+    /// Creates a rule that stores responses without freshness information for `span`: statuses 200, 203, 301 and 308.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::ttl(Duration::from_secs(15)).stale_while_revalidate(Duration::from_secs(60));
+    /// # let _ = rule;
+    /// ```
     pub fn ttl(span: Duration) -> Self {
         Self { ttl: Some(span), ..Self::default() }
     }
 
-    /// Never caches this route.
+    /// Creates a rule that excludes the route from caching.
+    ///
+    /// ```
+    /// use tollgate::cache::{CacheLayer, Rule, Rules};
+    ///
+    /// let layer = CacheLayer::builder().rules(Rules::new().route("/me", Rule::never())).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn never() -> Self {
         Self { never: true, ..Self::default() }
     }
 
-    /// Also keeps 404 and 410 that say nothing about freshness, for this long.
+    /// Also stores 404 and 410 responses without freshness information, for `span`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::ttl(Duration::from_secs(60)).negative_ttl(Duration::from_secs(5));
+    /// # let _ = rule;
+    /// ```
     pub fn negative_ttl(mut self, span: Duration) -> Self {
         self.negative_ttl = Some(span);
         self
     }
 
-    /// Serves a stale response for this long while one request refreshes it (RFC 5861 §3), where the response does not
-    /// say otherwise.
+    /// Serves a stale response for `span` while one request revalidates it (RFC 5861 §3), unless the response sets the
+    /// directive.
     pub fn stale_while_revalidate(mut self, span: Duration) -> Self {
         self.stale_while_revalidate = Some(span);
         self
     }
 
-    /// Serves a stale response for this long when the inner service fails (RFC 5861 §4), where the response does not
-    /// say otherwise.
+    /// Serves a stale response for `span` if the inner service fails (RFC 5861 §4), unless the response sets the
+    /// directive.
     pub fn stale_if_error(mut self, span: Duration) -> Self {
         self.stale_if_error = Some(span);
         self
     }
 
-    /// The operator's word that responses do not depend on who asks: requests with `Authorization`, a `Cookie` or another
+    /// Declares that responses do not depend on the requester: requests with `Authorization`, a `Cookie` or another
     /// credential share one entry. Responses that set a cookie or say `private` are still not stored.
     ///
-    /// In profile `app` a pattern with parameters says this only of requests that a router of axum matched, or whose
-    /// routes are declared ([`CacheBuilder::routes`](crate::cache::CacheBuilder::routes)): otherwise `/users/me` would be
-    /// taken for a `/users/{name}`.
+    /// In profile `app` a pattern with parameters applies only to requests that an axum router matched, or whose routes
+    /// are declared ([`CacheBuilder::routes`](crate::cache::CacheBuilder::routes)): otherwise `/users/me` would match
+    /// `/users/{name}`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::ttl(Duration::from_secs(15)).same_for_everyone();
+    /// # let _ = rule;
+    /// ```
     pub fn same_for_everyone(mut self) -> Self {
         self.same_for_everyone = true;
         self
     }
 
-    /// The operator's word that responses depend on who asks, and on no other credential of the request: the identity
-    /// becomes part of the key, and each identity has entries of its own. Requests that carry a credential which shows no
-    /// identity, or several, bypass the cache.
+    /// Declares that responses depend on the identity of the requester and on no other credential: the identity becomes
+    /// part of the key. Requests with a credential that yields no identity, or several, bypass the cache.
     ///
-    /// The identity is the one of [`Tollgate::identify`](crate::TollgateBuilder::identify), or of
-    /// [`CacheBuilder::identity`](crate::cache::CacheBuilder::identity) for a cache layer used alone; without either,
-    /// building fails. It must have been verified: put an authentication layer outside.
+    /// The identity is that of [`Tollgate::identify`](crate::TollgateBuilder::identify), or of
+    /// [`CacheBuilder::identity`](crate::cache::CacheBuilder::identity) for a cache layer used alone; building fails
+    /// without either. Verify it first: put an authentication layer outside.
     ///
     /// ```
     /// use std::time::Duration;
@@ -116,25 +154,32 @@ impl Rule {
         self
     }
 
-    /// Adds a tag to invalidate these entries by.
+    /// Adds a tag by which entries of this route are invalidated.
     pub fn tag(mut self, tag: impl Into<Box<str>>) -> Self {
         self.tags.push(tag.into());
         self
     }
 
-    /// Leaves these query parameters out of the key: they do not select the response. Names are compared as sent.
+    /// Excludes these query parameters from the key. Names are compared as sent.
+    ///
+    /// ```
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::from_headers().ignore_query(["utm_source", "utm_medium"]);
+    /// # let _ = rule;
+    /// ```
     pub fn ignore_query<N: Into<Box<str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.ignore_query.extend(names.into_iter().map(Into::into));
         self
     }
 
-    /// Leaves the whole query out of the key.
+    /// Excludes the whole query from the key.
     pub fn without_query(mut self) -> Self {
         self.without_query = true;
         self
     }
 
-    /// Stores a response only once it was asked for this often. 1 unless set.
+    /// Stores a response only once its key was requested this often. Defaults to 1.
     pub fn min_uses(mut self, times: u32) -> Self {
         self.min_uses = times;
         self
@@ -146,12 +191,14 @@ impl Rule {
             return Err(Error::config(format!("cache rule {pattern:?}: tag {tag:?} must be {form}")));
         }
         if self.same_for_everyone && self.per_identity {
-            let message = format!("cache rule {pattern:?}: say either same_for_everyone() or per_identity()");
+            let message = format!(
+                "cache rule {pattern:?}: same_for_everyone() and per_identity() exclude each other; remove one"
+            );
             return Err(Error::config(message));
         }
         for (name, span) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
             if span.is_some_and(|span| span.is_zero()) {
-                let message = format!("cache rule {pattern:?}: {name} 0s keeps nothing; use Rule::never()");
+                let message = format!("cache rule {pattern:?}: {name} 0s stores nothing; use Rule::never()");
                 return Err(Error::config(message));
             }
         }
@@ -159,7 +206,7 @@ impl Rule {
     }
 }
 
-/// Rules by route pattern, and one for all other requests.
+/// Caching rules by route pattern, with a fallback for all other requests.
 ///
 /// ```
 /// use std::time::Duration;
@@ -184,45 +231,67 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// No rules: responses say all that is said.
+    /// Creates an empty set of rules: responses alone decide.
+    ///
+    /// ```
+    /// use tollgate::cache::{CacheLayer, Rules};
+    ///
+    /// let layer = CacheLayer::builder().rules(Rules::new()).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a rule for the requests this pattern matches.
+    /// Adds a rule for the routes that match `pattern`.
+    ///
+    /// ```
+    /// use tollgate::cache::{Rule, Rules};
+    ///
+    /// let rules = Rules::new().route("/users/{name}", Rule::from_headers().per_identity());
+    /// # let _ = rules;
+    /// ```
     pub fn route(mut self, pattern: impl Into<Box<str>>, rule: Rule) -> Self {
         self.routes.push((pattern.into(), rule));
         self
     }
 
-    /// The rule for requests that match no pattern; [`Rule::from_headers`] unless set.
+    /// Sets the rule for requests that match no pattern. Defaults to [`Rule::from_headers`].
+    ///
+    /// ```
+    /// use tollgate::cache::{Rule, Rules};
+    ///
+    /// let rules = Rules::new().route("/prices", Rule::from_headers()).otherwise(Rule::never());
+    /// # let _ = rules;
+    /// ```
     pub fn otherwise(mut self, rule: Rule) -> Self {
         self.otherwise = rule;
         self
     }
 
-    /// The patterns there are rules for.
+    /// Returns the patterns of all rules.
     pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|(pattern, _)| &**pattern)
     }
 
-    /// Checks and compiles.
+    /// Validates and compiles the rules.
     ///
     /// # Errors
-    /// Names the first value that is wrong.
-    pub(crate) fn compile(self, routing: &Routing) -> Result<RuleBook, Error> {
-        let mut book = RuleBook { patterns: Patterns::default(), rules: Vec::new() };
+    /// Names the first invalid value.
+    pub(crate) fn compile(self, routing: &Routing) -> Result<CompiledRules, Error> {
+        let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new() };
         if routing.outbound {
-            book.patterns.go_out();
+            compiled.patterns.go_out();
         }
         if let Some(routes) = &routing.declared {
-            book.patterns.declare(routes.clone());
+            compiled.patterns.declare(routes.clone());
         }
         let apart =
             self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &self.otherwise)]);
         if let Some((pattern, _)) = apart.into_iter().find(|(_, rule)| rule.per_identity && !routing.identifies) {
             let message = format!(
-                "cache rule {pattern:?}: per_identity() needs to know who asks; set Tollgate::identify, or \
+                "cache rule {pattern:?}: per_identity() needs an identity; set Tollgate::identify, or \
                  CacheBuilder::identity"
             );
             return Err(Error::config(message));
@@ -230,40 +299,40 @@ impl Rules {
         self.otherwise.check("otherwise")?;
         for (pattern, rule) in self.routes {
             rule.check(&pattern)?;
-            book.patterns.add(&pattern)?;
-            book.rules.push(rule);
+            compiled.patterns.add(&pattern)?;
+            compiled.rules.push(rule);
         }
-        book.rules.push(self.otherwise);
-        Ok(book)
+        compiled.rules.push(self.otherwise);
+        Ok(compiled)
     }
 }
 
-/// What rules are compiled against: how requests find their route, and whether it is known who asks.
+/// Routing information that rules are compiled against.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routing {
-    /// The routes of the service, where they are declared.
+    /// Declared routes of the service.
     pub(crate) declared: Option<Arc<Patterns>>,
-    /// Whether the requests go out.
+    /// Whether requests are outbound.
     pub(crate) outbound: bool,
-    /// Whether there is an identity for `per_identity()`.
+    /// Whether an identity is available for `per_identity()`.
     pub(crate) identifies: bool,
 }
 
-/// Rules that can be looked up.
+/// Compiled rules.
 #[derive(Debug)]
-pub(crate) struct RuleBook {
+pub(crate) struct CompiledRules {
     pub(crate) patterns: Patterns,
-    /// One per pattern, in order, then the one for everything else.
+    /// One per pattern, in order, then the fallback.
     rules: Vec<Rule>,
 }
 
-impl RuleBook {
-    /// Without a rule for anything.
+impl CompiledRules {
+    /// Creates a set with the default rule only.
     pub(crate) fn empty() -> Self {
         Self { patterns: Patterns::default(), rules: vec![Rule::default()] }
     }
 
-    /// The place of this request's rule, and whether it is a [guess](crate::base::route::Match).
+    /// Returns the index of this request's rule, and whether the match is a [guess](crate::base::route::Match).
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> (usize, bool) {
         let applies = |found: &Match| !found.is_wider || self.rules[found.place].never;
         let found = self.patterns.find(head).filter(applies);
@@ -274,7 +343,7 @@ impl RuleBook {
         &self.rules[index]
     }
 
-    /// The pattern of a rule; `None` for the last.
+    /// Returns the pattern of a rule; `None` for the fallback.
     pub(crate) fn pattern(&self, index: usize) -> Option<&str> {
         self.patterns.names().get(index).map(|name| &**name)
     }
@@ -288,17 +357,17 @@ impl RuleBook {
 mod tests {
     use super::*;
 
-    fn refusal(rules: Rules) -> String {
+    fn config_error(rules: Rules) -> String {
         rules.compile(&Routing::default()).expect_err("a mistake").to_string()
     }
 
     #[test]
-    fn mistakes_are_named() {
-        assert!(refusal(Rules::new().route("/a", Rule::from_headers().tag("a b"))).contains("\"a b\""));
-        assert!(refusal(Rules::new().route("/a", Rule::ttl(Duration::ZERO))).contains("\"/a\": ttl 0s"));
-        assert!(refusal(Rules::new().route("a", Rule::never())).contains("\"a\""));
-        assert!(refusal(Rules::new().route("/a", Rule::never()).route("/a", Rule::never())).contains("conflicts"));
-        assert!(refusal(Rules::new().otherwise(Rule::from_headers().tag(""))).contains("otherwise"));
+    fn configuration_errors_name_the_value() {
+        assert!(config_error(Rules::new().route("/a", Rule::from_headers().tag("a b"))).contains("\"a b\""));
+        assert!(config_error(Rules::new().route("/a", Rule::ttl(Duration::ZERO))).contains("\"/a\": ttl 0s"));
+        assert!(config_error(Rules::new().route("a", Rule::never())).contains("\"a\""));
+        assert!(config_error(Rules::new().route("/a", Rule::never()).route("/a", Rule::never())).contains("conflicts"));
+        assert!(config_error(Rules::new().otherwise(Rule::from_headers().tag(""))).contains("otherwise"));
         let both = Rule::from_headers().same_for_everyone().per_identity();
         assert!(
             Rules::new()
@@ -306,16 +375,18 @@ mod tests {
                 .compile(&Routing { identifies: true, ..Routing::default() })
                 .is_err()
         );
-        assert!(refusal(Rules::new().otherwise(Rule::from_headers().per_identity())).contains("Tollgate::identify"));
+        assert!(
+            config_error(Rules::new().otherwise(Rule::from_headers().per_identity())).contains("Tollgate::identify")
+        );
     }
 
     #[test]
-    fn requests_find_their_rule() {
-        let book = Rules::new().route("/a/{x}", Rule::never()).compile(&Routing::default()).expect("rules");
+    fn requests_match_their_rule() {
+        let compiled = Rules::new().route("/a/{x}", Rule::never()).compile(&Routing::default()).expect("rules");
         for (path, never) in [("/a/b", true), ("/b", false)] {
             let request = http::Request::get(path).body(()).expect("a request");
-            let (index, _) = book.find(&RequestHead::of(&request));
-            assert_eq!(book.rule(index).never, never, "{path}");
+            let (index, _) = compiled.find(&RequestHead::of(&request));
+            assert_eq!(compiled.rule(index).never, never, "{path}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! [`StoreHint`]: the handler's own word on whether and how long its response is kept.
+//! [`StoreHint`]: overrides storability and lifetime from within a handler.
 
 use std::time::Duration;
 
-/// Left by a handler in the response's extensions, where it knows better than fields and rules.
+/// Response extension by which a handler controls whether and how long its response is stored.
 ///
-/// It speaks to this cache alone: nothing of it is sent. A `no-store` or `private` in the response still wins.
+/// The extension affects only this cache and is not sent. A `no-store` or `private` in the response takes precedence.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,26 +23,55 @@ pub struct StoreHint {
 }
 
 impl StoreHint {
-    /// Keep it as its fields and the route's rule say. For adding tags.
+    /// Creates a hint that leaves storability to header fields and the route's rule. Useful for adding tags.
+    ///
+    /// ```
+    /// use tollgate::cache::StoreHint;
+    ///
+    /// let hint = StoreHint::from_headers().tag("prices");
+    /// assert_ne!(hint, StoreHint::from_headers());
+    /// ```
     #[must_use]
     pub fn from_headers() -> Self {
         Self::default()
     }
 
-    /// Keep it this long, whatever its `max-age` or `Expires` says to others.
+    /// Creates a hint that stores the response for `span`, regardless of its `max-age` or `Expires`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::StoreHint;
+    ///
+    /// let mut response = http::Response::new(());
+    /// response.extensions_mut().insert(StoreHint::ttl(Duration::from_secs(15)));
+    /// ```
     #[must_use]
     pub fn ttl(span: Duration) -> Self {
         Self { ttl: Some(span), ..Self::default() }
     }
 
-    /// Do not keep it.
+    /// Creates a hint that prevents storing the response.
+    ///
+    /// ```
+    /// use tollgate::cache::StoreHint;
+    ///
+    /// let mut response = http::Response::new(());
+    /// response.extensions_mut().insert(StoreHint::never());
+    /// ```
     #[must_use]
     pub fn never() -> Self {
         Self { never: true, ..Self::default() }
     }
 
-    /// Adds a tag to invalidate it by: 1 to 256 visible ASCII characters without a comma. A response with a malformed
-    /// tag is not stored ([`Reason::Tags`](crate::cache::Reason::Tags)).
+    /// Adds a tag for invalidation: 1 to 256 visible ASCII characters without a comma. A response with a malformed tag
+    /// is not stored ([`Reason::Tags`](crate::cache::Reason::Tags)).
+    ///
+    /// ```
+    /// use tollgate::cache::StoreHint;
+    ///
+    /// let hint = StoreHint::from_headers().tag("prices").tag("symbol:ACME");
+    /// # let _ = hint;
+    /// ```
     #[must_use]
     pub fn tag(mut self, tag: impl Into<Box<str>>) -> Self {
         self.tags.push(tag.into());

@@ -8,56 +8,56 @@ use http::{HeaderMap, StatusCode};
 use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
 
-/// How many invalidations had happened when a fetch began.
+/// Numbers of the latest known invalidations when a fetch began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogPosition {
-    /// In this process, of which every one is known.
-    pub(crate) here: u64,
-    /// In the fleet, as far as the store had heard by then: see
+    /// Number in this process.
+    pub(crate) local: u64,
+    /// Number in the shared log, as far as the store has observed it: see
     /// [`CacheStore::generation`](crate::cache::CacheStore::generation).
     pub(crate) fleet: u64,
 }
 
-/// The head of a stored response, shared by everyone who is being sent it.
-pub(crate) struct Meta {
+/// Head of a stored response, shared by all readers.
+pub(crate) struct StoredHead {
     pub(crate) status: StatusCode,
-    /// End-to-end fields only, with a place for `Age`.
+    /// End-to-end fields only, with a slot for `Age`.
     pub(crate) headers: HeaderMap,
-    /// Its age at `stored_at`.
+    /// Age at `stored_at`.
     pub(crate) age: Duration,
     pub(crate) stored_at: Timestamp,
-    pub(crate) windows: Deadlines,
-    /// §4.2.4: never served stale, whoever asks.
+    pub(crate) deadlines: Deadlines,
+    /// §4.2.4: must not be served stale.
     pub(crate) strict: bool,
     /// RFC 8246: not revalidated while fresh.
     pub(crate) immutable: bool,
     pub(crate) tags: Box<[Box<str>]>,
-    /// How long the fetch took that a hit saves.
+    /// Duration of the fetch, which a hit saves.
     pub(crate) took: Duration,
-    /// The invalidations that had happened when its fetch began.
+    /// Log position at the start of the fetch.
     pub(crate) began: LogPosition,
-    /// The latest generation this entry was compared with, and found valid.
+    /// Latest generation at which this entry was found valid.
     pub(crate) checked: AtomicU64,
 }
 
-impl Meta {
-    /// By how much it exceeds its freshness lifetime.
+impl StoredHead {
+    /// Returns the time since the freshness lifetime ended.
     pub(crate) fn staleness_at(&self, now: Timestamp) -> Duration {
-        now.since(self.windows.fresh_until) + self.windows.late
+        now.since(self.deadlines.fresh_until) + self.deadlines.initial_staleness
     }
 
     pub(crate) fn age_at(&self, now: Timestamp) -> Duration {
         self.age + now.since(self.stored_at)
     }
 
-    /// The same head with other fields.
+    /// Returns the same head with other fields.
     pub(crate) fn with_headers(&self, headers: HeaderMap) -> Self {
         Self {
             status: self.status,
             headers,
             age: self.age,
             stored_at: self.stored_at,
-            windows: self.windows,
+            deadlines: self.deadlines,
             strict: self.strict,
             immutable: self.immutable,
             tags: self.tags.clone(),

@@ -1,8 +1,8 @@
-//! Tags: names that entries carry so that many can be invalidated at once.
+//! Surrogate keys (tags): names on entries by which many are invalidated at once.
 //!
 //! They come from the route's rule, the handler, and two response fields: `Cache-Tag` (a comma-separated list) and
-//! `Surrogate-Key` (separated by spaces). A tag is 1 to 256 visible ASCII characters other than a comma; it is
-//! compared byte by byte, so `*` and `[` stand for themselves.
+//! `Surrogate-Key` (separated by spaces). A tag has 1 to 256 visible ASCII characters other than a comma; comparison is
+//! bytewise, so `*` and `[` have no special meaning.
 
 use http::{HeaderMap, HeaderName};
 
@@ -11,18 +11,18 @@ use super::reason::Reason;
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 
-/// An entry with more is not stored: dropping some would make its invalidation unreliable.
-const MOST: usize = 256;
+/// Maximum per entry. Beyond it the response is not stored: dropping tags would make invalidation unreliable.
+const MAX_TAGS: usize = 256;
 
-/// Whether this is a tag.
+/// Whether `tag` is well-formed.
 pub(crate) fn is_valid(tag: &str) -> bool {
     (1..=256).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic() && b != b',')
 }
 
-/// All the tags of a response: `given`, and those in its fields.
+/// Collects the tags of a response: `given`, and those in its fields.
 ///
 /// # Errors
-/// [`Reason::Tags`] where one is malformed or there are too many.
+/// [`Reason::Tags`] if a tag is malformed or there are too many.
 pub(crate) fn collect<'a>(
     headers: &HeaderMap,
     given: impl Iterator<Item = &'a Box<str>>,
@@ -36,7 +36,7 @@ pub(crate) fn collect<'a>(
     }
     tags.sort_unstable();
     tags.dedup();
-    if tags.len() > MOST || !tags.iter().all(|tag| is_valid(tag)) {
+    if tags.len() > MAX_TAGS || !tags.iter().all(|tag| is_valid(tag)) {
         return Err(Reason::Tags);
     }
     Ok(tags.into())
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_control_and_emptiness_make_no_tag() {
+    fn white_space_control_and_empty_tags_are_invalid() {
         for bad in ["", "a b", "a\r\n", "ä", "a,b", &"x".repeat(257)] {
             assert!(!is_valid(bad), "{bad:?}");
         }

@@ -1,10 +1,9 @@
-//! Validators: who already has this representation, and is ours still the current one (RFC 9110 §8.8, §13; RFC 9111
-//! §4.3).
+//! Validators: conditional requests of clients and revalidation at the origin (RFC 9110 §8.8, §13; RFC 9111 §4.3).
 //!
-//! | question | asked where | rule |
+//! | question | when | rule |
 //! |---|---|---|
-//! | does the client have it? | a stored response is about to be sent | `If-None-Match` weakly, else `If-Modified-Since`; only in place of a 2xx |
-//! | do we still have it? | a stored response is stale | `If-None-Match` and `If-Modified-Since` made from it; 304 freshens it |
+//! | is the client's copy current? | before a stored response is sent | `If-None-Match` weakly, else `If-Modified-Since`; only in place of a 2xx |
+//! | is the stored response current? | when it is stale | `If-None-Match` and `If-Modified-Since` derived from it; 304 updates it |
 
 use std::time::SystemTime;
 
@@ -12,16 +11,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::freshness::date;
 
-/// Whether a response with these fields would be a copy of what the client already has: RFC 9110 §13.2.2, steps 3
-/// and 4, as RFC 9111 §4.3.2 lets a cache evaluate them.
+/// Whether the client's conditions select 304 for a response with these fields: RFC 9110 §13.2.2, steps 3 and 4, as RFC
+/// 9111 §4.3.2 lets a cache evaluate them.
 pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> bool {
-    // RFC 9110 §13.2.1: preconditions are ignored unless the answer without them would be a success.
+    // RFC 9110 §13.2.1: preconditions are ignored unless the response without them would be a success.
     if !status.is_success() {
         return false;
     }
     if request.contains_key(header::IF_NONE_MATCH) {
         // §13.1.3: "A recipient MUST ignore If-Modified-Since if the request contains an If-None-Match".
-        return request.get_all(header::IF_NONE_MATCH).iter().any(|list| lists(list, stored.get(header::ETAG)));
+        return request.get_all(header::IF_NONE_MATCH).iter().any(|list| contains_etag(list, stored.get(header::ETAG)));
     }
     let Some(since) = date(request, &header::IF_MODIFIED_SINCE) else { return false };
     // §4.3.2: without Last-Modified "the cache should use the response's Date".
@@ -30,7 +29,7 @@ pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &
 }
 
 /// Whether an `If-None-Match` line holds `*` or a tag weakly equal to `etag`.
-fn lists(list: &HeaderValue, etag: Option<&HeaderValue>) -> bool {
+fn contains_etag(list: &HeaderValue, etag: Option<&HeaderValue>) -> bool {
     let mut rest = list.as_bytes();
     loop {
         rest = rest.trim_ascii_start();
@@ -43,7 +42,7 @@ fn lists(list: &HeaderValue, etag: Option<&HeaderValue>) -> bool {
         }
         let weak = usize::from(rest.starts_with(b"W/")) * 2;
         let end = match rest.get(weak) {
-            // The tag may hold commas: it ends at its closing quote.
+            // The tag may contain commas: it ends at its closing quote.
             Some(b'"') => rest[weak + 1..].iter().position(|b| *b == b'"').map(|at| weak + at + 2),
             _ => rest.iter().position(|b| *b == b','),
         };
@@ -76,30 +75,31 @@ pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ETAG) || headers.contains_key(header::LAST_MODIFIED)
 }
 
-/// Removes the conditions a client set, so that the inner service answers in full.
-pub(crate) fn unconditional(request: &mut HeaderMap) {
+/// Removes the client's conditions and ranges, so that the inner service responds in full.
+pub(crate) fn remove_conditions(request: &mut HeaderMap) {
     for name in [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE, header::RANGE] {
         request.remove(name);
     }
 }
 
-/// RFC 9111 §4.3.1: asks the inner service whether `stored` is still current, in place of the client's own conditions.
+/// RFC 9111 §4.3.1: replaces the client's conditions by those that revalidate `stored`.
 pub(crate) fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
-    unconditional(request);
+    remove_conditions(request);
     if let Some(etag) = stored.get(header::ETAG) {
         request.insert(header::IF_NONE_MATCH, etag.clone());
     }
-    // A date that does not parse is repeated as it came: the origin made it, the origin compares it.
+    // An unparsable date is repeated verbatim: the origin generated it and compares it.
     if let Some(modified) = stored.get(header::LAST_MODIFIED) {
         request.insert(header::IF_MODIFIED_SINCE, modified.clone());
     }
 }
 
-/// RFC 9111 §4.3.3: whether a 304 speaks of the response we hold, rather than of another one.
-pub(crate) fn freshens(stored: &HeaderMap, answer: &HeaderMap) -> bool {
+/// RFC 9111 §4.3.4: whether a 304 selects the stored response for update.
+pub(crate) fn selects_for_update(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     match (answer.get(header::ETAG), stored.get(header::ETAG)) {
         (Some(new), Some(old)) => weakly_equal(new.as_bytes(), old.as_bytes()),
-        // §4.3.4: "If the new response contains any strong validators", those must match; none stored, none matches.
+        // §4.3.4: "If the new response contains any strong validators", those must match; a stored response without one
+        // does not.
         (Some(new), None) => !is_strong(new),
         (None, _) => match (answer.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
             (Some(new), Some(old)) => new == old,
@@ -108,30 +108,29 @@ pub(crate) fn freshens(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     }
 }
 
-/// Fields of a stored response that no 304 or HEAD changes: they describe the stored bytes (RFC 9111 §3.2).
-const OF_THE_BYTES: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
+/// Fields that describe the stored content, which no 304 or HEAD changes (RFC 9111 §3.2).
+const CONTENT_FIELDS: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
 
 /// RFC 9111 §3.2: each field of the new response replaces all lines of that field in the stored one.
 ///
-/// `news` has already lost what is never stored.
-pub(crate) fn update(stored: &mut HeaderMap, news: &HeaderMap) {
-    for name in news.keys() {
-        if OF_THE_BYTES.contains(name) {
+/// `new` holds only fields that may be stored.
+pub(crate) fn update_stored(stored: &mut HeaderMap, new: &HeaderMap) {
+    for name in new.keys() {
+        if CONTENT_FIELDS.contains(name) {
             continue;
         }
         stored.remove(name);
-        for value in news.get_all(name) {
+        for value in new.get_all(name) {
             stored.append(name.clone(), value.clone());
         }
     }
 }
 
-/// Turns a response into the 304 that stands for it.
+/// Converts a response into the corresponding 304.
 ///
 /// RFC 9110 §15.4.5: it keeps `Content-Location`, `Date`, `ETag`, `Vary`, `Cache-Control` and `Expires`, and "SHOULD
-/// NOT"
-/// carry other representation metadata; `Last-Modified` only guides the update where there is no `ETag`. Fields that
-/// are not about the representation (CORS, security policies) stay.
+/// NOT" carry other representation metadata; `Last-Modified` only guides the update where there is no `ETag`. Fields
+/// that are not about the representation (CORS, security policies) stay.
 pub(crate) fn into_not_modified<B: Default>(response: Response<B>) -> Response<B> {
     let (mut parts, _) = response.into_parts();
     parts.status = StatusCode::NOT_MODIFIED;
@@ -204,10 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn a_304_keeps_what_describes_the_stored_bytes() {
+    fn a_304_preserves_content_fields() {
         let mut stored =
             map(&[("content-length", "3"), ("content-encoding", "br"), ("x-a", "1"), ("x-a", "2"), ("x-b", "1")]);
-        update(
+        update_stored(
             &mut stored,
             &map(&[("content-length", "0"), ("content-encoding", "gzip"), ("x-a", "3"), ("etag", "\"n\"")]),
         );
@@ -217,12 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn a_304_about_another_representation_does_not_freshen() {
+    fn a_304_for_another_representation_selects_nothing() {
         let stored = map(&[("etag", "\"a\"")]);
-        assert!(freshens(&stored, &map(&[("etag", "W/\"a\"")])) && freshens(&stored, &map(&[])));
-        assert!(!freshens(&stored, &map(&[("etag", "\"b\"")])));
-        assert!(!freshens(&map(&[("last-modified", "x")]), &map(&[("etag", "\"b\"")])));
-        assert!(!freshens(&map(&[("last-modified", "x")]), &map(&[("last-modified", "y")])));
+        assert!(selects_for_update(&stored, &map(&[("etag", "W/\"a\"")])) && selects_for_update(&stored, &map(&[])));
+        assert!(!selects_for_update(&stored, &map(&[("etag", "\"b\"")])));
+        assert!(!selects_for_update(&map(&[("last-modified", "x")]), &map(&[("etag", "\"b\"")])));
+        assert!(!selects_for_update(&map(&[("last-modified", "x")]), &map(&[("last-modified", "y")])));
     }
 
     #[test]
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_304_for_a_response_keeps_only_what_guides_an_update() {
+    fn a_304_keeps_only_fields_that_guide_an_update() {
         let response = Response::builder()
             .header("etag", "\"a\"")
             .header("last-modified", "x")

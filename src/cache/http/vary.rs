@@ -1,13 +1,13 @@
-//! `Vary`: which requests a stored response answers (RFC 9111 §4.1).
+//! `Vary`: selection of stored responses by request fields (RFC 9111 §4.1).
 //!
-//! A response that varies is stored under a second key: the first, and what the request that made it said in each
-//! field that `Vary` names. Two requests match where those encodings are the same. What is normalised before:
+//! A response that varies is stored under a secondary key: the primary key and the encoded values of the fields that
+//! `Vary` names. Two requests match if their encodings are equal. Values are normalized first:
 //!
-//! | field | normalisation | why it is safe |
+//! | field | normalization | why it is safe |
 //! |---|---|---|
 //! | any | lines joined, white space around commas dropped | §4.1 names both |
 //! | `Accept-Encoding` | the coding of the highest weight among `br`, `zstd`, `gzip`, none; ties in this order | a stored response is used only if its own `Content-Encoding` is acceptable to the request, so at most four variants answer 10 000 spellings |
-//! | `Accept-Language` | lower case, weights in one form; profile `shared`: order too | tags are case-insensitive, order has no meaning (RFC 9110 §12.5.4) |
+//! | `Accept-Language` | lower case, uniform weights; profile `shared`: sorted too | tags are case-insensitive, order has no meaning (RFC 9110 §12.5.4) |
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -15,10 +15,10 @@ use super::reason::Reason;
 use super::settings::Profile;
 use crate::base::codec::Writer;
 
-/// A response that names more fields is not stored.
-const MOST_NAMES: usize = 16;
+/// Maximum number of fields; a response that names more is not stored.
+const MAX_NAMES: usize = 16;
 
-/// The fields a response varies on, sorted and without repetition.
+/// Fields a response varies on, sorted and without duplicates.
 pub(crate) type VaryFields = Vec<HeaderName>;
 
 /// Reads all lines of `Vary`.
@@ -32,22 +32,22 @@ pub(crate) fn names(headers: &HeaderMap) -> Result<VaryFields, Reason> {
             b"" => {}
             // §4.1: "A stored response with a Vary header field value containing a member "*" always fails to match."
             b"*" => return Err(Reason::VaryStar),
-            // A name that is none can be in no request; it would match every one.
+            // An invalid name occurs in no request, so it would match every request.
             name => names.push(HeaderName::from_bytes(name).map_err(|_| Reason::VaryStar)?),
         }
     }
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
-    if names.len() > MOST_NAMES { Err(Reason::VaryTooWide) } else { Ok(names) }
+    if names.len() > MAX_NAMES { Err(Reason::VaryTooWide) } else { Ok(names) }
 }
 
-/// What a request says in these fields, as part of a key.
+/// Encodes the values of these request fields as part of a key.
 pub(crate) fn selection(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(64));
     for name in names {
         out.bytes(name.as_str().as_bytes());
         let mut lines = request.get_all(name).iter().peekable();
-        // §4.1: a field that is absent matches only where it is absent from both.
+        // §4.1: an absent field matches only if it is absent from both requests.
         if lines.peek().is_none() && *name != header::ACCEPT_ENCODING {
             out.u8(0);
             continue;
@@ -71,8 +71,8 @@ pub(crate) fn selection(names: &[HeaderName], request: &HeaderMap, profile: Prof
     out.0
 }
 
-/// Whether the request can read the stored response's coding (RFC 9110 §12.5.3). Asked where `Accept-Encoding` was
-/// normalised into a class.
+/// Whether the request accepts the stored response's coding (RFC 9110 §12.5.3), checked where `Accept-Encoding` was
+/// normalized.
 pub(crate) fn is_readable(stored: &HeaderMap, request: &HeaderMap) -> bool {
     let accepted = joined(request.get_all(header::ACCEPT_ENCODING).iter());
     let mut codings = stored
@@ -88,37 +88,37 @@ pub(crate) fn is_readable(stored: &HeaderMap, request: &HeaderMap) -> bool {
     codings.all(|coding| weight(&accepted, coding).unwrap_or(0) > 0)
 }
 
-/// Whether the request accepts a response that is not encoded (RFC 9110 §12.5.3).
+/// Whether the request accepts the identity coding (RFC 9110 §12.5.3).
 pub(crate) fn accepts_identity(request: &HeaderMap) -> bool {
     let mut lines = request.get_all(header::ACCEPT_ENCODING).iter().peekable();
     lines.peek().is_none() || weight(&joined(lines), b"identity").unwrap_or(1000) > 0
 }
 
-/// What the request says in these fields apart from `Accept-Language`, for [`prefers`].
+/// Encodes the values of these request fields except `Accept-Language`, for [`prefers`].
 pub(crate) fn selection_without_language(names: &[HeaderName], request: &HeaderMap, profile: Profile) -> Vec<u8> {
     let others: Vec<_> = names.iter().filter(|name| **name != header::ACCEPT_LANGUAGE).cloned().collect();
     selection(&others, request, profile)
 }
 
-/// Whether a response in this language is what the request likes best: RFC 9111 §4.1 leaves a cache free to choose by
-/// "the semantics of the selecting header fields", and RFC 9110 §12.5.4 defines those of language weights.
+/// Whether the language has the highest weight in the request. RFC 9111 §4.1 lets a cache choose by "the semantics of
+/// the selecting header fields", and RFC 9110 §12.5.4 defines those of language weights.
 pub(crate) fn prefers(request: &HeaderMap, language: &[u8]) -> bool {
     let list = joined(request.get_all(header::ACCEPT_LANGUAGE).iter());
     let mut best = 0;
-    let mut ours = None;
+    let mut matched = None;
     for member in list.split(|b| *b == b',') {
         let mut parts = member.split(|b| *b == b';');
         let range = parts.next().unwrap_or_default().trim_ascii();
         let weight = parts.next().map_or(1000, quality);
         best = best.max(weight);
         if range.eq_ignore_ascii_case(language) {
-            ours = Some(weight);
+            matched = Some(weight);
         }
     }
-    best > 0 && ours == Some(best)
+    best > 0 && matched == Some(best)
 }
 
-/// All lines as one list, without white space around its commas.
+/// Joins all lines into one list without white space around its commas.
 fn joined<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<u8> {
     let mut out = Vec::new();
     for (at, line) in lines.enumerate() {
@@ -147,7 +147,7 @@ fn joined<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<u8> {
     out
 }
 
-/// The coding this request prefers, among those worth telling apart.
+/// Returns the supported coding with the highest weight.
 fn best_coding(accepted: &[u8]) -> &'static [u8] {
     let mut best: (&'static [u8], u16) = (b"", 0);
     for coding in [&b"br"[..], b"zstd", b"gzip"] {
@@ -159,7 +159,7 @@ fn best_coding(accepted: &[u8]) -> &'static [u8] {
     best.0
 }
 
-/// The weight, in thousandths, that a list gives to a coding, by name or by `*`.
+/// Returns the weight, in thousandths, of a coding in the list, by name or by `*`.
 fn weight(list: &[u8], coding: &[u8]) -> Option<u16> {
     let mut star = None;
     for member in list.split(|b| *b == b',') {
@@ -173,11 +173,11 @@ fn weight(list: &[u8], coding: &[u8]) -> Option<u16> {
             star = Some(parts.next().map_or(1000, quality));
         }
     }
-    // `identity` is acceptable unless excluded, so a star that allows others says nothing about it.
+    // `identity` is acceptable unless excluded, so a positive `*` does not apply to it.
     if coding == b"identity" { star.filter(|weight| *weight == 0) } else { star }
 }
 
-/// RFC 9110 §12.4.2: `q=0.5` as 500; what is malformed counts as 1.
+/// RFC 9110 §12.4.2: parses `q=0.5` as 500; a malformed weight counts as 1.
 fn quality(parameter: &[u8]) -> u16 {
     let text = parameter.trim_ascii();
     let Some(value) = text.strip_prefix(b"q=").or_else(|| text.strip_prefix(b"Q=")) else { return 1000 };
@@ -188,7 +188,7 @@ fn quality(parameter: &[u8]) -> u16 {
         .map_or(1000, |value| (value * 1000.0) as u16)
 }
 
-/// Language ranges in lower case with their weights.
+/// Encodes language ranges in lower case with their weights.
 fn languages(list: &[u8], profile: Profile) -> Vec<u8> {
     let mut ranges: Vec<(u16, Vec<u8>)> = list
         .split(|b| *b == b',')
@@ -221,7 +221,7 @@ mod tests {
         map
     }
 
-    fn same(name: &'static str, a: &[&str], b: &[&str]) -> bool {
+    fn same_selection(name: &'static str, a: &[&str], b: &[&str]) -> bool {
         let names = [HeaderName::from_static(name)];
         selection(&names, &map(name, a), Profile::Shared) == selection(&names, &map(name, b), Profile::Shared)
     }
@@ -238,24 +238,24 @@ mod tests {
     }
 
     #[test]
-    fn white_space_and_lines_do_not_matter_but_values_do() {
-        assert!(same("foo", &["a, b"], &["a,b"]));
-        assert!(same("foo", &["a , b"], &["a", "b"]));
-        assert!(!same("foo", &["a b"], &["a,b"]));
-        assert!(!same("foo", &["\"a , b\""], &["\"a,b\""]));
-        assert!(!same("foo", &["A"], &["a"]));
-        assert!(!same("foo", &[], &[""]));
+    fn lists_are_normalized_and_values_compared() {
+        assert!(same_selection("foo", &["a, b"], &["a,b"]));
+        assert!(same_selection("foo", &["a , b"], &["a", "b"]));
+        assert!(!same_selection("foo", &["a b"], &["a,b"]));
+        assert!(!same_selection("foo", &["\"a , b\""], &["\"a,b\""]));
+        assert!(!same_selection("foo", &["A"], &["a"]));
+        assert!(!same_selection("foo", &[], &[""]));
     }
 
     #[test]
-    fn languages_match_whatever_their_case_and_order() {
-        assert!(same("accept-language", &["en, de"], &["DE,EN"]));
-        assert!(same("accept-language", &["en;q=0.5, de"], &["de;q=1, en;q=0.50"]));
-        assert!(!same("accept-language", &["en;q=0.5, de"], &["de;q=0.5, en"]));
+    fn language_case_and_order_are_normalized() {
+        assert!(same_selection("accept-language", &["en, de"], &["DE,EN"]));
+        assert!(same_selection("accept-language", &["en;q=0.5, de"], &["de;q=1, en;q=0.50"]));
+        assert!(!same_selection("accept-language", &["en;q=0.5, de"], &["de;q=0.5, en"]));
     }
 
     #[test]
-    fn ten_thousand_encodings_make_four_classes() {
+    fn encodings_fall_into_four_classes() {
         let mut classes: Vec<_> = (0..10_000)
             .map(|n: u32| {
                 let coding = ["br", "gzip", "zstd", "deflate", "x"][n as usize % 5];
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_the_request_cannot_read_is_no_match() {
+    fn unacceptable_codings_do_not_match() {
         let gzip = map("content-encoding", &["gzip"]);
         let plain = HeaderMap::new();
         for (accept, reads_gzip, reads_plain) in [

@@ -1,11 +1,11 @@
-//! One fetch, and what its answer comes to. Decided on the head; only then is the body touched:
+//! Fetch: one request to the inner service, and the handling of its response, decided on the head:
 //!
-//! 1. an error or a failure (500, 502, 503, 504) while a stale entry may stand in: that entry;
-//! 2. any other error: to the client whose fetch it is, unchanged;
-//! 3. 304 to our own question: what is stored, refreshed (`update_entry.rs`);
-//! 4. 206 to our own question: what is stored, completed (`partial.rs`);
-//! 5. a response that may be kept: its head at once, its body as it arrives, to everybody who waits (`store_response.rs`);
-//! 6. any other response: to the client whose fetch it is, untouched; the others go alone at once.
+//! 1. an error or failure status (500, 502, 503, 504) while a stale entry may be served: that entry;
+//! 2. any other error: to the client that triggered the fetch, unchanged;
+//! 3. 304 to a revalidation: the stored response, updated (`update_from_304.rs`);
+//! 4. 206 to a request for the rest: the stored response, completed (`partial.rs`);
+//! 5. a storable response: its head at once, its body as it arrives, to all followers (`stream_and_store.rs`);
+//! 6. any other response: to the client that triggered the fetch, unchanged; followers fetch without sharing, at once.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,9 +15,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::origin::Origin;
-use super::respond::{self, Asker};
+use super::respond::{self, RequestView};
 use super::shared::{CacheRequest, CacheShared};
-use super::stats::answered;
+use super::stats::record_outcome;
 use super::unsafe_invalidation::UnsafeRequest;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
@@ -34,262 +34,265 @@ use crate::cache::http::store_hint::StoreHint;
 use crate::cache::http::stored_head::LogPosition;
 use crate::cache::http::{range, validators, vary};
 
-/// What a request comes to.
+/// Result of a request.
 pub(crate) type CacheResult<B, E> = Result<Response<Body<B>>, E>;
 
-/// What is left to do after the answer's head has gone out: read the body, and store it.
+/// Remaining work after the head was sent: reading the body and storing it.
 pub(crate) type BodyTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A request that the store did not answer.
+/// A request that missed the store.
 pub(crate) struct FetchJob<O, B> {
     pub(crate) core: Arc<CacheShared>,
     pub(crate) origin: O,
     pub(crate) request: Request<B>,
-    pub(crate) ask: CacheRequest,
-    /// What was found, too old to be served.
+    pub(crate) params: CacheRequest,
+    /// Stale entry to revalidate.
     pub(crate) stale: Option<Arc<Entry>>,
-    /// What was found, fresh, but only the beginning of what is wanted.
+    /// Fresh entry that holds only the beginning of the requested bytes.
     pub(crate) beginning: Option<Arc<Entry>>,
-    /// Whether the request is forwarded as the client made it.
+    /// Whether the request is forwarded unchanged.
     pub(crate) unchanged: bool,
-    /// Whether the client is given what the inner service says, as it says it: the cache only looks.
+    /// Whether the inner service's response is forwarded unchanged, in shadow mode.
     pub(crate) is_shadow: bool,
     pub(crate) forward: Forward,
 }
 
-/// What makes an answer one user's.
+/// Credentials: the response may be specific to one user.
 const CREDENTIAL: RequestFlags = RequestFlags::AUTHORIZATION.and(RequestFlags::IDENTITY).and(RequestFlags::API_KEY);
 
 impl<O, B> FetchJob<O, B> {
-    pub(crate) fn asker(&self) -> Asker<'_> {
-        Asker { headers: self.request.headers(), flags: self.ask.flags, head_only: self.ask.head_only }
+    pub(crate) fn view(&self) -> RequestView<'_> {
+        RequestView { headers: self.request.headers(), flags: self.params.flags, head_only: self.params.head_only }
     }
 }
 
-/// What we asked in place of the client's own request.
+/// Request sent to the inner service in place of the client's.
 #[derive(Clone)]
 pub(crate) enum OriginRequest {
-    /// Nothing: the client's request as it is.
-    Theirs,
-    /// The whole response.
-    Whole,
-    /// Whether this entry is still current.
-    IsCurrent(Arc<Entry>),
-    /// The rest of this entry.
-    TheRest(Arc<Entry>),
+    /// The client's request, unchanged.
+    Unchanged,
+    /// An unconditional request for the whole response.
+    Full,
+    /// A revalidation of this entry.
+    Revalidation(Arc<Entry>),
+    /// A request for the rest of this entry.
+    Rest(Arc<Entry>),
 }
 
 /// A fetch under way: the job without its request.
 pub(crate) struct RunningFetch {
     pub(crate) core: Arc<CacheShared>,
-    pub(crate) ask: CacheRequest,
-    /// The client's own fields.
+    pub(crate) params: CacheRequest,
+    /// Header fields of the client's request.
     pub(crate) headers: HeaderMap,
     pub(crate) stale: Option<Arc<Entry>>,
     pub(crate) forward: Forward,
     pub(crate) is_shadow: bool,
-    pub(crate) lead: Option<Leader>,
-    /// Why this request goes alone.
+    pub(crate) leader: Option<Leader>,
+    /// Reason for fetching without sharing.
     pub(crate) detail: Option<Reason>,
     pub(crate) asked: Timestamp,
     pub(crate) began: LogPosition,
     pub(crate) question: OriginRequest,
 }
 
-/// Asks the inner service, and acts on its answer.
+/// Calls the inner service, and handles its response.
 pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
-    lead: Option<Leader>,
+    leader: Option<Leader>,
     detail: Option<Reason>,
 ) -> (CacheResult<O::Body, O::Error>, Option<BodyTask>) {
-    let FetchJob { core, origin, mut request, ask, stale, beginning, unchanged, is_shadow, forward } = job;
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = job;
     let headers = request.headers().clone();
     let theirs = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match theirs {
-        true => OriginRequest::Theirs,
-        false => ask_in_their_place(request.headers_mut(), stale.as_ref(), beginning),
+        true => OriginRequest::Unchanged,
+        false => rewrite_request(request.headers_mut(), stale.as_ref(), beginning),
     };
-    let (asked, began) = (core.clock.now(), core.begin());
+    let (asked, began) = (core.clock.now(), core.log_position());
     core.counters.called();
-    let unsettled = ask.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, ask.key.clone()));
-    let errand = RunningFetch { core, ask, headers, stale, forward, is_shadow, lead, detail, asked, began, question };
+    let unsafe_request = params.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, params.key.clone()));
+    let errand =
+        RunningFetch { core, params, headers, stale, forward, is_shadow, leader, detail, asked, began, question };
     match origin.fetch(request).await {
         Ok(response) => {
-            if let Some(unsettled) = unsettled {
-                unsettled.settle(response.status(), response.headers());
+            if let Some(unsafe_request) = unsafe_request {
+                unsafe_request.on_response(response.status(), response.headers());
             }
-            errand.answered(response).await
+            errand.handle_response(response).await
         }
-        Err(error) => match errand.stand_in(None) {
+        Err(error) => match errand.serve_stale_on_error(None) {
             Some(response) => (Ok(response), None),
             None => {
-                answered(&errand.ask.route.misses, CacheNote::Miss);
+                record_outcome(&errand.params.route.misses, CacheNote::Miss);
                 (Err(error), None)
             }
         },
     }
 }
 
-/// Replaces the client's conditions by ours, where what comes back is to be stored.
-fn ask_in_their_place(
+/// Replaces the client's conditions by those of a revalidation or a full fetch.
+fn rewrite_request(
     request: &mut HeaderMap,
     stale: Option<&Arc<Entry>>,
     beginning: Option<Arc<Entry>>,
 ) -> OriginRequest {
     if let Some(entry) = stale.filter(|entry| validators::has_validator(&entry.meta.headers)) {
         validators::make_conditional(request, &entry.meta.headers);
-        return OriginRequest::IsCurrent(entry.clone());
+        return OriginRequest::Revalidation(entry.clone());
     }
-    validators::unconditional(request);
+    validators::remove_conditions(request);
     if let Some(entry) = beginning {
-        range::ask_for_rest(request, &entry.meta.headers, entry.length);
-        return OriginRequest::TheRest(entry);
+        range::request_rest(request, &entry.meta.headers, entry.length);
+        return OriginRequest::Rest(entry);
     }
-    OriginRequest::Whole
+    OriginRequest::Full
 }
 
 impl RunningFetch {
-    async fn answered<I, E>(mut self, response: Response<Body<I>>) -> (CacheResult<I, E>, Option<BodyTask>)
+    async fn handle_response<I, E>(mut self, response: Response<Body<I>>) -> (CacheResult<I, E>, Option<BodyTask>)
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let status = response.status();
-        if let Some(stale) = self.stand_in(Some(status)) {
+        if let Some(stale) = self.serve_stale_on_error(Some(status)) {
             return (Ok(stale), None);
         }
         let mut response = match (self.question.clone(), status) {
-            (OriginRequest::IsCurrent(entry), StatusCode::NOT_MODIFIED) => {
-                // The body, of which there is none, need not be `Sync`: only the head is borrowed while storing.
+            (OriginRequest::Revalidation(entry), StatusCode::NOT_MODIFIED) => {
+                // The empty body need not be `Sync`: only the head is borrowed while storing.
                 let (answer, _) = response.into_parts();
                 return (Ok(self.update_entry(&entry, &answer).await), None);
             }
-            (OriginRequest::TheRest(entry), StatusCode::PARTIAL_CONTENT) => match self.complete(&entry, response) {
+            (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => match self.complete(&entry, response) {
                 Ok(response) => response,
                 Err(refusal) => return (Ok(*refusal), None),
             },
             _ => response,
         };
-        answered(&self.ask.route.misses, CacheNote::Miss);
-        if self.ask.head_only {
+        record_outcome(&self.params.route.misses, CacheNote::Miss);
+        if self.params.head_only {
             let (parts, body) = response.into_parts();
             self.update_from_head(&parts).await;
             let mut response = Response::from_parts(parts, body);
-            self.describe(&mut response, None, false);
+            self.write_cache_status(&mut response, None, false);
             return (Ok(response), None);
         }
-        if self.ask.post {
-            // What this answer brings is the state after the invalidation it caused.
-            self.began = self.core.begin();
-            if !self.core.is_at_home(&self.ask.key, response.headers()) {
-                self.ask.route.bypass(Reason::Method);
-                self.describe(&mut response, Some(Reason::Method), false);
+        if self.params.post {
+            // The response reflects the state after the invalidation it caused.
+            self.began = self.core.log_position();
+            if !self.core.is_own_representation(&self.params.key, response.headers()) {
+                self.params.route.bypass(Reason::Method);
+                self.write_cache_status(&mut response, Some(Reason::Method), false);
                 return (Ok(response), None);
             }
         }
         let handler = response.extensions().get::<StoreHint>();
-        let judged = storability::evaluate(&self.case(), response.status(), response.headers(), handler);
-        match judged.and_then(|plan| self.often_enough().map(|()| plan)) {
-            Ok(plan) => {
-                let (response, rest) = self.keep(response, plan).await;
+        let for_decision = storability::evaluate(&self.store_context(), response.status(), response.headers(), handler);
+        match for_decision.and_then(|policy| self.check_min_uses().map(|()| policy)) {
+            Ok(policy) => {
+                let (response, rest) = self.stream_and_store(response, policy).await;
                 (Ok(response), rest)
             }
             Err(reason) => {
-                self.pass(reason, response.status());
-                self.describe(&mut response, Some(reason), false);
+                self.mark_not_shareable(reason, response.status());
+                self.write_cache_status(&mut response, Some(reason), false);
                 (Ok(response), None)
             }
         }
     }
 
-    pub(crate) fn case(&self) -> StoreContext<'_> {
+    pub(crate) fn store_context(&self) -> StoreContext<'_> {
         let answered = self.core.clock.now();
         StoreContext {
             settings: &self.core.settings,
-            rule: self.core.rules.rule(&self.ask.rule),
-            flags: self.ask.flags,
-            keyed: self.ask.keyed,
+            rule: self.core.rules.rule(&self.params.rule),
+            flags: self.params.flags,
+            keyed: self.params.keyed,
             moments: ExchangeTimes { asked: self.asked, answered, wall: self.core.clock.wall() },
-            post: self.ask.post,
+            post: self.params.post,
             own_fields: self.sent_own_fields(),
             refuses_identity: !vary::accepts_identity(&self.headers),
-            noise: self.ask.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            random: self.params.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
 
-    /// Whether the inner service was sent a `Range`, a condition or an `Expect` that not everyone sends.
+    /// Whether the forwarded request had a `Range`, a condition or an `Expect` specific to this client.
     fn sent_own_fields(&self) -> bool {
-        let flags = self.ask.flags;
+        let flags = self.params.flags;
         let forwarded = match self.question {
-            OriginRequest::Theirs => {
+            OriginRequest::Unchanged => {
                 flags.has(RequestFlags::RANGE.and(RequestFlags::CONDITION).and(RequestFlags::PRECONDITION))
             }
-            OriginRequest::TheRest(_) => true,
-            OriginRequest::Whole | OriginRequest::IsCurrent(_) => false,
+            OriginRequest::Rest(_) => true,
+            OriginRequest::Full | OriginRequest::Revalidation(_) => false,
         };
         forwarded || flags.has(RequestFlags::EXPECT)
     }
 
-    pub(crate) fn asker(&self) -> Asker<'_> {
-        Asker { headers: &self.headers, flags: self.ask.flags, head_only: self.ask.head_only }
+    pub(crate) fn view(&self) -> RequestView<'_> {
+        RequestView { headers: &self.headers, flags: self.params.flags, head_only: self.params.head_only }
     }
 
-    fn often_enough(&self) -> Result<(), Reason> {
-        let wanted = self.core.rules.rule(&self.ask.rule).min_uses;
-        // What is stored already has been asked for often enough.
-        if wanted <= 1 || self.stale.is_some() || self.core.min_uses.count(&self.ask.key) >= wanted {
+    fn check_min_uses(&self) -> Result<(), Reason> {
+        let required = self.core.rules.rule(&self.params.rule).min_uses;
+        // A stored entry has reached `min_uses` before.
+        if required <= 1 || self.stale.is_some() || self.core.min_uses.count(&self.params.key) >= required {
             return Ok(());
         }
         Err(Reason::MinUses)
     }
 
-    /// A stale entry in place of a failure, where one may stand in.
-    fn stand_in<I>(&self, failure: Option<StatusCode>) -> Option<Response<Body<I>>> {
+    /// Returns the stale entry if it may replace this failure.
+    fn serve_stale_on_error<I>(&self, failure: Option<StatusCode>) -> Option<Response<Body<I>>> {
         let now = self.core.clock.now();
         let entry = self.stale.as_ref().filter(|entry| entry.partial.is_none())?;
-        // An upstream that refuses for a while has failed, to those who call it.
-        let is_refusal = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
-        let counts_as = if is_refusal { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
-        if !self.ask.accepts_instead_of(counts_as, &entry.meta, now) {
+        // To its callers, an upstream that rate-limits has failed.
+        let is_rate_limited = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
+        let failure_class = if is_rate_limited { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
+        if !self.params.accepts_instead_of(failure_class, &entry.meta, now) {
             return None;
         }
-        answered(&self.ask.route.stale, CacheNote::Stale);
+        record_outcome(&self.params.route.stale, CacheNote::Stale);
         let forward_status = failure;
         let report = Report { forward_status, detail: self.detail, ..Report::forward(self.forward) };
-        Some(respond::stored(&self.core, entry, self.asker(), now, report))
+        Some(respond::from_entry(&self.core, entry, self.view(), now, report))
     }
 
-    /// The answer is for this client alone.
-    pub(crate) fn pass(&self, reason: Reason, status: StatusCode) {
+    /// Marks the response as not shareable.
+    pub(crate) fn mark_not_shareable(&self, reason: Reason, status: StatusCode) {
         let core = &self.core;
-        self.ask.route.bypass(reason);
-        core.warn_if_useless(&self.ask.rule, reason);
-        // A part, or the answer to a client's own condition, says nothing of what a whole answer would be.
-        // Nor does a moment without memory.
-        // Nor an error, unless it says that there is nothing, nor what one user's credential made of it.
+        self.params.route.bypass(reason);
+        core.warn_if_useless(&self.params.rule, reason);
+        // An error describes the resource only if it says that there is none, and an answer to a credential only its user.
         let is_error = status.is_client_error() || status.is_server_error();
-        let is_of_all = matches!(status.as_u16(), 404 | 410) || !is_error;
-        let is_of_all = is_of_all && !self.ask.flags.has(CREDENTIAL) && reason != Reason::OwnFields;
-        if !self.ask.wants_part() && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom && is_of_all {
-            core.hit_for_miss.mark(&self.ask.key, core.clock.now(), core.settings.hit_for_miss);
+        let is_general = (matches!(status.as_u16(), 404 | 410) || !is_error)
+            && !self.params.flags.has(CREDENTIAL)
+            && reason != Reason::OwnFields
+            && !self.params.wants_part();
+        // A partial or conditional response does not predict a full one; neither does a shortage of memory.
+        if is_general && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
+            core.hit_for_miss.mark(&self.params.key, core.clock.now(), core.settings.hit_for_miss);
         }
-        // RFC 9111 §4.3.3: a full response to our question replaces what is stored; one that may not be stored leaves
-        // nothing in its place. An error says nothing about the representation.
-        if self.stale.is_some() && is_of_all && !self.ask.wants_part() {
-            core.forget(&self.ask.key);
+        // RFC 9111 §4.3.3: a full response to a revalidation replaces the stored one; if it must not be stored, the old
+        // one is removed.
+        if self.stale.is_some() && is_general {
+            core.remove_key(&self.params.key);
         }
-        // Those who wait for an error that is not theirs go on as after any failure: a few at a time.
-        if let Some(lead) = self.lead.as_ref().filter(|_| !status.is_server_error() && reason != Reason::OwnFields) {
-            lead.tell(FetchProgress::Alone);
+        // After an error that is not theirs, followers go on as after any failure: a few at a time.
+        let fails_followers = status.is_server_error() || reason == Reason::OwnFields;
+        if let Some(leader) = self.leader.as_ref().filter(|_| !fails_followers) {
+            leader.publish(FetchProgress::NotShareable);
         }
     }
 
-    pub(crate) fn describe<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
+    pub(crate) fn write_cache_status<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
         if self.is_shadow {
             return;
         }
         let forward_status = Some(response.status());
-        let forward = if self.ask.post { Forward::Method } else { self.forward };
+        let forward = if self.params.post { Forward::Method } else { self.forward };
         let report = Report { forward_status, stored, detail: detail.or(self.detail), ..Report::forward(forward) };
-        respond::passed(&self.core, response, Some(&self.ask.key), report);
+        respond::forward(&self.core, response, Some(&self.params.key), report);
     }
 }

@@ -1,10 +1,10 @@
-//! [`ResponseFuture`]: what a call to the cache returns.
+//! [`ResponseFuture`]: future returned by the cache service.
 //!
-//! | the request | the future | boxes |
+//! | request | future | allocations |
 //! |---|---|---|
-//! | is answered from memory | ready | none |
-//! | passes by | the inner service's own future | none |
-//! | is fetched, or asked of a remote store | a boxed task | one |
+//! | served from memory | ready | none |
+//! | bypasses the cache | the inner service's future | none |
+//! | fetched, or looked up in a remote store | a boxed task | one |
 
 use std::fmt;
 use std::future::Future;
@@ -24,7 +24,7 @@ use crate::base::maybe_ready::BoxFuture;
 use crate::cache::http::cache_status::Report;
 
 pin_project! {
-    /// The future of a response. `F` is the inner service's own, for requests that pass by.
+    /// Response future. `F` is the future of the inner service, for requests that bypass the cache.
     pub struct ResponseFuture<F, E, B> {
         #[pin]
         state: State<F, E, B>,
@@ -45,7 +45,7 @@ impl<F, E, B> ResponseFuture<F, E, B> {
         Self { state: State::Ready { response: Some(response) } }
     }
 
-    pub(crate) const fn past(future: F) -> Self {
+    pub(crate) const fn bypass(future: F) -> Self {
         Self { state: State::Past { future } }
     }
 
@@ -77,39 +77,39 @@ impl<F, E, B> fmt::Debug for ResponseFuture<F, E, B> {
     }
 }
 
-/// What is left to do when a request that passed by is answered.
-pub(crate) struct After {
+/// Processing of the response to a request that bypassed the cache.
+pub(crate) struct AfterBypass {
     pub(crate) core: Arc<CacheShared>,
-    /// What the response says of the cache; nothing while it is switched off.
+    /// `Cache-Status` parameters; `None` while the cache is off.
     pub(crate) report: Option<Report>,
-    /// RFC 9111 §4.4: what a successful unsafe request invalidates.
+    /// RFC 9111 §4.4: the unsafe request, which invalidates on success.
     pub(crate) target: Option<UnsafeRequest>,
 }
 
-impl After {
+impl AfterBypass {
     fn finish<B>(self, response: &mut Response<B>) {
-        if let Some(unsettled) = self.target {
-            unsettled.settle(response.status(), response.headers());
+        if let Some(unsafe_request) = self.target {
+            unsafe_request.on_response(response.status(), response.headers());
         }
         if let Some(report) = self.report {
             let report = Report { forward_status: Some(response.status()), ..report };
-            respond::passed(&self.core, response, None, report);
+            respond::forward(&self.core, response, None, report);
         }
     }
 }
 
 pin_project! {
-    /// The inner service's future, for a request that passes by; its body is adopted as `W` says.
+    /// Future of a request that bypasses the cache; `W` wraps its body.
     pub struct Bypass<F, W> {
         #[pin]
         future: F,
-        after: Option<After>,
+        after: Option<AfterBypass>,
         adopt: PhantomData<fn() -> W>,
     }
 }
 
 impl<F, W> Bypass<F, W> {
-    pub(crate) const fn new(future: F, after: Option<After>) -> Self {
+    pub(crate) const fn new(future: F, after: Option<AfterBypass>) -> Self {
         Self { future, after, adopt: PhantomData }
     }
 }

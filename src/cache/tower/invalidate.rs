@@ -1,4 +1,4 @@
-//! [`Invalidate`]: the handle that takes entries back.
+//! [`Invalidate`]: invalidates stored responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +14,11 @@ use crate::cache::http::key::Target;
 use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::tag;
 
-/// Voids entries by tag, by URL, by the beginning of URLs, or all of them, in constant time.
+/// Invalidates entries by tag, URL or URL prefix, or all of them, in constant time.
 ///
-/// After a call has returned, no entry is served whose fetch began before it, even if that fetch is still under way:
-/// see the essay of [`cache`](crate::cache). A [`soft`](Self::soft) handle marks entries stale instead: they are
-/// revalidated before they are served, served while that happens where stale-while-revalidate allows it, and stand in
-/// if it fails where stale-if-error allows it.
+/// After a call returns, no entry is served whose fetch began before it, even if that fetch is still under way: see
+/// [`cache`](crate::cache) on invalidation. A [`soft`](Self::soft) handle marks entries stale instead: they are
+/// revalidated before they are served, subject to stale-while-revalidate and stale-if-error.
 ///
 /// ```
 /// use tollgate::cache::CacheLayer;
@@ -34,8 +33,8 @@ use crate::cache::http::tag;
 /// # Ok(()) }
 /// ```
 ///
-/// Where processes share a store, all of them take the entries back. If the store cannot be told, the call returns an
-/// error: it binds in this process all the same, and the others hear of it as soon as the store is back.
+/// If processes share a store, the invalidation reaches all of them. If the store is unavailable, the call returns an
+/// error, is effective in this process, and reaches the others once the store is back.
 #[derive(Clone)]
 #[must_use]
 pub struct Invalidate {
@@ -48,16 +47,34 @@ impl Invalidate {
         Self { core, soft: false }
     }
 
-    /// A handle that marks entries stale instead of voiding them.
+    /// Returns a handle that marks entries stale instead of void.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// CacheLayer::in_memory(1 << 20).invalidate().soft().tag("prices").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn soft(mut self) -> Self {
         self.soft = true;
         self
     }
 
-    /// Entries that carry this tag, compared byte by byte: `*` is a tag like any other.
+    /// Invalidates entries with this tag, compared bytewise: `*` has no special meaning.
     ///
     /// # Errors
-    /// Where no entry could carry it: a tag is 1 to 256 visible ASCII characters without a comma.
+    /// If the tag is malformed: a tag is 1 to 256 visible ASCII characters without a comma. If other processes cannot
+    /// be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// CacheLayer::in_memory(1 << 20).invalidate().tag("prices").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn tag(&self, tag: &str) -> Result<(), Error> {
         if !tag::is_valid(tag) {
             return Err(Error::config(format!("invalid tag {tag:?}")));
@@ -65,11 +82,22 @@ impl Invalidate {
         self.raise(InvalidationScope::Tag(tag.into())).await
     }
 
-    /// The entries of one resource, every variant and identity: `https://host/path?query`, `host/path` under either
-    /// scheme, or `/path?query` under any authority.
+    /// Invalidates the entries of one resource, every variant and identity: `https://host/path?query`, `host/path`
+    /// under either scheme, or `/path?query` under any authority.
     ///
     /// # Errors
-    /// Where it is no URL.
+    /// If `url` is malformed. If other processes cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let cache = CacheLayer::in_memory(1 << 20);
+    /// cache.invalidate().key("https://api.example.com/prices/ACME").await?;
+    /// cache.invalidate().key("/prices/ACME").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn key(&self, url: &str) -> Result<(), Error> {
         if url.starts_with('/') {
             let resource = self.resource("http", &format!("any{url}"), url)?;
@@ -85,11 +113,20 @@ impl Invalidate {
         }
     }
 
-    /// Every entry whose URL begins so, in the same three forms as for [`key`](Self::key). Compared byte by byte:
-    /// end it with a slash to mean a directory.
+    /// Invalidates every entry whose URL has this prefix, in the same three forms as for [`key`](Self::key). Comparison
+    /// is bytewise: end it with a slash to address a directory.
     ///
     /// # Errors
-    /// Where it is no beginning of a URL.
+    /// If the prefix is malformed. If other processes cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// CacheLayer::in_memory(1 << 20).invalidate().prefix("https://api.example.com/prices/").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn prefix(&self, beginning: &str) -> Result<(), Error> {
         if beginning.starts_with('/') {
             let path = beginning.as_bytes().into();
@@ -110,12 +147,11 @@ impl Invalidate {
         .await
     }
 
-    /// Removes every entry whose URL is meant by a pattern, here and where it is shared, and says how many: `*` stands
-    /// for anything, `?` for one byte, `\\` takes the next literally.
+    /// Removes every entry whose URL matches a glob pattern, in this process and in the shared store, and returns their
+    /// number: `*` matches any sequence, `?` one byte, `\\` escapes the next byte.
     ///
-    /// A tool for administrators: it looks at every entry, in Redis by `SCAN` in steps of 128, and does not stop a
-    /// fetch
-    /// that is under way from storing what it brings. In a program use [`tag`](Self::tag) or [`prefix`](Self::prefix).
+    /// An administrative operation: it scans every entry, in Redis by `SCAN` in steps of 128, and does not stop a fetch
+    /// under way from storing its response. In a program use [`tag`](Self::tag) or [`prefix`](Self::prefix).
     ///
     /// ```
     /// # async fn example(cache: tollgate::cache::CacheLayer) -> Result<(), tollgate::Error> {
@@ -125,32 +161,41 @@ impl Invalidate {
     /// ```
     ///
     /// # Errors
-    /// Where the store that processes share cannot be asked; what lies in this process is removed.
+    /// If the shared store is unavailable; entries in this process are removed in any case.
     pub async fn matching(&self, pattern: &str) -> Result<u64, Error> {
         self.core.store.sweep(pattern).await
     }
 
-    /// Everything.
+    /// Invalidates everything.
     ///
     /// # Errors
-    /// Where other processes cannot be told now.
+    /// If other processes cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// CacheLayer::in_memory(1 << 20).invalidate().all().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn all(&self) -> Result<(), Error> {
         self.raise(InvalidationScope::All).await
     }
 
-    async fn raise(&self, about: InvalidationScope) -> Result<(), Error> {
-        self.core.take_back(&Invalidation::new(about, self.soft)).await
+    async fn raise(&self, scope: InvalidationScope) -> Result<(), Error> {
+        self.core.invalidate(&Invalidation::new(scope, self.soft)).await
     }
 
-    /// The encoding of a resource, as the route's rule makes keys.
+    /// Encodes a resource as in the keys of the route's rule.
     fn resource(&self, scheme: &str, rest: &str, url: &str) -> Result<Box<[u8]>, Error> {
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         let uri: Uri = target.parse().map_err(|_| malformed(url))?;
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
-        let ruling = self.core.rules.find(&RequestHead::of(&request));
-        let rule = self.core.rules.rule(&ruling);
+        let matched = self.core.rules.find(&RequestHead::of(&request));
+        let rule = self.core.rules.rule(&matched);
         let mut key = KeyBuilder::new();
         key.target(scheme, authority.as_bytes(), &uri, self.core.key_parts(rule))
             .and_then(|()| key.finish())

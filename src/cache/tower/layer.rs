@@ -1,4 +1,4 @@
-//! [`CacheLayer`]: what puts a cache in front of a service, and the handle to it.
+//! [`CacheLayer`]: tower layer that caches responses, and the handle to the cache.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::base::body::Wrap;
 use crate::base::error::Error;
 use crate::base::mode::Switch;
 use crate::cache::data::DataCache;
-use crate::cache::http::rules::{Routing, RuleBook, Rules};
+use crate::cache::http::rules::{CompiledRules, Routing, Rules};
 
 const MIB: u64 = 1 << 20;
-/// How long a shutdown waits for fetches in progress.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks whether there are any.
-const GLANCE: Duration = Duration::from_millis(5);
+/// Maximum duration of a graceful shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval of polls for fetches under way.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Puts a response cache in front of a service. Clones share one cache.
+/// Layer that puts a response cache in front of a service. Clones share one cache.
 ///
 /// ```
 /// use tollgate::cache::CacheLayer;
@@ -46,26 +46,49 @@ impl CacheLayer {
         Self { core: Arc::new(core) }
     }
 
-    /// A cache of this many bytes in this process, with the safe defaults: profile `app`, no rules.
+    /// Creates a cache of this capacity in bytes, with the conservative defaults: profile `app`, no rules.
     ///
-    /// An entry may take 1 MiB, or all of `bytes` where that is less.
+    /// The maximum body length is 1 MiB, or `bytes` if that is less.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::in_memory(64 << 20);
+    /// assert_eq!(cache.stats().levels[0].capacity_bytes, 64 << 20);
+    /// ```
     pub fn in_memory(bytes: u64) -> Self {
         let builder = Self::builder().memory(bytes).max_entry(bytes.min(MIB));
-        Self::new(builder.assemble(RuleBook::empty(), Routing::default(), Vec::new(), Vec::new()))
+        Self::new(builder.assemble(CompiledRules::empty(), Routing::default(), Vec::new(), Vec::new()))
     }
 
-    /// Everything that can be set.
+    /// Returns a builder with all settings.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder().memory(64 << 20).cache_status(true).build()?;
+    /// # let _ = cache;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn builder() -> CacheBuilder {
         CacheBuilder::default()
     }
 
-    /// The handle to invalidate entries with. Cheap to clone; works from anywhere.
+    /// Returns the handle for invalidations. Cheap to clone.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// CacheLayer::in_memory(1 << 20).invalidate().tag("prices").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn invalidate(&self) -> Invalidate {
         Invalidate::new(self.core.clone())
     }
 
-    /// Caches of typed values beside the responses: in the same memory, behind the same shared store, taken back by the
-    /// same tags. See [`Cached`](crate::cache::Cached).
+    /// Returns the cache of typed values in the same memory and shared store, invalidated by the same tags. See
+    /// [`Cached`](crate::cache::Cached).
     ///
     /// ```
     /// use std::time::Duration;
@@ -81,30 +104,43 @@ impl CacheLayer {
         self.core.data.get_or_init(|| DataCache::over(self.core.engine())).clone()
     }
 
-    /// What the cache did so far.
+    /// Returns the statistics of the cache.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// assert_eq!(CacheLayer::in_memory(1 << 20).stats().inner_calls, 0);
+    /// ```
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         self.core.stats()
     }
 
-    /// Switches the cache on, off or to looking only, from now on. A cache that was built not
-    /// [enabled](CacheBuilder::enabled) stays off.
+    /// Switches the cache on, off, or to shadow mode. A cache that was not [enabled](CacheBuilder::enabled) stays off.
     ///
     /// | | requests | entries |
     /// |---|---|---|
-    /// | [`Off`](Switch::Off) | pass as if it were not there | are kept; unsafe methods still invalidate them |
-    /// | [`Shadow`](Switch::Shadow) | are all answered by the inner service, with what it says, unchanged; those that the store could have answered are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are made and invalidated as if it were on |
+    /// | [`Off`](Switch::Off) | bypass the cache | are retained; unsafe methods still invalidate them |
+    /// | [`Shadow`](Switch::Shadow) | get the inner service's response, unchanged; those that could have been served from the store are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are created and invalidated as with [`On`](Switch::On) |
     ///
-    /// While it only looks, nobody waits for another's fetch, nothing is refreshed in the background, and no stale
-    /// entry
-    /// stands in for a failure.
+    /// In shadow mode requests are not coalesced, entries are not refreshed in the background, and stale entries do not
+    /// replace failures.
+    ///
+    /// ```
+    /// use tollgate::Switch;
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::in_memory(1 << 20);
+    /// cache.switch(Switch::Shadow);
+    /// assert_eq!(cache.stats().switch, Switch::Shadow);
+    /// ```
     pub fn switch(&self, switch: Switch) {
         self.core.switch.set(switch);
     }
 
-    /// Judges requests that come from now on by these rules, in place of those the layer was built with. What is stored
-    /// is kept, with the life it was given; [invalidate](Self::invalidate) what should go sooner. The figures of rules
-    /// ([`unmatched_rules`](CacheStats::unmatched_rules)) begin anew.
+    /// Replaces the caching rules for requests that arrive from now on. Stored entries keep their lifetimes;
+    /// [invalidate](Self::invalidate) those that should expire sooner. The counts of rules
+    /// ([`unmatched_rules`](CacheStats::unmatched_rules)) restart.
     ///
     /// ```
     /// use std::time::Duration;
@@ -116,28 +152,27 @@ impl CacheLayer {
     /// ```
     ///
     /// # Errors
-    /// Names the first value of the rules that is wrong; the old rules stay.
+    /// Names the first invalid value; the old rules remain in force.
     pub fn set_rules(&self, rules: Rules) -> Result<(), Error> {
         self.core.rules.replace(rules.compile(&self.core.routing)?);
         Ok(())
     }
 
-    /// Waits until fetches that outlived their requests have landed, at most a second; what takes longer is left to the
-    /// runtime.
-    pub(crate) async fn landed(&self) {
-        let landed = async {
-            while self.flights() > 0 {
-                tokio::time::sleep(GLANCE).await;
+    /// Waits until detached fetches have completed, at most a second.
+    pub(crate) async fn drain(&self) {
+        let drained = async {
+            while self.fetches() > 0 {
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        drop(tokio::time::timeout(PATIENCE, landed).await);
+        drop(tokio::time::timeout(SHUTDOWN_TIMEOUT, drained).await);
     }
 
-    fn flights(&self) -> u64 {
-        self.core.flights.count() + self.core.data.get().map_or(0, DataCache::flights)
+    fn fetches(&self) -> u64 {
+        self.core.fetches.count() + self.core.data.get().map_or(0, DataCache::fetches)
     }
 
-    /// Wraps `inner`, its response bodies adopted as `W` says.
+    /// Wraps `inner`, with bodies wrapped by `W`.
     pub(crate) fn wrap<S, W>(&self, inner: S) -> Cache<S, W> {
         Cache::new(inner, self.core.clone())
     }

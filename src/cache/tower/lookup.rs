@@ -1,8 +1,8 @@
-//! Looking up: from a key to an entry that answers this request, or to none.
+//! Look-up: finds the stored response that matches a request.
 //!
-//! A response that does not vary lies under the primary key. Where responses vary, an index lies there, and leads to a
-//! second key; so a look-up takes one step or two. What is found is compared with the key that was asked for, with the
-//! invalidations since, with the client's own wishes, and with the time.
+//! A response that does not vary is stored under the primary key. Otherwise an index is stored there, which leads to a
+//! secondary key, so a look-up takes one or two steps. The entry is checked against the requested key, later
+//! invalidations, the client's directives, and the time.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::cache::engine::record::{Entry, Stored, VaryIndex};
 use crate::cache::http::cache_status::Forward;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.
@@ -26,79 +26,79 @@ pub(crate) struct Lookup {
     pub(crate) answer: MaybeReady<Result<Option<Stored>, Error>>,
 }
 
-/// What a look-up has asked the store for.
+/// Pending read of the store.
 pub(crate) enum PendingRead {
-    /// What lies under the primary key.
+    /// The value under the primary key.
     Primary,
-    /// A variant.
+    /// The entry of a variant.
     Variant(Box<CacheKey>),
-    /// What other processes know under the primary key, since the index found here knows no variant for this request.
-    /// Those that ask like it share a fetch by this key, where there is none elsewhere either.
-    Elsewhere(Box<CacheKey>),
+    /// The shared value under the primary key, since the local index has no matching variant. Requests that select the
+    /// same variant coalesce by this key if there is none elsewhere.
+    SharedIndex(Box<CacheKey>),
 }
 
-/// What a look-up found.
+/// Result of a look-up.
 pub(crate) enum LookupResult {
-    /// An entry for this request.
+    /// A matching entry.
     Entry(Arc<Entry>, Freshness),
-    /// None; and under which key requests like this one share a fetch.
-    Nothing(Forward),
+    /// A miss.
+    Miss(Forward),
 }
 
-/// One step of a look-up.
+/// Step of a look-up.
 pub(crate) enum LookupStep {
     Next(Lookup),
-    /// What was found, and the variant by which requests like this one share a fetch; none for the primary key.
+    /// The result, and the variant key by which requests coalesce; `None` for the primary key.
     Done(Option<Box<CacheKey>>, LookupResult),
 }
 
-/// Which variant answers a request.
+/// Variant selected by a request.
 enum Selected {
-    /// The one under this key.
+    /// The variant under this key.
     Variant(CacheKey),
-    /// None; requests like this one share a fetch by this key.
+    /// No stored variant; matching requests coalesce by this key.
     None(CacheKey),
 }
 
 impl CacheShared {
-    /// Begins a look-up.
-    pub(crate) fn search(&self, key: &CacheKey, now: Timestamp) -> Lookup {
+    /// Starts a look-up.
+    pub(crate) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
         Lookup { asked: PendingRead::Primary, answer: self.store.get(key, now) }
     }
 
-    /// Looks up as far as the store answers at once; else what is to be waited for.
+    /// Looks up as long as the store answers without waiting.
     ///
     /// # Errors
-    /// The look-up, where it takes time.
+    /// The pending look-up, if the store needs time.
     #[inline]
-    pub(crate) fn look_at_hand(
+    pub(crate) fn lookup_ready(
         &self,
-        ask: &CacheRequest,
+        params: &CacheRequest,
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Result<(Option<Box<CacheKey>>, LookupResult), Lookup> {
-        let mut search = self.search(&ask.key, now);
+        let mut search = self.start_lookup(&params.key, now);
         loop {
             let Lookup { asked, answer: MaybeReady::Ready(answer) } = search else { return Err(search) };
-            match self.step(ask, headers, asked, answer, now) {
+            match self.step(params, headers, asked, answer, now) {
                 LookupStep::Next(next) => search = next,
                 LookupStep::Done(variant, found) => return Ok((variant, found)),
             }
         }
     }
 
-    /// A fresh entry that came to lie here since the request was looked up: a flight has landed before it could be joined.
-    pub(crate) fn landed(&self, ask: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
-        match self.look_at_hand(ask, headers, self.clock.now()) {
-            Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::FreshButOld))) => Some(entry),
+    /// Returns a fresh entry stored after this request's look-up, by a fetch that completed meanwhile.
+    pub(crate) fn completed_meanwhile(&self, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
+        match self.lookup_ready(params, headers, self.clock.now()) {
+            Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::RefreshAhead))) => Some(entry),
             _ => None,
         }
     }
 
-    /// What the store's answer means for this request.
+    /// Evaluates the store's answer for this request.
     pub(crate) fn step(
         &self,
-        ask: &CacheRequest,
+        params: &CacheRequest,
         headers: &HeaderMap,
         asked: PendingRead,
         answer: Result<Option<Stored>, Error>,
@@ -109,22 +109,22 @@ impl CacheShared {
             None
         });
         let (key, variant, elsewhere) = match asked {
-            PendingRead::Primary => (&ask.key, None, None),
+            PendingRead::Primary => (&params.key, None, None),
             PendingRead::Variant(key) => (&*key.clone(), Some(key), None),
-            PendingRead::Elsewhere(key) => (&ask.key, None, Some(key)),
+            PendingRead::SharedIndex(key) => (&params.key, None, Some(key)),
         };
         let is_variant = variant.is_some();
         let missed = if is_variant || elsewhere.is_some() { Forward::VaryMiss } else { Forward::UriMiss };
         match stored {
             Some(stored) if stored.key() != key => {
-                self.store_failed(&Error::store("the store answered for another key", "keys differ"));
-                LookupStep::Done(variant, LookupResult::Nothing(missed))
+                self.store_failed(&Error::store("store returned the entry of another key", "keys differ"));
+                LookupStep::Done(variant, LookupResult::Miss(missed))
             }
             Some(Stored::Entry(entry)) => {
-                let standing = self.standing(ask, &entry, headers, is_variant, now);
-                match standing {
-                    Freshness::Gone => LookupStep::Done(variant, LookupResult::Nothing(missed)),
-                    standing => LookupStep::Done(variant, LookupResult::Entry(entry, standing)),
+                let freshness = self.freshness(params, &entry, headers, is_variant, now);
+                match freshness {
+                    Freshness::Unusable => LookupStep::Done(variant, LookupResult::Miss(missed)),
+                    freshness => LookupStep::Done(variant, LookupResult::Entry(entry, freshness)),
                 }
             }
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
@@ -133,71 +133,75 @@ impl CacheShared {
                     LookupStep::Next(Lookup { asked: PendingRead::Variant(Box::new(key)), answer })
                 }
                 Selected::None(key) if elsewhere.is_some() => {
-                    LookupStep::Done(Some(Box::new(key)), LookupResult::Nothing(Forward::VaryMiss))
+                    LookupStep::Done(Some(Box::new(key)), LookupResult::Miss(Forward::VaryMiss))
                 }
                 Selected::None(key) => {
-                    let answer = self.store.get_shared(&ask.key, now);
-                    LookupStep::Next(Lookup { asked: PendingRead::Elsewhere(Box::new(key)), answer })
+                    let answer = self.store.get_shared(&params.key, now);
+                    LookupStep::Next(Lookup { asked: PendingRead::SharedIndex(Box::new(key)), answer })
                 }
             },
-            _ => LookupStep::Done(variant.or(elsewhere), LookupResult::Nothing(missed)),
+            _ => LookupStep::Done(variant.or(elsewhere), LookupResult::Miss(missed)),
         }
     }
 
-    fn standing(
+    fn freshness(
         &self,
-        ask: &CacheRequest,
+        params: &CacheRequest,
         entry: &Entry,
         headers: &HeaderMap,
         is_variant: bool,
         now: Timestamp,
     ) -> Freshness {
-        // A variant found by a class of codings must be one that this client can read.
+        // A variant selected by a class of codings must have a coding that the client accepts.
         if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
-            return Freshness::Gone;
+            return Freshness::Unusable;
         }
-        if self.is_lifted(ask, &entry.meta) {
-            return Freshness::Gone;
+        if self.may_differ_with_credential(params, &entry.meta) {
+            return Freshness::Unusable;
         }
-        let standing = policy::standing(&entry.meta.windows, now);
-        let standing = match self.barriers.check(&ask.key, &entry.meta) {
-            Validity::Void => return Freshness::Gone,
-            Validity::Valid => self.spared(standing, entry, now),
-            Validity::Stale => match standing {
-                // Marked stale: as if its freshness had just ended.
-                Freshness::Fresh | Freshness::FreshButOld
-                    if entry.meta.windows.revalidate_until > entry.meta.windows.fresh_until =>
+        let freshness = policy::freshness(&entry.meta.deadlines, now);
+        let freshness = match self.barriers.check(&params.key, &entry.meta) {
+            Validity::Void => return Freshness::Unusable,
+            Validity::Valid => self.stretched_freshness(freshness, entry, now),
+            Validity::Stale => match freshness {
+                // Marked stale: treated as expired just now.
+                Freshness::Fresh | Freshness::RefreshAhead
+                    if entry.meta.deadlines.revalidate_until > entry.meta.deadlines.fresh_until =>
                 {
                     Freshness::StaleWhileRevalidate
                 }
-                Freshness::Fresh | Freshness::FreshButOld => Freshness::Stale { on_error: true },
+                Freshness::Fresh | Freshness::RefreshAhead => Freshness::Stale { on_error: true },
                 other => return other,
             },
         };
-        match &ask.wish {
-            Some(wish) => client_directives::granted(standing, &entry.meta, wish, now),
-            None => standing,
+        match &params.directives {
+            Some(directives) => client_directives::apply_client_directives(freshness, &entry.meta, directives, now),
+            None => freshness,
         }
     }
 
-    /// Whether an answer is an error that this request's credential may lift.
-    pub(crate) fn is_lifted(&self, ask: &CacheRequest, meta: &Meta) -> bool {
-        policy::is_lifted_by_credential(meta.status, ask.flags, ask.keyed, self.rules.rule(&ask.rule))
+    /// Whether the stored response is an error that this request's credential may avert.
+    pub(crate) fn may_differ_with_credential(&self, params: &CacheRequest, meta: &StoredHead) -> bool {
+        policy::may_differ_with_credential(meta.status, params.flags, params.keyed, self.rules.rule(&params.rule))
     }
 
-    /// What a low budget makes of this standing. A fresh entry does not ask.
-    fn spared(&self, standing: Freshness, entry: &Entry, now: Timestamp) -> Freshness {
+    /// Extends the freshness by the effect of a low budget, for expired entries.
+    fn stretched_freshness(&self, freshness: Freshness, entry: &Entry, now: Timestamp) -> Freshness {
         match &self.settings.budget {
-            Some(budget) if standing != Freshness::Fresh && !entry.meta.strict => {
-                policy::spared(standing, &entry.meta.windows, entry.meta.stored_at, budget.effect(now), now)
-            }
-            _ => standing,
+            Some(budget) if freshness != Freshness::Fresh && !entry.meta.strict => policy::stretched_freshness(
+                freshness,
+                &entry.meta.deadlines,
+                entry.meta.stored_at,
+                budget.effect(now),
+                now,
+            ),
+            _ => freshness,
         }
     }
 
-    /// The key of the variant that answers this request.
+    /// Selects the variant for this request.
     fn select(&self, index: &VaryIndex, headers: &HeaderMap) -> Selected {
-        // §4.1: "the cache MUST use the most recent one": the list is in that order.
+        // §4.1: "the cache MUST use the most recent one": the index has that order.
         let mut last: Option<(&[http::HeaderName], Vec<u8>)> = None;
         for variant in &index.variants {
             let selection = match last.take() {
@@ -211,8 +215,9 @@ impl CacheShared {
         }
         for variant in &index.variants {
             if let Some(language) = &variant.language
-                && vary::prefers(headers, &language.of)
-                && *language.others == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
+                && vary::prefers(headers, &language.tag)
+                && *language.other_selection
+                    == *vary::selection_without_language(&variant.names, headers, self.settings.profile)
             {
                 return Selected::Variant(variant.key.clone());
             }
@@ -220,7 +225,7 @@ impl CacheShared {
         Selected::None(index.key.variant(&last.map_or_else(Vec::new, |(_, selection)| selection)))
     }
 
-    /// Fetches in progress may not be joined once something they bring was invalidated.
+    /// Whether an invalidation since `began` rules out joining a fetch under way.
     pub(crate) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
         self.barriers.check_fetch(key, began) != Validity::Valid
     }

@@ -1,5 +1,6 @@
-//! The layer, the service and its future; carries out what [`http`](super::http) decides.
+//! Layer, service and future; carries out the decisions of [`http`](super::http).
 
+mod build;
 pub(super) mod builder;
 pub(super) mod fetch;
 pub(super) mod future;

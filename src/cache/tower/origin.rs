@@ -1,4 +1,4 @@
-//! What the cache asks of the service it wraps, in one name instead of seven bounds.
+//! [`Origin`]: interface to the wrapped service, in place of seven trait bounds.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -11,19 +11,19 @@ use tower_service::Service;
 use crate::base::body::{Adopt, Body};
 use crate::base::error::BoxError;
 
-/// Somebody who answers one request.
+/// Origin of a response to one request.
 pub(crate) trait Origin<B>: Send + 'static {
-    /// The innermost body of its responses.
+    /// Innermost body of its responses.
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
-    /// Its error, which this crate never makes and never changes.
+    /// Its error, passed on unchanged.
     type Error: Send + 'static;
 
-    /// Asks, once it is ready.
+    /// Sends the request once the service is ready.
     fn fetch(self, request: Request<B>)
     -> impl Future<Output = Result<Response<Body<Self::Body>>, Self::Error>> + Send;
 }
 
-/// A clone of the inner service, and how its bodies are adopted.
+/// A clone of the inner service; `W` wraps its bodies.
 pub(crate) struct InnerService<S, W> {
     service: S,
     adopt: PhantomData<fn() -> W>,
@@ -49,7 +49,7 @@ where
     type Error = S::Error;
 
     async fn fetch(self, request: Request<ReqB>) -> Result<Response<Body<W::Inner>>, S::Error> {
-        // Waits for readiness: an unready clone is never called.
+        // Awaits readiness: an unready clone is never called.
         let response = self.service.oneshot(request).await?;
         Ok(response.map(W::adopt))
     }

@@ -1,6 +1,6 @@
-//! Entries that are parts: served for what they hold, joined where they touch, completed where only the end is missing.
+//! Partial entries: served for the ranges they hold, combined if adjacent, completed if only the end is missing.
 //!
-//! RFC 9111 §3.4: parts are combined only where both carry the same strong validator; anything else is never joined.
+//! RFC 9111 §3.4: parts are combined only if both have the same strong validator.
 
 use std::sync::Arc;
 
@@ -19,11 +19,10 @@ use crate::cache::http::reason::Reason;
 use crate::cache::http::validators;
 
 impl RunningFetch {
-    /// The whole response, from the beginning we hold and the rest that was sent.
+    /// Combines the stored beginning with the rest just received into the whole response.
     ///
     /// # Errors
-    /// What to tell the client where the rest does not fit: it asked for the whole, and a part of something else is
-    /// no answer to that.
+    /// The response for the client if the rest does not match: another part is no response to a request for the whole.
     pub(crate) fn complete<I>(
         &self,
         beginning: &Arc<Entry>,
@@ -33,17 +32,17 @@ impl RunningFetch {
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let (mut parts, body) = response.into_parts();
-        let held = ByteSpan { start: 0, end: beginning.length };
+        let received = ByteSpan { start: 0, end: beginning.length };
         let total = beginning.partial.map_or(0, |part| part.total);
         let fits = range::content_range(&parts.headers)
-            .is_some_and(|sent| sent.total == total && sent.span == ByteSpan { start: held.end, end: total });
+            .is_some_and(|sent| sent.total == total && sent.span == ByteSpan { start: received.end, end: total });
         let same =
             validators::strongly_equal(parts.headers.get(header::ETAG), beginning.meta.headers.get(header::ETAG));
         if !fits || !same {
-            self.core.forget(&self.ask.key);
+            self.core.remove_key(&self.params.key);
             let mut refusal = Response::new(Body::empty());
             *refusal.status_mut() = StatusCode::BAD_GATEWAY;
-            self.describe(&mut refusal, Some(Reason::Partial), false);
+            self.write_cache_status(&mut refusal, Some(Reason::Partial), false);
             return Err(Box::new(refusal));
         }
         // §3.4: "the cache MUST use the header fields provided in the new response" over those stored.
@@ -51,7 +50,7 @@ impl RunningFetch {
         headers.remove(header::AGE);
         parts.headers.remove(header::CONTENT_RANGE);
         parts.headers.remove(header::CONTENT_LENGTH);
-        validators::update(&mut headers, &parts.headers);
+        validators::update_stored(&mut headers, &parts.headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
         parts.headers = headers;
         parts.status = StatusCode::OK;
@@ -63,7 +62,7 @@ impl RunningFetch {
     }
 }
 
-/// The frames of a body as a stream.
+/// Converts a body into a stream of frames.
 fn into_frames<I>(body: Body<I>) -> impl futures_util::Stream<Item = Result<http_body::Frame<Bytes>, BoxError>> + Send
 where
     I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -72,20 +71,18 @@ where
     futures_util::stream::poll_fn(move |cx| http_body::Body::poll_frame(body.as_mut(), cx))
 }
 
-/// What a part that was just received comes to, next to what is stored under its key: the bytes, where they begin, and
-/// whether that is everything.
+/// Combines a part just received with the stored one; returns the bytes, their range, and the total length.
 ///
-/// Joined bytes are copied into blocks of their own: by reference, a chain of overlapping parts would keep every byte it
-/// was ever made of.
+/// Combined bytes are copied into blocks of their own: references would keep every part ever received alive.
 ///
 /// # Errors
-/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] where there is no memory to join them in.
-pub(crate) fn joined(
+/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] if no memory is available.
+pub(crate) fn combine(
     new: StoredBody,
     part: ContentRange,
     etag: Option<&HeaderValue>,
     old: Option<&Entry>,
-    gauge: &Arc<BodyMemory>,
+    body_memory: &Arc<BodyMemory>,
     most: u64,
 ) -> Result<(StoredBody, ContentRange), Reason> {
     let touching =
@@ -100,9 +97,9 @@ pub(crate) fn joined(
     }
     let before = ByteSpan { start: span.start, end: part.span.start.max(span.start) };
     let after = ByteSpan { start: part.span.end.min(span.end), end: span.end };
-    let from_old = |wanted: ByteSpan| {
-        let wanted = ByteSpan { start: wanted.start - known.start, end: wanted.end - known.start };
-        old.body.slice(wanted)
+    let from_old = |range: ByteSpan| {
+        let range = ByteSpan { start: range.start - known.start, end: range.end - known.start };
+        old.body.slice(range)
     };
     let mut chunks = Vec::new();
     if before.start < before.end {
@@ -112,17 +109,17 @@ pub(crate) fn joined(
     if after.start < after.end {
         chunks.extend(from_old(after));
     }
-    let blocks = body_buffer::copied(&chunks, span.len(), gauge).ok_or(Reason::NoRoom)?;
-    Ok((StoredBody::held(blocks, gauge), ContentRange { span, total: part.total }))
+    let blocks = body_buffer::copied(&chunks, span.len(), body_memory).ok_or(Reason::NoRoom)?;
+    Ok((StoredBody::from_blocks(blocks, body_memory), ContentRange { span, total: part.total }))
 }
 
-/// The fields of a part as they are stored: those of the whole.
-pub(crate) fn of_the_whole(headers: &mut http::HeaderMap) {
+/// Replaces the fields of a part by those of the whole, for storing.
+pub(crate) fn restore_whole_fields(headers: &mut http::HeaderMap) {
     headers.remove(header::CONTENT_RANGE);
     headers.remove(header::CONTENT_LENGTH);
 }
 
-/// Whether the rest of this entry can be asked for: its beginning is there, under a strong validator.
+/// Whether the rest of this entry can be requested: it holds the beginning, with a strong validator.
 pub(crate) fn is_beginning(entry: &Entry) -> bool {
     entry.partial.is_some_and(|part| part.span.start == 0)
         && entry.meta.headers.get(header::ETAG).is_some_and(validators::is_strong)

@@ -1,4 +1,4 @@
-//! Refreshing once in a fleet: before an entry is fetched again in the background, whoever shares the store is asked.
+//! Refresh lease: one background refresh per fleet. The shared store is asked before an entry is refreshed.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use crate::cache::engine::record::{Entry, Stored};
 use crate::cache::http::key::CacheKey;
 
 impl CacheShared {
-    /// Whether another process has refreshed this entry, or is about to. What it has stored is told to those who wait.
-    pub(crate) async fn is_renewed_elsewhere(&self, key: &CacheKey, old: &Arc<Entry>, lead: &Leader) -> bool {
+    /// Whether another process has refreshed this entry or holds the lease. Publishes its entry to the followers.
+    pub(crate) async fn is_refreshed_elsewhere(&self, key: &CacheKey, old: &Arc<Entry>, leader: &Leader) -> bool {
         let now = self.clock.now();
         if let Ok(Some(Stored::Entry(found))) = self.store.get_shared(&old.key, now).await
             && found.key == old.key
             && found.meta.stored_at > old.meta.stored_at
-            && now < found.meta.windows.refresh_from
+            && now < found.meta.deadlines.refresh_from
             && self.barriers.check(key, &found.meta) == Validity::Valid
         {
-            lead.tell(FetchProgress::Stored(found));
+            leader.publish(FetchProgress::Stored(found));
             return true;
         }
-        // As long as one fetch may keep others waiting here, it may keep them waiting elsewhere.
+        // The lease lasts as long as requests wait for a fetch in this process.
         !self.store.claim(&old.key, self.settings.wait).await
     }
 }

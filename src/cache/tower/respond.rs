@@ -1,4 +1,4 @@
-//! Responses made from what is stored: a copy of prepared fields, the age, and the body by reference.
+//! Responses from stored entries: a copy of the prepared fields, the age, and the body by reference.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -10,80 +10,80 @@ use crate::base::headers::number;
 use crate::cache::engine::record::{Blocks, Entry};
 use crate::cache::http::cache_status::{self, Forward, Report};
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::range::{self, ByteSpan, Wanted};
+use crate::cache::http::range::{self, ByteSpan, RequestedRanges};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::validators;
 
-/// Who is being answered.
+/// Properties of a request that affect the response.
 #[derive(Clone, Copy)]
-pub(crate) struct Asker<'a> {
+pub(crate) struct RequestView<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) flags: RequestFlags,
     pub(crate) head_only: bool,
 }
 
-impl Asker<'_> {
+impl RequestView<'_> {
     /// RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is unrecognized
-    /// or for which range handling is not defined": it is for GET.
+    /// or for which range handling is not defined": it is defined for GET.
     fn wants_part(self) -> bool {
         self.flags.has(RequestFlags::RANGE) && !self.head_only
     }
 }
 
-/// Whether this entry holds all that is asked of it.
-pub(crate) fn holds(entry: &Entry, asker: Asker<'_>) -> bool {
+/// Whether this entry holds all requested bytes.
+pub(crate) fn satisfies(entry: &Entry, view: RequestView<'_>) -> bool {
     let Some(part) = entry.partial else { return true };
-    if !asker.wants_part() {
+    if !view.wants_part() {
         return false;
     }
-    match range::wanted(asker.headers, &entry.meta.headers, part.total) {
-        Wanted::Parts(parts) => parts.iter().all(|wanted| part.span.contains(*wanted)),
-        Wanted::Unsatisfiable => true,
-        Wanted::Whole => false,
+    match range::requested_ranges(view.headers, &entry.meta.headers, part.total) {
+        RequestedRanges::Parts(parts) => parts.iter().all(|range| part.span.contains(*range)),
+        RequestedRanges::Unsatisfiable => true,
+        RequestedRanges::Whole => false,
     }
 }
 
-/// The answer from a stored entry.
-pub(crate) fn stored<B>(
+/// Creates the response from a stored entry.
+pub(crate) fn from_entry<B>(
     core: &CacheShared,
     entry: &Entry,
-    asker: Asker<'_>,
+    view: RequestView<'_>,
     now: Timestamp,
     report: Report,
 ) -> Response<Body<B>> {
     let body = match &entry.body.blocks {
-        _ if asker.head_only => Body::empty(),
+        _ if view.head_only => Body::empty(),
         Blocks::One(bytes) => Body::full(bytes.clone()),
         Blocks::Many(chunks) => Body::chunks(chunks.clone()),
     };
-    let response = from_meta(core, &entry.meta, body, &entry.key, asker, now, report);
-    if !asker.wants_part() || response.status() != StatusCode::OK {
+    let response = from_head(core, &entry.meta, body, &entry.key, view, now, report);
+    if !view.wants_part() || response.status() != StatusCode::OK {
         return response;
     }
-    in_parts(response, entry, asker)
+    select_ranges(response, entry, view)
 }
 
-/// The parts of a 200 that were asked for (RFC 9110 §15.3.7), or 416.
-fn in_parts<B>(mut response: Response<Body<B>>, entry: &Entry, asker: Asker<'_>) -> Response<Body<B>> {
+/// Selects the requested ranges of a 200 (RFC 9110 §15.3.7), or responds 416.
+fn select_ranges<B>(mut response: Response<Body<B>>, entry: &Entry, view: RequestView<'_>) -> Response<Body<B>> {
     let (offset, total) = entry.partial.map_or((0, entry.length), |part| (part.span.start, part.total));
-    let from = |wanted: ByteSpan| entry.body.slice(ByteSpan { start: wanted.start - offset, end: wanted.end - offset });
-    let parts = match range::wanted(asker.headers, &entry.meta.headers, total) {
-        Wanted::Whole => return response,
-        Wanted::Unsatisfiable => {
+    let from = |range: ByteSpan| entry.body.slice(ByteSpan { start: range.start - offset, end: range.end - offset });
+    let parts = match range::requested_ranges(view.headers, &entry.meta.headers, total) {
+        RequestedRanges::Whole => return response,
+        RequestedRanges::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             *response.body_mut() = Body::empty();
             let headers = response.headers_mut();
-            headers.insert(header::CONTENT_RANGE, range::describe_unsatisfiable(total));
+            headers.insert(header::CONTENT_RANGE, range::unsatisfied_range_value(total));
             headers.insert(header::CONTENT_LENGTH, number(0));
             return response;
         }
-        Wanted::Parts(parts) => parts,
+        RequestedRanges::Parts(parts) => parts,
     };
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let (chunks, length) = if let [only] = *parts {
-        response.headers_mut().insert(header::CONTENT_RANGE, range::describe(only, total));
+        response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_value(only, total));
         (from(only), only.len())
     } else {
         let boundary = format!("{:016x}{total:x}", entry.key.hash64());
@@ -101,7 +101,7 @@ fn in_parts<B>(mut response: Response<Body<B>>, entry: &Entry, asker: Asker<'_>)
     response
 }
 
-/// RFC 9110 §14.6: each part under its own `Content-Type` and `Content-Range`.
+/// RFC 9110 §14.6: each part has its own `Content-Type` and `Content-Range`.
 fn multipart(
     boundary: &str,
     kind: Option<&HeaderValue>,
@@ -118,7 +118,7 @@ fn multipart(
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"Content-Range: ");
-        head.extend_from_slice(range::describe(*part, total).as_bytes());
+        head.extend_from_slice(range::content_range_value(*part, total).as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
         chunks.push(head.into());
         chunks.extend(from(*part));
@@ -127,25 +127,25 @@ fn multipart(
     chunks
 }
 
-/// The answer with this stored head and this body.
-pub(crate) fn from_meta<B>(
+/// Creates the response from a stored head and a body.
+pub(crate) fn from_head<B>(
     core: &CacheShared,
-    meta: &Meta,
+    meta: &StoredHead,
     body: Body<B>,
     key: &CacheKey,
-    asker: Asker<'_>,
+    view: RequestView<'_>,
     now: Timestamp,
     report: Report,
 ) -> Response<Body<B>> {
     let mut response = Response::new(body);
     *response.status_mut() = meta.status;
     *response.headers_mut() = meta.headers.clone();
-    // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated.
-    // Written in its prepared place: `insert` would make room for one more field first.
+    // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated. Written into
+    // its slot: `insert` would reserve space for another field first.
     if let Some(place) = response.headers_mut().get_mut(header::AGE) {
         *place = number(meta.age_at(now).as_secs());
     }
-    let mut response = match has_it(asker, meta.status, &meta.headers) {
+    let mut response = match is_not_modified(view, meta.status, &meta.headers) {
         true => validators::into_not_modified(response),
         false => response,
     };
@@ -157,9 +157,9 @@ pub(crate) fn from_meta<B>(
     response
 }
 
-/// The inner service's answer on its way to the client whose request it answers.
-pub(crate) fn passed<B>(core: &CacheShared, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
-    for name in not_passed_on(core) {
+/// Prepares the inner service's response for the client that triggered the fetch.
+pub(crate) fn forward<B>(core: &CacheShared, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
+    for name in not_forwarded(core) {
         response.headers_mut().remove(name);
     }
     if let Some(name) = &core.settings.status_name {
@@ -169,22 +169,21 @@ pub(crate) fn passed<B>(core: &CacheShared, response: &mut Response<B>, key: Opt
     }
 }
 
-/// Whether the client already has a response with these fields.
-pub(crate) fn has_it(asker: Asker<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
-    asker.flags.has(RequestFlags::CONDITION) && validators::is_not_modified(asker.headers, status, headers)
+/// Whether the client's conditions select 304 for these fields.
+pub(crate) fn is_not_modified(view: RequestView<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
+    view.flags.has(RequestFlags::CONDITION) && validators::is_not_modified(view.headers, status, headers)
 }
 
-/// The fields that are meant for this cache and go no further: our own, and (RFC 9213) the others unless they are
-/// wanted
-/// downstream.
-pub(crate) fn not_passed_on(core: &CacheShared) -> &[HeaderName] {
+/// Returns the fields not forwarded: this crate's targeted field, and (RFC 9213) the others unless configured
+/// otherwise.
+pub(crate) fn not_forwarded(core: &CacheShared) -> &[HeaderName] {
     let targeted = &core.settings.targeted;
-    // Our own is the first of the list.
+    // This crate's field is the first in the list.
     if core.settings.forward_targeted { &targeted[..targeted.len().min(1)] } else { targeted }
 }
 
-/// RFC 9111 §5.2.1.7: the answer to `only-if-cached` where nothing stored will do.
-pub(crate) fn not_cached<B>(core: &CacheShared, key: &CacheKey, forward: Forward) -> Response<Body<B>> {
+/// RFC 9111 §5.2.1.7: the response to `only-if-cached` without a usable entry.
+pub(crate) fn gateway_timeout<B>(core: &CacheShared, key: &CacheKey, forward: Forward) -> Response<Body<B>> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
     if let Some(name) = &core.settings.status_name {

@@ -1,6 +1,6 @@
-//! What happens when the store has no fresh answer: lead, wait, or go alone.
+//! Serving after a look-up: lead a fetch, wait for one, or fetch without sharing.
 //!
-//! A leader's fetch runs in a task of its own, so that a client that leaves cancels nothing.
+//! A leader's fetch runs in a detached task, so that a client that leaves does not cancel it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,77 +18,77 @@ use super::fetch::{CacheResult, FetchJob, fetch};
 use super::lookup::{Lookup, LookupResult, LookupStep};
 use super::origin::Origin;
 use super::shared::{CacheRequest, CacheShared};
-use super::stats::{RouteCounters, answered, count};
+use super::stats::{RouteCounters, count, record_outcome};
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError, Stream};
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::{CacheNote, carry};
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::body_reader::Fetch;
+use crate::cache::engine::body_reader::FetchRest;
 use crate::cache::engine::coalesce::{FetchProgress, Follower, Leader, Role, StreamingResponse};
 use crate::cache::engine::record::Entry;
-use crate::cache::engine::tee::{Share, Tee};
+use crate::cache::engine::tee::{ShareState, Tee};
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::settings::Profile;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{client_directives, range, validators, vary};
 
-/// A body of unknown length is waited for at least as long, even where its route usually takes less.
+/// Minimum wait for a body of unknown length, even if the route's fetches usually take less.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 
-/// Looks up to the end, then does what was found demands.
+/// Completes the look-up and acts on its result.
 pub(crate) async fn run<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     search: Lookup,
 ) -> CacheResult<O::Body, O::Error> {
-    let (variant, found) = look(&job.core, &job.ask, job.request.headers(), search).await;
+    let (variant, found) = complete_lookup(&job.core, &job.params, job.request.headers(), search).await;
     handle_lookup(job, variant, found).await
 }
 
-async fn look(
+async fn complete_lookup(
     core: &CacheShared,
-    ask: &CacheRequest,
+    params: &CacheRequest,
     headers: &HeaderMap,
     mut search: Lookup,
 ) -> (Option<Box<CacheKey>>, LookupResult) {
     loop {
         let answer = search.answer.await;
-        match core.step(ask, headers, search.asked, answer, core.clock.now()) {
+        match core.step(params, headers, search.asked, answer, core.clock.now()) {
             LookupStep::Next(next) => search = next,
             LookupStep::Done(variant, found) => return (variant, found),
         }
     }
 }
 
-/// Acts on what was found; requests share a fetch by `variant`, or by the primary key.
+/// Acts on the result of a look-up; requests coalesce by `variant`, or by the primary key.
 pub(crate) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     mut job: FetchJob<O, B>,
     variant: Option<Box<CacheKey>>,
     found: LookupResult,
 ) -> CacheResult<O::Body, O::Error> {
-    let key = variant.map_or_else(|| job.ask.key.clone(), |variant| *variant);
+    let key = variant.map_or_else(|| job.params.key.clone(), |variant| *variant);
     let now = job.core.clock.now();
     match found {
-        LookupResult::Entry(entry, _) if !respond::holds(&entry, job.asker()) => {
+        LookupResult::Entry(entry, _) if !respond::satisfies(&entry, job.view()) => {
             job.forward = Forward::Partial;
-            if now < entry.meta.windows.fresh_until && partial::is_beginning(&entry) {
+            if now < entry.meta.deadlines.fresh_until && partial::is_beginning(&entry) {
                 job.beginning = Some(entry);
             }
         }
         LookupResult::Entry(entry, Freshness::Fresh) => return Ok(hit(&job, &entry)),
-        LookupResult::Entry(entry, Freshness::FreshButOld) => {
+        LookupResult::Entry(entry, Freshness::RefreshAhead) => {
             let response = hit(&job, &entry);
             refresh(job, &key, entry);
             return Ok(response);
         }
         LookupResult::Entry(entry, Freshness::BudgetStretched) => {
             job.core.counters.avoided(entry.meta.took);
-            job.ask.route.bypass(Reason::Budget);
+            job.params.route.bypass(Reason::Budget);
             return Ok(stale(&job, &entry, Report { detail: Some(Reason::Budget), ..Report::default() }));
         }
         LookupResult::Entry(entry, Freshness::StaleWhileRevalidate) => {
@@ -98,34 +98,34 @@ pub(crate) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
             return Ok(response);
         }
         LookupResult::Entry(entry, _) => {
-            let fresh = now < entry.meta.windows.fresh_until;
+            let fresh = now < entry.meta.deadlines.fresh_until;
             job.forward = if fresh { Forward::Request } else { Forward::Stale };
             job.stale = Some(entry);
         }
-        LookupResult::Nothing(forward) => job.forward = forward,
+        LookupResult::Miss(forward) => job.forward = forward,
     }
-    if job.ask.wish.as_ref().is_some_and(|wish| wish.only_if_cached) {
-        job.ask.route.bypass(Reason::OnlyIfCached);
-        return Ok(respond::not_cached(&job.core, &job.ask.key, job.forward));
+    if job.params.directives.as_ref().is_some_and(|directives| directives.only_if_cached) {
+        job.params.route.bypass(Reason::OnlyIfCached);
+        return Ok(respond::gateway_timeout(&job.core, &job.params.key, job.forward));
     }
-    // A HEAD has no body to share, a part is no answer to others, and a client's own condition is the origin's to
-    // judge where nothing is stored (profile `shared`): these go by themselves.
+    // A HEAD response has no body to share, a part is no response for others, and the origin evaluates a client's
+    // conditions if nothing is stored (profile `shared`): these fetch without sharing.
     let shared = job.core.settings.profile == Profile::Shared;
-    let own_condition = shared && job.stale.is_none() && job.ask.flags.has(RequestFlags::CONDITION);
+    let own_condition = shared && job.stale.is_none() && job.params.flags.has(RequestFlags::CONDITION);
     let revalidatable = |entry: &Arc<Entry>| entry.partial.is_none() && validators::has_validator(&entry.meta.headers);
-    let own_part = job.ask.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
-    if job.ask.head_only || own_part || own_condition {
+    let own_part = job.params.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
+    if job.params.head_only || own_part || own_condition {
         job.unchanged = true;
         return bypass(job, None).await;
     }
-    if job.core.hit_for_miss.is_marked(&job.ask.key, job.core.clock.now()) {
+    if job.core.hit_for_miss.is_marked(&job.params.key, job.core.clock.now()) {
         return bypass(job, Some(Reason::HitForMiss)).await;
     }
-    together(job, key).await
+    fetch_coalesced(job, key).await
 }
 
-/// Leads a flight, or waits for one.
-async fn together<O: Origin<B>, B: Send + 'static>(
+/// Leads a fetch, or waits for one.
+async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     mut key: CacheKey,
 ) -> CacheResult<O::Body, O::Error> {
@@ -133,150 +133,158 @@ async fn together<O: Origin<B>, B: Send + 'static>(
     let arrived = core.clock.now();
     let mut deadline = std::pin::pin!(tokio::time::sleep(core.settings.wait));
     loop {
-        let mut waiter = match join(&core, &job.ask, &key) {
-            Role::Lead(lead) => {
-                return match landed(&job) {
+        let mut follower = match join_or_lead(&core, &job.params, &key) {
+            Role::Lead(leader) => {
+                return match completed_meanwhile(&job) {
                     Some(entry) => Ok(hit(&job, &entry)),
-                    None => in_a_task(job, lead).await,
+                    None => spawn_fetch(job, leader).await,
                 };
             }
-            Role::Wait(waiter) => waiter,
+            Role::Wait(follower) => follower,
         };
-        let decided = {
-            let decided = std::pin::pin!(waiter.decided());
-            match select(decided, deadline.as_mut()).await {
+        let outcome = {
+            let outcome = std::pin::pin!(follower.wait_for_progress());
+            match select(outcome, deadline.as_mut()).await {
                 Either::Left((progress, _)) => progress.ok_or(Reason::FlightFailed),
                 Either::Right(_) => Err(Reason::WaitedTooLong),
             }
         };
-        let progress = match decided {
+        let progress = match outcome {
             Ok(progress) => progress,
-            Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
+            Err(reason) => return fetch_with_fallback_permit(job, follower, reason).await,
         };
         match progress {
-            FetchProgress::Alone => return bypass(job, Some(Reason::HitForMiss)).await,
-            FetchProgress::Live(live) if suits(&job, &live, arrived) => {
-                let share = shared(&core, &job.ask.route, &live.tee, deadline.as_mut()).await;
-                match share {
-                    // Its head may have been invalidated while its body was waited for.
-                    Ok(Share::Ready) if is_new_enough(&job, &live.meta, arrived) => return Ok(share_live(job, &live)),
-                    Ok(Share::Ready) => return bypass(job, Some(Reason::FlightFailed)).await,
-                    // No one else waits for it: who comes next fetches anew, for all who come after.
-                    Ok(Share::Stalled) => core.flights.strike(&key, Some(&waiter)),
-                    Ok(Share::TooLarge) => return bypass(job, Some(Reason::TooLarge)).await,
-                    Ok(Share::Failed) => return a_few_at_a_time(job, waiter, Reason::FlightFailed).await,
-                    Err(reason) => return a_few_at_a_time(job, waiter, reason).await,
+            FetchProgress::NotShareable => return bypass(job, Some(Reason::HitForMiss)).await,
+            FetchProgress::Streaming(streaming) if matches_request(&job, &streaming, arrived) => {
+                let shareable = until_shareable(&core, &job.params.route, &streaming.tee, deadline.as_mut()).await;
+                match shareable {
+                    // The head may have been invalidated during the wait for the body.
+                    Ok(ShareState::Ready) if is_new_enough(&job, &streaming.meta, arrived) => {
+                        return Ok(respond_while_streaming(job, &streaming));
+                    }
+                    Ok(ShareState::Ready) => return bypass(job, Some(Reason::FlightFailed)).await,
+                    // Make room in the table for a new fetch that later requests share.
+                    Ok(ShareState::Stalled) => core.fetches.remove(&key, Some(&follower)),
+                    Ok(ShareState::TooLarge) => return bypass(job, Some(Reason::TooLarge)).await,
+                    Ok(ShareState::Failed) => {
+                        return fetch_with_fallback_permit(job, follower, Reason::FlightFailed).await;
+                    }
+                    Err(reason) => return fetch_with_fallback_permit(job, follower, reason).await,
                 }
             }
             FetchProgress::Stored(entry) if is_new_enough(&job, &entry.meta, arrived) => {
-                return Ok(share_stored(&job, &entry));
+                return Ok(respond_from_revalidated(&job, &entry));
             }
-            // It varies on something this request does not share: fetch with those that do.
-            FetchProgress::Live(live) if !live.names.is_empty() => {
-                let selection = vary::selection(&live.names, job.request.headers(), core.settings.profile);
-                let own = job.ask.key.variant(&selection);
+            // It varies on a field in which this request differs: coalesce by the variant.
+            FetchProgress::Streaming(streaming) if !streaming.names.is_empty() => {
+                let selection = vary::selection(&streaming.names, job.request.headers(), core.settings.profile);
+                let own = job.params.key.variant(&selection);
                 if own == key {
                     return bypass(job, Some(Reason::FlightFailed)).await;
                 }
                 key = own;
             }
-            // Its head came before this request, and is too old for it by now.
-            FetchProgress::Live(_) | FetchProgress::Stored(_) => return bypass(job, Some(Reason::FlightFailed)).await,
+            // The head arrived before this request, and is too old for it by now.
+            FetchProgress::Streaming(_) | FetchProgress::Stored(_) => {
+                return bypass(job, Some(Reason::FlightFailed)).await;
+            }
         }
     }
 }
 
-/// Waits until a body that is arriving can be read by this request. One of unknown length is read when it is complete: that
-/// is waited for as long as a whole fetch of the route usually takes.
+/// Waits until followers can read a body that is arriving. A body of unknown length is readable once complete: the wait
+/// is bounded by the usual duration of the route's fetches.
 ///
 /// # Errors
 /// [`Reason::WaitedTooLong`].
-async fn shared(
+async fn until_shareable(
     core: &CacheShared,
     route: &RouteCounters,
     tee: &Tee,
     deadline: Pin<&mut tokio::time::Sleep>,
-) -> Result<Share, Reason> {
+) -> Result<ShareState, Reason> {
     let wait = core.settings.wait;
-    // A promised body is read as it comes: its first byte is waited for like its head.
-    let unknown = route.took.p95().filter(|_| !tee.is_promised());
+    // A body of promised length is read as it arrives: its first byte is waited for like its head.
+    let unknown = route.fetch_times.p95().filter(|_| !tee.is_promised());
     let usual = unknown.map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
-    let share = std::pin::pin!(tokio::time::timeout(usual, tee.shared()));
-    match select(share, deadline).await {
-        Either::Left((Ok(share), _)) => Ok(share),
+    let shareable = std::pin::pin!(tokio::time::timeout(usual, tee.until_shareable()));
+    match select(shareable, deadline).await {
+        Either::Left((Ok(shareable), _)) => Ok(shareable),
         Either::Left((Err(_), _)) | Either::Right(_) => Err(Reason::WaitedTooLong),
     }
 }
 
-/// A flight that landed between this request's look-up and its turn to lead has brought what it would fetch.
-fn landed<O, B>(job: &FetchJob<O, B>) -> Option<Arc<Entry>> {
-    job.core.landed(&job.ask, job.request.headers()).filter(|entry| respond::holds(entry, job.asker()))
+/// Returns the entry of a fetch that completed between this request's look-up and its leadership.
+fn completed_meanwhile<O, B>(job: &FetchJob<O, B>) -> Option<Arc<Entry>> {
+    job.core
+        .completed_meanwhile(&job.params, job.request.headers())
+        .filter(|entry| respond::satisfies(entry, job.view()))
 }
 
-fn join(core: &Arc<CacheShared>, ask: &CacheRequest, key: &CacheKey) -> Role {
-    core.flights.join(key, core.barriers.generation(), |began| core.is_void(&ask.key, began))
+fn join_or_lead(core: &Arc<CacheShared>, params: &CacheRequest, key: &CacheKey) -> Role {
+    core.fetches.join_or_lead(key, core.barriers.generation(), |began| core.is_void(&params.key, began))
 }
 
-/// The answer from a fresh entry.
+/// Responds with a fresh entry.
 fn hit<O, B, I>(job: &FetchJob<O, B>, entry: &Entry) -> Response<Body<I>> {
-    answered(&job.ask.route.hits, CacheNote::Hit);
+    record_outcome(&job.params.route.hits, CacheNote::Hit);
     job.core.counters.avoided(entry.meta.took);
-    job.core.useful(&job.ask.rule);
-    respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), Report::default())
+    job.core.mark_useful(&job.params.rule);
+    respond::from_entry(&job.core, entry, job.view(), job.core.clock.now(), Report::default())
 }
 
-/// The answer from a stale entry.
+/// Responds with a stale entry.
 fn stale<O, B, I>(job: &FetchJob<O, B>, entry: &Entry, report: Report) -> Response<Body<I>> {
-    answered(&job.ask.route.stale, CacheNote::Stale);
-    respond::stored(&job.core, entry, job.asker(), job.core.clock.now(), report)
+    record_outcome(&job.params.route.stale, CacheNote::Stale);
+    respond::from_entry(&job.core, entry, job.view(), job.core.clock.now(), report)
 }
 
-/// Lets one request refresh an entry in the background, while all are served from it (RFC 5861 §3).
+/// Refreshes an entry in the background while it is served, at most once at a time (RFC 5861 §3).
 fn refresh<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>, key: &CacheKey, entry: Arc<Entry>) {
     let core = job.core.clone();
     // Neither a HEAD nor a part refreshes a body; the next GET does.
-    if job.ask.head_only || job.ask.wants_part() {
+    if job.params.head_only || job.params.wants_part() {
         return;
     }
-    if let Role::Lead(lead) = join(&core, &job.ask, key) {
-        if landed(&job).is_some_and(|renewed| renewed.meta.stored_at > entry.meta.stored_at) {
+    if let Role::Lead(leader) = join_or_lead(&core, &job.params, key) {
+        if completed_meanwhile(&job).is_some_and(|renewed| renewed.meta.stored_at > entry.meta.stored_at) {
             return;
         }
-        let Some(slot) = core.refreshes.take() else { return };
+        let Some(slot) = core.refreshes.try_acquire() else { return };
         job.forward = Forward::Stale;
         let key = key.clone();
         detach(async move {
-            if core.is_renewed_elsewhere(&key, &entry, &lead).await {
+            if core.is_refreshed_elsewhere(&key, &entry, &leader).await {
                 return;
             }
             job.stale = Some(entry);
-            // No client waits for its head: one that does not come is given up.
-            let fetched = tokio::time::timeout(core.settings.idle, fetch(job, Some(lead), None)).await;
-            if let Ok((_, Some(rest))) = fetched {
-                rest.await;
+            // A refresh without a head by the idle timeout is aborted.
+            let fetched = tokio::time::timeout(core.settings.idle, fetch(job, Some(leader), None)).await;
+            if let Ok((_, Some(fetch_rest))) = fetched {
+                fetch_rest.await;
             }
             drop(slot);
         });
     }
 }
 
-/// Waits for a turn, looks once more, and goes alone: after a failure the inner service is not stormed.
-async fn a_few_at_a_time<O: Origin<B>, B: Send + 'static>(
+/// Waits for a permit, looks up once more, and fetches without sharing; permits protect a failing inner service.
+async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
-    waiter: Follower,
+    follower: Follower,
     reason: Reason,
 ) -> CacheResult<O::Body, O::Error> {
     let core = job.core.clone();
     let now = core.clock.now();
-    if let Some(entry) = job.stale.as_ref().filter(|entry| job.ask.accepts_instead_of(None, &entry.meta, now)) {
+    if let Some(entry) = job.stale.as_ref().filter(|entry| job.params.accepts_instead_of(None, &entry.meta, now)) {
         let report = Report { detail: Some(reason), ..Report::forward(job.forward) };
         return Ok(stale(&job, entry, report));
     }
-    let turn = tokio::time::timeout(core.settings.wait, waiter.turnstile.acquire()).await;
-    // Whoever went before may have stored an answer meanwhile.
-    let search = core.search(&job.ask.key, now);
+    let turn = tokio::time::timeout(core.settings.wait, follower.fallback_permits.acquire()).await;
+    // A response may have been stored meanwhile.
+    let search = core.start_lookup(&job.params.key, now);
     if let (_, LookupResult::Entry(entry, Freshness::Fresh)) =
-        look(&core, &job.ask, job.request.headers(), search).await
+        complete_lookup(&core, &job.params, job.request.headers(), search).await
     {
         return Ok(hit(&job, &entry));
     }
@@ -285,72 +293,73 @@ async fn a_few_at_a_time<O: Origin<B>, B: Send + 'static>(
     answer
 }
 
-/// Fetches for this request only; a client that leaves takes its fetch along.
+/// Fetches for this request only; the fetch is cancelled with its client.
 async fn bypass<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     reason: Option<Reason>,
 ) -> CacheResult<O::Body, O::Error> {
     if let Some(reason) = reason {
-        job.ask.route.bypass(reason);
+        job.params.route.bypass(reason);
     }
-    let (answer, rest) = fetch(job, None, reason).await;
-    if let Some(rest) = rest {
-        detach(rest);
+    let (answer, fetch_rest) = fetch(job, None, reason).await;
+    if let Some(fetch_rest) = fetch_rest {
+        detach(fetch_rest);
     }
     answer
 }
 
-/// Looks only: the inner service answers, whatever is found; what is not found is stored.
+/// Shadow mode: responds with the inner service's response, and stores it on a miss.
 pub(crate) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
     (job.unchanged, job.is_shadow) = (true, true);
-    let search = job.core.search(&job.ask.key, job.core.clock.now());
-    if let (_, LookupResult::Entry(entry, standing)) = look(&job.core, &job.ask, job.request.headers(), search).await
-        && !matches!(standing, Freshness::Stale { .. })
-        && respond::holds(&entry, job.asker())
+    let search = job.core.start_lookup(&job.params.key, job.core.clock.now());
+    if let (_, LookupResult::Entry(entry, freshness)) =
+        complete_lookup(&job.core, &job.params, job.request.headers(), search).await
+        && !matches!(freshness, Freshness::Stale { .. })
+        && respond::satisfies(&entry, job.view())
     {
-        count(&job.ask.route.shadowed);
+        count(&job.params.route.shadowed);
         job.core.counters.called();
         return job.origin.fetch(job.request).await;
     }
     bypass(job, None).await
 }
 
-/// A POST: never looked up, never shared; its answer invalidates, and may serve a later GET.
+/// POST: never looked up, never shared; its response invalidates, and may be stored for later GETs.
 pub(crate) async fn post<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
     job.unchanged = true;
     bypass(job, None).await
 }
 
-/// Fetches in a task of its own. A panic of the inner service goes on where it would have been without this layer.
-async fn in_a_task<O: Origin<B>, B: Send + 'static>(
+/// Fetches in a detached task. Panics of the inner service propagate to the caller.
+async fn spawn_fetch<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
-    lead: Leader,
+    leader: Leader,
 ) -> CacheResult<O::Body, O::Error> {
     let core = job.core.clone();
     let task = tokio::spawn(carry(async move {
-        let (answer, rest) = fetch(job, Some(lead), None).await;
-        if let Some(rest) = rest {
-            detach(rest);
+        let (answer, fetch_rest) = fetch(job, Some(leader), None).await;
+        if let Some(fetch_rest) = fetch_rest {
+            detach(fetch_rest);
         }
         answer
     }));
-    match (Outliving { task: Some(task), core }).await {
+    match (DetachedFetch { task: Some(task), core }).await {
         Ok(answer) => answer,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down, and this task with it.
+            // The runtime is shutting down, and with it this task.
             Err(_) => std::future::pending().await,
         },
     }
 }
 
-/// A fetch that may outlive its client: until the idle deadline, and while few do.
-struct Outliving<T: Send + 'static> {
+/// A fetch that may outlive its client, within the bound on background slots.
+struct DetachedFetch<T: Send + 'static> {
     task: Option<JoinHandle<T>>,
     core: Arc<CacheShared>,
 }
 
-impl<T: Send + 'static> Future for Outliving<T> {
+impl<T: Send + 'static> Future for DetachedFetch<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -361,10 +370,10 @@ impl<T: Send + 'static> Future for Outliving<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Outliving<T> {
+impl<T: Send + 'static> Drop for DetachedFetch<T> {
     fn drop(&mut self) {
         let Some(mut task) = self.task.take() else { return };
-        match (self.core.orphans.take(), Handle::try_current()) {
+        match (self.core.detached_fetches.try_acquire(), Handle::try_current()) {
             (Some(slot), Ok(runtime)) => {
                 let idle = self.core.settings.idle;
                 runtime.spawn(async move {
@@ -383,53 +392,63 @@ fn detach(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(carry(work));
 }
 
-/// Whether an answer with this head may be shared: nobody invalidated it, and it is either younger than the request,
-/// or may be used for it as if it were stored already. (RFC 9111 §4: collapsing needs permission to reuse.)
-fn is_new_enough<O, B>(job: &FetchJob<O, B>, meta: &Meta, arrived: Timestamp) -> bool {
+/// Whether a response with this head may be shared: it is not invalidated, and it is either younger than the request,
+/// or could be served from the store. (RFC 9111 §4: collapsing requires permission to reuse.)
+fn is_new_enough<O, B>(job: &FetchJob<O, B>, meta: &StoredHead, arrived: Timestamp) -> bool {
     let now = job.core.clock.now();
-    if job.core.barriers.check(&job.ask.key, meta) != Validity::Valid || job.core.is_lifted(&job.ask, meta) {
+    if job.core.barriers.check(&job.params.key, meta) != Validity::Valid
+        || job.core.may_differ_with_credential(&job.params, meta)
+    {
         return false;
     }
-    let standing = match &job.ask.wish {
-        Some(wish) => client_directives::granted(policy::standing(&meta.windows, now), meta, wish, now),
-        None => policy::standing(&meta.windows, now),
+    let freshness = match &job.params.directives {
+        Some(directives) => {
+            client_directives::apply_client_directives(policy::freshness(&meta.deadlines, now), meta, directives, now)
+        }
+        None => policy::freshness(&meta.deadlines, now),
     };
-    arrived <= meta.stored_at || matches!(standing, Freshness::Fresh | Freshness::FreshButOld)
+    arrived <= meta.stored_at || matches!(freshness, Freshness::Fresh | Freshness::RefreshAhead)
 }
 
-/// Whether an answer that is still arriving is for requests like this one.
-fn suits<O, B>(job: &FetchJob<O, B>, live: &StreamingResponse, arrived: Timestamp) -> bool {
+/// Whether a response that is arriving matches this request.
+fn matches_request<O, B>(job: &FetchJob<O, B>, streaming: &StreamingResponse, arrived: Timestamp) -> bool {
     let headers = job.request.headers();
-    is_new_enough(job, &live.meta, arrived)
-        && *live.selection == *vary::selection(&live.names, headers, job.core.settings.profile)
-        && (live.names.is_empty() || vary::is_readable(&live.meta.headers, headers))
+    is_new_enough(job, &streaming.meta, arrived)
+        && *streaming.selection == *vary::selection(&streaming.names, headers, job.core.settings.profile)
+        && (streaming.names.is_empty() || vary::is_readable(&streaming.meta.headers, headers))
 }
 
-/// The answer for a waiter from a body that is still arriving.
-fn share_live<O: Origin<B>, B: Send + 'static>(
+/// Creates a follower's response from a body that is arriving.
+fn respond_while_streaming<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
-    live: &StreamingResponse,
+    streaming: &StreamingResponse,
 ) -> Response<Body<O::Body>> {
     let core = job.core.clone();
-    answered(&job.ask.route.collapsed, CacheNote::Collapsed);
-    core.counters.avoided(live.meta.took);
+    record_outcome(&job.params.route.collapsed, CacheNote::Collapsed);
+    core.counters.avoided(streaming.meta.took);
     let report = Report { collapsed: true, ..Report::forward(job.forward) };
     let now = core.clock.now();
-    let mut response = respond::from_meta(&core, &live.meta, Body::empty(), &job.ask.key, job.asker(), now, report);
+    let mut response =
+        respond::from_head(&core, &streaming.meta, Body::empty(), &job.params.key, job.view(), now, report);
     if response.status() != StatusCode::NOT_MODIFIED {
-        let etag = live.meta.headers.get(header::ETAG).filter(|etag| validators::is_strong(etag)).cloned();
-        let resume = etag.map(|etag| Box::new(move |sent| Box::pin(rest(job, etag, sent)) as BoxFuture<_>) as Fetch);
-        *response.body_mut() = Body::stream(Box::pin(live.tee.follower(resume)));
+        let etag = streaming.meta.headers.get(header::ETAG).filter(|etag| validators::is_strong(etag)).cloned();
+        let resume =
+            etag.map(|etag| Box::new(move |sent| Box::pin(fetch_rest(job, etag, sent)) as BoxFuture<_>) as FetchRest);
+        *response.body_mut() = Body::stream(Box::pin(streaming.tee.follower(resume)));
     }
     response
 }
 
-/// The bytes of the same representation after the first `sent`, fetched by a request of this client's own.
-async fn rest<O: Origin<B>, B: Send + 'static>(job: FetchJob<O, B>, etag: HeaderValue, sent: u64) -> Option<Stream> {
+/// Fetches the representation after the first `sent` bytes by a range request of this client.
+async fn fetch_rest<O: Origin<B>, B: Send + 'static>(
+    job: FetchJob<O, B>,
+    etag: HeaderValue,
+    sent: u64,
+) -> Option<Stream> {
     let FetchJob { core, origin, mut request, .. } = job;
-    validators::unconditional(request.headers_mut());
+    validators::remove_conditions(request.headers_mut());
     let stored = HeaderMap::from_iter([(header::ETAG, etag)]);
-    range::ask_for_rest(request.headers_mut(), &stored, sent);
+    range::request_rest(request.headers_mut(), &stored, sent);
     core.counters.called();
     let (parts, body) = origin.fetch(request).await.ok()?.into_parts();
     let fits =
@@ -439,11 +458,11 @@ async fn rest<O: Origin<B>, B: Send + 'static>(job: FetchJob<O, B>, etag: Header
     whole.then(|| Box::pin(body.map_err(BodyError::into_inner)) as Stream)
 }
 
-/// The answer for a waiter from an entry that was revalidated while it waited.
-fn share_stored<O, B, I>(job: &FetchJob<O, B>, entry: &Entry) -> Response<Body<I>> {
+/// Creates a follower's response from an entry that was revalidated meanwhile.
+fn respond_from_revalidated<O, B, I>(job: &FetchJob<O, B>, entry: &Entry) -> Response<Body<I>> {
     let core = &job.core;
-    answered(&job.ask.route.collapsed, CacheNote::Collapsed);
+    record_outcome(&job.params.route.collapsed, CacheNote::Collapsed);
     core.counters.avoided(entry.meta.took);
     let report = Report { collapsed: true, ..Report::forward(job.forward) };
-    respond::stored(core, entry, job.asker(), core.clock.now(), report)
+    respond::from_entry(core, entry, job.view(), core.clock.now(), report)
 }

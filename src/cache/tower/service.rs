@@ -1,4 +1,4 @@
-//! [`Cache`]: the service. One `call`: a hit is answered here and now, everything else becomes a future.
+//! [`Cache`]: tower service. A hit returns a ready future; everything else becomes a task.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,13 +11,13 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::fetch::FetchJob;
-use super::future::{After, Bypass, ResponseFuture};
+use super::future::{AfterBypass, Bypass, ResponseFuture};
 use super::lookup::LookupResult;
 use super::origin::InnerService;
-use super::respond::{self, Asker};
+use super::respond::{self, RequestView};
 use super::serve;
 use super::shared::{CacheRequest, CacheShared};
-use super::stats::answered;
+use super::stats::record_outcome;
 use super::unsafe_invalidation::UnsafeRequest;
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::detached_context::CacheNote;
@@ -30,10 +30,10 @@ use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::policy::Freshness;
 use crate::cache::http::reason::Reason;
 
-/// The cache in front of `S`. Made by [`CacheLayer`](crate::cache::CacheLayer).
+/// Cache in front of the service `S`. Created by [`CacheLayer`](crate::cache::CacheLayer).
 ///
-/// It is always ready: a hit neither waits for the inner service nor touches it. A request that is fetched waits for a
-/// clone of the inner service to be ready, then calls that clone.
+/// It is always ready: a hit neither waits for the inner service nor touches it. A fetch waits for a clone of the inner
+/// service to be ready, then calls that clone.
 ///
 /// Fetching, timers and background work need a tokio runtime with time enabled.
 pub struct Cache<S, W = Wrap> {
@@ -80,59 +80,59 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         if !self.core.enabled {
-            return self.past(request, None);
+            return self.bypass(request, None);
         }
         let head = RequestHead::of(&request);
         let switch = self.core.switch.get();
         if switch == Switch::Off {
-            return self.unseen(request);
+            return self.forward_while_off(request);
         }
-        let ask = match self.core.ask(&head, has_body(&request)) {
-            Ok(ask) if switch == Switch::Shadow && !ask.post => {
-                return ResponseFuture::work(Box::pin(serve::shadow(self.job(request, ask))));
+        let params = match self.core.evaluate_request(&head, has_body(&request)) {
+            Ok(params) if switch == Switch::Shadow && !params.post => {
+                return ResponseFuture::work(Box::pin(serve::shadow(self.job(request, params))));
             }
-            _ if switch == Switch::Shadow => return self.unseen(request),
-            Ok(ask) => ask,
+            _ if switch == Switch::Shadow => return self.forward_while_off(request),
+            Ok(params) => params,
             Err((reason, _)) => {
                 let after = self.after(&head, reason);
-                return self.past(request, Some(after));
+                return self.bypass(request, Some(after));
             }
         };
-        if ask.post {
-            return ResponseFuture::work(Box::pin(serve::post(self.job(request, ask))));
+        if params.post {
+            return ResponseFuture::work(Box::pin(serve::post(self.job(request, params))));
         }
         let now = self.core.clock.now();
-        let (variant, found) = match self.core.look_at_hand(&ask, request.headers(), now) {
+        let (variant, found) = match self.core.lookup_ready(&params, request.headers(), now) {
             Ok(found) => found,
             Err(pending) => {
-                let job = self.job(request, ask);
+                let job = self.job(request, params);
                 return ResponseFuture::work(Box::pin(serve::run(job, pending)));
             }
         };
-        let asker = Asker { headers: request.headers(), flags: ask.flags, head_only: ask.head_only };
+        let view = RequestView { headers: request.headers(), flags: params.flags, head_only: params.head_only };
         match found {
-            LookupResult::Entry(entry, Freshness::Fresh) if respond::holds(&entry, asker) => {
-                answered(&ask.route.hits, CacheNote::Hit);
+            LookupResult::Entry(entry, Freshness::Fresh) if respond::satisfies(&entry, view) => {
+                record_outcome(&params.route.hits, CacheNote::Hit);
                 self.core.counters.avoided(entry.meta.took);
-                self.core.useful(&ask.rule);
-                ResponseFuture::ready(respond::stored(&self.core, &entry, asker, now, Report::default()))
+                self.core.mark_useful(&params.rule);
+                ResponseFuture::ready(respond::from_entry(&self.core, &entry, view, now, Report::default()))
             }
-            found => ResponseFuture::work(Box::pin(serve::handle_lookup(self.job(request, ask), variant, found))),
+            found => ResponseFuture::work(Box::pin(serve::handle_lookup(self.job(request, params), variant, found))),
         }
     }
 }
 
-/// The future of a request that passes by, or may.
+/// Future of a request that bypasses the cache, or may.
 type BypassFuture<S, B, W, E, I> = ResponseFuture<Bypass<Oneshot<S, Request<B>>, W>, E, I>;
 
 impl<S: Clone, W> Cache<S, W> {
-    fn job<B>(&self, request: Request<B>, ask: CacheRequest) -> FetchJob<InnerService<S, W>, B> {
+    fn job<B>(&self, request: Request<B>, params: CacheRequest) -> FetchJob<InnerService<S, W>, B> {
         let origin = InnerService::new(self.inner.clone());
         FetchJob {
             core: self.core.clone(),
             origin,
             request,
-            ask,
+            params,
             stale: None,
             beginning: None,
             unchanged: false,
@@ -141,53 +141,53 @@ impl<S: Clone, W> Cache<S, W> {
         }
     }
 
-    fn past<B, E, I>(&self, request: Request<B>, after: Option<After>) -> BypassFuture<S, B, W, E, I>
+    fn bypass<B, E, I>(&self, request: Request<B>, after: Option<AfterBypass>) -> BypassFuture<S, B, W, E, I>
     where
         S: Service<Request<B>>,
     {
-        ResponseFuture::past(Bypass::new(Oneshot::new(self.inner.clone(), request), after))
+        ResponseFuture::bypass(Bypass::new(Oneshot::new(self.inner.clone(), request), after))
     }
 
-    /// A request that passes by a cache that is off. What it changes still invalidates, so that nothing stale is served
-    /// afterwards.
+    /// Forwards a request while the cache is off. Unsafe methods still invalidate, so that no stale response is served
+    /// later.
     #[cold]
-    fn unseen<B, E, I>(&self, request: Request<B>) -> BypassFuture<S, B, W, E, I>
+    fn forward_while_off<B, E, I>(&self, request: Request<B>) -> BypassFuture<S, B, W, E, I>
     where
         S: Service<Request<B>>,
     {
-        let target = self.unsettled(&RequestHead::of(&request));
-        let after = target.map(|target| After { core: self.core.clone(), report: None, target: Some(target) });
-        self.past(request, after)
+        let target = self.unsafe_request(&RequestHead::of(&request));
+        let after = target.map(|target| AfterBypass { core: self.core.clone(), report: None, target: Some(target) });
+        self.bypass(request, after)
     }
 
-    /// What to do when this request, which passes by, is answered.
-    fn after(&self, head: &RequestHead<'_>, reason: Reason) -> After {
+    /// Returns the processing for the response to this bypassing request.
+    fn after(&self, head: &RequestHead<'_>, reason: Reason) -> AfterBypass {
         let core = self.core.clone();
         let forward = if reason == Reason::Method { Forward::Method } else { Forward::Bypass };
         core.counters.called();
-        let target = self.unsettled(head);
-        After { core, report: Some(Report { detail: Some(reason), ..Report::forward(forward) }), target }
+        let target = self.unsafe_request(head);
+        AfterBypass { core, report: Some(Report { detail: Some(reason), ..Report::forward(forward) }), target }
     }
 
-    /// What an unsafe request invalidates once it succeeds.
-    fn unsettled(&self, head: &RequestHead<'_>) -> Option<UnsafeRequest> {
+    /// Returns the pending invalidation of an unsafe request.
+    fn unsafe_request(&self, head: &RequestHead<'_>) -> Option<UnsafeRequest> {
         match *head.method() {
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
             _ => self.target(head).map(|key| UnsafeRequest::new(self.core.clone(), head.method().clone(), key)),
         }
     }
 
-    /// The key of the resource that an unsafe request addresses.
+    /// Returns the key of an unsafe request's target.
     fn target(&self, head: &RequestHead<'_>) -> Option<CacheKey> {
-        let ruling = self.core.rules.find(head);
-        let rule = self.core.rules.rule(&ruling);
+        let matched = self.core.rules.find(head);
+        let rule = self.core.rules.rule(&matched);
         let mut key = KeyBuilder::new();
         key.request(head, self.core.key_parts(rule)).ok()?;
         key.finish().ok()
     }
 }
 
-/// Whether the request has a body that its fields need not announce: over HTTP/2, and before a client has sent it.
+/// Whether the request has a body, whether or not its fields announce it: over HTTP/2, and before a client has sent it.
 fn has_body<B: http_body::Body>(request: &Request<B>) -> bool {
     !request.body().is_end_stream() && request.body().size_hint().exact() != Some(0)
 }

@@ -1,8 +1,8 @@
-//! What all services of one layer share, and the look-up that a hit is.
+//! State shared by all services of a layer, and the evaluation of requests.
 //!
 //! ```text
-//! head ── ask ──► Ask { key, rule, route } ── find ──► Found ── serve ──► Response
-//!                   └─ a reason to pass by                └─ fetch.rs
+//! head ── params ──► CacheRequest { key, rule, route } ── look-up ──► LookupResult ── serve ──► Response
+//! └─ a reason to bypass                           └─ fetch.rs
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use crate::cache::engine::barrier::Barriers;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::coalesce::Coalescer;
 use crate::cache::engine::engine_parts::Engine;
-use crate::cache::engine::engine_parts::tell;
+use crate::cache::engine::engine_parts::emit_store_error;
 use crate::cache::engine::hit_for_miss::HitForMiss;
 use crate::cache::engine::min_uses::MinUses;
 use crate::cache::engine::store::CacheStore;
@@ -39,12 +39,12 @@ use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::{self, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
-use crate::cache::http::stored_head::{LogPosition, Meta};
+use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
-/// A rule that was of no use to this many requests is worth a warning.
-const PATIENCE: u64 = 100;
+/// Number of requests after which a rule that never served is reported.
+const USELESS_AFTER: u64 = 100;
 
-/// The layer's state.
+/// State of a cache layer.
 pub(crate) struct CacheShared {
     pub(crate) enabled: bool,
     pub(crate) switch: SwitchCell,
@@ -53,56 +53,56 @@ pub(crate) struct CacheShared {
     pub(crate) routing: Routing,
     pub(crate) credentials: Credentials,
     pub(crate) store: Arc<dyn CacheStore>,
-    /// Whether no other process ever reads what is stored.
+    /// Whether no other process reads the store.
     pub(crate) in_process: bool,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
-    pub(crate) flights: Arc<Coalescer>,
+    pub(crate) fetches: Arc<Coalescer>,
     pub(crate) barriers: Arc<Barriers>,
     pub(crate) hit_for_miss: HitForMiss,
     pub(crate) min_uses: MinUses,
     pub(crate) counters: CacheCounters,
-    /// The memory of bodies outside the store.
-    pub(crate) gauge: Arc<BodyMemory>,
+    /// Memory of bodies outside the store.
+    pub(crate) body_memory: Arc<BodyMemory>,
     /// Fetches that outlive their clients.
-    pub(crate) orphans: Arc<BackgroundSlots>,
+    pub(crate) detached_fetches: Arc<BackgroundSlots>,
     /// Background refreshes.
     pub(crate) refreshes: Arc<BackgroundSlots>,
     pub(crate) nonces: AtomicU64,
-    /// The typed values that share the store, once there are any.
+    /// Typed values that share the store, created on first use.
     pub(crate) data: OnceLock<DataCache>,
 }
 
-/// What a request asks for, owned.
+/// A request's cache parameters, owned.
 pub(crate) struct CacheRequest {
     pub(crate) route: Arc<RouteCounters>,
     pub(crate) rule: MatchedRule,
     pub(crate) flags: RequestFlags,
     pub(crate) head_only: bool,
-    /// A POST, whose answer may serve a later GET (profile `shared`).
+    /// A POST, whose response may be stored for GET (profile `shared`).
     pub(crate) post: bool,
-    /// Whether the key tells identities apart.
+    /// Whether the key includes an identity.
     pub(crate) keyed: bool,
-    /// The request's own `Cache-Control`, where it counts and says anything.
-    pub(crate) wish: Option<Box<RequestDirectives>>,
+    /// The request's `Cache-Control`, if obeyed and present.
+    pub(crate) directives: Option<Box<RequestDirectives>>,
     pub(crate) key: CacheKey,
 }
 
 impl CacheRequest {
-    /// Whether part of the representation is asked for.
+    /// Whether a part of the representation is requested.
     pub(crate) fn wants_part(&self) -> bool {
         self.flags.has(RequestFlags::RANGE) && !self.head_only && !self.post
     }
 
-    /// Whether this request may be answered by an entry with this head in place of a failure.
-    pub(crate) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &Meta, now: Timestamp) -> bool {
-        let Some(until) = policy::stands_in_until(&meta.windows, failure) else { return false };
-        match &self.wish {
-            // It asked for what the inner service says now.
-            Some(wish) if wish.no_cache => false,
-            Some(wish) if !meta.strict => {
+    /// Whether an entry with this head may replace a failure for this request.
+    pub(crate) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &StoredHead, now: Timestamp) -> bool {
+        let Some(until) = policy::stale_if_error_until(&meta.deadlines, failure) else { return false };
+        match &self.directives {
+            // The request demands validation.
+            Some(directives) if directives.no_cache => false,
+            Some(directives) if !meta.strict => {
                 let staleness = meta.staleness_at(now);
-                now < until || wish.stale_if_error.is_some_and(|most| staleness <= most)
+                now < until || directives.stale_if_error.is_some_and(|most| staleness <= most)
             }
             _ => now < until,
         }
@@ -110,49 +110,52 @@ impl CacheRequest {
 }
 
 impl CacheShared {
-    /// Reads a request's head.
+    /// Evaluates a request's head.
     ///
     /// # Errors
-    /// The reason to pass it by, with the counters of its route.
-    pub(crate) fn ask(
+    /// The reason to bypass the cache, with the counters of the route.
+    pub(crate) fn evaluate_request(
         &self,
         head: &RequestHead<'_>,
         has_body: bool,
     ) -> Result<CacheRequest, (Reason, Arc<RouteCounters>)> {
-        let ruling = self.rules.find(head);
-        let rule = self.rules.rule(&ruling);
-        let name = self.rules.name(&ruling, head).unwrap_or(UNMATCHED);
-        let route = self.counters.route(name);
-        count(&self.rules.counters(&ruling).matched);
+        let matched = self.rules.find(head);
+        let rule = self.rules.rule(&matched);
+        let counters = self.rules.counters(&matched);
+        let pattern = self.rules.pattern(&matched);
+        let route = match self.rules.routed(&matched, head) {
+            Some(route) if Some(route) != pattern => self.counters.route(route),
+            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
+        };
+        count(&counters.matched);
         let mut flags = RequestFlags::scan(head.headers());
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
         }
-        match self.guarded(&ruling, rule).and_then(|()| self.key(head, flags, has_body, rule)) {
-            Ok((key, keyed, wish)) => {
+        match self.check_declared_route(&matched, rule).and_then(|()| self.key(head, flags, has_body, rule)) {
+            Ok((key, keyed, directives)) => {
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
-                Ok(CacheRequest { route, rule: ruling, flags, head_only, post, keyed, wish, key })
+                Ok(CacheRequest { route, rule: matched, flags, head_only, post, keyed, directives, key })
             }
             Err(reason) => {
                 route.bypass(reason);
                 detached_context::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
-                    self.warn_if_useless(&ruling, reason);
+                    self.warn_if_useless(&matched, reason);
                 }
                 Err((reason, route))
             }
         }
     }
 
-    /// A rule that shares with everyone must be sure of its routes: a pattern that stands for many paths, and that
-    /// nothing
-    /// but a path speaks for, may name another route's private page.
+    /// Checks that a `same_for_everyone()` rule applies to the right route: a pattern with parameters matched by path
+    /// alone might cover the private page of another route.
     ///
     /// # Errors
-    /// [`Reason::UndeclaredRoutes`], with one warning.
-    fn guarded(&self, ruling: &MatchedRule, rule: &Rule) -> Result<(), Reason> {
-        let is_guess = ruling.is_guess && rule.same_for_everyone && self.settings.profile == Profile::App;
-        let Some(pattern) = self.rules.pattern(ruling).filter(|pattern| is_guess && has_parameters(pattern)) else {
+    /// [`Reason::UndeclaredRoutes`], with a warning the first time.
+    fn check_declared_route(&self, matched: &MatchedRule, rule: &Rule) -> Result<(), Reason> {
+        let is_guess = matched.is_guess && rule.same_for_everyone && self.settings.profile == Profile::App;
+        let Some(pattern) = self.rules.pattern(matched).filter(|pattern| is_guess && has_parameters(pattern)) else {
             return Ok(());
         };
         let reason = Reason::UndeclaredRoutes;
@@ -161,7 +164,7 @@ impl CacheShared {
              service may have another route for its path: not cached. {}",
             reason.remedy()
         );
-        self.events.warn_once(&self.rules.counters(ruling).undeclared, "undeclared-routes", &message);
+        self.events.warn_once(&self.rules.counters(matched).undeclared, "undeclared-routes", &message);
         Err(reason)
     }
 
@@ -176,16 +179,16 @@ impl CacheShared {
         let shared = settings.profile == Profile::Shared;
         let has_body = match *head.method() {
             Method::GET | Method::HEAD => has_body || flags.has(RequestFlags::BODY),
-            // RFC 9110 §9.3.3: the answer to a POST may be stored, for GET.
+            // RFC 9110 §9.3.3: the response to a POST may be stored, for GET.
             Method::POST if shared && !flags.has(RequestFlags::RANGE) => false,
-            // RFC 9111 §2: caches commonly store responses to GET; HEAD is answered from them.
+            // RFC 9111 §2: caches commonly store responses to GET; HEAD is served from them.
             _ => return Err(Reason::Method),
         };
         policy::admit(head.headers(), flags, has_body, settings, rule)?;
-        let wish =
+        let directives =
             (shared && flags.has(RequestFlags::CACHE_CONTROL)).then(|| Box::new(RequestDirectives::of(head.headers())));
         // RFC 9111 §5.2.1.5: "MUST NOT store any part of either this request or any response to it".
-        if wish.as_ref().is_some_and(|wish| wish.no_store) {
+        if directives.as_ref().is_some_and(|directives| directives.no_store) {
             return Err(Reason::RequestNoStore);
         }
         let mut key = KeyBuilder::new();
@@ -202,7 +205,7 @@ impl CacheShared {
         if let Sharing::Identity(identity) = &sharing {
             key.identity(identity);
         }
-        Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), wish))
+        Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), directives))
     }
 
     pub(crate) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
@@ -213,29 +216,29 @@ impl CacheShared {
         }
     }
 
-    /// What caches of typed values may share with this one.
+    /// Returns the engine for caches of typed values.
     pub(crate) fn engine(&self) -> Engine {
         let (store, barriers) = (self.store.clone(), self.barriers.clone());
         let (clock, events) = (self.clock.clone(), self.events.clone());
         Engine { store, barriers, clock, events, in_process: self.in_process }
     }
 
-    /// What a fetch that begins now remembers.
-    pub(crate) fn begin(&self) -> LogPosition {
-        LogPosition { here: self.barriers.generation(), fleet: self.store.generation() }
+    /// Returns the log position to record at the start of a fetch.
+    pub(crate) fn log_position(&self) -> LogPosition {
+        LogPosition { local: self.barriers.generation(), fleet: self.store.generation() }
     }
 
-    /// The route's rule proved useful.
-    pub(crate) fn useful(&self, rule: &MatchedRule) {
-        count(&self.rules.counters(rule).useful);
+    /// Marks the route's rule as having served.
+    pub(crate) fn mark_useful(&self, rule: &MatchedRule) {
+        count(&self.rules.counters(rule).mark_useful);
     }
 
-    /// A rule that has only bypassed after 100 requests is probably not what its author meant.
+    /// Warns about a rule that has bypassed 100 requests and served none.
     pub(crate) fn warn_if_useless(&self, rule: &MatchedRule, reason: Reason) {
         let counters = self.rules.counters(rule);
         let tried = counters.matched.load(Ordering::Relaxed);
         let (Some(pattern), false) = (self.rules.pattern(rule), self.rules.rule(rule).never) else { return };
-        if tried >= PATIENCE && counters.useful.load(Ordering::Relaxed) == 0 {
+        if tried >= USELESS_AFTER && counters.mark_useful.load(Ordering::Relaxed) == 0 {
             let remedy = reason.remedy();
             let message =
                 format!("the cache rule for {pattern:?} has cached nothing in {tried} requests: {reason}. {remedy}");
@@ -244,25 +247,25 @@ impl CacheShared {
     }
 
     pub(crate) fn store_failed(&self, error: &Error) {
-        tell(&self.events, error);
+        emit_store_error(&self.events, error);
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
         let mut stats = self.counters.snapshot();
         stats.levels = self.store.stats();
         stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
-        stats.flights = self.flights.count();
-        stats.in_flight_bytes = self.gauge.used();
-        stats.orphans = self.orphans.taken() + self.refreshes.taken();
-        stats.unmatched_rules = self.rules.look(RuleSet::unmatched);
+        stats.fetches_in_flight = self.fetches.count();
+        stats.in_flight_bytes = self.body_memory.used();
+        stats.background_fetches = self.detached_fetches.in_use() + self.refreshes.in_use();
+        stats.unmatched_rules = self.rules.with_current(RuleSet::unmatched);
         stats.switch = if self.enabled { self.switch.get() } else { Switch::Off };
         stats
     }
 
-    /// The seconds of freshness that are left, negative where they are over.
-    pub(crate) fn ttl(meta: &Meta, now: Timestamp) -> i64 {
+    /// Returns the remaining freshness in seconds, negative if stale.
+    pub(crate) fn ttl(meta: &StoredHead, now: Timestamp) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-        let fresh_until = meta.windows.fresh_until;
+        let fresh_until = meta.deadlines.fresh_until;
         if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }
     }
 }

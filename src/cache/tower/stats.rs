@@ -1,8 +1,8 @@
-//! [`CacheStats`]: what the cache did, counted per route.
+//! [`CacheStats`]: statistics of a cache, by route.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -17,12 +17,12 @@ use crate::cache::engine::fetch_times::FetchTimes;
 use crate::cache::engine::store::LevelStats;
 use crate::cache::http::reason::Reason;
 
-/// Routes counted apart before the rest is "other".
-const MOST_ROUTES: usize = 256;
-/// The name the rest goes by.
+/// Maximum number of routes with separate counts.
+const MAX_ROUTES: usize = 256;
+/// Name of the counts of all other routes.
 const OTHER: &str = "other";
 
-/// What a cache did since it was built. Serialises to JSON with durations in seconds.
+/// Statistics of a cache since it was built. Serializes to JSON with durations in seconds.
 ///
 /// ```
 /// use tollgate::cache::CacheLayer;
@@ -34,53 +34,51 @@ const OTHER: &str = "other";
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Whether it is on, off, or only looks.
+    /// Mode: on, off or shadow.
     pub switch: Switch,
-    /// Per route: the first 256 by name, all others together as `other`.
+    /// By route: the first 256 by name, all others together as `other`.
     pub routes: BTreeMap<String, RouteStats>,
-    /// Per level of the store, the nearest first.
+    /// By level of the store, the first level first.
     pub levels: Vec<LevelStats>,
-    /// Per namespace of [typed values](crate::cache::Cached) that share it.
+    /// By namespace of [typed values](crate::cache::Cached) in the same store.
     pub data: Vec<DataStats>,
-    /// How often the inner service was called.
+    /// Number of calls of the inner service.
     pub inner_calls: u64,
-    /// How often it was not, because the cache answered.
+    /// Number of calls avoided by serving from the cache.
     pub inner_calls_avoided: u64,
-    /// The time those calls would have taken, by the fetches that made the entries.
-    #[serde(serialize_with = "in_seconds")]
+    /// Estimated duration of the avoided calls, from the fetches that created the entries.
+    #[serde(rename = "time_saved_seconds", serialize_with = "in_seconds")]
     pub time_saved: Duration,
-    /// Fetches in progress that others wait for or read from. Returns to 0.
-    pub flights: u64,
-    /// Bytes of bodies that are being read, and of those that clients still read while no entry holds them. Returns to
-    /// 0.
+    /// Shared fetches in progress. Returns to 0.
+    pub fetches_in_flight: u64,
+    /// Bytes of bodies being read, and of evicted bodies that clients still read. Returns to 0.
     pub in_flight_bytes: u64,
-    /// Fetches that no client waits for: refreshes, and those whose client has left. Returns to 0.
-    pub orphans: u64,
-    /// Patterns of rules that no request has matched: typing mistakes, usually.
+    /// Fetches without a client: refreshes, and those whose client has left. Returns to 0.
+    pub background_fetches: u64,
+    /// Patterns of rules that no request has matched, which usually indicates a typing mistake.
     pub unmatched_rules: Vec<String>,
 }
 
-/// What the cache did for one route.
+/// Statistics of one route.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RouteStats {
-    /// Answered from the store, fresh.
+    /// Served from the store, fresh.
     pub hits: u64,
-    /// Answered from the store, stale: while revalidating, or because the inner service failed.
+    /// Served from the store, stale: during a revalidation, or because the inner service failed.
     pub stale: u64,
-    /// Answered from the store after the inner service said that it was still current.
+    /// Served from the store after a successful revalidation.
     pub revalidated: u64,
     /// Fetched from the inner service.
     pub misses: u64,
-    /// Answered by a fetch that somebody else had begun.
+    /// Served by another request's fetch.
     pub collapsed: u64,
-    /// Fetched although the store could have answered: the cache was [only looking](crate::Switch::Shadow).
+    /// Fetched although the store had a usable entry, in [shadow mode](crate::Switch::Shadow).
     pub shadowed: u64,
-    /// Responses kept.
+    /// Responses stored.
     pub stored: u64,
-    /// Requests passed by and responses not kept, by [`Reason`]; under `budget` those that were answered, stale, to
-    /// spare
-    /// one.
+    /// Requests that bypassed the cache and responses not stored, by [`Reason`]; `budget` counts stale responses served
+    /// to save one.
     pub bypassed: BTreeMap<&'static str, u64>,
 }
 
@@ -88,7 +86,7 @@ fn in_seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_f64(span.as_secs_f64())
 }
 
-/// One route's counters.
+/// Counters of one route.
 #[derive(Debug)]
 pub(crate) struct RouteCounters {
     pub(crate) hits: AtomicU64,
@@ -98,8 +96,8 @@ pub(crate) struct RouteCounters {
     pub(crate) collapsed: AtomicU64,
     pub(crate) shadowed: AtomicU64,
     pub(crate) stored: AtomicU64,
-    /// How long whole fetches took.
-    pub(crate) took: FetchTimes,
+    /// Durations of whole fetches.
+    pub(crate) fetch_times: FetchTimes,
     bypassed: [AtomicU64; Reason::COUNT],
 }
 
@@ -114,19 +112,19 @@ impl Default for RouteCounters {
             collapsed: zero(),
             shadowed: zero(),
             stored: zero(),
-            took: FetchTimes::default(),
+            fetch_times: FetchTimes::default(),
             bypassed: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
 
-/// Counts how a request was answered, and leaves word for whoever times it.
-pub(crate) fn answered(counter: &AtomicU64, how: CacheNote) {
+/// Counts the outcome of a request, and annotates it for the timing layer.
+pub(crate) fn record_outcome(counter: &AtomicU64, how: CacheNote) {
     count(counter);
     detached_context::note(|notes| notes.cache = Some(how));
 }
 
-/// Adds one.
+/// Increments a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
@@ -155,16 +153,18 @@ impl RouteCounters {
     }
 }
 
-/// One rule's counters: has it matched, has it ever served, has it only bypassed.
+/// Counters of one rule: whether it has matched, has served, and how often it bypassed.
 #[derive(Debug, Default)]
 pub(crate) struct RuleCounters {
     pub(crate) matched: AtomicU64,
-    pub(crate) useful: AtomicU64,
+    pub(crate) mark_useful: AtomicU64,
     pub(crate) warned: Once,
     pub(crate) undeclared: Once,
+    /// The counters of the route that the rule names, once a request has matched it.
+    pub(crate) route: OnceLock<Arc<RouteCounters>>,
 }
 
-/// All counters of a cache.
+/// Counters of a cache.
 #[derive(Debug, Default)]
 pub(crate) struct CacheCounters {
     routes: RwLock<HashMap<Box<str>, Arc<RouteCounters>, foldhash::fast::RandomState>>,
@@ -174,13 +174,13 @@ pub(crate) struct CacheCounters {
 }
 
 impl CacheCounters {
-    /// The counters of the route with this name.
+    /// Returns the counters of the route with this name.
     pub(crate) fn route(&self, name: &str) -> Arc<RouteCounters> {
         if let Some(known) = self.routes.read().get(name) {
             return known.clone();
         }
         let mut routes = self.routes.write();
-        let name = if routes.len() >= MOST_ROUTES && !routes.contains_key(name) { OTHER } else { name };
+        let name = if routes.len() >= MAX_ROUTES && !routes.contains_key(name) { OTHER } else { name };
         routes.entry(name.into()).or_default().clone()
     }
 
@@ -188,13 +188,13 @@ impl CacheCounters {
         count(&self.inner_calls);
     }
 
-    /// The inner service was spared a call that would have taken this long.
+    /// Counts an avoided call of the inner service and its estimated duration.
     pub(crate) fn avoided(&self, took: Duration) {
         count(&self.avoided);
         self.saved.fetch_add(nanos(took), Ordering::Relaxed);
     }
 
-    /// Everything but levels, gauges and rules' names.
+    /// Returns all counts; levels, gauges and rule names are left to the caller.
     pub(crate) fn snapshot(&self) -> CacheStats {
         let routes = self.routes.read();
         CacheStats {
@@ -218,7 +218,7 @@ mod tests {
             count(&counters.route(&format!("/{n}")).hits);
         }
         let stats = counters.snapshot();
-        assert_eq!(stats.routes.len(), MOST_ROUTES + 1);
-        assert_eq!(stats.routes[OTHER].hits, 1000 - MOST_ROUTES as u64);
+        assert_eq!(stats.routes.len(), MAX_ROUTES + 1);
+        assert_eq!(stats.routes[OTHER].hits, 1000 - MAX_ROUTES as u64);
     }
 }

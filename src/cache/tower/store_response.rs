@@ -1,4 +1,4 @@
-//! Storing: from a body that was read to an entry that can be found.
+//! Storing: from a complete body to an entry in the store.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,19 +15,19 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::ContentRange;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::storability;
-use crate::cache::http::stored_head::Meta;
+use crate::cache::http::stored_head::StoredHead;
 
-/// What to store, and where.
+/// A response to store, and its key.
 pub(crate) struct StoreTask {
     pub(crate) core: Arc<CacheShared>,
     pub(crate) route: Arc<RouteCounters>,
     pub(crate) rule: MatchedRule,
-    /// The primary key.
+    /// Primary key.
     pub(crate) key: CacheKey,
     pub(crate) names: Arc<[HeaderName]>,
     pub(crate) selection: Box<[u8]>,
-    pub(crate) meta: Arc<Meta>,
-    /// Which bytes of the whole the body holds, where it is a part.
+    pub(crate) meta: Arc<StoredHead>,
+    /// Range of a partial body.
     pub(crate) part: Option<ContentRange>,
     pub(crate) language: Option<Language>,
 }
@@ -35,19 +35,19 @@ pub(crate) struct StoreTask {
 impl StoreTask {
     pub(crate) fn new(
         core: &Arc<CacheShared>,
-        ask: &CacheRequest,
+        params: &CacheRequest,
         names: Arc<[HeaderName]>,
         selection: Box<[u8]>,
-        meta: Arc<Meta>,
+        meta: Arc<StoredHead>,
         part: Option<ContentRange>,
     ) -> Self {
-        let (core, route, key) = (core.clone(), ask.route.clone(), ask.key.clone());
-        Self { core, route, rule: ask.rule.clone(), key, names, selection, meta, part, language: None }
+        let (core, route, key) = (core.clone(), params.route.clone(), params.key.clone());
+        Self { core, route, rule: params.rule.clone(), key, names, selection, meta, part, language: None }
     }
 
-    /// Stores a body that was read whole; as an error, why not.
+    /// Stores a complete body; returns the reason if it is not stored.
     pub(crate) async fn commit(&self, body: StoredBody, length: u64) -> Result<(), Reason> {
-        // Decide on the promise: a body of another length is not the representation.
+        // Compared with the declared length: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
             None => storability::promised_length(&self.meta.headers)?,
@@ -58,7 +58,7 @@ impl StoreTask {
         self.put(body, length).await.map(|_| ())
     }
 
-    /// Stores this body, already compact, and returns the entry.
+    /// Stores this body, already in compact blocks, and returns the entry.
     pub(crate) async fn put(&self, body: StoredBody, length: u64) -> Result<Arc<Entry>, Reason> {
         // A fetch that began before an invalidation must not bring the old state back.
         if self.core.barriers.check(&self.key, &self.meta) != Validity::Valid {
@@ -66,8 +66,8 @@ impl StoreTask {
         }
         let index = match self.names.is_empty() {
             true => None,
-            // Other processes add variants of their own.
-            false => Some(self.indexed(match self.read_shared().await {
+            // Other processes add variants too.
+            false => Some(self.updated_index(match self.read_shared().await {
                 None => self.read(&self.key).await,
                 shared => shared,
             })),
@@ -80,12 +80,12 @@ impl StoreTask {
             self.write(Stored::Vary(Arc::new(index))).await?;
         }
         count(&self.route.stored);
-        self.core.useful(&self.rule);
+        self.core.mark_useful(&self.rule);
         self.core.hit_for_miss.clear(&self.key);
         Ok(entry)
     }
 
-    /// The entry, joined with the part that is already there.
+    /// Creates the entry, combined with a stored part.
     async fn entry(&self, key: CacheKey, body: StoredBody, length: u64) -> Result<Entry, Reason> {
         let old = match self.read(&key).await {
             Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
@@ -105,13 +105,14 @@ impl StoreTask {
                 typed: TypedPayload::default(),
             });
         };
-        // A part never replaces a whole that is still fresh.
-        if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.windows.fresh_until) {
+        // A part never replaces a fresh whole.
+        if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.deadlines.fresh_until)
+        {
             return Err(Reason::Partial);
         }
         let most = self.core.settings.max_entry;
         let etag = self.meta.headers.get(header::ETAG);
-        let (body, part) = partial::joined(body, part, etag, old.as_deref(), &self.core.gauge, most)?;
+        let (body, part) = partial::combine(body, part, etag, old.as_deref(), &self.core.body_memory, most)?;
         let length = part.span.len();
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
@@ -136,8 +137,8 @@ impl StoreTask {
         })
     }
 
-    /// The list of variants with this one at its head.
-    fn indexed(&self, old: Option<Stored>) -> VaryIndex {
+    /// Returns the index with this variant first.
+    fn updated_index(&self, old: Option<Stored>) -> VaryIndex {
         let (nonce, mut variants) = match old {
             Some(Stored::Vary(index)) if index.key == self.key => (index.nonce, index.variants.clone()),
             _ => (self.nonce(), Vec::new()),
@@ -148,11 +149,11 @@ impl StoreTask {
         variants.retain(|variant| variant.key != key);
         let (names, selection) = (self.names.clone(), self.selection.clone());
         variants.insert(0, Variant { names, selection, language: self.language.clone(), key });
-        variants.truncate(VaryIndex::MOST);
+        variants.truncate(VaryIndex::MAX_VARIANTS);
         VaryIndex { key: self.key.clone(), nonce, variants }
     }
 
-    /// Never the same twice, nor guessable: hashed under the process's secret.
+    /// Unique and unpredictable: hashed with the secret of this process.
     fn nonce(&self) -> u64 {
         let count = self.core.nonces.fetch_add(1, Ordering::Relaxed);
         let mut bytes = count.to_be_bytes().to_vec();
@@ -161,12 +162,12 @@ impl StoreTask {
     }
 }
 
-fn is_bodiless(meta: &Meta) -> bool {
+fn is_bodiless(meta: &StoredHead) -> bool {
     matches!(meta.status.as_u16(), 204 | 205 | 304)
 }
 
-/// RFC 9110 §8.6: the length is known now, so it is said.
-fn with_length(meta: &Arc<Meta>, length: u64) -> Arc<Meta> {
+/// RFC 9110 §8.6: adds the length, which is known now.
+fn with_length(meta: &Arc<StoredHead>, length: u64) -> Arc<StoredHead> {
     if meta.headers.contains_key(header::CONTENT_LENGTH) || is_bodiless(meta) {
         return meta.clone();
     }

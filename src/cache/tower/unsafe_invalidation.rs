@@ -1,7 +1,7 @@
-//! What unsafe requests change: RFC 9111 §4.4.
+//! Invalidation by unsafe requests: RFC 9111 §4.4.
 //!
-//! A successful answer invalidates. Where there is no answer at all — the client left, the inner service failed or
-//! panicked — nobody knows what was changed, and the target is invalidated to be safe.
+//! A successful response invalidates. Without a response (the client left, the inner service failed or panicked) the
+//! effect is unknown, and the target is invalidated to be safe.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::cache::http::{content_location, policy};
 pub(crate) struct UnsafeRequest {
     core: Arc<CacheShared>,
     method: Method,
-    /// The target; none once the answer has been seen.
+    /// Key of the target; `None` after the response.
     key: Option<CacheKey>,
 }
 
@@ -31,10 +31,10 @@ impl UnsafeRequest {
         Self { core, method, key: Some(key) }
     }
 
-    /// The answer is there.
-    pub(crate) fn settle(mut self, status: StatusCode, answer: &HeaderMap) {
+    /// Invalidates according to the response.
+    pub(crate) fn on_response(mut self, status: StatusCode, response: &HeaderMap) {
         if let Some(key) = self.key.take() {
-            self.core.settle(&self.method, &key, status, answer);
+            self.core.invalidate_after_unsafe(&self.method, &key, status, response);
         }
     }
 }
@@ -48,64 +48,64 @@ impl Drop for UnsafeRequest {
 }
 
 impl CacheShared {
-    /// RFC 9111 §4.4: what a successful answer to an unsafe request invalidates.
-    fn settle(&self, method: &Method, key: &CacheKey, status: StatusCode, answer: &HeaderMap) {
+    /// RFC 9111 §4.4: invalidates the resources affected by a successful unsafe request.
+    fn invalidate_after_unsafe(&self, method: &Method, key: &CacheKey, status: StatusCode, response: &HeaderMap) {
         if !policy::invalidates(method, status) {
             return;
         }
         self.invalidate_resource(key);
         // "A cache MAY invalidate other URIs … in particular, the URI(s) in the Location and Content-Location".
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
-            let Some(uri) = answer.get(name).and_then(|value| self.located(key, value)) else { continue };
+            let Some(uri) = response.get(name).and_then(|value| self.same_origin_uri(key, value)) else { continue };
             if let Some(other) = self.key_at(key, &uri) {
                 self.invalidate_resource(&other);
             }
         }
     }
 
-    /// Whether an answer says that it is the current representation of the request's own target.
-    pub(crate) fn is_at_home(&self, key: &CacheKey, answer: &HeaderMap) -> bool {
-        let named = answer.get(header::CONTENT_LOCATION).and_then(|value| self.located(key, value));
+    /// Whether a response is the current representation of the request's target.
+    pub(crate) fn is_own_representation(&self, key: &CacheKey, response: &HeaderMap) -> bool {
+        let named = response.get(header::CONTENT_LOCATION).and_then(|value| self.same_origin_uri(key, value));
         named.and_then(|uri| self.key_at(key, &uri)).is_some_and(|home| home.resource() == key.resource())
     }
 
-    fn located(&self, key: &CacheKey, value: &HeaderValue) -> Option<http::Uri> {
+    fn same_origin_uri(&self, key: &CacheKey, value: &HeaderValue) -> Option<http::Uri> {
         content_location::same_origin(&Target::of(key.resource())?, value.to_str().ok()?)
     }
 
-    /// The key of another resource of the same origin.
+    /// Returns the key of another resource of the same origin.
     fn key_at(&self, key: &CacheKey, uri: &http::Uri) -> Option<CacheKey> {
         let target = Target::of(key.resource())?;
         let scheme = std::str::from_utf8(target.scheme).ok()?;
         let mut request = http::Request::new(());
         *request.uri_mut() = uri.clone();
-        let ruling = self.rules.find(&RequestHead::of(&request));
-        let rule = self.rules.rule(&ruling);
+        let matched = self.rules.find(&RequestHead::of(&request));
+        let rule = self.rules.rule(&matched);
         let mut other = KeyBuilder::new();
         other.target(scheme, target.authority, uri, self.key_parts(rule)).ok()?;
         other.finish().ok()
     }
 
-    /// Voids a resource and forgets what lies under its key.
+    /// Invalidates a resource and removes the value under its key.
     pub(crate) fn invalidate_resource(&self, key: &CacheKey) {
-        let told = self.take_back(&Invalidation::new(InvalidationScope::Resource(key.resource().into()), false));
-        self.finish(told);
-        self.forget(key);
+        let result = self.invalidate(&Invalidation::new(InvalidationScope::Resource(key.resource().into()), false));
+        self.finish(result);
+        self.remove_key(key);
     }
 
-    /// Voids entries here and now; the answer says whether other processes will hear of it.
-    pub(crate) fn take_back(&self, what: &Invalidation) -> MaybeReady<Result<(), Error>> {
-        engine_parts::take_back(&*self.store, &self.barriers, what)
+    /// Invalidates entries in this process; the result tells whether other processes will receive it.
+    pub(crate) fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
+        engine_parts::invalidate(&*self.store, &self.barriers, invalidation)
     }
 
-    /// Removes a key. The barrier has voided what lies there: this only frees its place.
-    pub(crate) fn forget(&self, key: &CacheKey) {
+    /// Removes the value under a key, which an invalidation has voided, to free its memory.
+    pub(crate) fn remove_key(&self, key: &CacheKey) {
         self.finish(self.store.remove(key));
     }
 
-    /// Does what is left to do in the background.
-    fn finish(&self, answer: MaybeReady<Result<(), Error>>) {
-        match answer {
+    /// Completes a store operation in the background.
+    fn finish(&self, response: MaybeReady<Result<(), Error>>) {
+        match response {
             MaybeReady::Ready(Ok(())) => {}
             MaybeReady::Ready(Err(error)) => self.store_failed(&error),
             MaybeReady::Pending(rest) => {
@@ -113,7 +113,7 @@ impl CacheShared {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
                         if let Err(error) = rest.await {
-                            crate::cache::engine::engine_parts::tell(&events, &error);
+                            crate::cache::engine::engine_parts::emit_store_error(&events, &error);
                         }
                     });
                 }

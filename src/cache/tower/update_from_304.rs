@@ -1,4 +1,4 @@
-//! What a 304, or the answer to a HEAD, says about what is stored.
+//! Updates of stored responses from a 304 or a response to HEAD.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, header};
 
 use super::fetch::RunningFetch;
 use super::respond;
-use super::stats::answered;
+use super::stats::record_outcome;
 use super::store_response::StoreTask;
 use crate::base::body::Body;
 use crate::base::detached_context::CacheNote;
@@ -20,22 +20,22 @@ use crate::cache::http::store_hint::StoreHint;
 use crate::cache::http::{storability, validators};
 
 impl RunningFetch {
-    /// RFC 9111 §4.3.4: refreshes what is stored from a 304.
+    /// RFC 9111 §4.3.4: updates the stored response from a 304.
     pub(crate) async fn update_entry<I>(&self, old: &Arc<Entry>, answer: &Parts) -> Response<Body<I>> {
         let core = &self.core;
-        answered(&self.ask.route.revalidated, CacheNote::Revalidated);
+        record_outcome(&self.params.route.revalidated, CacheNote::Revalidated);
         let report = Report { forward_status: Some(answer.status), ..Report::forward(self.forward) };
-        let respond = |entry: &Entry| respond::stored(core, entry, self.asker(), core.clock.now(), report);
-        let news = record::storable(&answer.headers, respond::not_passed_on(core));
-        if !validators::freshens(&old.meta.headers, &news) {
-            // It confirms the one tag we asked about, but names another: serve it this once, trust it no more.
-            core.forget(&self.ask.key);
+        let respond = |entry: &Entry| respond::from_entry(core, entry, self.view(), core.clock.now(), report);
+        let new = record::storable(&answer.headers, respond::not_forwarded(core));
+        if !validators::selects_for_update(&old.meta.headers, &new) {
+            // It confirms the tag that was sent, but names another: serve the entry once and remove it.
+            core.remove_key(&self.params.key);
             return respond(old);
         }
         match self.updated(old, answer).await {
             Ok(entry) => {
-                if let Some(lead) = &self.lead {
-                    lead.tell(FetchProgress::Stored(entry.clone()));
+                if let Some(leader) = &self.leader {
+                    leader.publish(FetchProgress::Stored(entry.clone()));
                 }
                 respond(&entry)
             }
@@ -43,50 +43,50 @@ impl RunningFetch {
                 respond(&with_headers(old, headers))
             }
             Err((reason, headers)) => {
-                self.pass(reason, answer.status);
-                core.forget(&self.ask.key);
+                self.mark_not_shareable(reason, answer.status);
+                core.remove_key(&self.params.key);
                 respond(&with_headers(old, headers))
             }
         }
     }
 
-    /// Stores `old` again with the fields of `answer`; as an error, why not, and the fields it would have had.
+    /// Stores `old` again with the fields of `answer`; an error holds the reason and the updated fields.
     async fn updated(&self, old: &Arc<Entry>, answer: &Parts) -> Result<Arc<Entry>, (Reason, HeaderMap)> {
         let core = &self.core;
-        let mut news = record::storable(&answer.headers, &[]);
+        let mut new = record::storable(&answer.headers, &[]);
         let mut headers = old.meta.headers.clone();
-        // Ours, not the origin's.
+        // Set by this cache, not by the origin.
         headers.remove(header::AGE);
-        if !news.contains_key(header::DATE)
+        if !new.contains_key(header::DATE)
             && let Some(date) = record::http_date(core.clock.wall())
         {
-            news.insert(header::DATE, date);
+            new.insert(header::DATE, date);
         }
-        validators::update(&mut headers, &news);
-        // Targeted fields decide, but are not stored.
-        let mut judged = headers.clone();
-        validators::update(&mut judged, &answer.headers);
+        validators::update_stored(&mut headers, &new);
+        // Targeted fields affect the decision but are not stored.
+        let mut for_decision = headers.clone();
+        validators::update_stored(&mut for_decision, &answer.headers);
         let handler = answer.extensions.get::<StoreHint>();
-        let plan = match storability::evaluate(&self.case(), old.meta.status, &judged, handler) {
-            Ok(plan) => plan,
+        let policy = match storability::evaluate(&self.store_context(), old.meta.status, &for_decision, handler) {
+            Ok(policy) => policy,
             Err(reason) => return Err((reason, headers)),
         };
-        let (names, selection) = self.selection(&plan);
-        let mut headers = record::storable(&headers, &plan.strip);
-        for name in respond::not_passed_on(core) {
+        let (names, selection) = self.selection(&policy);
+        let mut headers = record::storable(&headers, &policy.omit);
+        for name in respond::not_forwarded(core) {
             headers.remove(name);
         }
-        let mut meta = record::meta(old.meta.status, headers, plan, self.began);
-        // A hit goes on saving what the full fetch took.
+        let mut meta = record::meta(old.meta.status, headers, policy, self.began);
+        // A hit still saves the duration of the full fetch.
         meta.took = meta.took.max(old.meta.took);
         let meta = Arc::new(meta);
         let language = self.language(&names, &meta);
-        let mut keeping = StoreTask::new(core, &self.ask, names, selection, meta.clone(), None);
-        keeping.language = language;
-        keeping.put(old.body.clone(), old.length).await.map_err(|reason| (reason, meta.headers.clone()))
+        let mut task = StoreTask::new(core, &self.params, names, selection, meta.clone(), None);
+        task.language = language;
+        task.put(old.body.clone(), old.length).await.map_err(|reason| (reason, meta.headers.clone()))
     }
 
-    /// RFC 9111 §4.3.5: the answer to a HEAD refreshes the stored answer to GET, or shows that it has changed.
+    /// RFC 9111 §4.3.5: updates the stored response to GET from a response to HEAD, or invalidates it.
     pub(crate) async fn update_from_head(&self, answer: &Parts) {
         let Some(old) = self.stale.as_ref().filter(|_| self.core.settings.profile == Profile::Shared) else { return };
         if answer.status != StatusCode::OK || old.meta.status != StatusCode::OK || old.partial.is_some() {
@@ -98,14 +98,14 @@ impl RunningFetch {
             return;
         }
         if same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
-            // What may not be stored any longer is not.
+            // No longer storable otherwise: removed below.
             if let Err((Reason::Invalidated | Reason::StoreFailed | Reason::Superseded, _)) | Ok(_) =
                 self.updated(old, answer).await
             {
                 return;
             }
         }
-        self.core.forget(&self.ask.key);
+        self.core.remove_key(&self.params.key);
     }
 }
 

@@ -302,7 +302,7 @@ impl Limiter {
 
     /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.
     fn ask_node(&self, node: &NodeLimit, ruling: &Outcome<'_>, now: Timestamp) -> Term {
-        let verdict = node.ceiling.take(node.cost);
+        let verdict = node.ceiling.charge(node.cost);
         if !verdict.admits() {
             let charged = ruling.checks.iter().zip(ruling.verdicts).filter(|(_, verdict)| verdict.admits());
             let refunds: Vec<Settlement> = charged.map(|(check, _)| Settlement::new(*check, now, 0)).collect();

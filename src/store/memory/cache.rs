@@ -1,8 +1,8 @@
-//! The in-process cache engine: moka, bounded by weight.
+//! In-process cache engine: moka, bounded by weight.
 //!
-//! moka admits by frequency (TinyLFU): a flood of keys asked for once does not push out those that are asked for often.
-//! An entry weighs what [`Stored::weight`] says, so the bound is a bound on bytes. Nothing expires by moka's own clock:
-//! the cache above compares times itself, and a dead entry goes when its place is wanted.
+//! moka admits by frequency (TinyLFU): a flood of keys requested once does not evict frequently requested ones. The
+//! weight of an entry is [`Stored::weight`], so the bound is in bytes. moka's own expiry is not used: the cache
+//! compares deadlines itself, and expired entries are evicted when space is needed.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::glob;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 
-/// Entries in this process's memory. `CacheLayer::builder().memory(bytes)` makes one.
+/// Cache store in this process's memory. `CacheLayer::builder().memory(bytes)` creates one.
 ///
 /// ```
 /// use tollgate::store::memory::MemoryCache;
@@ -31,7 +31,14 @@ pub struct MemoryCache {
 }
 
 impl MemoryCache {
-    /// A store that holds entries of this weight in bytes together.
+    /// Creates a store with this capacity in bytes.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheStore;
+    /// use tollgate::store::memory::MemoryCache;
+    ///
+    /// assert_eq!(MemoryCache::new(64 << 20).stats()[0].capacity_bytes, 64 << 20);
+    /// ```
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let entries = Cache::builder()
@@ -53,7 +60,7 @@ impl CacheStore for MemoryCache {
 
     fn put(&self, key: &CacheKey, stored: Stored, _now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.entries.insert(key.clone(), stored);
-        // moka evicts in batches; with entries of a megabyte a batch would be half a gigabyte.
+        // moka evicts in batches; with entries of a megabyte a batch would exceed the bound by half a gigabyte.
         self.entries.run_pending_tasks();
         MaybeReady::Ready(Ok(()))
     }
@@ -65,7 +72,7 @@ impl CacheStore for MemoryCache {
 
     fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
         let meant: Vec<_> =
-            self.entries.iter().filter(|(key, _)| glob::means(pattern, key)).map(|(key, _)| key).collect();
+            self.entries.iter().filter(|(key, _)| glob::matches_url(pattern, key)).map(|(key, _)| key).collect();
         meant.iter().for_each(|key| self.entries.invalidate(&**key));
         MaybeReady::Ready(Ok(meant.len() as u64))
     }

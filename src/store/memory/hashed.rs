@@ -1,8 +1,8 @@
-//! [`Hashed`]: for maps whose keys are keyed hashes already.
+//! [`Hashed`]: identity hasher for maps whose keys are keyed hashes.
 
 use std::hash::{BuildHasher, Hasher};
 
-/// Takes a key's own hash as it is.
+/// Uses a key's own hash.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Hashed;
 

@@ -1,9 +1,9 @@
-//! In-process engines: bounded, without a sweep on the request path.
+//! In-process engines of fixed capacity, without sweeps on the request path.
 //!
-//! | engine | holds | bound | when full |
+//! | engine | contents | bound | eviction |
 //! |---|---|---|---|
-//! | [`MemoryLimits`] | what keys have done | keys | who stood furthest from its limit makes room |
-//! | [`MemoryCache`] | responses | bytes | what is asked for least makes room (`moka`) |
+//! | [`MemoryLimits`] | rate-limit state | keys | the key with the smallest used share of its limit, by sampling |
+//! | [`MemoryCache`] | responses | bytes | the least frequently requested entry (`moka`) |
 
 mod cache;
 mod hashed;

@@ -1,12 +1,12 @@
-//! [`Shard`]: one lock's share of the keys, and who makes room when it is full.
+//! [`Shard`]: the keys under one lock, and eviction.
 //!
-//! A new key that finds no room looks at [`SAMPLE`] random slots and takes the place of
-//! 1. one that equals no state at all (its limit is whole again): nothing is lost;
+//! A new key without a free slot samples [`SAMPLE`] random slots and replaces
+//! 1. one whose state is equivalent to none (its limit is fully replenished), without loss;
 //! 2. else the one that has used the smallest share of its limit;
-//! 3. none, where every one of them is spent: the new key then shares one of [`OVERFLOW`] buckets per shard, so that a
-//!    flood forgives no limited key, and newcomers are slowed in groups rather than locked out together.
+//! 3. none, if all of them are exhausted: the new key then shares one of [`OVERFLOW`] buckets per shard, so that a
+//!    flood never resets an exhausted key, and new keys are slowed in groups rather than rejected together.
 //!
-//! All of it is O(1): no request ever pays for a sweep.
+//! Each step is O(1): no request pays for a sweep.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ use crate::base::clock::Timestamp;
 use crate::limit::algorithm::window::Log;
 use crate::limit::{Check, KeyHistory, KeyHistoryMut, KeyState, Quota, Settlement, StateKind, Verdict};
 
-/// How many slots a newcomer looks at.
+/// Number of slots sampled for eviction.
 const SAMPLE: usize = 8;
-/// How many buckets per shard are shared by newcomers that found no room.
+/// Number of buckets per shard shared by keys without a slot.
 pub(super) const OVERFLOW: u64 = 16;
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Shard {
     random: u64,
 }
 
-/// The logs of windows; a bucket's past is in its slot.
+/// Logs of exact windows; a bucket's state is in its slot.
 #[derive(Debug, Default)]
 struct WindowLogs {
     narrow: Slab<Log<u16>>,
@@ -39,7 +39,7 @@ struct WindowLogs {
 }
 
 impl Shard {
-    /// For at most `capacity` keys.
+    /// Creates a shard for at most `capacity` keys.
     pub(super) fn new(capacity: usize, seed: u64) -> Self {
         Self {
             table: Table::default(),
@@ -59,30 +59,30 @@ impl Shard {
         self.evicted
     }
 
-    /// Asks without charging.
-    pub(super) fn ask(&mut self, check: &Check, now: Timestamp) -> Verdict {
-        self.with(check, now, |mut past| past.ask(check.quota, check.cost, now))
+    /// Evaluates a check without charging.
+    pub(super) fn evaluate(&mut self, check: &Check, now: Timestamp) -> Verdict {
+        self.with(check, now, |mut state| state.ask(check.quota, check.cost, now))
     }
 
-    /// Asks, and charges where the answer is yes.
+    /// Evaluates a check, and charges it if admitted.
     #[inline(always)]
-    pub(super) fn spend(&mut self, check: &Check, now: Timestamp) -> Verdict {
-        self.with(check, now, |mut past| past.spend(check.quota, check.cost, now))
+    pub(super) fn try_charge(&mut self, check: &Check, now: Timestamp) -> Verdict {
+        self.with(check, now, |mut state| state.spend(check.quota, check.cost, now))
     }
 
-    /// Charges what was [asked](Self::ask) a moment ago.
+    /// Charges a check that was [evaluated](Self::evaluate) under the same lock.
     pub(super) fn charge(&mut self, check: &Check, now: Timestamp) -> Verdict {
-        self.with(check, now, |mut past| past.charge(check.quota, check.cost, now))
+        self.with(check, now, |mut state| state.charge(check.quota, check.cost, now))
     }
 
-    /// Gives back, or charges, the difference to what the check really cost.
+    /// Refunds or charges the difference to the actual cost.
     pub(super) fn settle(&mut self, Settlement { check, at, actual }: &Settlement, now: Timestamp) {
-        self.with(check, now, |mut past| {
+        self.with(check, now, |mut state| {
             if *actual < check.cost {
-                past.refund(check.quota, check.cost - actual, *at, now);
+                state.refund(check.quota, check.cost - actual, *at, now);
             } else if *actual > check.cost {
-                past.ask(check.quota, 0, now);
-                past.charge(check.quota, actual - check.cost, now);
+                state.ask(check.quota, 0, now);
+                state.charge(check.quota, actual - check.cost, now);
             }
         });
     }
@@ -92,49 +92,49 @@ impl Shard {
     fn with<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let at = match self.table.find(check.key.to_bits()) {
             Ok(at) => at,
-            Err(at) => match self.admit(at, check, now) {
+            Err(at) => match self.allocate(at, check, now) {
                 Some(at) => at,
-                None => return self.in_overflow(check, now, f),
+                None => return self.with_overflow_bucket(check, now, f),
             },
         };
         let slot = self.table.slot(at);
         if slot.quota != check.quota.packed() {
             self.pasts.adapt(slot, check.quota, now);
         }
-        self.pasts.lend(slot, StateKind::of(check.quota), f)
+        self.pasts.with_history(slot, StateKind::of(check.quota), f)
     }
 
-    /// A slot for a new key that belongs there, if there is room or somebody to make room.
+    /// Returns a slot for a new key, evicting another if necessary and possible.
     #[cold]
-    fn admit(&mut self, mut at: usize, check: &Check, now: Timestamp) -> Option<usize> {
+    fn allocate(&mut self, mut at: usize, check: &Check, now: Timestamp) -> Option<usize> {
         let key = check.key.to_bits();
         let moved = if self.table.len() < self.capacity {
             self.table.widen(self.capacity)
         } else {
-            let victim = self.victim(now)?;
-            let gone = self.table.remove(victim);
+            let select_victim = self.select_victim(now)?;
+            let gone = self.table.remove(select_victim);
             self.pasts.take(gone);
             true
         };
         if moved {
             at = self.table.find(key).unwrap_or_else(|place| place);
         }
-        let past = self.pasts.put(KeyHistory::none(check.quota), self.capacity);
-        self.table.insert(at, Slot::new(key, past, check.quota.packed()));
+        let state = self.pasts.put(KeyHistory::none(check.quota), self.capacity);
+        self.table.insert(at, Slot::new(key, state, check.quota.packed()));
         Some(at)
     }
 
-    /// Whom to forget: see the module's essay.
-    fn victim(&mut self, now: Timestamp) -> Option<usize> {
+    /// Selects the slot to evict: see the module documentation.
+    fn select_victim(&mut self, now: Timestamp) -> Option<usize> {
         let mut best: Option<(u64, usize)> = None;
         for _ in 0..SAMPLE {
             let random = self.next_random();
             let at = self.table.any(random)?;
             let slot = self.table.slot(at);
             let quota = slot.quota.quota();
-            let (share, spent) = self
-                .pasts
-                .lend(slot, StateKind::of(quota), |mut past| (past.share(quota, now), past.is_spent(quota, now)));
+            let (share, spent) = self.pasts.with_history(slot, StateKind::of(quota), |mut state| {
+                (state.share(quota, now), state.is_spent(quota, now))
+            });
             if share == 0 {
                 return Some(at);
             }
@@ -147,12 +147,12 @@ impl Shard {
     }
 
     #[cold]
-    fn in_overflow<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
+    fn with_overflow_bucket<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let bucket = check.key.to_bits() % OVERFLOW;
         self.overflow.entry(bucket).or_insert_with(|| KeyState::new(check.quota)).lend(check.quota, now, f)
     }
 
-    /// xorshift64: which slot to look at needs no secret.
+    /// xorshift64: sampling needs no secret.
     const fn next_random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -163,22 +163,22 @@ impl Shard {
 
 impl WindowLogs {
     #[inline(always)]
-    fn lend<R>(&mut self, slot: &mut Slot, kind: StateKind, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
+    fn with_history<R>(&mut self, slot: &mut Slot, kind: StateKind, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         match kind {
-            StateKind::Narrow => f(KeyHistoryMut::Narrow(self.narrow.at(slot.past))),
-            StateKind::Wide => f(KeyHistoryMut::Wide(self.wide.at(slot.past))),
+            StateKind::Narrow => f(KeyHistoryMut::Narrow(self.narrow.at(slot.state))),
+            StateKind::Wide => f(KeyHistoryMut::Wide(self.wide.at(slot.state))),
             StateKind::Tat => {
-                let mut tat = Timestamp::from_nanos(slot.past);
+                let mut tat = Timestamp::from_nanos(slot.state);
                 let result = f(KeyHistoryMut::Tat(&mut tat));
-                slot.past = tat.as_nanos();
+                slot.state = tat.as_nanos();
                 result
             }
         }
     }
 
-    /// State that a slot stores of this history.
-    fn put(&mut self, past: KeyHistory, most: usize) -> u64 {
-        match past {
+    /// Stores a history; returns its representation in a slot.
+    fn put(&mut self, state: KeyHistory, most: usize) -> u64 {
+        match state {
             KeyHistory::Tat(tat) => tat.as_nanos(),
             KeyHistory::Narrow(log) => self.narrow.put(log, most),
             KeyHistory::Wide(log) => self.wide.put(log, most),
@@ -187,16 +187,16 @@ impl WindowLogs {
 
     fn take(&mut self, slot: Slot) -> KeyHistory {
         match StateKind::of(slot.quota.quota()) {
-            StateKind::Tat => KeyHistory::Tat(Timestamp::from_nanos(slot.past)),
-            StateKind::Narrow => KeyHistory::Narrow(self.narrow.take(slot.past)),
-            StateKind::Wide => KeyHistory::Wide(self.wide.take(slot.past)),
+            StateKind::Tat => KeyHistory::Tat(Timestamp::from_nanos(slot.state)),
+            StateKind::Narrow => KeyHistory::Narrow(self.narrow.take(slot.state)),
+            StateKind::Wide => KeyHistory::Wide(self.wide.take(slot.state)),
         }
     }
 
     #[cold]
     fn adapt(&mut self, slot: &mut Slot, quota: Quota, now: Timestamp) {
-        let past = self.take(*slot).adapt(slot.quota.quota(), quota, now);
-        slot.past = self.put(past, usize::MAX);
+        let state = self.take(*slot).adapt(slot.quota.quota(), quota, now);
+        slot.state = self.put(state, usize::MAX);
         slot.quota = quota.packed();
     }
 }

@@ -1,6 +1,6 @@
-//! [`Slab`]: values that keep their place, side by side, without an allocation each.
+//! [`Slab`]: values at stable indices in one allocation.
 
-/// Values by their place; a place that was taken from is used again.
+/// Values by index; freed indices are reused.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     values: Vec<T>,
@@ -19,7 +19,7 @@ impl<T: Default> Slab<T> {
         &mut self.values[place as usize]
     }
 
-    /// Puts a value into a free place, and says which. Room is made for at most `most` values together.
+    /// Stores a value and returns its index. Capacity grows to at most `most` values.
     pub(super) fn put(&mut self, value: T, most: usize) -> u64 {
         if let Some(place) = self.free.pop() {
             self.values[place as usize] = value;
@@ -33,7 +33,7 @@ impl<T: Default> Slab<T> {
         len as u64
     }
 
-    /// Frees a place.
+    /// Frees an index.
     pub(super) fn take(&mut self, place: u64) -> T {
         self.free.push(place as u32);
         std::mem::take(self.at(place))

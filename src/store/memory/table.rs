@@ -1,26 +1,25 @@
-//! [`Table`]: keys to slots, in one allocation and mostly one or two neighbouring cache lines.
+//! [`Table`]: hash table from keys to slots, in one allocation.
 //!
-//! Open addressing, kept **sorted**: a key's home is its hash scaled to the table's length, so homes rise with keys,
-//! and
-//! a displaced key stands right of all smaller ones. A look-up, found or not, ends at the first key that is not
-//! smaller: about three slots of 32 bytes, side by side, where the table is four fifths full. Taking a slot moves the
-//! few that follow by one place, freeing one moves them back: no tombstones, nothing to sweep.
+//! Open addressing, kept **sorted**: a key's home is its hash scaled to the table's length, so homes ascend with keys,
+//! and a displaced key is right of all smaller ones. A look-up, successful or not, ends at the first key that is not
+//! smaller: about three adjacent slots of 32 bytes if the table is four fifths full. Insertion shifts the few slots
+//! that follow by one, removal shifts them back: no tombstones, no sweep.
 
 use crate::limit::Packed;
 
 /// Slot of a key in the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    /// The key's hash; [`FREE`] where there is none.
+    /// Hash of the key; [`FREE`] if the slot is empty.
     key: u64,
-    /// A bucket's theoretical arrival time, or where a window's log lies.
-    pub(super) past: u64,
+    /// Theoretical arrival time of a bucket, or index of a window's log.
+    pub(super) state: u64,
     pub(super) quota: Packed,
 }
 
 const FREE: u64 = u64::MAX;
 
-const EMPTY: Slot = Slot { key: FREE, past: 0, quota: Packed::ZERO };
+const EMPTY: Slot = Slot { key: FREE, state: 0, quota: Packed::ZERO };
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -30,18 +29,18 @@ pub(super) struct Table {
 }
 
 impl Slot {
-    pub(super) fn new(key: u64, past: u64, quota: Packed) -> Self {
-        Self { key: key.min(FREE - 1), past, quota }
+    pub(super) fn new(key: u64, state: u64, quota: Packed) -> Self {
+        Self { key: key.min(FREE - 1), state, quota }
     }
 }
 
 impl Table {
-    /// How many keys it holds.
+    /// Returns the number of keys.
     pub(super) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Where this key is, or else where it belongs.
+    /// Returns the index of this key, or the index at which to insert it.
     #[inline]
     pub(super) fn find(&self, key: u64) -> Result<usize, usize> {
         let key = key.min(FREE - 1);
@@ -60,7 +59,7 @@ impl Table {
         &mut self.slots[at]
     }
 
-    /// Puts a slot where [`find`](Self::find) said its key belongs. Call [`widen`](Self::widen) before.
+    /// Inserts a slot at the index that [`find`](Self::find) returned. Call [`widen`](Self::widen) before.
     pub(super) fn insert(&mut self, at: usize, slot: Slot) {
         let free = self.slots[at..].iter().position(|slot| slot.key == FREE).map_or(self.slots.len(), |n| at + n);
         if free == self.slots.len() {
@@ -71,7 +70,7 @@ impl Table {
         self.len += 1;
     }
 
-    /// Clears this slot.
+    /// Removes this slot.
     pub(super) fn remove(&mut self, at: usize) -> Slot {
         let removed = self.slots[at];
         let after = self.slots[at + 1..].iter().zip(at + 1..);
@@ -82,8 +81,8 @@ impl Table {
         removed
     }
 
-    /// Makes room for one more of at most `capacity` keys; doubles where it is four fifths full, so that moving costs a
-    /// key a constant number of copies. Returns whether keys have moved.
+    /// Reserves space for one more of at most `capacity` keys; doubles when four fifths full, so that a key is copied a
+    /// constant number of times. Returns whether keys have moved.
     pub(super) fn widen(&mut self, capacity: usize) -> bool {
         let most = capacity.saturating_add(capacity / 4).max(8);
         if self.homes >= most || self.len * 5 < self.homes * 4 {
@@ -105,7 +104,7 @@ impl Table {
         true
     }
 
-    /// The first key at or after a place picked by `random`.
+    /// Returns the first key at or after a random index.
     pub(super) fn any(&self, random: u64) -> Option<usize> {
         let start = scale(random, self.slots.len());
         let (before, after) = self.slots.split_at(start);
@@ -118,7 +117,7 @@ impl Table {
     }
 }
 
-/// `x` of 2⁶⁴, as a share of `n`.
+/// Scales `x` of 2⁶⁴ to a share of `n`.
 const fn scale(x: u64, n: usize) -> usize {
     ((x as u128 * n as u128) >> 64) as usize
 }
@@ -137,7 +136,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a map: whatever is inserted and removed, in whatever order, is found or not found alike.
+        /// Compared with a map: the same keys are found after any sequence of insertions and removals.
         #[test]
         fn finds_what_a_map_finds(
             steps in prop::collection::vec((any::<bool>(), prop_oneof![0_u64..40, any::<u64>(), Just(FREE), Just(FREE - 2)]), 1..400),
@@ -152,13 +151,13 @@ mod tests {
                         table.insert(at, Slot::new(key, n, Packed::ZERO));
                         prop_assert!(map.insert(key, n).is_none());
                     }
-                    (false, Ok(at)) => prop_assert_eq!(Some(table.remove(at).past), map.remove(&key)),
+                    (false, Ok(at)) => prop_assert_eq!(Some(table.remove(at).state), map.remove(&key)),
                     (_, found) => prop_assert_eq!(found.is_ok(), map.contains_key(&key)),
                 }
                 prop_assert_eq!(table.len(), map.len());
-                for (key, past) in &map {
+                for (key, state) in &map {
                     let at = table.find(*key).expect("is there");
-                    prop_assert_eq!(table.slot(at).past, *past);
+                    prop_assert_eq!(table.slot(at).state, *state);
                 }
                 prop_assert_eq!(table.any(key).is_some(), !map.is_empty());
             }

@@ -1,12 +1,12 @@
-//! The backplane: how the invalidations of one process reach all others.
+//! Backplane: distributes invalidations between processes.
 //!
-//! Redis holds the *log*, a sorted set of the latest invalidations by number, and the number of the last. One script
-//! appends to it and publishes what it appended. Messages make it fast; the log makes it right: a process reads on from
-//! where it was after every fresh connection, whenever a message is missing, and once a second besides. What it finds
-//! there decides what it may still use: see `cache/engine/invalidation_log.rs`.
+//! Redis holds the *log*, a sorted set of the latest invalidations by number, and the latest number. A script appends
+//! to it and publishes the record. Messages provide speed, the log correctness: a process reads the log from its last
+//! position after every new connection, after a missing message, and once a second. The log decides which entries
+//! remain valid: see `cache/engine/invalidation_log.rs`.
 //!
-//! An invalidation that Redis cannot be told of binds in this process, is kept, and goes into the log when Redis is
-//! back.
+//! While Redis is unavailable, an invalidation is effective in this process, is queued, and is appended to the log
+//! afterwards.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -22,7 +22,7 @@ use redis::cmd;
 use tokio::sync::Notify;
 
 use super::connect::Conn;
-use super::names::{KeyNames, LASTING, random};
+use super::names::{KEY_EXPIRY_SECONDS, KeyNames, random};
 use super::settings::Redis;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
@@ -33,22 +33,22 @@ use crate::cache::engine::invalidation_log::{InvalidationLog, LogRecord, LogUpda
 use crate::cache::{CacheKey, Invalidation, InvalidationSink};
 use crate::resilience::guard::FailOpen;
 
-/// How often the log is looked at, messages or none.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many looks lie between one agreement on the secret and the next.
-const GREET_EVERY: u32 = 60;
-/// How long a subscription may take.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Between one attempt to subscribe and the next.
-const RETRY: Duration = Duration::from_millis(200);
-/// How far two readings of the fleet's clock may be apart.
+/// Interval of reading the log.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of reads between two agreements on the secret.
+const READS_PER_GREETING: u32 = 60;
+/// Timeout of subscribing.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval between attempts to subscribe.
+const SUBSCRIBE_RETRY: Duration = Duration::from_millis(200);
+/// Maximum difference of two readings of the fleet clock.
 const TOLERANCE: Duration = Duration::from_secs(1);
-/// How many invalidations the log keeps.
-const MOST: u64 = 16_384;
+/// Maximum number of records in the log.
+const MAX_RECORDS: u64 = 16_384;
 /// First byte of a message that removes a key.
 const REMOVAL: u8 = b'-';
 
-/// Appends a record, publishes it, and returns it with its number. Begins a history where there is none.
+/// Appends a record, publishes it, and returns it with its number. Starts a log if there is none.
 const APPEND: &str = r"
 local number = redis.call('INCR', KEYS[1])
 if number == 1 then
@@ -69,7 +69,7 @@ redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('PUBLISH', ARGV[5], line)
 return line";
 
-/// Begins a history anew where there is none, or where it ends before ARGV[2].
+/// Starts a new log if there is none, or if it ends before ARGV[2].
 const RESTART: &str = r"
 local number = tonumber(redis.call('GET', KEYS[1]) or '0')
 local log = redis.call('ZCARD', KEYS[2])
@@ -90,11 +90,11 @@ return 1";
 pub(super) struct Backplane {
     pub(super) redis: Redis,
     pub(super) guard: FailOpen<Conn>,
-    pub(super) history: InvalidationLog,
+    pub(super) invalidation_log: InvalidationLog,
     names: RwLock<Option<KeyNames>>,
     fleet_clock: Mutex<Option<FleetClock>>,
-    listener: OnceLock<InvalidationSink>,
-    /// Ours, until we are told another.
+    sink: OnceLock<InvalidationSink>,
+    /// The local clock, until a sink provides one.
     clock: Clock,
     running: AtomicBool,
     wake: Notify,
@@ -106,121 +106,121 @@ impl Backplane {
         Arc::new(Self {
             redis,
             guard,
-            history: InvalidationLog::new(random()),
+            invalidation_log: InvalidationLog::new(random()),
             names: RwLock::new(names),
             fleet_clock: Mutex::new(None),
-            listener: OnceLock::new(),
+            sink: OnceLock::new(),
             clock: Clock::System,
             running: AtomicBool::new(false),
             wake: Notify::new(),
         })
     }
 
-    /// The listener is the first layer that is built around the store.
-    pub(super) fn listen(self: &Arc<Self>, listener: InvalidationSink) {
-        self.guard.listen(listener.events());
-        drop(self.listener.set(listener));
+    /// Registers the sink of the first layer built with the store.
+    pub(super) fn listen(self: &Arc<Self>, sink: InvalidationSink) {
+        self.guard.listen(sink.events());
+        drop(self.sink.set(sink));
         self.start();
     }
 
-    pub(super) fn listener(&self) -> Option<&InvalidationSink> {
-        self.listener.get()
+    pub(super) fn sink(&self) -> Option<&InvalidationSink> {
+        self.sink.get()
     }
 
     pub(super) fn clock(&self) -> &Clock {
-        self.listener().map_or(&self.clock, InvalidationSink::clock)
+        self.sink().map_or(&self.clock, InvalidationSink::clock)
     }
 
-    /// How keys are called, once that is known.
+    /// Returns the key names, once the secret is known.
     pub(super) fn names(&self) -> Option<KeyNames> {
         self.names.read().clone()
     }
 
-    /// The fleet's clock, once it was read.
+    /// Returns the fleet clock, once it has been read.
     pub(super) fn fleet_clock(&self) -> Option<FleetClock> {
         *self.fleet_clock.lock()
     }
 
-    /// Sees to it that the backplane's task runs, where there is a runtime for it to run in.
+    /// Spawns the backplane's task if there is a runtime and none is running.
     pub(super) fn start(self: &Arc<Self>) {
         if self.running.load(Ordering::Relaxed) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if !self.running.swap(true, Ordering::AcqRel) {
-            // A task that ends with its runtime is begun again in the next.
+            // A task that ends with its runtime is spawned again in the next.
             let running = Running(Arc::downgrade(self));
             runtime.spawn(run(running));
         }
     }
 
-    /// Takes an invalidation back here at once; the future tells the others.
+    /// Invalidates in this process at once; the future distributes the invalidation.
     pub(super) fn invalidate(
         self: &Arc<Self>,
-        what: &Invalidation,
+        invalidation: &Invalidation,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'static + use<> {
-        let (_, record) = self.history.begin(what);
+        let (_, record) = self.invalidation_log.record_local(invalidation);
         let this = self.clone();
         async move {
             this.start();
             this.append(&record).await.map_err(|outage| {
-                let waiting = this.history.waiting();
+                let pending = this.invalidation_log.pending_count();
                 let message = format!(
-                    "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
+                    "invalidated in this process; other processes receive it when Redis is back ({pending} pending): {outage}"
                 );
                 Error::outage_so(message, outage)
             })
         }
     }
 
-    /// Tells the others that a key is gone. Best effort: what it removes is no longer wanted, not wrong.
+    /// Publishes the removal of a key. Best effort: a copy elsewhere is unwanted, not wrong.
     pub(super) async fn publish_removal(&self, key: &CacheKey) {
         let resource = u32::try_from(key.resource().len()).unwrap_or(u32::MAX);
         let message = [&[REMOVAL][..], &resource.to_be_bytes(), key.as_bytes()].concat();
         let channel = self.key("channel");
-        let told = self
+        let published = self
             .guard
             .call(async |mut connection: Conn| connection.query::<i64>(cmd("PUBLISH").arg(channel).arg(message)).await);
-        // The guard has said so.
-        let _ = told.await;
+        // The guard has reported it.
+        let _ = published.await;
     }
 
     async fn append(&self, record: &[u8]) -> Result<(), Outage> {
-        let base = LogRecord::encode(self.history.identity(), None);
+        let base = LogRecord::encode(self.invalidation_log.next_id(), None);
         let mut script = cmd("EVAL");
         script.arg(APPEND).arg(2).arg(self.key("number")).arg(self.key("log"));
-        script.arg(base).arg(record).arg(MOST).arg(LASTING).arg(self.key("channel"));
+        script.arg(base).arg(record).arg(MAX_RECORDS).arg(KEY_EXPIRY_SECONDS).arg(self.key("channel"));
         let line: Vec<u8> = self.guard.call(async |mut connection: Conn| connection.query(&script).await).await?;
-        // What this process fetches from now on comes after it.
-        self.hear(&line);
+        // Fetches of this process come after it from now on.
+        self.on_message(&line);
         Ok(())
     }
 
-    /// What is new since the last look; as an error, that Redis is away.
-    async fn look(&self) -> Result<(), Outage> {
-        for record in self.history.pending() {
+    /// Reads new records; an error if Redis is unavailable.
+    async fn read_new(&self) -> Result<(), Outage> {
+        for record in self.invalidation_log.pending() {
             self.append(&record).await?;
         }
-        let Some(number) = self.history.bookmark() else { return self.start_over(0).await };
+        let Some(number) = self.invalidation_log.last_number() else { return self.reset_log(0).await };
         let records = self.read(&number.to_string()).await?;
-        if !self.apply(self.history.read_on(&records)) {
-            return self.start_over(number).await;
+        if !self.apply(self.invalidation_log.apply_page(&records)) {
+            return self.reset_log(number).await;
         }
         Ok(())
     }
 
-    /// Reads the whole log, and drops what is held from before.
-    async fn start_over(&self, known: u64) -> Result<(), Outage> {
-        let base = LogRecord::encode(self.history.identity(), None);
+    /// Reads the whole log, and voids everything from before.
+    async fn reset_log(&self, known: u64) -> Result<(), Outage> {
+        let base = LogRecord::encode(self.invalidation_log.next_id(), None);
         let mut script = cmd("EVAL");
         script.arg(RESTART).arg(2).arg(self.key("number")).arg(self.key("log"));
-        script.arg(base).arg(known).arg(LASTING);
+        script.arg(base).arg(known).arg(KEY_EXPIRY_SECONDS);
         self.guard.call(async |mut connection: Conn| connection.query::<i64>(&script).await).await?;
         let records = self.read("-inf").await?;
-        self.history.start_over(&records);
-        // After the history: what is read from Redis from now on was compared with it.
-        if let Some(listener) = self.listener() {
-            listener.missed_something();
+        self.invalidation_log.reset(&records);
+        // After the reset: later reads from Redis are compared with the new log.
+        if let Some(sink) = self.sink() {
+            sink.updates_lost();
         }
         Ok(())
     }
@@ -233,39 +233,39 @@ impl Backplane {
         Ok(lines.iter().map_while(|line| LogRecord::decode(line)).collect())
     }
 
-    /// Acts on news; false where history broke off.
-    fn apply(&self, heard: LogUpdate) -> bool {
-        match heard {
-            LogUpdate::News(news) => {
-                if let Some(listener) = self.listener() {
-                    news.iter().for_each(|what| listener.invalidated(what));
+    /// Applies an update; returns false if the log has diverged.
+    fn apply(&self, update: LogUpdate) -> bool {
+        match update {
+            LogUpdate::Applied(invalidations) => {
+                if let Some(sink) = self.sink() {
+                    invalidations.iter().for_each(|invalidation| sink.invalidated(invalidation));
                 }
                 true
             }
-            LogUpdate::Behind => {
+            LogUpdate::Gap => {
                 self.wake.notify_one();
                 true
             }
-            LogUpdate::Broken => false,
+            LogUpdate::Diverged => false,
         }
     }
 
-    fn hear(&self, message: &[u8]) {
+    fn on_message(&self, message: &[u8]) {
         if let Some(removed) = message.strip_prefix(&[REMOVAL]) {
-            if let (Some((resource, key)), Some(listener)) = (removed.split_first_chunk::<4>(), self.listener()) {
-                listener.removed(&CacheKey::from_bytes(key, u32::from_be_bytes(*resource) as usize));
+            if let (Some((resource, key)), Some(sink)) = (removed.split_first_chunk::<4>(), self.sink()) {
+                sink.removed(&CacheKey::from_bytes(key, u32::from_be_bytes(*resource) as usize));
             }
             return;
         }
         match LogRecord::decode(message) {
-            Some(record) => drop(self.apply(self.history.hear(&record))),
-            // Written by another version, or by somebody else: the log knows.
+            Some(record) => drop(self.apply(self.invalidation_log.apply_message(&record))),
+            // Written by another version or another program: read the log.
             None => self.wake.notify_one(),
         }
     }
 
-    /// Commands sent on every fresh connection.
-    async fn greet(&self) -> Result<(), Outage> {
+    /// Runs the commands for a new connection.
+    async fn initialize(&self) -> Result<(), Outage> {
         if self.redis.secret.is_none() {
             let (name, known) = (self.key("secret"), self.names());
             let agreed = self
@@ -278,15 +278,15 @@ impl Backplane {
     }
 
     async fn read_clock(&self) -> Result<(), Outage> {
-        // A clock that is turned by hand goes on from where it first met the server's.
+        // A manual clock keeps its first offset to the server's.
         if matches!(self.clock(), Clock::Manual(_)) && self.fleet_clock().is_some() {
             return Ok(());
         }
         let mut before = self.fleet_clock();
         loop {
-            let reading = self.ask_clock().await?;
-            // One that is far from the last is not believed until a second says the same.
-            if before.is_some_and(|before| before.apart(reading) < TOLERANCE) {
+            let reading = self.fetch_clock().await?;
+            // A reading far from the last is accepted once a second one agrees.
+            if before.is_some_and(|before| before.difference(reading) < TOLERANCE) {
                 *self.fleet_clock.lock() = Some(reading);
                 return Ok(());
             }
@@ -294,16 +294,16 @@ impl Backplane {
         }
     }
 
-    async fn ask_clock(&self) -> Result<FleetClock, Outage> {
+    async fn fetch_clock(&self) -> Result<FleetClock, Outage> {
         let asked = self.guard.call(async |mut connection: Conn| connection.query::<(u64, u64)>(&cmd("TIME")).await);
         let (seconds, micros) = asked.await?;
         let fleet = seconds.saturating_mul(1_000_000).saturating_add(micros).saturating_mul(1_000);
         Ok(FleetClock::reading(self.clock().now(), fleet))
     }
 
-    /// The names of the backplane's own keys, all in one slot of a Cluster.
-    fn key(&self, what: &str) -> String {
-        format!("{}:{{cache}}:{what}", self.redis.prefix)
+    /// Returns the name of a key of the backplane; all of them share one slot of a Cluster.
+    fn key(&self, suffix: &str) -> String {
+        format!("{}:{{cache}}:{suffix}", self.redis.prefix)
     }
 }
 
@@ -318,29 +318,29 @@ impl Drop for Running {
     }
 }
 
-/// The task: ends when the store is dropped.
+/// Task of the backplane; ends when the store is dropped.
 async fn run(running: Running) {
     let Some(mut connects) = running.0.upgrade().map(|backplane| backplane.guard.connects()) else { return };
-    let (mut greeted, mut looks) = (0, 0_u32);
+    let (mut greeted, mut reads) = (0, 0_u32);
     let mut messages: Option<PubSubStream> = None;
     loop {
         let Some(backplane) = running.0.upgrade() else { return };
         let connection = *connects.borrow_and_update();
-        // Again each minute: a Redis that is full may have pushed the secret out, and the next node would draw another.
-        looks = looks.wrapping_add(1);
-        let greets = connection != greeted || looks.is_multiple_of(GREET_EVERY);
-        if greets && backplane.greet().await.is_ok() {
+        // Repeated each minute: a full Redis may have evicted the secret, and the next node would draw another.
+        reads = reads.wrapping_add(1);
+        let greets = connection != greeted || reads.is_multiple_of(READS_PER_GREETING);
+        if greets && backplane.initialize().await.is_ok() {
             greeted = connection;
         }
-        let mut pause = LOOK_EVERY;
+        let mut pause = READ_INTERVAL;
         if connection > 0 {
             if messages.is_none() {
                 messages = subscribe(&backplane).await;
             }
-            // Read after subscribing: nothing falls in between.
-            let looked = backplane.look().await.is_ok() && backplane.read_clock().await.is_ok();
-            if !looked || messages.is_none() || connection != greeted {
-                pause = RETRY;
+            // Read after subscribing, so that no record is missed in between.
+            let read = backplane.read_new().await.is_ok() && backplane.read_clock().await.is_ok();
+            if !read || messages.is_none() || connection != greeted {
+                pause = SUBSCRIBE_RETRY;
             }
         }
         let backplane = Arc::downgrade(&backplane);
@@ -348,7 +348,7 @@ async fn run(running: Running) {
     }
 }
 
-/// Hears messages until it is time to look again.
+/// Receives messages until the next read is due.
 async fn wait(
     backplane: &Weak<Backplane>,
     messages: &mut Option<PubSubStream>,
@@ -356,21 +356,21 @@ async fn wait(
     pause: Duration,
 ) {
     let mut over = pin!(async {
-        let (woken, connected) = (pin!(woken(backplane)), pin!(connects.changed()));
-        select(select(woken, connected), pin!(tokio::time::sleep(pause))).await;
+        let (notified, connected) = (pin!(notified(backplane)), pin!(connects.changed()));
+        select(select(notified, connected), pin!(tokio::time::sleep(pause))).await;
     });
     loop {
         let next = poll_fn(|cx| match messages.as_mut() {
             Some(messages) => messages.poll_next_unpin(cx),
             None => Poll::Pending,
         });
-        let heard = match select(next, over.as_mut()).await {
-            Either::Left((heard, _)) => heard,
+        let update = match select(next, over.as_mut()).await {
+            Either::Left((update, _)) => update,
             Either::Right(_) => return,
         };
-        match (heard, backplane.upgrade()) {
-            (Some(message), Some(backplane)) => backplane.hear(message.get_payload_bytes()),
-            // The subscription is over: look at once, and subscribe anew.
+        match (update, backplane.upgrade()) {
+            (Some(message), Some(backplane)) => backplane.on_message(message.get_payload_bytes()),
+            // The subscription ended: read at once, and subscribe again.
             _ => {
                 *messages = None;
                 return;
@@ -379,9 +379,9 @@ async fn wait(
     }
 }
 
-async fn woken(backplane: &Weak<Backplane>) {
+async fn notified(backplane: &Weak<Backplane>) {
     match backplane.upgrade() {
-        // Held while waiting: at most until the next look.
+        // Holds a reference while waiting, at most until the next read.
         Some(backplane) => backplane.wake.notified().await,
         None => std::future::pending().await,
     }
@@ -390,5 +390,5 @@ async fn woken(backplane: &Weak<Backplane>) {
 async fn subscribe(backplane: &Backplane) -> Option<PubSubStream> {
     let channel = backplane.key("channel");
     let subscribing = backplane.redis.address.subscribe(&backplane.redis.authority, &channel);
-    tokio::time::timeout(PATIENCE, subscribing).await.ok()?.ok()
+    tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing).await.ok()?.ok()
 }

@@ -1,15 +1,15 @@
-//! The cache engine in Redis: what several processes share, behind the memory of each.
+//! Cache engine in Redis, shared by several processes behind the memory of each.
 //!
-//! | asked for | one command | where Redis is away |
+//! | operation | command | while Redis is unavailable |
 //! |---|---|---|
-//! | an entry | `GET`, or `MGET` for several | a miss |
-//! | to keep one | `SET … PX` with what is left of its life | it is kept in memory only |
-//! | to remove one | `UNLINK`, then `PUBLISH` | it is forgotten here |
-//! | leave to refresh one | `SET … NX PX` | granted: each process refreshes by itself |
-//! | to give that up | `UNLINK` | it ends by itself |
+//! | look-up | `GET`, or `MGET` for several | a miss |
+//! | storing | `SET … PX` with the remaining lifetime | stored in memory only |
+//! | removal | `UNLINK`, then `PUBLISH` | effective in this process |
+//! | lease of a refresh | `SET … NX PX` | granted: each process refreshes by itself |
+//! | release of a lease | `UNLINK` | expires |
 //!
-//! Entries are named by a keyed hash and lie in an envelope with a checksum and their own full key; they are compared
-//! with what was invalidated since their fetch began, wherever it began.
+//! Keys are keyed hashes; values carry a checksum and the full key. Entries are compared with the invalidations since
+//! their fetch began, in whichever process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,14 +31,14 @@ use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::codec::{self, DecodeError};
 use crate::cache::{CacheKey, CacheStore, Invalidation, InvalidationSink, LevelStats, Stored};
 
-/// How long a list of variants is kept after the last was stored.
-const INDEX_LIFE: Duration = Duration::from_secs(86_400);
-/// No life is longer.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+/// Lifetime of a variant index after the last update.
+const INDEX_TTL: Duration = Duration::from_secs(86_400);
+/// Upper bound of a lifetime.
+const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 const MIB: usize = 1 << 20;
 
-/// Responses in a Redis that a fleet shares, to be put behind a memory of one's own.
-/// [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) does so; by hand:
+/// Cache store in a Redis shared by a fleet, to be used behind a local memory.
+/// [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) configures it; manually:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -53,7 +53,7 @@ const MIB: usize = 1 << 20;
 /// # Ok::<(), tollgate::Error>(())
 /// ```
 ///
-/// One store serves one layer: it tells one cache what others invalidated.
+/// A store serves one layer, to which it passes the invalidations of other processes.
 pub struct RedisCache {
     shared: Arc<Shared>,
 }
@@ -67,10 +67,19 @@ struct Shared {
 }
 
 impl RedisCache {
-    /// A cache in this Redis. Nothing is connected before it is used.
+    /// Creates a store; connects on first use.
     ///
     /// # Errors
-    /// Where a setting is wrong: see [`Redis`].
+    /// If a setting is invalid: see [`Redis`].
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::redis::{Redis, RedisCache};
+    ///
+    /// let store = RedisCache::new(Redis::new("redis://127.0.0.1")?)?.max_entry(1 << 20);
+    /// # let _ = store;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn new(redis: Redis) -> Result<Self, Error> {
         redis.check()?;
         let guard = redis.guard_cache(Events::default());
@@ -84,13 +93,21 @@ impl RedisCache {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Entries of more bytes stay in memory: 8 MiB unless set.
+    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    ///
+    /// ```
+    /// use tollgate::store::redis::{Redis, RedisCache};
+    ///
+    /// let store = RedisCache::new(Redis::new("redis://127.0.0.1")?)?.max_entry(1 << 20);
+    /// # let _ = store;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn max_entry(self, bytes: usize) -> Self {
         self.with(|shared| Shared { max_entry: bytes, ..shared })
     }
 
-    /// Entries of more bytes are compressed. A process without the feature `lz4` misses them.
+    /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
     #[cfg(feature = "lz4")]
     #[must_use]
     pub fn compress_over(self, bytes: usize) -> Self {
@@ -100,35 +117,35 @@ impl RedisCache {
     fn with(self, f: impl FnOnce(Shared) -> Shared) -> Self {
         match Arc::try_unwrap(self.shared) {
             Ok(shared) => Self { shared: Arc::new(f(shared)) },
-            // Settings come before use: nobody shares it yet.
+            // Setters run before the store is shared.
             Err(shared) => Self { shared },
         }
     }
 }
 
 impl Shared {
-    fn name(&self, kind: &str, key: &CacheKey) -> Option<String> {
+    fn key_name(&self, kind: &str, key: &CacheKey) -> Option<String> {
         let names = self.backplane.names()?;
         Some(format!("{}:{kind}:{}", self.backplane.redis.prefix, names.of(key.as_bytes())))
     }
 
-    /// What was found under a key, if it may be used. `here` is the number of invalidations seen when it was asked for.
-    fn opened(&self, key: &CacheKey, sealed: Option<Vec<u8>>, here: u64) -> Option<Stored> {
-        let sealed = Bytes::from(sealed?);
+    /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
+    fn decode(&self, key: &CacheKey, encoded: Option<Vec<u8>>, local_generation: u64) -> Option<Stored> {
+        let encoded = Bytes::from(encoded?);
         let clock = self.backplane.fleet_clock()?;
-        let found = match codec::open(&sealed, key, clock, here) {
+        let found = match codec::decode(&encoded, key, clock, local_generation) {
             Ok(found) => found,
             Err(decode_errors) => {
-                // Said ever more rarely: a fleet of another version would fill the log.
+                // Reported at powers of two: a fleet of mixed versions would flood the log.
                 if (self.decode_errors.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
-                    self.say(decode_errors);
+                    self.emit_decode_error(decode_errors);
                 }
                 return None;
             }
         };
         let found = match &found {
             Stored::Vary(_) => return Some(found),
-            Stored::Entry(entry) => match self.backplane.history.check(key, &entry.meta) {
+            Stored::Entry(entry) => match self.backplane.invalidation_log.check(key, &entry.meta) {
                 Validity::Void => return None,
                 Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
                 Validity::Valid => found,
@@ -138,36 +155,36 @@ impl Shared {
         Some(found)
     }
 
-    fn say(&self, decode_errors: DecodeError) {
-        if let Some(listener) = self.backplane.listener() {
-            let error = Error::store(format!("redis: an entry is {}", decode_errors.as_str()), decode_errors.as_str());
-            listener.events().emit(&Event::StoreFailed { store: "redis cache", error: &error });
+    fn emit_decode_error(&self, decode_errors: DecodeError) {
+        if let Some(sink) = self.backplane.sink() {
+            let error = Error::store(format!("redis: entry is {}", decode_errors.as_str()), decode_errors.as_str());
+            sink.events().emit(&Event::StoreFailed { store: "redis cache", error: &error });
         }
     }
 
-    fn here(&self) -> u64 {
-        self.backplane.listener().map_or(0, InvalidationSink::generation)
+    fn local_generation(&self) -> u64 {
+        self.backplane.sink().map_or(0, InvalidationSink::generation)
     }
 }
 
 impl CacheStore for RedisCache {
     fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         self.shared.backplane.start();
-        let (shared, key, here) = (self.shared.clone(), key.clone(), self.shared.here());
-        let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(None)) };
+        let (shared, key, local_generation) = (self.shared.clone(), key.clone(), self.shared.local_generation());
+        let Some(key_name) = shared.key_name("entry", &key) else { return MaybeReady::Ready(Ok(None)) };
         MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("GET").arg(name).take();
+            let command = cmd("GET").arg(key_name).take();
             let guard = &shared.backplane.guard;
             let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
-            // An outage is a miss; the guard has told of it.
-            Ok(shared.opened(&key, found.unwrap_or_default(), here))
+            // An outage is a miss, reported by the guard.
+            Ok(shared.decode(&key, found.unwrap_or_default(), local_generation))
         }))
     }
 
     fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         self.shared.backplane.start();
-        let (shared, keys, here) = (self.shared.clone(), keys.to_vec(), self.shared.here());
-        let names: Option<Vec<String>> = keys.iter().map(|key| shared.name("entry", key)).collect();
+        let (shared, keys, local_generation) = (self.shared.clone(), keys.to_vec(), self.shared.local_generation());
+        let names: Option<Vec<String>> = keys.iter().map(|key| shared.key_name("entry", key)).collect();
         let Some(names) = names.filter(|names| !names.is_empty()) else {
             return MaybeReady::Ready(Ok(vec![None; keys.len()]));
         };
@@ -177,7 +194,7 @@ impl CacheStore for RedisCache {
             let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
             let mut found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
             found.resize(keys.len(), None);
-            Ok(keys.iter().zip(found).map(|(key, found)| shared.opened(key, found, here)).collect())
+            Ok(keys.iter().zip(found).map(|(key, found)| shared.decode(key, found, local_generation)).collect())
         }))
     }
 
@@ -188,26 +205,27 @@ impl CacheStore for RedisCache {
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.shared.backplane.start();
         let (life, known) = match &stored {
-            Stored::Entry(entry) => (entry.keep_until().since(now), entry.meta.began.fleet > 0),
-            Stored::Vary(_) => (INDEX_LIFE, true),
+            Stored::Entry(entry) => (entry.retain_until().since(now), entry.meta.began.fleet > 0),
+            Stored::Vary(_) => (INDEX_TTL, true),
         };
-        let millis = nanos(life.min(LONGEST)) / 1_000_000;
-        let (Some(name), Some(clock)) = (self.shared.name("entry", key), self.shared.backplane.fleet_clock()) else {
+        let millis = nanos(life.min(MAX_TTL)) / 1_000_000;
+        let (Some(key_name), Some(clock)) = (self.shared.key_name("entry", key), self.shared.backplane.fleet_clock())
+        else {
             return MaybeReady::Ready(Ok(()));
         };
-        // Without a number nobody could say later whether it was invalidated meanwhile.
+        // Without a log position the validity could not be checked later.
         if millis == 0 || !known || self.shared.backplane.guard.check().is_err() {
             return MaybeReady::Ready(Ok(()));
         }
-        let sealed = codec::seal(&stored, clock, self.shared.compress_over);
-        if sealed.len() > self.shared.max_entry {
+        let encoded = codec::encode(&stored, clock, self.shared.compress_over);
+        if encoded.len() > self.shared.max_entry {
             return MaybeReady::Ready(Ok(()));
         }
         let shared = self.shared.clone();
         MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("SET").arg(name).arg(sealed).arg("PX").arg(millis).take();
+            let command = cmd("SET").arg(key_name).arg(encoded).arg("PX").arg(millis).take();
             let guard = &shared.backplane.guard;
-            // A store may lose what it is given.
+            // A store may lose entries.
             let _ = guard.call(async |mut connection: Conn| connection.query::<()>(&command).await).await;
             Ok(())
         }))
@@ -215,9 +233,9 @@ impl CacheStore for RedisCache {
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         let (shared, key) = (self.shared.clone(), key.clone());
-        let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
+        let Some(key_name) = shared.key_name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("UNLINK").arg(name).take();
+            let command = cmd("UNLINK").arg(key_name).take();
             let guard = &shared.backplane.guard;
             let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
             shared.backplane.publish_removal(&key).await;
@@ -227,10 +245,10 @@ impl CacheStore for RedisCache {
 
     fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
         let shared = self.shared.clone();
-        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(true) };
+        let Some(key_name) = shared.key_name("lease", key) else { return MaybeReady::Ready(true) };
         MaybeReady::Pending(Box::pin(async move {
             let millis = (nanos(lease) / 1_000_000).max(1);
-            let command = cmd("SET").arg(name).arg(1).arg("NX").arg("PX").arg(millis).take();
+            let command = cmd("SET").arg(key_name).arg(1).arg("NX").arg("PX").arg(millis).take();
             let guard = &shared.backplane.guard;
             let granted =
                 guard.call(async |mut connection: Conn| connection.query::<Option<String>>(&command).await).await;
@@ -240,18 +258,18 @@ impl CacheStore for RedisCache {
 
     fn release(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         let shared = self.shared.clone();
-        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(Ok(())) };
+        let Some(key_name) = shared.key_name("lease", key) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("UNLINK").arg(name).take();
+            let command = cmd("UNLINK").arg(key_name).take();
             let guard = &shared.backplane.guard;
-            // A lease that is not given up ends by itself.
+            // Without a release the lease expires.
             let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
             Ok(())
         }))
     }
 
     fn generation(&self) -> u64 {
-        self.shared.backplane.history.number()
+        self.shared.backplane.invalidation_log.number()
     }
 
     fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
@@ -263,8 +281,8 @@ impl CacheStore for RedisCache {
         MaybeReady::Pending(Box::pin(async move { sweep::sweep(&backplane, &pattern).await }))
     }
 
-    fn listen(&self, listener: InvalidationSink) {
-        self.shared.backplane.listen(listener);
+    fn listen(&self, sink: InvalidationSink) {
+        self.shared.backplane.listen(sink);
     }
 
     fn stats(&self) -> Vec<LevelStats> {
@@ -273,7 +291,7 @@ impl CacheStore for RedisCache {
         level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
         level.up = self.shared.backplane.guard.stats().up && self.generation() > 0;
         level.invalidations_received = self.generation();
-        level.invalidations_pending = self.shared.backplane.history.waiting();
+        level.invalidations_pending = self.shared.backplane.invalidation_log.pending_count();
         vec![level]
     }
 }

@@ -1,13 +1,13 @@
-//! From a URL to a connection: standalone, Sentinel or Cluster, with or without TLS.
+//! Connections: standalone, Sentinel or Cluster, with or without TLS.
 //!
-//! | URL | reaches |
+//! | URL | target |
 //! |---|---|
 //! | `redis://user:password@host:6379/0` | one server |
 //! | `rediss://…` | the same over TLS (feature `redis-tls`) |
 //! | `redis+sentinel://user:password@s1:26379,s2:26379/mymaster/0` | the primary that the sentinels name |
-//! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, found through any of these nodes |
+//! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, discovered through any of these nodes |
 //!
-//! `rediss+sentinel` and `rediss+cluster` go over TLS; `valkey` and `valkeys` may stand for `redis` and `rediss`.
+//! `rediss+sentinel` and `rediss+cluster` use TLS; `valkey` and `valkeys` are aliases of `redis` and `rediss`.
 
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubStream};
 use redis::cluster::ClusterClientBuilder;
@@ -23,10 +23,10 @@ use redis::{
 use crate::base::error::Error;
 use crate::resilience::guard::Fault;
 
-/// Commands that may wait to be written.
-const BUFFERED: usize = 1_024;
+/// Maximum number of commands in the write buffer.
+const WRITE_BUFFER: usize = 1_024;
 
-/// Where a Redis is, checked when it is configured.
+/// Validated address of a Redis.
 #[derive(Clone)]
 pub(super) enum Address {
     One(ConnectionInfo),
@@ -34,21 +34,21 @@ pub(super) enum Address {
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// A certificate authority's certificates, in PEM.
+/// Certificates of a certificate authority, in PEM.
 pub(super) type Authority = Option<Vec<u8>>;
 
 impl Address {
     /// # Errors
-    /// Where the URL is of none of these forms. A password in it is not repeated.
+    /// If the URL has none of these forms. The message contains no password.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let shown = without_password(url);
         let wrong = |why: &dyn std::fmt::Display| Error::config(format!("unsupported redis URL {shown:?}: {why}"));
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong(&"no \"://\""))?;
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong(&"missing \"://\""))?;
         let (scheme, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         if matches!(scheme, "rediss" | "valkeys") && !cfg!(feature = "redis-tls") {
-            return Err(wrong(&"TLS needs the feature redis-tls"));
+            return Err(wrong(&"TLS requires the feature redis-tls"));
         }
-        let one = |url: &str| url.into_connection_info().map(fast).map_err(|error| wrong(&reason(&error)));
+        let one = |url: &str| url.into_connection_info().map(without_nagle).map_err(|error| wrong(&reason(&error)));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
         let at = if user.is_empty() { "" } else { "@" };
@@ -76,30 +76,33 @@ impl Address {
         matches!(self, Self::Cluster(_))
     }
 
-    /// A fresh connection. Waits as long as its caller lets it.
+    /// Opens a connection, without a timeout of its own.
     pub(super) async fn connect(&self, authority: &Authority) -> Result<Conn, Error> {
         let refused = |error: RedisError| Error::store(format!("redis: {}", reason(&error)), error);
         match self {
             Self::One(info) => {
                 let connecting = client(info.clone(), authority).map_err(refused)?;
                 let connected = connecting.get_multiplexed_async_connection_with_config(&config()).await;
-                Ok(Conn { link: Link::One(connected.map_err(refused)?), roams: false })
+                Ok(Conn { link: Link::One(connected.map_err(refused)?), may_fail_over: false })
             }
             Self::Sentinel { sentinels, primary } => {
                 let mut client = sentinel(sentinels, primary, authority).map_err(refused)?;
                 let connected = client.get_async_connection_with_config(&config()).await;
-                Ok(Conn { link: Link::One(connected.map_err(refused)?), roams: true })
+                Ok(Conn { link: Link::One(connected.map_err(refused)?), may_fail_over: true })
             }
             Self::Cluster(nodes) => {
                 let client = cluster(nodes, authority).map_err(refused)?;
-                Ok(Conn { link: Link::Cluster(client.get_async_connection().await.map_err(refused)?), roams: false })
+                Ok(Conn {
+                    link: Link::Cluster(client.get_async_connection().await.map_err(refused)?),
+                    may_fail_over: false,
+                })
             }
         }
     }
 }
 
 impl Address {
-    /// A connection of its own that listens to this channel. In a Cluster any node passes every message on.
+    /// Opens a connection subscribed to this channel. In a Cluster every node forwards all messages.
     pub(super) async fn subscribe(&self, authority: &Authority, channel: &str) -> Result<PubSubStream, Error> {
         let refused = |error: RedisError| Error::store(format!("redis: {}", reason(&error)), error);
         let client = match self {
@@ -124,18 +127,18 @@ impl Address {
     }
 }
 
-/// Commands are small and answers are waited for: nothing is gained by holding them back.
-fn fast(info: ConnectionInfo) -> ConnectionInfo {
+/// Disables Nagle's algorithm: commands are small and replies are awaited.
+fn without_nagle(info: ConnectionInfo) -> ConnectionInfo {
     let tcp = TcpSettings::default().set_nodelay(true);
     info.set_tcp_settings(tcp)
 }
 
-/// Who calls has the deadlines.
+/// Timeouts are the caller's.
 fn config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_pipeline_buffer_size(BUFFERED)
+        .set_pipeline_buffer_size(WRITE_BUFFER)
 }
 
 #[cfg(feature = "redis-tls")]
@@ -189,7 +192,7 @@ fn sentinel(
     builder.build()
 }
 
-/// One retry, for a slot that has moved; whoever calls has no time for more.
+/// One retry, for a slot that has moved; callers have no time for more.
 fn cluster(nodes: &[ConnectionInfo], _authority: &Authority) -> Result<redis::cluster::ClusterClient, RedisError> {
     let builder = ClusterClientBuilder::new(nodes.to_vec())
         .tcp_settings(TcpSettings::default().set_nodelay(true))
@@ -204,15 +207,15 @@ fn cluster(nodes: &[ConnectionInfo], _authority: &Authority) -> Result<redis::cl
     builder.build()
 }
 
-/// A connection that many share. Clones share the socket.
+/// Multiplexed connection. Clones share the socket.
 #[derive(Clone)]
 pub(super) struct Conn {
     link: Link,
-    /// Whether a fresh connection may lead to another server.
-    roams: bool,
+    /// Whether a new connection may lead to another server.
+    may_fail_over: bool,
 }
 
-/// A server that holds keys: the only one, or one of a cluster by its host and port.
+/// A primary: the only server, or one of a cluster by host and port.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Primary(Option<(String, u16)>);
 
@@ -223,26 +226,26 @@ enum Link {
 }
 
 impl Conn {
-    /// Sends one command and reads its answer.
+    /// Sends a command and reads its reply.
     pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Fault> {
-        let roams = self.roams;
-        command.query_async(self).await.map_err(|error| fault(error, roams))
+        let may_fail_over = self.may_fail_over;
+        command.query_async(self).await.map_err(|error| fault(error, may_fail_over))
     }
 
-    /// Sends several commands about one key at once, and reads the answers that are not ignored.
+    /// Sends several commands on one key as a pipeline, and reads the replies that are not ignored.
     pub(super) async fn query_all<T: FromRedisValue>(&mut self, commands: &Pipeline) -> Result<T, Fault> {
-        let roams = self.roams;
-        commands.query_async(self).await.map_err(|error| fault(error, roams))
+        let may_fail_over = self.may_fail_over;
+        commands.query_async(self).await.map_err(|error| fault(error, may_fail_over))
     }
 
-    /// The servers that hold keys: the one there is, or the primaries of a cluster.
+    /// Returns the primaries: the only server, or those of a cluster.
     pub(super) async fn primaries(&mut self) -> Result<Vec<Primary>, Fault> {
         if matches!(self.link, Link::One(_)) {
             return Ok(vec![Primary(None)]);
         }
         let mut slots = Cmd::new();
         slots.arg("CLUSTER").arg("SLOTS");
-        // Of each range of slots: its first, its last, and who serves it, the primary first.
+        // For each range of slots: first, last, and the servers, the primary first.
         let ranges: Vec<Vec<Value>> = self.query(&slots).await?;
         let primary = |range: &Vec<Value>| {
             let server: Vec<Value> = redis::from_redis_value(range.get(2)?.clone()).ok()?;
@@ -250,16 +253,16 @@ impl Conn {
             Some(Primary(Some((host, redis::from_redis_value(server.get(1)?.clone()).ok()?))))
         };
         let known: Option<Vec<Primary>> = ranges.iter().map(primary).collect();
-        // One that is left out would be one that is not asked, and nobody told.
+        // An omitted server would be skipped silently, so a partial answer is an error.
         let mut primaries = known.filter(|known| !known.is_empty()).ok_or_else(|| {
-            Fault::Refused(Error::store("redis: CLUSTER SLOTS names no servers", "it cannot be read"))
+            Fault::Refused(Error::store("redis: cannot read the reply to CLUSTER SLOTS", "no servers"))
         })?;
         primaries.sort_unstable();
         primaries.dedup();
         Ok(primaries)
     }
 
-    /// Sends a command to one of [them](Self::primaries).
+    /// Sends a command to one of the [primaries](Self::primaries).
     pub(super) async fn query_at<T: FromRedisValue>(&mut self, primary: &Primary, command: &Cmd) -> Result<T, Fault> {
         let (Link::Cluster(cluster), Primary(Some((host, port)))) = (&mut self.link, primary) else {
             return self.query(command).await;
@@ -268,16 +271,16 @@ impl Conn {
         let answer = cluster.route_command(command.clone(), RoutingInfo::SingleNode(address)).await;
         answer
             .and_then(|value| redis::from_redis_value(value).map_err(RedisError::from))
-            .map_err(|error| fault(error, self.roams))
+            .map_err(|error| fault(error, self.may_fail_over))
     }
 
-    /// Calls a script by its hash; `None` where the server does not know it.
+    /// Calls a script by its hash; `None` if the server does not know it.
     pub(super) async fn call_script(&mut self, command: &Cmd) -> Result<Option<Value>, Fault> {
-        let roams = self.roams;
+        let may_fail_over = self.may_fail_over;
         match command.query_async(self).await {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => Ok(None),
-            Err(error) => Err(fault(error, roams)),
+            Err(error) => Err(fault(error, may_fail_over)),
         }
     }
 }
@@ -310,19 +313,19 @@ impl ConnectionLike for Conn {
     }
 }
 
-/// Whether a failed command condemns its connection.
+/// Whether an error invalidates its connection.
 ///
-/// | the error | | because |
+/// | error | result | reason |
 /// |---|---|---|
-/// | input or output, an answer that cannot be read or is of another kind | lost | what follows on that socket cannot be trusted |
-/// | not allowed, not authenticated | lost | a fresh connection signs in again |
-/// | read-only or loading, found through sentinels | lost | they may name another primary by now |
-/// | any other word of the server's | refused | it is there, and says no |
-pub(super) fn fault(error: RedisError, roams: bool) -> Fault {
+/// | I/O, an unreadable reply or one of another type | lost | later replies on that socket cannot be trusted |
+/// | not allowed, not authenticated | lost | a new connection authenticates again |
+/// | read-only or loading, behind sentinels | lost | they may name another primary by now |
+/// | any other error reply | refused | the server is available and rejects the command |
+pub(super) fn fault(error: RedisError, may_fail_over: bool) -> Fault {
     let refused = match error.kind() {
         ErrorKind::Server(ServerErrorKind::NoPerm) => false,
         ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => {
-            !roams
+            !may_fail_over
         }
         ErrorKind::Server(_) => true,
         ErrorKind::Extension => error.code() != Some("NOAUTH"),
@@ -332,15 +335,15 @@ pub(super) fn fault(error: RedisError, roams: bool) -> Fault {
     if refused { Fault::Refused(told) } else { Fault::Lost(told) }
 }
 
-/// Returns the error in one line. It contains no password: the client's errors repeat none.
+/// Returns the error in one line, without password: the client's errors contain none.
 fn reason(error: &RedisError) -> String {
     error.to_string()
 }
 
-/// For messages and `Debug`.
+/// Returns the URL without credentials, for messages and `Debug`.
 pub(super) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "…".to_owned() };
-    // The last '@', wherever it stands: an unescaped password may hold any character.
+    // The last '@': an unescaped password may contain any character.
     let after = rest.rsplit_once('@').map_or(rest, |(_, after)| after);
     format!("{scheme}://{after}")
 }
@@ -350,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_name_their_kind() {
+    fn urls_select_the_kind() {
         let kind = |url: &str| match Address::parse(url) {
             Ok(Address::One(info)) => format!("one {}", info.addr()),
             Ok(Address::Cluster(nodes)) => format!("cluster of {}", nodes.len()),
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_repeated() {
+    fn messages_contain_no_password() {
         for url in ["redis://u:hunter2@a:x", "redis+sentinel://u:hunter2@a", "hunter2", "redis://u:hun/hunter2@a:x"] {
             let shown = Address::parse(url).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(!shown.is_empty(), "{url} should not parse");

@@ -1,12 +1,9 @@
-//! [`RedisCredits`]: credits booked in Redis, by all nodes of a fleet.
+//! [`RedisCredits`]: credits in Redis, shared by all nodes of a fleet.
 //!
-//! One hash for each upstream and window: what was booked and what was given back, both only added to (`HINCRBY`), so
-//! that
-//! a Redis that forgot is told from one that was given back to. It goes an hour after the window has ended
-//! (`PEXPIREAT`).
-//! One round trip for all windows of a booking. An answer that is lost leaves a booking behind: too much is counted,
-//! never
-//! too little.
+//! One hash per upstream and window holds the booked and the returned units. Both only increase (`HINCRBY`), which
+//! distinguishes a Redis that lost data from one with returned units. It expires an hour after the window has ended
+//! (`PEXPIREAT`). A booking takes one round trip for all its windows. A lost reply leaves its booking in place: the
+//! count is too high, never too low.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,12 +21,12 @@ use crate::identity::FleetSecret;
 use crate::resilience::guard::FailOpen;
 use crate::upstream::{Balance, Booking, CreditStore};
 
-/// A window is forgotten this long after it has ended.
-const KEPT: Duration = Duration::from_secs(3_600);
-/// For the first connection.
-const FIRST: Duration = Duration::from_millis(200);
+/// Time for which a window's hash is retained after its end.
+const RETENTION: Duration = Duration::from_secs(3_600);
+/// Timeout of the first connection.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Credits in Redis. Clones share everything.
+/// Credit store in Redis. Clones share state.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -52,10 +49,19 @@ pub struct RedisCredits {
 }
 
 impl RedisCredits {
-    /// Credits in this Redis. Nothing fails where it is down.
+    /// Creates a credit store; connects on first use, and does not fail while Redis is down.
     ///
     /// # Errors
-    /// Where a setting is wrong.
+    /// If a setting is invalid.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::redis::{Redis, RedisCredits};
+    ///
+    /// let credits = RedisCredits::new(&Redis::new("redis://127.0.0.1")?)?;
+    /// # let _ = credits;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn new(redis: &Redis) -> Result<Self, Error> {
         redis.check()?;
         let secret = redis.secret.as_ref().map_or_else(FleetSecret::unknown, FleetSecret::new);
@@ -63,7 +69,7 @@ impl RedisCredits {
         Ok(Self { guard, secret, prefix: redis.prefix.as_str().into() })
     }
 
-    /// What a window is called: neither upstream nor quota can be read there.
+    /// Returns the key of a window, a hash that reveals neither upstream nor quota.
     fn name(&self, booking: &Booking) -> Result<String, Outage> {
         let described = format!("{}\u{1f}{}\u{1f}{}", booking.upstream, booking.window, booking.start);
         let hash = self.secret.name(described.as_bytes()).ok_or(Outage::Disconnected)?;
@@ -71,11 +77,12 @@ impl RedisCredits {
     }
 
     async fn add(self, bookings: Vec<Booking>) -> Result<Vec<Balance>, Outage> {
-        // A process that has just begun waits for its first connection: what its predecessor spent is known only there.
+        // A process that has just started waits for its first connection, since only Redis knows the units spent
+        // before.
         if self.guard.generation() == 0 {
             let mut connects = self.guard.connects();
-            // Where none is made in time, that is an outage like any other.
-            drop(tokio::time::timeout(FIRST, connects.wait_for(|made| *made > 0)).await);
+            // If none is established in time, this is an outage.
+            drop(tokio::time::timeout(FIRST_CONNECT_TIMEOUT, connects.wait_for(|made| *made > 0)).await);
         }
         self.guard.check()?;
         let names = bookings.iter().map(|booking| self.name(booking)).collect::<Result<Vec<_>, _>>()?;
@@ -87,7 +94,7 @@ impl RedisCredits {
                         let mut add = pipe();
                         let field = if booking.credits < 0 { "returned" } else { "booked" };
                         add.cmd("HINCRBY").arg(name).arg(field).arg(booking.credits.unsigned_abs()).ignore();
-                        add.cmd("PEXPIREAT").arg(name).arg(gone(booking)).ignore();
+                        add.cmd("PEXPIREAT").arg(name).arg(expires_at_ms(booking)).ignore();
                         add.cmd("HMGET").arg(name).arg("booked").arg("returned");
                         let ((booked, returned),): ((Option<u64>, Option<u64>),) = connection.query_all(&add).await?;
                         Ok(Balance { booked: booked.unwrap_or(0), returned: returned.unwrap_or(0) })
@@ -99,10 +106,10 @@ impl RedisCredits {
     }
 }
 
-/// When its key is, in milliseconds since 1970.
-fn gone(booking: &Booking) -> u64 {
-    let gone = booking.ends.checked_add(KEPT).unwrap_or(booking.ends);
-    let since = gone.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+/// Returns the expiry of a window's key, in milliseconds since 1970.
+fn expires_at_ms(booking: &Booking) -> u64 {
+    let expires_at_ms = booking.ends.checked_add(RETENTION).unwrap_or(booking.ends);
+    let since = expires_at_ms.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2)
 }
 

@@ -1,14 +1,14 @@
-//! [`RedisLimits`]: the [`LimitStore`] that a fleet shares.
+//! [`RedisLimits`]: [`LimitStore`] shared by a fleet.
 //!
-//! | a decision | is made by | round trips |
+//! | decision | made by | round trips |
 //! |---|---|---|
-//! | that was refused a moment ago | this process, until the retry time | 0 |
-//! | of a hot key, in [`LimitMode::Leased`] | this process, from a block bought in advance | 0 |
-//! | any other | Redis, in one call with all that wait at the same time | 1, shared |
-//! | while Redis is away | nobody: it is an error at once, and the layer decides by itself | 0 |
+//! | on a key that was just refused | this process, until the retry time | 0 |
+//! | on a hot key, in [`LimitMode::Leased`] | this process, from a leased block | 0 |
+//! | any other | Redis, in one call for all queued decisions | 1, shared |
+//! | while Redis is unavailable | an immediate error; the layer falls back to local decisions | 0 |
 //!
-//! In a Cluster keys are spread over sixteen hash tags. What a request owes on several of them is asked in parallel and
-//! given back where one refuses: for a moment others may be refused what is given back.
+//! In a Cluster keys are spread over sixteen hash tags. Checks of one request on several tags are sent in parallel and
+//! refunded if one refuses: meanwhile the charged units may cause other refusals.
 
 mod local_cache;
 mod protocol;
@@ -39,22 +39,22 @@ use protocol::{CheckGroup, LimitCommand, Op};
 use queue::{CallQueue, QueuedGroup};
 use script::{Script, ScriptKeys};
 
-/// How limits use a Redis.
+/// Mode of limits in Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitMode {
     /// Every decision asks Redis, in one call with those that wait at the same time.
     #[default]
     Exact,
-    /// A hot key's node buys blocks of it in advance and spends them by itself. Never more than the limit's bound is
-    /// admitted; up to a quarter of what is left may for a moment be held by nodes that do not need it.
+    /// Nodes lease blocks of hot keys in advance and spend them locally. The limit is never exceeded; up to a quarter
+    /// of the remaining units may temporarily be held by nodes that do not need them.
     Leased,
 }
 
-/// Tags that keys of a Cluster are spread over.
+/// Number of hash tags in a Cluster.
 const TAGS: u64 = 16;
 
-/// Limits in Redis. Clones share everything.
+/// Limit store in Redis. Clones share state.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -71,23 +71,23 @@ const TAGS: u64 = 16;
 /// ```
 #[derive(Clone)]
 pub struct RedisLimits {
-    inner: Arc<Inner>,
+    inner: Arc<LimitsShared>,
 }
 
-struct Inner {
+struct LimitsShared {
     guard: FailOpen<Conn>,
     secret: FleetSecret,
     script: Script,
     names: ScriptKeys,
     queues: Box<[CallQueue]>,
-    near: LocalCache,
+    local_cache: LocalCache,
     mode: LimitMode,
     leases: worker::Leases,
     clock: Clock,
-    /// Whether the script is told the time, as tests do.
-    tells_time: bool,
-    /// Redis's time less ours, in microseconds: not more than it is.
-    ahead: AtomicI64,
+    /// Whether the script gets the time as an argument, as in tests.
+    passes_time: bool,
+    /// Lower bound of Redis's time minus the local time, in microseconds.
+    offset_us: AtomicI64,
     counters: RedisCounters,
 }
 
@@ -95,7 +95,7 @@ struct Inner {
 struct RedisCounters {
     decisions: AtomicU64,
     leased: AtomicU64,
-    remembered: AtomicU64,
+    cached_refusals: AtomicU64,
     commands: AtomicU64,
 }
 
@@ -104,26 +104,35 @@ fn count(counter: &AtomicU64) {
 }
 
 impl RedisLimits {
-    /// Limits in this Redis. Nothing fails where it is down.
+    /// Creates a limit store; connects on first use, and does not fail while Redis is down.
     ///
     /// # Errors
-    /// Where a setting is wrong.
+    /// If a setting is invalid.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::redis::{Redis, RedisLimits};
+    ///
+    /// let store = RedisLimits::new(&Redis::new("redis://127.0.0.1")?)?;
+    /// # let _ = store;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn new(redis: &Redis) -> Result<Self, Error> {
         redis.check()?;
         let secret = redis.secret.as_ref().map_or_else(FleetSecret::unknown, FleetSecret::new);
         let tags = if redis.address.is_cluster() { TAGS } else { 1 };
-        let inner = Inner {
+        let inner = LimitsShared {
             guard: redis.guard_limits(&secret, Events::default()),
             secret,
             script: Script::new(),
             names: ScriptKeys::new(&redis.prefix, tags),
             queues: (0..tags).map(|_| CallQueue::default()).collect(),
-            near: LocalCache::new(),
+            local_cache: LocalCache::new(),
             mode: redis.mode,
             leases: worker::Leases::default(),
             clock: redis.time.clone().unwrap_or_default(),
-            tells_time: redis.time.is_some(),
-            ahead: AtomicI64::new(0),
+            passes_time: redis.time.is_some(),
+            offset_us: AtomicI64::new(0),
             counters: RedisCounters::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -135,7 +144,7 @@ impl LimitStore for RedisLimits {
         let inner = &self.inner;
         if let Some(refusal) = inner.refusal(checks, now) {
             count(&inner.counters.decisions);
-            count(&inner.counters.remembered);
+            count(&inner.counters.cached_refusals);
             return MaybeReady::Ready(Ok(refusal));
         }
         if inner.mode == LimitMode::Leased
@@ -159,12 +168,12 @@ impl LimitStore for RedisLimits {
             return MaybeReady::Ready(Ok(()));
         }
         if let Err(outage) = inner.guard.check() {
-            return MaybeReady::Ready(Err(away(outage)));
+            return MaybeReady::Ready(Err(outage_error(outage)));
         }
-        corrections.iter().for_each(|op| inner.near.forget_refusal(op.key));
-        let asked: Vec<_> = corrections.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
+        corrections.iter().for_each(|op| inner.local_cache.clear_refusal(op.key));
+        let pending: Vec<_> = corrections.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
         MaybeReady::Pending(Box::pin(async move {
-            join_all(asked.into_iter().map(answered)).await.into_iter().try_for_each(|answer| answer.map(|_| ()))
+            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|answer| answer.map(|_| ()))
         }))
     }
 
@@ -194,7 +203,7 @@ impl LimitStore for RedisLimits {
             connections: guard.connections,
             decisions: load(&counters.decisions),
             leased: load(&counters.leased),
-            remembered: load(&counters.remembered),
+            remembered: load(&counters.cached_refusals),
             commands: load(&counters.commands),
             failures: guard.failures + guard.timeouts,
             last_error: guard.last_error,
@@ -202,34 +211,34 @@ impl LimitStore for RedisLimits {
     }
 }
 
-/// An answer that is on its way.
-type Asked = Option<oneshot::Receiver<Result<Verdicts, Outage>>>;
+/// Receiver of a pending reply.
+type PendingReply = Option<oneshot::Receiver<Result<Verdicts, Outage>>>;
 
-async fn answered(asked: Asked) -> Result<Verdicts, Error> {
-    let Some(asked) = asked else { return Err(away(Outage::Full)) };
-    // A lane that ended without an answer ended with its runtime.
-    asked.await.unwrap_or(Err(Outage::Disconnected)).map_err(away)
+async fn await_reply(pending: PendingReply) -> Result<Verdicts, Error> {
+    let Some(pending) = pending else { return Err(outage_error(Outage::Full)) };
+    // A worker that ends without a reply ended with its runtime.
+    pending.await.unwrap_or(Err(Outage::Disconnected)).map_err(outage_error)
 }
 
-fn away(outage: Outage) -> Error {
+fn outage_error(outage: Outage) -> Error {
     Error::outage("limits", outage)
 }
 
-impl Inner {
-    /// The verdicts, where one of the checks is remembered as refused.
+impl LimitsShared {
+    /// Returns the verdicts if one of the checks has a cached refusal.
     fn refusal(&self, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
-        let remembered = |check: &Check| {
+        let cached_refusal = |check: &Check| {
             let key = check.fleet()?.to_bits();
-            self.near.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced)
+            self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced)
         };
         if let [check] = checks {
-            return remembered(check).map(|verdict| smallvec![verdict]);
+            return cached_refusal(check).map(|verdict| smallvec![verdict]);
         }
-        let found: SmallVec<[Option<Verdict>; 2]> = checks.iter().map(remembered).collect();
-        // Of the others nothing is known but that they are not what refuses.
+        let refusals: SmallVec<[Option<Verdict>; 2]> = checks.iter().map(cached_refusal).collect();
+        // Nothing is known of the other checks, which do not refuse.
         let unknown = Verdict::new(None, 0, std::time::Duration::ZERO);
-        let any = found.iter().any(Option::is_some);
-        any.then(|| found.into_iter().map(|verdict| verdict.unwrap_or(unknown)).collect())
+        let any = refusals.iter().any(Option::is_some);
+        any.then(|| refusals.into_iter().map(|verdict| verdict.unwrap_or(unknown)).collect())
     }
 
     /// Pays all checks from leases, or none.
@@ -237,30 +246,30 @@ impl Inner {
         let mut verdicts = Verdicts::new();
         for check in checks {
             let key = check.fleet().map_or(0, |key| key.to_bits());
-            let Some(paid) = self.near.pay(key, check.quota, check.cost, now) else {
+            let Some(paid) = self.local_cache.pay(key, check.quota, check.cost, now) else {
                 for paid in &checks[..verdicts.len()] {
                     let key = paid.fleet().map_or(0, |key| key.to_bits());
-                    self.near.unpay(key, paid.quota, paid.cost);
+                    self.local_cache.undo_payment(key, paid.quota, paid.cost);
                 }
                 return None;
             };
             if paid.runs_low {
-                self.renew(key, check, now);
+                self.lease_next_block(key, check, now);
             }
             verdicts.push(paid.verdict);
         }
         Some(verdicts)
     }
 
-    /// Buys the next block while this one lasts.
+    /// Leases the next block before this one is spent.
     #[cold]
-    fn renew(self: &Arc<Self>, key: u64, check: &Check, now: Timestamp) {
-        let order = self.near.order(key, check.quota, 0, now, self.store_us(now));
+    fn lease_next_block(self: &Arc<Self>, key: u64, check: &Check, now: Timestamp) {
+        let order = self.local_cache.lease_order(key, check.quota, 0, now, self.store_us(now));
         let Some((want, life)) = order else { return };
         let act = LimitCommand::Take { enforced: true, want, life };
         let op = Op { key, quota: check.quota, units: 0, act };
         if !self.submit(smallvec![op], now, None) {
-            self.near.order_failed(key, check.quota);
+            self.local_cache.lease_order_failed(key, check.quota);
         }
     }
 
@@ -269,37 +278,37 @@ impl Inner {
             return MaybeReady::Ready(Ok(Verdicts::new()));
         }
         if checks.iter().any(|check| check.fleet().is_none()) {
-            // The fleet's names of these keys are not known yet.
+            // The fleet names of these keys are not known yet.
             let outage = self.guard.check().err().unwrap_or(Outage::Disconnected);
-            return MaybeReady::Ready(Err(away(outage)));
+            return MaybeReady::Ready(Err(outage_error(outage)));
         }
         if let Err(outage) = self.guard.check() {
-            return MaybeReady::Ready(Err(away(outage)));
+            return MaybeReady::Ready(Err(outage_error(outage)));
         }
         count(&self.counters.decisions);
         let group: CheckGroup = checks.iter().map(|check| self.op(check, now, takes)).collect();
         let tag = self.names.tag(group.first().map_or(0, |op| op.key));
         if group.iter().all(|op| self.names.tag(op.key) == tag) {
-            let asked = self.send(group, now);
-            return MaybeReady::Pending(Box::pin(answered(asked)));
+            let pending = self.send(group, now);
+            return MaybeReady::Pending(Box::pin(await_reply(pending)));
         }
-        MaybeReady::Pending(Box::pin(self.clone().ask_apart(group, now)))
+        MaybeReady::Pending(Box::pin(self.clone().send_to_several_tags(group, now)))
     }
 
     fn op(&self, check: &Check, now: Timestamp, takes: bool) -> Op {
         let key = check.fleet().map_or(0, |key| key.to_bits());
         let (quota, units, enforced) = (check.quota, check.cost, check.enforced);
-        let order = || self.near.order(key, quota, units, now, self.store_us(now));
+        let order = || self.local_cache.lease_order(key, quota, units, now, self.store_us(now));
         let (want, life) =
             if takes && self.mode == LimitMode::Leased { order().unwrap_or_default() } else { Default::default() };
         let act = if takes { LimitCommand::Take { enforced, want, life } } else { LimitCommand::Ask { enforced } };
         Op { key, quota, units, act }
     }
 
-    /// A request's checks that live on several nodes: asked in parallel, and given back where one refuses.
-    async fn ask_apart(self: Arc<Self>, group: CheckGroup, now: Timestamp) -> Result<Verdicts, Error> {
-        let asked: Vec<Asked> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
-        let answers = join_all(asked.into_iter().map(answered)).await;
+    /// Sends checks of several tags in parallel, and refunds them if one refuses.
+    async fn send_to_several_tags(self: Arc<Self>, group: CheckGroup, now: Timestamp) -> Result<Verdicts, Error> {
+        let pending: Vec<PendingReply> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
+        let answers = join_all(pending.into_iter().map(await_reply)).await;
         let enforced = |op: &Op| {
             matches!(op.act, LimitCommand::Take { enforced: true, .. } | LimitCommand::Ask { enforced: true })
         };
@@ -333,10 +342,10 @@ impl Inner {
         }
     }
 
-    /// Queues a question; `None` where there is no room.
-    fn send(self: &Arc<Self>, group: CheckGroup, now: Timestamp) -> Asked {
-        let (reply, asked) = oneshot::channel();
-        self.submit(group, now, Some(reply)).then_some(asked)
+    /// Queues a group; `None` if the queue is full.
+    fn send(self: &Arc<Self>, group: CheckGroup, now: Timestamp) -> PendingReply {
+        let (reply, pending) = oneshot::channel();
+        self.submit(group, now, Some(reply)).then_some(pending)
     }
 
     fn submit(
@@ -349,10 +358,10 @@ impl Inner {
         worker::queue(self, tag, QueuedGroup { group, sent, reply })
     }
 
-    /// Redis's time at `at`, in microseconds, or a little earlier.
+    /// Returns Redis's time at `at`, in microseconds, or slightly less.
     fn store_us(&self, at: Timestamp) -> u64 {
-        let ahead = self.ahead.load(Ordering::Relaxed);
-        (at.as_nanos() / 1_000).saturating_add_signed(ahead)
+        let offset_us = self.offset_us.load(Ordering::Relaxed);
+        (at.as_nanos() / 1_000).saturating_add_signed(offset_us)
     }
 }
 

@@ -1,8 +1,8 @@
-//! What keys are called in Redis: a keyed hash, so that neither URLs, nor cookies, nor users can be read there.
+//! Key names: keyed hashes, so that Redis holds no URLs, cookies or users in clear text.
 //!
-//! The hash is SipHash-2-4 of 128 bits under the fleet's secret, the same on every node and in every version. Unless a
-//! secret is configured, the first node draws one and leaves it in Redis for the others; a node that comes back to a
-//! Redis which has lost it brings its own along.
+//! The hash is SipHash-2-4 with 128 bits under the fleet's secret, the same on every node and in every version. Unless
+//! a secret is configured, the first node draws one and stores it in Redis for the others; a node that reconnects to a
+//! Redis without it stores its own again.
 
 use std::fmt::Write;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,18 +14,18 @@ use super::connect::Conn;
 use crate::base::error::Error;
 use crate::resilience::guard::Fault;
 
-/// Keys that nobody touches are gone after so many seconds: thirty days.
-pub(super) const LASTING: u64 = 30 * 86_400;
+/// Expiry of untouched keys, in seconds: thirty days.
+pub(super) const KEY_EXPIRY_SECONDS: u64 = 30 * 86_400;
 
-/// The secret, after ten years: a node that stays connected for longer than it lasts would call keys otherwise than one
-/// that comes.
-const SECRET_LASTS: u64 = 3_650 * 86_400;
+/// Expiry of the secret, in seconds: ten years. A node connected for longer than that would use other names than a new
+/// one.
+const SECRET_EXPIRY_SECONDS: u64 = 3_650 * 86_400;
 
-/// Names keys under one secret.
+/// Derives key names under one secret.
 #[derive(Clone)]
 pub(super) struct KeyNames {
     secret: String,
-    /// Keyed with the secret, nothing written.
+    /// Hasher keyed with the secret, without input.
     hasher: SipHasher24,
 }
 
@@ -37,7 +37,7 @@ impl KeyNames {
         Self { secret: hex(secret), hasher: SipHasher24::new_with_keys(keys.h1, keys.h2) }
     }
 
-    /// The name of what `bytes` stand for, as 32 hexadecimal digits.
+    /// Returns the name for `bytes`, as 32 hexadecimal digits.
     pub(super) fn of(&self, bytes: &[u8]) -> String {
         let mut hasher = self.hasher;
         hasher.write(bytes);
@@ -49,18 +49,21 @@ impl KeyNames {
         self.secret.as_bytes()
     }
 
-    /// The secret that the fleet uses: the one in Redis, or ours (`known`, or a fresh one) where there is none.
+    /// Agrees on the fleet's secret: the one in Redis, else `known` or a new one, which is stored there.
     pub(super) async fn agree(connection: &mut Conn, name: &str, known: Option<&Self>) -> Result<Self, Fault> {
-        let ours = known.map_or_else(fresh, |known| known.secret.clone());
+        let ours = known.map_or_else(draw_secret, |known| known.secret.clone());
         let mut propose = cmd("SET");
-        propose.arg(name).arg(&ours).arg("NX").arg("EX").arg(SECRET_LASTS);
+        propose.arg(name).arg(&ours).arg("NX").arg("EX").arg(SECRET_EXPIRY_SECONDS);
         connection.query::<Option<String>>(&propose).await?;
         let agreed: Option<String> = connection.query(cmd("GET").arg(name)).await?;
-        connection.query::<i64>(cmd("EXPIRE").arg(name).arg(SECRET_LASTS)).await?;
+        connection.query::<i64>(cmd("EXPIRE").arg(name).arg(SECRET_EXPIRY_SECONDS)).await?;
         let agreed = agreed.unwrap_or(ours);
-        if !is_whole(&agreed) {
-            // Names made from it would be nobody else's.
-            return Err(Fault::Lost(Error::store("redis: the fleet's secret is damaged", "checksum")));
+        if !has_valid_checksum(&agreed) {
+            // Names derived from it would match no other node's.
+            return Err(Fault::Lost(Error::store(
+                "redis: the fleet secret is corrupt; delete it to draw another",
+                "checksum mismatch",
+            )));
         }
         Ok(match known {
             Some(known) if known.secret == agreed => known.clone(),
@@ -69,20 +72,20 @@ impl KeyNames {
     }
 }
 
-/// 128 bits that nobody can guess, from the operating system, and a checksum.
-fn fresh() -> String {
+/// Draws 128 random bits from the operating system, and adds a checksum.
+fn draw_secret() -> String {
     let secret = format!("{:016x}{:016x}", random(), random());
     format!("{secret}{:08x}", crc32fast::hash(secret.as_bytes()))
 }
 
-/// Whether a drawn secret came here as it was drawn.
-fn is_whole(secret: &str) -> bool {
+/// Whether the checksum of a drawn secret is correct.
+fn has_valid_checksum(secret: &str) -> bool {
     secret
         .split_at_checked(32)
         .is_some_and(|(secret, checksum)| *checksum == format!("{:08x}", crc32fast::hash(secret.as_bytes())))
 }
 
-/// A number that no other process draws.
+/// Returns a random number.
 pub(super) fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u8(0);
@@ -91,7 +94,7 @@ pub(super) fn random() -> u64 {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
+        // Writing to a `String` does not fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_same_in_every_version_and_say_nothing() {
+    fn names_are_stable_and_opaque() {
         let names = KeyNames::under(b"the same on every node");
         assert_eq!(names.of(b"session=abc"), KeyNames::under(b"the same on every node").of(b"session=abc"));
         assert_ne!(names.of(b"session=abc"), names.of(b"session=abd"));
@@ -111,9 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn no_two_processes_draw_the_same_number() {
+    fn random_numbers_differ() {
         assert_ne!(random(), random());
-        assert!(is_whole(&fresh()));
-        assert!(!is_whole(&fresh().replace(|digit: char| digit > '7', "7")) && !is_whole("hunter2"));
+        assert!(has_valid_checksum(&draw_secret()));
+        assert!(
+            !has_valid_checksum(&draw_secret().replace(|digit: char| digit > '7', "7"))
+                && !has_valid_checksum("hunter2")
+        );
     }
 }

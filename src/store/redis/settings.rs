@@ -1,4 +1,4 @@
-//! [`Redis`]: where it is, and how long it may take.
+//! [`Redis`]: address, deadlines and circuits of a Redis.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use crate::identity::FleetSecret;
 use crate::resilience::circuit::Circuit;
 use crate::resilience::guard::{FailOpen, Fault, GuardSettings};
 
-/// For one decision of the limits.
+/// Deadline of a decision on limits.
 const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
-/// For one look-up of the cache.
+/// Deadline of a cache look-up.
 const CACHE_DEADLINE: Duration = Duration::from_millis(50);
 
-/// A Redis that a fleet shares. Nothing is connected before it is used, and nothing fails where it is down.
+/// Configuration of a Redis shared by a fleet. Connections are opened on first use; an unavailable Redis is not an
+/// error.
 ///
 /// ```
 /// use std::time::Duration;
@@ -53,10 +54,18 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A Redis at this URL: see the [module](super) for its forms.
+    /// Creates a configuration from a URL: see the [module](super) for its forms.
     ///
     /// # Errors
-    /// Where the URL has none of these forms, or needs a feature that is off.
+    /// If the URL has none of these forms, or needs a disabled feature.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// assert!(Redis::new("redis+sentinel://s1:26379,s2:26379/mymaster").is_ok());
+    /// assert!(Redis::new("http://127.0.0.1").is_err());
+    /// ```
     pub fn new(url: &str) -> Result<Self, Error> {
         Ok(Self {
             shown: without_password(url),
@@ -74,6 +83,15 @@ impl Redis {
     }
 
     /// Sets the deadline of a decision, after which this process decides by itself. Defaults to 25 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.limit_deadline(Duration::from_millis(10));
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn limit_deadline(mut self, span: Duration) -> Self {
         self.limit_deadline = span;
@@ -81,6 +99,15 @@ impl Redis {
     }
 
     /// Sets the deadline of a look-up, after which it is a miss. Defaults to 50 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.cache_deadline(Duration::from_millis(100));
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn cache_deadline(mut self, span: Duration) -> Self {
         self.cache_deadline = span;
@@ -102,15 +129,30 @@ impl Redis {
     }
 
     /// Sets the prefix of all keys. Defaults to `tollgate`. Fleets that share a Redis need different ones.
+    ///
+    /// ```
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.prefix("shop");
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// What the names of keys are hashed under, the same on every node. Unless told, the first node draws one and
-    /// leaves
-    /// it in Redis for the others.
+    /// Sets the secret under which key names are hashed, the same on every node. By default the first node draws one
+    /// and stores it in Redis for the others.
+    ///
+    /// ```
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.secret("the same on every node");
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.secret = Some(secret.as_ref().into());
@@ -126,6 +168,14 @@ impl Redis {
     }
 
     /// Sets the mode of limits, the same on every node. Defaults to [`LimitMode::Exact`].
+    ///
+    /// ```
+    /// use tollgate::store::redis::{LimitMode, Redis};
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn limit_mode(mut self, mode: LimitMode) -> Self {
         self.mode = mode;
@@ -140,13 +190,13 @@ impl Redis {
         self
     }
 
-    /// Connections for the limits. None is up before the fleet's secret is known.
+    /// Creates the guard of the limits, which connects once the fleet's secret is known.
     pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
         let settings = GuardSettings { circuit: self.limit_circuit, ..GuardSettings::new(self.limit_deadline) };
         self.guard_agreed("redis limits", settings, secret, events)
     }
 
-    /// Connections for the credits of upstreams, the same.
+    /// Creates the guard of upstream credits, likewise.
     pub(super) fn guard_credits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
         self.guard_agreed("redis credits", GuardSettings::new(self.cache_deadline), secret, events)
     }
@@ -158,11 +208,11 @@ impl Redis {
         secret: &FleetSecret,
         events: Events,
     ) -> FailOpen<Conn> {
-        let (dial, secret, name) = (self.dial(), secret.clone(), format!("{}:secret", self.prefix));
+        let (connector, secret, name) = (self.connector(), secret.clone(), format!("{}:secret", self.prefix));
         let agreed: Arc<Mutex<Option<KeyNames>>> = Arc::default();
         let given = self.secret.is_some();
         let agreeing = move || -> BoxFuture<Result<Conn, Error>> {
-            let (connecting, secret, name, agreed) = (dial(), secret.clone(), name.clone(), agreed.clone());
+            let (connecting, secret, name, agreed) = (connector(), secret.clone(), name.clone(), agreed.clone());
             Box::pin(async move {
                 let mut connection = connecting.await?;
                 if !given {
@@ -178,13 +228,13 @@ impl Redis {
         FailOpen::new(guard, settings, agreeing, events)
     }
 
-    /// Connections for the cache.
+    /// Creates the guard of the cache.
     pub(super) fn guard_cache(&self, events: Events) -> FailOpen<Conn> {
         let settings = GuardSettings { circuit: self.cache_circuit, ..GuardSettings::new(self.cache_deadline) };
-        FailOpen::new("redis cache", settings, self.dial(), events)
+        FailOpen::new("redis cache", settings, self.connector(), events)
     }
 
-    fn dial(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
+    fn connector(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
         let (address, authority) = (Arc::new(self.address.clone()), self.authority.clone());
         move || {
             let (address, authority) = (address.clone(), authority.clone());
@@ -206,7 +256,7 @@ impl Redis {
             )));
         }
         if self.secret.as_ref().is_some_and(|secret| secret.len() < 8) {
-            return Err(Error::config("the fleet's secret must have at least 8 bytes"));
+            return Err(Error::config("redis secret must have at least 8 bytes"));
         }
         Ok(())
     }
@@ -229,7 +279,7 @@ impl TryFrom<String> for Redis {
 }
 
 impl fmt::Debug for Redis {
-    /// Shows neither password nor secret.
+    /// Omits password and secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("url", &self.shown)
@@ -245,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_is_refused_by_name() {
+    fn invalid_settings_are_named() {
         let redis = || Redis::new("redis://127.0.0.1").expect("a URL");
         assert!(redis().check().is_ok());
         for (redis, named) in [

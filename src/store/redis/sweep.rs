@@ -1,5 +1,4 @@
-//! An administrator's broom: entries whose URL is meant by a pattern, found by `SCAN` in bounded steps. `KEYS`, which
-//! stops the server, is never used.
+//! Removal of entries by URL pattern, found by `SCAN` in bounded steps. `KEYS`, which blocks the server, is never used.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,16 +15,16 @@ use crate::cache::engine::codec;
 use crate::cache::http::glob;
 use crate::resilience::guard::Fault;
 
-/// About how many names one step looks at.
+/// Approximate number of keys per step.
 const STEP: usize = 128;
-/// How long one command may take: an administrator can wait, and others are served meanwhile.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How much of an entry is read to learn its key.
-const BEGINNING: isize = 8 * 1024;
+/// Timeout of a command, generous since the operation is administrative.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Number of bytes read from a value to decode its key.
+const HEAD_BYTES: isize = 8 * 1024;
 
-/// Removes what is meant, here and in every process, and says how many.
+/// Removes the matching entries from Redis and from all processes; returns their number.
 pub(super) async fn sweep(backplane: &Backplane, pattern: &str) -> Result<u64, Error> {
-    let primaries = call(backplane, async |mut connection| connection.primaries().await).await.map_err(away)?;
+    let primaries = call(backplane, async |mut connection| connection.primaries().await).await.map_err(outage_error)?;
     let mut removed = 0;
     for primary in primaries {
         removed += sweep_one(backplane, &primary, pattern).await?;
@@ -38,58 +37,58 @@ async fn sweep_one(backplane: &Backplane, primary: &Primary, pattern: &str) -> R
     let mut cursor = 0;
     loop {
         let names: Vec<String>;
-        (cursor, names) = step(backplane, primary, cursor).await.map_err(away)?;
-        let beginnings = beginnings(backplane, &names).await.map_err(away)?;
-        let keys = beginnings.iter().map(|beginning| codec::key_of(beginning));
-        let meant: Vec<(String, CacheKey)> = names
+        (cursor, names) = scan_step(backplane, primary, cursor).await.map_err(outage_error)?;
+        let heads = heads(backplane, &names).await.map_err(outage_error)?;
+        let keys = heads.iter().map(|head| codec::decode_key(head));
+        let matching: Vec<(String, CacheKey)> = names
             .into_iter()
             .zip(keys)
             .filter_map(|(name, key)| Some((name, key?)))
-            .filter(|(_, key)| glob::means(pattern, key))
+            .filter(|(_, key)| glob::matches_url(pattern, key))
             .collect();
-        removed += unlink(backplane, &meant).await.map_err(away)?;
+        removed += unlink(backplane, &matching).await.map_err(outage_error)?;
         if cursor == 0 {
             return Ok(removed);
         }
     }
 }
 
-fn away(outage: Outage) -> Error {
-    Error::store(format!("not all entries were looked at: {outage}"), outage)
+fn outage_error(outage: Outage) -> Error {
+    Error::store(format!("cannot scan all entries: {outage}"), outage)
 }
 
 async fn call<T, Fut>(backplane: &Backplane, f: impl FnOnce(Conn) -> Fut) -> Result<T, Outage>
 where
     Fut: Future<Output = Result<T, Fault>>,
 {
-    backplane.guard.call_by(runtime_now() + PATIENCE, f).await
+    backplane.guard.call_by(runtime_now() + COMMAND_TIMEOUT, f).await
 }
 
-async fn step(backplane: &Backplane, primary: &Primary, cursor: u64) -> Result<(u64, Vec<String>), Outage> {
+async fn scan_step(backplane: &Backplane, primary: &Primary, cursor: u64) -> Result<(u64, Vec<String>), Outage> {
     let mut scan = cmd("SCAN");
     scan.arg(cursor).arg("MATCH").arg(format!("{}:entry:*", backplane.redis.prefix)).arg("COUNT").arg(STEP);
     call(backplane, async |mut connection| connection.query_at(primary, &scan).await).await
 }
 
-async fn beginnings(backplane: &Backplane, names: &[String]) -> Result<Vec<Vec<u8>>, Outage> {
+async fn heads(backplane: &Backplane, names: &[String]) -> Result<Vec<Vec<u8>>, Outage> {
     let reads = names.iter().map(|name| async move {
         let mut read = cmd("GETRANGE");
-        read.arg(name).arg(0).arg(BEGINNING);
+        read.arg(name).arg(0).arg(HEAD_BYTES);
         call(backplane, async |mut connection| connection.query(&read).await).await
     });
-    // Sent together, answered in order: one connection carries them all.
+    // Pipelined over one connection.
     futures_util::future::try_join_all(reads).await
 }
 
-async fn unlink(backplane: &Backplane, meant: &[(String, CacheKey)]) -> Result<u64, Outage> {
-    // One by one, for each lies in a slot of its own; sent together all the same.
-    let removals = meant.iter().map(|(name, _)| async move {
+async fn unlink(backplane: &Backplane, matching: &[(String, CacheKey)]) -> Result<u64, Outage> {
+    // One command per key, since each is in a slot of its own; pipelined.
+    let removals = matching.iter().map(|(name, _)| async move {
         let mut unlink = cmd("UNLINK");
         unlink.arg(name);
         call::<u64, _>(backplane, async |mut connection| connection.query(&unlink).await).await
     });
     let removed = futures_util::future::try_join_all(removals).await?.iter().sum();
-    for (_, key) in meant {
+    for (_, key) in matching {
         backplane.publish_removal(key).await;
     }
     Ok(removed)

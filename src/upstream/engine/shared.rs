@@ -111,7 +111,7 @@ impl UpstreamShared {
     #[inline]
     pub(crate) fn begin(self: &Arc<Self>, call: PlannedCall) -> CallStep {
         if let Some(pacer) = self.pacer.as_ref().filter(|_| matches!(self.mode, Mode::Wait(_)))
-            && !pacer.may_go()
+            && !pacer.try_acquire()
         {
             return CallStep::Wait(Box::pin(wait::turn(self.clone(), call)));
         }

@@ -21,7 +21,7 @@ pub(crate) async fn turn(core: Arc<UpstreamShared>, call: PlannedCall) -> Result
     let by = runtime_now() + core.mode.patience();
     core.lock().account.waits += 1;
     if let Some(pacer) = &core.pacer
-        && let Err(wait) = pacer.turn(by).await
+        && let Err(wait) = pacer.acquire(by).await
     {
         return Err(core.shed(RejectedReason::Paced, wait));
     }

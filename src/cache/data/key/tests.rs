@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cache::http::key::Target;
 
-/// Any key there can be, as a tree.
+/// Arbitrary key, as a tree.
 #[derive(Clone, Debug, PartialEq)]
 enum Tree {
     Number(i128),
@@ -29,7 +29,7 @@ impl KeyPart for Tree {
     }
 }
 
-/// Few letters and small numbers, so that trees that differ a little are drawn.
+/// A small alphabet and small numbers, so that similar trees are generated.
 fn tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![
         (-3_i128..300).prop_map(Tree::Number),
@@ -49,7 +49,7 @@ fn tree() -> impl Strategy<Value = Tree> {
 }
 
 fn bytes(parts: &impl KeyPart) -> Vec<u8> {
-    key(&beginning("space"), parts).as_bytes().to_vec()
+    key(&namespace_prefix("space"), parts).as_bytes().to_vec()
 }
 
 fn begins_with(whole: &Tree, start: &Tree) -> bool {
@@ -63,19 +63,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn keys_are_alike_where_their_parts_are(a in tree(), b in tree()) {
+    fn equal_parts_have_equal_keys(a in tree(), b in tree()) {
         prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
     }
 
     #[test]
-    fn a_prefix_covers_what_begins_with_its_parts_and_nothing_else(a in tree(), b in tree(), cut in 0_usize..4) {
-        // Also one that does begin so.
+    fn prefixes_cover_exactly_their_extensions(a in tree(), b in tree(), cut in 0_usize..4) {
+        // Also a key with that prefix.
         let start = match &a {
             Tree::List(parts) => Tree::List(parts[..cut.min(parts.len())].to_vec()),
             other => other.clone(),
         };
         for start in [start, b] {
-            let key = key(&beginning("space"), &a);
+            let key = key(&namespace_prefix("space"), &a);
             let path = Target::of(key.resource()).expect("a target").path;
             prop_assert_eq!(path.starts_with(&prefix(&start)), begins_with(&a, &start), "{:?} {:?}", a, start);
         }
@@ -83,7 +83,7 @@ proptest! {
 }
 
 #[test]
-fn parts_do_not_run_together() {
+fn parts_are_delimited() {
     let different = [
         bytes(&("ab", "c")),
         bytes(&("a", "bc")),
@@ -104,7 +104,7 @@ fn parts_do_not_run_together() {
     for (n, a) in different.iter().enumerate() {
         assert!(different[n + 1..].iter().all(|b| a != b), "{n}");
     }
-    assert_ne!(key(&beginning("a"), &1), key(&beginning("b"), &1), "namespaces are apart");
+    assert_ne!(key(&namespace_prefix("a"), &1), key(&namespace_prefix("b"), &1), "namespaces are apart");
 }
 
 #[test]
@@ -116,10 +116,10 @@ fn integers_are_compared_by_value() {
 }
 
 #[test]
-fn no_key_of_a_response_is_one_of_a_value() {
+fn response_and_value_keys_differ() {
     use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 
-    let typed = key(&beginning("h"), &"/a");
+    let typed = key(&namespace_prefix("h"), &"/a");
     assert!(is_typed(&typed));
     let uri: http::Uri = "http://h/a".parse().expect("a uri");
     let parts = KeyParts { default_scheme: "http", ignore_query: &[], without_query: false };

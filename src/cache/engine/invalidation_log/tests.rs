@@ -3,52 +3,52 @@ use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::stored_head::LogPosition;
 
-fn record(number: u64, node: u64, what: Option<&str>) -> LogRecord {
-    let what = what.map(|tag| Invalidation::new(InvalidationScope::Tag(tag.into()), false));
-    LogRecord { number, id: LogRecordId { node, count: number }, what }
+fn record(number: u64, node: u64, invalidation: Option<&str>) -> LogRecord {
+    let invalidation = invalidation.map(|tag| Invalidation::new(InvalidationScope::Tag(tag.into()), false));
+    LogRecord { number, id: LogRecordId { node, count: number }, invalidation }
 }
 
-fn meta(fleet: u64, tag: &str) -> Meta {
+fn meta(fleet: u64, tag: &str) -> StoredHead {
     let never = Timestamp::MAX;
-    Meta {
+    StoredHead {
         status: http::StatusCode::OK,
         headers: http::HeaderMap::new(),
         age: std::time::Duration::ZERO,
         stored_at: Timestamp::ZERO,
-        windows: Deadlines {
+        deadlines: Deadlines {
             fresh_until: never,
-            late: std::time::Duration::ZERO,
+            initial_staleness: std::time::Duration::ZERO,
             refresh_from: never,
             revalidate_until: never,
             error_until: never,
-            down_until: never,
-            keep_until: never,
+            unreachable_until: never,
+            retain_until: never,
         },
         strict: false,
         immutable: false,
         tags: [Box::from(tag)].into(),
         took: std::time::Duration::ZERO,
-        began: LogPosition { here: 0, fleet },
+        began: LogPosition { local: 0, fleet },
         checked: AtomicU64::new(0),
     }
 }
 
-fn check(history: &InvalidationLog, fleet: u64, tag: &str) -> Validity {
-    history.check(&CacheKey::from_bytes(b"k", 1), &meta(fleet, tag))
+fn check(log: &InvalidationLog, fleet: u64, tag: &str) -> Validity {
+    log.check(&CacheKey::from_bytes(b"k", 1), &meta(fleet, tag))
 }
 
-/// A history of node 1 that begins with number 10.
-fn begun() -> InvalidationLog {
-    let history = InvalidationLog::new(1);
-    history.start_over(&[record(10, 2, None)]);
-    history
+/// A log of node 1 that starts with number 10.
+fn log_from_ten() -> InvalidationLog {
+    let log = InvalidationLog::new(1);
+    log.reset(&[record(10, 2, None)]);
+    log
 }
 
 #[test]
-fn records_survive_the_journey() {
-    for what in [None, Some("a")] {
-        let sent = record(7, 3, what);
-        let line = [b"7:", &LogRecord::encode(sent.id, sent.what.as_ref())[..]].concat();
+fn records_round_trip() {
+    for invalidation in [None, Some("a")] {
+        let sent = record(7, 3, invalidation);
+        let line = [b"7:", &LogRecord::encode(sent.id, sent.invalidation.as_ref())[..]].concat();
         assert_eq!(LogRecord::decode(&line), Some(sent));
         for at in 2..line.len() {
             let mut flipped = line.clone();
@@ -62,95 +62,97 @@ fn records_survive_the_journey() {
 }
 
 #[test]
-fn nothing_is_valid_before_history_is_known() {
+fn nothing_is_valid_before_the_log_is_known() {
     assert_eq!(check(&InvalidationLog::new(1), 0, "a"), Validity::Void);
     assert_eq!(check(&InvalidationLog::new(1), 5, "a"), Validity::Void);
 }
 
 #[test]
-fn an_entry_is_void_once_an_invalidation_after_its_fetch_concerns_it() {
-    let history = begun();
-    assert_eq!(check(&history, 10, "a"), Validity::Valid);
-    assert_eq!(check(&history, 9, "a"), Validity::Void, "from before anything that is known");
-    let news = history.hear(&record(11, 2, Some("a")));
-    assert_eq!(news, LogUpdate::News(vec![Invalidation::new(InvalidationScope::Tag("a".into()), false)]));
-    assert_eq!(history.number(), 11);
-    assert_eq!(check(&history, 10, "a"), Validity::Void);
-    assert_eq!(check(&history, 10, "b"), Validity::Valid);
-    assert_eq!(check(&history, 11, "a"), Validity::Valid);
+fn entries_are_void_after_a_later_applicable_invalidation() {
+    let log = log_from_ten();
+    assert_eq!(check(&log, 10, "a"), Validity::Valid);
+    assert_eq!(check(&log, 9, "a"), Validity::Void, "from before anything that is known");
+    let applied = log.apply_message(&record(11, 2, Some("a")));
+    assert_eq!(applied, LogUpdate::Applied(vec![Invalidation::new(InvalidationScope::Tag("a".into()), false)]));
+    assert_eq!(log.number(), 11);
+    assert_eq!(check(&log, 10, "a"), Validity::Void);
+    assert_eq!(check(&log, 10, "b"), Validity::Valid);
+    assert_eq!(check(&log, 11, "a"), Validity::Valid);
 }
 
 #[test]
-fn a_lost_message_shows_at_the_next_and_in_the_log() {
-    let history = begun();
-    assert_eq!(history.hear(&record(12, 2, Some("b"))), LogUpdate::Behind);
-    assert_eq!(history.number(), 10, "nothing is taken in out of order");
-    let log = [record(10, 2, None), record(11, 2, Some("a")), record(12, 2, Some("b"))];
-    let LogUpdate::News(news) = history.read_on(&log) else { panic!("news") };
-    assert_eq!((news.len(), history.number()), (2, 12));
-    assert_eq!(history.hear(&record(12, 2, Some("b"))), LogUpdate::News(vec![]), "known already");
-    assert_eq!(history.read_on(&log[2..]), LogUpdate::News(vec![]));
+fn lost_messages_are_detected_and_read_from_the_log() {
+    let log = log_from_ten();
+    assert_eq!(log.apply_message(&record(12, 2, Some("b"))), LogUpdate::Gap);
+    assert_eq!(log.number(), 10, "nothing is taken in out of order");
+    let page = [record(10, 2, None), record(11, 2, Some("a")), record(12, 2, Some("b"))];
+    let LogUpdate::Applied(applied) = log.apply_page(&page) else { panic!("news") };
+    assert_eq!((applied.len(), log.number()), (2, 12));
+    assert_eq!(log.apply_message(&record(12, 2, Some("b"))), LogUpdate::Applied(vec![]), "known already");
+    assert_eq!(log.apply_page(&page[2..]), LogUpdate::Applied(vec![]));
 }
 
 #[test]
-fn a_message_that_overtakes_a_page_of_the_log_breaks_nothing() {
-    let history = begun();
-    let log = [record(10, 2, None), record(11, 2, Some("a"))];
-    assert!(matches!(history.hear(&log[1]), LogUpdate::News(news) if news.len() == 1));
-    assert_eq!(history.read_on(&log), LogUpdate::News(vec![]));
+fn messages_may_overtake_pages() {
+    let log = log_from_ten();
+    let page = [record(10, 2, None), record(11, 2, Some("a"))];
+    assert!(matches!(log.apply_message(&page[1]), LogUpdate::Applied(applied) if applied.len() == 1));
+    assert_eq!(log.apply_page(&page), LogUpdate::Applied(vec![]));
 }
 
 #[test]
-fn a_log_that_does_not_go_on_from_here_is_broken() {
-    let history = begun();
-    for log in [
+fn discontinuous_logs_are_detected() {
+    let log = log_from_ten();
+    for page in [
         vec![],
         vec![record(12, 2, Some("a"))],
-        // The same number, another record: a server that came back without the latest.
+        // The same number with another record: a server that returned without the latest ones.
         vec![record(10, 3, None), record(11, 3, Some("a"))],
     ] {
-        assert_eq!(history.read_on(&log), LogUpdate::Broken, "{log:?}");
+        assert_eq!(log.apply_page(&page), LogUpdate::Diverged, "{page:?}");
     }
-    history.start_over(&[record(500, 3, None), record(501, 3, Some("a"))]);
-    assert_eq!(history.number(), 501);
-    assert_eq!(check(&history, 499, "b"), Validity::Void);
-    assert_eq!(check(&history, 500, "b"), Validity::Valid);
-    assert_eq!(check(&history, 500, "a"), Validity::Void);
-    // One whose beginning was trimmed: what came right before its first record is known.
-    history.start_over(&[record(700, 3, Some("a"))]);
-    assert_eq!((check(&history, 699, "b"), check(&history, 698, "b")), (Validity::Valid, Validity::Void));
+    log.reset(&[record(500, 3, None), record(501, 3, Some("a"))]);
+    assert_eq!(log.number(), 501);
+    assert_eq!(check(&log, 499, "b"), Validity::Void);
+    assert_eq!(check(&log, 500, "b"), Validity::Valid);
+    assert_eq!(check(&log, 500, "a"), Validity::Void);
+    // A log with a trimmed beginning: the record before its first one is known.
+    log.reset(&[record(700, 3, Some("a"))]);
+    assert_eq!((check(&log, 699, "b"), check(&log, 698, "b")), (Validity::Valid, Validity::Void));
 }
 
 #[test]
-fn ours_bind_at_once_and_until_they_are_in_the_log() {
-    let history = begun();
-    let what = Invalidation::new(InvalidationScope::Tag("a".into()), false);
-    let (id, line) = history.begin(&what);
-    assert_eq!((check(&history, 10, "a"), check(&history, 10, "b")), (Validity::Void, Validity::Valid));
-    assert_eq!(history.pending(), [line]);
-    let logged = LogRecord { number: 11, id, what: Some(what) };
-    assert_eq!(history.hear(&logged), LogUpdate::News(vec![]), "this process has done it already");
-    assert_eq!((history.waiting(), check(&history, 11, "a")), (0, Validity::Valid));
-    assert_eq!(check(&history, 10, "a"), Validity::Void);
+fn local_invalidations_apply_at_once_until_logged() {
+    let log = log_from_ten();
+    let invalidation = Invalidation::new(InvalidationScope::Tag("a".into()), false);
+    let (id, line) = log.record_local(&invalidation);
+    assert_eq!((check(&log, 10, "a"), check(&log, 10, "b")), (Validity::Void, Validity::Valid));
+    assert_eq!(log.pending(), [line]);
+    let logged = LogRecord { number: 11, id, invalidation: Some(invalidation) };
+    assert_eq!(log.apply_message(&logged), LogUpdate::Applied(vec![]), "this process has done it already");
+    assert_eq!((log.pending_count(), check(&log, 11, "a")), (0, Validity::Valid));
+    assert_eq!(check(&log, 10, "a"), Validity::Void);
 }
 
 #[test]
-fn a_soft_one_makes_stale() {
-    let history = begun();
-    history.begin(&Invalidation::new(InvalidationScope::Tag("a".into()), true));
-    assert_eq!(check(&history, 10, "a"), Validity::Stale);
-    let soft =
-        LogRecord { what: Some(Invalidation::new(InvalidationScope::Tag("b".into()), true)), ..record(11, 2, None) };
-    history.hear(&soft);
-    assert_eq!(check(&history, 10, "b"), Validity::Stale);
+fn soft_invalidations_mark_stale() {
+    let log = log_from_ten();
+    log.record_local(&Invalidation::new(InvalidationScope::Tag("a".into()), true));
+    assert_eq!(check(&log, 10, "a"), Validity::Stale);
+    let soft = LogRecord {
+        invalidation: Some(Invalidation::new(InvalidationScope::Tag("b".into()), true)),
+        ..record(11, 2, None)
+    };
+    log.apply_message(&soft);
+    assert_eq!(check(&log, 10, "b"), Validity::Stale);
 }
 
 #[test]
-fn too_many_that_wait_become_one_on_everything() {
-    let history = begun();
-    for n in 0..=MOST_PENDING {
-        history.begin(&Invalidation::new(InvalidationScope::Tag(format!("t{n}").into()), false));
+fn excess_pending_invalidations_become_one_on_everything() {
+    let log = log_from_ten();
+    for n in 0..=MAX_PENDING {
+        log.record_local(&Invalidation::new(InvalidationScope::Tag(format!("t{n}").into()), false));
     }
-    assert_eq!(history.waiting(), 1);
-    assert_eq!(check(&history, 10, "anything"), Validity::Void);
+    assert_eq!(log.pending_count(), 1);
+    assert_eq!(check(&log, 10, "anything"), Validity::Void);
 }

@@ -12,7 +12,7 @@ fn decide(store: &MemoryLimits, checks: &[Check], now: Timestamp) -> Verdicts {
     verdicts
 }
 
-/// A well-mixed key, as the keyed hash makes them.
+/// A well-mixed key, as produced by the keyed hash.
 fn key(n: u64) -> KeyHash {
     let mut z = n.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -95,14 +95,14 @@ fn a_flood_of_new_keys_is_bounded_and_forgives_no_limited_key() {
 fn where_everybody_is_at_the_limit_newcomers_share_buckets() {
     let store = MemoryLimits::new(100);
     let quota = Quota::per_minute(1);
-    // One more than fits, each at its limit: the rest fall into the overflow buckets.
+    // One more than fits, each at its limit: the rest share the overflow buckets.
     let first: Vec<bool> =
         (0..1_000).map(|n| decide(&store, &[Check::new(key(n), quota)], START)[0].admits()).collect();
     assert!(first[..50].iter().all(|admitted| *admitted));
     let late = first[200..].iter().filter(|admitted| **admitted).count();
     assert!(late <= OVERFLOW as usize * store.shards.len(), "{late}");
     assert!((0..50).all(|n| !decide(&store, &[Check::new(key(n), quota)], START)[0].admits()));
-    // A whole window later their states equal none, and the newcomers have room.
+    // A whole window later their states equal none, and new keys fit.
     let later = START + Duration::from_secs(61);
     assert!((2_000..2_050).all(|n| decide(&store, &[Check::new(key(n), quota)], later)[0].admits()));
 }
@@ -125,7 +125,7 @@ fn threads_together_admit_exactly_the_limit() {
     assert_eq!(total, 1_000);
 }
 
-/// The documentation names these sizes: a slot is kept in tables four fifths full.
+/// The documentation states these sizes: tables are at most four fifths full.
 #[test]
 fn a_key_takes_what_is_said() {
     use crate::limit::algorithm::window::Log;
@@ -135,7 +135,7 @@ fn a_key_takes_what_is_said() {
     assert_eq!(size_of::<Verdict>(), 24);
 }
 
-/// Keys of every kind in one store, their quotas changing under them: a bucket's place is never taken for a log's.
+/// Keys of every kind in one store with changing quotas: a bucket's slot is never taken for a log's.
 #[test]
 fn a_key_may_change_its_kind_of_quota() {
     let store = MemoryLimits::new(64);

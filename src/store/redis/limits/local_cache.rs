@@ -1,7 +1,7 @@
-//! Local cache of decisions: refusals until their retry time, and leases.
+//! Local cache of refusals, until their retry time, and of leases.
 //!
-//! A fixed table, each key in the one slot its name points to: bounded, O(1), no sweep. Where two keys want a slot, the
-//! one that is refused or leased keeps it and the other is asked for each time.
+//! A fixed table in which each key has one slot, selected by its name: bounded, O(1), no sweep. If two keys compete for
+//! a slot, the refused or leased one keeps it and the other is not cached.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,88 +13,88 @@ use crate::base::lock::Mutex;
 use crate::limit::algorithm::lease::{LeaseAccount, Unspent, life};
 use crate::limit::{Quota, Verdict};
 
-/// How many keys are remembered: 2¹⁴.
+/// Number of slots.
 const SLOTS: usize = 1 << 14;
 
 #[derive(Debug)]
 pub(super) struct LocalCache {
     slots: Box<[Mutex<Slot>]>,
-    /// When the last refusal ends: after it, nobody need be looked for.
-    refusing: AtomicU64,
+    /// End of the last refusal, after which no look-up is needed.
+    refused_until: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     key: u64,
     quota: Option<Quota>,
-    /// Refused until then, for as much as `cost`.
+    /// End of a refusal of `cost` units.
     until: Timestamp,
     cost: u32,
     remaining: u32,
-    /// When the limit will be whole again, as far as is known.
-    whole: Timestamp,
+    /// Time at which the limit is expected to be fully replenished.
+    replenished_at: Timestamp,
     account: LeaseAccount,
 }
 
 /// Payment from a lease.
 pub(super) struct LeasePayment {
     pub(super) verdict: Verdict,
-    /// A new block should be bought soon.
+    /// The next block should be leased soon.
     pub(super) runs_low: bool,
 }
 
 impl LocalCache {
     pub(super) fn new() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect(), refusing: AtomicU64::new(0) }
+        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect(), refused_until: AtomicU64::new(0) }
     }
 
-    /// A refusal that still holds.
+    /// Returns a cached refusal that is still valid.
     pub(super) fn refusal(&self, key: u64, quota: Quota, cost: u32, now: Timestamp) -> Option<Verdict> {
-        if now.as_nanos() >= self.refusing.load(Ordering::Relaxed) {
+        if now.as_nanos() >= self.refused_until.load(Ordering::Relaxed) {
             return None;
         }
         let slot = self.lock(key);
         let holds = slot.is(key, quota) && now < slot.until && cost >= slot.cost;
-        holds.then(|| Verdict::new(Some(slot.until.since(now)), slot.remaining, slot.whole.since(now)))
+        holds.then(|| Verdict::new(Some(slot.until.since(now)), slot.remaining, slot.replenished_at.since(now)))
     }
 
     pub(super) fn refused(&self, key: u64, quota: Quota, cost: u32, verdict: &Verdict, at: Timestamp) {
         let Some(wait) = verdict.wait() else { return };
-        if let Some(mut slot) = self.claim(key, quota, at) {
+        if let Some(mut slot) = self.take_slot(key, quota, at) {
             slot.until = at + wait;
-            self.refusing.fetch_max(slot.until.as_nanos(), Ordering::Relaxed);
-            (slot.cost, slot.remaining, slot.whole) = (cost, verdict.remaining(), at + verdict.reset());
+            self.refused_until.fetch_max(slot.until.as_nanos(), Ordering::Relaxed);
+            (slot.cost, slot.remaining, slot.replenished_at) = (cost, verdict.remaining(), at + verdict.reset());
         }
     }
 
-    /// Something was given back: what was refused may be admitted now.
-    pub(super) fn forget_refusal(&self, key: u64) {
+    /// Clears a refusal after a refund.
+    pub(super) fn clear_refusal(&self, key: u64) {
         let mut slot = self.lock(key);
         if slot.key == key {
             slot.until = Timestamp::ZERO;
         }
     }
 
-    /// Pays from a lease, where there is one that suffices.
+    /// Pays from a lease with sufficient units.
     pub(super) fn pay(&self, key: u64, quota: Quota, cost: u32, now: Timestamp) -> Option<LeasePayment> {
         let mut slot = self.lock(key);
         if !slot.is(key, quota) {
             return None;
         }
         let left = slot.account.spend(cost, now)?;
-        let verdict = Verdict::new(None, left, slot.whole.since(now));
+        let verdict = Verdict::new(None, left, slot.replenished_at.since(now));
         Some(LeasePayment { verdict, runs_low: slot.account.runs_low() })
     }
 
-    pub(super) fn unpay(&self, key: u64, quota: Quota, cost: u32) {
+    pub(super) fn undo_payment(&self, key: u64, quota: Quota, cost: u32) {
         let mut slot = self.lock(key);
         if slot.is(key, quota) {
             slot.account.unspend(cost);
         }
     }
 
-    /// How much to buy of a key that is about to be asked for, and for how long; nothing where it is not hot.
-    pub(super) fn order(
+    /// Returns the number of units to lease for a key, and for how long; `None` if it is not hot.
+    pub(super) fn lease_order(
         &self,
         key: u64,
         quota: Quota,
@@ -103,7 +103,7 @@ impl LocalCache {
         store_us: u64,
     ) -> Option<(u32, Duration)> {
         let life = life(quota, store_us)?;
-        let mut slot = self.claim(key, quota, now)?;
+        let mut slot = self.take_slot(key, quota, now)?;
         if cost > 0 {
             slot.account.asked(cost, now, life);
         }
@@ -111,8 +111,8 @@ impl LocalCache {
         (wanted > 0).then_some((wanted, life))
     }
 
-    /// Takes what was bought, for a question asked at `sent`. Gives what was left of the lease before.
-    pub(super) fn bought(
+    /// Records a block leased by a call sent at `sent`; returns the units left of the previous lease.
+    pub(super) fn record_lease(
         &self,
         (key, quota): (u64, Quota),
         sold: SoldUnits,
@@ -123,25 +123,25 @@ impl LocalCache {
         if !slot.is(key, quota) {
             return (sold.units > 0).then_some(Unspent { units: sold.units, charged: store_us });
         }
-        slot.whole = slot.whole.max(sent + sold.life + quota.period());
+        slot.replenished_at = slot.replenished_at.max(sent + sold.life + quota.period());
         slot.account.bought(sold.units, sent + sold.life, store_us, sent)
     }
 
-    pub(super) fn order_failed(&self, key: u64, quota: Quota) {
+    pub(super) fn lease_order_failed(&self, key: u64, quota: Quota) {
         let mut slot = self.lock(key);
         if slot.is(key, quota) {
             slot.account.failed();
         }
     }
 
-    /// Unspent units of an expired lease.
+    /// Returns the unspent units of an expired lease.
     pub(super) fn expire(&self, key: u64, quota: Quota, now: Timestamp) -> Option<Unspent> {
         let mut slot = self.lock(key);
         if slot.is(key, quota) { slot.account.expire(now) } else { None }
     }
 
-    /// The key's slot, taken over where nobody needs it.
-    fn claim(&self, key: u64, quota: Quota, now: Timestamp) -> Option<MutexGuard<'_, Slot>> {
+    /// Returns the key's slot, taking it over if unused.
+    fn take_slot(&self, key: u64, quota: Quota, now: Timestamp) -> Option<MutexGuard<'_, Slot>> {
         let mut slot = self.lock(key);
         if !slot.is(key, quota) {
             if now < slot.until || slot.account.is_live(now) {

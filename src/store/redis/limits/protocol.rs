@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 use crate::base::clock::{Timestamp, nanos};
 use crate::limit::{Algorithm, Quota, Verdict, Verdicts};
 
-/// Checks in one call: enough to share its cost, and still well under a millisecond of the server's time.
-pub(super) const MOST: usize = 64;
+/// Maximum number of checks per call, which takes well under a millisecond of the server's time.
+pub(super) const MAX_OPS: usize = 64;
 
 const ENFORCED: u8 = 1;
 const LAST: u8 = 2;
@@ -17,7 +17,7 @@ const REFUNDS: u8 = 8;
 const CHARGES: u8 = 16;
 const LEASES: u8 = 32;
 
-/// One question or correction.
+/// One check or correction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Op {
     /// The key's name in the fleet.
@@ -31,11 +31,11 @@ pub(super) struct Op {
 pub(super) enum LimitCommand {
     /// Charges the units if all of the group fit, and then leases up to `want` more.
     Take { enforced: bool, want: u32, life: Duration },
-    /// Says what taking would.
+    /// Evaluates without charging.
     Ask { enforced: bool },
-    /// Gives back units charged at that time of the store's, in microseconds.
+    /// Refunds units charged at that store time, in microseconds.
     Refund { charged: u64 },
-    /// Charges the units, whether they fit or not.
+    /// Charges the units unconditionally.
     Charge,
 }
 
@@ -45,15 +45,15 @@ pub(super) type CheckGroup = SmallVec<[Op; 2]>;
 /// One call of the script.
 #[derive(Debug, Default)]
 pub(super) struct ScriptCall {
-    pub(super) keys: SmallVec<[u64; MOST]>,
+    pub(super) keys: SmallVec<[u64; MAX_OPS]>,
     pub(super) blob: Vec<u8>,
 }
 
-/// Writes groups as the script reads them.
+/// Encodes groups for the script.
 pub(super) fn encode<'a>(groups: impl Iterator<Item = &'a CheckGroup>) -> ScriptCall {
-    let mut keys: SmallVec<[u64; MOST]> = SmallVec::new();
+    let mut keys: SmallVec<[u64; MAX_OPS]> = SmallVec::new();
     let mut quotas: SmallVec<[Quota; 8]> = SmallVec::new();
-    let mut ops = Vec::with_capacity(7 * MOST);
+    let mut ops = Vec::with_capacity(7 * MAX_OPS);
     let mut extras: Vec<u8> = Vec::new();
     let mut count = 0_u16;
     for group in groups {
@@ -94,7 +94,7 @@ fn flags(act: &LimitCommand) -> (u8, [Option<f64>; 2]) {
     }
 }
 
-/// The 1-based place of `item`, added where it is missing. Lists are of at most [`MOST`] items.
+/// Returns the 1-based index of `item`, adding it if missing. Lists have at most [`MAX_OPS`] items.
 fn index<A: smallvec::Array<Item = T>, T: PartialEq>(list: &mut SmallVec<A>, item: T) -> u8 {
     let found = list.iter().position(|known| *known == item);
     let at = found.unwrap_or_else(|| {
@@ -104,8 +104,8 @@ fn index<A: smallvec::Array<Item = T>, T: PartialEq>(list: &mut SmallVec<A>, ite
     at as u8 + 1
 }
 
-/// A quota as the script and its keys hold it: a window's limit and period in microseconds, or a bucket's burst and
-/// negated interval in nanoseconds.
+/// Encodes a quota for the script: a window's limit and period in microseconds, or a bucket's burst and negated
+/// interval in nanoseconds.
 fn numbers(quota: Quota) -> (f64, f64) {
     let period = nanos(quota.period());
     match quota.algorithm() {
@@ -114,7 +114,7 @@ fn numbers(quota: Quota) -> (f64, f64) {
     }
 }
 
-/// A block that was sold.
+/// A leased block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SoldUnits {
     pub(super) units: u32,
@@ -125,11 +125,11 @@ pub(super) struct SoldUnits {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupResult {
     pub(super) verdicts: Verdicts,
-    /// One for each operation that wanted to lease, in order.
+    /// One for each operation that requested a lease, in order.
     pub(super) sold: SmallVec<[SoldUnits; 1]>,
 }
 
-/// Reads the script's answer, group by group.
+/// Decodes the script's reply, group by group.
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
     values: std::slice::Iter<'a, i64>,
@@ -138,7 +138,7 @@ pub(super) struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    /// `None` where the sum is not that of the values: a number that was garbled on the way is believed by nobody.
+    /// Creates a decoder; `None` if the checksum does not match.
     pub(super) fn new(values: &'a [i64]) -> Option<Self> {
         let (sum, values) = values.split_last()?;
         if values.iter().map(|value| value.rem_euclid(1 << 32)).sum::<i64>() != *sum {
@@ -149,7 +149,7 @@ impl<'a> Answers<'a> {
         Some(Self { values, now })
     }
 
-    /// `None` where the answer does not fit the question.
+    /// Decodes one group; `None` if the reply does not match the request.
     pub(super) fn group(&mut self, group: &CheckGroup) -> Option<GroupResult> {
         let mut told = GroupResult::default();
         for op in group {
@@ -165,7 +165,7 @@ impl<'a> Answers<'a> {
         Some(told)
     }
 
-    /// Whether all of it was read.
+    /// Whether all values were decoded.
     pub(super) fn is_done(&self) -> bool {
         self.values.len() == 0
     }

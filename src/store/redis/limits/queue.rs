@@ -1,94 +1,94 @@
-//! Decisions that wait at the same time share a call.
+//! Queue of decisions, which batches concurrent ones into one call.
 //!
-//! A decision that comes alone is sent at once: the first to queue starts a lane, a task that sends what it finds until
-//! it finds nothing. While a lane's call is on its way others queue, and leave together with the next. Nothing waits
-//! for company, and nobody's leaving cancels what others wait for.
+//! A single decision is sent at once: the first to queue starts a worker, a task that sends the queued groups until
+//! none are left. During a worker's call further groups queue up for the next. No decision is delayed to fill a batch,
+//! and a caller that leaves cancels nothing for others.
 
 use std::collections::VecDeque;
 use std::sync::MutexGuard;
 
 use tokio::sync::oneshot;
 
-use super::protocol::{CheckGroup, MOST};
+use super::protocol::{CheckGroup, MAX_OPS};
 use crate::base::clock::Timestamp;
 use crate::base::lock::Mutex;
 use crate::base::outage::Outage;
 use crate::limit::Verdicts;
 
-/// Calls on their way at one time: the server works on one while others travel.
-const LANES: usize = 4;
-/// Decisions that may wait. More of them would not be answered in time.
-const WAITING: usize = 16_384;
+/// Maximum number of concurrent calls: the server processes one while others are in transit.
+const MAX_WORKERS: usize = 4;
+/// Maximum number of queued decisions, beyond which replies would come too late.
+const MAX_QUEUED: usize = 16_384;
 
-/// A group that waits for its answer.
+/// A queued group.
 pub(super) struct QueuedGroup {
     pub(super) group: CheckGroup,
-    /// When it was asked, by the caller's clock.
+    /// Time of the request, by the caller's clock.
     pub(super) sent: Timestamp,
-    /// Nobody waits for a block that is bought ahead, or for what is given back.
+    /// `None` for leases in advance and refunds.
     pub(super) reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
 }
 
 #[derive(Default)]
 pub(super) struct CallQueue {
-    line: Mutex<Line>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct Line {
+struct QueueState {
     jobs: VecDeque<QueuedGroup>,
-    lanes: usize,
+    workers: usize,
 }
 
-/// Next step after queueing.
+/// Action required after queueing.
 pub(super) enum Queued {
-    /// Open a lane.
-    Open,
-    /// Somebody is at it.
-    Waiting,
-    /// There is no room.
+    /// Start a worker.
+    StartWorker,
+    /// The running workers will send it.
+    WorkersRunning,
+    /// The queue is full.
     Full,
 }
 
 impl CallQueue {
     pub(super) fn push(&self, job: QueuedGroup) -> Queued {
-        let mut line = self.lock();
-        if line.jobs.len() >= WAITING {
+        let mut state = self.lock();
+        if state.jobs.len() >= MAX_QUEUED {
             return Queued::Full;
         }
-        line.jobs.push_back(job);
-        if line.lanes >= LANES {
-            return Queued::Waiting;
+        state.jobs.push_back(job);
+        if state.workers >= MAX_WORKERS {
+            return Queued::WorkersRunning;
         }
-        line.lanes += 1;
-        Queued::Open
+        state.workers += 1;
+        Queued::StartWorker
     }
 
-    /// The next call's jobs, in order; none closes the lane.
+    /// Returns the groups of the next call, in order; `None` ends the worker.
     pub(super) fn take(&self) -> Option<Vec<QueuedGroup>> {
-        let mut line = self.lock();
+        let mut state = self.lock();
         let (mut ops, mut jobs) = (0, 0);
-        for job in &line.jobs {
+        for job in &state.jobs {
             ops += job.group.len();
-            if ops > MOST && jobs > 0 {
+            if ops > MAX_OPS && jobs > 0 {
                 break;
             }
             jobs += 1;
         }
         if jobs == 0 {
-            line.lanes = line.lanes.saturating_sub(1);
+            state.workers = state.workers.saturating_sub(1);
             return None;
         }
-        Some(line.jobs.drain(..jobs).collect())
+        Some(state.jobs.drain(..jobs).collect())
     }
 
-    /// A lane that ended otherwise, as with its runtime.
-    pub(super) fn abandon(&self) {
-        let mut line = self.lock();
-        line.lanes = line.lanes.saturating_sub(1);
+    /// Accounts for a worker that was dropped, as with its runtime.
+    pub(super) fn worker_dropped(&self) {
+        let mut state = self.lock();
+        state.workers = state.workers.saturating_sub(1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.line.lock()
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock()
     }
 }

@@ -1,4 +1,4 @@
-//! Calls the script by its hash, and sends it along where the server has forgotten it.
+//! Script calls by hash (`EVALSHA`), with `SCRIPT LOAD` on demand.
 
 use redis::{Cmd, Value};
 use smallvec::SmallVec;
@@ -8,7 +8,7 @@ use crate::base::error::Error;
 use crate::resilience::guard::Fault;
 use crate::store::redis::connect::Conn;
 
-/// The script, and what the server knows it by.
+/// The script and its hash.
 pub(super) struct Script {
     source: &'static str,
     hash: String,
@@ -20,7 +20,7 @@ impl Script {
         Self { source, hash: redis::Script::new(source).get_hash().to_owned() }
     }
 
-    /// Calls it. A server that has restarted, or was told to forget its scripts, is sent the source, once.
+    /// Calls the script. After a restart or `SCRIPT FLUSH` the source is sent again, once.
     pub(super) async fn call(
         &self,
         mut connection: Conn,
@@ -47,17 +47,18 @@ impl Script {
     }
 }
 
-/// A reply that is no list of integers is another command's.
+/// Decodes a reply of integers; any other reply belongs to another command.
 fn integers(answer: Value) -> Result<Vec<i64>, Fault> {
-    let foreign = || Fault::Lost(Error::store("redis: a foreign answer", "the script answers with integers"));
+    let foreign =
+        || Fault::Lost(Error::store("redis: the limit script returned an unexpected reply", "not a list of integers"));
     let Value::Array(values) = answer else { return Err(foreign()) };
     values.into_iter().map(|value| if let Value::Int(value) = value { Ok(value) } else { Err(foreign()) }).collect()
 }
 
-/// Names of keys.
+/// Key names of the limits.
 pub(super) struct ScriptKeys {
     prefix: String,
-    /// How many hash tags keys are spread over, at most 16; one where the server is one.
+    /// Number of hash tags, at most 16; one without a Cluster.
     tags: u64,
 }
 
@@ -66,7 +67,7 @@ impl ScriptKeys {
         Self { prefix: prefix.to_owned(), tags }
     }
 
-    /// Keys of one tag live on one node of a Cluster.
+    /// Returns the hash tag of a key. Keys of one tag are on one node of a Cluster.
     pub(super) const fn tag(&self, key: u64) -> u64 {
         key % self.tags
     }
@@ -86,7 +87,7 @@ impl ScriptKeys {
     }
 }
 
-/// The lowest four bits, in hexadecimal.
+/// Formats the lowest four bits in hexadecimal.
 const fn digit(bits: u64) -> u8 {
     b"0123456789abcdef"[(bits & 15) as usize]
 }

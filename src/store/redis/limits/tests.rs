@@ -1,4 +1,4 @@
-//! The script against the pure engine, over a real server.
+//! Compares the script with the in-process engine, on a real server.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// The script on one connection, told the time.
+/// The script on one connection, with the time as an argument.
 struct Bare {
     runtime: Runtime,
     connection: Conn,
@@ -52,7 +52,7 @@ impl Bare {
     }
 }
 
-/// The same operations on the engine of this process.
+/// Applies the same operations to the in-process engine.
 fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
     let at = |us: u64| Timestamp::from_nanos(us * 1_000);
     let check = |op: &Op, enforced| {
@@ -90,7 +90,7 @@ fn quotas() -> [Quota; 6] {
     ]
 }
 
-/// What a generated operation is: key, what it does, its units and whether it may refuse; its quota follows its key.
+/// A generated operation: key, kind, units and whether it is enforced; its quota follows its key.
 type Row = (u64, u8, u32, bool);
 
 fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
@@ -99,13 +99,13 @@ fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
         7 => LimitCommand::Refund { charged: now - u64::from(units) * 37_000 },
         _ => LimitCommand::Charge,
     };
-    // Correcting by nothing is no correction.
+    // A correction by zero is omitted.
     Op { key, quota, units: units.max(u32::from(kind > 6)), act }
 }
 
-/// Takes and asks share groups; corrections come alone.
+/// Takes and asks share groups; corrections have groups of their own.
 fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota) -> CheckGroup {
-    // No two limits of a request count under one key.
+    // The limits of a request use distinct keys.
     rows.sort_by_key(|row| row.0);
     rows.dedup_by_key(|row| row.0);
     if asks {

@@ -1,4 +1,4 @@
-//! Lanes: tasks that send what waits and hand the answers out, and give back what leases leave over.
+//! Workers: batch queued checks into one script call, deliver the replies, and refund expired leases.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::protocol::{Answers, CheckGroup, GroupResult, LimitCommand, Op, SoldUnits, encode};
 use super::queue::{Queued, QueuedGroup};
-use super::{Inner, count};
+use super::{LimitsShared, count};
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
 use crate::base::lock::Mutex;
@@ -17,17 +17,17 @@ use crate::limit::Quota;
 use crate::limit::algorithm::lease::Unspent;
 use crate::resilience::guard::Fault;
 
-/// How often ended leases are looked for, while there are leases.
-const GLANCE: Duration = Duration::from_millis(20);
+/// Interval of checks for expired leases, while there are any.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Queues a job and sees to it that somebody sends it. False where there is no room.
-pub(super) fn queue(inner: &Arc<Inner>, tag: usize, job: QueuedGroup) -> bool {
+/// Queues a group and starts a worker if necessary. Returns false if the queue is full.
+pub(super) fn queue(inner: &Arc<LimitsShared>, tag: usize, job: QueuedGroup) -> bool {
     match inner.queues[tag].push(job) {
-        Queued::Waiting => true,
+        Queued::WorkersRunning => true,
         Queued::Full => false,
-        Queued::Open => {
+        Queued::StartWorker => {
             let lane = Worker { inner: inner.clone(), tag, closed: false };
-            // Outside a runtime the job waits for the next one that comes from inside.
+            // Outside a runtime the group waits for the next caller inside one.
             if let Ok(runtime) = Handle::try_current() {
                 runtime.spawn(lane.run());
             }
@@ -37,7 +37,7 @@ pub(super) fn queue(inner: &Arc<Inner>, tag: usize, job: QueuedGroup) -> bool {
 }
 
 struct Worker {
-    inner: Arc<Inner>,
+    inner: Arc<LimitsShared>,
     tag: usize,
     closed: bool,
 }
@@ -46,7 +46,7 @@ impl Worker {
     async fn run(mut self) {
         while let Some(jobs) = self.inner.queues[self.tag].take() {
             send(&self.inner, jobs).await;
-            // Who was just answered may ask again: they leave together.
+            // Callers that just got a reply may queue again: their checks share the next call.
             tokio::task::yield_now().await;
         }
         self.closed = true;
@@ -56,69 +56,69 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.closed {
-            self.inner.queues[self.tag].abandon();
+            self.inner.queues[self.tag].worker_dropped();
         }
     }
 }
 
-async fn send(inner: &Arc<Inner>, jobs: Vec<QueuedGroup>) {
-    // The first has waited longest: by its time all are answered, one way or the other.
+async fn send(inner: &Arc<LimitsShared>, jobs: Vec<QueuedGroup>) {
+    // The first has waited longest: its deadline applies to all.
     let waited = jobs.first().map_or(Duration::ZERO, |job| inner.clock.now().since(job.sent));
     let by = runtime_now() + inner.guard.patience().saturating_sub(waited);
     let call = encode(jobs.iter().map(|job| &job.group));
-    let now = inner.tells_time.then(|| inner.clock.now().as_nanos() / 1_000);
+    let now = inner.passes_time.then(|| inner.clock.now().as_nanos() / 1_000);
     count(&inner.counters.commands);
     let answer = inner.guard.call_by(by, async |connection| {
         let values = inner.script.call(connection, &inner.names, &call, now).await?;
         let received = inner.clock.now();
-        read(&values, &jobs).map(|(at, told)| (at, received, told)).ok_or_else(foreign)
+        read(&values, &jobs).map(|(at, results)| (at, received, results)).ok_or_else(mismatched_reply)
     });
     match answer.await {
-        Ok((at, received, told)) => {
+        Ok((at, received, results)) => {
             let ours = (received.as_nanos() / 1_000) as i64;
-            inner.ahead.store((at as i64).saturating_sub(ours), std::sync::atomic::Ordering::Relaxed);
-            for (job, told) in jobs.into_iter().zip(told) {
-                deliver(inner, job, told, at);
+            inner.offset_us.store((at as i64).saturating_sub(ours), std::sync::atomic::Ordering::Relaxed);
+            for (job, result) in jobs.into_iter().zip(results) {
+                deliver(inner, job, result, at);
             }
         }
-        Err(outage) => jobs.into_iter().for_each(|job| fail(inner, job, outage)),
+        Err(outage) => jobs.into_iter().for_each(|job| deliver_error(inner, job, outage)),
     }
 }
 
 /// Decodes each job's reply and the store's time; `None` if the reply does not match the request.
 fn read(values: &[i64], jobs: &[QueuedGroup]) -> Option<(u64, Vec<GroupResult>)> {
     let mut answers = Answers::new(values)?;
-    let told = jobs.iter().map(|job| answers.group(&job.group)).collect::<Option<_>>()?;
-    answers.is_done().then_some((answers.now, told))
+    let results = jobs.iter().map(|job| answers.group(&job.group)).collect::<Option<_>>()?;
+    answers.is_done().then_some((answers.now, results))
 }
 
-fn foreign() -> Fault {
-    Fault::Lost(Error::store("redis: a foreign answer", "it does not fit the question"))
+fn mismatched_reply() -> Fault {
+    Fault::Lost(Error::store("redis: the limit script returned an unexpected reply", "does not match the request"))
 }
 
-fn deliver(inner: &Arc<Inner>, job: QueuedGroup, told: GroupResult, at: u64) {
-    let mut sold = told.sold.into_iter();
-    for (op, verdict) in job.group.iter().zip(&told.verdicts) {
+fn deliver(inner: &Arc<LimitsShared>, job: QueuedGroup, results: GroupResult, at: u64) {
+    let mut sold = results.sold.into_iter();
+    for (op, verdict) in job.group.iter().zip(&results.verdicts) {
         let LimitCommand::Take { enforced, want, .. } = op.act else { continue };
         if enforced && !verdict.admits() {
-            inner.near.refused(op.key, op.quota, op.units, verdict, job.sent);
+            inner.local_cache.refused(op.key, op.quota, op.units, verdict, job.sent);
         }
         if want > 0
             && let Some(sold) = sold.next()
         {
-            bought(inner, op, sold, at, job.sent);
+            record_lease(inner, op, sold, at, job.sent);
         }
     }
     if let Some(reply) = job.reply {
-        // Who has left no longer waits.
-        drop(reply.send(Ok(told.verdicts)));
+        // The caller may have left.
+        drop(reply.send(Ok(results.verdicts)));
     }
 }
 
-fn fail(inner: &Inner, job: QueuedGroup, outage: Outage) {
+fn deliver_error(inner: &LimitsShared, job: QueuedGroup, outage: Outage) {
     for op in &job.group {
         if let LimitCommand::Take { want: 1.., .. } = op.act {
-            inner.near.order_failed(op.key, op.quota);
+            inner.local_cache.lease_order_failed(op.key, op.quota);
         }
     }
     if let Some(reply) = job.reply {
@@ -126,86 +126,86 @@ fn fail(inner: &Inner, job: QueuedGroup, outage: Outage) {
     }
 }
 
-fn bought(inner: &Arc<Inner>, op: &Op, sold: SoldUnits, at: u64, sent: Timestamp) {
-    // Two clocks need not run at one speed: a thousandth is more than they may differ by.
+fn record_lease(inner: &Arc<LimitsShared>, op: &Op, sold: SoldUnits, at: u64, sent: Timestamp) {
+    // Clock rates may differ; a thousandth is a safe margin.
     let sold = SoldUnits { life: sold.life - sold.life / 1_000, ..sold };
-    if let Some(unspent) = inner.near.bought((op.key, op.quota), sold, at, sent) {
-        give_back(inner, op.key, op.quota, unspent, sent);
+    if let Some(unspent) = inner.local_cache.record_lease((op.key, op.quota), sold, at, sent) {
+        refund(inner, op.key, op.quota, unspent, sent);
     }
     if sold.units > 0 {
-        inner.leases.watch(inner, (op.key, op.quota, sent + sold.life));
+        inner.leases.schedule_refund(inner, (op.key, op.quota, sent + sold.life));
     }
 }
 
-fn give_back(inner: &Arc<Inner>, key: u64, quota: Quota, unspent: Unspent, now: Timestamp) {
+fn refund(inner: &Arc<LimitsShared>, key: u64, quota: Quota, unspent: Unspent, now: Timestamp) {
     let act = LimitCommand::Refund { charged: unspent.charged };
     let group: CheckGroup = smallvec![Op { key, quota, units: unspent.units, act }];
-    // Where it cannot be sent it is not given back: units unused, never used twice.
+    // If it cannot be sent, the units remain unused: never spent twice.
     inner.submit(group, now, None);
 }
 
-/// Leases that run, and when they end.
+/// Active leases and their expiry.
 #[derive(Default)]
 pub(super) struct Leases {
-    running: Mutex<Running>,
+    active: Mutex<ActiveLeases>,
 }
 
 #[derive(Default)]
-struct Running {
+struct ActiveLeases {
     leases: Vec<(u64, Quota, Timestamp)>,
-    watched: bool,
+    is_expiry_running: bool,
 }
 
 impl Leases {
-    /// Sees to it that what a lease leaves over is given back.
-    fn watch(&self, inner: &Arc<Inner>, lease: (u64, Quota, Timestamp)) {
-        let mut running = self.running.lock();
-        running.leases.push(lease);
-        if !running.watched
+    /// Schedules the refund of a lease's unspent units.
+    fn schedule_refund(&self, inner: &Arc<LimitsShared>, lease: (u64, Quota, Timestamp)) {
+        let mut active = self.active.lock();
+        active.leases.push(lease);
+        if !active.is_expiry_running
             && let Ok(runtime) = Handle::try_current()
         {
-            running.watched = true;
-            runtime.spawn(Watch(Arc::downgrade(inner)).run());
+            active.is_expiry_running = true;
+            runtime.spawn(LeaseExpiry(Arc::downgrade(inner)).run());
         }
     }
 
-    /// Those that have ended; none closes the watch.
-    fn ended(&self, now: Timestamp) -> Option<Vec<(u64, Quota, Timestamp)>> {
-        let mut running = self.running.lock();
-        if running.leases.is_empty() {
-            running.watched = false;
+    /// Returns the expired leases; `None` if no lease is active, which ends the task.
+    fn take_expired(&self, now: Timestamp) -> Option<Vec<(u64, Quota, Timestamp)>> {
+        let mut active = self.active.lock();
+        if active.leases.is_empty() {
+            active.is_expiry_running = false;
             return None;
         }
-        let (ended, rest) = running.leases.iter().copied().partition(|(_, _, until)| *until <= now);
-        running.leases = rest;
-        Some(ended)
+        let (take_expired, rest) = active.leases.iter().copied().partition(|(_, _, until)| *until <= now);
+        active.leases = rest;
+        Some(take_expired)
     }
 }
 
-struct Watch(Weak<Inner>);
+struct LeaseExpiry(Weak<LimitsShared>);
 
-impl Watch {
-    /// Ends with the last lease, and with the store.
+impl LeaseExpiry {
+    /// Runs until the last lease has expired, or the store is dropped.
     async fn run(self) {
         loop {
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(EXPIRY_INTERVAL).await;
             let Some(inner) = self.0.upgrade() else { return };
             let now = inner.clock.now();
-            let Some(ended) = inner.leases.ended(now) else { return };
-            for (key, quota, _) in ended {
-                if let Some(unspent) = inner.near.expire(key, quota, now) {
-                    give_back(&inner, key, quota, unspent, now);
+            let Some(take_expired) = inner.leases.take_expired(now) else { return };
+            for (key, quota, _) in take_expired {
+                if let Some(unspent) = inner.local_cache.expire(key, quota, now) {
+                    refund(&inner, key, quota, unspent, now);
                 }
             }
         }
     }
 }
 
-impl Drop for Watch {
+impl Drop for LeaseExpiry {
     fn drop(&mut self) {
-        // Its runtime may have ended before the leases did.
+        // The runtime may have ended before the leases.
         if let Some(inner) = self.0.upgrade() {
-            inner.leases.running.lock().watched = false;
+            inner.leases.active.lock().is_expiry_running = false;
         }
     }
 }

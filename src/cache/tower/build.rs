@@ -1,0 +1,158 @@
+//! Validation of a [`CacheBuilder`], and assembly of the layer's state.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::builder::CacheBuilder;
+use super::layer::CacheLayer;
+use super::live_rules::LiveRules;
+use super::shared::CacheShared;
+use super::stats::CacheCounters;
+use crate::base::error::Error;
+use crate::base::mode::SwitchCell;
+use crate::base::route::Patterns;
+use crate::cache::engine::background_slots::BackgroundSlots;
+use crate::cache::engine::body_memory::BodyMemory;
+use crate::cache::engine::coalesce::Coalescer;
+use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
+use crate::cache::http::credentials::Credentials;
+use crate::cache::http::rules::{CompiledRules, Routing};
+use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
+use crate::store::memory::MemoryCache;
+
+/// Maximum number of fetches that outlive their clients, and of background refreshes.
+const MAX_BACKGROUND: u64 = 256;
+
+impl CacheBuilder {
+    /// Validates the configuration and builds the layer.
+    ///
+    /// # Errors
+    /// Names the first invalid value: a malformed or conflicting route pattern, a malformed tag, a TTL of zero,
+    /// `max_entry` over `memory`, an invalid field name, a share out of range.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// assert!(CacheLayer::builder().build().is_ok());
+    /// assert!(CacheLayer::builder().jitter(1.0).build().is_err());
+    /// ```
+    pub fn build(mut self) -> Result<CacheLayer, Error> {
+        let config_error = |message: String| Err(Error::config(message));
+        if self.memory == 0 || self.max_entry == 0 {
+            return config_error(format!(
+                "cache: memory {} and max_entry {} must not be 0",
+                self.memory, self.max_entry
+            ));
+        }
+        if self.max_entry > self.memory {
+            return config_error(format!("cache: max_entry {} is over memory {}", self.max_entry, self.memory));
+        }
+        if !(0.0..1.0).contains(&self.jitter) {
+            return config_error(format!("cache: jitter {} must be at least 0 and less than 1", self.jitter));
+        }
+        if !(self.refresh_ahead > 0.0 && self.refresh_ahead <= 1.0) {
+            return config_error(format!("cache: refresh_ahead {} must be over 0 and at most 1", self.refresh_ahead));
+        }
+        if !matches!(&*self.default_scheme, "http" | "https") {
+            return config_error(format!(
+                "cache: default_scheme {:?} must be \"http\" or \"https\"",
+                self.default_scheme
+            ));
+        }
+        if !is_token(&self.status_name) {
+            return config_error(format!("cache: cache_status_name {:?} must be a token", self.status_name));
+        }
+        if self.wait.is_zero() {
+            return config_error("cache: wait 0s would make every concurrent miss call the inner service".to_owned());
+        }
+        if self.idle < Duration::from_secs(1) {
+            return config_error(format!("cache: idle_timeout {:?} must be at least 1 s", self.idle));
+        }
+        let declared = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
+        let routing = Routing { declared, outbound: self.outbound, identifies: self.identity.is_some() };
+        let rules = std::mem::take(&mut self.rules).compile(&routing)?;
+        let key_fields = field_names("key_field", &self.key_fields)?;
+        let mut targeted = field_names("targeted_field", &self.targeted)?;
+        targeted.retain(|name| *name != TOLLGATE_CACHE_CONTROL);
+        targeted.insert(0, TOLLGATE_CACHE_CONTROL);
+        if let Some(identity) = &self.identity {
+            identity.check()?;
+        }
+        Ok(CacheLayer::new(self.assemble(rules, routing, key_fields, targeted)))
+    }
+
+    pub(crate) fn assemble(
+        self,
+        rules: CompiledRules,
+        routing: Routing,
+        key_fields: Vec<HeaderName>,
+        mut targeted: Vec<HeaderName>,
+    ) -> CacheShared {
+        if targeted.is_empty() {
+            targeted.push(TOLLGATE_CACHE_CONTROL);
+        }
+        let settings = CacheSettings {
+            profile: self.profile,
+            max_entry: self.max_entry,
+            ignore_cookies: self.ignore_cookies,
+            key_fields,
+            targeted,
+            forward_targeted: self.forward_targeted,
+            default_scheme: if &*self.default_scheme == "https" { "https" } else { "http" },
+            status_name: self.cache_status.then_some(self.status_name),
+            status_key: self.status_key,
+            wait: self.wait,
+            idle: self.idle,
+            hit_for_miss: self.hit_for_miss,
+            jitter: self.jitter,
+            refresh_ahead: self.refresh_ahead,
+            budget: self.budget,
+        };
+        let level_1 = match self.store {
+            Some(store) => LevelOne::Custom(store),
+            None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
+        };
+        let places = StorePlan { level_1, level_2: self.level_2 };
+        let Engine { store, barriers, clock, events, in_process } = Engine::new(places, self.clock, self.hook);
+        CacheShared {
+            enabled: self.enabled,
+            switch: SwitchCell::default(),
+            settings,
+            counters: CacheCounters::default(),
+            rules: LiveRules::new(rules),
+            credentials: Credentials::new(self.identity.into_iter().chain(self.carriers)),
+            routing,
+            store,
+            in_process,
+            clock,
+            events,
+            fetches: Arc::new(Coalescer::default()),
+            barriers,
+            hit_for_miss: crate::cache::engine::hit_for_miss::HitForMiss::default(),
+            min_uses: crate::cache::engine::min_uses::MinUses::default(),
+            body_memory: BodyMemory::new(self.memory),
+            detached_fetches: BackgroundSlots::new(MAX_BACKGROUND),
+            refreshes: BackgroundSlots::new(MAX_BACKGROUND),
+            nonces: AtomicU64::new(0),
+            data: OnceLock::new(),
+        }
+    }
+}
+
+/// RFC 9110 §5.6.2; RFC 9651 §3.3.4 requires a letter first.
+fn is_token(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b))
+}
+
+fn field_names(setter: &str, names: &[Box<str>]) -> Result<Vec<HeaderName>, Error> {
+    let parse = |name: &str| {
+        HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| Error::config(format!("cache: {setter} {name:?} is not a valid field name")))
+    };
+    names.iter().map(|name| parse(name)).collect()
+}
