@@ -261,7 +261,7 @@ async fn a_head_without_validators_makes_nothing_fresh() {
 async fn an_entry_of_another_key_revives_nothing() {
     use tollgate::{
         store::memory::MemoryCache,
-        testing::{Faulty, Misbehaviour as M},
+        testing::{Faulty, InjectedFault as M},
     };
     let (f, n) = (Arc::new(Faulty::new(MemoryCache::new(1 << 20))), Arc::new(AtomicUsize::new(0)));
     let s = rule(Rule::ttl(600 * S)).level_2(f.clone()).build().unwrap().layer(service_fn(move |_: Req| {
@@ -269,10 +269,10 @@ async fn an_entry_of_another_key_revives_nothing() {
         async move { full(200, format!("{i}")) }
     }));
     ask!(s, req("GET", "/x", &NO));
-    f.begin(M::Lie);
+    f.inject(M::Lie);
     ask!(s, req("POST", "/x", &NO));
     ask!(s, req("GET", "/y", &NO));
-    f.begin(M::None);
+    f.inject(M::None);
     assert_ne!(ask!(s, req("GET", "/x", &NO)).2, "0");
 }
 

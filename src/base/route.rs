@@ -57,11 +57,13 @@ pub(crate) struct Match {
     /// Whether it is a catch-all (`/admin/{*rest}`) under whose prefix the route lies, and not the route itself: it may
     /// restrict, and permits nothing.
     pub(crate) is_wider: bool,
+    /// Whether the request's route is called by another name than the pattern.
+    pub(crate) is_renamed: bool,
 }
 
 impl Match {
     const fn exact(place: usize) -> Self {
-        Self { place, is_guess: false, is_wider: false }
+        Self { place, is_guess: false, is_wider: false, is_renamed: false }
     }
 }
 
@@ -149,7 +151,10 @@ impl Patterns {
                 let name = || self.declared.as_ref().and_then(|declared| self.covering(&declared.names[route]));
                 self.of_declared[route].map(Match::exact).or_else(name)
             }
-            Route::Routed(route) => self.spelt_like(route).map(Match::exact).or_else(|| self.covering(route)),
+            Route::Routed(route) => {
+                let found = self.spelt_like(route).map(Match::exact).or_else(|| self.covering(route));
+                found.map(|found| Match { is_renamed: *self.names[found.place] != *route, ..found })
+            }
             Route::Unknown if self.declared.is_some() => None,
             Route::Unknown => self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) }),
         }

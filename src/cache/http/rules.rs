@@ -332,11 +332,14 @@ impl CompiledRules {
         Self { patterns: Patterns::default(), rules: vec![Rule::default()] }
     }
 
-    /// Returns the index of this request's rule, and whether the match is a [guess](crate::base::route::Match).
-    pub(crate) fn find(&self, head: &RequestHead<'_>) -> (usize, bool) {
-        let applies = |found: &Match| !found.is_wider || self.rules[found.place].never;
-        let found = self.patterns.find(head).filter(applies);
-        found.map_or((self.rules.len() - 1, false), |found| (found.place, found.is_guess))
+    /// Returns how this request matches a rule; `None` for the fallback.
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<Match> {
+        self.patterns.find(head).filter(|found| !found.is_wider || self.rules[found.place].never)
+    }
+
+    /// Returns the index of the fallback rule.
+    pub(crate) const fn fallback(&self) -> usize {
+        self.rules.len() - 1
     }
 
     pub(crate) fn rule(&self, index: usize) -> &Rule {
@@ -385,7 +388,7 @@ mod tests {
         let compiled = Rules::new().route("/a/{x}", Rule::never()).compile(&Routing::default()).expect("rules");
         for (path, never) in [("/a/b", true), ("/b", false)] {
             let request = http::Request::get(path).body(()).expect("a request");
-            let (index, _) = compiled.find(&RequestHead::of(&request));
+            let index = compiled.find(&RequestHead::of(&request)).map_or(compiled.fallback(), |found| found.place);
             assert_eq!(compiled.rule(index).never, never, "{path}");
         }
     }

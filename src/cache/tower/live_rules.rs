@@ -47,6 +47,8 @@ pub(crate) struct MatchedRule {
     index: usize,
     /// Whether the rule was matched by path alone: see [`Match`](crate::base::route::Match).
     pub(crate) is_guess: bool,
+    /// Whether the request's route may be called by another name than the rule's pattern.
+    pub(crate) has_own_name: bool,
 }
 
 impl LiveRules {
@@ -63,8 +65,12 @@ impl LiveRules {
     /// Matches a request to its rule.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> MatchedRule {
         let replacement = self.replacement();
-        let (index, is_guess) = replacement.as_deref().unwrap_or(&self.built).rules.find(head);
-        MatchedRule { replacement, index, is_guess }
+        let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
+        let found = rules.find(head);
+        let index = found.map_or(rules.fallback(), |found| found.place);
+        let (is_guess, has_own_name) =
+            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed));
+        MatchedRule { replacement, index, is_guess, has_own_name }
     }
 
     /// Returns the rule.

@@ -123,7 +123,8 @@ impl CacheShared {
         let rule = self.rules.rule(&matched);
         let counters = self.rules.counters(&matched);
         let pattern = self.rules.pattern(&matched);
-        let route = match self.rules.routed(&matched, head) {
+        let routed = if matched.has_own_name { self.rules.routed(&matched, head) } else { None };
+        let route = match routed {
             Some(route) if Some(route) != pattern => self.counters.route(route),
             _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
         };
