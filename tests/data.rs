@@ -226,7 +226,7 @@ async fn a_store_that_fails_costs_a_load_and_no_error() {
         let data = DataCache::builder().store(store.clone()).build();
         let cached: Cached<u64> = data.cached("space").build().expect("a namespace");
         cached.put("other", 7_u64).await.expect("kept");
-        store.begin(does);
+        store.inject(does);
         for n in 0..3_u64 {
             let found = cached.get_or_load(("a", n), move || async move { Ok::<_, Infallible>(n) }).await;
             assert_eq!(*found.expect("infallible"), n, "{does:?}");

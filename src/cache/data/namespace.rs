@@ -65,7 +65,7 @@ pub(super) struct LoadedValue {
     pub(super) encoded: Bytes,
     pub(super) ttl: Option<Duration>,
     pub(super) tags: Vec<Box<str>>,
-    pub(super) asked: Timestamp,
+    pub(super) requested_at: Timestamp,
     pub(super) began: LogPosition,
 }
 
@@ -146,7 +146,7 @@ impl Namespace {
             strict: false,
             immutable: false,
             tags: tags.into(),
-            took: now.since(loaded.asked),
+            took: now.since(loaded.requested_at),
             began: loaded.began,
             checked: AtomicU64::new(0),
         };
@@ -162,8 +162,8 @@ impl Namespace {
         }
     }
 
-    /// Stores a value requested at `asked`, unless it was invalidated or replaced meanwhile.
-    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>, asked: Timestamp) {
+    /// Stores a value requested at `requested_at`, unless it was invalidated or replaced meanwhile.
+    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>, requested_at: Timestamp) {
         let (key, meta) = (&entry.key, &entry.meta);
         if let Err(error) = self.check_storable(entry) {
             // A lifetime of zero set by the load is not an error.
@@ -178,7 +178,7 @@ impl Namespace {
         // An entry stored after this load began may be newer.
         let stored = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
         let is_valid = |old: &Entry| self.engine.barriers.check(key, &old.meta) == Validity::Valid;
-        if stored.is_some_and(|old| old.meta.stored_at > asked && is_valid(&old)) {
+        if stored.is_some_and(|old| old.meta.stored_at > requested_at && is_valid(&old)) {
             return;
         }
         if let Err(error) = self.put(entry).await {

@@ -63,8 +63,8 @@ impl DataStats {
     /// Whether the hit ratio is below its target; `false` for fewer than a hundred look-ups.
     #[must_use]
     pub fn is_below_target(&self) -> bool {
-        let asked = self.avoided + self.misses;
-        asked >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
+        let requested_at = self.avoided + self.misses;
+        requested_at >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
     }
 }
 

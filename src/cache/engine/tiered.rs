@@ -145,8 +145,8 @@ impl CacheStore for Levels {
         let store = self.level_1.clone();
         self.level_2.get_many(&wanted, now).map(move |found| {
             let mut all = level_1;
-            let asked = missing.into_iter().zip(&wanted).zip(choices);
-            for (((at, key), prefers), found) in asked.zip(found.unwrap_or_default()) {
+            let requested_at = missing.into_iter().zip(&wanted).zip(choices);
+            for (((at, key), prefers), found) in requested_at.zip(found.unwrap_or_default()) {
                 if let Some(found) = found.filter(prefers) {
                     drop(store.put(key, found.clone(), now));
                     all[at] = Some(found);

@@ -3,10 +3,10 @@
 //! Both are computed once, when a response is stored; a hit compares two numbers.
 //!
 //! ```text
-//! asked      answered       fresh_until   +stale-while-revalidate   +stale-if-error     keep
-//!   |-----------|---------------|---------------|------------------------|----------------|
-//!               fresh: served   stale, served   stale, served only if    kept only to be
-//!                               and refreshed   the inner service fails  revalidated
+//! requested   received       fresh_until   +stale-while-revalidate   +stale-if-error     retain_until
+//!     |-----------|---------------|---------------|------------------------|----------------|
+//!                  fresh: serve     stale: serve    stale: serve only if     retain only for
+//!                                   and revalidate  the inner service fails  revalidation
 //! ```
 //!
 //! The lifetime is the first of these that is present: a targeted field, `s-maxage`, `max-age`, `Expires`, the handler
@@ -26,9 +26,9 @@ const MAX_HEURISTIC: Duration = Duration::from_secs(86_400);
 /// Times of a request and of its response head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExchangeTimes {
-    pub(crate) asked: Timestamp,
-    pub(crate) answered: Timestamp,
-    /// Calendar time at `answered`.
+    pub(crate) requested_at: Timestamp,
+    pub(crate) received_at: Timestamp,
+    /// Calendar time at `received_at`.
     pub(crate) wall: SystemTime,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile:
     // "apparent_age = max(0, response_time - date_value)"
     let apparent = date(headers, &header::DATE).and_then(|date| moments.wall.duration_since(date).ok());
     // "response_delay = response_time - request_time; corrected_age_value = age_value + response_delay"
-    let corrected = age_value.unwrap_or_default().saturating_add(moments.answered.since(moments.asked));
+    let corrected = age_value.unwrap_or_default().saturating_add(moments.received_at.since(moments.requested_at));
     // Dates have a resolution of one second: a smaller difference is rounding.
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
     apparent.max(corrected)
@@ -138,8 +138,8 @@ mod tests {
 
     fn moments() -> ExchangeTimes {
         let wall = httpdate::parse_http_date("Thu, 01 Jan 2026 00:01:00 GMT").expect("a date");
-        let asked = Timestamp::from_nanos(1_000_000_000);
-        ExchangeTimes { asked, answered: asked + Duration::from_secs(2), wall }
+        let requested_at = Timestamp::from_nanos(1_000_000_000);
+        ExchangeTimes { requested_at, received_at: requested_at + Duration::from_secs(2), wall }
     }
 
     fn lifetime_of(fields: &[(&'static str, &str)]) -> Lifetime {

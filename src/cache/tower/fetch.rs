@@ -88,7 +88,7 @@ pub(crate) struct RunningFetch {
     pub(crate) leader: Option<Leader>,
     /// Reason for fetching without sharing.
     pub(crate) detail: Option<Reason>,
-    pub(crate) asked: Timestamp,
+    pub(crate) requested_at: Timestamp,
     pub(crate) began: LogPosition,
     pub(crate) question: OriginRequest,
 }
@@ -106,11 +106,22 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
         true => OriginRequest::Unchanged,
         false => rewrite_request(request.headers_mut(), stale.as_ref(), beginning),
     };
-    let (asked, began) = (core.clock.now(), core.log_position());
+    let (requested_at, began) = (core.clock.now(), core.log_position());
     core.counters.called();
     let unsafe_request = params.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, params.key.clone()));
-    let errand =
-        RunningFetch { core, params, headers, stale, forward, is_shadow, leader, detail, asked, began, question };
+    let errand = RunningFetch {
+        core,
+        params,
+        headers,
+        stale,
+        forward,
+        is_shadow,
+        leader,
+        detail,
+        requested_at,
+        began,
+        question,
+    };
     match origin.fetch(request).await {
         Ok(response) => {
             if let Some(unsafe_request) = unsafe_request {
@@ -200,17 +211,17 @@ impl RunningFetch {
     }
 
     pub(crate) fn store_context(&self) -> StoreContext<'_> {
-        let answered = self.core.clock.now();
+        let received_at = self.core.clock.now();
         StoreContext {
             settings: &self.core.settings,
             rule: self.core.rules.rule(&self.params.rule),
             flags: self.params.flags,
             keyed: self.params.keyed,
-            moments: ExchangeTimes { asked: self.asked, answered, wall: self.core.clock.wall() },
+            moments: ExchangeTimes { requested_at: self.requested_at, received_at, wall: self.core.clock.wall() },
             post: self.params.post,
             own_fields: self.sent_own_fields(),
             refuses_identity: !vary::accepts_identity(&self.headers),
-            random: self.params.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            random: self.params.key.hash64() ^ received_at.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
 

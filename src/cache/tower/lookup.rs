@@ -22,7 +22,7 @@ use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.
 pub(crate) struct Lookup {
-    pub(crate) asked: PendingRead,
+    pub(crate) requested_at: PendingRead,
     pub(crate) answer: MaybeReady<Result<Option<Stored>, Error>>,
 }
 
@@ -63,7 +63,7 @@ enum Selected {
 impl CacheShared {
     /// Starts a look-up.
     pub(crate) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
-        Lookup { asked: PendingRead::Primary, answer: self.store.get(key, now) }
+        Lookup { requested_at: PendingRead::Primary, answer: self.store.get(key, now) }
     }
 
     /// Looks up as long as the store answers without waiting.
@@ -79,8 +79,8 @@ impl CacheShared {
     ) -> Result<(Option<Box<CacheKey>>, LookupResult), Lookup> {
         let mut search = self.start_lookup(&params.key, now);
         loop {
-            let Lookup { asked, answer: MaybeReady::Ready(answer) } = search else { return Err(search) };
-            match self.step(params, headers, asked, answer, now) {
+            let Lookup { requested_at, answer: MaybeReady::Ready(answer) } = search else { return Err(search) };
+            match self.step(params, headers, requested_at, answer, now) {
                 LookupStep::Next(next) => search = next,
                 LookupStep::Done(variant, found) => return Ok((variant, found)),
             }
@@ -100,7 +100,7 @@ impl CacheShared {
         &self,
         params: &CacheRequest,
         headers: &HeaderMap,
-        asked: PendingRead,
+        requested_at: PendingRead,
         answer: Result<Option<Stored>, Error>,
         now: Timestamp,
     ) -> LookupStep {
@@ -108,7 +108,7 @@ impl CacheShared {
             self.store_failed(&error);
             None
         });
-        let (key, variant, elsewhere) = match asked {
+        let (key, variant, elsewhere) = match requested_at {
             PendingRead::Primary => (&params.key, None, None),
             PendingRead::Variant(key) => (&*key.clone(), Some(key), None),
             PendingRead::SharedIndex(key) => (&params.key, None, Some(key)),
@@ -130,14 +130,14 @@ impl CacheShared {
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
                 Selected::Variant(key) => {
                     let answer = self.store.get(&key, now);
-                    LookupStep::Next(Lookup { asked: PendingRead::Variant(Box::new(key)), answer })
+                    LookupStep::Next(Lookup { requested_at: PendingRead::Variant(Box::new(key)), answer })
                 }
                 Selected::None(key) if elsewhere.is_some() => {
                     LookupStep::Done(Some(Box::new(key)), LookupResult::Miss(Forward::VaryMiss))
                 }
                 Selected::None(key) => {
                     let answer = self.store.get_shared(&params.key, now);
-                    LookupStep::Next(Lookup { asked: PendingRead::SharedIndex(Box::new(key)), answer })
+                    LookupStep::Next(Lookup { requested_at: PendingRead::SharedIndex(Box::new(key)), answer })
                 }
             },
             _ => LookupStep::Done(variant.or(elsewhere), LookupResult::Miss(missed)),

@@ -58,7 +58,7 @@ async fn complete_lookup(
 ) -> (Option<Box<CacheKey>>, LookupResult) {
     loop {
         let answer = search.answer.await;
-        match core.step(params, headers, search.asked, answer, core.clock.now()) {
+        match core.step(params, headers, search.requested_at, answer, core.clock.now()) {
             LookupStep::Next(next) => search = next,
             LookupStep::Done(variant, found) => return (variant, found),
         }
