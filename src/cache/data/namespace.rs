@@ -26,7 +26,7 @@ use crate::cache::http::stored_head::{LogPosition, StoredHead};
 use crate::cache::http::tag;
 
 /// Namespace of typed values.
-pub(crate) struct Namespace {
+pub(super) struct Namespace {
     pub(super) name: Box<str>,
     /// Prefix of its keys.
     pub(super) key_prefix: Box<[u8]>,
@@ -40,21 +40,21 @@ pub(crate) struct Namespace {
 }
 
 /// Validated configuration of a namespace.
-pub(crate) struct NamespaceSettings {
-    pub(crate) ttl_policy: TtlPolicy,
-    pub(crate) tags: Vec<Box<str>>,
+pub(super) struct NamespaceSettings {
+    pub(super) ttl_policy: TtlPolicy,
+    pub(super) tags: Vec<Box<str>>,
     /// Time after which a stale value is served while the load continues.
-    pub(crate) soft_timeout: Option<Duration>,
+    pub(super) soft_timeout: Option<Duration>,
     /// Time after which the caller gets an error while the load continues.
-    pub(crate) hard_timeout: Option<Duration>,
+    pub(super) hard_timeout: Option<Duration>,
     /// Time a caller waits for another caller's load.
-    pub(crate) wait: Duration,
+    pub(super) wait: Duration,
     /// Longest time one process makes the others wait.
-    pub(crate) lease: Duration,
+    pub(super) lease: Duration,
     /// Number of concurrent loads of a call for many keys.
-    pub(crate) parallel: usize,
-    pub(crate) target: Option<f64>,
-    pub(crate) budget: Option<Budget>,
+    pub(super) parallel: usize,
+    pub(super) target: Option<f64>,
+    pub(super) budget: Option<Budget>,
 }
 
 /// Loaded value with its storage options.

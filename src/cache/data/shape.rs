@@ -15,7 +15,7 @@ use std::fmt::{self, Display};
 use serde::ser::{self, Serialize};
 
 /// Returns the shape of this value and its size in memory; `None` if its `Serialize` fails.
-pub(crate) fn of<V: Serialize>(value: &V) -> Option<(u64, usize)> {
+pub(super) fn of<V: Serialize>(value: &V) -> Option<(u64, usize)> {
     let mut shape = Shape::default();
     value.serialize(&mut shape).ok()?;
     Some((shape.hash, shape.size.max(size_of::<V>())))

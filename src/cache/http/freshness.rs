@@ -34,7 +34,7 @@ pub(crate) struct ExchangeTimes {
 
 /// Freshness lifetime, counted from the generation of the response at the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lifetime {
+pub(super) enum Lifetime {
     /// Explicit lifetime.
     Explicit(Duration),
     /// Heuristic lifetime (§4.2.2).
@@ -44,7 +44,7 @@ pub(crate) enum Lifetime {
 }
 
 /// Parses a field that holds one valid date: IMF-fixdate, RFC 850 or asctime (RFC 9110 §5.6.7).
-pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let text = line.to_str().ok()?;
@@ -61,7 +61,7 @@ pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime>
 ///
 /// Zero in profile `app` without an `Age` field: the inner service is the origin, and the time a handler takes does not
 /// count as age.
-pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
+pub(super) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
     let age_value = age(headers);
     if profile == Profile::App && age_value.is_none() {
         return Duration::ZERO;
@@ -83,7 +83,7 @@ fn age(headers: &HeaderMap) -> Option<Duration> {
 
 /// §4.2.1: freshness lifetime. `assigned` is the lifetime set by the handler or rule, used where the response sets
 /// none.
-pub(crate) fn lifetime(
+pub(super) fn lifetime(
     headers: &HeaderMap,
     directives: &ResponseDirectives,
     targeted: bool,
@@ -106,7 +106,7 @@ pub(crate) fn lifetime(
 }
 
 /// §4.2.2: a tenth of the time since the last modification, for statuses that are heuristically cacheable.
-pub(crate) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
+pub(super) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
     if !public && !is_heuristically_cacheable(status) {
         return Lifetime::Unknown;
     }
@@ -118,7 +118,7 @@ pub(crate) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, m
 }
 
 /// RFC 9110 §15.1: statuses "defined as heuristically cacheable" (206 apart, which is stored as partial).
-pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 

@@ -49,23 +49,23 @@ const API_KEYS: [&str; 18] = [
 pub(crate) struct RequestFlags(u16);
 
 impl RequestFlags {
-    pub(crate) const AUTHORIZATION: Self = Self(1);
-    pub(crate) const COOKIE: Self = Self(1 << 1);
+    pub(super) const AUTHORIZATION: Self = Self(1);
+    pub(super) const COOKIE: Self = Self(1 << 1);
     pub(crate) const RANGE: Self = Self(1 << 2);
     /// `If-Match` or `If-Unmodified-Since`.
     pub(crate) const PRECONDITION: Self = Self(1 << 3);
     /// `If-None-Match` or `If-Modified-Since`.
     pub(crate) const CONDITION: Self = Self(1 << 4);
-    pub(crate) const UPGRADE: Self = Self(1 << 5);
-    pub(crate) const GRPC: Self = Self(1 << 6);
-    pub(crate) const UNKEYED: Self = Self(1 << 7);
+    pub(super) const UPGRADE: Self = Self(1 << 5);
+    pub(super) const GRPC: Self = Self(1 << 6);
+    pub(super) const UNKEYED: Self = Self(1 << 7);
     pub(crate) const CACHE_CONTROL: Self = Self(1 << 8);
     /// `Content-Length` other than 0, or `Transfer-Encoding`.
     pub(crate) const BODY: Self = Self(1 << 9);
     /// `X-Forwarded-Proto` or `X-Forwarded-Port`.
     pub(crate) const FORWARDED: Self = Self(1 << 10);
     /// A field that usually holds a credential: see [`API_KEYS`].
-    pub(crate) const API_KEY: Self = Self(1 << 11);
+    pub(super) const API_KEY: Self = Self(1 << 11);
     /// `Expect`.
     pub(crate) const EXPECT: Self = Self(1 << 12);
     /// A credential read by a configured extractor. Set from the extractors, not by [`scan`](Self::scan).
@@ -116,7 +116,7 @@ fn names_host(value: &[u8]) -> bool {
 }
 
 /// Whether the request carries a reflected field that is not among `keyed`.
-pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
+pub(super) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
     headers.iter().any(|(name, value)| {
         let reflected =
             REFLECTED.contains(&name.as_str()) || (*name == http::header::FORWARDED && names_host(value.as_bytes()));
@@ -125,7 +125,7 @@ pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
 }
 
 /// Whether every cookie name is among `ignorable`.
-pub(crate) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>]) -> bool {
+pub(super) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>]) -> bool {
     !ignorable.is_empty()
         && headers.get_all(http::header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';')).all(
             |pair| {

@@ -34,13 +34,13 @@ pub(crate) struct StorePolicy {
     /// Age on arrival.
     pub(crate) age: Duration,
     /// Freshness lifetime counted from generation, after jitter.
-    pub(crate) lifetime: Duration,
-    pub(crate) while_revalidate: Duration,
-    pub(crate) if_error: Duration,
+    pub(super) lifetime: Duration,
+    pub(super) while_revalidate: Duration,
+    pub(super) if_error: Duration,
     /// Stale-if-error window for errors, 502, 503 and 504.
-    pub(crate) if_down: Duration,
-    pub(crate) retention: Duration,
-    pub(crate) refresh_ahead: f64,
+    pub(super) if_down: Duration,
+    pub(super) retention: Duration,
+    pub(super) refresh_ahead: f64,
     pub(crate) strict: bool,
     pub(crate) immutable: bool,
     /// Fields not to store (§5.2.2.4, §5.2.2.7).

@@ -21,13 +21,13 @@ use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.
-pub(crate) struct Lookup {
-    pub(crate) requested_at: PendingRead,
-    pub(crate) answer: MaybeReady<Result<Option<Stored>, Error>>,
+pub(super) struct Lookup {
+    pub(super) requested_at: PendingRead,
+    pub(super) answer: MaybeReady<Result<Option<Stored>, Error>>,
 }
 
 /// Pending read of the store.
-pub(crate) enum PendingRead {
+pub(super) enum PendingRead {
     /// The value under the primary key.
     Primary,
     /// The entry of a variant.
@@ -38,7 +38,7 @@ pub(crate) enum PendingRead {
 }
 
 /// Result of a look-up.
-pub(crate) enum LookupResult {
+pub(super) enum LookupResult {
     /// A matching entry.
     Entry(Arc<Entry>, Freshness),
     /// A miss.
@@ -46,7 +46,7 @@ pub(crate) enum LookupResult {
 }
 
 /// Step of a look-up.
-pub(crate) enum LookupStep {
+pub(super) enum LookupStep {
     Next(Lookup),
     /// The result, and the variant key by which requests coalesce; `None` for the primary key.
     Done(Option<Box<CacheKey>>, LookupResult),
@@ -62,7 +62,7 @@ enum Selected {
 
 impl CacheShared {
     /// Starts a look-up.
-    pub(crate) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
+    pub(super) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
         Lookup { requested_at: PendingRead::Primary, answer: self.store.get(key, now) }
     }
 
@@ -71,7 +71,7 @@ impl CacheShared {
     /// # Errors
     /// The pending look-up, if the store needs time.
     #[inline]
-    pub(crate) fn lookup_ready(
+    pub(super) fn lookup_ready(
         &self,
         params: &CacheRequest,
         headers: &HeaderMap,
@@ -88,7 +88,7 @@ impl CacheShared {
     }
 
     /// Returns a fresh entry stored after this request's look-up, by a fetch that completed meanwhile.
-    pub(crate) fn completed_meanwhile(&self, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
+    pub(super) fn completed_meanwhile(&self, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
         match self.lookup_ready(params, headers, self.clock.now()) {
             Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::RefreshAhead))) => Some(entry),
             _ => None,
@@ -96,7 +96,7 @@ impl CacheShared {
     }
 
     /// Evaluates the store's answer for this request.
-    pub(crate) fn step(
+    pub(super) fn step(
         &self,
         params: &CacheRequest,
         headers: &HeaderMap,
@@ -181,7 +181,7 @@ impl CacheShared {
     }
 
     /// Whether the stored response is an error that this request's credential may avert.
-    pub(crate) fn may_differ_with_credential(&self, params: &CacheRequest, meta: &StoredHead) -> bool {
+    pub(super) fn may_differ_with_credential(&self, params: &CacheRequest, meta: &StoredHead) -> bool {
         policy::may_differ_with_credential(meta.status, params.flags, params.keyed, self.rules.rule(&params.rule))
     }
 
@@ -226,7 +226,7 @@ impl CacheShared {
     }
 
     /// Whether an invalidation since `began` rules out joining a fetch under way.
-    pub(crate) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
+    pub(super) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
         self.barriers.check_fetch(key, began) != Validity::Valid
     }
 }
