@@ -269,7 +269,7 @@ async fn an_entry_of_another_key_revives_nothing() {
         async move { full(200, format!("{i}")) }
     }));
     ask!(s, req("GET", "/x", &NO));
-    f.inject(M::Lie);
+    f.inject(M::WrongAnswer);
     ask!(s, req("POST", "/x", &NO));
     ask!(s, req("GET", "/y", &NO));
     f.inject(M::None);

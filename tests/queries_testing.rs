@@ -44,7 +44,7 @@ async fn around_any_work() {
     assert_eq!(queries(twice()).await.at_most(2).no_n_plus_one().into_inner(), "done");
     let said = refused(async { drop(queries(twice()).await.no_duplicates()) }).await;
     assert!(
-        said.contains("2 × SELECT name FROM users WHERE id = ?") && said.contains("2 for the same thing"),
+        said.contains("2 × SELECT name FROM users WHERE id = ?") && said.contains("2 with the same parameters"),
         "{said}"
     );
     assert!(said.contains("queries_testing.rs:"), "the place in the program: {said}");

@@ -159,8 +159,8 @@ where
     /// ```
     pub async fn put<K: KeyPart>(&self, key: K, value: impl Into<Loaded<V>>) -> Result<Arc<V>, Error> {
         let key = self.key(&key);
-        let (asked, began) = (self.namespace.engine.clock.now(), self.namespace.engine.log_position());
-        let (value, entry) = self.new_entry(&key, value.into(), asked, began);
+        let (requested_at, began) = (self.namespace.engine.clock.now(), self.namespace.engine.log_position());
+        let (value, entry) = self.new_entry(&key, value.into(), requested_at, began);
         let entry = entry?;
         self.namespace.check_storable(&entry)?;
         self.namespace.fetches.remove(&key, None);
@@ -314,7 +314,7 @@ where
         &self,
         key: &CacheKey,
         loaded: Loaded<V>,
-        asked: Timestamp,
+        requested_at: Timestamp,
         began: LogPosition,
     ) -> (Arc<V>, Result<Arc<Entry>, Error>) {
         let Loaded { value, ttl, tags } = loaded;
@@ -329,7 +329,7 @@ where
         };
         let value = Arc::new(value);
         let entry = encoded.map(|encoded| {
-            let fresh = LoadedValue { value: value.clone(), weight, encoded, ttl, tags, asked, began };
+            let fresh = LoadedValue { value: value.clone(), weight, encoded, ttl, tags, requested_at, began };
             Arc::new(self.namespace.entry(key, fresh))
         });
         (value, entry)

@@ -20,7 +20,7 @@ use crate::base::codec::Writer;
 use crate::cache::http::key::CacheKey;
 
 /// Scheme of typed keys: no URL has it, so they differ from the keys of responses.
-pub(crate) const SCHEME: &[u8] = b"\0";
+pub(super) const SCHEME: &[u8] = b"\0";
 /// First byte of a namespace's authority: no URL's authority begins with it, and `invalidate().prefix("name")` does not
 /// match it.
 const NAMESPACE_MARKER: u8 = 0;
@@ -91,7 +91,7 @@ impl KeyWriter {
 }
 
 /// Returns the prefix of all keys of a namespace.
-pub(crate) fn namespace_prefix(namespace: &str) -> Box<[u8]> {
+pub(super) fn namespace_prefix(namespace: &str) -> Box<[u8]> {
     let mut head = Writer(Vec::new());
     head.bytes(SCHEME);
     head.bytes(&authority(namespace));
@@ -99,13 +99,13 @@ pub(crate) fn namespace_prefix(namespace: &str) -> Box<[u8]> {
 }
 
 /// Returns the part of a namespace's keys that corresponds to the authority of a URL.
-pub(crate) fn authority(namespace: &str) -> Box<[u8]> {
+pub(super) fn authority(namespace: &str) -> Box<[u8]> {
     [&[NAMESPACE_MARKER], namespace.as_bytes()].concat().into()
 }
 
 /// Returns the key of these parts in the namespace with this prefix.
 #[inline]
-pub(crate) fn key<K: KeyPart + ?Sized>(namespace_prefix: &[u8], parts: &K) -> CacheKey {
+pub(super) fn key<K: KeyPart + ?Sized>(namespace_prefix: &[u8], parts: &K) -> CacheKey {
     let mut key = KeyWriter(Writer(SmallVec::from_slice(namespace_prefix)));
     let at = key.0.0.len();
     key.0.u32(0);
@@ -119,7 +119,7 @@ pub(crate) fn key<K: KeyPart + ?Sized>(namespace_prefix: &[u8], parts: &K) -> Ca
 }
 
 /// Returns the prefix of all keys that begin with these parts: tuples are left open, anything else is one complete key.
-pub(crate) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
+pub(super) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
     let mut key = KeyWriter(Writer(SmallVec::new()));
     parts.write(&mut key);
     if key.0.0.last() == Some(&END) && key.0.0.first() == Some(&BEGIN) {
@@ -130,7 +130,7 @@ pub(crate) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
 
 /// Whether this is the key of a typed value.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
-pub(crate) fn is_typed(key: &CacheKey) -> bool {
+pub(super) fn is_typed(key: &CacheKey) -> bool {
     key.resource().starts_with(&[0, 0, 0, 1, SCHEME[0]])
 }
 

@@ -288,12 +288,12 @@ where
     E: Send,
 {
     let namespace = &cached.namespace;
-    let (asked, began) = (namespace.engine.clock.now(), namespace.engine.log_position());
-    let mut outcome = LoadOutcome { namespace, asked, failed: true };
+    let (requested_at, began) = (namespace.engine.clock.now(), namespace.engine.log_position());
+    let mut outcome = LoadOutcome { namespace, requested_at, failed: true };
     let loaded = load().await?.into();
     outcome.failed = false;
     drop(outcome);
-    let (value, entry) = cached.new_entry(key, loaded, asked, began);
+    let (value, entry) = cached.new_entry(key, loaded, requested_at, began);
     match entry {
         Ok(entry) => {
             let current = leader.is_none_or(Leader::is_current);
@@ -302,7 +302,7 @@ where
             }
             // A newer value was put or the key invalidated if this load is no longer current.
             if current {
-                namespace.store_loaded(&entry, asked).await;
+                namespace.store_loaded(&entry, requested_at).await;
                 if !leader.is_none_or(Leader::is_current) {
                     // Invalidated or replaced while storing: remove the entry rather than keep a possibly older one.
                     namespace.remove(key).await;
@@ -317,14 +317,14 @@ where
 /// Counts a load when dropped, also after a panic.
 struct LoadOutcome<'a> {
     namespace: &'a super::namespace::Namespace,
-    asked: crate::base::clock::Timestamp,
+    requested_at: crate::base::clock::Timestamp,
     failed: bool,
 }
 
 impl Drop for LoadOutcome<'_> {
     fn drop(&mut self) {
         let counters = &self.namespace.counters;
-        counters.loaded(self.namespace.engine.clock.now().since(self.asked));
+        counters.loaded(self.namespace.engine.clock.now().since(self.requested_at));
         if self.failed {
             count(&counters.errors);
         }

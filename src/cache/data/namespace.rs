@@ -26,7 +26,7 @@ use crate::cache::http::stored_head::{LogPosition, StoredHead};
 use crate::cache::http::tag;
 
 /// Namespace of typed values.
-pub(crate) struct Namespace {
+pub(super) struct Namespace {
     pub(super) name: Box<str>,
     /// Prefix of its keys.
     pub(super) key_prefix: Box<[u8]>,
@@ -40,21 +40,21 @@ pub(crate) struct Namespace {
 }
 
 /// Validated configuration of a namespace.
-pub(crate) struct NamespaceSettings {
-    pub(crate) ttl_policy: TtlPolicy,
-    pub(crate) tags: Vec<Box<str>>,
+pub(super) struct NamespaceSettings {
+    pub(super) ttl_policy: TtlPolicy,
+    pub(super) tags: Vec<Box<str>>,
     /// Time after which a stale value is served while the load continues.
-    pub(crate) soft_timeout: Option<Duration>,
+    pub(super) soft_timeout: Option<Duration>,
     /// Time after which the caller gets an error while the load continues.
-    pub(crate) hard_timeout: Option<Duration>,
+    pub(super) hard_timeout: Option<Duration>,
     /// Time a caller waits for another caller's load.
-    pub(crate) wait: Duration,
+    pub(super) wait: Duration,
     /// Longest time one process makes the others wait.
-    pub(crate) lease: Duration,
+    pub(super) lease: Duration,
     /// Number of concurrent loads of a call for many keys.
-    pub(crate) parallel: usize,
-    pub(crate) target: Option<f64>,
-    pub(crate) budget: Option<Budget>,
+    pub(super) parallel: usize,
+    pub(super) target: Option<f64>,
+    pub(super) budget: Option<Budget>,
 }
 
 /// Loaded value with its storage options.
@@ -65,7 +65,7 @@ pub(super) struct LoadedValue {
     pub(super) encoded: Bytes,
     pub(super) ttl: Option<Duration>,
     pub(super) tags: Vec<Box<str>>,
-    pub(super) asked: Timestamp,
+    pub(super) requested_at: Timestamp,
     pub(super) began: LogPosition,
 }
 
@@ -146,7 +146,7 @@ impl Namespace {
             strict: false,
             immutable: false,
             tags: tags.into(),
-            took: now.since(loaded.asked),
+            took: now.since(loaded.requested_at),
             began: loaded.began,
             checked: AtomicU64::new(0),
         };
@@ -162,8 +162,8 @@ impl Namespace {
         }
     }
 
-    /// Stores a value requested at `asked`, unless it was invalidated or replaced meanwhile.
-    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>, asked: Timestamp) {
+    /// Stores a value requested at `requested_at`, unless it was invalidated or replaced meanwhile.
+    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>, requested_at: Timestamp) {
         let (key, meta) = (&entry.key, &entry.meta);
         if let Err(error) = self.check_storable(entry) {
             // A lifetime of zero set by the load is not an error.
@@ -178,7 +178,7 @@ impl Namespace {
         // An entry stored after this load began may be newer.
         let stored = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
         let is_valid = |old: &Entry| self.engine.barriers.check(key, &old.meta) == Validity::Valid;
-        if stored.is_some_and(|old| old.meta.stored_at > asked && is_valid(&old)) {
+        if stored.is_some_and(|old| old.meta.stored_at > requested_at && is_valid(&old)) {
             return;
         }
         if let Err(error) = self.put(entry).await {

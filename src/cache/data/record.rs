@@ -26,13 +26,13 @@ const HEADER_LEN: usize = 25;
 /// Schema that two processes must share to read each other's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SchemaStamp {
-    pub(crate) version: u32,
+    pub(super) version: u32,
     kind: u64,
 }
 
 impl SchemaStamp {
     /// Creates the stamp of values of this type and version.
-    pub(crate) fn of<V>(version: u32) -> Self {
+    pub(super) fn of<V>(version: u32) -> Self {
         // FNV-1a: the same in every process.
         let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         Self { version, kind: type_name::<V>().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, hash) }
@@ -43,7 +43,7 @@ impl SchemaStamp {
 ///
 /// # Errors
 /// If its `Serialize` fails, for instance for a list of unknown length.
-pub(crate) fn encode<V: Serialize>(
+pub(super) fn encode<V: Serialize>(
     value: &V,
     stamp: SchemaStamp,
     weight: u32,

@@ -63,8 +63,8 @@ impl DataStats {
     /// Whether the hit ratio is below its target; `false` for fewer than a hundred look-ups.
     #[must_use]
     pub fn is_below_target(&self) -> bool {
-        let asked = self.avoided + self.misses;
-        asked >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
+        let requested_at = self.avoided + self.misses;
+        requested_at >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
     }
 }
 
@@ -83,13 +83,13 @@ enum HitCounters {
 
 /// Counters of a namespace.
 #[derive(Debug, Default)]
-pub(crate) struct NamespaceCounters {
+pub(super) struct NamespaceCounters {
     often: ShardedCounter<4>,
     budget_stretched: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) errors: AtomicU64,
-    pub(crate) timed_out: AtomicU64,
-    pub(crate) decode_errors: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) errors: AtomicU64,
+    pub(super) timed_out: AtomicU64,
+    pub(super) decode_errors: AtomicU64,
     loads: AtomicU64,
     loading: AtomicU64,
 }
@@ -97,23 +97,23 @@ pub(crate) struct NamespaceCounters {
 impl NamespaceCounters {
     /// Counts a look-up served by a fresh value that took this long to load.
     #[inline]
-    pub(crate) fn hit(&self, took: Duration) {
+    pub(super) fn hit(&self, took: Duration) {
         self.avoided(HitCounters::Hits, took);
     }
 
     /// Counts a look-up served by a stale value.
-    pub(crate) fn stale(&self, took: Duration) {
+    pub(super) fn stale(&self, took: Duration) {
         self.avoided(HitCounters::Stale, took);
     }
 
     /// Counts a look-up served by an expired value, to save a budget.
-    pub(crate) fn budget_stretched(&self, took: Duration) {
+    pub(super) fn budget_stretched(&self, took: Duration) {
         count(&self.budget_stretched);
         self.stale(took);
     }
 
     /// Counts a look-up served by another caller's load.
-    pub(crate) fn collapsed(&self, took: Duration) {
+    pub(super) fn collapsed(&self, took: Duration) {
         self.avoided(HitCounters::Collapsed, took);
     }
 
@@ -124,13 +124,13 @@ impl NamespaceCounters {
     }
 
     /// Records the duration of a load.
-    pub(crate) fn loaded(&self, took: Duration) {
+    pub(super) fn loaded(&self, took: Duration) {
         self.loads.fetch_add(1, Ordering::Relaxed);
         self.loading.fetch_add(nanos(took), Ordering::Relaxed);
     }
 
     /// Returns all counts; names and gauges are left to the caller.
-    pub(crate) fn snapshot(&self) -> DataStats {
+    pub(super) fn snapshot(&self) -> DataStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let often = |how: HitCounters| self.often.sum(how as usize);
         let (hits, stale, collapsed) =
@@ -156,6 +156,6 @@ impl NamespaceCounters {
 }
 
 /// Increments a counter.
-pub(crate) fn count(counter: &AtomicU64) {
+pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

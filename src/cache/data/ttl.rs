@@ -8,22 +8,22 @@ use crate::cache::http::storability::{MAX_LIFETIME, jittered};
 
 /// Configured lifetimes of a namespace.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TtlPolicy {
-    pub(crate) ttl: Duration,
-    pub(crate) while_revalidate: Duration,
-    pub(crate) if_error: Duration,
+pub(super) struct TtlPolicy {
+    pub(super) ttl: Duration,
+    pub(super) while_revalidate: Duration,
+    pub(super) if_error: Duration,
     /// Largest share of a lifetime subtracted at random, in 0..1.
-    pub(crate) jitter: f64,
+    pub(super) jitter: f64,
     /// Share of a lifetime after which a hit refreshes the value, in 0..=1.
-    pub(crate) refresh_ahead: f64,
+    pub(super) refresh_ahead: f64,
     /// Largest factor by which a low budget extends a lifetime.
-    pub(crate) max_stretch: f64,
+    pub(super) max_stretch: f64,
 }
 
 impl TtlPolicy {
     /// Returns the deadlines of a value loaded at this time; `load_ttl` is the lifetime set by the load, `random` a random
     /// number.
-    pub(crate) fn deadlines(&self, load_ttl: Option<Duration>, loaded: Timestamp, random: u64) -> Deadlines {
+    pub(super) fn deadlines(&self, load_ttl: Option<Duration>, loaded: Timestamp, random: u64) -> Deadlines {
         let ttl = jittered(load_ttl.unwrap_or(self.ttl).min(MAX_LIFETIME), self.jitter, random);
         let fresh_until = loaded + ttl;
         let (revalidate_until, error_until) = (fresh_until + self.while_revalidate, fresh_until + self.if_error);

@@ -122,7 +122,7 @@ impl Barriers {
     }
 
     /// Raises a barrier at the next generation.
-    pub(crate) fn raise(&self, scope: InvalidationScope, soft: bool) {
+    pub(super) fn raise(&self, scope: InvalidationScope, soft: bool) {
         let mut marks = self.marks.write();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         self.mark(&mut marks, scope, soft, generation);
@@ -130,14 +130,14 @@ impl Barriers {
 
     /// Raises a barrier at a given generation, greater than all before.
     #[cfg(feature = "redis")]
-    pub(crate) fn raise_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
+    pub(super) fn raise_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
         let mut marks = self.marks.write();
         self.mark(&mut marks, scope, soft, generation);
     }
 
     /// Voids everything older than `generation` and drops all other barriers.
     #[cfg(feature = "redis")]
-    pub(crate) fn start_at(&self, generation: u64) {
+    pub(super) fn start_at(&self, generation: u64) {
         let mut marks = self.marks.write();
         *marks = Marks { floor: Mark { hard: generation, soft: 0 }, hasher: marks.hasher.clone(), ..Marks::default() };
         self.generation.store(generation, Ordering::Release);

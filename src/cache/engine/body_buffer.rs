@@ -21,17 +21,17 @@ fn allocation_size(length: u64) -> u64 {
 }
 
 /// Bytes received: finished blocks, and the block being filled.
-pub(crate) struct BodyBuffer {
-    pub(crate) blocks: Vec<Bytes>,
-    pub(crate) tail: Vec<u8>,
-    pub(crate) length: u64,
+pub(super) struct BodyBuffer {
+    pub(super) blocks: Vec<Bytes>,
+    pub(super) tail: Vec<u8>,
+    pub(super) length: u64,
     promised: Option<u64>,
     reservation: MemoryReservation,
 }
 
 impl BodyBuffer {
     /// Creates an empty buffer for a body of this declared length; `None` if no memory is available.
-    pub(crate) fn new(promised: Option<u64>, body_memory: &Arc<BodyMemory>) -> Option<Self> {
+    pub(super) fn new(promised: Option<u64>, body_memory: &Arc<BodyMemory>) -> Option<Self> {
         let reservation = match promised {
             Some(length) => body_memory.reserve(allocation_size(length), length)?,
             None => body_memory.empty(),
@@ -40,7 +40,7 @@ impl BodyBuffer {
     }
 
     /// Drops the bytes received.
-    pub(crate) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         (self.blocks, self.tail) = (Vec::new(), Vec::new());
         self.reservation.release();
     }
@@ -49,7 +49,7 @@ impl BodyBuffer {
     ///
     /// # Errors
     /// [`PumpStep::TooLarge`] or [`PumpStep::OutOfMemory`], after copying the part that fits.
-    pub(crate) fn push(&mut self, mut data: &[u8], most: u64) -> Result<(), PumpStep> {
+    pub(super) fn push(&mut self, mut data: &[u8], most: u64) -> Result<(), PumpStep> {
         if self.promised.is_none() && self.length.saturating_add(data.len() as u64) > most {
             return Err(PumpStep::TooLarge);
         }
@@ -93,7 +93,7 @@ impl BodyBuffer {
     }
 
     /// Finishes the block being filled.
-    pub(crate) fn seal(&mut self) {
+    pub(super) fn seal(&mut self) {
         if !self.tail.is_empty() {
             let memory = std::mem::take(&mut self.tail);
             self.blocks.push(self.reservation.block(memory));

@@ -17,7 +17,7 @@ use bytes::Bytes;
 /// Bodies up to this length may use the whole bound.
 const SMALL: u64 = 64 * 1024;
 /// Overhead of a block: the owner's allocation, the handle, and rounding by the allocator.
-pub(crate) const BLOCK_OVERHEAD: u64 = 128;
+pub(super) const BLOCK_OVERHEAD: u64 = 128;
 
 /// Bytes of bodies outside the store, and their bound.
 #[derive(Debug)]
@@ -43,12 +43,12 @@ impl BodyMemory {
     }
 
     /// Creates an empty reservation.
-    pub(crate) fn empty(self: &Arc<Self>) -> MemoryReservation {
+    pub(super) fn empty(self: &Arc<Self>) -> MemoryReservation {
         MemoryReservation { body_memory: self.clone(), left: 0 }
     }
 
     /// Reserves `bytes` for a body of `length` bytes, declared or received; `None` beyond the bound.
-    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, length: u64) -> Option<MemoryReservation> {
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64, length: u64) -> Option<MemoryReservation> {
         let mut reservation = self.empty();
         reservation.grow(bytes, length).then_some(reservation)
     }
@@ -72,7 +72,7 @@ impl BodyMemory {
 
 /// Bytes that one body may still allocate.
 #[derive(Debug)]
-pub(crate) struct MemoryReservation {
+pub(super) struct MemoryReservation {
     body_memory: Arc<BodyMemory>,
     left: u64,
 }
@@ -80,7 +80,7 @@ pub(crate) struct MemoryReservation {
 impl MemoryReservation {
     /// Reserves more for a body of `length` bytes so far; returns whether it succeeded.
     #[must_use]
-    pub(crate) fn grow(&mut self, bytes: u64, length: u64) -> bool {
+    pub(super) fn grow(&mut self, bytes: u64, length: u64) -> bool {
         let more = bytes.saturating_sub(self.left);
         let had = more == 0 || self.body_memory.take(more, length);
         if had {
@@ -90,13 +90,13 @@ impl MemoryReservation {
     }
 
     /// Releases the unused part.
-    pub(crate) fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         self.body_memory.reserved.fetch_sub(std::mem::take(&mut self.left), Ordering::Relaxed);
     }
 
     /// Converts a buffer into a block that is counted until its last reader drops it, and reduces the reservation
     /// accordingly.
-    pub(crate) fn block(&mut self, memory: Vec<u8>) -> Bytes {
+    pub(super) fn block(&mut self, memory: Vec<u8>) -> Bytes {
         let memory = memory.into_boxed_slice();
         let size = memory.len() as u64 + BLOCK_OVERHEAD;
         self.body_memory.live.fetch_add(size, Ordering::Relaxed);
@@ -134,13 +134,13 @@ impl Drop for Block {
 /// Attributes blocks to the store while an entry holds them. Shared by the entries that revalidations create for one
 /// body.
 #[derive(Debug)]
-pub(crate) struct StoredBlocks {
+pub(super) struct StoredBlocks {
     body_memory: Arc<BodyMemory>,
     bytes: u64,
 }
 
 impl StoredBlocks {
-    pub(crate) fn new(body_memory: &Arc<BodyMemory>, blocks: &[Bytes]) -> Arc<Self> {
+    pub(super) fn new(body_memory: &Arc<BodyMemory>, blocks: &[Bytes]) -> Arc<Self> {
         let bytes = blocks.iter().map(|block| block.len() as u64 + BLOCK_OVERHEAD).sum();
         body_memory.stored.fetch_add(bytes, Ordering::Relaxed);
         Arc::new(Self { body_memory: body_memory.clone(), bytes })

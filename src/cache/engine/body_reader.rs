@@ -43,12 +43,12 @@ type Next = Option<Result<Frame<Bytes>, BoxError>>;
 
 impl BodyReader {
     /// Creates the reader of the client that triggered the fetch.
-    pub(crate) fn leader(tee: Arc<Tee>) -> Self {
+    pub(super) fn leader(tee: Arc<Tee>) -> Self {
         Self { tee, block: 0, offset: 0, sent: 0, is_leader: true, rest: None, resume: Resume::No, done: false }
     }
 
     /// Creates the reader of another client.
-    pub(crate) fn follower(tee: Arc<Tee>, resume: Option<FetchRest>) -> Self {
+    pub(super) fn follower(tee: Arc<Tee>, resume: Option<FetchRest>) -> Self {
         let resume = resume.map_or(Resume::No, Resume::Ready);
         Self { tee, block: 0, offset: 0, sent: 0, is_leader: false, rest: None, resume, done: false }
     }

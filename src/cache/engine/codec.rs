@@ -80,7 +80,7 @@ impl FleetClock {
         Duration::from_nanos(clamp((self.offset - other.offset).abs()))
     }
 
-    pub(crate) fn fleet(self, local: Timestamp) -> u64 {
+    pub(super) fn fleet(self, local: Timestamp) -> u64 {
         if local == Timestamp::MAX {
             return u64::MAX;
         }

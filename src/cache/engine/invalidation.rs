@@ -25,7 +25,7 @@ const SOFT: u8 = 0x80;
 pub struct Invalidation {
     pub(crate) scope: InvalidationScope,
     /// Whether entries become stale instead of void.
-    pub(crate) soft: bool,
+    pub(super) soft: bool,
 }
 
 impl Invalidation {

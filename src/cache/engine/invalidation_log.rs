@@ -33,17 +33,17 @@ const MAX_PENDING: usize = 1024;
 /// Log record ID: the node and its sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogRecordId {
-    pub(crate) node: u64,
-    pub(crate) count: u64,
+    pub(super) node: u64,
+    pub(super) count: u64,
 }
 
 /// Record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogRecord {
-    pub(crate) number: u64,
-    pub(crate) id: LogRecordId,
+    pub(super) number: u64,
+    pub(super) id: LogRecordId,
     /// The invalidation; `None` for the record that starts a log.
-    pub(crate) invalidation: Option<Invalidation>,
+    pub(super) invalidation: Option<Invalidation>,
 }
 
 impl LogRecord {
@@ -230,7 +230,7 @@ impl InvalidationLog {
 
 impl InvalidationScope {
     /// Whether it applies to an entry with this key and these tags.
-    pub(crate) fn applies_to(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
+    pub(super) fn applies_to(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
         let barriers = Barriers::default();
         barriers.raise(self.clone(), false);
         barriers.compare(key, tags, 0) == Validity::Void

@@ -64,7 +64,7 @@ pub struct InvalidationSink {
 }
 
 impl InvalidationSink {
-    pub(crate) const fn new(barriers: Arc<Barriers>, clock: Clock, events: Events) -> Self {
+    pub(super) const fn new(barriers: Arc<Barriers>, clock: Clock, events: Events) -> Self {
         Self { barriers, clock, events, level_1: Vec::new() }
     }
 
@@ -81,7 +81,7 @@ impl InvalidationSink {
     }
 
     /// Returns a sink for a store behind `level_1`.
-    pub(crate) fn behind(mut self, level_1: Arc<dyn CacheStore>) -> Self {
+    pub(super) fn behind(mut self, level_1: Arc<dyn CacheStore>) -> Self {
         self.level_1.push(level_1);
         self
     }
@@ -110,7 +110,7 @@ impl InvalidationSink {
     }
 
     /// Checks an entry under this key.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+    pub(super) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
         self.barriers.check(key, meta)
     }
 }

@@ -14,7 +14,7 @@ use crate::cache::http::key::CacheKey;
 use crate::resilience::isolate::{contain_now, isolate};
 
 /// Calls the store with panics caught and a timeout.
-pub(crate) struct IsolatedStore(pub(crate) Arc<dyn CacheStore>);
+pub(super) struct IsolatedStore(pub(super) Arc<dyn CacheStore>);
 
 impl CacheStore for IsolatedStore {
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {

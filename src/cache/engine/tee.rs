@@ -39,7 +39,7 @@ use crate::base::error::BoxError;
 use crate::base::lock::Mutex;
 
 /// End of the shared part of a body.
-pub(crate) enum TeeEnd {
+pub(super) enum TeeEnd {
     /// Complete, with these trailers.
     Complete(Option<HeaderMap>),
     /// Failed, with the error for the leader's client.
@@ -50,7 +50,7 @@ pub(crate) enum TeeEnd {
 
 /// Progress of a body.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum TeeProgress {
+pub(super) enum TeeProgress {
     Flowing,
     /// No bytes for a second.
     Stalled,
@@ -58,22 +58,22 @@ pub(crate) enum TeeProgress {
     Idle,
 }
 
-pub(crate) struct TeeState {
-    pub(crate) buffer: BodyBuffer,
-    pub(crate) tee_progress: TeeProgress,
-    pub(crate) end: Option<TeeEnd>,
+pub(super) struct TeeState {
+    pub(super) buffer: BodyBuffer,
+    pub(super) tee_progress: TeeProgress,
+    pub(super) end: Option<TeeEnd>,
     /// Whether the leader's client still reads.
-    pub(crate) has_leader: bool,
+    pub(super) has_leader: bool,
     /// Number of other clients that read.
-    pub(crate) followers: usize,
+    pub(super) followers: usize,
     wakers: Vec<Waker>,
-    pub(crate) pump: Option<Waker>,
+    pub(super) pump: Option<Waker>,
 }
 
 /// Shared part of a body.
 pub(crate) struct Tee {
     state: Mutex<TeeState>,
-    pub(crate) promised: Option<u64>,
+    pub(super) promised: Option<u64>,
 }
 
 /// Whether followers can read a shared body.
@@ -144,7 +144,7 @@ impl Tee {
     }
 
     /// Reads `body` as far as available; pending until it ends.
-    pub(crate) fn poll_body(
+    pub(super) fn poll_body(
         &self,
         body: &mut Option<Stream>,
         most: u64,
@@ -193,7 +193,7 @@ impl Tee {
     }
 
     /// Fails the body for all readers, unless it has ended.
-    pub(crate) fn abort(&self) {
+    pub(super) fn abort(&self) {
         let ended = self.lock().end.is_some();
         if !ended {
             self.end(TeeEnd::Failed(None));
@@ -210,13 +210,13 @@ impl Tee {
         wake(state);
     }
 
-    pub(crate) fn set_progress(&self, tee_progress: TeeProgress) {
+    pub(super) fn set_progress(&self, tee_progress: TeeProgress) {
         let mut state = self.lock();
         state.tee_progress = tee_progress;
         wake(state);
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, TeeState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, TeeState> {
         self.state.lock()
     }
 }
@@ -235,7 +235,7 @@ impl TeeState {
         }
     }
 
-    pub(crate) fn wait(&mut self, cx: &Context<'_>) {
+    pub(super) fn wait(&mut self, cx: &Context<'_>) {
         if !self.wakers.iter().any(|known| known.will_wake(cx.waker())) {
             self.wakers.push(cx.waker().clone());
         }

@@ -47,8 +47,8 @@ pub(crate) fn apply_client_directives(
     }
     match freshness {
         Freshness::Stale { on_error } => {
-            let asked = !meta.strict && directives.stale_if_error.is_some_and(|most| staleness <= most);
-            Freshness::Stale { on_error: on_error || asked }
+            let requested_at = !meta.strict && directives.stale_if_error.is_some_and(|most| staleness <= most);
+            Freshness::Stale { on_error: on_error || requested_at }
         }
         other => other,
     }

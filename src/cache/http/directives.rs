@@ -23,7 +23,7 @@ const MAX_DELTA_SECONDS: u64 = 1 << 31;
 
 /// Fields named by a qualified directive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum DirectiveFields {
+pub(super) enum DirectiveFields {
     /// The directive is absent.
     #[default]
     Absent,
@@ -34,7 +34,7 @@ pub(crate) enum DirectiveFields {
 }
 
 impl DirectiveFields {
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         *self == Self::Whole
     }
 
@@ -54,24 +54,24 @@ impl DirectiveFields {
 
 /// Cache directives of a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ResponseDirectives {
+pub(super) struct ResponseDirectives {
     pub(crate) no_store: bool,
     pub(crate) no_cache: DirectiveFields,
-    pub(crate) private: DirectiveFields,
-    pub(crate) public: bool,
-    pub(crate) must_revalidate: bool,
-    pub(crate) proxy_revalidate: bool,
-    pub(crate) must_understand: bool,
-    pub(crate) immutable: bool,
-    pub(crate) max_age: Option<Duration>,
-    pub(crate) s_maxage: Option<Duration>,
-    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(super) private: DirectiveFields,
+    pub(super) public: bool,
+    pub(super) must_revalidate: bool,
+    pub(super) proxy_revalidate: bool,
+    pub(super) must_understand: bool,
+    pub(super) immutable: bool,
+    pub(super) max_age: Option<Duration>,
+    pub(super) s_maxage: Option<Duration>,
+    pub(super) stale_while_revalidate: Option<Duration>,
     pub(crate) stale_if_error: Option<Duration>,
 }
 
 impl ResponseDirectives {
     /// Reads all lines of the response's `Cache-Control`.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
             for_each_directive(line.as_bytes(), |name, argument| found.take(name, argument));
@@ -101,7 +101,7 @@ impl ResponseDirectives {
     }
 
     /// Adds one directive; `name` is in lower case.
-    pub(crate) fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
+    pub(super) fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
         match name {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache.widen(argument.and_then(names)),
@@ -127,10 +127,10 @@ pub(crate) struct RequestDirectives {
     pub(crate) no_cache: bool,
     pub(crate) no_store: bool,
     pub(crate) only_if_cached: bool,
-    pub(crate) max_age: Option<Duration>,
-    pub(crate) min_fresh: Option<Duration>,
+    pub(super) max_age: Option<Duration>,
+    pub(super) min_fresh: Option<Duration>,
     /// Acceptable staleness; unlimited if the directive has no argument.
-    pub(crate) max_stale: Option<Duration>,
+    pub(super) max_stale: Option<Duration>,
     /// RFC 5861 §4, in a request.
     pub(crate) stale_if_error: Option<Duration>,
 }
@@ -183,7 +183,7 @@ fn seconds(argument: Option<&[u8]>) -> Duration {
 }
 
 /// §1.2.2: parses a non-negative integer in seconds, at most 2³¹.
-pub(crate) fn delta_seconds(text: &[u8]) -> Option<Duration> {
+pub(super) fn delta_seconds(text: &[u8]) -> Option<Duration> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -219,7 +219,7 @@ fn is_token_byte(byte: u8) -> bool {
 
 /// Calls `take` with each member of a comma-separated list of `name[=argument]`: names in lower case, arguments
 /// unquoted.
-pub(crate) fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
+pub(super) fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
     let mut rest = line;
     let mut lower = Vec::new();
     while !rest.is_empty() {

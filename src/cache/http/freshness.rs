@@ -3,10 +3,10 @@
 //! Both are computed once, when a response is stored; a hit compares two numbers.
 //!
 //! ```text
-//! asked      answered       fresh_until   +stale-while-revalidate   +stale-if-error     keep
-//!   |-----------|---------------|---------------|------------------------|----------------|
-//!               fresh: served   stale, served   stale, served only if    kept only to be
-//!                               and refreshed   the inner service fails  revalidated
+//! requested   received       fresh_until   +stale-while-revalidate   +stale-if-error     retain_until
+//!     |-----------|---------------|---------------|------------------------|----------------|
+//!                  fresh: serve     stale: serve    stale: serve only if     retain only for
+//!                                   and revalidate  the inner service fails  revalidation
 //! ```
 //!
 //! The lifetime is the first of these that is present: a targeted field, `s-maxage`, `max-age`, `Expires`, the handler
@@ -26,15 +26,15 @@ const MAX_HEURISTIC: Duration = Duration::from_secs(86_400);
 /// Times of a request and of its response head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExchangeTimes {
-    pub(crate) asked: Timestamp,
-    pub(crate) answered: Timestamp,
-    /// Calendar time at `answered`.
+    pub(crate) requested_at: Timestamp,
+    pub(crate) received_at: Timestamp,
+    /// Calendar time at `received_at`.
     pub(crate) wall: SystemTime,
 }
 
 /// Freshness lifetime, counted from the generation of the response at the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lifetime {
+pub(super) enum Lifetime {
     /// Explicit lifetime.
     Explicit(Duration),
     /// Heuristic lifetime (§4.2.2).
@@ -44,7 +44,7 @@ pub(crate) enum Lifetime {
 }
 
 /// Parses a field that holds one valid date: IMF-fixdate, RFC 850 or asctime (RFC 9110 §5.6.7).
-pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let text = line.to_str().ok()?;
@@ -61,7 +61,7 @@ pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime>
 ///
 /// Zero in profile `app` without an `Age` field: the inner service is the origin, and the time a handler takes does not
 /// count as age.
-pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
+pub(super) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
     let age_value = age(headers);
     if profile == Profile::App && age_value.is_none() {
         return Duration::ZERO;
@@ -69,7 +69,7 @@ pub(crate) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile:
     // "apparent_age = max(0, response_time - date_value)"
     let apparent = date(headers, &header::DATE).and_then(|date| moments.wall.duration_since(date).ok());
     // "response_delay = response_time - request_time; corrected_age_value = age_value + response_delay"
-    let corrected = age_value.unwrap_or_default().saturating_add(moments.answered.since(moments.asked));
+    let corrected = age_value.unwrap_or_default().saturating_add(moments.received_at.since(moments.requested_at));
     // Dates have a resolution of one second: a smaller difference is rounding.
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
     apparent.max(corrected)
@@ -83,7 +83,7 @@ fn age(headers: &HeaderMap) -> Option<Duration> {
 
 /// §4.2.1: freshness lifetime. `assigned` is the lifetime set by the handler or rule, used where the response sets
 /// none.
-pub(crate) fn lifetime(
+pub(super) fn lifetime(
     headers: &HeaderMap,
     directives: &ResponseDirectives,
     targeted: bool,
@@ -106,7 +106,7 @@ pub(crate) fn lifetime(
 }
 
 /// §4.2.2: a tenth of the time since the last modification, for statuses that are heuristically cacheable.
-pub(crate) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
+pub(super) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
     if !public && !is_heuristically_cacheable(status) {
         return Lifetime::Unknown;
     }
@@ -118,7 +118,7 @@ pub(crate) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, m
 }
 
 /// RFC 9110 §15.1: statuses "defined as heuristically cacheable" (206 apart, which is stored as partial).
-pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
@@ -138,8 +138,8 @@ mod tests {
 
     fn moments() -> ExchangeTimes {
         let wall = httpdate::parse_http_date("Thu, 01 Jan 2026 00:01:00 GMT").expect("a date");
-        let asked = Timestamp::from_nanos(1_000_000_000);
-        ExchangeTimes { asked, answered: asked + Duration::from_secs(2), wall }
+        let requested_at = Timestamp::from_nanos(1_000_000_000);
+        ExchangeTimes { requested_at, received_at: requested_at + Duration::from_secs(2), wall }
     }
 
     fn lifetime_of(fields: &[(&'static str, &str)]) -> Lifetime {

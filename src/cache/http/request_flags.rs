@@ -66,29 +66,32 @@ const X_FIELDS: [(&str, RequestFlags); 50] = [
 pub(crate) struct RequestFlags(u16);
 
 impl RequestFlags {
-    pub(crate) const AUTHORIZATION: Self = Self(1);
-    pub(crate) const COOKIE: Self = Self(1 << 1);
+    pub(super) const AUTHORIZATION: Self = Self(1);
+    pub(super) const COOKIE: Self = Self(1 << 1);
     pub(crate) const RANGE: Self = Self(1 << 2);
     /// `If-Match` or `If-Unmodified-Since`.
     pub(crate) const PRECONDITION: Self = Self(1 << 3);
     /// `If-None-Match` or `If-Modified-Since`.
     pub(crate) const CONDITION: Self = Self(1 << 4);
-    pub(crate) const UPGRADE: Self = Self(1 << 5);
-    pub(crate) const GRPC: Self = Self(1 << 6);
-    pub(crate) const UNKEYED: Self = Self(1 << 7);
+    pub(super) const UPGRADE: Self = Self(1 << 5);
+    pub(super) const GRPC: Self = Self(1 << 6);
+    pub(super) const UNKEYED: Self = Self(1 << 7);
     pub(crate) const CACHE_CONTROL: Self = Self(1 << 8);
     /// `Content-Length` other than 0, or `Transfer-Encoding`.
     pub(crate) const BODY: Self = Self(1 << 9);
     /// `X-Forwarded-Proto`, `X-Forwarded-Port` or `Forwarded`.
     pub(crate) const FORWARDED: Self = Self(1 << 10);
     /// A field that usually holds a credential: see [`X_FIELDS`].
-    pub(crate) const API_KEY: Self = Self(1 << 11);
+    pub(super) const API_KEY: Self = Self(1 << 11);
     /// `Connection` names fields of the request.
-    pub(crate) const CONNECTION: Self = Self(1 << 14);
+    pub(super) const CONNECTION: Self = Self(1 << 14);
     /// `Expect`.
     pub(crate) const EXPECT: Self = Self(1 << 12);
     /// A credential read by a configured extractor. Set from the extractors, not by [`scan`](Self::scan).
     pub(crate) const IDENTITY: Self = Self(1 << 13);
+
+    /// Any credential: the response may be specific to one user.
+    pub(crate) const CREDENTIAL: Self = Self::AUTHORIZATION.and(Self::IDENTITY).and(Self::API_KEY);
 
     /// Collects the flags in one pass.
     pub(crate) fn scan(headers: &HeaderMap) -> Self {
@@ -177,7 +180,7 @@ fn names_fields(value: &[u8]) -> bool {
 }
 
 /// Whether the request carries a reflected field that is not among `keyed`.
-pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
+pub(super) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
     headers.iter().any(|(name, value)| {
         let reflected = match name.as_str() {
             "forwarded" => names_host(value.as_bytes()),
@@ -189,7 +192,7 @@ pub(crate) fn has_unkeyed(headers: &HeaderMap, keyed: &[HeaderName]) -> bool {
 }
 
 /// Whether every cookie name is among `ignorable`.
-pub(crate) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>]) -> bool {
+pub(super) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>]) -> bool {
     !ignorable.is_empty()
         && headers.get_all(http::header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';')).all(
             |pair| {

@@ -34,13 +34,13 @@ pub(crate) struct StorePolicy {
     /// Age on arrival.
     pub(crate) age: Duration,
     /// Freshness lifetime counted from generation, after jitter.
-    pub(crate) lifetime: Duration,
-    pub(crate) while_revalidate: Duration,
-    pub(crate) if_error: Duration,
+    pub(super) lifetime: Duration,
+    pub(super) while_revalidate: Duration,
+    pub(super) if_error: Duration,
     /// Stale-if-error window for errors, 502, 503 and 504.
-    pub(crate) if_down: Duration,
-    pub(crate) retention: Duration,
-    pub(crate) refresh_ahead: f64,
+    pub(super) if_down: Duration,
+    pub(super) retention: Duration,
+    pub(super) refresh_ahead: f64,
     pub(crate) strict: bool,
     pub(crate) immutable: bool,
     /// Fields not to store (§5.2.2.4, §5.2.2.7).
@@ -52,7 +52,7 @@ pub(crate) struct StorePolicy {
 impl StorePolicy {
     pub(crate) fn deadlines(&self) -> Deadlines {
         let stale_for = self.age.saturating_sub(self.lifetime);
-        let fresh_until = self.moments.answered + self.lifetime.saturating_sub(self.age);
+        let fresh_until = self.moments.received_at + self.lifetime.saturating_sub(self.age);
         let beyond = |window: Duration| fresh_until + window.saturating_sub(stale_for);
         let left = self.lifetime.saturating_sub(self.age);
         let longest = self.while_revalidate.max(self.if_error).max(self.if_down);
@@ -60,7 +60,7 @@ impl StorePolicy {
             fresh_until,
             initial_staleness: stale_for,
             refresh_from: match self.refresh_ahead {
-                share if share < 1.0 => self.moments.answered + left.mul_f64(share),
+                share if share < 1.0 => self.moments.received_at + left.mul_f64(share),
                 _ => fresh_until,
             },
             revalidate_until: beyond(self.while_revalidate),
@@ -134,7 +134,7 @@ pub(crate) fn evaluate(
     } else {
         // In `shared` a stale response is useful for clients that send max-stale and while the origin is down.
         let useful = if app { deadlines.fresh_until.max(deadlines.revalidate_until) } else { deadlines.retain_until };
-        denied(useful <= store_policy.moments.answered && !validated, Reason::AlreadyStale)?;
+        denied(useful <= store_policy.moments.received_at && !validated, Reason::AlreadyStale)?;
     }
     Ok(store_policy)
 }

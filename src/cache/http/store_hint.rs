@@ -17,9 +17,9 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreHint {
-    pub(crate) never: bool,
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) tags: Vec<Box<str>>,
+    pub(super) never: bool,
+    pub(super) ttl: Option<Duration>,
+    pub(super) tags: Vec<Box<str>>,
 }
 
 impl StoreHint {

@@ -23,7 +23,7 @@ pub(crate) fn is_valid(tag: &str) -> bool {
 ///
 /// # Errors
 /// [`Reason::Tags`] if a tag is malformed or there are too many.
-pub(crate) fn collect<'a>(
+pub(super) fn collect<'a>(
     headers: &HeaderMap,
     given: impl Iterator<Item = &'a Box<str>>,
 ) -> Result<Box<[Box<str>]>, Reason> {

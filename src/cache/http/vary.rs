@@ -19,13 +19,13 @@ use crate::base::codec::Writer;
 const MAX_NAMES: usize = 16;
 
 /// Fields a response varies on, sorted and without duplicates.
-pub(crate) type VaryFields = Vec<HeaderName>;
+pub(super) type VaryFields = Vec<HeaderName>;
 
 /// Reads all lines of `Vary`.
 ///
 /// # Errors
 /// [`Reason::VaryStar`] for a `*` anywhere, [`Reason::VaryTooWide`] beyond 16 names.
-pub(crate) fn names(headers: &HeaderMap) -> Result<VaryFields, Reason> {
+pub(super) fn names(headers: &HeaderMap) -> Result<VaryFields, Reason> {
     let mut names = VaryFields::new();
     for member in headers.get_all(header::VARY).iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
         match member.trim_ascii() {

@@ -85,7 +85,7 @@ impl CacheBuilder {
         Ok(CacheLayer::new(self.assemble(rules, routing, key_fields, targeted)))
     }
 
-    pub(crate) fn assemble(
+    pub(super) fn assemble(
         self,
         rules: CompiledRules,
         routing: Routing,

@@ -35,40 +35,37 @@ use crate::cache::http::stored_head::LogPosition;
 use crate::cache::http::{range, validators, vary};
 
 /// Result of a request.
-pub(crate) type CacheResult<B, E> = Result<Response<Body<B>>, E>;
+pub(super) type CacheResult<B, E> = Result<Response<Body<B>>, E>;
 
 /// Remaining work after the head was sent: reading the body and storing it.
-pub(crate) type BodyTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type BodyTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A request that missed the store.
-pub(crate) struct FetchJob<O, B> {
-    pub(crate) core: Arc<CacheShared>,
-    pub(crate) origin: O,
-    pub(crate) request: Request<B>,
-    pub(crate) params: CacheRequest,
+pub(super) struct FetchJob<O, B> {
+    pub(super) core: Arc<CacheShared>,
+    pub(super) origin: O,
+    pub(super) request: Request<B>,
+    pub(super) params: CacheRequest,
     /// Stale entry to revalidate.
-    pub(crate) stale: Option<Arc<Entry>>,
+    pub(super) stale: Option<Arc<Entry>>,
     /// Fresh entry that holds only the beginning of the requested bytes.
-    pub(crate) beginning: Option<Arc<Entry>>,
+    pub(super) beginning: Option<Arc<Entry>>,
     /// Whether the request is forwarded unchanged.
-    pub(crate) unchanged: bool,
+    pub(super) unchanged: bool,
     /// Whether the inner service's response is forwarded unchanged, in shadow mode.
-    pub(crate) is_shadow: bool,
-    pub(crate) forward: Forward,
+    pub(super) is_shadow: bool,
+    pub(super) forward: Forward,
 }
 
-/// Credentials: the response may be specific to one user.
-const CREDENTIAL: RequestFlags = RequestFlags::AUTHORIZATION.and(RequestFlags::IDENTITY).and(RequestFlags::API_KEY);
-
 impl<O, B> FetchJob<O, B> {
-    pub(crate) fn view(&self) -> RequestView<'_> {
+    pub(super) fn view(&self) -> RequestView<'_> {
         RequestView { headers: self.request.headers(), flags: self.params.flags, head_only: self.params.head_only }
     }
 }
 
 /// Request sent to the inner service in place of the client's.
 #[derive(Clone)]
-pub(crate) enum OriginRequest {
+pub(super) enum OriginRequest {
     /// The client's request, unchanged.
     Unchanged,
     /// An unconditional request for the whole response.
@@ -80,24 +77,24 @@ pub(crate) enum OriginRequest {
 }
 
 /// A fetch under way: the job without its request.
-pub(crate) struct RunningFetch {
-    pub(crate) core: Arc<CacheShared>,
-    pub(crate) params: CacheRequest,
+pub(super) struct RunningFetch {
+    pub(super) core: Arc<CacheShared>,
+    pub(super) params: CacheRequest,
     /// Header fields of the client's request.
-    pub(crate) headers: HeaderMap,
-    pub(crate) stale: Option<Arc<Entry>>,
-    pub(crate) forward: Forward,
-    pub(crate) is_shadow: bool,
-    pub(crate) leader: Option<Leader>,
+    pub(super) headers: HeaderMap,
+    pub(super) stale: Option<Arc<Entry>>,
+    pub(super) forward: Forward,
+    pub(super) is_shadow: bool,
+    pub(super) leader: Option<Leader>,
     /// Reason for fetching without sharing.
-    pub(crate) detail: Option<Reason>,
-    pub(crate) asked: Timestamp,
-    pub(crate) began: LogPosition,
-    pub(crate) question: OriginRequest,
+    pub(super) detail: Option<Reason>,
+    pub(super) requested_at: Timestamp,
+    pub(super) began: LogPosition,
+    pub(super) question: OriginRequest,
 }
 
 /// Calls the inner service, and handles its response.
-pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
+pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     leader: Option<Leader>,
     detail: Option<Reason>,
@@ -109,11 +106,22 @@ pub(crate) async fn fetch<O: Origin<B>, B: Send + 'static>(
         true => OriginRequest::Unchanged,
         false => rewrite_request(request.headers_mut(), stale.as_ref(), beginning),
     };
-    let (asked, began) = (core.clock.now(), core.log_position());
+    let (requested_at, began) = (core.clock.now(), core.log_position());
     core.counters.called();
     let unsafe_request = params.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, params.key.clone()));
-    let errand =
-        RunningFetch { core, params, headers, stale, forward, is_shadow, leader, detail, asked, began, question };
+    let errand = RunningFetch {
+        core,
+        params,
+        headers,
+        stale,
+        forward,
+        is_shadow,
+        leader,
+        detail,
+        requested_at,
+        began,
+        question,
+    };
     match origin.fetch(request).await {
         Ok(response) => {
             if let Some(unsafe_request) = unsafe_request {
@@ -202,18 +210,18 @@ impl RunningFetch {
         }
     }
 
-    pub(crate) fn store_context(&self) -> StoreContext<'_> {
-        let answered = self.core.clock.now();
+    pub(super) fn store_context(&self) -> StoreContext<'_> {
+        let received_at = self.core.clock.now();
         StoreContext {
             settings: &self.core.settings,
             rule: self.core.rules.rule(&self.params.rule),
             flags: self.params.flags,
             keyed: self.params.keyed,
-            moments: ExchangeTimes { asked: self.asked, answered, wall: self.core.clock.wall() },
+            moments: ExchangeTimes { requested_at: self.requested_at, received_at, wall: self.core.clock.wall() },
             post: self.params.post,
             own_fields: self.sent_own_fields(),
             refuses_identity: !vary::accepts_identity(&self.headers),
-            random: self.params.key.hash64() ^ answered.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            random: self.params.key.hash64() ^ received_at.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
 
@@ -230,7 +238,7 @@ impl RunningFetch {
         forwarded || flags.has(RequestFlags::EXPECT)
     }
 
-    pub(crate) fn view(&self) -> RequestView<'_> {
+    pub(super) fn view(&self) -> RequestView<'_> {
         RequestView { headers: &self.headers, flags: self.params.flags, head_only: self.params.head_only }
     }
 
@@ -260,14 +268,14 @@ impl RunningFetch {
     }
 
     /// Marks the response as not shareable.
-    pub(crate) fn mark_not_shareable(&self, reason: Reason, status: StatusCode) {
+    pub(super) fn mark_not_shareable(&self, reason: Reason, status: StatusCode) {
         let core = &self.core;
         self.params.route.bypass(reason);
         core.warn_if_useless(&self.params.rule, reason);
         // An error describes the resource only if it says that there is none, and an answer to a credential only its user.
         let is_error = status.is_client_error() || status.is_server_error();
         let is_general = (matches!(status.as_u16(), 404 | 410) || !is_error)
-            && !self.params.flags.has(CREDENTIAL)
+            && !self.params.flags.has(RequestFlags::CREDENTIAL)
             && reason != Reason::OwnFields
             && !self.params.wants_part();
         // A partial or conditional response does not predict a full one; neither does a shortage of memory.
@@ -286,7 +294,7 @@ impl RunningFetch {
         }
     }
 
-    pub(crate) fn write_cache_status<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
+    pub(super) fn write_cache_status<I>(&self, response: &mut Response<I>, detail: Option<Reason>, stored: bool) {
         if self.is_shadow {
             return;
         }

@@ -41,15 +41,15 @@ pin_project! {
 }
 
 impl<F, E, B> ResponseFuture<F, E, B> {
-    pub(crate) const fn ready(response: Response<Body<B>>) -> Self {
+    pub(super) const fn ready(response: Response<Body<B>>) -> Self {
         Self { state: State::Ready { response: Some(response) } }
     }
 
-    pub(crate) const fn bypass(future: F) -> Self {
+    pub(super) const fn bypass(future: F) -> Self {
         Self { state: State::Past { future } }
     }
 
-    pub(crate) fn work(future: BoxFuture<Result<Response<Body<B>>, E>>) -> Self {
+    pub(super) fn work(future: BoxFuture<Result<Response<Body<B>>, E>>) -> Self {
         Self { state: State::Work { future } }
     }
 }
@@ -78,12 +78,12 @@ impl<F, E, B> fmt::Debug for ResponseFuture<F, E, B> {
 }
 
 /// Processing of the response to a request that bypassed the cache.
-pub(crate) struct AfterBypass {
-    pub(crate) core: Arc<CacheShared>,
+pub(super) struct AfterBypass {
+    pub(super) core: Arc<CacheShared>,
     /// `Cache-Status` parameters; `None` while the cache is off.
-    pub(crate) report: Option<Report>,
+    pub(super) report: Option<Report>,
     /// RFC 9111 §4.4: the unsafe request, which invalidates on success.
-    pub(crate) target: Option<UnsafeRequest>,
+    pub(super) target: Option<UnsafeRequest>,
 }
 
 impl AfterBypass {
@@ -109,7 +109,7 @@ pin_project! {
 }
 
 impl<F, W> Bypass<F, W> {
-    pub(crate) const fn new(future: F, after: Option<AfterBypass>) -> Self {
+    pub(super) const fn new(future: F, after: Option<AfterBypass>) -> Self {
         Self { future, after, adopt: PhantomData }
     }
 }

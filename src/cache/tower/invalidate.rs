@@ -43,7 +43,7 @@ pub struct Invalidate {
 }
 
 impl Invalidate {
-    pub(crate) const fn new(core: Arc<CacheShared>) -> Self {
+    pub(super) const fn new(core: Arc<CacheShared>) -> Self {
         Self { core, soft: false }
     }
 

@@ -42,7 +42,7 @@ pub struct CacheLayer {
 }
 
 impl CacheLayer {
-    pub(crate) fn new(core: CacheShared) -> Self {
+    pub(super) fn new(core: CacheShared) -> Self {
         Self { core: Arc::new(core) }
     }
 

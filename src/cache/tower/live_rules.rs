@@ -13,8 +13,8 @@ use crate::cache::http::rules::{CompiledRules, Rule};
 
 /// Compiled rules with their counters.
 #[derive(Debug)]
-pub(crate) struct RuleSet {
-    pub(crate) rules: CompiledRules,
+pub(super) struct RuleSet {
+    pub(super) rules: CompiledRules,
     /// One per rule, in order.
     counters: Vec<RuleCounters>,
 }
@@ -26,14 +26,14 @@ impl RuleSet {
     }
 
     /// Returns the patterns that no request has matched.
-    pub(crate) fn unmatched(&self) -> Vec<String> {
+    pub(super) fn unmatched(&self) -> Vec<String> {
         let unmatched = self.counters.iter().enumerate().filter(|(_, rule)| rule.matched.load(Ordering::Relaxed) == 0);
         unmatched.filter_map(|(index, _)| self.rules.pattern(index)).map(str::to_owned).collect()
     }
 }
 
 /// The initial rules, and their latest replacement.
-pub(crate) struct LiveRules {
+pub(super) struct LiveRules {
     built: RuleSet,
     is_replaced: AtomicBool,
     replacement: RwLock<Option<Arc<RuleSet>>>,
@@ -41,29 +41,29 @@ pub(crate) struct LiveRules {
 
 /// Rule matched by a request.
 #[derive(Clone, Debug)]
-pub(crate) struct MatchedRule {
+pub(super) struct MatchedRule {
     /// The rule set, unless it is the initial one.
     replacement: Option<Arc<RuleSet>>,
     index: usize,
     /// Whether the rule was matched by path alone: see [`Match`](crate::base::route::Match).
-    pub(crate) is_guess: bool,
+    pub(super) is_guess: bool,
     /// Whether the request's route may be called by another name than the rule's pattern.
-    pub(crate) has_own_name: bool,
+    pub(super) has_own_name: bool,
 }
 
 impl LiveRules {
-    pub(crate) fn new(rules: CompiledRules) -> Self {
+    pub(super) fn new(rules: CompiledRules) -> Self {
         Self { built: RuleSet::new(rules), is_replaced: AtomicBool::new(false), replacement: RwLock::default() }
     }
 
     /// Replaces the rules for requests that start from now on.
-    pub(crate) fn replace(&self, rules: CompiledRules) {
+    pub(super) fn replace(&self, rules: CompiledRules) {
         *self.replacement.write() = Some(Arc::new(RuleSet::new(rules)));
         self.is_replaced.store(true, Ordering::Release);
     }
 
     /// Matches a request to its rule.
-    pub(crate) fn find(&self, head: &RequestHead<'_>) -> MatchedRule {
+    pub(super) fn find(&self, head: &RequestHead<'_>) -> MatchedRule {
         let replacement = self.replacement();
         let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
         let found = rules.find(head);
@@ -74,27 +74,27 @@ impl LiveRules {
     }
 
     /// Returns the rule.
-    pub(crate) fn rule<'a>(&'a self, matched: &'a MatchedRule) -> &'a Rule {
+    pub(super) fn rule<'a>(&'a self, matched: &'a MatchedRule) -> &'a Rule {
         self.rule_set(matched).rules.rule(matched.index)
     }
 
     /// Returns the route by which a router matched the request.
-    pub(crate) fn routed<'a>(&'a self, matched: &MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
+    pub(super) fn routed<'a>(&'a self, matched: &MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
         self.rule_set(matched).rules.patterns.routed(head)
     }
 
     /// Returns the pattern of the rule; `None` for the fallback.
-    pub(crate) fn pattern<'a>(&'a self, matched: &'a MatchedRule) -> Option<&'a str> {
+    pub(super) fn pattern<'a>(&'a self, matched: &'a MatchedRule) -> Option<&'a str> {
         self.rule_set(matched).rules.pattern(matched.index)
     }
 
     /// Returns the counters of the rule.
-    pub(crate) fn counters<'a>(&'a self, matched: &'a MatchedRule) -> &'a RuleCounters {
+    pub(super) fn counters<'a>(&'a self, matched: &'a MatchedRule) -> &'a RuleCounters {
         &self.rule_set(matched).counters[matched.index]
     }
 
     /// Calls `f` with the rules in force.
-    pub(crate) fn with_current<T>(&self, f: impl FnOnce(&RuleSet) -> T) -> T {
+    pub(super) fn with_current<T>(&self, f: impl FnOnce(&RuleSet) -> T) -> T {
         f(self.replacement().as_deref().unwrap_or(&self.built))
     }
 

@@ -21,13 +21,13 @@ use crate::cache::http::stored_head::StoredHead;
 use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.
-pub(crate) struct Lookup {
-    pub(crate) asked: PendingRead,
-    pub(crate) answer: MaybeReady<Result<Option<Stored>, Error>>,
+pub(super) struct Lookup {
+    pub(super) requested_at: PendingRead,
+    pub(super) answer: MaybeReady<Result<Option<Stored>, Error>>,
 }
 
 /// Pending read of the store.
-pub(crate) enum PendingRead {
+pub(super) enum PendingRead {
     /// The value under the primary key.
     Primary,
     /// The entry of a variant.
@@ -38,7 +38,7 @@ pub(crate) enum PendingRead {
 }
 
 /// Result of a look-up.
-pub(crate) enum LookupResult {
+pub(super) enum LookupResult {
     /// A matching entry.
     Entry(Arc<Entry>, Freshness),
     /// A miss.
@@ -46,7 +46,7 @@ pub(crate) enum LookupResult {
 }
 
 /// Step of a look-up.
-pub(crate) enum LookupStep {
+pub(super) enum LookupStep {
     Next(Lookup),
     /// The result, and the variant key by which requests coalesce; `None` for the primary key.
     Done(Option<Box<CacheKey>>, LookupResult),
@@ -62,8 +62,8 @@ enum Selected {
 
 impl CacheShared {
     /// Starts a look-up.
-    pub(crate) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
-        Lookup { asked: PendingRead::Primary, answer: self.store.get(key, now) }
+    pub(super) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
+        Lookup { requested_at: PendingRead::Primary, answer: self.store.get(key, now) }
     }
 
     /// Looks up as long as the store answers without waiting.
@@ -71,7 +71,7 @@ impl CacheShared {
     /// # Errors
     /// The pending look-up, if the store needs time.
     #[inline]
-    pub(crate) fn lookup_ready(
+    pub(super) fn lookup_ready(
         &self,
         params: &CacheRequest,
         headers: &HeaderMap,
@@ -79,8 +79,8 @@ impl CacheShared {
     ) -> Result<(Option<Box<CacheKey>>, LookupResult), Lookup> {
         let mut search = self.start_lookup(&params.key, now);
         loop {
-            let Lookup { asked, answer: MaybeReady::Ready(answer) } = search else { return Err(search) };
-            match self.step(params, headers, asked, answer, now) {
+            let Lookup { requested_at, answer: MaybeReady::Ready(answer) } = search else { return Err(search) };
+            match self.step(params, headers, requested_at, answer, now) {
                 LookupStep::Next(next) => search = next,
                 LookupStep::Done(variant, found) => return Ok((variant, found)),
             }
@@ -88,7 +88,7 @@ impl CacheShared {
     }
 
     /// Returns a fresh entry stored after this request's look-up, by a fetch that completed meanwhile.
-    pub(crate) fn completed_meanwhile(&self, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
+    pub(super) fn completed_meanwhile(&self, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
         match self.lookup_ready(params, headers, self.clock.now()) {
             Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::RefreshAhead))) => Some(entry),
             _ => None,
@@ -96,11 +96,11 @@ impl CacheShared {
     }
 
     /// Evaluates the store's answer for this request.
-    pub(crate) fn step(
+    pub(super) fn step(
         &self,
         params: &CacheRequest,
         headers: &HeaderMap,
-        asked: PendingRead,
+        requested_at: PendingRead,
         answer: Result<Option<Stored>, Error>,
         now: Timestamp,
     ) -> LookupStep {
@@ -108,7 +108,7 @@ impl CacheShared {
             self.store_failed(&error);
             None
         });
-        let (key, variant, elsewhere) = match asked {
+        let (key, variant, elsewhere) = match requested_at {
             PendingRead::Primary => (&params.key, None, None),
             PendingRead::Variant(key) => (&*key.clone(), Some(key), None),
             PendingRead::SharedIndex(key) => (&params.key, None, Some(key)),
@@ -130,14 +130,14 @@ impl CacheShared {
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
                 Selected::Variant(key) => {
                     let answer = self.store.get(&key, now);
-                    LookupStep::Next(Lookup { asked: PendingRead::Variant(Box::new(key)), answer })
+                    LookupStep::Next(Lookup { requested_at: PendingRead::Variant(Box::new(key)), answer })
                 }
                 Selected::None(key) if elsewhere.is_some() => {
                     LookupStep::Done(Some(Box::new(key)), LookupResult::Miss(Forward::VaryMiss))
                 }
                 Selected::None(key) => {
                     let answer = self.store.get_shared(&params.key, now);
-                    LookupStep::Next(Lookup { asked: PendingRead::SharedIndex(Box::new(key)), answer })
+                    LookupStep::Next(Lookup { requested_at: PendingRead::SharedIndex(Box::new(key)), answer })
                 }
             },
             _ => LookupStep::Done(variant.or(elsewhere), LookupResult::Miss(missed)),
@@ -181,7 +181,7 @@ impl CacheShared {
     }
 
     /// Whether the stored response is an error that this request's credential may avert.
-    pub(crate) fn may_differ_with_credential(&self, params: &CacheRequest, meta: &StoredHead) -> bool {
+    pub(super) fn may_differ_with_credential(&self, params: &CacheRequest, meta: &StoredHead) -> bool {
         policy::may_differ_with_credential(meta.status, params.flags, params.keyed, self.rules.rule(&params.rule))
     }
 
@@ -226,7 +226,7 @@ impl CacheShared {
     }
 
     /// Whether an invalidation since `began` rules out joining a fetch under way.
-    pub(crate) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
+    pub(super) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
         self.barriers.check_fetch(key, began) != Validity::Valid
     }
 }

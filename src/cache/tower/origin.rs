@@ -12,7 +12,7 @@ use crate::base::body::{Adopt, Body};
 use crate::base::error::BoxError;
 
 /// Origin of a response to one request.
-pub(crate) trait Origin<B>: Send + 'static {
+pub(super) trait Origin<B>: Send + 'static {
     /// Innermost body of its responses.
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
     /// Its error, passed on unchanged.
@@ -24,13 +24,13 @@ pub(crate) trait Origin<B>: Send + 'static {
 }
 
 /// A clone of the inner service; `W` wraps its bodies.
-pub(crate) struct InnerService<S, W> {
+pub(super) struct InnerService<S, W> {
     service: S,
     adopt: PhantomData<fn() -> W>,
 }
 
 impl<S, W> InnerService<S, W> {
-    pub(crate) const fn new(service: S) -> Self {
+    pub(super) const fn new(service: S) -> Self {
         Self { service, adopt: PhantomData }
     }
 }

@@ -23,7 +23,7 @@ impl RunningFetch {
     ///
     /// # Errors
     /// The response for the client if the rest does not match: another part is no response to a request for the whole.
-    pub(crate) fn complete<I>(
+    pub(super) fn complete<I>(
         &self,
         beginning: &Arc<Entry>,
         response: Response<Body<I>>,
@@ -77,7 +77,7 @@ where
 ///
 /// # Errors
 /// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] if no memory is available.
-pub(crate) fn combine(
+pub(super) fn combine(
     new: StoredBody,
     part: ContentRange,
     etag: Option<&HeaderValue>,
@@ -114,13 +114,13 @@ pub(crate) fn combine(
 }
 
 /// Replaces the fields of a part by those of the whole, for storing.
-pub(crate) fn restore_whole_fields(headers: &mut http::HeaderMap) {
+pub(super) fn restore_whole_fields(headers: &mut http::HeaderMap) {
     headers.remove(header::CONTENT_RANGE);
     headers.remove(header::CONTENT_LENGTH);
 }
 
 /// Whether the rest of this entry can be requested: it holds the beginning, with a strong validator.
-pub(crate) fn is_beginning(entry: &Entry) -> bool {
+pub(super) fn is_beginning(entry: &Entry) -> bool {
     entry.partial.is_some_and(|part| part.span.start == 0)
         && entry.meta.headers.get(header::ETAG).is_some_and(validators::is_strong)
 }

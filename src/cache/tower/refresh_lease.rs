@@ -10,7 +10,7 @@ use crate::cache::http::key::CacheKey;
 
 impl CacheShared {
     /// Whether another process has refreshed this entry or holds the lease. Publishes its entry to the followers.
-    pub(crate) async fn is_refreshed_elsewhere(&self, key: &CacheKey, old: &Arc<Entry>, leader: &Leader) -> bool {
+    pub(super) async fn is_refreshed_elsewhere(&self, key: &CacheKey, old: &Arc<Entry>, leader: &Leader) -> bool {
         let now = self.clock.now();
         if let Ok(Some(Stored::Entry(found))) = self.store.get_shared(&old.key, now).await
             && found.key == old.key

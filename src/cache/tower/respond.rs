@@ -18,10 +18,10 @@ use crate::cache::http::validators;
 
 /// Properties of a request that affect the response.
 #[derive(Clone, Copy)]
-pub(crate) struct RequestView<'a> {
-    pub(crate) headers: &'a HeaderMap,
-    pub(crate) flags: RequestFlags,
-    pub(crate) head_only: bool,
+pub(super) struct RequestView<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) flags: RequestFlags,
+    pub(super) head_only: bool,
 }
 
 impl RequestView<'_> {
@@ -33,7 +33,7 @@ impl RequestView<'_> {
 }
 
 /// Whether this entry holds all requested bytes.
-pub(crate) fn satisfies(entry: &Entry, view: RequestView<'_>) -> bool {
+pub(super) fn satisfies(entry: &Entry, view: RequestView<'_>) -> bool {
     let Some(part) = entry.partial else { return true };
     if !view.wants_part() {
         return false;
@@ -46,7 +46,7 @@ pub(crate) fn satisfies(entry: &Entry, view: RequestView<'_>) -> bool {
 }
 
 /// Creates the response from a stored entry.
-pub(crate) fn from_entry<B>(
+pub(super) fn from_entry<B>(
     core: &CacheShared,
     entry: &Entry,
     view: RequestView<'_>,
@@ -128,7 +128,7 @@ fn multipart(
 }
 
 /// Creates the response from a stored head and a body.
-pub(crate) fn from_head<B>(
+pub(super) fn from_head<B>(
     core: &CacheShared,
     meta: &StoredHead,
     body: Body<B>,
@@ -158,7 +158,7 @@ pub(crate) fn from_head<B>(
 }
 
 /// Prepares the inner service's response for the client that triggered the fetch.
-pub(crate) fn forward<B>(core: &CacheShared, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
+pub(super) fn forward<B>(core: &CacheShared, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
     for name in not_forwarded(core) {
         response.headers_mut().remove(name);
     }
@@ -170,20 +170,20 @@ pub(crate) fn forward<B>(core: &CacheShared, response: &mut Response<B>, key: Op
 }
 
 /// Whether the client's conditions select 304 for these fields.
-pub(crate) fn is_not_modified(view: RequestView<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
+pub(super) fn is_not_modified(view: RequestView<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
     view.flags.has(RequestFlags::CONDITION) && validators::is_not_modified(view.headers, status, headers)
 }
 
 /// Returns the fields not forwarded: this crate's targeted field, and (RFC 9213) the others unless configured
 /// otherwise.
-pub(crate) fn not_forwarded(core: &CacheShared) -> &[HeaderName] {
+pub(super) fn not_forwarded(core: &CacheShared) -> &[HeaderName] {
     let targeted = &core.settings.targeted;
     // This crate's field is the first in the list.
     if core.settings.forward_targeted { &targeted[..targeted.len().min(1)] } else { targeted }
 }
 
 /// RFC 9111 §5.2.1.7: the response to `only-if-cached` without a usable entry.
-pub(crate) fn gateway_timeout<B>(core: &CacheShared, key: &CacheKey, forward: Forward) -> Response<Body<B>> {
+pub(super) fn gateway_timeout<B>(core: &CacheShared, key: &CacheKey, forward: Forward) -> Response<Body<B>> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
     if let Some(name) = &core.settings.status_name {

@@ -42,7 +42,7 @@ use crate::cache::http::{client_directives, range, validators, vary};
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Completes the look-up and acts on its result.
-pub(crate) async fn run<O: Origin<B>, B: Send + 'static>(
+pub(super) async fn run<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     search: Lookup,
 ) -> CacheResult<O::Body, O::Error> {
@@ -58,7 +58,7 @@ async fn complete_lookup(
 ) -> (Option<Box<CacheKey>>, LookupResult) {
     loop {
         let answer = search.answer.await;
-        match core.step(params, headers, search.asked, answer, core.clock.now()) {
+        match core.step(params, headers, search.requested_at, answer, core.clock.now()) {
             LookupStep::Next(next) => search = next,
             LookupStep::Done(variant, found) => return (variant, found),
         }
@@ -66,7 +66,7 @@ async fn complete_lookup(
 }
 
 /// Acts on the result of a look-up; requests coalesce by `variant`, or by the primary key.
-pub(crate) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
+pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     mut job: FetchJob<O, B>,
     variant: Option<Box<CacheKey>>,
     found: LookupResult,
@@ -309,7 +309,7 @@ async fn bypass<O: Origin<B>, B: Send + 'static>(
 }
 
 /// Shadow mode: responds with the inner service's response, and stores it on a miss.
-pub(crate) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
+pub(super) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
     (job.unchanged, job.is_shadow) = (true, true);
     let search = job.core.start_lookup(&job.params.key, job.core.clock.now());
     if let (_, LookupResult::Entry(entry, freshness)) =
@@ -325,7 +325,7 @@ pub(crate) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O,
 }
 
 /// POST: never looked up, never shared; its response invalidates, and may be stored for later GETs.
-pub(crate) async fn post<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
+pub(super) async fn post<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
     job.unchanged = true;
     bypass(job, None).await
 }

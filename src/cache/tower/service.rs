@@ -43,7 +43,7 @@ pub struct Cache<S, W = Wrap> {
 }
 
 impl<S, W> Cache<S, W> {
-    pub(crate) const fn new(inner: S, core: Arc<CacheShared>) -> Self {
+    pub(super) const fn new(inner: S, core: Arc<CacheShared>) -> Self {
         Self { inner, core, adopt: PhantomData }
     }
 }

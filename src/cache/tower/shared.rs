@@ -45,57 +45,57 @@ use crate::cache::http::stored_head::{LogPosition, StoredHead};
 const USELESS_AFTER: u64 = 100;
 
 /// State of a cache layer.
-pub(crate) struct CacheShared {
-    pub(crate) enabled: bool,
-    pub(crate) switch: SwitchCell,
-    pub(crate) settings: CacheSettings,
-    pub(crate) rules: LiveRules,
-    pub(crate) routing: Routing,
-    pub(crate) credentials: Credentials,
-    pub(crate) store: Arc<dyn CacheStore>,
+pub(super) struct CacheShared {
+    pub(super) enabled: bool,
+    pub(super) switch: SwitchCell,
+    pub(super) settings: CacheSettings,
+    pub(super) rules: LiveRules,
+    pub(super) routing: Routing,
+    pub(super) credentials: Credentials,
+    pub(super) store: Arc<dyn CacheStore>,
     /// Whether no other process reads the store.
-    pub(crate) in_process: bool,
-    pub(crate) clock: Clock,
-    pub(crate) events: Events,
-    pub(crate) fetches: Arc<Coalescer>,
-    pub(crate) barriers: Arc<Barriers>,
-    pub(crate) hit_for_miss: HitForMiss,
-    pub(crate) min_uses: MinUses,
-    pub(crate) counters: CacheCounters,
+    pub(super) in_process: bool,
+    pub(super) clock: Clock,
+    pub(super) events: Events,
+    pub(super) fetches: Arc<Coalescer>,
+    pub(super) barriers: Arc<Barriers>,
+    pub(super) hit_for_miss: HitForMiss,
+    pub(super) min_uses: MinUses,
+    pub(super) counters: CacheCounters,
     /// Memory of bodies outside the store.
-    pub(crate) body_memory: Arc<BodyMemory>,
+    pub(super) body_memory: Arc<BodyMemory>,
     /// Fetches that outlive their clients.
-    pub(crate) detached_fetches: Arc<BackgroundSlots>,
+    pub(super) detached_fetches: Arc<BackgroundSlots>,
     /// Background refreshes.
-    pub(crate) refreshes: Arc<BackgroundSlots>,
-    pub(crate) nonces: AtomicU64,
+    pub(super) refreshes: Arc<BackgroundSlots>,
+    pub(super) nonces: AtomicU64,
     /// Typed values that share the store, created on first use.
-    pub(crate) data: OnceLock<DataCache>,
+    pub(super) data: OnceLock<DataCache>,
 }
 
 /// A request's cache parameters, owned.
-pub(crate) struct CacheRequest {
-    pub(crate) route: Arc<RouteCounters>,
-    pub(crate) rule: MatchedRule,
-    pub(crate) flags: RequestFlags,
-    pub(crate) head_only: bool,
+pub(super) struct CacheRequest {
+    pub(super) route: Arc<RouteCounters>,
+    pub(super) rule: MatchedRule,
+    pub(super) flags: RequestFlags,
+    pub(super) head_only: bool,
     /// A POST, whose response may be stored for GET (profile `shared`).
-    pub(crate) post: bool,
+    pub(super) post: bool,
     /// Whether the key includes an identity.
-    pub(crate) keyed: bool,
+    pub(super) keyed: bool,
     /// The request's `Cache-Control`, if obeyed and present.
-    pub(crate) directives: Option<Box<RequestDirectives>>,
-    pub(crate) key: CacheKey,
+    pub(super) directives: Option<Box<RequestDirectives>>,
+    pub(super) key: CacheKey,
 }
 
 impl CacheRequest {
     /// Whether a part of the representation is requested.
-    pub(crate) fn wants_part(&self) -> bool {
+    pub(super) fn wants_part(&self) -> bool {
         self.flags.has(RequestFlags::RANGE) && !self.head_only && !self.post
     }
 
     /// Whether an entry with this head may replace a failure for this request.
-    pub(crate) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &StoredHead, now: Timestamp) -> bool {
+    pub(super) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &StoredHead, now: Timestamp) -> bool {
         let Some(until) = policy::stale_if_error_until(&meta.deadlines, failure) else { return false };
         match &self.directives {
             // The request demands validation.
@@ -114,7 +114,7 @@ impl CacheShared {
     ///
     /// # Errors
     /// The reason to bypass the cache, with the counters of the route.
-    pub(crate) fn evaluate_request(
+    pub(super) fn evaluate_request(
         &self,
         head: &RequestHead<'_>,
         has_body: bool,
@@ -209,7 +209,7 @@ impl CacheShared {
         Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), directives))
     }
 
-    pub(crate) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
+    pub(super) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
         KeyParts {
             default_scheme: self.settings.default_scheme,
             ignore_query: &rule.ignore_query,
@@ -218,24 +218,24 @@ impl CacheShared {
     }
 
     /// Returns the engine for caches of typed values.
-    pub(crate) fn engine(&self) -> Engine {
+    pub(super) fn engine(&self) -> Engine {
         let (store, barriers) = (self.store.clone(), self.barriers.clone());
         let (clock, events) = (self.clock.clone(), self.events.clone());
         Engine { store, barriers, clock, events, in_process: self.in_process }
     }
 
     /// Returns the log position to record at the start of a fetch.
-    pub(crate) fn log_position(&self) -> LogPosition {
+    pub(super) fn log_position(&self) -> LogPosition {
         LogPosition { local: self.barriers.generation(), fleet: self.store.generation() }
     }
 
     /// Marks the route's rule as having served.
-    pub(crate) fn mark_useful(&self, rule: &MatchedRule) {
+    pub(super) fn mark_useful(&self, rule: &MatchedRule) {
         count(&self.rules.counters(rule).mark_useful);
     }
 
     /// Warns about a rule that has bypassed 100 requests and served none.
-    pub(crate) fn warn_if_useless(&self, rule: &MatchedRule, reason: Reason) {
+    pub(super) fn warn_if_useless(&self, rule: &MatchedRule, reason: Reason) {
         let counters = self.rules.counters(rule);
         let tried = counters.matched.load(Ordering::Relaxed);
         let (Some(pattern), false) = (self.rules.pattern(rule), self.rules.rule(rule).never) else { return };
@@ -247,11 +247,11 @@ impl CacheShared {
         }
     }
 
-    pub(crate) fn store_failed(&self, error: &Error) {
+    pub(super) fn store_failed(&self, error: &Error) {
         emit_store_error(&self.events, error);
     }
 
-    pub(crate) fn stats(&self) -> CacheStats {
+    pub(super) fn stats(&self) -> CacheStats {
         let mut stats = self.counters.snapshot();
         stats.levels = self.store.stats();
         stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
@@ -264,7 +264,7 @@ impl CacheShared {
     }
 
     /// Returns the remaining freshness in seconds, negative if stale.
-    pub(crate) fn ttl(meta: &StoredHead, now: Timestamp) -> i64 {
+    pub(super) fn ttl(meta: &StoredHead, now: Timestamp) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         let fresh_until = meta.deadlines.fresh_until;
         if now < fresh_until { seconds(fresh_until.since(now)) } else { -seconds(meta.staleness_at(now)) }

@@ -88,16 +88,16 @@ fn in_seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S:
 
 /// Counters of one route.
 #[derive(Debug)]
-pub(crate) struct RouteCounters {
-    pub(crate) hits: AtomicU64,
-    pub(crate) stale: AtomicU64,
-    pub(crate) revalidated: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) collapsed: AtomicU64,
-    pub(crate) shadowed: AtomicU64,
-    pub(crate) stored: AtomicU64,
+pub(super) struct RouteCounters {
+    pub(super) hits: AtomicU64,
+    pub(super) stale: AtomicU64,
+    pub(super) revalidated: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) collapsed: AtomicU64,
+    pub(super) shadowed: AtomicU64,
+    pub(super) stored: AtomicU64,
     /// Durations of whole fetches.
-    pub(crate) fetch_times: FetchTimes,
+    pub(super) fetch_times: FetchTimes,
     bypassed: [AtomicU64; Reason::COUNT],
 }
 
@@ -119,13 +119,13 @@ impl Default for RouteCounters {
 }
 
 /// Counts the outcome of a request, and annotates it for the timing layer.
-pub(crate) fn record_outcome(counter: &AtomicU64, how: CacheNote) {
+pub(super) fn record_outcome(counter: &AtomicU64, how: CacheNote) {
     count(counter);
     detached_context::note(|notes| notes.cache = Some(how));
 }
 
 /// Increments a counter.
-pub(crate) fn count(counter: &AtomicU64) {
+pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -134,7 +134,7 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 impl RouteCounters {
-    pub(crate) fn bypass(&self, reason: Reason) {
+    pub(super) fn bypass(&self, reason: Reason) {
         count(&self.bypassed[reason.index()]);
     }
 
@@ -155,18 +155,18 @@ impl RouteCounters {
 
 /// Counters of one rule: whether it has matched, has served, and how often it bypassed.
 #[derive(Debug, Default)]
-pub(crate) struct RuleCounters {
-    pub(crate) matched: AtomicU64,
-    pub(crate) mark_useful: AtomicU64,
-    pub(crate) warned: Once,
-    pub(crate) undeclared: Once,
+pub(super) struct RuleCounters {
+    pub(super) matched: AtomicU64,
+    pub(super) mark_useful: AtomicU64,
+    pub(super) warned: Once,
+    pub(super) undeclared: Once,
     /// The counters of the route that the rule names, once a request has matched it.
-    pub(crate) route: OnceLock<Arc<RouteCounters>>,
+    pub(super) route: OnceLock<Arc<RouteCounters>>,
 }
 
 /// Counters of a cache.
 #[derive(Debug, Default)]
-pub(crate) struct CacheCounters {
+pub(super) struct CacheCounters {
     routes: RwLock<HashMap<Box<str>, Arc<RouteCounters>, foldhash::fast::RandomState>>,
     inner_calls: AtomicU64,
     avoided: AtomicU64,
@@ -175,7 +175,7 @@ pub(crate) struct CacheCounters {
 
 impl CacheCounters {
     /// Returns the counters of the route with this name.
-    pub(crate) fn route(&self, name: &str) -> Arc<RouteCounters> {
+    pub(super) fn route(&self, name: &str) -> Arc<RouteCounters> {
         if let Some(known) = self.routes.read().get(name) {
             return known.clone();
         }
@@ -184,18 +184,18 @@ impl CacheCounters {
         routes.entry(name.into()).or_default().clone()
     }
 
-    pub(crate) fn called(&self) {
+    pub(super) fn called(&self) {
         count(&self.inner_calls);
     }
 
     /// Counts an avoided call of the inner service and its estimated duration.
-    pub(crate) fn avoided(&self, took: Duration) {
+    pub(super) fn avoided(&self, took: Duration) {
         count(&self.avoided);
         self.saved.fetch_add(nanos(took), Ordering::Relaxed);
     }
 
     /// Returns all counts; levels, gauges and rule names are left to the caller.
-    pub(crate) fn snapshot(&self) -> CacheStats {
+    pub(super) fn snapshot(&self) -> CacheStats {
         let routes = self.routes.read();
         CacheStats {
             routes: routes.iter().map(|(name, route)| (name.to_string(), route.snapshot())).collect(),

@@ -18,22 +18,22 @@ use crate::cache::http::storability;
 use crate::cache::http::stored_head::StoredHead;
 
 /// A response to store, and its key.
-pub(crate) struct StoreTask {
-    pub(crate) core: Arc<CacheShared>,
-    pub(crate) route: Arc<RouteCounters>,
-    pub(crate) rule: MatchedRule,
+pub(super) struct StoreTask {
+    pub(super) core: Arc<CacheShared>,
+    pub(super) route: Arc<RouteCounters>,
+    pub(super) rule: MatchedRule,
     /// Primary key.
-    pub(crate) key: CacheKey,
-    pub(crate) names: Arc<[HeaderName]>,
-    pub(crate) selection: Box<[u8]>,
-    pub(crate) meta: Arc<StoredHead>,
+    pub(super) key: CacheKey,
+    pub(super) names: Arc<[HeaderName]>,
+    pub(super) selection: Box<[u8]>,
+    pub(super) meta: Arc<StoredHead>,
     /// Range of a partial body.
-    pub(crate) part: Option<ContentRange>,
-    pub(crate) language: Option<Language>,
+    pub(super) part: Option<ContentRange>,
+    pub(super) language: Option<Language>,
 }
 
 impl StoreTask {
-    pub(crate) fn new(
+    pub(super) fn new(
         core: &Arc<CacheShared>,
         params: &CacheRequest,
         names: Arc<[HeaderName]>,
@@ -46,7 +46,7 @@ impl StoreTask {
     }
 
     /// Stores a complete body; returns the reason if it is not stored.
-    pub(crate) async fn commit(&self, body: StoredBody, length: u64) -> Result<(), Reason> {
+    pub(super) async fn commit(&self, body: StoredBody, length: u64) -> Result<(), Reason> {
         // Compared with the declared length: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
@@ -59,7 +59,7 @@ impl StoreTask {
     }
 
     /// Stores this body, already in compact blocks, and returns the entry.
-    pub(crate) async fn put(&self, body: StoredBody, length: u64) -> Result<Arc<Entry>, Reason> {
+    pub(super) async fn put(&self, body: StoredBody, length: u64) -> Result<Arc<Entry>, Reason> {
         // A fetch that began before an invalidation must not bring the old state back.
         if self.core.barriers.check(&self.key, &self.meta) != Validity::Valid {
             return Err(Reason::Invalidated);

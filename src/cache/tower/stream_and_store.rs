@@ -23,7 +23,7 @@ use crate::cache::http::{range, validators, vary};
 
 impl RunningFetch {
     /// Returns the fields the response varies on, and their encoded values in this request.
-    pub(crate) fn selection(&self, policy: &StorePolicy) -> (Arc<[http::HeaderName]>, Box<[u8]>) {
+    pub(super) fn selection(&self, policy: &StorePolicy) -> (Arc<[http::HeaderName]>, Box<[u8]>) {
         let selection = match policy.vary.is_empty() {
             true => Vec::new(),
             false => vary::selection(&policy.vary, &self.headers, self.core.settings.profile),
@@ -33,7 +33,7 @@ impl RunningFetch {
 
     /// Sends the head, and reads the body into the store while clients read along. Without memory for the body, only
     /// its client gets it, as it arrives.
-    pub(crate) async fn stream_and_store<I>(
+    pub(super) async fn stream_and_store<I>(
         mut self,
         response: Response<Body<I>>,
         policy: StorePolicy,
@@ -100,7 +100,7 @@ impl RunningFetch {
 
     /// Returns the language of a response that varies on it. Profile `shared` only: in `app` a handler may choose
     /// languages by other criteria.
-    pub(crate) fn language(&self, names: &[http::HeaderName], meta: &StoredHead) -> Option<Language> {
+    pub(super) fn language(&self, names: &[http::HeaderName], meta: &StoredHead) -> Option<Language> {
         let profile = self.core.settings.profile;
         if profile == Profile::App || !names.contains(&header::ACCEPT_LANGUAGE) {
             return None;

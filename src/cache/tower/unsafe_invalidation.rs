@@ -19,7 +19,7 @@ use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::{content_location, policy};
 
 /// An unsafe request under way.
-pub(crate) struct UnsafeRequest {
+pub(super) struct UnsafeRequest {
     core: Arc<CacheShared>,
     method: Method,
     /// Key of the target; `None` after the response.
@@ -27,12 +27,12 @@ pub(crate) struct UnsafeRequest {
 }
 
 impl UnsafeRequest {
-    pub(crate) const fn new(core: Arc<CacheShared>, method: Method, key: CacheKey) -> Self {
+    pub(super) const fn new(core: Arc<CacheShared>, method: Method, key: CacheKey) -> Self {
         Self { core, method, key: Some(key) }
     }
 
     /// Invalidates according to the response.
-    pub(crate) fn on_response(mut self, status: StatusCode, response: &HeaderMap) {
+    pub(super) fn on_response(mut self, status: StatusCode, response: &HeaderMap) {
         if let Some(key) = self.key.take() {
             self.core.invalidate_after_unsafe(&self.method, &key, status, response);
         }
@@ -64,7 +64,7 @@ impl CacheShared {
     }
 
     /// Whether a response is the current representation of the request's target.
-    pub(crate) fn is_own_representation(&self, key: &CacheKey, response: &HeaderMap) -> bool {
+    pub(super) fn is_own_representation(&self, key: &CacheKey, response: &HeaderMap) -> bool {
         let named = response.get(header::CONTENT_LOCATION).and_then(|value| self.same_origin_uri(key, value));
         named.and_then(|uri| self.key_at(key, &uri)).is_some_and(|home| home.resource() == key.resource())
     }
@@ -87,19 +87,19 @@ impl CacheShared {
     }
 
     /// Invalidates a resource and removes the value under its key.
-    pub(crate) fn invalidate_resource(&self, key: &CacheKey) {
+    pub(super) fn invalidate_resource(&self, key: &CacheKey) {
         let result = self.invalidate(&Invalidation::new(InvalidationScope::Resource(key.resource().into()), false));
         self.finish(result);
         self.remove_key(key);
     }
 
     /// Invalidates entries in this process; the result tells whether other processes will receive it.
-    pub(crate) fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
+    pub(super) fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
         engine_parts::invalidate(&*self.store, &self.barriers, invalidation)
     }
 
     /// Removes the value under a key, which an invalidation has voided, to free its memory.
-    pub(crate) fn remove_key(&self, key: &CacheKey) {
+    pub(super) fn remove_key(&self, key: &CacheKey) {
         self.finish(self.store.remove(key));
     }
 

@@ -21,7 +21,7 @@ use crate::cache::http::{storability, validators};
 
 impl RunningFetch {
     /// RFC 9111 §4.3.4: updates the stored response from a 304.
-    pub(crate) async fn update_entry<I>(&self, old: &Arc<Entry>, answer: &Parts) -> Response<Body<I>> {
+    pub(super) async fn update_entry<I>(&self, old: &Arc<Entry>, answer: &Parts) -> Response<Body<I>> {
         let core = &self.core;
         record_outcome(&self.params.route.revalidated, CacheNote::Revalidated);
         let report = Report { forward_status: Some(answer.status), ..Report::forward(self.forward) };
@@ -87,7 +87,7 @@ impl RunningFetch {
     }
 
     /// RFC 9111 §4.3.5: updates the stored response to GET from a response to HEAD, or invalidates it.
-    pub(crate) async fn update_from_head(&self, answer: &Parts) {
+    pub(super) async fn update_from_head(&self, answer: &Parts) {
         let Some(old) = self.stale.as_ref().filter(|_| self.core.settings.profile == Profile::Shared) else { return };
         if answer.status != StatusCode::OK || old.meta.status != StatusCode::OK || old.partial.is_some() {
             return;
