@@ -1,17 +1,17 @@
-//! Which route a request matched: the one name that limits, cache rules and statistics know it by.
+//! The route of a request: the name by which limits, cache rules and statistics refer to it.
 //!
 //! | the request | its route |
 //! |---|---|
 //! | axum matched a route | that route, verbatim, such as `/prices/{symbol}` (feature `axum`) |
 //! | routes are declared (`.routes([…])`), and no router matched it, or one that only mounts the service (`/{*rest}`) | the declared route that matches its path, as a router would choose |
-//! | no router matched it, and none are declared | the pattern of ours that matches its path: a guess, see [`Match`] |
+//! | no router matched it, and none are declared | the configured pattern that matches its path: a guess, see [`Match`] |
 //! | anything else | the one name [`UNMATCHED`] |
 //!
-//! A pattern applies to a route that is spelt like it, but for the names of its parameters. It is never matched against
-//! the path of a request that a router has matched: axum prefers the static route `/users/me` to `/users/{name}`, and a
-//! pattern for the second must not govern the first.
+//! A pattern applies to a route with the same spelling, whatever its parameters are called. It is never matched against the
+//! path of a request that a router has matched: axum prefers the static route `/users/me` to `/users/{name}`, and a pattern
+//! for the second must not govern the first.
 //!
-//! Patterns use axum's syntax, through the same crate (`matchit`). A client cannot make new names: `//`, `/./`, `%2e`,
+//! Patterns use axum's syntax, through the same crate (`matchit`). A client cannot create names: `//`, `/./`, `%2e`,
 //! upper case or a trailing slash either match a route, or share [`UNMATCHED`] with everything else.
 
 use std::collections::HashMap;
@@ -23,41 +23,41 @@ use smallvec::SmallVec;
 use super::error::Error;
 use super::request_head::RequestHead;
 
-/// The name all requests share that match no route.
+/// Route name of all requests that match no route.
 pub const UNMATCHED: &str = "unmatched";
 
-/// A route in which every parameter is called alike.
+/// Route with the names of its parameters removed.
 type Shape = SmallVec<[u8; 64]>;
 
-/// A set of route patterns, each with its place in the list they were given in.
+/// Set of route patterns, each with its index in the order of insertion.
 #[derive(Clone, Default)]
 pub(crate) struct Patterns {
     exact: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     shapes: HashMap<Shape, usize, foldhash::fast::RandomState>,
     router: matchit::Router<usize>,
     names: Vec<Box<str>>,
-    /// Patterns that end in a catch-all after a literal prefix.
+    /// Prefixes of the patterns that end in a catch-all after a literal prefix.
     catch_alls: Vec<(Box<str>, usize)>,
-    /// The routes of the service, where they are declared.
+    /// Declared routes of the service.
     declared: Option<Arc<Patterns>>,
-    /// For each declared route, the place of the pattern that is spelt like it.
+    /// For each declared route, the index of the pattern with the same spelling.
     of_declared: Vec<Option<usize>>,
-    /// Whether they name requests that go out: the route by which another request came in says nothing of these.
+    /// Whether they name outgoing requests, for which the route of an incoming request is irrelevant.
     outbound: bool,
 }
 
-/// The pattern that applies to a request.
+/// Pattern that applies to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Match {
-    /// The pattern's place.
+    /// Index of the pattern.
     pub(crate) place: usize,
-    /// Whether nothing but the path speaks for it: no router matched the request, and no routes are declared. The service
-    /// may have a route of its own for this very path.
+    /// Whether only the path matched: no router matched the request, and no routes are declared. The service may have
+    /// another route for this path.
     pub(crate) is_guess: bool,
-    /// Whether it is a catch-all (`/admin/{*rest}`) under whose prefix the route lies, and not the route itself: it may
-    /// restrict, and permits nothing.
+    /// Whether it is a catch-all (`/admin/{*rest}`) whose prefix covers the route, rather than the route itself: it may
+    /// restrict, but permits nothing.
     pub(crate) is_wider: bool,
-    /// Whether the request's route is called by another name than the pattern.
+    /// Whether the names of parameters differ between route and pattern.
     pub(crate) is_renamed: bool,
 }
 
@@ -67,20 +67,20 @@ impl Match {
     }
 }
 
-/// How a request's route is known.
+/// Source of a request's route.
 enum Route<'a> {
-    /// The declared route at this place.
+    /// The declared route with this index.
     Declared(usize),
-    /// A router matched it.
+    /// The route that a router matched.
     Routed(&'a str),
     Unknown,
 }
 
 impl Patterns {
-    /// Adds a pattern and returns its place.
+    /// Adds a pattern and returns its index.
     ///
     /// # Errors
-    /// Where the pattern is malformed, repeated, or conflicts with an earlier one.
+    /// If the pattern is malformed, repeated, or conflicts with an earlier one.
     pub(crate) fn add(&mut self, pattern: &str) -> Result<usize, Error> {
         let index = self.names.len();
         if !pattern.starts_with('/') {
@@ -104,7 +104,7 @@ impl Patterns {
         Ok(index)
     }
 
-    /// A set of these patterns; a repeated one counts once.
+    /// Creates a set of these patterns; repeated ones are added once.
     ///
     /// # Errors
     /// As [`add`](Self::add).
@@ -116,7 +116,7 @@ impl Patterns {
         Ok(set)
     }
 
-    /// The place of this pattern, added where it is new.
+    /// Returns the index of this pattern, adding it if it is new.
     ///
     /// # Errors
     /// As [`add`](Self::add).
@@ -130,18 +130,18 @@ impl Patterns {
         self.declared = Some(routes);
     }
 
-    /// Makes them name requests that go out: by the path alone, whatever route a router left in their extensions.
+    /// Makes them name outgoing requests: by path alone, whatever route a router left in the extensions.
     pub(crate) fn go_out(&mut self) {
         self.outbound = true;
     }
 
-    /// The route by which a router matched this request.
+    /// Returns the route by which a router matched this request.
     #[inline]
     pub(crate) fn routed<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
         if self.outbound { None } else { head.matched_path() }
     }
 
-    /// The pattern that applies to this request.
+    /// Returns the pattern that applies to this request.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<Match> {
         if self.names.is_empty() {
             return None;
@@ -160,7 +160,7 @@ impl Patterns {
         }
     }
 
-    /// The name of this request's route.
+    /// Returns the name of this request's route.
     pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
         let declared = self.declared.as_deref();
         match self.route(head) {
@@ -171,8 +171,8 @@ impl Patterns {
         }
     }
 
-    /// The route of this request: the one a router matched, unless that is where the service is mounted and a declared
-    /// route says more.
+    /// Returns the route of this request: the one that a router matched, unless that only mounts the service and a declared
+    /// route is more specific.
     fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
         let routed = self.routed(head);
         if let Some(declared) = &self.declared
@@ -184,13 +184,13 @@ impl Patterns {
         routed.map_or(Route::Unknown, Route::Routed)
     }
 
-    /// The path by which routes are named: of the whole target, where a nested router has stripped a prefix.
+    /// Returns the path of the whole target, with the prefix that a nested router has stripped.
     fn path<'a>(&self, head: &RequestHead<'a>) -> &'a str {
         let (path, original) = (head.uri().path(), head.original_uri().path());
         if !self.outbound && original.ends_with(path) { original } else { path }
     }
 
-    /// The catch-all pattern under whose prefix this route lies; the longest of several.
+    /// Returns the catch-all pattern with the longest prefix that covers this route.
     fn covering(&self, route: &str) -> Option<Match> {
         let covering =
             self.catch_alls.iter().filter(|(prefix, _)| route.starts_with(&**prefix) && route.len() > prefix.len());
@@ -202,12 +202,12 @@ impl Patterns {
         &self.names
     }
 
-    /// The place of the pattern that this path matches.
+    /// Returns the index of the pattern that this path matches.
     pub(crate) fn at(&self, path: &str) -> Option<usize> {
         self.router.at(path).ok().map(|found| *found.value)
     }
 
-    /// The place of the pattern that is this route, whatever its parameters are called.
+    /// Returns the index of the pattern with the spelling of this route, whatever its parameters are called.
     #[inline]
     fn spelt_like(&self, route: &str) -> Option<usize> {
         if let Some(place) = self.exact.get(route) {
@@ -220,12 +220,12 @@ impl Patterns {
     }
 }
 
-/// Whether a pattern stands for more than one path.
+/// Whether a pattern matches more than one path.
 pub(crate) fn has_parameters(pattern: &str) -> bool {
     pattern.as_bytes().contains(&b'{')
 }
 
-/// Whether a route that a router matched stands for all that a declared one does: then the service is mounted there.
+/// Whether a route that a router matched covers a declared one: then the service is mounted there.
 fn covers(routed: &str, declared: &str) -> bool {
     let mut wanted = declared.split('/');
     for segment in routed.split('/') {
@@ -240,7 +240,7 @@ fn covers(routed: &str, declared: &str) -> bool {
     wanted.next().is_none()
 }
 
-/// `/a/{x}` as `/a/{}`, `/a/{*x}` as `/a/{*}`; doubled braces are literal ones.
+/// Removes the names of parameters: `/a/{x}` becomes `/a/{}`, `/a/{*x}` becomes `/a/{*}`. Doubled braces are literal.
 fn shape(pattern: &str) -> Shape {
     let (mut out, mut bytes) = (Shape::new(), pattern.bytes().peekable());
     while let Some(byte) = bytes.next() {
