@@ -61,7 +61,7 @@ impl Shard {
 
     /// Asks without charging.
     pub(super) fn ask(&mut self, check: &Check, now: Timestamp) -> Verdict {
-        self.with(check, now, |mut past| past.ask(check.quota, check.cost, now))
+        self.with(check, now, |mut past| past.peek(check.quota, check.cost, now))
     }
 
     /// Asks, and charges where the answer is yes.
@@ -81,7 +81,7 @@ impl Shard {
             if *actual < check.cost {
                 past.refund(check.quota, check.cost - actual, *at, now);
             } else if *actual > check.cost {
-                past.ask(check.quota, 0, now);
+                past.peek(check.quota, 0, now);
                 past.charge(check.quota, actual - check.cost, now);
             }
         });
@@ -149,7 +149,7 @@ impl Shard {
     #[cold]
     fn in_overflow<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let bucket = check.key.to_bits() % OVERFLOW;
-        self.overflow.entry(bucket).or_insert_with(|| KeyState::new(check.quota)).lend(check.quota, now, f)
+        self.overflow.entry(bucket).or_insert_with(|| KeyState::new(check.quota)).with_history(check.quota, now, f)
     }
 
     /// xorshift64: which slot to look at needs no secret.
