@@ -166,7 +166,7 @@ async fn price(State(upstream): State<Arc<Upstream>>, Path(symbol): Path<String>
     match upstream.price(&symbol).await {
         Ok(price) => Json(json!({ "symbol": symbol, "price": price })).into_response(),
         Err(error) => {
-            let wait = error.shed().map_or(1, |shed| shed.retry_after.as_secs() + 1);
+            let wait = error.rejected().map_or(1, |rejected| rejected.retry_after.as_secs() + 1);
             let fields = [(header::RETRY_AFTER, wait.to_string())];
             (StatusCode::SERVICE_UNAVAILABLE, fields, format!("{error}\n")).into_response()
         }
