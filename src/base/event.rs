@@ -233,7 +233,7 @@ fn log(event: &Event<'_>) {
         Event::Warning { code, message } => tracing::warn!(target: "tollgate", code, "{message}"),
         Event::StoreFailed { store, error } => tracing::warn!(target: "tollgate", store, %error, "store failed"),
         Event::StoreDown { store, error } => {
-            tracing::warn!(target: "tollgate", store, %error, "store down: requests go on without it");
+            tracing::warn!(target: "tollgate", store, %error, "store down; requests continue without it");
         }
         Event::StoreUp { store, away } => tracing::info!(target: "tollgate", store, ?away, "store up again"),
         Event::SlowRequest { route, took } => tracing::warn!(target: "tollgate", route, ?took, "slow request"),
@@ -245,26 +245,26 @@ fn log(event: &Event<'_>) {
             let at = at.map(tracing::field::display);
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
-                "N+1: the same query {count} times in one request; ask once for all rows"
+                "N+1: the same query {count} times in one request; load all rows with one query"
             );
         }
         Event::DuplicateQueries { route, query, count, total, at } => {
             let at = at.map(tracing::field::display);
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
-                "duplicate queries: one request asks for the same thing again; keep the first answer"
+                "duplicate queries: one request repeated an identical query; keep the first result"
             );
         }
         Event::PoolStarvation { route, waits, waited } => tracing::warn!(
             target: "tollgate", route, waits, ?waited,
-            "pool starvation: the request waited for a connection; hold fewer for less time, or enlarge the pool"
+            "pool starvation: the request waited for a connection; hold connections for less time, or enlarge the pool"
         ),
         Event::QuotaUsed { upstream, window, percent, spent, limit, resets_in, exhausted_in } => tracing::warn!(
             target: "tollgate", upstream, window, percent, spent, limit, ?resets_in, ?exhausted_in,
             "{percent} % of the quota is used"
         ),
         Event::CircuitOpened { upstream } => {
-            tracing::warn!(target: "tollgate", upstream, "circuit open: the upstream is not called");
+            tracing::warn!(target: "tollgate", upstream, "circuit open; the upstream is not called");
         }
         Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
         // "A refusal is cheap": no log line per refusal.

@@ -21,12 +21,10 @@
 //!
 //! 1. The head supplies the identities; each limit that applies makes a [`Check`] with a key, a cost and a quota.
 //! 2. The [`LimitStore`] charges all checks or none. A request rejected by one limit is charged to no other, so that
-//!    a
-//!    noisy client cannot use up quotas that it shares with others.
+//!    a noisy client cannot use up quotas that it shares with others.
 //! 3. The per-node ceiling is checked last; if it rejects, the other charges are refunded.
 //! 4. An admitted request goes to the inner service; a rejected one is answered by [`OnReject`]. Both responses carry
-//!    the
-//!    rate-limit fields.
+//!    the rate-limit fields.
 //!
 //! | situation | status | reported limit | `Retry-After` |
 //! |---|---|---|---|
@@ -61,10 +59,8 @@
 //! Fixed windows, and the two-bucket "sliding counter", admit 2 L in a window across a boundary. Neither is offered.
 //!
 //! After a change of quota or tier a key keeps its used **share**: a user at half of 100 is at half of 1 000
-//! afterwards. A
-//! refund never creates burst: a bucket refunds only units that have not drained since, a window only units that
-//! still
-//! count.
+//! afterwards. A refund never creates burst: a bucket refunds only units that have not drained since, a window only
+//! units that still count.
 //!
 //! # Failures
 //!
@@ -72,8 +68,7 @@
 //! * A failing store causes an [`Event::StoreFailed`](crate::Event::StoreFailed) and a local decision, marked as
 //!   [degraded](Decision::degraded) in the response's extensions and in `stats()`.
 //! * At most [`capacity`](RateLimitBuilder::capacity) keys are stored. A flood of new keys evicts those that are
-//!   furthest
-//!   from their limit; a key at its limit stays. See [`MemoryLimits`](crate::store::memory::MemoryLimits).
+//!   furthest from their limit; a key at its limit stays. See [`MemoryLimits`](crate::store::memory::MemoryLimits).
 //!
 //! # Sharing limits across a fleet
 //!
@@ -86,16 +81,13 @@
 //! | leased | for a hot key paid from a block acquired in advance, otherwise by Redis | the same; up to a quarter of what remains may be leased to nodes that do not need it |
 //!
 //! In both modes a process repeats a rejection until its retry time without asking Redis. `X-RateLimit-Remaining` is
-//! a
-//! lower bound: for a leased key, what is left of the block.
+//! a lower bound: for a leased key, what is left of the block.
 //!
 //! While Redis is unavailable no request waits for it: [`OnOutage`] selects how limits are decided, and the
-//! response's
-//! [`Decision`] is marked as [degraded](Decision::degraded). Units that this node admitted before and during the
-//! outage
-//! still count locally, and bind for one period after Redis is back, because Redis may have lost its data. All nodes
-//! need
-//! the same configuration: the same limits with the same names, the same mode and, if set, the same secret.
+//! response's [`Decision`] is marked as [degraded](Decision::degraded). Units that this node admitted before and
+//! during the outage still count locally, and bind for one period after Redis is back, because Redis may have lost
+//! its data. All nodes need the same configuration: the same limits with the same names, the same mode and, if set,
+//! the same secret.
 //!
 //! # Changing limits at run time
 //!
@@ -108,8 +100,8 @@
 //! # Cost
 //!
 //! `cargo bench --bench layers` measures it on your machine, including allocations: an admitted request allocates
-//! nothing
-//! for the decision and twice for the three fields; a rejection costs less than twice as much as an admission.
+//! nothing for the decision and twice for the three fields; a rejection costs less than twice as much as an
+//! admission.
 
 pub(crate) mod algorithm;
 mod engine;

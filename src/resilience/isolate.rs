@@ -1,8 +1,7 @@
 //! Isolates user-supplied stores: panics and timeouts become errors.
 //!
 //! A store that panics or does not answer is treated like one that returns an error: the request continues without
-//! it. The
-//! stores of this crate have a deadline and a breaker of their own.
+//! it. The stores of this crate have a deadline and a breaker of their own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

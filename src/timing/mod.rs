@@ -1,6 +1,5 @@
 //! Latency by route, time and count of queries by request, and findings such as slow queries, N+1 queries, duplicates
-//! and
-//! pool starvation.
+//! and pool starvation.
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,8 +19,7 @@
 //! ```
 //!
 //! With sqlx no handler changes: see [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html),
-//! and
-//! `examples/queries.rs` for a complete service.
+//! and `examples/queries.rs` for a complete service.
 //!
 //! # How a request is counted
 //!
@@ -33,11 +31,9 @@
 //! | 4 | took at least `slow_after`, however it ended | also slow: listed with its queries, waits and calls |
 //!
 //! Time ends with the response *head*; the duration of a streamed body depends on the client that reads it. The name
-//! is the
-//! route matched by axum, else the first of [`routes`](TimingBuilder::routes) that matches, else
+//! is the route matched by axum, else the first of [`routes`](TimingBuilder::routes) that matches, else
 //! [`UNMATCHED`](crate::UNMATCHED): never a path typed by a client. After 256 routes ([configurable]) the rest is
-//! counted
-//! under `other`.
+//! counted under `other`.
 //!
 //! [configurable]: TimingBuilder::max_routes
 //!
@@ -79,8 +75,7 @@
 //! | 5 | inside a task spawned by hand, and anywhere else | no request: [`TimingStats::unattributed`] |
 //!
 //! Work of outer layers is not part of the request: make timing the outermost layer. A query that a streaming body
-//! makes
-//! after the response head is attributed if it is made in the request's span.
+//! makes after the response head is attributed if it is made in the request's span.
 //!
 //! # Findings
 //!
@@ -99,12 +94,9 @@
 //! # Failures
 //!
 //! The request, the response body and the inner service's error are unchanged, and readiness is that of the inner
-//! service.
-//! The harvest of sqlx's queries can fail silently: [`TimingStats::harvest`] is then `no_events`, and one warning
-//! names
-//! the likely cause. See [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html) for each cause
-//! and
-//! its fix.
+//! service. The harvest of sqlx's queries can fail silently: [`TimingStats::harvest`] is then `no_events`, and one
+//! warning names the likely cause. See [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html)
+//! for each cause and its fix.
 //!
 //! # Cost
 //!
@@ -116,8 +108,7 @@
 //! | memory | about 26 KB per route and per query that occurred (256 of each); 256 groups per request; 2 MB of cached statements; 80 slow requests, 64 findings |
 //!
 //! Percentiles since the layer was built are within 1⁄64 (1.6 %) of the exact value, those of the last minute, five
-//! minutes
-//! and hour ([`Windows`]) within 1⁄16.
+//! minutes and hour ([`Windows`]) within 1⁄16.
 //!
 //! # In production
 //!

@@ -49,14 +49,12 @@
 //! | 6 | is it booked in the store? | it waits for the store, at most 250 ms; during an outage the call is sent and booked later | it is spent, and sent |
 //!
 //! A call that may not be sent fails at once ([`Mode::Reject`]), waits for a bounded time ([`Mode::Wait`]), or is
-//! only
-//! counted ([`Mode::Observe`]). Nothing is spent before all checks have passed.
+//! only counted ([`Mode::Observe`]). Nothing is spent before all checks have passed.
 //!
 //! The upstream's own limits are read from every response: `X-RateLimit-*` in all their spellings, `RateLimit` and
 //! `RateLimit-Policy` of the IETF's drafts up to 11, `Retry-After` (see the table in `upstream/learn/headers.rs`),
-//! and by a
-//! [hook](UpstreamBuilder::limits_in_body) from the body of a 200. A limit binds the endpoints whose responses last
-//! reported it; a rejection that names no limit binds all of them.
+//! and by a [hook](UpstreamBuilder::limits_in_body) from the body of a 200. A limit binds the endpoints whose
+//! responses last reported it; a rejection that names no limit binds all of them.
 //!
 //! # Accuracy: never less than the upstream has counted
 //!
@@ -64,48 +62,39 @@
 //!
 //! 1. A call is spent in every window before it is sent. Only a 304 response refunds its cost, and only if
 //!    [configured](UpstreamBuilder::free_not_modified). A call that failed or was cancelled may have been counted,
-//!    and
-//!    stays spent.
+//!    and stays spent.
 //! 2. A reported limit is as of the moment at which the upstream counted that call; other calls may have been counted
-//!    since,
-//!    or before and answered later. All calls sent and not answered before that call was sent are added to the
-//!    report. A
-//!    response that was overtaken by a later one changes nothing.
+//!    since, or before and answered later. All calls sent and not answered before that call was sent are added to the
+//!    report. A response that was overtaken by a later one changes nothing.
 //! 3. When a window ends, calls in flight also count in the next one, because either window may count them.
 //! 4. Credits are booked in the store before they are spent, a block at a time. A process that crashes leaves its
-//!    block
-//!    counted and unspent. During an outage of the store credits are spent unbooked, and booked afterwards; a store
-//!    that
-//!    lost data is corrected. Only a process that crashes with unbooked credits loses them.
+//!    block counted and unspent. During an outage of the store credits are spent unbooked, and booked afterwards; a
+//!    store that lost data is corrected. Only a process that crashes with unbooked credits loses them.
 //! 5. Setting the calendar back does not restart an old window.
 //!
 //! Assumptions: an upstream counts a call before it answers it, and counts none that reaches it more than a minute
-//! after its
-//! caller gave up; costs are those of the cost function; configured windows begin by the local clock. Calls of other
-//! processes with the same key that do not book in the store are known only from the upstream's reports.
+//! after its caller gave up; costs are those of the cost function; configured windows begin by the local clock. Calls
+//! of other processes with the same key that do not book in the store are known only from the upstream's reports.
 //!
 //! # Failures
 //!
 //! An outage of the store never reaches a call. The client's own error is returned unchanged, as [`Error::Inner`]. A
 //! rejected call returns [`Error::Rejected`], for which a [cache](crate::cache) in front can serve a stale response.
-//! A
-//! panic in a hook propagates to the caller's task.
+//! A panic in a hook propagates to the caller's task.
 //!
 //! # Cost
 //!
 //! A call that does not wait takes two short locks and two clock readings, without allocations unless
 //! [`limits_in_body`](UpstreamBuilder::limits_in_body) is set: about a quarter of a microsecond over the bare client,
-//! and
-//! half a microsecond if the response reports limits (`cargo bench --bench upstream`, two virtual cores). A call that
-//! waits
-//! is boxed. Memory: some kilobytes per upstream, independent of the number of calls; a hundred bytes per endpoint.
+//! and half a microsecond if the response reports limits (`cargo bench --bench upstream`, two virtual cores). A call
+//! that waits is boxed. Memory: some kilobytes per upstream, independent of the number of calls; a hundred bytes per
+//! endpoint.
 //!
 //! # Deployment
 //!
 //! * Use one layer per upstream and key. Layers with the same name share their credits if they share a store.
 //! * The layer accepts `http` requests, for any client (reqwest takes four lines, in
-//!   `examples/recipes/src/reqwest.rs`). A
-//!   retry layer outside of it is counted; one inside is not.
+//!   `examples/recipes/src/reqwest.rs`). A retry layer outside of it is counted; one inside is not.
 //! * Waiting, booking ahead and [`shutdown`](UpstreamLayer::shutdown) need a tokio runtime with time enabled.
 //! * Windows follow this machine's calendar. If the upstream's begin at another hour, set
 //!   [`Credits::reset_hour`] or [`utc_offset`](Credits::utc_offset).

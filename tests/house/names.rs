@@ -54,12 +54,13 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 33] = [
+const TYPES: [(&str, &str); 38] = [
     ("Answer", "MaybeReady"),
     ("Books", "LiveRules"),
     ("Case", "StoreContext"),
     ("CircuitShut", "CircuitClosed"),
     ("Contained", "IsolatedStore"),
+    ("Aside", "RareEdits"),
     ("Core", "a name of its own, such as CacheShared"),
     ("Dues", "Checks"),
     ("Facts", "RequestFlags"),
@@ -73,10 +74,12 @@ const TYPES: [(&str, &str); 33] = [
     ("Near", "LocalCache"),
     ("Odd", "DecodeError"),
     ("Offer", "CompiledQuota"),
+    ("Part", "LimitDecision"),
     ("Pass", "ResponseEdits"),
     ("Past", "Bypass"),
     ("Patience", "LoadDeadlines"),
     ("Plan", "StorePolicy or CompiledLimits"),
+    ("Recall", "CachedTier"),
     ("Reply", "RateLimitHeaders"),
     ("Ruling", "Outcome"),
     ("Settings", "a name of its own, such as CacheSettings"),
@@ -85,8 +88,10 @@ const TYPES: [(&str, &str); 33] = [
     ("Standing", "Freshness"),
     ("Step", "a name of its own, such as LookupStep"),
     ("Striped", "ShardedCounter"),
+    ("Term", "LimitOutcome"),
     ("Thrift", "BudgetEffect"),
     ("Told", "ObservedLimits"),
+    ("Trail", "PendingTrailers"),
     ("Unsettled", "UnsafeRequest"),
 ];
 

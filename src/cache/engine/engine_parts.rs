@@ -44,7 +44,7 @@ pub(crate) enum LevelOne {
 
 impl Engine {
     pub(crate) fn new(places: StorePlan, clock: Clock, hook: Option<Hook>) -> Self {
-        clock.wind();
+        clock.warm_up();
         let in_process = matches!(places.level_1, LevelOne::Memory(_)) && places.level_2.is_none();
         let level_1 = match places.level_1 {
             LevelOne::Memory(memory) => memory,

@@ -50,8 +50,7 @@ impl Check {
     }
 
     /// Returns the key hash under the [fleet secret](crate::limit::LimitStore::secret): the same on every node, used
-    /// as the
-    /// key in a remote store. `None` if there is no such secret, or it is not known yet.
+    /// as the key in a remote store. `None` if there is no such secret, or it is not known yet.
     #[must_use]
     pub const fn fleet(&self) -> Option<KeyHash> {
         if self.fleet == 0 { None } else { Some(KeyHash::from_bits(self.fleet)) }

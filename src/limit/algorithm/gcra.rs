@@ -1,10 +1,8 @@
 //! GCRA, the generic cell rate algorithm: a token bucket kept in one number.
 //!
 //! ITU-T I.371's virtual scheduling: a key's *theoretical arrival time* (TAT) is the moment at which its bucket is
-//! full
-//! again. Each admitted unit moves it by one emission interval `T`; a request conforms if TAT stays within `burst ·
-//! T` of
-//! now. From any start, the units admitted in a span are at most **burst + ⌊span ⁄ T⌋**.
+//! full again. Each admitted unit moves it by one emission interval `T`; a request conforms if TAT stays within
+//! `burst · T` of now. From any start, the units admitted in a span are at most **burst + ⌊span ⁄ T⌋**.
 //!
 //! ```
 //! use tollgate::Timestamp;
@@ -39,7 +37,7 @@ pub struct Gcra {
 
 impl Gcra {
     /// Creates a bucket of `burst` units that gains one unit per `interval` nanoseconds.
-    pub(crate) const fn stepping(interval: u64, burst: u32) -> Self {
+    pub(super) const fn stepping(interval: u64, burst: u32) -> Self {
         Self { interval, burst }
     }
 
@@ -105,7 +103,7 @@ impl Gcra {
     }
 
     /// Returns the state of a key that has used `share` of the bucket.
-    pub(crate) fn at_share(&self, share: u64, now: Timestamp) -> Timestamp {
+    pub(super) fn at_share(&self, share: u64, now: Timestamp) -> Timestamp {
         let span = u128::from(self.span(self.burst));
         now.after((span * u128::from(share)).div_ceil(1 << 32) as u64)
     }

@@ -1,8 +1,7 @@
 //! [`KeyState`]: usage of one key under one limit, for either algorithm.
 //!
 //! Pure: engines own the state and pass the time as an argument. When a quota changes, a key keeps its **used
-//! share**: a
-//! key at half of 100 is at half of 1 000 afterwards.
+//! share**: a key at half of 100 is at half of 1 000 afterwards.
 
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
@@ -100,8 +99,7 @@ impl KeyHistory {
     }
 
     /// Converts to a window: charge by charge if both windows have the same sub-buckets, else as one charge at the
-    /// time of the
-    /// latest.
+    /// time of the latest.
     fn to_window<C: Count>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
         match (self, was) {
             (Self::Narrow(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),

@@ -5,23 +5,20 @@
 //! The store charges a block **as of the end of its lifetime**, after which the block cannot be spent.
 //!
 //! * *Exact window.* A lifetime ends with the sub-bucket in which the block was acquired, and the charge counts from
-//!   the
-//!   last moment of that sub-bucket: for at least a whole period after the latest time at which a unit can be spent.
+//!   the last moment of that sub-bucket: for at least a whole period after the latest time at which a unit can be
+//!   spent.
 //! * *Token bucket.* A block of k units moves the arrival time to max(TAT, end of lifetime) + k·T, and is granted
-//!   only if
-//!   that stays within `burst · T` of *now*. Every unit then moves TAT by at least T beyond the time at which it is
-//!   spent,
-//!   and to at most `burst · T` beyond that time. So N units spent within a span from x to y leave
-//!   x + N·T ≤ TAT ≤ y + burst·T: N ≤ burst + (y − x) ⁄ T, the bound of the algorithm.
+//!   only if that stays within `burst · T` of *now*. Every unit then moves TAT by at least T beyond the time at which
+//!   it is spent, and to at most `burst · T` beyond that time. So N units spent within a span from x to y leave x +
+//!   N·T ≤ TAT ≤ y + burst·T: N ≤ burst + (y − x) ⁄ T, the bound of the algorithm.
 //!
 //! A lost fields, a failed node or an unspent unit only leaves units unused.
 //!
 //! # What it costs
 //!
 //! Under-admission: unspent units count until they are returned at the end of the lease, or, if the node has failed,
-//! as
-//! long as any charge does. A block is at most a quarter of what remains, and follows the key's rate; a leased bucket
-//! gives up at most `lifetime ⁄ T` of its burst.
+//! as long as any charge does. A block is at most a quarter of what remains, and follows the key's rate; a leased
+//! bucket gives up at most `lifetime ⁄ T` of its burst.
 
 use std::time::Duration;
 

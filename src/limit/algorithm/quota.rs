@@ -18,8 +18,7 @@ use crate::base::error::Error;
 /// | `Quota::per_minute(100).bucket(10)` | GCRA, a token bucket | 10 at once, then one each 0.6 s |
 ///
 /// The number applies to the named period: `per_second(20)` is twenty per second. A quota of zero fails when a layer
-/// is
-/// built.
+/// is built.
 ///
 /// ```
 /// use tollgate::limit::Quota;
@@ -100,8 +99,7 @@ impl Quota {
     }
 
     /// Creates a quota of `limit` units in any `period`, counted in whole milliseconds. A period under 1 ms or over
-    /// 49 days
-    /// fails when a layer is built.
+    /// 49 days fails when a layer is built.
     ///
     /// ```
     /// use std::time::Duration;
@@ -119,8 +117,7 @@ impl Quota {
     }
 
     /// Selects a token bucket instead of the exact window: `burst` units at once, then one per period ⁄ limit. A
-    /// burst of
-    /// zero fails when a layer is built.
+    /// burst of zero fails when a layer is built.
     ///
     /// ```
     /// use tollgate::limit::{Algorithm, Quota};

@@ -28,8 +28,8 @@ pub struct Verdict {
 
 impl Verdict {
     /// Creates a verdict: admitted if `wait` is `None`, else rejected for that long (at least a nanosecond).
-    /// `remaining` is
-    /// the number of units that would be admitted now, `reset` the time until `remaining` equals the limit.
+    /// `remaining` is the number of units that would be admitted now, `reset` the time until `remaining` equals the
+    /// limit.
     #[must_use]
     pub const fn new(wait: Option<Duration>, remaining: u32, reset: Duration) -> Self {
         let wait = match wait {

@@ -1,12 +1,9 @@
 //! The exact window: never more than the limit in **any** window, with a fixed number of counters.
 //!
 //! The period is divided into `BUCKETS` sub-buckets. Units of a sub-bucket count until the *last* moment at which
-//! they may
-//! have been charged is a whole period ago. Counting is therefore conservative: the units admitted in any half-open
-//! window
-//! `(t, t + period]` never exceed the limit. For the newest sub-bucket that moment is known exactly, so a burst is
-//! free
-//! again exactly one period later, and `reset` never exceeds the period.
+//! they may have been charged is a whole period ago. Counting is therefore conservative: the units admitted in any
+//! half-open window `(t, t + period]` never exceed the limit. For the newest sub-bucket that moment is known exactly,
+//! so a burst is free again exactly one period later, and `reset` never exceeds the period.
 //!
 //! ```
 //! use tollgate::Timestamp;
@@ -133,7 +130,7 @@ impl<C: Count> Default for Log<C> {
 
 impl Window {
     /// Creates a window of `period` nanoseconds with sub-buckets of `width` nanoseconds.
-    pub(crate) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
+    pub(super) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
         Self { limit, period, width }
     }
 
@@ -250,7 +247,7 @@ impl Window {
     }
 
     /// Creates a log that has used `share`, as of the time `last`.
-    pub(crate) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
+    pub(super) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
         let mut log = Log::default();
         let units = (u128::from(share) * u128::from(self.limit)) >> 32;
         self.charge(&mut log, last, units.min(u128::from(u32::MAX)) as u32);
@@ -258,7 +255,7 @@ impl Window {
     }
 
     /// Converts a log to another limit of the same period: each charge keeps its time and its share.
-    pub(crate) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
+    pub(super) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
         let Log { last, newest, at, back, .. } = *log;
         let (mut scaled, mut seen, mut given) = (Log { newest, at, back, ..Log::idle(last) }, 0_u64, 0_u64);
         for age in (0..=back).rev() {
@@ -273,7 +270,7 @@ impl Window {
     }
 
     /// Returns whether both windows have the same sub-buckets.
-    pub(crate) const fn same_grid(&self, other: &Self) -> bool {
+    pub(super) const fn same_grid(&self, other: &Self) -> bool {
         self.period == other.period
     }
 

@@ -1,10 +1,8 @@
 //! [`OnOutage`]: decisions while the shared store is unavailable.
 //!
 //! Every admission by the remote store also charges the local engine, so an outage resets no usage. The local
-//! engine's
-//! decision also binds for one period *after* an outage: the remote store does not know what was admitted without it,
-//! and
-//! after a restart it may have lost its data.
+//! engine's decision also binds for one period *after* an outage: the remote store does not know what was admitted
+//! without it, and after a restart it may have lost its data.
 //!
 //! | policy | admitted in a window by n nodes together during an outage | |
 //! |---|---|---|
@@ -14,8 +12,7 @@
 //! | `Deny` | nothing | |
 //!
 //! A window in which the outage begins also contains what the store admitted before it: with `Share(n)` up to twice
-//! the
-//! limit if one node had most of the traffic, the limit if the traffic was spread evenly.
+//! the limit if one node had most of the traffic, the limit if the traffic was spread evenly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,7 +83,7 @@ impl Fallback {
     }
 
     /// Charges locally before the remote store decides, if local decisions bind now; `None` if they do not.
-    pub(crate) fn precharge(&self, checks: &[Check], generation: u64, now: Timestamp) -> Option<Verdicts> {
+    pub(super) fn precharge(&self, checks: &[Check], generation: u64, now: Timestamp) -> Option<Verdicts> {
         let seen = self.generation.load(Ordering::Relaxed);
         if seen != generation {
             self.generation.store(generation, Ordering::Relaxed);
@@ -121,8 +118,7 @@ impl Fallback {
     }
 
     /// Charges the store's admissions locally too. If they do not fit and an outage began during the remote check,
-    /// returns
-    /// the local decision, which binds because other requests have been admitted on it.
+    /// returns the local decision, which binds because other requests have been admitted on it.
     pub(crate) fn record(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) -> Option<Verdicts> {
         let rejects =
             |verdicts: &[Verdict]| checks.iter().zip(verdicts).any(|(check, v)| check.enforced && !v.admits());

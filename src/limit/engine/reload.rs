@@ -34,7 +34,7 @@ impl ReloadedLimits {
     }
 
     #[inline]
-    pub(crate) fn takes_slow_path(&self) -> bool {
+    pub(super) fn takes_slow_path(&self) -> bool {
         self.slow_path.load(Ordering::Relaxed)
     }
 
@@ -80,7 +80,7 @@ impl ReloadedLimits {
 impl Limiter {
     /// Decides on a request whose tier has to be looked up, or after a change.
     #[cold]
-    pub(crate) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
+    pub(super) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
         if self.reloaded.switch() == Switch::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
@@ -94,7 +94,7 @@ impl Limiter {
     }
 
     /// Decides with the tiers known now.
-    pub(crate) fn decide_with_known_tiers(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
+    pub(super) fn decide_with_known_tiers(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
         let mut checks = self.limits.checks(head);
         self.reloaded.apply(&mut checks);
         self.check(head, checks, self.clock.now())

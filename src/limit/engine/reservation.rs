@@ -56,8 +56,7 @@ impl Reservation {
     }
 
     /// Settles the actual cost: the difference is refunded, or charged even if it does not fit. Only the first
-    /// settlement of
-    /// a request counts.
+    /// settlement of a request counts.
     ///
     /// ```
     /// use tollgate::limit::Reservation;

@@ -69,7 +69,7 @@ impl RemoteCheck {
 }
 
 impl Limiter {
-    pub(crate) fn decide_remotely(
+    pub(super) fn decide_remotely(
         self: &Arc<Self>,
         fallback: &Fallback,
         head: &RequestHead<'_>,

@@ -99,19 +99,19 @@ impl LimitCounters {
         }
     }
 
-    pub(crate) fn count_refusal(&self, label: LimitLabel) {
+    pub(super) fn count_refusal(&self, label: LimitLabel) {
         if let Some(counters) = self.part(label) {
             counters.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn count_dry_run(&self, label: LimitLabel) {
+    pub(super) fn count_dry_run(&self, label: LimitLabel) {
         if let Some(counters) = self.part(label) {
             counters.would_refuse.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn count_route(&self, route: &str) {
+    pub(super) fn count_route(&self, route: &str) {
         let mut routes = self.routes.lock();
         if let Some(count) = routes.get_mut(route) {
             *count += 1;

@@ -64,15 +64,13 @@ pub struct RemoteStats {
 ///
 /// # Contract
 /// * `decide` charges **all or none**: if any enforced check is rejected, no check is charged. A dry-run check
-///   neither
-///   blocks the others nor is charged if it would itself be rejected.
+///   neither blocks the others nor is charged if it would itself be rejected.
 /// * Verdicts are in the order of the checks; `remaining` and `reset` are those after the charge.
 /// * Concurrent calls never admit more in total than sequential calls would.
 /// * The number of keys is bounded, and a key at its limit is never evicted for a new one.
 ///
 /// In-process stores return [`MaybeReady::Ready`]. An error never reaches a request: the layer decides locally
-/// instead.
-/// The test suite [`testing::contract`](https://docs.rs/tollgate/latest/tollgate/testing/) verifies an
+/// instead. The test suite [`testing::contract`](https://docs.rs/tollgate/latest/tollgate/testing/) verifies an
 /// implementation.
 ///
 /// ```

@@ -74,7 +74,7 @@ impl Outcome<'_> {
     }
 
     /// Returns the limit that an admitted request reports: the lowest remaining share; `None` in dry-run.
-    pub(crate) fn tightest(&self) -> Option<LimitOutcome> {
+    pub(super) fn tightest(&self) -> Option<LimitOutcome> {
         self.best(|part| part.enforced, LimitOutcome::is_tighter_than)
     }
 

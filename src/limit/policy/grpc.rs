@@ -1,8 +1,8 @@
 //! gRPC rejections: HTTP 200 without a body, with the status and its details in fields.
 //!
 //! The "Trailers-Only" response form of gRPC carries `grpc-status` in the header block; `google.rpc.RetryInfo` is
-//! sent in
-//! `grpc-status-details-bin` as an unpadded base64 `google.rpc.Status`. The three small messages are encoded by hand.
+//! sent in `grpc-status-details-bin` as an unpadded base64 `google.rpc.Status`. The three small messages are encoded
+//! by hand.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Code {
 }
 
 /// Returns whether a request is gRPC. grpc-web is excluded: its clients read trailers from the body.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
     let kind = kind.as_bytes();
     let Some((start, rest)) = kind.split_at_checked(16) else { return false };

@@ -150,8 +150,7 @@ fn draft_11(limits: &CompiledLimits, outcome: &Outcome<'_>) -> DraftFields {
 }
 
 /// Returns the draft's "effective window": after a rejection, nothing until the retry time; after an admission, a
-/// span over
-/// which spending what remains does not exceed the sustained rate.
+/// span over which spending what remains does not exceed the sustained rate.
 fn effective_window(part: &LimitOutcome) -> (u32, u64) {
     match part.verdict.wait() {
         Some(wait) if part.enforced => (0, retry_seconds(wait)),

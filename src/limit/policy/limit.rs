@@ -65,8 +65,8 @@ pub(crate) enum LimitCost {
 }
 
 impl Limit {
-    /// Limits each client address: the address in the layer's
-    /// [`identify`](crate::limit::RateLimitBuilder::identify), else the socket peer's.
+    /// Limits each client address: the address in the layer's [`identify`](crate::limit::RateLimitBuilder::identify),
+    /// else the socket peer's.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
@@ -128,8 +128,7 @@ impl Limit {
     /// Limits the whole process, to protect it from overload: always local, checked last, rejecting with 503.
     ///
     /// A token bucket (`governor`'s direct limiter); without [`Quota::bucket`] its burst is the limit. It supports
-    /// neither
-    /// dry-run nor routes.
+    /// neither dry-run nor routes.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota};
@@ -188,8 +187,14 @@ impl Limit {
     }
 
     /// Sets the cost of a request in units. Defaults to 1. Zero, and more than the quota admits at once, fails when
-    /// the layer
-    /// is built.
+    /// the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_user(Quota::per_minute(100)).on("/report").cost(5);
+    /// # let _ = limit;
+    /// ```
     #[must_use]
     pub fn cost(mut self, units: u32) -> Self {
         self.cost = LimitCost::Fixed(units);
@@ -230,8 +235,7 @@ impl Limit {
     }
 
     /// Inserts a [`Reservation`](crate::limit::Reservation) into the request's extensions, with which the handler
-    /// settles the
-    /// actual cost.
+    /// settles the actual cost.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota};
@@ -248,8 +252,7 @@ impl Limit {
     /// Sets the cost of a request that the cache answers; the rest is refunded after the hit.
     ///
     /// The full cost must fit when the request arrives. Works within a [`Tollgate`](crate::Tollgate); hits of other
-    /// caches have
-    /// the full cost. A value above [`cost`](Self::cost) fails when the layer is built.
+    /// caches have the full cost. A value above [`cost`](Self::cost) fails when the layer is built.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota};

@@ -11,8 +11,7 @@ use crate::base::request_head::RequestHead;
 /// Builds the response to a rejected request.
 ///
 /// The layer then adds `Retry-After` and the rate-limit fields, overwriting fields of the same name. Implemented by
-/// every
-/// closure `Fn(&RequestHead, &Decision) -> Response<Bytes>`.
+/// every closure `Fn(&RequestHead, &Decision) -> Response<Bytes>`.
 ///
 /// ```
 /// use bytes::Bytes;

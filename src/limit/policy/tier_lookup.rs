@@ -17,10 +17,8 @@ use crate::base::request_head::RequestHead;
 /// Asynchronous look-up of a request's tier, for [`Tiers::lookup`](crate::limit::Tiers::lookup).
 ///
 /// Tiers are cached for a minute. Expired ones are still used while they are refreshed in the background. A request
-/// waits
-/// only for an identity that is not cached or expired long ago, and at most for the deadline. If the look-up fails,
-/// the
-/// last known tier stays; an identity without one is anonymous, and the failure is reported as
+/// waits only for an identity that is not cached or expired long ago, and at most for the deadline. If the look-up
+/// fails, the last known tier stays; an identity without one is anonymous, and the failure is reported as
 /// [`Event::StoreFailed`](crate::Event::StoreFailed).
 ///
 /// ```

@@ -20,10 +20,9 @@ pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str>
 /// | `enterprise` | 10 000 per minute |
 ///
 /// A request is counted by its identity if [`assign`](Self::assign) returns a tier for it. Otherwise, or if that tier
-/// does
-/// not exist, the request is anonymous and counted by the last alternative of its identity, usually the address. A
-/// thousand forged tokens from one address therefore share the anonymous 20. A user whose tier changes keeps the used
-/// share.
+/// does not exist, the request is anonymous and counted by the last alternative of its identity, usually the address.
+/// A thousand forged tokens from one address therefore share the anonymous 20. A user whose tier changes keeps the
+/// used share.
 ///
 /// ```
 /// use tollgate::limit::{Quota, Tiers};
@@ -117,6 +116,15 @@ impl Tiers {
     }
 
     /// Looks up the tier asynchronously for requests that [`assign`](Self::assign) returns none for.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use tollgate::limit::{TierLookup, Tiers};
+    ///
+    /// let lookup = TierLookup::new(|_| Some(1_u64), |_| async { Ok::<_, Infallible>(Some("pro".to_owned())) });
+    /// let tiers = Tiers::default().lookup(lookup);
+    /// # let _ = tiers;
+    /// ```
     #[must_use]
     pub fn lookup(mut self, lookup: TierLookup) -> Self {
         self.lookup = Some(lookup);

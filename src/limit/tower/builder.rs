@@ -83,8 +83,7 @@ impl Default for RateLimitBuilder {
 
 impl RateLimitBuilder {
     /// Sets the extractor of identities. Defaults to the socket peer's address. Requests without a tier are counted
-    /// by its
-    /// last alternative.
+    /// by its last alternative.
     ///
     /// ```
     /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
@@ -115,8 +114,8 @@ impl RateLimitBuilder {
     /// Declares the routes of the service, in axum's syntax, for requests that axum has not routed.
     ///
     /// That is needed where the layer wraps the whole Router, in fallbacks, and around hyper and tonic services.
-    /// Without it,
-    /// [`Limit::on`] matches such requests by path only, and a limit on `/users/{name}` also counts `/users/me`.
+    /// Without it, [`Limit::on`] matches such requests by path only, and a limit on `/users/{name}` also counts
+    /// `/users/me`.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
@@ -191,6 +190,17 @@ impl RateLimitBuilder {
     }
 
     /// Sets the policy while that store is unavailable. Defaults to [`OnOutage::Local`].
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, OnOutage};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .on_outage(OnOutage::Deny)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn on_outage(mut self, policy: OnOutage) -> Self {
         self.outage = policy;
@@ -242,6 +252,17 @@ impl RateLimitBuilder {
     }
 
     /// Sets the response to rejected requests. Defaults to [`Problem`].
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Problem};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .on_reject(Problem)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn on_reject(mut self, reject: impl OnReject) -> Self {
         self.reject = Arc::new(reject);
@@ -249,6 +270,17 @@ impl RateLimitBuilder {
     }
 
     /// Also sends the IETF's `RateLimit` and `RateLimit-Policy` fields, in that revision.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Draft};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .ietf_fields(Draft::Eleven)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn ietf_fields(mut self, draft: Draft) -> Self {
         self.style.draft = Some(draft);
@@ -256,6 +288,17 @@ impl RateLimitBuilder {
     }
 
     /// Sets the format of `X-RateLimit-Reset`. Defaults to seconds from now.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Reset};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .reset(Reset::Epoch)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.style.reset = reset;
@@ -263,6 +306,18 @@ impl RateLimitBuilder {
     }
 
     /// Sets the clock.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .clock(Clock::Manual(ManualClock::new()))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -293,6 +348,17 @@ impl RateLimitBuilder {
     }
 
     /// Enables the layer. Defaults to `true`; `false` makes a layer of the same type that admits every request.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .enabled(false)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
@@ -300,6 +366,13 @@ impl RateLimitBuilder {
     }
 
     /// Builds the layer.
+    ///
+    /// ```
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// let error = RateLimitLayer::builder().build().unwrap_err();
+    /// assert!(error.is_config());
+    /// ```
     ///
     /// # Errors
     /// Returns an error that names the invalid quota, name, route, network or identity, or if there is no limit.
@@ -326,7 +399,7 @@ impl RateLimitBuilder {
         let identify = self.identify.unwrap_or_else(socket_peer);
         let limits = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
         let reloaded = ReloadedLimits::new(limits.has_lookups());
-        self.clock.wind();
+        self.clock.warm_up();
         let ceiling = |(label, quota, cost)| NodeLimit {
             ceiling: NodeCeiling::new(quota, self.clock.clone()),
             label,

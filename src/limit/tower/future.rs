@@ -3,10 +3,8 @@
 //! ## Waiting ⇒ (Calling | Rejected), Calling ⇒ done
 //!
 //! In process the decision is made before the future exists, and an inner service that is ready at once, as nearly
-//! all
-//! are, is called before it exists too: such a future starts as *Calling*. *Waiting* is for a remote store or an
-//! inner
-//! service that is not ready; it is rare and therefore boxed, which keeps the future small.
+//! all are, is called before it exists too: such a future starts as *Calling*. *Waiting* is for a remote store or an
+//! inner service that is not ready; it is rare and therefore boxed, which keeps the future small.
 
 use std::future::Future;
 use std::marker::PhantomData;

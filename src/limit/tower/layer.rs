@@ -120,8 +120,7 @@ impl RateLimitLayer {
     /// Changes the mode of all limits of this layer.
     ///
     /// States are kept while limits are off, and continue when they are on again; in [`Switch::Shadow`] limits count
-    /// without
-    /// rejecting. A layer that was built disabled stays disabled.
+    /// without rejecting. A layer that was built disabled stays disabled.
     ///
     /// ```
     /// use tollgate::Switch;

@@ -16,8 +16,7 @@ use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 /// Limits requests to an inner service. Made by [`RateLimitLayer`](crate::limit::RateLimitLayer).
 ///
 /// Always ready: it decides first, and only then waits for the inner service, so that a rejection is sent even while
-/// the
-/// inner service is busy. The service that is called is the clone that was polled ready.
+/// the inner service is busy. The service that is called is the clone that was polled ready.
 pub struct RateLimit<S, W = Wrap> {
     pub(crate) inner: S,
     pub(crate) limiter: Option<Arc<Limiter>>,
@@ -51,8 +50,7 @@ where
         edits.prepare(request.extensions_mut());
         let mut inner = self.inner.clone();
         // The task's own waker replaces this one if the service is polled again. An error is left for that poll: a
-        // failed
-        // service keeps failing.
+        // failed service keeps failing.
         if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             return ResponseFuture {
                 state: FutureState::Calling { future: inner.call(request) },

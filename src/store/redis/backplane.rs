@@ -168,7 +168,7 @@ impl Backplane {
                 let message = format!(
                     "invalidated in this process; the others will hear of it when Redis is back ({waiting} waiting): {outage}"
                 );
-                Error::outage_so(message, outage)
+                Error::outage_with(message, outage)
             })
         }
     }

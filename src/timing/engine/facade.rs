@@ -7,8 +7,7 @@
 //! | `db_client_connection_wait_time_seconds` | histogram | seconds | |
 //!
 //! The exporter chooses the buckets. Without an exporter, a measurement costs one look at a global. An exporter may
-//! be
-//! installed at any time.
+//! be installed at any time.
 
 use std::time::Duration;
 

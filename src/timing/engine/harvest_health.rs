@@ -1,10 +1,8 @@
 //! State of the harvest of sqlx's queries: warns once if no query event arrives.
 //!
 //! A harvest without events looks like a program without queries. Its state is therefore kept per process and shown
-//! as
-//! [`TimingStats::harvest`](crate::timing::TimingStats::harvest). After 100 requests without an event, one warning
-//! names
-//! the likely cause.
+//! as [`TimingStats::harvest`](crate::timing::TimingStats::harvest). After 100 requests without an event, one warning
+//! names the likely cause.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -37,7 +35,7 @@ pub(crate) fn event_arrived() {
 }
 
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "there is no harvest without it"))]
-pub(crate) fn is_installed() -> bool {
+pub(super) fn is_installed() -> bool {
     STATE.load(Ordering::Relaxed) != 0
 }
 

@@ -20,6 +20,6 @@ impl RequestSpan {
     }
 }
 
-pub(crate) const fn silence_cause() -> &'static str {
+pub(super) const fn silence_cause() -> &'static str {
     ""
 }

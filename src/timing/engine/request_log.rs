@@ -1,10 +1,8 @@
 //! [`RequestLog`]: external work of one request: queries, waits for connections, calls of other services.
 //!
 //! The log is found through the detached context, so that detached work finds it too: a fetch that a cache continues
-//! after
-//! its client has disconnected, or a background revalidation. The first piece of work opens it; a request without
-//! work has
-//! none.
+//! after its client has disconnected, or a background revalidation. The first piece of work opens it; a request
+//! without work has none.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -103,7 +103,7 @@ impl TimingShared {
 
     /// Reports pending findings.
     #[inline]
-    pub(crate) fn report_pending(&self) {
+    pub(super) fn report_pending(&self) {
         if self.pending.any.load(Ordering::Relaxed) && self.pending.any.swap(false, Ordering::Acquire) {
             let list = std::mem::take(&mut *lock(&self.pending.list));
             list.iter().for_each(|(route, found)| self.settings.events.emit(&found.event(route)));
@@ -111,15 +111,15 @@ impl TimingShared {
     }
 
     /// Returns all queries, ordered by total time.
-    pub(crate) fn query_stats(&self, now: Timestamp) -> Vec<QueryStats> {
+    pub(super) fn query_stats(&self, now: Timestamp) -> Vec<QueryStats> {
         stats(&self.queries, now)
     }
 
-    pub(crate) fn upstream_stats(&self, now: Timestamp) -> Vec<QueryStats> {
+    pub(super) fn upstream_stats(&self, now: Timestamp) -> Vec<QueryStats> {
         stats(&self.upstreams, now)
     }
 
-    pub(crate) fn pool_stats(&self, now: Timestamp) -> PoolStats {
+    pub(super) fn pool_stats(&self, now: Timestamp) -> PoolStats {
         PoolStats { wait: Latency::of(&self.pool()), windows: Windows::of(&self.pool.latencies, now) }
     }
 

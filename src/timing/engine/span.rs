@@ -1,10 +1,8 @@
 //! [`RequestSpan`]: the span of a request, through which other threads find its log.
 //!
 //! It is created only if a [harvest](crate::timing::harvest()) is installed, at the level `TRACE`, so that logs with
-//! a
-//! higher level do not show it. If `TRACE` is disabled for the whole subscriber or at compile time, `INFO` is used,
-//! because
-//! SQLite's queries run on a separate thread and are attributed by this span only.
+//! a higher level do not show it. If `TRACE` is disabled for the whole subscriber or at compile time, `INFO` is used,
+//! because SQLite's queries run on a separate thread and are attributed by this span only.
 
 use tracing::level_filters::STATIC_MAX_LEVEL;
 use tracing::{Level, Span};
@@ -48,7 +46,7 @@ impl RequestSpan {
 }
 
 /// Returns the likely reason why no event of sqlx arrives.
-pub(crate) fn silence_cause() -> &'static str {
+pub(super) fn silence_cause() -> &'static str {
     if STATIC_MAX_LEVEL < Level::DEBUG {
         "no event of sqlx has arrived: a feature of `tracing` such as `release_max_level_info` removes its events from \
          the program; let sqlx log at that level: `connect_options.log_statements(log::LevelFilter::Info)`"

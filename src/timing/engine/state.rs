@@ -29,7 +29,7 @@ impl TimingState {
     pub(crate) fn new(settings: TimingSettings) -> Self {
         // One extra place: unmatched requests neither displace a route nor are displaced.
         let limit = settings.max_routes + 1;
-        settings.clock.wind();
+        settings.clock.warm_up();
         let core = Arc::new(TimingShared::new(settings));
         let shared = core.clone();
         let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));

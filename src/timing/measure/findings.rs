@@ -2,8 +2,7 @@
 //!
 //! A finding is something a developer can act on: a kind, a route, a query, a count and a duration. The same kind of
 //! finding about the same query on the same route is reported once a minute; all are counted. Memory is bounded:
-//! beyond
-//! 1 024 different findings reported within a minute, further ones are counted and not reported.
+//! beyond 1 024 different findings reported within a minute, further ones are counted and not reported.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::Location;

@@ -11,8 +11,8 @@
 //! | text whose end depends on the dialect | `…`, and nothing after it |
 //!
 //! A word in double quotes is a name in the standard, and text in MySQL. It is kept only where it cannot be text:
-//! next to
-//! a dot, after `FROM`, `JOIN`, `INTO`, `UPDATE`, `TABLE`, `SET` and `AS`, and in the column list of an `INSERT`.
+//! next to a dot, after `FROM`, `JOIN`, `INTO`, `UPDATE`, `TABLE`, `SET` and `AS`, and in the column list of an
+//! `INSERT`.
 //!
 //! One pass over the bytes: linear time, and at most 2 KB of output.
 
@@ -26,12 +26,10 @@ const CUT: &str = "…";
 /// Returns the statement without its values: statements that differ only in values have the same fingerprint.
 ///
 /// It never contains a value of the statement and may be logged and used as a label. Names of tables and columns are
-/// kept
-/// as written. It is also the form that [`Repeats::allow`](crate::timing::Repeats::allow) accepts.
+/// kept as written. It is also the form that [`Repeats::allow`](crate::timing::Repeats::allow) accepts.
 ///
 /// Costs about 15 ns per byte of SQL, and one allocation. Follows the lexical rules of SQL:2016, PostgreSQL, SQLite
-/// and
-/// MySQL; other text gives a fingerprint too.
+/// and MySQL; other text gives a fingerprint too.
 ///
 /// ```
 /// use tollgate::timing::fingerprint;

@@ -1,9 +1,8 @@
 //! [`QueryGroups`]: the queries of one request, grouped by name; bounded.
 //!
 //! A request with more than 256 different queries counts the rest under `other`. Within a group, the first 32 queries
-//! that
-//! are known to be identical (same key, or same text without parameters) are counted separately; that distinguishes a
-//! repeated query from queries for different rows.
+//! that are known to be identical (same key, or same text without parameters) are counted separately; that
+//! distinguishes a repeated query from queries for different rows.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -110,7 +109,7 @@ impl QueryGroup {
     }
 
     /// Returns whether this group collects the queries beyond the maximum.
-    pub(crate) fn is_other(&self) -> bool {
+    pub(super) fn is_other(&self) -> bool {
         matches!(self.name, QueryName::Word(OTHER))
     }
 }

@@ -1,10 +1,8 @@
 //! [`Histogram`]: latencies in log-linear buckets.
 //!
 //! Each power of two is divided into 32 equal buckets. Below 64 ns a bucket is one nanosecond wide; above, at most
-//! 1⁄32 as
-//! wide as its values, so that its middle is within 1⁄64 (1.6 %) of each. The last bucket ends at 2⁴¹ ns (36
-//! minutes):
-//! longer values are counted in it, while the maximum and the sum stay exact.
+//! 1⁄32 as wide as its values, so that its middle is within 1⁄64 (1.6 %) of each. The last bucket ends at 2⁴¹ ns (36
+//! minutes): longer values are counted in it, while the maximum and the sum stay exact.
 //!
 //! | | |
 //! |---|---|
@@ -85,8 +83,7 @@ impl Histogram {
     }
 
     /// Returns a percentile by nearest rank, within 1⁄64; 0 if empty. `permille` is the rank in thousandths: 990 for
-    /// the 99th
-    /// percentile.
+    /// the 99th percentile.
     pub(crate) fn percentile(&self, permille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(permille)).div_ceil(1000).max(1);
         let mut seen = 0_u128;

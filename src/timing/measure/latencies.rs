@@ -2,8 +2,7 @@
 //!
 //! A value is recorded once, in the histogram of the current ten-second slot: two additions to shared and per-thread
 //! counters, without a lock. The first value of the next slot moves the finished slot into the overall histogram and
-//! the
-//! [`Sliding`] windows; until then readers add it. About 32 KB.
+//! the [`Sliding`] windows; until then readers add it. About 32 KB.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,8 +1,7 @@
 //! [`Sliding`]: latencies of the last minute, five minutes and hour.
 //!
 //! Three rings of small log-linear histograms. Values are added to the first ring; a slot that is reused first moves
-//! its
-//! contents to the next ring, so that each value is stored once.
+//! its contents to the next ring, so that each value is stored once.
 //!
 //! | ring | slots | serves |
 //! |---|---|---|
@@ -11,10 +10,8 @@
 //! | coarse | 7 of 10 min | with both, the last hour |
 //!
 //! A window ends now and starts with the slot that it reaches into: it covers up to one slot more than its name says.
-//! With
-//! eight buckets per power of two, mean and percentiles are within 1⁄16 (6.3 %) of the exact value from 8 µs to 69 s;
-//! count
-//! and maximum are exact. About 16 KB.
+//! With eight buckets per power of two, mean and percentiles are within 1⁄16 (6.3 %) of the exact value from 8 µs to
+//! 69 s; count and maximum are exact. About 16 KB.
 
 use std::time::Duration;
 

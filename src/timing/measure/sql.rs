@@ -1,8 +1,7 @@
 //! [`Scanner`]: a one-pass SQL tokenizer for several dialects.
 //!
 //! It never backtracks, and looks ahead only over input that it then consumes. If the end of a text or comment
-//! depends on
-//! the dialect, it returns [`Token::Unclear`], because values could otherwise be mistaken for names.
+//! depends on the dialect, it returns [`Token::Unclear`], because values could otherwise be mistaken for names.
 
 /// Token of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +36,11 @@ impl<'a> Scanner<'a> {
     }
 
     /// Returns whether `byte` follows immediately.
-    pub(crate) fn next_is(&self, byte: u8) -> bool {
+    pub(super) fn next_is(&self, byte: u8) -> bool {
         self.peek(0) == Some(byte)
     }
 
-    pub(crate) fn next_token(&mut self) -> Option<Token<'a>> {
+    pub(super) fn next_token(&mut self) -> Option<Token<'a>> {
         if !self.skip_blanks() {
             return Some(self.unclear());
         }

@@ -1,10 +1,8 @@
 //! Names of statements: fingerprints, cached.
 //!
 //! Programs repeat a small set of statements: the first 1 024 of at most 2 KB keep their fingerprint, and a look-up
-//! takes
-//! one hash and one comparison. Other statements are parsed each time. Memory is therefore bounded even if every
-//! statement
-//! is new because values are written into it.
+//! takes one hash and one comparison. Other statements are parsed each time. Memory is therefore bounded even if
+//! every statement is new because values are written into it.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, LazyLock};

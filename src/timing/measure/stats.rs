@@ -35,8 +35,7 @@ pub struct TimingStats {
     /// Statistics per route with requests, by name; last `other`, if there were too many.
     pub routes: Vec<RouteStats>,
     /// Queries made within requests, by fingerprint or by the name given to [`timed`](crate::timing::timed), ordered
-    /// by total
-    /// time.
+    /// by total time.
     pub queries: Vec<QueryStats>,
     /// Calls by the name given to [`timed_upstream`](crate::timing::timed_upstream), ordered by total time.
     pub upstreams: Vec<QueryStats>,
@@ -149,8 +148,7 @@ pub struct PoolStats {
 }
 
 /// Recent latencies. Total, mean and percentiles are within 1⁄16 (6.3 %); each window ends now and may reach up to a
-/// sixth
-/// further back than its name says.
+/// sixth further back than its name says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Windows {

@@ -1,8 +1,7 @@
 //! [`NamedCounters`]: a bounded table of counters by name.
 //!
 //! A name keeps the place it gets when first seen; a look-up takes no lock and allocates nothing. Once the table is
-//! full,
-//! further names share one place, [`OTHER`], so that memory is bounded even if names come from clients.
+//! full, further names share one place, [`OTHER`], so that memory is bounded even if names come from clients.
 
 use std::hash::BuildHasher;
 use std::sync::OnceLock;

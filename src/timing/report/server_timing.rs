@@ -10,8 +10,7 @@ use crate::timing::engine::request_log::Sums;
 use crate::timing::measure::group::Sum;
 
 /// Returns the field value. `total` is the time to the response head, or to the end of the body; `db` is the sum of
-/// all
-/// queries and may be larger if they ran concurrently.
+/// all queries and may be larger if they ran concurrently.
 pub(crate) fn value(total: Duration, sums: &Sums, notes: Notes) -> Option<HeaderValue> {
     let mut text = String::with_capacity(96);
     text.push_str("total;dur=");

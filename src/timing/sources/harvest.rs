@@ -26,8 +26,7 @@ const ACQUIRE: &str = "sqlx::pool::acquire";
 /// Returns a subscriber layer that counts sqlx's queries for the requests that make them (feature `tracing`).
 ///
 /// The layer has its own filter for `sqlx::query` and `sqlx::pool::acquire`, at any level; the output of other layers
-/// does
-/// not change. A query is attributed by the span in which it is made, even on SQLite's thread:
+/// does not change. A query is attributed by the span in which it is made, even on SQLite's thread:
 /// [`TimingLayer`](crate::timing::TimingLayer) opens a span per request if a harvest is installed.
 ///
 /// ```
@@ -44,8 +43,7 @@ const ACQUIRE: &str = "sqlx::pool::acquire";
 /// # If no event arrives
 ///
 /// [`TimingStats::harvest`](crate::timing::TimingStats::harvest) is then `no_events`, and one warning names the
-/// likely
-/// cause:
+/// likely cause:
 ///
 /// | cause | fix |
 /// |---|---|
@@ -65,8 +63,7 @@ where
 }
 
 /// Holds a dispatcher, because a layer with a filter sees only the spans that its filter accepts, and the program's
-/// spans
-/// lie between the query and its request.
+/// spans lie between the query and its request.
 #[derive(Default)]
 struct Harvest(OnceLock<WeakDispatch>);
 

@@ -21,14 +21,12 @@ use crate::timing::measure::statement_names::{self, Known};
 ///
 /// Time runs from the first poll to the end, or until the future is dropped. The work belongs to the request in which
 /// `timed` was called, or else to the one in which it is first polled; a future moved to another task with
-/// `tokio::spawn`
-/// stays with its request. Other work is counted, for the whole process, in
+/// `tokio::spawn` stays with its request. Other work is counted, for the whole process, in
 /// [`TimingStats::unattributed`](crate::timing::TimingStats::unattributed).
 ///
 /// The name is a constant of the program, never a value, and appears in
 /// [`stats()`](crate::timing::TimingLayer::stats). A layer distinguishes 256 names and counts the rest as `other`.
-/// For
-/// SQL, use [`timed_query`].
+/// For SQL, use [`timed_query`].
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -57,8 +55,7 @@ pub fn timed<F: Future>(name: &'static str, future: F) -> Timed<F> {
 /// Measures one query of any driver, named by the [`fingerprint`](crate::timing::fingerprint()) of its SQL.
 ///
 /// Time and request are determined as by [`timed`]. Set the parameters with [`key`](Timed::key), so that exact
-/// repetitions
-/// are distinguished from queries for different rows, and the row count with [`rows`](Timed::rows).
+/// repetitions are distinguished from queries for different rows, and the row count with [`rows`](Timed::rows).
 ///
 /// Costs about 200 ns for a cached statement (the first 1 024 of at most 2 KB), about 15 ns per byte more for
 /// another.
@@ -98,8 +95,7 @@ pub fn timed_upstream<F: Future>(name: &'static str, future: F) -> Timed<F> {
 /// Measures the wait for a pooled connection, and counts it for the current request.
 ///
 /// A request that waits [`starved_after`](crate::timing::TimingBuilder::starved_after) or longer is reported. sqlx's
-/// pools
-/// need no wrapper if their logging is on: see [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
+/// pools need no wrapper if their logging is on: see [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
 ///
 /// ```
 /// use tollgate::timing::timed_acquire;

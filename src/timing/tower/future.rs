@@ -29,8 +29,7 @@ use crate::timing::report::server_timing;
 
 pin_project! {
     /// Response future of a [`Timing`](crate::timing::Timing) service. Dropped before it is ready, the request counts
-    /// as
-    /// cancelled.
+    /// as cancelled.
     pub struct ResponseFuture<F, W = Wrap> {
         #[pin]
         inner: Option<F>,
@@ -191,7 +190,7 @@ impl RequestWatch {
                 let now = parts(&scope).map_or(started, |(route, _)| route.core().now());
                 said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
             };
-            response.body_mut().trail(Box::new(trailer));
+            response.body_mut().add_trailers(Box::new(trailer));
         } else if let Some(value) = said(scope, self.started, ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }

@@ -50,6 +50,12 @@ pub struct TimingLayer {
 
 impl TimingLayer {
     /// Creates a layer with the defaults: slow from 250 ms, 256 routes, no `Server-Timing`.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// assert_eq!(TimingLayer::new().stats().requests, 0);
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { state: Arc::new(TimingState::new(TimingSettings::default())) }
@@ -71,6 +77,13 @@ impl TimingLayer {
     /// Returns the statistics since the layer was built.
     ///
     /// Costs some microseconds per route: intended for a page or a scrape, not for every request.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let stats = TimingLayer::new().stats();
+    /// println!("{:?} in the 99th percentile", stats.latency.p99);
+    /// ```
     #[must_use]
     pub fn stats(&self) -> TimingStats {
         self.state.stats()
@@ -91,10 +104,8 @@ impl TimingLayer {
     /// | `tollgate_findings_total` | counter | findings | `http_route`, `kind`: see [`FindingKind`](crate::timing::FindingKind) |
     ///
     /// Buckets are those of OpenTelemetry's conventions; a value up to 3 % above a bucket's bound may be counted in
-    /// it. Labels
-    /// are routes and fingerprints: never a path, a value, a user or an address. Costs some microseconds per route
-    /// and query:
-    /// intended for a scrape, not for every request.
+    /// it. Labels are routes and fingerprints: never a path, a value, a user or an address. Costs some microseconds
+    /// per route and query: intended for a scrape, not for every request.
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
@@ -168,22 +179,47 @@ pub struct TimingBuilder {
 
 impl TimingBuilder {
     /// Sets the duration from which a request is slow, listed in [`TimingStats`] and reported as
-    /// [`Event::SlowRequest`].
-    /// Defaults to 250 ms.
+    /// [`Event::SlowRequest`]. Defaults to 250 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().slow_after(Duration::from_millis(500)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn slow_after(mut self, span: Duration) -> Self {
         self.settings.slow_after = span;
         self
     }
 
     /// Sets the duration from which a query is reported as [`Event::SlowQuery`]. Defaults to 100 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().slow_query_after(Duration::from_millis(50)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn slow_query_after(mut self, span: Duration) -> Self {
         self.settings.slow_query_after = span;
         self
     }
 
     /// Sets the total wait for database connections from which a request is reported as [`Event::PoolStarvation`].
-    /// Defaults to
-    /// 100 ms.
+    /// Defaults to 100 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().starved_after(Duration::from_millis(200)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn starved_after(mut self, span: Duration) -> Self {
         self.settings.starved_after = span;
         self
@@ -220,8 +256,7 @@ impl TimingBuilder {
     /// Declares patterns, in axum's syntax, that name requests without a matched route: `"/prices/{symbol}"`.
     ///
     /// Needed if the layer is outside axum's router (around a whole app, in a gateway, on a bare hyper server) or
-    /// without the
-    /// feature `axum`; such requests otherwise share the name [`UNMATCHED`](crate::UNMATCHED).
+    /// without the feature `axum`; such requests otherwise share the name [`UNMATCHED`](crate::UNMATCHED).
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
@@ -262,8 +297,7 @@ impl TimingBuilder {
     }
 
     /// Adds a `Server-Timing` field ([W3C](https://www.w3.org/TR/server-timing/)), which browsers display, to
-    /// responses.
-    /// Defaults to `false`.
+    /// responses. Defaults to `false`.
     ///
     /// | metric | value |
     /// |---|---|
@@ -275,12 +309,10 @@ impl TimingBuilder {
     /// | `limit;desc="allowed"` | outcome of the limits |
     ///
     /// If the body streams and the client accepts trailers (`TE: trailers`), the field is sent as a trailer, and its
-    /// times
-    /// extend to the end of the body.
+    /// times extend to the end of the body.
     ///
     /// The field discloses query times to every client: see [`server_timing_if`](Self::server_timing_if). It is added
-    /// to the
-    /// fields of the inner service.
+    /// to the fields of the inner service.
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
@@ -324,12 +356,28 @@ impl TimingBuilder {
     }
 
     /// Sets the callback for every [`Event`].
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().hook(|event| eprintln!("{event:?}")).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.settings.events = Events::new(Some(Arc::new(hook)));
         self
     }
 
     /// Enables the layer. Defaults to `true`; a disabled layer passes everything through, with the same types.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().enabled(false).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn enabled(mut self, on: bool) -> Self {
         self.settings.enabled = on;
         self

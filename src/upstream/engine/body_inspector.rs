@@ -1,8 +1,7 @@
 //! Inspects the beginning of a body while it is forwarded, for limits reported inside a 200 response.
 //!
 //! Frames are forwarded unchanged and at once. A bounded copy of the first bytes is kept until the hook has read it:
-//! at the
-//! bound, at the end, or when the body is dropped.
+//! at the bound, at the end, or when the body is dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;

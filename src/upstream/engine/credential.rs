@@ -1,16 +1,13 @@
 //! [`Credential`]: adds the gate's own credential below the cache.
 //!
 //! A cache is bypassed by requests with `Authorization`, because their responses may belong to one user. The gate's
-//! own
-//! credential identifies no user: it is the same for all requests. It is therefore added below the cache. A request
-//! that
-//! already carries a user's credential is left unchanged and bypasses the cache as usual.
+//! own credential identifies no user: it is the same for all requests. It is therefore added below the cache. A
+//! request that already carries a user's credential is left unchanged and bypasses the cache as usual.
 //!
 //! A `private` response is private to the owner of the credential. With the gate's own credential that is the gate
-//! itself,
-//! so the cache receives the other directives in an internal field, which is removed before the client. The same
-//! field can
-//! make the cache follow its rules only, ignoring the upstream's freshness; `no-store` is always obeyed.
+//! itself, so the cache receives the other directives in an internal field, which is removed before the client. The
+//! same field can make the cache follow its rules only, ignoring the upstream's freshness; `no-store` is always
+//! obeyed.
 
 use std::fmt;
 use std::future::Future;
@@ -123,10 +120,11 @@ impl CacheDirectives {
             (Self::Owner, name) => !matches!(name, "private" | "s-maxage" | "proxy-revalidate" | "public"),
             (Self::Rules, name) => name == "no-store",
         };
-        let said: Vec<String> = directives.iter().filter(kept).map(|kept| kept.to_ascii_lowercase()).collect();
+        let directives_sent: Vec<String> =
+            directives.iter().filter(kept).map(|kept| kept.to_ascii_lowercase()).collect();
         // An empty value would not be a field: "public" has no effect here.
-        let said = if said.is_empty() { "public".to_owned() } else { said.join(", ") };
-        if let Ok(value) = HeaderValue::from_str(&said) {
+        let directives_sent = if directives_sent.is_empty() { "public".to_owned() } else { directives_sent.join(", ") };
+        if let Ok(value) = HeaderValue::from_str(&directives_sent) {
             headers.insert(INTERNAL_CACHE_CONTROL, value);
         }
     }
@@ -137,8 +135,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_private_to_us_may_be_kept_by_us_and_rules_may_decide() {
-        for (directives_for_cache, said, expected) in [
+    fn responses_private_to_the_gate_may_be_stored_and_rules_may_decide() {
+        for (directives_for_cache, directives_sent, expected) in [
             (CacheDirectives::Owner, "private, max-age=60, s-maxage=60", Some("max-age=60")),
             (CacheDirectives::Owner, "Private", Some("public")),
             (CacheDirectives::Owner, "private, no-store", Some("no-store")),
@@ -148,14 +146,14 @@ mod tests {
             (CacheDirectives::Rules, "max-age=60, No-Store", Some("no-store")),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static(said));
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static(directives_sent));
             directives_for_cache.make(&mut headers);
             assert_eq!(
                 headers.get(INTERNAL_CACHE_CONTROL).map(|value| value.to_str().expect("text")),
                 expected,
-                "{said}"
+                "{directives_sent}"
             );
-            assert_eq!(headers[CACHE_CONTROL], said, "what users are sent is unchanged");
+            assert_eq!(headers[CACHE_CONTROL], directives_sent, "the client receives the field unchanged");
         }
     }
 }

@@ -34,8 +34,7 @@ pub trait CreditStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// Returns an error if the store did not answer. Bookings that it may have made stay: too much is counted, never
-    /// too
-    /// little.
+    /// too little.
     fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, Error>>;
 
     /// Registers a hook for the store's outages.

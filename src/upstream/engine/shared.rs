@@ -198,13 +198,12 @@ impl UpstreamShared {
         (held, moment)
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
     /// Reports changed allowances to the caches, after a call has ended. Their lock is taken while holding the
-    /// account's, never
-    /// the other way round.
+    /// account's, never the other way round.
     fn feed(&self, held: &mut AccountState) {
         if let Some(allowances) = held.account.changed_allowances() {
             self.budget.set(&allowances);

@@ -64,8 +64,7 @@ pub struct WindowStats {
     #[serde(rename = "resets_in_seconds", serialize_with = "seconds")]
     pub resets_in: Duration,
     /// Time until the quota is used up, at the higher rate of the last hour and the last day; `None` if it lasts
-    /// until the next
-    /// window.
+    /// until the next window.
     #[serde(rename = "exhausted_in_seconds", serialize_with = "maybe_seconds")]
     pub exhausted_in: Option<Duration>,
 }

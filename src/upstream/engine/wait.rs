@@ -47,8 +47,7 @@ async fn leave_by(
             CallVerdict::Send(ticket) => return Ok(ticket),
             CallVerdict::Book => {
                 // Bookings of other calls may overtake this one, or the store may be slow: at the deadline the call
-                // is sent and its cost
-                // is booked later.
+                // is sent and its cost is booked later.
                 let booked = tokio::time::timeout_at(unbooked_from, book(&core, call.cost)).await;
                 call.unbooked = booked.is_err() || runtime_now() >= unbooked_from;
             }
@@ -79,7 +78,7 @@ async fn book(core: &Arc<UpstreamShared>, cost: u64) {
 }
 
 /// Books the next block in the background.
-pub(crate) fn top_up(core: &Arc<UpstreamShared>, cost: u64) {
+pub(super) fn top_up(core: &Arc<UpstreamShared>, cost: u64) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     if core.booking.available_permits() == 0 || core.is_stopped() {
         return;

@@ -12,8 +12,7 @@
 //! | `Retry-After` with 429, 403 or 503 | all of them; GitHub's secondary limits |
 //!
 //! Malformed values are ignored; implausible ones are clamped. Points in time are relative to the response's own
-//! `Date`,
-//! that is, to the clock of their sender.
+//! `Date`, that is, to the clock of their sender.
 
 use http::{HeaderMap, StatusCode, header};
 

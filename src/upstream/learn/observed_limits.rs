@@ -17,8 +17,7 @@ pub(crate) type LimitName = SmallVec<[u8; MAX_NAME]>;
 /// Limits reported by one response of the upstream.
 ///
 /// Response fields are [parsed](crate::upstream::UpstreamLayer) automatically. This type is for limits in a body,
-/// returned
-/// by a [hook](crate::upstream::UpstreamBuilder::limits_in_body):
+/// returned by a [hook](crate::upstream::UpstreamBuilder::limits_in_body):
 ///
 /// ```
 /// use std::time::Duration;

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::base::calendar::{DAY, day_number, days_in_month};
 
-/// Longest delay that is believed: 32 days.
+/// Longest accepted delay: 32 days.
 const FURTHEST: Duration = Duration::from_secs(32 * 86_400);
 
 /// Returns the delay until the time given in `text`, at Unix time `unix` by the sender's clock.
@@ -34,7 +34,7 @@ pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
 }
 
 /// Converts seconds to a duration between zero and [`FURTHEST`].
-pub(crate) fn clamped(seconds: f64) -> Duration {
+pub(super) fn clamped(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(FURTHEST).min(FURTHEST)
 }
 
@@ -145,7 +145,7 @@ mod tests {
     const NEW_YEAR: f64 = 1_767_225_600.0;
 
     #[test]
-    fn moments_are_read_however_they_are_written() {
+    fn all_formats_are_parsed() {
         for (text, seconds) in [
             ("0", 0.0),
             ("30", 30.0),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_what_the_library_says() {
+    fn dates_agree_with_the_library() {
         for days in 0..60_000_u64 {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400 + days % 86_400);
             let text = httpdate::fmt_http_date(at);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_nothing() {
+    fn text_without_a_time_is_none() {
         for text in [
             "",
             "-1",
@@ -212,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn nearly_moments_do_not_either(text in "[0-9]{0,4}[-:T0-9.hms+Z ]{0,30}") {
+        fn malformed_times_do_not_panic(text in "[0-9]{0,4}[-:T0-9.hms+Z ]{0,30}") {
             proptest::prop_assert!(until(text.as_bytes(), NEW_YEAR).is_none_or(|span| span <= FURTHEST));
         }
     }

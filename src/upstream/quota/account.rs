@@ -1,8 +1,7 @@
 //! [`Account`]: the state of one upstream, and the decision whether a call may be sent.
 //!
 //! Pure: a call and a moment go in, a verdict comes out; a response and a moment go in, events come out. The owner
-//! locks it
-//! twice per call, for a few dozen comparisons each.
+//! locks it twice per call, for a few dozen comparisons each.
 //!
 //! All or none: nothing is spent before every check has passed.
 

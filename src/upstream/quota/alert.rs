@@ -1,8 +1,7 @@
 //! [`Alerts`]: thresholds of a quota's use, each reported once per crossing.
 //!
 //! A threshold fires when spending reaches it, and again only after spending has fallen [`SLACK`] per cent below it
-//! or a
-//! new window has begun.
+//! or a new window has begun.
 
 use smallvec::SmallVec;
 
@@ -17,7 +16,7 @@ pub(crate) struct Alerts(u8);
 
 impl Alerts {
     /// Returns the thresholds, in per cent, that are newly crossed.
-    pub(crate) fn crossed(&mut self, thresholds: &[u8], spent: u64, limit: u64) -> SmallVec<[u8; 2]> {
+    pub(super) fn crossed(&mut self, thresholds: &[u8], spent: u64, limit: u64) -> SmallVec<[u8; 2]> {
         let mut fired = SmallVec::new();
         // The common case: nothing has fired, and spending is far below.
         if self.0 == 0 && spent < limit / 100 * u64::from(thresholds.iter().copied().min().unwrap_or(100)) {
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_crossing_is_told_once_and_again_only_after_a_fall() {
+    fn each_crossing_fires_once_and_again_only_after_a_fall() {
         let mut alerts = Alerts::default();
         let mut at = |spent| alerts.crossed(&[80, 90], spent, 100).to_vec();
         for (spent, fired) in [

@@ -1,8 +1,7 @@
 //! [`BurnRate`]: credits spent in the last hour and day, and the projected end of a quota.
 //!
 //! Sixty buckets of a minute, twenty-four of an hour. The newest is the current one, so each sum covers one bucket
-//! less than
-//! its name says, plus the current one.
+//! less than its name says, plus the current one.
 
 use std::time::Duration;
 
@@ -118,7 +117,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
-    fn it_ends_at_the_higher_of_two_rates_or_lasts() {
+    fn exhaustion_follows_the_higher_of_two_rates() {
         let mut burn = BurnRate::new();
         let end = START + DAY * 30;
         assert_eq!(burn.exhausted_in(100, START, end), None, "nothing burns");
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_minute_is_no_prophecy() {
+    fn the_first_minute_gives_no_projection() {
         let mut burn = BurnRate::new();
         burn.spend(1, START);
         assert_eq!(burn.exhausted_in(60, START, START + DAY).map(|span| span.as_secs()), Some(3_600));
@@ -155,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_are_what_a_list_says(steps in prop::collection::vec((0_u64..5 * MINUTE, 1_u64..9), 1..200)) {
+        fn sums_agree_with_a_list(steps in prop::collection::vec((0_u64..5 * MINUTE, 1_u64..9), 1..200)) {
             let (mut burn, mut now, mut log) = (BurnRate::new(), START, Vec::new());
             for (step, cost) in steps {
                 now = now.after(step);

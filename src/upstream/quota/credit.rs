@@ -11,8 +11,7 @@ use crate::base::error::Error;
 /// Quota of an upstream in credits per minute, hour, day or month.
 ///
 /// Windows follow the calendar: a minute begins at its first second, a day at [`reset_hour`](Self::reset_hour), a
-/// month on
-/// its [`reset_day`](Self::reset_day), in UTC or with a [`utc_offset`](Self::utc_offset).
+/// month on its [`reset_day`](Self::reset_day), in UTC or with a [`utc_offset`](Self::utc_offset).
 ///
 /// ```
 /// use tollgate::upstream::Credits;

@@ -1,16 +1,13 @@
 //! [`InFlight`]: cost that was sent and may still be counted by the upstream.
 //!
 //! An upstream counts a call before it answers it. A reported *used* therefore includes everything that was answered
-//! before
-//! that call was sent; everything else sent by now may or may not be included:
+//! before that call was sent; everything else sent by now may or may not be included:
 //!
 //! > counted by now ≤ *used* + sent by now − answered before that call was sent − that call
 //!
 //! [`unseen`](InFlight::unseen) is what has to be added to the report, from two totals, for any number of overlapping
-//! calls
-//! and any order of responses. A call that ended without a response (error, cancelled) may still be on its way: it
-//! counts
-//! as answered only after [`LOST`](InFlight) has passed, one to two minutes later.
+//! calls and any order of responses. A call that ended without a response (error, cancelled) may still be on its way:
+//! it counts as answered only after [`LOST`](InFlight) has passed, one to two minutes later.
 
 use std::time::Duration;
 
@@ -73,7 +70,7 @@ impl InFlight {
     }
 
     /// Cost that the upstream may still count: in flight, or ended without a response.
-    pub(crate) const fn under_way(&self) -> u64 {
+    pub(super) const fn under_way(&self) -> u64 {
         self.sent - self.answered
     }
 }
@@ -85,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_overlaps_is_unseen_and_what_was_answered_before_is_not() {
+    fn overlapping_calls_are_unseen_and_earlier_answered_ones_are_not() {
         let mut flow = InFlight::default();
         let first = flow.send(1);
         flow.answer(1);
@@ -112,10 +109,9 @@ mod tests {
 
     proptest! {
         /// Model of a server that counts each call between sending and response: the report plus the unseen cost is
-        /// never less than
-        /// what it has counted by then.
+        /// never less than what it has counted by then.
         #[test]
-        fn what_is_told_and_what_is_unseen_cover_what_was_counted(
+        fn reported_and_unseen_cost_cover_the_count(
             steps in prop::collection::vec((0_u8..4, any::<prop::sample::Index>(), 1_u64..5), 1..200),
         ) {
             let (mut flow, mut counted, now) = (InFlight::default(), 0_u64, Timestamp::ZERO);

@@ -62,8 +62,7 @@ impl Calendar {
     }
 
     /// Starts the window of this moment if it is a later one. Setting the calendar back changes nothing: spent
-    /// credits stay
-    /// spent.
+    /// credits stay spent.
     pub(crate) fn turn(&mut self, moment: Moment, under_way: u64) {
         let second = moment.unix.div_euclid(SECOND);
         if second >= self.span.end {
@@ -97,12 +96,12 @@ impl Calendar {
     }
 
     /// Returns whether the cost of a call is already booked.
-    pub(crate) fn is_booked(&self, cost: u64) -> bool {
+    pub(super) fn is_booked(&self, cost: u64) -> bool {
         self.block >= signed(cost)
     }
 
     /// Returns the credits to book so that `wanted` can be spent.
-    pub(crate) fn lacks(&self, wanted: u64) -> u64 {
+    pub(super) fn lacks(&self, wanted: u64) -> u64 {
         u64::try_from(signed(wanted) - self.block).unwrap_or(0)
     }
 

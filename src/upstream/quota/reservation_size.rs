@@ -1,10 +1,8 @@
 //! Adapts the number of credits booked at a time.
 //!
 //! A block that lasts a second costs a command per second; the block of a crashed node is lost. Therefore a block
-//! spent
-//! within a second doubles the next, one that lasted longer than ten seconds halves it, and none is larger than a
-//! sixteenth
-//! of what is left.
+//! spent within a second doubles the next, one that lasted longer than ten seconds halves it, and none is larger than
+//! a sixteenth of what is left.
 
 use std::time::Duration;
 

@@ -184,7 +184,7 @@ market    /prices/{symbol}      1000     50      950  95.0 %       50  0.050   5
     }
 
     #[test]
-    fn nothing_is_divided_by_nothing() {
+    fn an_unused_endpoint_has_no_ratio() {
         let report = EfficiencyReport::of([usage("/", 0, 0, 0, 0)], &Weights::default(), None);
         assert!(report.rows[0].score.is_finite() && report.to_string().contains('-'));
     }

@@ -41,8 +41,7 @@ impl Weights {
     /// Returns the score: 0 to 100 if the weights add up to one.
     ///
     /// `hit_ratio` (0 to 1) is the share of requests without a call, `credits_per_request` their mean cost,
-    /// `mean_latency`
-    /// their mean duration.
+    /// `mean_latency` their mean duration.
     #[must_use]
     pub fn score(&self, hit_ratio: f64, credits_per_request: f64, mean_latency: Duration) -> f64 {
         let slowness = mean_latency.as_secs_f64() / self.per_point.as_secs_f64();

@@ -94,12 +94,28 @@ impl UpstreamBuilder {
     }
 
     /// Adds a quota for a window; all windows apply. Without one, only the upstream's reported limits apply.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").quota(Credits::per_minute(100)).quota(Credits::per_month(60_000)).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn quota(mut self, credits: Credits) -> Self {
         self.quotas.push(credits);
         self
     }
 
     /// Sets the treatment of calls beyond the quota. Defaults to [`Mode::Reject`].
+    ///
+    /// ```
+    /// use tollgate::upstream::{Mode, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").mode(Mode::Observe).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
@@ -126,8 +142,16 @@ impl UpstreamBuilder {
     /// Sets the circuit breaker; `None` disables it.
     ///
     /// Defaults to opening after five consecutive failures, or if more than 50 per cent of the last ten seconds'
-    /// calls failed
-    /// or took 10 s.
+    /// calls failed or took 10 s.
+    ///
+    /// ```
+    /// use tollgate::Circuit;
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").circuit(Circuit::default().failures(3)).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn circuit(mut self, circuit: impl Into<Option<Circuit>>) -> Self {
         self.circuit = circuit.into();
         self
@@ -135,6 +159,14 @@ impl UpstreamBuilder {
 
     /// Sets the share of each limit for a priority class, 0 to 1. Defaults to 1 for high, 0.9 for normal, 0.5 for
     /// low.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Priority, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").share(Priority::Low, 0.3).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn share(mut self, priority: Priority, share: f64) -> Self {
         self.shares.set(priority, share);
         self
@@ -170,14 +202,29 @@ impl UpstreamBuilder {
     }
 
     /// Makes 304 (Not Modified) responses free, as at GitHub. By default they have the full cost.
+    ///
+    /// ```
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").free_not_modified().build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn free_not_modified(mut self) -> Self {
         self.free_not_modified = true;
         self
     }
 
     /// Declares endpoints by patterns, in axum's syntax; other calls share the name [`UNMATCHED`](crate::UNMATCHED).
-    /// An
-    /// upstream with several limits reports them by endpoint.
+    /// An upstream with several limits reports them by endpoint.
+    ///
+    /// ```
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").routes(["/search", "/items/{id}"]).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         for pattern in patterns {
             if let Err(error) = self.patterns.place(pattern.as_ref()) {
@@ -203,6 +250,15 @@ impl UpstreamBuilder {
     /// Sets the store in which credits are booked, so that restarts and other nodes lose nothing.
     ///
     /// By default this process counts alone, starting from zero.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tollgate::upstream::{MemoryCredits, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").store(Arc::new(MemoryCredits::default())).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn store(mut self, store: Arc<dyn CreditStore>) -> Self {
         self.store = Some(store);
         self
@@ -215,6 +271,15 @@ impl UpstreamBuilder {
     }
 
     /// Sets the clock; tests use a [`ManualClock`](crate::ManualClock). Waits use the runtime's clock.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").clock(Clock::Manual(ManualClock::new())).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -238,15 +303,14 @@ impl UpstreamBuilder {
     ///
     /// # Errors
     /// Returns an error that names the first invalid value: an empty name, a quota, pace, share, threshold, circuit
-    /// or pattern,
-    /// or two windows of one length.
+    /// or pattern, or two windows of one length.
     pub fn build(mut self) -> Result<UpstreamLayer, Error> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
         self.check()?;
         let Self { name, quotas, mode, pace, circuit, shares, alert_at, cost, free_not_modified, .. } = self;
-        self.clock.wind();
+        self.clock.warm_up();
         let first = moment(&self.clock, self.clock.now());
         let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
         let circuit = circuit.map(Circuit::check).transpose()?;

@@ -24,8 +24,7 @@ use crate::upstream::quota::rejected::{Error, Rejected};
 
 pin_project! {
     /// Response future of an [`Upstream`](crate::upstream::Upstream) service. A call that is dropped before its
-    /// response stays
-    /// spent.
+    /// response stays spent.
     pub struct ResponseFuture<S, Q, W>
     where
         S: Service<Request<Q>>,

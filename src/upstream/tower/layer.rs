@@ -55,6 +55,13 @@ impl UpstreamLayer {
     /// Creates a layer with one quota; calls beyond it, or rejected by the upstream itself, are
     /// [rejected](crate::upstream::Mode::Reject).
     ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// assert!(UpstreamLayer::with_quota("github", Credits::per_hour(5_000)).is_ok());
+    /// assert!(UpstreamLayer::with_quota("github", Credits::per_hour(0)).is_err());
+    /// ```
+    ///
     /// # Errors
     /// Returns an error if the quota is impossible or the name is empty.
     pub fn with_quota(name: &str, credits: Credits) -> Result<Self, Error> {
@@ -75,14 +82,29 @@ impl UpstreamLayer {
     }
 
     /// Returns the statistics of the upstream. Takes some microseconds: intended for a page or a scrape.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// assert_eq!(github.stats().calls, 0);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> UpstreamStats {
         UpstreamStats::of(&self.core)
     }
 
     /// Returns the efficiency of its endpoints, by the [default weights](crate::upstream::Weights) and without
-    /// prices, lowest
-    /// score first. A cache in front is unknown here: every call counts as a request.
+    /// prices, lowest score first. A cache in front is unknown here: every call counts as a request.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// println!("{}", github.report());
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn report(&self) -> EfficiencyReport {
         let stats = self.stats();
@@ -113,8 +135,7 @@ impl UpstreamLayer {
     }
 
     /// Books unbooked credits and returns unspent bookings. Call it after the last call; without it, the store counts
-    /// a block
-    /// too much, never too little.
+    /// a block too much, never too little.
     ///
     /// ```
     /// use tollgate::upstream::{Credits, UpstreamLayer};

@@ -19,8 +19,7 @@ use crate::upstream::quota::rejected::Error;
 /// Client whose calls are counted, paced and rejected. Made by [`UpstreamLayer`](crate::upstream::UpstreamLayer).
 ///
 /// It is always ready: a rejected call neither waits for the client nor touches it. Any other call waits for a clone
-/// of the
-/// client to be ready, then calls that clone.
+/// of the client to be ready, then calls that clone.
 pub struct Upstream<S, W = Wrap> {
     pub(crate) inner: S,
     pub(crate) core: Arc<UpstreamShared>,
@@ -49,8 +48,7 @@ where
                 let watch = CallWatch::new(self.core.clone(), ticket);
                 let mut inner = self.inner.clone();
                 // The task's own waker replaces this one if the client is polled again. An error is left for that
-                // poll: a failed service
-                // keeps failing.
+                // poll: a failed service keeps failing.
                 if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
                     return ResponseFuture::calling(inner.call(request), watch);
                 }

@@ -244,8 +244,7 @@ impl Fleet {
 }
 
 /// Sends requests to random, unevenly loaded nodes for a few periods: evenly, or in bursts with idle time between
-/// them,
-/// so that units acquired before a pause are spent after it.
+/// them, so that units acquired before a pause are spent after it.
 fn busy(quota: Quota, seed: u64, lossy: bool, asks: usize, gap_us: u64, bursts: bool) -> Fleet {
     let mut fleet = Fleet::new(quota, seed, lossy);
     let mut now = START;
@@ -323,7 +322,7 @@ fn hoard(quota: Quota, steps: &[(u64, u8, u32)]) -> Fleet {
 
 proptest! {
     #[test]
-    fn who_hoards_blocks_until_their_last_moment_gains_nothing(
+    fn hoarding_blocks_until_their_end_admits_no_more(
         which in 0_usize..5,
         steps in prop::collection::vec((0_u64..120_000, 0_u8..5, 1_u32..400), 1..120),
     ) {

@@ -81,8 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// Compared with an exact log: never more than the limit in any window, and the returned wait suffices if nothing
-    /// else is
-    /// charged.
+    /// else is charged.
     #[test]
     fn never_more_than_the_limit_in_any_window(
         limit in 1_u32..60, period in 1_000_000_u64..100_000_000_000,

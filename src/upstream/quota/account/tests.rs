@@ -155,7 +155,7 @@ fn a_failing_upstream_is_left_alone_and_one_that_names_a_time_until_then() {
 }
 
 #[test]
-fn who_observes_counts_what_would_have_been() {
+fn observe_mode_counts_calls_it_would_reject() {
     let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_hour(2)]);
     for n in 0..5 {
         sent(account.admit(CALL, at(n)));
@@ -210,8 +210,7 @@ impl Server {
 
 proptest! {
     /// With overlapping, failing, delayed and overtaken calls, neither the local count nor the observed limit is ever
-    /// less than
-    /// what the server has counted in its minute.
+    /// less than what the server has counted in its minute.
     #[test]
     fn never_less_than_the_server_counted(
         steps in prop::collection::vec((0_u64..4_000_000_000, 0_u8..9, any::<prop::sample::Index>()), 1..300),

@@ -55,7 +55,7 @@ fn a_booked_credit_counts_when_it_is_booked_by_others_and_when_it_is_spent_here(
 }
 
 #[test]
-fn what_is_told_counts_with_what_it_cannot_have_told_of() {
+fn a_report_counts_with_what_it_cannot_include() {
     let answer = |sent: u64, unseen| CountedResponse { sent: START + Duration::from_secs(sent), unseen };
     let after = |seconds: u64| START + Duration::from_secs(seconds);
     let mut core = LearnedLimit::new(&observed(100, 90, 60), answer(0, 3), after(1)).expect("a limit");

@@ -98,10 +98,9 @@ impl Fleet {
 
 proptest! {
     /// Through crashes, restarts and outages: booked and unbooked credits are never less than the spent ones; without
-    /// an outage,
-    /// no more is spent than the quota.
+    /// an outage, no more is spent than the quota.
     #[test]
-    fn nothing_is_spent_that_is_not_booked_or_owed(
+    fn spent_credits_are_booked_or_unbooked(
         steps in prop::collection::vec((0_usize..3, 0_u8..20, 0_u64..3_000_000_000), 1..400),
         reliable in any::<bool>(),
     ) {
