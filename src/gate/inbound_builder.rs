@@ -158,7 +158,7 @@ impl TollgateBuilder {
         self.timing_with(|timing| timing.slow_after(span))
     }
 
-    /// Sets the cost of one call of the inner service, in any currency, for [`Stats::money_saved`].
+    /// Sets the cost of one call of the inner service, in any currency, for [`Stats::money_saved`](crate::Stats::money_saved).
     ///
     /// ```
     /// use tollgate::Tollgate;

@@ -50,7 +50,7 @@ pub(crate) struct UpstreamShared {
     /// Held while credits are booked, so that bookings are sequential.
     pub(crate) booking: Semaphore,
     pub(crate) stopped: AtomicBool,
-    pub(crate) held: Mutex<AccountState>,
+    pub(crate) state: Mutex<AccountState>,
 }
 
 /// State behind the lock.
@@ -117,7 +117,7 @@ impl UpstreamShared {
         }
         match self.admit(call) {
             CallVerdict::Send(ticket) => CallStep::Send(ticket),
-            CallVerdict::Refuse(reason, until) => {
+            CallVerdict::Reject(reason, until) => {
                 let wait = until.since(self.clock.now());
                 match self.mode {
                     Mode::Wait(most) if wait <= most => {
@@ -187,7 +187,7 @@ impl UpstreamShared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, AccountState> {
-        self.held.lock()
+        self.state.lock()
     }
 
     /// Returns the account after advancing its windows to now.

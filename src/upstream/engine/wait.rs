@@ -25,16 +25,16 @@ pub(crate) async fn turn(core: Arc<UpstreamShared>, call: PlannedCall) -> Result
     {
         return Err(core.reject(RejectedReason::Paced, wait));
     }
-    leave_by(core, call, by).await
+    permission_by(core, call, by).await
 }
 
 /// Waits for permission to send the call, within the maximum wait.
 pub(crate) async fn permission(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
     let by = runtime_now() + core.mode.max_wait();
-    leave_by(core, call, by).await
+    permission_by(core, call, by).await
 }
 
-async fn leave_by(
+async fn permission_by(
     core: Arc<UpstreamShared>,
     mut call: PlannedCall,
     by: tokio::time::Instant,
@@ -51,7 +51,7 @@ async fn leave_by(
                 let booked = tokio::time::timeout_at(unbooked_from, book(&core, call.cost)).await;
                 call.unbooked = booked.is_err() || runtime_now() >= unbooked_from;
             }
-            CallVerdict::Refuse(reason, until) => {
+            CallVerdict::Reject(reason, until) => {
                 let wait = until.since(core.clock.now()).max(SHORTEST);
                 if !matches!(core.mode, Mode::Wait(_)) || runtime_now() + wait > by {
                     return Err(core.reject(reason, wait));

@@ -28,6 +28,7 @@ pub(crate) type LimitName = SmallVec<[u8; MAX_NAME]>;
 ///     .limit("graphql", 5_000, 0, Duration::from_secs(30))
 ///     .retry_after(Duration::from_secs(30));
 /// # let _ = observed;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedLimits {
     pub(crate) limits: SmallVec<[ObservedLimit; 2]>,

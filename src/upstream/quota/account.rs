@@ -27,11 +27,11 @@ pub(crate) use settlement::{AccountEvents, CallEnding};
 /// Ends of windows closer than this are reported to caches once.
 const NEAR: Duration = Duration::from_secs(2);
 /// Maximum number of observed limits per upstream.
-const MOST_LEARNED: usize = 16;
+const MAX_LEARNED: usize = 16;
 
 /// Configuration of an account.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct AccountConfig {
     /// Whether calls can be rejected.
     pub(crate) enforce: bool,
     /// Whether credits are booked in a store.
@@ -49,15 +49,15 @@ pub(crate) struct Terms {
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Account {
-    pub(crate) terms: Terms,
+    pub(crate) config: AccountConfig,
     pub(crate) calendars: SmallVec<[Calendar; 2]>,
     pub(crate) learned: SmallVec<[LearnedLimit; 2]>,
     pub(crate) burn: BurnRate,
     pub(crate) breaker: Option<Breaker>,
-    flow: InFlight,
+    in_flight: InFlight,
     block: ReservationSize,
     /// End of the pause requested by the upstream.
-    held: Timestamp,
+    paused_until: Timestamp,
     /// Consecutive rejections by the upstream without a retry time.
     refusals: u32,
     /// End of the period in which calls do not wait for the store, after a failure.
@@ -113,25 +113,25 @@ pub(crate) enum CallVerdict {
     /// Book its cost in the store first.
     Book,
     /// Reject until then.
-    Refuse(RejectedReason, Timestamp),
+    Reject(RejectedReason, Timestamp),
 }
 
 impl Account {
     pub(crate) fn new(
-        terms: Terms,
+        config: AccountConfig,
         calendars: SmallVec<[Calendar; 2]>,
         breaker: Option<Breaker>,
         endpoints: usize,
     ) -> Self {
         Self {
-            terms,
+            config,
             calendars,
             learned: SmallVec::new(),
             burn: BurnRate::new(),
             breaker,
-            flow: InFlight::default(),
+            in_flight: InFlight::default(),
             block: ReservationSize::new(),
-            held: Timestamp::ZERO,
+            paused_until: Timestamp::ZERO,
             refusals: 0,
             store_away_until: Timestamp::ZERO,
             endpoints: vec![Endpoint::default(); endpoints],
@@ -144,8 +144,8 @@ impl Account {
 
     /// Advances the windows to this moment.
     pub(crate) fn turn(&mut self, moment: Moment) {
-        self.flow.age(moment.now);
-        let under_way = self.flow.under_way();
+        self.in_flight.age(moment.now);
+        let under_way = self.in_flight.under_way();
         for calendar in self.calendars.iter_mut().filter(|calendar| moment.now >= calendar.ends) {
             calendar.turn(moment, under_way);
         }
@@ -156,7 +156,7 @@ impl Account {
 
     /// Restarts the windows after the calendar was read again, because it may have been set.
     pub(crate) fn reset_clock(&mut self, moment: Moment) {
-        let under_way = self.flow.under_way();
+        let under_way = self.in_flight.under_way();
         self.calendars.iter_mut().for_each(|calendar| calendar.turn(moment, under_way));
     }
 
@@ -165,11 +165,11 @@ impl Account {
         self.turn(moment);
         let now = moment.now;
         if let Some((reason, until)) = self.objection(call, now) {
-            if self.terms.enforce {
-                return CallVerdict::Refuse(reason, until);
+            if self.config.enforce {
+                return CallVerdict::Reject(reason, until);
             }
             self.would_reject += 1;
-        } else if self.terms.enforce && !call.unbooked && self.must_book(call.cost, now) {
+        } else if self.config.enforce && !call.unbooked && self.must_book(call.cost, now) {
             return CallVerdict::Book;
         }
         let permit = self.breaker.as_mut().and_then(|breaker| breaker.admit(now));
@@ -182,13 +182,13 @@ impl Account {
         let endpoint = &mut self.endpoints[call.endpoint];
         endpoint.calls += 1;
         endpoint.credits += call.cost;
-        CallVerdict::Send(AccountTicket { call, sent: now, mark: self.flow.send(call.cost), permit })
+        CallVerdict::Send(AccountTicket { call, sent: now, mark: self.in_flight.send(call.cost), permit })
     }
 
     /// Returns the reason against sending the call now, and when that ends.
     fn objection(&mut self, call: PlannedCall, now: Timestamp) -> Option<(RejectedReason, Timestamp)> {
-        if now < self.held {
-            return Some((RejectedReason::RetryAfter, self.held));
+        if now < self.paused_until {
+            return Some((RejectedReason::RetryAfter, self.paused_until));
         }
         if let Some(breaker) = self.breaker.as_ref().filter(|breaker| !breaker.admits(now)) {
             return Some((RejectedReason::CircuitOpen, breaker.probe_at().unwrap_or(now)));
@@ -206,7 +206,7 @@ impl Account {
 
     /// Returns the allowances for caches, if one changed by a 256th or a window began.
     pub(crate) fn changed_allowances(&mut self) -> Option<Vec<Allowance>> {
-        let share = self.terms.usual_share;
+        let share = self.config.usual_share;
         let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));
         let upstream_time = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));
         let left: SmallVec<[(f64, Duration, Timestamp); 4]> = ours

@@ -24,7 +24,7 @@ use crate::upstream::engine::body_inspector::BodyHook;
 use crate::upstream::engine::credit_store::CreditStore;
 use crate::upstream::engine::shared::{AccountState, CreditCost, UpstreamShared, moment};
 use crate::upstream::learn::observed_limits::ObservedLimits;
-use crate::upstream::quota::account::{Account, Terms};
+use crate::upstream::quota::account::{Account, AccountConfig};
 use crate::upstream::quota::alert;
 use crate::upstream::quota::credit::Credits;
 use crate::upstream::quota::meter::Calendar;
@@ -315,7 +315,7 @@ impl UpstreamBuilder {
         let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
         let circuit = circuit.map(Circuit::check).transpose()?;
         let breaker = circuit.map(|circuit| Breaker::new(circuit.policy));
-        let terms = Terms {
+        let config = AccountConfig {
             enforce: mode != Mode::Observe,
             booked: self.store.is_some() && !calendars.is_empty(),
             free_not_modified,
@@ -323,7 +323,7 @@ impl UpstreamBuilder {
             usual_share: shares.of(Priority::Normal),
             slow_after: Account::slow_after(circuit.and_then(|circuit| circuit.slow_after)),
         };
-        let account = Account::new(terms, calendars, breaker, self.patterns.names().len() + 1);
+        let account = Account::new(config, calendars, breaker, self.patterns.names().len() + 1);
         let store = self.store;
         if let (Some(store), Some(hook)) = (&store, &self.hook) {
             store.listen(hook.clone());
@@ -342,7 +342,7 @@ impl UpstreamBuilder {
             events: Events::new(self.hook),
             booking: Semaphore::new(1),
             stopped: AtomicBool::new(false),
-            held: Mutex::new(AccountState::new(account, first)),
+            state: Mutex::new(AccountState::new(account, first)),
         };
         Ok(UpstreamLayer { core: Arc::new(core) })
     }

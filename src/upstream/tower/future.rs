@@ -162,7 +162,7 @@ impl CallWatch {
 impl Drop for CallWatch {
     fn drop(&mut self) {
         if !self.settled {
-            self.core.ended(&self.ticket, CallEnding::Left);
+            self.core.ended(&self.ticket, CallEnding::Cancelled);
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct BookingRequest {
 impl Account {
     /// Returns whether this call must wait for a booking.
     pub(crate) fn must_book(&self, cost: u64, now: Timestamp) -> bool {
-        self.terms.booked
+        self.config.booked
             && now >= self.store_away_until
             && self.calendars.iter().any(|calendar| !calendar.is_booked(cost))
     }

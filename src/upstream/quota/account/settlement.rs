@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use super::{Account, AccountTicket, Alert, MOST_LEARNED};
+use super::{Account, AccountTicket, Alert, MAX_LEARNED};
 use crate::base::clock::{Timestamp, nanos};
 use crate::resilience::breaker::CallOutcome;
 use crate::upstream::learn::observed_limits::{ObservedLimits, named};
@@ -22,7 +22,7 @@ pub(crate) enum CallEnding<'a> {
     /// Failed with an error.
     Failed,
     /// Dropped by the caller.
-    Left,
+    Cancelled,
 }
 
 /// Events of a settlement.
@@ -47,13 +47,13 @@ impl Account {
                 events.circuit = self.record(ticket, Some(status), now).or(events.circuit);
             }
             CallEnding::Failed => {
-                self.flow.lose(ticket.call.cost, now);
+                self.in_flight.lose(ticket.call.cost, now);
                 self.endpoints[ticket.call.endpoint].failed += 1;
                 events.circuit = self.record(ticket, None, now);
             }
-            CallEnding::Left => {
-                self.flow.lose(ticket.call.cost, now);
-                if now.nanos_since(ticket.sent) >= self.terms.slow_after {
+            CallEnding::Cancelled => {
+                self.in_flight.lose(ticket.call.cost, now);
+                if now.nanos_since(ticket.sent) >= self.config.slow_after {
                     events.circuit = self.tell_breaker(ticket, CallOutcome::Slow, now);
                 }
             }
@@ -69,13 +69,13 @@ impl Account {
         endpoint.answered += 1;
         endpoint.time += now.nanos_since(ticket.sent);
         endpoint.not_modified += u64::from(status == StatusCode::NOT_MODIFIED);
-        if status != StatusCode::NOT_MODIFIED || !self.terms.free_not_modified {
-            self.flow.answer(cost);
+        if status != StatusCode::NOT_MODIFIED || !self.config.free_not_modified {
+            self.in_flight.answer(cost);
             return cost;
         }
         endpoint.credits -= cost;
         let limits = endpoint.limits;
-        self.flow.refund(cost);
+        self.in_flight.refund(cost);
         self.burn.refund(cost, now);
         self.calendars.iter_mut().for_each(|calendar| calendar.give_back(cost));
         for learned in super::marked(&mut self.learned, limits) {
@@ -86,7 +86,7 @@ impl Account {
 
     /// Applies the limits that the response to a call reported, of whose cost `counted` is counted.
     fn apply_report(&mut self, ticket: &AccountTicket, counted: u64, observed: &ObservedLimits, now: Timestamp) {
-        let unseen = self.flow.unseen(ticket.mark, counted);
+        let unseen = self.in_flight.unseen(ticket.mark, counted);
         let answer = CountedResponse { sent: ticket.sent, unseen };
         let mut limits = 0_u16;
         for limit in &observed.limits {
@@ -96,7 +96,7 @@ impl Account {
                     self.learned[at].report(limit, answer, now);
                     limits |= 1 << at;
                 }
-                None if self.learned.len() < MOST_LEARNED => {
+                None if self.learned.len() < MAX_LEARNED => {
                     if let Some(learned) = LearnedLimit::new(limit, answer, now) {
                         limits |= 1 << self.learned.len();
                         self.learned.push(learned);
@@ -117,7 +117,7 @@ impl Account {
             return match &mut self.breaker {
                 Some(breaker) => breaker.open_until(until, now),
                 None => {
-                    self.held = self.held.max(until);
+                    self.paused_until = self.paused_until.max(until);
                     None
                 }
             };
@@ -139,7 +139,7 @@ impl Account {
         if !held {
             let pause = observed.retry_after.unwrap_or_else(|| PAUSE * (1 << self.refusals.min(6)));
             self.refusals = self.refusals.saturating_add(1);
-            self.held = self.held.max(now + pause);
+            self.paused_until = self.paused_until.max(now + pause);
         }
         None
     }
@@ -162,7 +162,7 @@ impl Account {
         let outcome = match status {
             None => CallOutcome::Failure,
             Some(status) if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => CallOutcome::Failure,
-            Some(_) if now.nanos_since(ticket.sent) >= self.terms.slow_after => CallOutcome::Slow,
+            Some(_) if now.nanos_since(ticket.sent) >= self.config.slow_after => CallOutcome::Slow,
             Some(_) => CallOutcome::Success,
         };
         self.tell_breaker(ticket, outcome, now)
@@ -174,7 +174,7 @@ impl Account {
 
     /// Returns the thresholds crossed by now.
     pub(crate) fn alerts(&mut self) -> SmallVec<[Alert; 1]> {
-        let (mut alerts, at) = (SmallVec::new(), &self.terms.alert_at);
+        let (mut alerts, at) = (SmallVec::new(), &self.config.alert_at);
         for calendar in &mut self.calendars {
             let (spent, limit, ends) = (calendar.spent(), calendar.limit(), calendar.ends);
             for percent in calendar.alerts.crossed(at, spent, limit) {

@@ -22,14 +22,21 @@ fn seconds(n: u64) -> u64 {
     n * 1_000_000_000
 }
 
-fn terms() -> Terms {
+fn config() -> AccountConfig {
     let alert_at = smallvec![80, 90];
-    Terms { enforce: true, booked: false, free_not_modified: true, alert_at, usual_share: 0.9, slow_after: seconds(10) }
+    AccountConfig {
+        enforce: true,
+        booked: false,
+        free_not_modified: true,
+        alert_at,
+        usual_share: 0.9,
+        slow_after: seconds(10),
+    }
 }
 
-fn account(terms: Terms, quotas: &[Credits]) -> Account {
+fn account(config: AccountConfig, quotas: &[Credits]) -> Account {
     let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, at(0))).collect();
-    Account::new(terms, calendars, Some(Breaker::new(BreakerPolicy::default())), 2)
+    Account::new(config, calendars, Some(Breaker::new(BreakerPolicy::default())), 2)
 }
 
 fn sent(verdict: CallVerdict) -> AccountTicket {
@@ -41,7 +48,7 @@ fn sent(verdict: CallVerdict) -> AccountTicket {
 
 fn refused(verdict: CallVerdict) -> (RejectedReason, u64) {
     match verdict {
-        CallVerdict::Refuse(reason, until) => (reason, until.nanos_since(START) / seconds(1)),
+        CallVerdict::Reject(reason, until) => (reason, until.nanos_since(START) / seconds(1)),
         other => unreachable!("{other:?}"),
     }
 }
@@ -58,7 +65,7 @@ fn settle(
 
 #[test]
 fn a_class_stops_at_its_share_and_the_next_window_begins_anew() {
-    let mut account = account(terms(), &[Credits::per_minute(10), Credits::per_month(15)]);
+    let mut account = account(config(), &[Credits::per_minute(10), Credits::per_month(15)]);
     for call in 0..5 {
         sent(account.admit(PlannedCall { share: 0.5, ..CALL }, at(call)));
     }
@@ -79,16 +86,16 @@ fn a_class_stops_at_its_share_and_the_next_window_begins_anew() {
 
 #[test]
 fn not_modified_is_free_and_a_failure_is_not() {
-    let mut account = account(terms(), &[Credits::per_hour(100)]);
+    let mut account = account(config(), &[Credits::per_hour(100)]);
     let ticket = sent(account.admit(CALL, at(0)));
     settle(&mut account, &ticket, StatusCode::NOT_MODIFIED, ObservedLimits::new(), at(1));
     assert_eq!((account.calendars[0].spent(), account.burn.last_hour(at(1).now)), (0, 0));
     let ticket = sent(account.admit(CALL, at(2)));
     account.settle(&ticket, CallEnding::Failed, at(3));
     let ticket = sent(account.admit(CALL, at(2)));
-    account.settle(&ticket, CallEnding::Left, at(3));
+    account.settle(&ticket, CallEnding::Cancelled, at(3));
     assert_eq!(account.calendars[0].spent(), 2);
-    account.terms.free_not_modified = false;
+    account.config.free_not_modified = false;
     let ticket = sent(account.admit(CALL, at(4)));
     settle(&mut account, &ticket, StatusCode::NOT_MODIFIED, ObservedLimits::new(), at(5));
     assert_eq!(account.calendars[0].spent(), 3);
@@ -96,7 +103,7 @@ fn not_modified_is_free_and_a_failure_is_not() {
 
 #[test]
 fn limits_bind_the_endpoints_that_were_told_of_them() {
-    let mut account = account(terms(), &[]);
+    let mut account = account(config(), &[]);
     let search = PlannedCall { endpoint: 1, ..CALL };
     let ticket = sent(account.admit(search, at(0)));
     let observed = ObservedLimits::new().limit("search", 30, 0, Duration::from_secs(60));
@@ -111,7 +118,7 @@ fn limits_bind_the_endpoints_that_were_told_of_them() {
 
 #[test]
 fn a_pause_holds_all_calls_and_grows_without_a_retry_time() {
-    let mut account = account(terms(), &[]);
+    let mut account = account(config(), &[]);
     let ticket = sent(account.admit(CALL, at(0)));
     let observed = ObservedLimits::new().retry_after(Duration::from_secs(30));
     settle(&mut account, &ticket, StatusCode::FORBIDDEN, observed, at(0));
@@ -130,8 +137,8 @@ fn a_pause_holds_all_calls_and_grows_without_a_retry_time() {
 }
 
 #[test]
-fn a_failing_upstream_is_left_alone_and_one_that_names_a_time_until_then() {
-    let mut account = account(terms(), &[Credits::per_hour(1_000)]);
+fn a_failing_upstream_is_not_called_until_the_probe_or_its_retry_time() {
+    let mut account = account(config(), &[Credits::per_hour(1_000)]);
     for n in 0..5 {
         let ticket = sent(account.admit(CALL, at(n)));
         let observed = ObservedLimits::new();
@@ -156,7 +163,7 @@ fn a_failing_upstream_is_left_alone_and_one_that_names_a_time_until_then() {
 
 #[test]
 fn observe_mode_counts_calls_it_would_reject() {
-    let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_hour(2)]);
+    let mut account = account(AccountConfig { enforce: false, ..config() }, &[Credits::per_hour(2)]);
     for n in 0..5 {
         sent(account.admit(CALL, at(n)));
     }
@@ -165,7 +172,7 @@ fn observe_mode_counts_calls_it_would_reject() {
 
 #[test]
 fn thresholds_are_told_once() {
-    let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_minute(10)]);
+    let mut account = account(AccountConfig { enforce: false, ..config() }, &[Credits::per_minute(10)]);
     let mut observed = Vec::new();
     for n in 0..20 {
         sent(account.admit(CALL, at(n)));
@@ -176,7 +183,7 @@ fn thresholds_are_told_once() {
 
 #[test]
 fn caches_are_told_where_it_changed() {
-    let mut account = account(terms(), &[Credits::per_hour(10_000)]);
+    let mut account = account(config(), &[Credits::per_hour(10_000)]);
     account.turn(at(0));
     assert_eq!(account.changed_allowances().map(|observed| observed[0].left), Some(1.0));
     let mut times = 0;
@@ -215,7 +222,7 @@ proptest! {
     fn never_less_than_the_server_counted(
         steps in prop::collection::vec((0_u64..4_000_000_000, 0_u8..9, any::<prop::sample::Index>()), 1..300),
     ) {
-        let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_minute(1_000_000)]);
+        let mut account = account(AccountConfig { enforce: false, ..config() }, &[Credits::per_minute(1_000_000)]);
         let mut server = Server { limit: 1_000_000, counted: Vec::new() };
         let mut now = 0;
         // A call, and the report made when the server counted it.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstream::learn::observed_limits::ObservedLimits;
-use crate::upstream::quota::account::{CallVerdict, PlannedCall, Terms};
+use crate::upstream::quota::account::{AccountConfig, CallVerdict, PlannedCall};
 use crate::upstream::quota::balance::Balance;
 use crate::upstream::quota::credit::Credits;
 use crate::upstream::quota::meter::Moment;
@@ -32,7 +32,7 @@ impl Fleet {
     }
 
     fn node(&self) -> Account {
-        let terms = Terms {
+        let config = AccountConfig {
             enforce: true,
             booked: true,
             free_not_modified: false,
@@ -41,7 +41,7 @@ impl Fleet {
             slow_after: u64::MAX,
         };
         let month = Calendar::new(Credits::per_month(LIMIT), self.moment());
-        Account::new(terms, SmallVec::from_iter([month]), None, 1)
+        Account::new(config, SmallVec::from_iter([month]), None, 1)
     }
 
     fn call(&mut self, node: usize) {
@@ -60,7 +60,7 @@ impl Fleet {
                     return;
                 }
                 CallVerdict::Book => self.book(node),
-                CallVerdict::Refuse(..) => return,
+                CallVerdict::Reject(..) => return,
             }
         }
     }
