@@ -21,7 +21,7 @@ pub mod getting_started {
     #![doc = include_str!("getting_started.md")]
 }
 
-/// Who sent a request: extractors, trusted proxies, credentials.
+/// Identities of requests: extractors, trusted proxies, credentials.
 pub mod identity {
     #![doc = include_str!("identity.md")]
 }
@@ -66,7 +66,7 @@ pub mod migrating {
     #![doc = include_str!("migrating.md")]
 }
 
-/// What happens when something fails, and the test that shows it.
+/// Behaviour in every kind of failure, and the test that shows it.
 pub mod faults {
     #![doc = include_str!("faults.md")]
 }

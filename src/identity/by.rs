@@ -131,7 +131,7 @@ fn only<'a>(head: &RequestHead<'a>, name: &HeaderName) -> Option<&'a [u8]> {
     }
 }
 
-/// What an earlier layer left in the request's extensions: the verified user.
+/// Value that an earlier layer inserted into the request's extensions, such as the verified user.
 ///
 /// ```
 /// use tollgate::identity::{Identity, Key, TrustedProxies, by};
@@ -177,7 +177,7 @@ impl<T> fmt::Debug for Extension<T> {
     }
 }
 
-/// What an earlier layer left behind, turned into a key by a closure.
+/// Value that an earlier layer inserted into the extensions, turned into a key by a closure.
 ///
 /// ```
 /// use tollgate::identity::{Key, by};

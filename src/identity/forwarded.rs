@@ -1,4 +1,4 @@
-//! The entries of a forwarding field, from the right: `X-Forwarded-For`'s comma list, or RFC 7239's `Forwarded`.
+//! Parses forwarding fields from the right: the list of `X-Forwarded-For`, or `Forwarded` (RFC 7239).
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 
-/// Every entry of all lines of `field`, last first: an address, or `None` where it is none.
+/// Returns the entries of all lines of `field`, last first: an address, or `None` if it does not parse.
 pub(super) fn entries<'a>(
     headers: &'a HeaderMap,
     field: &HeaderName,
@@ -23,7 +23,7 @@ pub(super) fn entries<'a>(
         })
 }
 
-/// Splits a list at its commas, last element first, leaving commas inside quoted strings alone.
+/// Splits a list at its commas outside quoted strings, last element first.
 struct Elements<'a> {
     rest: Option<&'a [u8]>,
     quotes: bool,
@@ -56,7 +56,7 @@ fn last_comma_outside_quotes(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whether an odd number of backslashes stands before this byte.
+/// Whether this byte is escaped: preceded by an odd number of backslashes.
 fn escaped(bytes: &[u8], at: usize) -> bool {
     bytes[..at].iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
 }
@@ -91,7 +91,7 @@ fn unquote(value: &str) -> Option<Cow<'_, str>> {
     Some(if inside.contains('\\') { Cow::Owned(inside.replace('\\', "")) } else { Cow::Borrowed(inside) })
 }
 
-/// An address as proxies write it: bare, with a port, in brackets, with a zone, with white space around it.
+/// Parses an address as proxies write it: bare, with a port, in brackets, with a zone, with surrounding white space.
 pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim_matches([' ', '\t']);
     if let Ok(ip) = text.parse::<IpAddr>() {

@@ -103,8 +103,15 @@ impl TrustedProxies {
         Self::with(Trust::Hops(count))
     }
 
-    /// The one field to read: `x-forwarded-for` unless told, `forwarded` (RFC 7239), or a named one such as
-    /// `cf-connecting-ip`. No other is ever read. A malformed name fails when the layer is built.
+    /// Sets the one field to read: `x-forwarded-for` (the default), `forwarded` (RFC 7239), or a proxy's own, such as
+    /// `cf-connecting-ip`. No other field is read. A malformed name fails when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::identity::{TrustedProxies, by};
+    ///
+    /// let behind_cloudflare = by::client_ip(TrustedProxies::hops(1).header("cf-connecting-ip"));
+    /// # let _ = behind_cloudflare;
+    /// ```
     #[must_use]
     pub fn header(mut self, name: &str) -> Self {
         match HeaderName::from_bytes(name.as_bytes()) {
@@ -122,7 +129,7 @@ impl TrustedProxies {
         self.mistake.as_ref().map_or(Ok(()), |mistake| Err(Error::config(mistake.clone())))
     }
 
-    /// The client's address, as far as trusted proxies vouch for it.
+    /// Returns the client's address: the last one that a trusted proxy names.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.trusts(peer) {
             return peer;
