@@ -1,9 +1,9 @@
-//! Two nodes that share one limit and one cache through a Redis, which is killed and started again under load:
+//! Two nodes that share one limit and one cache through a Redis, which is killed and restarted under load:
 //! `cargo run --example fleet`.
 //!
-//! Starts its own `redis-server` (which must be installed) on a free port, and two processes of itself that share nothing
-//! but that. Prints what happens as it happens. Ends with an error if any request failed: every answer is 200 or, beyond
-//! the limit, 429.
+//! Starts its own `redis-server` (which must be installed) on a free port, and two processes of itself that share
+//! only that server. Prints events as they happen. Ends with an error if any request failed: every response is 200
+//! or, beyond the limit, 429.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,

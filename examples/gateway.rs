@@ -6,20 +6,19 @@
 //! curl -i http://127.0.0.1:3001/prices/ACME
 //! ```
 //!
-//! | file | |
+//! | file | content |
 //! |---|---|
 //! | `gateway/flags.rs` | the command line |
-//! | `gateway/forward.rs` | what is changed in a message that is passed on |
-//! | `gateway/metrics.rs` | one path that is answered here: the numbers for Prometheus |
+//! | `gateway/forward.rs` | changes to forwarded messages |
+//! | `gateway/metrics.rs` | a path that is answered by the gateway: metrics for Prometheus |
 //! | `gateway/mirror.rs` | large stored bodies in a file, which the kernel sends without copying (Linux; elsewhere `no_mirror.rs`) |
-//! | `gateway/offering.rs` | shows the mirror what is sent |
-//! | `gateway/origin.rs` | the innermost service: asks the origin, answers 502 or 504 where it does not |
-//! | `gateway/patience.rs` | how long a connection may take over a request's head |
-//! | `gateway/serve.rs` | accepts connections, and lets those in flight finish at the end |
-//! | `gateway/wire.rs` | how responses go to the kernel: short ones together, large ones from the mirror |
+//! | `gateway/offering.rs` | offers sent blocks to the mirror |
+//! | `gateway/origin.rs` | the innermost service: calls the origin, answers 502 or 504 if it does not respond |
+//! | `gateway/patience.rs` | the timeout of a request's head |
+//! | `gateway/serve.rs` | accepts connections, and completes requests in flight at shutdown |
+//! | `gateway/wire.rs` | writes responses: short ones together, large ones from the mirror |
 //!
-//! What it does not do: TLS, WebSockets (`Upgrade` is taken out, so the origin answers as if nobody had asked), and
-//! `CONNECT`.
+//! Not supported: TLS, WebSockets (`Upgrade` is removed, so the origin answers a request without it), and `CONNECT`.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::error::Error;
@@ -61,14 +60,14 @@ use metrics::Metrics;
 use mirror::Mirror;
 use origin::Origin;
 
-/// Each request allocates a few times, whatever the layers do: hyper for its head, a protocol for its frames.
+/// Each request allocates a few times, independent of the layers: hyper for its head, the protocol for its frames.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How many connections are attended to before those that came meanwhile: their answers are on their way while the
-/// memory that they took is still in the processor's cache.
+/// Number of connections polled before new ones are accepted: their responses are sent while their memory is still in
+/// the processor's cache.
 const AT_ONCE: usize = 16;
 
 fn main() -> ExitCode {
@@ -101,17 +100,14 @@ async fn start(flags: Flags) -> Result<(), BoxError> {
     let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
     run(listener, &flags, &gate, ctrl_c).await?;
     let stats = gate.stats();
-    println!(
-        "{} requests → {} of the origin's, {} avoided",
-        stats.requests, stats.inner_calls, stats.inner_calls_avoided
-    );
+    println!("{} requests → {} origin calls, {} avoided", stats.requests, stats.inner_calls, stats.inner_calls_avoided);
     Ok(())
 }
 
-/// The layers that the flags ask for.
+/// Builds the layers that the flags select.
 ///
 /// # Errors
-/// Where a proxy, a field's name or a size is none; the message names it.
+/// Returns an error that names the invalid proxy, field name or size.
 pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
     let proxies = TrustedProxies::cidrs(&flags.trusted);
     let proxies = match &flags.forwarded_header {
@@ -138,7 +134,7 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
 /// Serves until `end`, then lets the requests in flight finish.
 ///
 /// # Errors
-/// Where the mirror cannot lie in its folder.
+/// Returns an error if the mirror cannot be created in its folder.
 pub(crate) async fn run(
     listener: TcpListener,
     flags: &Flags,

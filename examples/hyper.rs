@@ -5,8 +5,8 @@
 //! curl -i http://127.0.0.1:3002/prices/ACME
 //! ```
 //!
-//! hyper knows the socket peer of a connection and tells nobody: the server leaves it as a `PeerAddr`, and "one client"
-//! means one address.
+//! hyper does not pass on the socket peer of a connection: the server inserts it as a `PeerAddr`, and a client is
+//! identified by its address.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::convert::Infallible;
@@ -48,7 +48,7 @@ fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
 
 /// Serves HTTP/1.1 and HTTP/2 until the listener fails.
 pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
-    // There is no router that matches routes, so they are declared, for limits, cache and timing.
+    // There is no router, so the routes are declared, for limits, cache and timing.
     let gate = Tollgate::builder()
         .routes(["/prices/{symbol}"])
         .limit(Limit::per_ip(Quota::per_minute(20)))
@@ -59,7 +59,7 @@ pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + S
     accept(listener, gate.layer().layer(service_fn(price))).await
 }
 
-/// Serves this service on every connection.
+/// Serves a service on every connection.
 pub async fn accept<S, B>(listener: TcpListener, service: S) -> Result<(), Box<dyn Error + Send + Sync>>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,

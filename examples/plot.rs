@@ -1,5 +1,5 @@
-//! Draws the plots of the documentation: `cargo run --example plot` rewrites `src/docs/budget.svg`, and
-//! `src/docs/algorithms.svg`, which shows what each algorithm admits over time.
+//! Draws the plots of the documentation: `cargo run --example plot` rewrites `src/docs/budget.svg` and
+//! `src/docs/algorithms.svg`, which shows the admissions of each algorithm over time.
 //!
 //! A client is silent for 50 seconds, then sends ten requests a second without pause. Every algorithm is set to 60 per
 //! minute; the curves are the running totals of what it admits.
@@ -28,7 +28,7 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The plot.
+/// Draws the plot.
 #[must_use]
 pub fn draw() -> String {
     let quota = Quota::per_minute(PER_MINUTE);
@@ -62,7 +62,7 @@ pub fn draw() -> String {
     svg.push_str("ten requests a second: running total admitted</text>");
     for (i, (name, colour, points)) in curves.iter().enumerate() {
         let mut line = String::new();
-        // Only where a line bends: the rest is between.
+        // Only the points at which a line bends.
         let bends = points.iter().enumerate().filter(|(i, point)| {
             let around = i.checked_sub(1).and_then(|before| Some((points.get(before)?, points.get(i + 1)?)));
             around.is_none_or(|(before, after)| point.1 - before.1 != after.1 - point.1)
@@ -85,12 +85,12 @@ pub fn draw() -> String {
     svg
 }
 
-/// The requests' times, in tenths of a second.
+/// Returns the times of the requests, in tenths of a second.
 fn requests() -> impl Iterator<Item = u64> {
     SILENT * 10..SECONDS * 10
 }
 
-/// What a quota admits, as (second, total) after each change.
+/// Returns the admissions of a quota, as (second, total) after each change.
 fn admitted(quota: Quota) -> Vec<(f64, u32)> {
     let (mut state, mut total, mut points) = (KeyState::new(quota), 0, vec![(0.0, 0), (SILENT as f64, 0)]);
     for tenth in requests() {
@@ -101,7 +101,7 @@ fn admitted(quota: Quota) -> Vec<(f64, u32)> {
     points
 }
 
-/// What counting per calendar minute admits.
+/// Returns the admissions of a counter per calendar minute.
 fn fixed_window() -> Vec<(f64, u32)> {
     let (mut minute, mut used, mut total, mut points) = (0, 0, 0, vec![(0.0, 0), (SILENT as f64, 0)]);
     for tenth in requests() {

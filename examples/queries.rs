@@ -1,8 +1,8 @@
-//! Every slow query and every N+1, without changing a handler: `cargo run --example queries`.
+//! Finds slow and N+1 queries without changing a handler: `cargo run --example queries`.
 //!
-//! An axum service over sqlx and SQLite (bundled, in a temporary file). `/authors` makes one query for each author;
-//! `/authors-fixed` makes one for all of them. Ask both, and read what the service prints: the first is reported, the
-//! second is not.
+//! An axum service over sqlx and SQLite (bundled, in a temporary file). `/authors` makes one query per author;
+//! `/authors-fixed` makes one for all of them. Request both, and read the output of the service: only the first is
+//! reported.
 //!
 //! ```text
 //! cargo run --example queries
@@ -11,7 +11,7 @@
 //! curl -i http://127.0.0.1:3004/metrics
 //! ```
 //!
-//! The layer is one line, the harvest another; the handlers in `queries/api.rs` know nothing of either.
+//! The layer and the harvest are one line each; the handlers in `queries/api.rs` are independent of them.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -32,14 +32,14 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let listen = listen(std::env::args().skip(1))?;
-    // The filter stands on the layer that prints: one over everything would hide sqlx from the harvest.
+    // The filter is on the layer that prints: a global one would hide sqlx's events from the harvest.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let print = tracing_subscriber::fmt::layer().with_filter(filter);
     tracing_subscriber::registry().with(print).with(harvest()).init();
 
     let file = Temporary::new();
     sqlx::any::install_default_drivers();
-    // sqlx speaks of waits for connections only where it is asked to.
+    // By default sqlx logs waits for connections only if they are slow.
     let pool = AnyPoolOptions::new().acquire_time_level(log::LevelFilter::Debug);
     let pool = pool.connect(&format!("sqlite://{}?mode=rwc", file.0.display())).await?;
     for statement in api::SCHEMA {
@@ -70,7 +70,7 @@ fn listen(mut args: impl Iterator<Item = String>) -> Result<SocketAddr, BoxError
 fn greet(address: SocketAddr) {
     println!("Tollgate's example of queries listens on http://{address}. Try:\n");
     for (path, what) in [
-        ("authors", "one query for each author: see the warning here, and Server-Timing there"),
+        ("authors", "one query per author: note the warning here, and Server-Timing in the response"),
         ("authors-fixed", "one query for all of them: no warning"),
         ("metrics", "for Prometheus"),
     ] {
@@ -79,7 +79,7 @@ fn greet(address: SocketAddr) {
     println!("\nStatistics: http://{address}/stats.json   Stop with Ctrl-C.");
 }
 
-/// A file that is gone when the service has ended.
+/// File that is deleted at the end.
 struct Temporary(PathBuf);
 
 impl Temporary {

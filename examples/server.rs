@@ -1,9 +1,9 @@
 //! A price API in front of a paid upstream, wrapped in Tollgate: `cargo run --example server`.
 //!
-//! Prices come from a pretend upstream that counts and delays its calls, and allows 60 000 a month. The gate limits by
-//! tier, answers from its cache, and times what is left; `/stats.json` says under `upstream` what is spent, and when it ends
-//! at this rate. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`,
-//! `--redis URL` to share limits and cache with other servers.
+//! Prices come from a simulated upstream that counts and delays its calls, and allows 60 000 a month. The gate limits
+//! by tier, caches responses, and measures requests; `/stats.json` reports the quota under `upstream`, with its
+//! projected end. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`, `--redis URL` to
+//! share limits and cache with other servers.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     gate.shutdown().await;
     let stats = gate.stats();
     println!(
-        "\n{} requests → {} upstream calls: {:.1} s and ${:.2} saved, {} requests refused",
+        "\n{} requests → {} upstream calls: {:.1} s and ${:.2} saved, {} requests rejected",
         stats.requests,
         upstream.calls(),
         stats.time_saved.as_secs_f64(),
@@ -48,11 +48,11 @@ fn greet(address: SocketAddr) {
     for (line, what) in [
         (format!("curl -i http://{address}/prices/ACME"), "twice: the second is a hit"),
         (format!("curl -i -H 'Authorization: Bearer pro-alpha' http://{address}/me"), "1 000 a minute, never shared"),
+        (format!("curl -i -H 'X-Api-Key: pro-alpha' http://{address}/portfolio"), "cached for 5 s, per user"),
         (
-            format!("curl -i -H 'X-Api-Key: pro-alpha' http://{address}/portfolio"),
-            "cached for 5 s, for this user alone",
+            format!("curl -i -X POST -d 99.50 http://{address}/prices/ACME"),
+            "changes the price and invalidates the cached one",
         ),
-        (format!("curl -i -X POST -d 99.50 http://{address}/prices/ACME"), "changes the price, forgets the old one"),
         (format!("curl -i http://{address}/report"), "runs queries: see Server-Timing"),
         (
             format!("for i in $(seq 25); do curl -s -o /dev/null -w '%{{http_code}} ' http://{address}/me; done"),
@@ -103,7 +103,7 @@ impl Options {
     }
 }
 
-/// Milliseconds unless it says otherwise.
+/// Parses a duration; milliseconds by default.
 fn parse_delay(text: &str) -> Option<Duration> {
     let seconds = text.strip_suffix('s').filter(|rest| !rest.ends_with('m'));
     match seconds {

@@ -1,11 +1,11 @@
-//! The layers on a tonic server: a refusal is gRPC's `RESOURCE_EXHAUSTED` with `RetryInfo`, which clients understand.
+//! The layers on a tonic server: a rejection is gRPC's `RESOURCE_EXHAUSTED` with `RetryInfo`, which clients support.
 //!
 //! ```text
 //! cargo run --example tonic
 //! ```
 //!
 //! The messages and the service are written by hand, so that this example needs no `protoc`; with generated code only
-//! the parts marked "generated" differ. `grpcurl -plaintext -proto …` can ask it what a client would:
+//! the parts marked "generated" differ. `grpcurl -plaintext -proto …` can call it:
 //!
 //! ```proto
 //! service Prices { rpc Get (PriceRequest) returns (PriceReply); }
@@ -69,9 +69,9 @@ async fn get(request: Request<PriceRequest>) -> Result<Response<PriceReply>, Sta
     Ok(Response::new(PriceReply { cents }))
 }
 
-// Generated, usually:
+// Usually generated:
 
-/// Which price.
+/// Request of a price.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PriceRequest {
     /// Its symbol, such as `ACME`.
@@ -79,7 +79,7 @@ pub struct PriceRequest {
     pub symbol: String,
 }
 
-/// A price.
+/// Price of a symbol.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct PriceReply {
     /// In cents.
@@ -87,10 +87,10 @@ pub struct PriceReply {
     pub cents: u64,
 }
 
-/// The one method.
+/// Path of the method.
 pub const METHOD: &str = "shop.Prices/Get";
 
-/// The service.
+/// Service implementation.
 #[derive(Clone, Debug)]
 pub struct Prices;
 

@@ -1,15 +1,15 @@
-//! A pretend GitHub-like API with a real quota, and a service in front of it, without this crate and with it.
+//! A simulated GitHub-like API with a quota, and a service in front of it, without this crate and with it.
 //!
 //! ```text
 //! cargo run --example upstream
 //! ```
 //!
-//! The same hour of traffic is played twice over loopback: forty users at a time look at pages, most at a few popular
-//! ones. The API allows 1 000 calls an hour and twenty in one second, and answers 304 to those who ask whether anything has
-//! changed, for nothing. A user sees an error where the service has no answer.
+//! The same hour of traffic is replayed twice over loopback: forty users at a time request pages, most of them a few
+//! popular ones. The API allows 1 000 calls per hour and twenty per second, and answers conditional requests with a
+//! free 304. A user sees an error if the service has no response.
 //!
-//! It ends with failure where the traffic alone does not use the quota up, or where with this crate a user sees an error or
-//! a tenth of the quota is spent.
+//! It fails if the traffic alone does not use up the quota, or if with this crate a user sees an error or a tenth of
+//! the quota is spent.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "an example may fail, and says what it found")]
 
 use std::process::ExitCode;
@@ -39,21 +39,21 @@ const QUOTA: u64 = 1_000;
 const HOUR: u64 = 3_600;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What the service asks the API with: its answer's status and body, whoever made them.
+/// Client of the API: returns a response's status and body.
 type Ask = BoxCloneSyncService<String, (StatusCode, Bytes), String>;
 
-/// Our own service: a page is what the API says of it.
+/// The service: a page is the API's response.
 fn service(ask: Ask) -> Router {
     let page =
         async |State(ask): State<Ask>, Path(name): Path<String>| match ask.oneshot(format!("/repos/{name}")).await {
             Ok((StatusCode::OK, body)) => (StatusCode::OK, body),
-            Ok((status, _)) => (StatusCode::BAD_GATEWAY, Bytes::from(format!("the API said {status}"))),
+            Ok((status, _)) => (StatusCode::BAD_GATEWAY, Bytes::from(format!("the API responded with {status}"))),
             Err(error) => (StatusCode::BAD_GATEWAY, Bytes::from(error)),
         };
     Router::new().route("/page/{name}", get(page)).with_state(ask)
 }
 
-/// Any client, as the service asks it.
+/// Adapts any client.
 fn asking<C, B>(client: C, api: PretendApi) -> Ask
 where
     C: tower::Service<Request<Empty<Bytes>>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
@@ -73,7 +73,8 @@ where
     }))
 }
 
-/// An hour of users: every half minute forty at once, each at one of eighteen pages, the popular ones more often.
+/// Replays an hour: every half minute forty requests at once, each for one of eighteen pages, popular ones more
+/// often.
 async fn play(service: &Router, hand: &ManualClock) -> (u64, u64) {
     let (mut users, mut errors, mut chance) = (0, 0, 1_u64);
     for _ in 0..HOUR / 30 - 1 {
@@ -97,7 +98,7 @@ async fn play(service: &Router, hand: &ManualClock) -> (u64, u64) {
     (users, errors)
 }
 
-/// What an hour came to.
+/// Results of an hour.
 struct Outcome {
     users: u64,
     errors: u64,
@@ -128,7 +129,7 @@ async fn with() -> (Outcome, UpstreamGate) {
         .price(0.001)
         .upstream_with(|upstream| upstream.free_not_modified())
         .clock(Clock::Manual(hand.clone()))
-        // The hour is played in moments; how long a request takes is measured by a clock that runs.
+        // The hour is replayed within moments; the duration of a request needs a running clock.
         .timing_with(|timing| timing.clock(Clock::System))
         .build()
         .expect("a gate");
@@ -138,7 +139,7 @@ async fn with() -> (Outcome, UpstreamGate) {
     (Outcome { users, errors, seen: api.seen() }, gate)
 }
 
-/// Prints both, and says whether it went as promised.
+/// Prints both results, and returns whether the expectations hold.
 pub(crate) async fn run() -> bool {
     let (before, (after, gate)) = (without().await, with().await);
     let row = |what: &str, before: u64, after: u64| println!("{what:<34}{before:>10}{after:>10}");
@@ -147,12 +148,12 @@ pub(crate) async fn run() -> bool {
     row("errors they saw", before.errors, after.errors);
     row("requests that reached the API", before.seen.requests, after.seen.requests);
     row("credits spent, of 1 000", before.seen.counted, after.seen.counted);
-    row("refused: quota", before.seen.refused, after.seen.refused);
-    row("refused: too many in a second", before.seen.secondary, after.seen.secondary);
+    row("rejected: quota", before.seen.refused, after.seen.refused);
+    row("rejected: too many in a second", before.seen.secondary, after.seen.secondary);
     row("not modified, free", before.seen.not_modified, after.seen.not_modified);
     println!("\n{}", gate.report());
     let ours = gate.stats().upstream.windows[0].spent;
-    println!("our account says {ours} credits, the API {}", after.seen.counted);
+    println!("credits by our count: {ours}, by the API's: {}", after.seen.counted);
     let exhausted = before.seen.counted == QUOTA && before.errors > 0;
     exhausted && after.errors == 0 && after.seen.counted * 10 < QUOTA && ours >= after.seen.counted
 }

@@ -1,10 +1,9 @@
-//! Tower layers that put a toll gate in front of any axum, tonic or hyper service.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//! Tower layers for axum, tonic and hyper: rate limits, an HTTP response cache, and request and query timing.
 //!
-//! **Who is asking** ([`identity`]) → **may they** ([`limit`]) → **do we know the answer already** ([`cache`]) → **how
-//! long did
-//! it take** ([`timing`]); and on the way out, **how much may we still ask of others** ([`upstream`]). It works alone
-//! in one
-//! process, is bounded in memory, and a failure of its own never becomes a failure of yours.
+//! A request is identified ([`identity`]), limited ([`limit`]), answered from the cache if possible ([`cache`]), and
+//! measured ([`timing`]). For outgoing calls, [`upstream`] keeps the quota of another service. Everything works within one
+//! process, or across a fleet through Redis; memory is bounded, and a failure of these layers never fails a request.
 //!
 //! ```
 //! use std::time::Duration;
@@ -24,7 +23,7 @@
 //! let app = Router::new()
 //!     .route("/prices/{symbol}", get(|| async { "42" }))
 //!     .layer(gate.layer())
-//!     .layer(FakePeer::at("192.0.2.1"));   // a real server has a real one
+//!     .layer(FakePeer::at("192.0.2.1"));   // a server provides the real address
 //!
 //! for (left, cached) in [("99", false), ("98", true)] {
 //!     let request = Request::get("/prices/ACME").header("host", "example.com").body(Body::empty())?;
@@ -37,31 +36,32 @@
 //! # }
 //! ```
 //!
-//! # The pieces
+//! # Overview
 //!
-//! | piece | what it is |
+//! | item | purpose |
 //! |---|---|
 //! | [`Tollgate`] | the layers in the right order, one handle for statistics, invalidation and shutdown |
 //! | [`limit::RateLimitLayer`] | tiered limits per user, address, route; `X-RateLimit-*` on every response |
 //! | [`cache::CacheLayer`] | an HTTP response cache, fail-open |
-//! | [`cache::Cached`], [`Batcher`] | typed values over the same engine; what is asked for one by one, asked for together |
+//! | [`cache::Cached`], [`Batcher`] | a cache of typed values over the same engine; bulk calls for values requested one by one |
 //! | [`timing::TimingLayer`] | latencies by route, queries by request |
-//! | [`upstream::UpstreamLayer`] | an upstream's quota, kept around the client that calls it; [`Tollgate::upstream`] with a cache in front |
-//! | [`testing`] | a clock to turn and a fake peer (feature `testing`) |
-//! | [`docs`] | architecture, faults, questions |
+//! | [`upstream::UpstreamLayer`] | the quota of an upstream, around its client; [`Tollgate::upstream`] adds a cache |
+//! | [`testing`] | a manual clock, a fake peer and a contract suite for stores (feature `testing`) |
+//! | [`docs`] | guides, behaviour in failures, architecture |
 //!
 //! # Features
 //!
-//! None is on by default, and none changes what the others do.
+//! None is enabled by default, and none changes the behaviour of the others.
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` | the client's address from `ConnectInfo`, the route's name from `MatchedPath` |
-//! | `tracing` | warnings as `tracing` events; spans follow detached work |
-//! | `redis` | limits and cached responses shared by a fleet: [`store::redis`](crate::store) |
-//! | `redis-tls` | the same over TLS |
-//! | `lz4` | large cached responses compressed on their way to Redis |
-//! | `testing` | [`testing`] |
+//! | `axum` | the client's address from `ConnectInfo`, and the route from `MatchedPath` |
+//! | `tracing` | warnings and findings as `tracing` events, spans for detached work, and the harvest of sqlx's queries |
+//! | `metrics` | every measurement to the `metrics` facade, for the exporter that the application has installed |
+//! | `testing` | the module [`testing`] |
+//! | `redis` | limits and cached responses shared through Redis or Valkey, standalone, Sentinel or Cluster: [`store`] |
+//! | `redis-tls` | `rediss://`: Redis over TLS, with rustls |
+//! | `lz4` | compression of large cached responses in Redis; processes without it miss compressed entries |
 
 mod base;
 mod gate;
@@ -91,16 +91,16 @@ pub use base::mode::Switch;
 pub use base::request_head::{PeerAddr, RequestHead};
 pub use base::route::UNMATCHED;
 pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
-pub use gate::inbound::{Tollgate, TollgateBuilder, TollgateLayer, TollgateService};
-pub use gate::outbound::{
-    UpstreamGate, UpstreamGateBuilder, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats,
-};
+pub use gate::inbound::{Tollgate, TollgateLayer, TollgateService};
+pub use gate::inbound_builder::TollgateBuilder;
+pub use gate::outbound::{UpstreamGate, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
+pub use gate::outbound_builder::UpstreamGateBuilder;
 pub use gate::stats::{RouteReport, Stats, Switches};
 pub use resilience::circuit::Circuit;
 #[cfg(feature = "redis")]
 pub use resilience::guard::GuardStats;
 
-/// The front page's code compiles.
+/// Compiles the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct FrontPage;

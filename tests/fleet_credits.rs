@@ -64,7 +64,7 @@ async fn a_restart_and_a_second_node_forget_nothing() {
     assert!((400..=500).contains(&made), "never more than 500, and no more lost than blocks: {made}");
     assert!(second.spent() >= 100 && third.spent() >= 100);
     second.0.shutdown().await;
-    assert!(third.made(1).await <= 1 && third.0.stats().owed == 0, "what was given back is not taken for lost");
+    assert!(third.made(1).await <= 1 && third.0.stats().unbooked == 0, "what was given back is not taken for lost");
     third.0.shutdown().await;
     let last = Node::new(&server, 500);
     made += last.made(500).await;
@@ -87,18 +87,18 @@ async fn what_is_spent_while_redis_is_away_is_booked_when_it_is_back() {
     server.kill();
     assert_eq!(node.made(2_000).await, 2_000, "no call fails for the store's sake");
     let stats = node.0.stats();
-    assert!(stats.owed > 1_000 && stats.store_up == Some(false), "{stats:?}");
+    assert!(stats.unbooked > 1_000 && stats.store_up == Some(false), "{stats:?}");
     server.restart();
     // The breaker, the connection and the account each try again within a second or so.
     for _ in 0..100 {
-        if node.0.stats().owed == 0 {
+        if node.0.stats().unbooked == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         node.made(1).await;
     }
     let stats = node.0.stats();
-    assert!(stats.owed == 0 && stats.windows[0].spent >= 2_050, "{stats:?}");
+    assert!(stats.unbooked == 0 && stats.windows[0].spent >= 2_050, "{stats:?}");
     let other = Node::new(&server, 100_000);
     other.made(1).await;
     assert!(other.spent() >= 2_050, "another node knows: {}", other.spent());

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 #[path = "support/gateway.rs"]
 mod support;
 
-use support::{Origin, OutBody, full, gateway, get, send};
+use support::{Origin, OutBody, full, gateway, get, raw, send};
 
 /// Nothing here takes nearly as long; what hangs does.
 const HANGS: Duration = Duration::from_secs(10);
@@ -239,5 +239,35 @@ async fn a_private_answer_or_a_refused_login_is_not_shared() {
     let gateway = gateway(origin.address, "--profile app").await;
     for key in ["alice", "bob"] {
         assert_eq!(ask(gateway, "/me", &[("x-api-key", key)]).await.1, key);
+    }
+}
+
+/// RFC 9110 §7.6.1: a proxy removes what `Connection` names, after the cache has looked at it.
+#[tokio::test]
+async fn a_field_that_connection_names_decides_nothing_for_others() {
+    for profile in profiles() {
+        let origin = Origin::new(|request: Request<Incoming>| async move {
+            let seen =
+                |name| request.headers().get(name).map_or("none", |value| value.to_str().unwrap_or("odd")).to_owned();
+            let body = format!("{} {} {}", seen("host"), seen("x-forwarded-proto"), seen("x-tenant"));
+            answer(&[("cache-control", "max-age=600"), ("vary", "x-tenant")], full(body))
+        })
+        .await;
+        let gateway = gateway(origin.address, profile).await;
+        for (named, field) in
+            [("host", ""), ("x-forwarded-proto", "x-forwarded-proto: https\r\n"), ("x-tenant", "x-tenant: acme\r\n")]
+        {
+            let ask = async |connection: &str| {
+                let head =
+                    format!("GET /{named} HTTP/1.1\r\nhost: victim.example\r\n{field}connection: {connection}\r\n\r\n");
+                raw(gateway, &head).await
+            };
+            ask(&format!("close, {named}")).await;
+            let answer = ask("close").await;
+            assert!(answer.contains("victim.example"), "{profile} {named}: {answer}");
+            for value in ["https", "acme"].into_iter().filter(|value| field.contains(value)) {
+                assert!(answer.contains(value), "{profile} {named}: {answer}");
+            }
+        }
     }
 }

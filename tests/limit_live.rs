@@ -194,7 +194,8 @@ async fn a_quota_changes_and_nobody_forgets_what_was_used() {
     handle.set_quota("ip", Quota::per_hour(6)).expect("a limit");
     let response = world.send(from("192.0.2.1", "/")).await;
     assert_eq!(field(&response, "x-ratelimit-limit"), "6");
-    for (name, quota, why) in [("nobody", Quota::per_minute(1), "no limit"), ("ip", Quota::per_minute(0), "at least 1")]
+    for (name, quota, why) in
+        [("nobody", Quota::per_minute(1), "unknown limit"), ("ip", Quota::per_minute(0), "at least 1")]
     {
         assert!(handle.set_quota(name, quota).expect_err(name).to_string().contains(why));
     }

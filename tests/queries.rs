@@ -341,7 +341,7 @@ async fn prometheus_reads_the_page() {
     assert_eq!((counts.len(), http.count), (15, Some(2)));
     assert_eq!(counts[..3], [1.0, 1.0, 2.0], "5, 10 and 25 ms");
     for query in ["SELECT name FROM users WHERE id = ?", "a \\\"name\\\" with \\\\ and \\n"] {
-        let found = find("db_client_operation_duration_seconds", "db_query_text", query);
+        let found = find("db_client_operation_duration_seconds", "db_query_summary", query);
         assert!(matches!(found, PrometheusValue::Histogram(_)));
     }
     assert!(

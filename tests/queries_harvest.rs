@@ -42,7 +42,7 @@ async fn queries_belong_to_the_request_that_makes_them() {
         assert_eq!(shop.rows("SELECT id FROM authors"), 10);
         let said = shop.said();
         assert_eq!(said, ["n+1 /loop SELECT title FROM books WHERE author = ? 10"]);
-        assert_eq!(shop.timing.stats().harvest, tollgate::timing::HarvestState::Heard);
+        assert_eq!(shop.timing.stats().harvest, tollgate::timing::HarvestState::Active);
         assert!(shop.timing.stats().pool.wait.count >= 16, "waits for connections are heard");
     })
     .await;

@@ -47,7 +47,10 @@ fn is_in_order(page: &Page) {
         let row = row.unwrap_or_else(|| panic!("{name}, a {kind}, is not documented"));
         for label in family.get_label_names() {
             assert!(row.contains(&format!("`{label}`")), "{name}: {label}");
-            assert!(["http_route", "outcome", "db_query_text", "kind", "limit", "le"].contains(&&**label), "{label}");
+            assert!(
+                ["http_route", "outcome", "db_query_summary", "kind", "limit", "le"].contains(&&**label),
+                "{label}"
+            );
         }
     }
 }
@@ -80,7 +83,7 @@ async fn the_example_server() {
     let page = parse_prometheus(&page).expect("a page");
     is_in_order(&page);
     assert_eq!(count(&page, "http_server_request_duration_seconds", ("http_route", "/prices/{symbol}")), Some(2));
-    assert_eq!(count(&page, "db_client_operation_duration_seconds", ("db_query_text", "select price")), Some(6));
+    assert_eq!(count(&page, "db_client_operation_duration_seconds", ("db_query_summary", "select price")), Some(6));
     assert_eq!(count(&page, "tollgate_request_queries_total", ("http_route", "/report")), Some(8));
 }
 
@@ -143,9 +146,9 @@ fn the_facade_is_handed_every_measurement() {
     assert_eq!(
         *facade.0.lock().expect("not poisoned"),
         [
-            "db.client.operation.duration db.query.text=load user",
-            "db.client.connection.wait_time ",
-            "http.server.request.duration http.route=/users/{id}",
+            "db_client_operation_duration_seconds db_query_summary=load user",
+            "db_client_connection_wait_time_seconds ",
+            "http_server_request_duration_seconds http_route=/users/{id}",
         ]
     );
 }

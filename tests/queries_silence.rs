@@ -40,14 +40,14 @@ async fn a_global_filter_is_found_out_and_mended() {
     assert!(said[0].contains("filter over the whole subscriber") && said[0].contains("with_filter"), "{said:?}");
     assert_eq!(shop.queries("/one"), 0);
     let stats: timing::TimingStats = watching.stats();
-    assert_eq!(stats.harvest, HarvestState::NeverHeard);
-    assert_eq!(serde_json::to_value(&stats).expect("JSON")["harvest"], "never_heard");
+    assert_eq!(stats.harvest, HarvestState::NoEvents);
+    assert_eq!(serde_json::to_value(&stats).expect("JSON")["harvest"], "no_events");
     assert_eq!((shop.warnings().len(), warnings.lock().expect("not poisoned").len()), (1, 0), "once in a process");
 
     // The fix that the documentation gives where the global filter has to stay.
     handle.reload(EnvFilter::new("info,sqlx=debug,tollgate=trace")).expect("another filter");
     shop.ask("/one").await;
-    assert_eq!((shop.queries("/one"), shop.timing.stats().harvest), (1, HarvestState::Heard));
+    assert_eq!((shop.queries("/one"), shop.timing.stats().harvest), (1, HarvestState::Active));
     // Without ours, the span is shown at INFO: a query on SQLite's thread still finds its request.
     handle.reload(EnvFilter::new("info,sqlx=debug")).expect("another filter");
     shop.ask("/one").await;

@@ -27,7 +27,7 @@ fn gate() -> TollgateBuilder {
 
 /// Answers with the user it is shown.
 async fn page(request: Request) -> String {
-    request.headers().get("x-user").map_or("nobody", |user| user.to_str().expect("text")).to_owned()
+    request.headers().get("x-who").map_or("nobody", |user| user.to_str().expect("text")).to_owned()
 }
 
 fn routes() -> Router {
@@ -41,7 +41,7 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Debug,
 {
-    let request = Request::get(path).header("host", "h").header("x-user", user).body(Body::empty()).expect("a request");
+    let request = Request::get(path).header("host", "h").header("x-who", user).body(Body::empty()).expect("a request");
     let (head, body) = service.clone().oneshot(request).await.expect("an answer").into_parts();
     let bytes = body.collect().await.expect("a body").to_bytes();
     (head.status, String::from_utf8(bytes.to_vec()).expect("text"))
@@ -95,7 +95,11 @@ async fn where_no_router_matched_declared_routes_decide_as_it_would() {
     let layer = || gate().routes(["/users/{name}", "/users/me"]).build().expect("a gate").layer();
     let around = ServiceBuilder::new().layer(layer()).service(routes());
     assert!(own_page_is_own(around, "").await, "around the Router");
-    let service = Router::new().nest_service("/api", ServiceBuilder::new().layer(layer()).service(routes()));
+    let nested = gate()
+        .routes(["/api/users/{name}", "/api/users/me"])
+        .cache(Rules::new().route("/api/users/{name}", Rule::ttl(Duration::from_secs(60)).same_for_everyone()));
+    let nested = ServiceBuilder::new().layer(nested.build().expect("a gate").layer()).service(routes());
+    let service = Router::new().nest_service("/api", nested);
     assert!(own_page_is_own(service, "/api").await, "nest_service");
     let fallback = Router::new().route("/other", get(page)).fallback_service(routes()).layer(layer());
     assert!(own_page_is_own(fallback, "").await, "a fallback");

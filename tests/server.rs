@@ -130,7 +130,7 @@ async fn one_price_reaches_the_upstream_once_and_money_is_saved() {
     let stats: serde_json::Value = serde_json::from_str(&server.get("/stats.json", None).await.body).expect("JSON");
     let month = &stats["upstream"]["windows"][0];
     assert_eq!((&month["window"], &month["spent"], &month["remaining"]), (&"month".into(), &1.into(), &59_999.into()));
-    assert!(month.get("exhausted_in_s").is_some() && stats["inner_calls_avoided"].as_u64() >= Some(1), "{month}");
+    assert!(month.get("exhausted_in_seconds").is_some() && stats["inner_calls_avoided"].as_u64() >= Some(1), "{month}");
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ async fn what_a_quota_holds_is_called_and_what_goes_beyond_is_shed_with_the_time
     world.hand.advance(Duration::from_secs(60));
     assert_eq!((world.made(1).await, world.calls()), (1, 20));
     let stats = world.layer.stats();
-    assert_eq!((stats.calls, stats.credits, stats.sheds["quota"]), (20, 20, 9));
+    assert_eq!((stats.calls, stats.credits, stats.rejections["quota"]), (20, 20, 9));
     assert_eq!((stats.windows[0].spent, stats.windows[0].remaining, stats.circuit), (1, 19, "closed"));
     let json = serde_json::to_value(&stats).expect("JSON");
     assert_eq!((&json["upstream"], &json["windows"][0]["limit"]), (&"api".into(), &20.into()));
@@ -157,7 +157,7 @@ async fn refused_with_a_time_to_wait_nobody_calls_before() {
     let script = |n: usize, _: &Req| if n == 0 { with(403, &[("retry-after", "60")]) } else { with(200, &[]) };
     let world = World::new(|builder| builder, script);
     assert_eq!(world.get("/").await.expect("an answer").status(), StatusCode::FORBIDDEN);
-    assert_eq!(reason(world.get("/other").await), (RejectedReason::ToldToWait, 60));
+    assert_eq!(reason(world.get("/other").await), (RejectedReason::RetryAfter, 60));
     world.hand.advance(Duration::from_secs(60));
     assert_eq!(world.made(1).await, 1);
 }
@@ -183,7 +183,7 @@ async fn limits_told_inside_a_200_are_read_while_the_body_goes_by() {
     world.get("/").await.expect("an answer").into_body().collect().await.expect("a body");
     let body = world.get("/").await.expect("an answer").into_body().collect().await.expect("a body").to_bytes();
     assert!(body.ends_with(b"by far\"}"), "unchanged");
-    assert_eq!(reason(world.get("/").await), (RejectedReason::ToldToWait, 9));
+    assert_eq!(reason(world.get("/").await), (RejectedReason::RetryAfter, 9));
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn thresholds_are_told_once_per_crossing_and_window() {
         told[0].contains("percent: 80, spent: 80, limit: 100") && told[1].contains("percent: 90, spent: 90"),
         "{told:?}"
     );
-    assert_eq!((world.layer.stats().would_shed, world.events("CallRejected").len()), (60, 0));
+    assert_eq!((world.layer.stats().would_reject, world.events("CallRejected").len()), (60, 0));
     world.hand.advance(Duration::from_secs(60));
     world.made(85).await;
     assert_eq!(world.events("QuotaUsed").len(), 3);
@@ -269,7 +269,7 @@ async fn what_may_wait_waits_for_its_turn_and_nothing_longer_than_its_bound() {
     let ended = futures_util::future::join_all(calls).await;
     assert_eq!(ended.iter().filter(|(made, _)| *made).count(), 8, "one at once, one each tenth of a second");
     assert!(ended.iter().all(|(_, after)| *after <= most + Duration::from_millis(5)), "{ended:?}");
-    assert_eq!(world.layer.stats().sheds["paced"], 42);
+    assert_eq!(world.layer.stats().rejections["paced"], 42);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,8 +311,8 @@ async fn what_is_shed_neither_waits_for_the_client_nor_touches_it() {
     };
     let first = tokio::spawn(ask());
     tokio::task::yield_now().await;
-    let error = tokio::time::timeout(Duration::from_secs(5), ask()).await.expect("at once").expect_err("shed");
-    assert_eq!(error.shed().map(|shed| shed.reason), Some(RejectedReason::Quota));
+    let error = tokio::time::timeout(Duration::from_secs(5), ask()).await.expect("at once").expect_err("a rejection");
+    assert_eq!(error.rejected().map(|rejected| rejected.reason), Some(RejectedReason::Quota));
     first.abort();
 }
 
@@ -369,13 +369,13 @@ async fn while_the_store_is_away_calls_are_made_and_booked_later() {
     store.away.store(true, Ordering::SeqCst);
     assert_eq!(world.made(100).await, 100);
     let stats = world.layer.stats();
-    assert!(stats.store_up == Some(false) && stats.owed > 80, "{stats:?}");
+    assert!(stats.store_up == Some(false) && stats.unbooked > 80, "{stats:?}");
     assert_eq!(world.events("StoreFailed").len(), 1, "asked once a second");
     store.away.store(false, Ordering::SeqCst);
     world.hand.advance(Duration::from_secs(2));
     assert_eq!(world.made(1).await, 1);
     let stats = world.layer.stats();
-    assert_eq!((stats.store_up, stats.owed, stats.windows[0].spent), (Some(true), 0, 111));
+    assert_eq!((stats.store_up, stats.unbooked, stats.windows[0].spent), (Some(true), 0, 111));
 }
 
 #[test]

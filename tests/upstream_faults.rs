@@ -84,7 +84,7 @@ async fn under_random_faults_no_account_counts_less_than_the_api() {
             assert!(ours >= seen.counted, "seed {seed}: {ours} < {}", seen.counted);
             // What both booked is in the ledger, whoever spent it.
             let most = stats.iter().map(|stats| stats.windows[0].spent).max().unwrap_or(0);
-            let owed: u64 = stats.iter().map(|stats| stats.owed).sum();
+            let owed: u64 = stats.iter().map(|stats| stats.unbooked).sum();
             assert!(most + owed >= seen.in_window, "seed {seed}: {most} + {owed} < {}", seen.in_window);
             if noise(seed ^ round).is_multiple_of(7) {
                 hand.advance(Duration::from_secs(20));

@@ -15,7 +15,7 @@ use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
 use tollgate::limit::{Limit, Quota};
 
-/// What the whole fleet admits in a minute on `/limited`.
+/// Limit of the whole fleet on `/limited`, per minute.
 pub(crate) const LIMIT: u32 = 100;
 
 pub(crate) async fn serve(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -38,7 +38,10 @@ pub(crate) async fn serve(url: &str) -> Result<(), Box<dyn Error + Send + Sync>>
         .route("/limited", get(async || "admitted"))
         .route("/prices/{symbol}", get(price))
         .layer(gate.layer())
-        .route("/forget", get(async move || forgot.invalidate().tag("prices").await.map_err(|error| error.to_string())))
+        .route(
+            "/invalidate",
+            get(async move || forgot.invalidate().tag("prices").await.map_err(|error| error.to_string())),
+        )
         .route(
             "/stats",
             get(async move || {
@@ -53,7 +56,7 @@ pub(crate) async fn serve(url: &str) -> Result<(), Box<dyn Error + Send + Sync>>
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
-    // Whoever started this node holds its input open; when that is over, so is the node.
+    // The parent process holds the input open; this node ends when it is closed.
     let over = async { drop(tokio::io::stdin().read(&mut [0; 1]).await) };
     server.with_graceful_shutdown(over).await?;
     Ok(())

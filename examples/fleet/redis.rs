@@ -21,7 +21,7 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it, empty, on the same port.
+    /// Starts an empty server on the same port.
     pub(crate) fn restart(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let mut server = Command::new("redis-server");
         server.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
@@ -38,7 +38,7 @@ impl Redis {
 
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
+            // It may have ended already.
             drop(child.kill());
             drop(child.wait());
         }

@@ -1,4 +1,4 @@
-//! What is shown: one limit, one cache, and a Redis that goes and comes.
+//! The scenario: one limit, one cache, and a Redis that fails and recovers.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ use super::redis::Redis;
 
 type Done<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A node in a process of its own, and a client of it.
+/// Node in a process of its own, with a client.
 struct Node {
     process: Child,
     address: String,
@@ -39,7 +39,7 @@ impl Node {
 
     async fn get(&self, path: &str) -> Done<(u16, String)> {
         let request = http::Request::get(format!("http://{}{path}", self.address));
-        // Both nodes serve one site: a cached answer belongs to a host.
+        // Both nodes serve one site: a cached response belongs to a host.
         let request = request.header("host", "prices.example").body(Empty::new())?;
         let answer = self.client.request(request).await?;
         let status = answer.status().as_u16();
@@ -56,7 +56,7 @@ impl Node {
     }
 
     async fn is_up(&self) -> Done<bool> {
-        // A decision and a look-up find out.
+        // A decision and a look-up notice the outage.
         self.get("/prices/probe").await?;
         self.get("/limited").await?;
         Ok(self.stats().await?["up"].as_bool() == Some(true))
@@ -65,7 +65,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         drop(self.process.kill());
         drop(self.process.wait());
     }
@@ -103,7 +103,7 @@ async fn joined(node: &Node) -> Done {
 }
 
 async fn share_a_cache(nodes: &[Node; 2]) -> Done {
-    println!("\nOne cache. Fifty prices, asked of one node and then of the other:");
+    println!("\nOne cache. Fifty prices, requested from one node and then from the other:");
     let [one, other] = nodes;
     let before = [one.fetched().await?, other.fetched().await?];
     let symbol = |number: u64| format!("/prices/{}-{number}", before[0]);
@@ -115,16 +115,16 @@ async fn share_a_cache(nodes: &[Node; 2]) -> Done {
         other.get(&symbol(number)).await?;
     }
     let fetched = [one.fetched().await? - before[0], other.fetched().await? - before[1]];
-    println!("  fetched by the one: {}, by the other: {}", fetched[0], fetched[1]);
+    println!("  fetched by the first: {}, by the other: {}", fetched[0], fetched[1]);
     if fetched[0] + fetched[1] > 60 {
         return Err("the nodes do not share a cache".into());
     }
     let price = other.get(&symbol(0)).await?.1;
-    other.get("/forget").await?;
+    other.get("/invalidate").await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let news = one.get(&symbol(0)).await?.1;
-    println!("  forgotten on the other; asked of the one: {price:?}, then {news:?}");
-    if price == news { Err("an invalidation was not heard".into()) } else { Ok(()) }
+    println!("  invalidated on the other; requested from the first: {price:?}, then {news:?}");
+    if price == news { Err("an invalidation did not arrive".into()) } else { Ok(()) }
 }
 
 async fn share_a_limit(nodes: &[Node; 2]) -> Done {
@@ -136,16 +136,16 @@ async fn share_a_limit(nodes: &[Node; 2]) -> Done {
         }
     }
     println!(
-        "  admitted by the one: {}, by the other: {}, together {}",
+        "  admitted by the first: {}, by the other: {}, together {}",
         admitted[0],
         admitted[1],
         admitted[0] + admitted[1]
     );
-    // Requests before this took part of it.
+    // Earlier requests used part of the limit.
     if admitted[0] + admitted[1] > LIMIT { Err("the nodes do not share a limit".into()) } else { Ok(()) }
 }
 
-/// What a load saw.
+/// Observations of a load.
 #[derive(Default)]
 struct Seen {
     answered: AtomicU64,
@@ -162,7 +162,7 @@ async fn lose_redis(nodes: &Arc<[Node; 2]>, redis: &mut Redis) -> Done<u64> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (answered, failed) = (seen.answered.swap(0, Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
         let slowest = seen.slowest.swap(0, Ordering::Relaxed) as f64 / 1e3;
-        println!("  {what:<28} {answered:>6} answers in a second, the slowest {slowest:>6.1} ms, {failed} failed");
+        println!("  {what:<28} {answered:>6} responses in a second, the slowest {slowest:>6.1} ms, {failed} failed");
     };
     report("all is well").await;
     for _ in 0..2 {

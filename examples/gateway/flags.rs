@@ -1,4 +1,4 @@
-//! The command line, read by hand.
+//! Parses the command line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,29 +9,29 @@ use http::uri::{Authority, Scheme};
 use tollgate::cache::Profile;
 use tollgate::limit::Quota;
 
-/// What `--help` prints.
+/// Output of `--help`.
 pub(crate) const USAGE: &str = "\
 usage: gateway --upstream http://HOST:PORT [FLAGS]
 
-  --listen ADDRESS:PORT        where to listen (127.0.0.1:3001)
-  --upstream http://HOST:PORT  whom to ask
-  --upstream-timeout SECONDS   how long to wait for the head of its answer (30)
-  --profile app|shared         what the cache may keep (shared: what RFC 9111 permits)
-  --memory SIZE                how much the cache may hold (64MiB)
-  --mirror SIZE                how much of that, in large bodies, may lie a second time in a file that the kernel sends
-                               without copying (as --memory; 0: nothing; Linux)
-  --mirror-in FOLDER           where that file lies (in memory); sending from ext4 took less of the processor
-  --max-entry SIZE             the largest answer it keeps (1MiB)
-  --targeted-field NAME        a targeted cache-control field to obey, RFC 9213; may be repeated
-  --cache-status               say what the cache did, RFC 9211
-  --limit-per-ip QUOTA         such as 100/min; no limit unless given
-  --trust-proxy CIDR           believe these proxies about the client's address; may be repeated
-  --forwarded-header NAME      where they say it (x-forwarded-for)
+  --listen ADDRESS:PORT        address to listen on (127.0.0.1:3001)
+  --upstream http://HOST:PORT  the origin
+  --upstream-timeout SECONDS   timeout for the head of its response (30)
+  --profile app|shared         what the cache stores (shared: what RFC 9111 permits)
+  --memory SIZE                capacity of the cache (64MiB)
+  --mirror SIZE                capacity of the mirror, a file with copies of large bodies that the kernel sends without
+                               copying (as --memory; 0: none; Linux)
+  --mirror-in FOLDER           folder of that file (in memory); sending from ext4 takes less processor time
+  --max-entry SIZE             largest response to store (1MiB)
+  --targeted-field NAME        targeted cache-control field to obey, RFC 9213; repeatable
+  --cache-status               send Cache-Status, RFC 9211
+  --limit-per-ip QUOTA         limit per client address, such as 100/min (none)
+  --trust-proxy CIDR           trusted proxies for the client's address; repeatable
+  --forwarded-header NAME      field in which they send it (x-forwarded-for)
   --redis URL                  share limits and cache with other gateways, such as redis://127.0.0.1
-  --timing                     say how long it took, in Server-Timing
-  --metrics PATH               answer this path with numbers for Prometheus, such as /metrics";
+  --timing                     send Server-Timing
+  --metrics PATH               serve metrics for Prometheus on this path, such as /metrics";
 
-/// Everything the command line says.
+/// Parsed flags.
 #[derive(Clone, Debug)]
 pub(crate) struct Flags {
     pub(crate) listen: SocketAddr,
@@ -53,7 +53,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// The defaults, in front of that origin.
+    /// Returns the defaults in front of that origin.
     pub(crate) fn new(upstream: Authority) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3001)),
@@ -75,14 +75,14 @@ impl Flags {
         }
     }
 
-    /// Reads `--name value` and `--name=value`; nothing where help is asked for.
+    /// Reads `--name value` and `--name=value`; returns `None` if help is requested.
     ///
     /// # Errors
-    /// One line that names the flag and the value that is wrong.
+    /// Returns one line that names the invalid flag and value.
     pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Option<Self>, String> {
         let mut arguments = arguments.into_iter();
         let mut upstream = None;
-        // Stands in until the upstream is known.
+        // Placeholder until the upstream is known.
         let mut flags = Self::new(Authority::from_static("upstream"));
         while let Some(argument) = arguments.next() {
             let (name, inline) = match argument.split_once('=') {
@@ -102,7 +102,7 @@ impl Flags {
         }
         flags.upstream = upstream.ok_or("--upstream is missing")?;
         if flags.forwarded_header.is_some() && flags.trusted.is_empty() {
-            return Err("--forwarded-header says nothing without --trust-proxy".to_owned());
+            return Err("--forwarded-header requires --trust-proxy".to_owned());
         }
         Ok(Some(flags))
     }
@@ -159,14 +159,14 @@ impl Flags {
     }
 }
 
-/// The host and port of `http://HOST:PORT`.
+/// Returns the host and port of `http://HOST:PORT`.
 fn origin(text: &str) -> Option<Authority> {
     let parts = text.parse::<Uri>().ok()?.into_parts();
     let bare = parts.path_and_query.is_none_or(|path| path == "/");
     (parts.scheme == Some(Scheme::HTTP) && bare).then_some(parts.authority).flatten()
 }
 
-/// A number of bytes: `1048576`, `1024KiB`, `1MiB`.
+/// Parses a number of bytes: `1048576`, `1024KiB`, `1MiB`.
 fn size(name: &str, text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_invalid_value() {
         for (line, named) in [
             ("", "--upstream is missing"),
             ("--upstream", "--upstream needs a value"),

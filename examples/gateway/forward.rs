@@ -1,4 +1,4 @@
-//! What a proxy changes in the messages it passes on (RFC 9110 §7.6, RFC 9112 §3.2).
+//! Changes that a proxy makes to forwarded messages (RFC 9110 §7.6, RFC 9112 §3.2).
 
 use std::net::IpAddr;
 
@@ -19,10 +19,10 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-/// Makes a request one that the origin can be asked.
+/// Converts a request for the origin.
 pub(crate) fn request(head: &mut http::request::Parts, upstream: &Authority, peer: Option<IpAddr>) {
     remove_hop_by_hop(&mut head.headers);
-    // RFC 9112 §3.2.2: the target's own authority, where there is one, wins over `Host`. HTTP/2 has nothing else.
+    // RFC 9112 §3.2.2: the target's own authority, if present, overrides `Host`. HTTP/2 has nothing else.
     let authority = head.uri.authority().and_then(|host| HeaderValue::from_str(strip_userinfo(host.as_str())).ok());
     if let Some(host) = authority {
         head.headers.insert(HOST, host);
@@ -35,7 +35,7 @@ pub(crate) fn request(head: &mut http::request::Parts, upstream: &Authority, pee
     head.version = Version::HTTP_11;
 }
 
-/// Makes the origin's response one of the gateway's.
+/// Converts a response of the origin.
 pub(crate) fn response(head: &mut http::response::Parts) {
     remove_hop_by_hop(&mut head.headers);
     via(&mut head.headers, head.version);
@@ -50,12 +50,13 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|line| line.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    // §7.6.1: `Connection` must not name what is meant for all recipients, such as `Host`.
+    for name in named.iter().filter(|name| **name != HOST).chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }
 
-/// RFC 9110 §7.6.3: the version the message came with, and a pseudonym.
+/// Adds `Via` (RFC 9110 §7.6.3): the version of the message, and a pseudonym.
 fn via(headers: &mut HeaderMap, version: Version) {
     let version = match version {
         Version::HTTP_09 => "0.9",
@@ -67,7 +68,7 @@ fn via(headers: &mut HeaderMap, version: Version) {
     join(headers, VIA, &format!("{version} tollgate"));
 }
 
-/// Adds an element to a list; a line that is not text stays apart.
+/// Appends an element to a list; a line that is not text stays separate.
 fn join(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|line| line.to_str().ok()).collect();
     list.push(element);

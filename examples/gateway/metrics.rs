@@ -1,7 +1,7 @@
-//! One path that the gateway answers itself: its numbers, for Prometheus.
+//! One path that the gateway answers itself: metrics for Prometheus.
 //!
-//! It stands outside the gate, so that scraping is neither limited nor cached nor counted. Whoever can reach the gateway
-//! can read it: keep the path to yourself, or let a proxy in front refuse it.
+//! It is outside the gate, so that scrapes are neither limited nor cached nor counted. Every client of the gateway
+//! can read it: keep the path secret, or let a proxy in front reject it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use tower::{Layer, Service};
 
 use super::BoxError;
 
-/// What a page's body is, or the service's own.
+/// Response with a page or the service's own body.
 type Paged<B> = Response<Either<Full<Bytes>, B>>;
 
-/// Puts the metrics before a service.
+/// Adds the metrics in front of a service.
 #[derive(Clone)]
 pub(crate) struct Metrics(Option<Arc<Page>>);
 
@@ -44,7 +44,7 @@ impl<S> Layer<S> for Metrics {
     }
 }
 
-/// A service before which the metrics stand.
+/// Service with metrics in front.
 #[derive(Clone)]
 pub(crate) struct WithMetrics<S> {
     inner: S,

@@ -1,15 +1,14 @@
-//! Large stored blocks a second time, in a file in memory or in a folder: what lies in a file, the kernel sends without
-//! copying it.
+//! Copies of large stored blocks in a file in memory or in a folder, from which the kernel sends without copying.
 //!
-//! A block that the cache sends again is written to the file. From then on the stream that is handed its bytes finds where
-//! they lie, and has them sent from there (`sendfile`).
+//! A block that the cache sends again is written to the file. From then on the stream that is given its bytes finds
+//! their position and has them sent from there (`sendfile`).
 //!
-//! | danger | why it is none |
+//! | risk | prevention |
 //! |---|---|
-//! | an address comes to mean other bytes | each block in the file is referred to from here: its memory is not given back |
-//! | bytes change while the kernel still sends them | no place in the file is written twice; a block that makes room has its pages cut out, not while it is handed to the kernel, and those that are on their way live until they have arrived |
-//! | the file grows | it has a bound: blocks that nobody else refers to, or that were not sent lately, make room |
-//! | the kernel refuses | the bytes are sent as any others |
+//! | an address is reused for other bytes | each block in the file is referenced from here: its memory is not released |
+//! | bytes change while the kernel sends them | no position in the file is written twice; the pages of a removed block are punched out, but not while it is passed to the kernel, and pages in transit live until they have arrived |
+//! | the file grows | it is bounded: blocks that are not referenced elsewhere, or not sent recently, are removed |
+//! | the kernel rejects the call | the bytes are sent like any others |
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,51 +24,53 @@ use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, memfd_crea
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// The shortest block that is worth it: copying less is sooner done. Longer than HTTP/2's frames are by default.
+/// Smallest mirrored block: copying less is faster. Longer than HTTP/2's default frames.
 const LARGE: usize = 32 * 1024;
-/// How much is sent at once, by measurement: 64 KiB took a tenth more of the processor, 32 KiB a quarter more.
+/// Bytes per call, by measurement: 64 KiB took a tenth more of the processor, 32 KiB a quarter more.
 const AT_ONCE: usize = 56 * 1024;
-/// Blocks begin at a page each, so that they can be cut out.
+/// Alignment of blocks, so that they can be punched out.
 const PAGE: u64 = 4096;
-/// How many blocks are remembered that were sent once.
+/// Number of remembered blocks that were sent once.
 const SENT: usize = 1024;
-/// Of how many offers to a full mirror one looks for room: looking costs, and so does a block that must soon go again.
+/// Offers to a full mirror per attempt to make room, because an attempt is expensive, and so is a block that is soon
+/// removed.
 const PATIENCE: usize = 64;
 
-/// A file without a name, and which blocks lie in it.
+/// File without a name, and the blocks in it.
 pub(crate) struct Mirror {
     file: File,
     blocks: RwLock<Blocks>,
     room: Mutex<Room>,
-    /// Addresses and lengths of blocks that were sent, by address; a later one takes the place of an earlier.
+    /// Addresses and lengths of sent blocks, by address; a later one replaces an earlier one.
     sent: Box<[AtomicUsize]>,
 }
 
-/// By the address of their first byte.
+/// Blocks by the address of their first byte.
 type Blocks = BTreeMap<usize, Block>;
 
 struct Block {
     bytes: Bytes,
-    /// Where in the file.
+    /// Position in the file.
     at: u64,
-    /// Since room was last made.
+    /// Whether it was sent since room was last made.
     used: AtomicBool,
 }
 
 struct Room {
-    /// Where the file ends.
+    /// End of the file.
     end: u64,
-    /// How many bytes it may still take.
+    /// Remaining capacity in bytes.
     left: u64,
-    /// How many blocks found none.
+    /// Number of blocks that did not fit.
     refused: usize,
 }
 
 impl Mirror {
-    /// Of at most that many bytes, in memory or in that folder; none where the kernel has no files in memory.
+    /// Creates a mirror of at most `most` bytes, in memory or in a folder; `None` if the kernel has no files in
+    /// memory.
     ///
     /// # Errors
-    /// Where no file without a name can be made in the folder.
+    /// Returns an error if no file without a name can be created in the folder.
     pub(crate) fn of(most: u64, folder: Option<&Path>) -> io::Result<Option<Self>> {
         let file = match folder {
             Some(folder) => {
@@ -86,28 +87,28 @@ impl Mirror {
         Ok(Some(Self { file, blocks: RwLock::default(), room, sent }))
     }
 
-    /// Whether a body of that many bytes can have a block worth it.
+    /// Returns whether a body of that size can contain a mirrored block.
     pub(crate) const fn is_for(bytes: u64) -> bool {
         bytes >= LARGE as u64
     }
 
-    /// Takes in a stored block that is about to be sent, where it is not the first time.
+    /// Mirrors a stored block that is about to be sent, if it was sent before.
     pub(crate) fn offer(&self, block: &Bytes) {
         if block.len() >= LARGE && !self.has(block) && self.sent_before(block) {
-            // Where the file cannot take it, it is sent as any other.
+            // A block that does not fit is sent like any other.
             let _ = self.take_in(block);
         }
     }
 
-    /// Whether these bytes lie in the file.
+    /// Returns whether these bytes are in the file.
     pub(crate) fn has(&self, bytes: &[u8]) -> bool {
         bytes.len() >= LARGE && place(&self.blocks(), bytes).is_some()
     }
 
-    /// Sends these bytes, or the first of them, from the file; nothing where they lie there no longer, or cannot be sent so.
+    /// Sends these bytes, or a prefix, from the file; `None` if they are no longer there, or cannot be sent that way.
     pub(crate) fn poll_send(&self, bytes: &[u8], to: &TcpStream, cx: &mut Context<'_>) -> Poll<Option<usize>> {
         while ready!(to.poll_write_ready(cx)).is_ok() {
-            // Until the kernel has the pages, nothing is cut out.
+            // No pages are punched out until the kernel has them.
             let blocks = self.blocks();
             let Some(mut at) = place(&blocks, bytes) else { break };
             let count = bytes.len().min(AT_ONCE);
@@ -115,7 +116,7 @@ impl Mirror {
             match sent {
                 Ok(sent) if sent > 0 => return Poll::Ready(Some(sent)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // If it is the connection that failed, whoever writes to it next will find out.
+                // If the connection failed, the next write reports it.
                 _ => break,
             }
         }
@@ -129,12 +130,12 @@ impl Mirror {
     fn sent_before(&self, block: &Bytes) -> bool {
         let address = block.as_ptr().addr();
         let mark = address ^ block.len();
-        // Large blocks begin at round addresses: their low bits say little.
+        // Large blocks have round addresses, whose low bits carry little information.
         let place = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         self.sent[place as usize % SENT].swap(mark, Ordering::Relaxed) == mark
     }
 
-    /// One thread at a time; those that send go on meanwhile.
+    /// One thread at a time; senders are not blocked.
     fn take_in(&self, block: &Bytes) -> io::Result<()> {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let size = pages(block);
@@ -159,8 +160,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Lets go of the blocks that nobody else refers to, or that were not sent since this was last asked. How many bytes
-    /// that frees.
+    /// Removes blocks that are not referenced elsewhere, or not sent since the last call. Returns the freed bytes.
     fn make_room(&self) -> u64 {
         let mut freed = 0;
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
@@ -175,13 +175,14 @@ impl Mirror {
         freed
     }
 
-    /// Whether the file takes that much less. Not every file system can: there the bytes stay, and count.
+    /// Punches a hole; returns whether the file shrank. File systems without support keep the bytes, which then still
+    /// count.
     fn cut_out(&self, at: u64, size: u64) -> bool {
         fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, size).is_ok()
     }
 }
 
-/// Where in the file these bytes lie, which may be part of a block.
+/// Returns the position of these bytes, which may be part of a block.
 fn place(blocks: &Blocks, bytes: &[u8]) -> Option<u64> {
     let address = bytes.as_ptr().addr();
     let (first, block) = blocks.range(..=address).next_back()?;
@@ -193,7 +194,7 @@ fn place(blocks: &Blocks, bytes: &[u8]) -> Option<u64> {
     at
 }
 
-/// What a block takes in the file.
+/// Returns the size of a block in whole pages.
 fn pages(block: &Bytes) -> u64 {
     (block.len() as u64).next_multiple_of(PAGE)
 }
@@ -211,7 +212,7 @@ mod tests {
         Bytes::from(vec![of; LARGE + 1])
     }
 
-    /// Sent twice, which is what takes a block in.
+    /// Sends a block twice, which mirrors it.
     fn offer(mirror: &Mirror, block: &Bytes) {
         mirror.offer(block);
         mirror.offer(block);
@@ -241,7 +242,7 @@ mod tests {
         assert!(!mirror.has(&Bytes::copy_from_slice(&block)), "the same bytes elsewhere");
     }
 
-    /// Offers these until the mirror has looked for room once more.
+    /// Offers blocks until the mirror has tried to make room once more.
     fn offer_until_looked(mirror: &Mirror, block: &Bytes) {
         let refused = || mirror.room.lock().expect("unpoisoned").refused / PATIENCE;
         let before = refused();
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_nobody_refers_to_or_nobody_sends_make_room() {
+    fn unreferenced_and_unsent_blocks_make_room() {
         let size = pages(&block(0));
         let mirror = Mirror::of(2 * size, None).expect("a file").expect("in memory");
         let (first, second, third, fourth) = (block(1), block(2), block(3), block(4));
@@ -261,28 +262,28 @@ mod tests {
         assert!(lies_in(&mirror, &first) && lies_in(&mirror, &second) && !lies_in(&mirror, &third));
         drop(first);
         offer_until_looked(&mirror, &third);
-        assert!(lies_in(&mirror, &third) && lies_in(&mirror, &second), "nobody refers to the first");
+        assert!(lies_in(&mirror, &third) && lies_in(&mirror, &second), "the first is not referenced");
         offer_until_looked(&mirror, &fourth);
         assert!(!lies_in(&mirror, &fourth) && mirror.has(&second), "both have been sent since");
         offer_until_looked(&mirror, &fourth);
         assert!(lies_in(&mirror, &fourth) && mirror.has(&second) && !mirror.has(&third), "the third was not sent");
         let taken = std::os::unix::fs::MetadataExt::blocks(&mirror.file.metadata().expect("a file")) * 512;
-        assert_eq!(taken, 2 * size, "what was given up is cut out");
+        assert_eq!(taken, 2 * size, "removed blocks are punched out");
     }
 
     #[tokio::test]
-    async fn what_the_kernel_refuses_is_left_to_others() {
+    async fn a_rejected_call_falls_back() {
         let mut mirror = Mirror::of(1 << 20, None).expect("a file").expect("in memory");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let (block, other) = (block(1), block(2));
         offer(&mirror, &block);
-        // Neither to be read, nor with pages to be cut out.
+        // Writable only: neither readable nor punchable.
         mirror.file = File::options().write(true).open("/dev/null").expect("a file");
         assert_eq!(poll_fn(|cx| mirror.poll_send(&block, &stream, cx)).await, None);
-        assert_eq!(poll_fn(|cx| mirror.poll_send(&other, &stream, cx)).await, None, "never taken in");
+        assert_eq!(poll_fn(|cx| mirror.poll_send(&other, &stream, cx)).await, None, "never mirrored");
         drop(block);
-        assert_eq!((mirror.make_room(), mirror.blocks().len()), (0, 0), "what is not cut out counts");
+        assert_eq!((mirror.make_room(), mirror.blocks().len()), (0, 0), "blocks that stay count");
     }
 
     #[tokio::test]

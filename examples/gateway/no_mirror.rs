@@ -1,4 +1,4 @@
-//! Where there are no files in memory, there is no mirror.
+//! Replaces the mirror on platforms without files in memory.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-/// None of these can be made.
+/// Uninhabited.
 pub(crate) enum Mirror {}
 
 impl Mirror {

@@ -1,4 +1,4 @@
-//! Shows the mirror the blocks of stored bodies on their way out.
+//! Offers the blocks of stored bodies to the mirror while they are sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use super::mirror::Mirror;
 
 pin_project! {
-    /// A body as it is, its blocks offered to the mirror where they may be stored ones.
+    /// Forwards a body, and offers its blocks to the mirror.
     pub(crate) struct Offering<B> {
         #[pin]
         body: B,
@@ -21,8 +21,8 @@ pin_project! {
 }
 
 impl<B: Body> Offering<B> {
-    /// A response with `Age` comes from a cache: from this one, or, sent on, from one before it, whose large blocks are copied
-    /// once too often. Parts of a response are blocks of their own, of which there is no end.
+    /// Wraps a response with `Age`, which comes from a cache: this one, or one before it, whose large blocks are then
+    /// copied once unnecessarily. Parts of a response are excluded, because each range is a block of its own.
     pub(crate) fn of(response: Response<B>, mirror: Option<Arc<Mirror>>) -> Response<Self> {
         let stored = response.status() == StatusCode::OK && response.headers().contains_key(header::AGE);
         let mirror = mirror.filter(|_| stored && Mirror::is_for(response.body().size_hint().lower()));

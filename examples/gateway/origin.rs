@@ -1,4 +1,4 @@
-//! The innermost service: asks the origin.
+//! The innermost service: calls the origin.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,12 +24,12 @@ use tower::Service;
 use super::flags::Flags;
 use super::forward;
 
-/// What the origin sent, frame by frame, or the gateway's own few words.
+/// Body of the origin, frame by frame, or a short text of the gateway.
 pub(crate) type OriginBody = BoxBody<Bytes, hyper::Error>;
 
-/// The origin as a service. It never fails: an origin that cannot be asked is an answer.
+/// The origin as a service. It never fails: an unreachable origin becomes a response.
 ///
-/// A service is cloned for each request, also for those that the cache answers: so a clone counts one reference.
+/// A service is cloned for each request, including cache hits, so a clone only increments a reference count.
 #[derive(Clone)]
 pub(crate) struct Origin(Arc<Upstream>);
 
@@ -67,10 +67,10 @@ impl Service<Request<Incoming>> for Origin {
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             if head.method == Method::CONNECT {
-                return Ok(say(StatusCode::NOT_IMPLEMENTED, "this gateway is no tunnel\n"));
+                return Ok(say(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported\n"));
             }
             forward::request(&mut head, &upstream.authority, peer);
-            // A body of unknown length is sent in chunks; a length that a client wrote beside them is not believed.
+            // A body of unknown length is sent in chunks; a `Content-Length` from the client is not trusted.
             if body.size_hint().exact().is_none() {
                 head.headers.remove(CONTENT_LENGTH);
             }
@@ -78,7 +78,7 @@ impl Service<Request<Incoming>> for Origin {
             Ok(match tokio::time::timeout(upstream.timeout, asked).await {
                 Ok(Ok(response)) => answer(response),
                 Ok(Err(error)) if timed_out(&error) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
-                Ok(Err(_)) => say(StatusCode::BAD_GATEWAY, "the origin cannot be asked\n"),
+                Ok(Err(_)) => say(StatusCode::BAD_GATEWAY, "the origin is unreachable\n"),
                 Err(_) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
             })
         })
@@ -98,7 +98,7 @@ fn say(status: StatusCode, words: &'static str) -> Response<OriginBody> {
     response
 }
 
-/// Whether the connection, rather than being refused, was not made in time.
+/// Returns whether connecting timed out, rather than being refused.
 fn timed_out(error: &(dyn Error + 'static)) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) || error.source().is_some_and(timed_out)

@@ -1,7 +1,7 @@
-//! How long a connection may take over a request's head.
+//! Timeout for the head of a request.
 //!
-//! hyper arms a timer for every head it waits for, and drops it when the head is there. This one stays where it is between
-//! requests, and is only set forward, which takes no lock: at 140 000 requests a second that is felt.
+//! hyper registers a timer for every head, and removes it when the head has arrived. This timer stays registered between
+//! requests and is only moved forward, which takes no lock; at 140 000 requests a second the difference is measurable.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioTimer;
 
 type Kept = Arc<Mutex<Pin<Box<tokio::time::Sleep>>>>;
 
-/// The timer of one connection, which waits for one thing at a time.
+/// Timer of one connection, which waits for one thing at a time.
 #[derive(Clone)]
 pub(crate) struct Patience(Kept);
 

@@ -1,4 +1,4 @@
-//! Accepts connections, HTTP/1.1 and HTTP/2 on one port, until it is told to end.
+//! Accepts connections, HTTP/1.1 and HTTP/2 on one port, until shutdown.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use super::offering::Offering;
 use super::patience::Patience;
 use super::wire::Wire;
 
-/// How long requests in flight have to finish.
+/// Time for requests in flight to finish.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Serves every connection with a clone of `service`, which finds the socket peer in each request.
+/// Serves every connection with a clone of `service`; requests carry the socket peer.
 pub(crate) async fn until<S, B>(
     end: impl Future<Output = ()>,
     listener: TcpListener,
@@ -41,7 +41,7 @@ pub(crate) async fn until<S, B>(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, say: connections that end will free some.
+                    // For example out of file descriptors, which closing connections release.
                     eprintln!("cannot accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -55,7 +55,7 @@ pub(crate) async fn until<S, B>(
         let mirror = mirror.clone();
         let ask = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(PeerAddr(peer));
-            // HTTP/2 sends in frames that are shorter than what is worth a file.
+            // HTTP/2 frames are too short to be mirrored.
             let mirror = mirror.as_ref().filter(|_| request.version() <= Version::HTTP_11).cloned();
             // The gate is always ready.
             service.clone().call(request).map_ok(|response| Offering::of(response, mirror))

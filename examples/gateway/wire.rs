@@ -1,8 +1,8 @@
-//! How responses go to the kernel: what is short is held until the connection's turn is over, then goes as one block;
-//! what lies in the [`Mirror`] goes from there.
+//! Writes responses: short pieces are buffered until the connection's turn ends and written together; blocks in the
+//! [`Mirror`] are sent from there.
 //!
-//! A system call costs as much as an answer, and HTTP/2 gives many answers at one turn. Nothing is held longer than a
-//! turn, nor is more than [`MOST`]; a connection that waits for its next request holds no memory for it.
+//! A system call costs as much as a response, and HTTP/2 produces many responses in one turn. Nothing is buffered
+//! longer than a turn, nor more than [`MOST`] bytes; an idle connection holds no buffer.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -17,17 +17,17 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::mirror::Mirror;
 
-/// What is copied and held, rather than handed over piece by piece.
+/// Largest piece that is buffered rather than written directly.
 const SHORT: usize = 4096;
-/// How much is held.
+/// Capacity of the buffer.
 const MOST: usize = 32 * 1024;
 
 thread_local! {
-    /// Where pieces meet: one for all connections of a thread, so that it stays at hand.
+    /// Buffer shared by all connections of a thread, so that it stays in the processor's cache.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A connection's stream. It is flushed by its [`PumpStep`].
+/// Stream of a connection. Flushed by its [`Turn`].
 pub(crate) struct Wire {
     from: OwnedReadHalf,
     outlet: Arc<Mutex<Outlet>>,
@@ -37,12 +37,12 @@ struct Outlet {
     to: OwnedWriteHalf,
     mirror: Option<Arc<Mirror>>,
     held: Vec<u8>,
-    /// How much of that has been sent.
+    /// Bytes of the buffer that have been sent.
     sent: usize,
 }
 
 pin_project! {
-    /// A connection's future, which sends what is held when there is no more to do for now.
+    /// Future of a connection, which flushes the buffer when it is pending.
     pub(crate) struct Turn<F> {
         #[pin]
         connection: F,
@@ -52,7 +52,7 @@ pin_project! {
 }
 
 impl Wire {
-    /// A stream, and what makes a turn of the future that owns it.
+    /// Creates a stream, and a function that wraps the future that owns it.
     pub(crate) fn new<F>(stream: TcpStream, mirror: Option<Arc<Mirror>>) -> (Self, impl FnOnce(F) -> Turn<F>) {
         let (from, to) = stream.into_split();
         let outlet = Arc::new(Mutex::new(Outlet { to, mirror, held: Vec::new(), sent: 0 }));
@@ -84,7 +84,7 @@ impl AsyncWrite for Wire {
         true
     }
 
-    /// At the end of the turn.
+    /// Called at the end of the turn.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -104,7 +104,7 @@ impl<F: Future> Future for Turn<F> {
         *this.ended = *this.ended || this.connection.poll(cx).is_ready();
         match lock(this.outlet).poll_send(cx) {
             Poll::Ready(Ok(())) if !*this.ended => Poll::Pending,
-            // A connection that fails is the client's loss.
+            // A failed connection only affects its client.
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         }
@@ -122,7 +122,7 @@ impl Outlet {
                         return Poll::Ready(Ok(sent));
                     }
                 }
-                // First what comes before it.
+                // Bytes before it are sent first.
                 Some(n) => pieces = &pieces[..n],
                 None => {}
             }
@@ -141,7 +141,7 @@ impl Outlet {
         Poll::Ready(Ok(size))
     }
 
-    /// Sends what is held.
+    /// Sends the buffer.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             return Poll::Ready(Ok(()));
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(read.len(), wanted.len());
         assert!(read == wanted, "in order");
         turn.await.expect("ended");
-        assert_eq!(lock(&outlet).held.capacity(), 0, "nothing is kept while nothing is held");
+        assert_eq!(lock(&outlet).held.capacity(), 0, "an idle connection holds no buffer");
     }
 
     #[tokio::test]
@@ -233,6 +233,6 @@ mod tests {
             }
         });
         let ended = tokio::time::timeout(std::time::Duration::from_secs(10), turn).await;
-        assert!(ended.is_ok(), "it goes on for nobody");
+        assert!(ended.is_ok(), "the connection ends");
     }
 }

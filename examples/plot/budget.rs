@@ -1,7 +1,7 @@
-//! What is spent of a budget over its window, with and without thrift, for what users demand.
+//! Spending of a budget over its window, with and without the policy, by demand.
 //!
-//! Each curve is the share spent so far of a budget from which `demand` times as much would be spent by entries that live
-//! as long as they were meant to; entries may be served stale, so that nothing is refreshed once the reserve is reached.
+//! Each curve is the share spent so far. `demand` is the ratio of the spending of entries with unchanged lifetimes to
+//! the budget; entries may be served stale, so that nothing is refreshed once the reserve is reached.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use tollgate::BudgetPolicy;
 const STEPS: u32 = 20_000;
 const DEMANDS: [(f64, &str); 4] = [(0.5, "#2b59c3"), (1.0, "#0b6e4f"), (2.0, "#d98e04"), (5.0, "#b3261e")];
 
-/// The plot.
+/// Draws the plot.
 #[must_use]
 pub(crate) fn draw() -> String {
     let (width, height, left, right, bottom, top) = (860.0, 440.0, 64.0, 820.0, 372.0, 60.0);
@@ -51,13 +51,13 @@ pub(crate) fn draw() -> String {
     svg
 }
 
-/// The share of the budget that is spent at each share of the window, at most two hundred times.
+/// Returns the spent share at each share of the window, at most two hundred points.
 fn spend(demand: f64, thrifty: bool) -> Vec<(f64, f64)> {
     let policy = BudgetPolicy::default();
     let (mut spent, mut points) = (0.0_f64, vec![(0.0, 0.0)]);
     for step in 0..STEPS {
         let over = f64::from(step) / f64::from(STEPS);
-        // What is even stays even, whatever the last bit of a number says.
+        // Compensates rounding, so that an even pace stays even.
         let effect = policy.effect(1.0 - spent + 1e-9, 1.0 - over);
         let pace = match thrifty {
             true if effect.prefer_stale => 0.0,
@@ -86,11 +86,12 @@ mod tests {
         let end = |demand| spend(demand, true).last().map(|(_, spent)| *spent).expect("a point");
         assert!((end(0.5) - 0.5).abs() < 1e-3 && end(1.0) > 0.99);
         for demand in [2.0, 5.0, 20.0] {
-            // The reserve is kept until what is left of the window is no more than what is left of the budget.
+            // The reserve is kept until the remaining share of the window is at most the remaining share of the
+            // budget.
             let kept = spend(demand, true).into_iter().all(|(over, spent)| spent <= over.max(0.9) + 0.001);
             assert!(kept && end(demand) > 0.98, "{demand}: {}", end(demand));
         }
         let emptied = spend(5.0, false).into_iter().find(|(_, spent)| *spent >= 1.0).expect("emptied");
-        assert!((emptied.0 - 0.2).abs() < 0.01, "without thrift it is over after a fifth of the window");
+        assert!((emptied.0 - 0.2).abs() < 0.01, "without the policy it is spent after a fifth of the window");
     }
 }

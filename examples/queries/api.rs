@@ -1,4 +1,4 @@
-//! The API itself, over a database of either kind. The tests drive it as it stands, on SQLite and on PostgreSQL.
+//! The API, over SQLite or PostgreSQL. The tests use it unchanged.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{AnyPool, Row};
 use tollgate::timing::TimingLayer;
 
-/// Eight authors, each of whom has written two books.
+/// Eight authors with two books each.
 pub(crate) const SCHEMA: [&str; 4] = [
     "CREATE TABLE authors (id INTEGER PRIMARY KEY, name TEXT NOT NULL)",
     "CREATE TABLE books (title TEXT NOT NULL, author INTEGER NOT NULL)",
@@ -19,7 +19,7 @@ pub(crate) const SCHEMA: [&str; 4] = [
 
 type Answer = Result<Json<Value>, StatusCode>;
 
-/// The service, measured.
+/// Returns the measured service.
 pub(crate) fn app(pool: AnyPool, timing: &TimingLayer) -> Router {
     let (for_stats, for_metrics) = (timing.clone(), timing.clone());
     Router::new()
@@ -31,7 +31,7 @@ pub(crate) fn app(pool: AnyPool, timing: &TimingLayer) -> Router {
         .with_state(pool)
 }
 
-/// N+1: a query for the authors, and one more for each of them.
+/// N+1: one query for the authors, and one for each of them.
 async fn one_by_one(State(pool): State<AnyPool>) -> Answer {
     let authors = sqlx::query("SELECT id, name FROM authors ORDER BY id").fetch_all(&pool).await.map_err(failed)?;
     let mut list = Vec::new();
@@ -44,7 +44,7 @@ async fn one_by_one(State(pool): State<AnyPool>) -> Answer {
     Ok(Json(json!(list)))
 }
 
-/// The same in one query.
+/// The same result from one query.
 async fn all_at_once(State(pool): State<AnyPool>) -> Answer {
     let sql = "SELECT name, title FROM authors JOIN books ON author = id ORDER BY id, title";
     let rows = sqlx::query(sql).fetch_all(&pool).await.map_err(failed)?;

@@ -1,4 +1,4 @@
-//! The API itself: routes, a pretend upstream, pretend authentication. The tests drive it as it stands.
+//! The API: routes, a simulated upstream, simulated authentication. The tests use it unchanged.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,13 +21,13 @@ use tollgate::timing::timed;
 use tollgate::upstream::{Credits, Error, UpstreamLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
-/// What the pretend upstream charges per call, in dollars.
+/// Price of an upstream call, in dollars.
 const PRICE_OF_A_CALL: f64 = 0.01;
 
-/// What is paid for.
+/// Purchased calls per month.
 const CALLS_A_MONTH: u64 = 60_000;
 
-/// The service, wrapped, with the handles to its gate and its upstream.
+/// Returns the wrapped service, with the handles to its gate and its upstream.
 pub(crate) fn app(
     upstream_delay: Duration,
     limits: bool,
@@ -38,7 +38,7 @@ pub(crate) fn app(
         .cache(
             Rules::new()
                 .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices").same_for_everyone())
-                // Each user's own, for a moment.
+                // Per user, for a few seconds.
                 .route("/portfolio", Rule::ttl(Duration::from_secs(5)).tag("prices").per_identity())
                 .route("/me", Rule::never())
                 .route("/report", Rule::never()),
@@ -61,13 +61,13 @@ pub(crate) fn app(
     let upstream = Arc::new(Upstream { delay: upstream_delay, calls, prices, quota: quota.build()? });
     let measured = Router::new()
         .route("/prices/{symbol}", get(price).post(set_price))
-        // A route of its own: no rule for the one above governs it.
+        // A route of its own: the rule of the pattern above does not apply.
         .route("/prices/mine", get(favourite))
         .route("/portfolio", get(portfolio))
         .route("/me", get(me))
         .route("/report", get(report))
         .layer(gate.layer())
-        // Outside the gate: what it leaves in the extensions, the gate reads.
+        // Outside the gate: the gate reads the extensions that it inserts.
         .layer(from_fn(authenticate));
     let (for_stats, for_metrics, quota) = (gate.clone(), gate.clone(), upstream.quota.clone());
     let stats = move || {
@@ -83,7 +83,7 @@ pub(crate) fn app(
     Ok((app, gate, upstream))
 }
 
-/// A verified user.
+/// Verified user.
 #[derive(Clone, Copy)]
 struct User {
     name: &'static str,
@@ -105,13 +105,13 @@ const USERS: [User; 6] = [
     User { name: "enterprise-alpha", tier: "enterprise" },
 ];
 
-/// The token in `Authorization: Bearer …`, or in `X-Api-Key`.
+/// Returns the token in `Authorization: Bearer …`, or in `X-Api-Key`.
 fn token(headers: &HeaderMap) -> Option<&str> {
     let field = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     field("authorization").and_then(|value| value.strip_prefix("Bearer ")).or_else(|| field("x-api-key"))
 }
 
-/// Verifies the token; requests without a known one stay anonymous.
+/// Verifies the token; requests without a valid one are anonymous.
 async fn authenticate(mut request: Request, next: Next) -> Response {
     let user = token(request.headers()).and_then(|token| USERS.iter().find(|user| user.name == token)).copied();
     if let Some(user) = user {
@@ -120,26 +120,26 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// A paid API far away.
+/// Simulated paid API.
 pub(crate) struct Upstream {
     delay: Duration,
     calls: AtomicU64,
     prices: Mutex<HashMap<String, f64>>,
-    /// What may be asked of it.
+    /// Quota of the API.
     quota: UpstreamLayer,
 }
 
-/// What a call asks for: the pretend API reads no paths.
+/// Symbol of a call: the simulated API reads no paths.
 #[derive(Clone)]
 struct Symbol(String);
 
 impl Upstream {
-    /// How often it was called.
+    /// Returns the number of calls.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Asks for a price, within the quota.
+    /// Requests a price, within the quota.
     async fn price(self: Arc<Self>, symbol: &str) -> Result<f64, Error<Infallible>> {
         let quota = self.quota.clone();
         let client = quota.layer(service_fn(move |request: axum::http::Request<Symbol>| {
@@ -152,7 +152,7 @@ impl Upstream {
         Ok(answer.ok().and_then(|answer| std::str::from_utf8(&answer).ok()?.parse().ok()).unwrap_or_default())
     }
 
-    /// What the API far away does.
+    /// Simulates the API.
     async fn answer(&self, symbol: &str) -> f64 {
         self.calls.fetch_add(1, Ordering::Relaxed);
         timed("upstream", tokio::time::sleep(self.delay)).await;
@@ -166,7 +166,7 @@ async fn price(State(upstream): State<Arc<Upstream>>, Path(symbol): Path<String>
     match upstream.price(&symbol).await {
         Ok(price) => Json(json!({ "symbol": symbol, "price": price })).into_response(),
         Err(error) => {
-            let wait = error.shed().map_or(1, |shed| shed.retry_after.as_secs() + 1);
+            let wait = error.rejected().map_or(1, |rejected| rejected.retry_after.as_secs() + 1);
             let fields = [(header::RETRY_AFTER, wait.to_string())];
             (StatusCode::SERVICE_UNAVAILABLE, fields, format!("{error}\n")).into_response()
         }
@@ -183,7 +183,7 @@ async fn set_price(
     if !price.is_finite() {
         return Err(wrong());
     }
-    // A pretend upstream knows at most this many symbols.
+    // The simulated upstream stores at most this many symbols.
     let mut prices = upstream.prices.lock().unwrap_or_else(PoisonError::into_inner);
     if prices.len() < 10_000 || prices.contains_key(&symbol) {
         prices.insert(symbol.clone(), price);
@@ -198,7 +198,7 @@ async fn me(user: Option<Extension<User>>) -> Json<Value> {
     ))
 }
 
-/// The symbol that a user watches.
+/// Returns the symbol that a user watches.
 const fn watched(user: User) -> &'static str {
     match user.name.as_bytes() {
         [b'p', ..] => "ACME",
@@ -210,12 +210,14 @@ const fn watched(user: User) -> &'static str {
 async fn favourite(user: Option<Extension<User>>) -> Response {
     match user {
         Some(Extension(user)) => Json(json!({ "user": user.name, "symbol": watched(user) })).into_response(),
-        None => (StatusCode::UNAUTHORIZED, "who are you?\n").into_response(),
+        None => (StatusCode::UNAUTHORIZED, "authentication required\n").into_response(),
     }
 }
 
 async fn portfolio(State(upstream): State<Arc<Upstream>>, user: Option<Extension<User>>) -> Response {
-    let Some(Extension(user)) = user else { return (StatusCode::UNAUTHORIZED, "who are you?\n").into_response() };
+    let Some(Extension(user)) = user else {
+        return (StatusCode::UNAUTHORIZED, "authentication required\n").into_response();
+    };
     match upstream.price(watched(user)).await {
         Ok(price) => Json(json!({ "user": user.name, "value": 10.0 * price })).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),

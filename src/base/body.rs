@@ -1,11 +1,11 @@
-//! The response body of every layer: the inner service's body, or bytes of this crate.
+//! The response body of all layers: the inner service's body, or bytes of this crate.
 //!
-//! | made by | what it holds | cost |
+//! | constructor | content | cost |
 //! |---|---|---|
-//! | [`Body::new`] | the inner service's body, polled straight through | nothing |
-//! | [`Body::full`] | one block of bytes: a refusal, a small stored entry | nothing, shared by reference count |
-//! | `Body::chunks` | a stored entry kept as it arrived | one reference count |
-//! | `Body::stream` | a body that is being stored while it is read | one box, on a miss only |
+//! | [`Body::new`] | the inner service's body, forwarded | nothing |
+//! | [`Body::full`] | one block of bytes: a rejection, a small stored entry | nothing, shared by reference count |
+//! | `Body::chunks` | the chunks of a stored entry | one reference count |
+//! | `Body::stream` | a body that is stored while it is read | one box, on a miss only |
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,12 +20,12 @@ use pin_project_lite::pin_project;
 
 use super::error::BoxError;
 
-/// A body of any length whose errors are already boxed.
+/// Body of any length with boxed errors.
 pub(crate) type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static>>;
 
 pin_project! {
-    /// The body of every response that went through a layer of this crate: the inner service's body `B`, untouched,
-    /// or bytes from a refusal or the cache.
+    /// Response body of this crate's layers: the inner service's body `B`, unchanged, or bytes of a rejection or the
+    /// cache.
     ///
     /// ```
     /// use http_body_util::BodyExt;
@@ -39,17 +39,17 @@ pin_project! {
     pub struct Body<B> {
         #[pin]
         kind: Kind<B>,
-        trail: Trail,
+        trailers: PendingTrailers,
     }
 }
 
-/// Whether trailers follow. One pointer, for it stands in every body.
-type Trail = Option<Box<Due>>;
+/// Pending trailers. One pointer, because every body has this field.
+type PendingTrailers = Option<Box<TrailersToSend>>;
 
-/// Trailers that are due, or have been sent.
-struct Due(Option<Trailer>);
+/// Trailers to be sent; `None` after they were.
+struct TrailersToSend(Option<Trailer>);
 
-/// Adds fields to a body's trailers. Called after the last frame.
+/// Returns fields to add to a body's trailers. Called after the last frame.
 pub(crate) type Trailer = Box<dyn FnOnce() -> Option<HeaderMap> + Send>;
 
 pin_project! {
@@ -63,36 +63,51 @@ pin_project! {
 }
 
 impl<B> Body<B> {
-    /// The inner service's body, passed through frame by frame.
+    /// Creates a body that forwards the inner service's frames.
+    ///
+    /// ```
+    /// use http_body_util::Empty;
+    /// use tollgate::Body;
+    ///
+    /// let body = Body::new(Empty::<bytes::Bytes>::new());
+    /// assert!(http_body::Body::is_end_stream(&body));
+    /// ```
     pub const fn new(body: B) -> Self {
-        Self { kind: Kind::Through { body }, trail: None }
+        Self { kind: Kind::Through { body }, trailers: None }
     }
 
-    /// A body of these bytes.
+    /// Creates a body of these bytes.
+    ///
+    /// ```
+    /// use tollgate::Body;
+    ///
+    /// let body: Body<http_body_util::Empty<bytes::Bytes>> = Body::full("wait");
+    /// assert_eq!(http_body::Body::size_hint(&body).exact(), Some(4));
+    /// ```
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full { bytes: bytes.into() }, trail: None }
+        Self { kind: Kind::Full { bytes: bytes.into() }, trailers: None }
     }
 
-    /// A body without bytes.
+    /// Creates an empty body.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { kind: Kind::Full { bytes: Bytes::new() }, trail: None }
+        Self { kind: Kind::Full { bytes: Bytes::new() }, trailers: None }
     }
 
-    /// Adds trailers, made when everything else has been sent.
-    pub(crate) fn trail(&mut self, trailer: Trailer) {
-        self.trail = Some(Box::new(Due(Some(trailer))));
+    /// Adds trailers, computed after everything else was sent.
+    pub(crate) fn add_trailers(&mut self, trailer: Trailer) {
+        self.trailers = Some(Box::new(TrailersToSend(Some(trailer))));
     }
 
-    /// A body of these blocks, in order.
+    /// Creates a body of these chunks, in order.
     pub(crate) fn chunks(chunks: Arc<[Bytes]>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { kind: Kind::Chunks { chunks, next: 0, left }, trail: None }
+        Self { kind: Kind::Chunks { chunks, next: 0, left }, trailers: None }
     }
 
-    /// A body read from elsewhere while it is still arriving.
+    /// Creates a body that is read while it arrives.
     pub(crate) const fn stream(stream: Stream) -> Self {
-        Self { kind: Kind::Stream { stream }, trail: None }
+        Self { kind: Kind::Stream { stream }, trailers: None }
     }
 }
 
@@ -112,7 +127,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.project();
-        let Some(due) = this.trail else { return this.kind.poll_frame(cx) };
+        let Some(due) = this.trailers else { return this.kind.poll_frame(cx) };
         if due.0.is_none() {
             return Poll::Ready(None);
         }
@@ -121,14 +136,14 @@ where
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             other => other.and_then(Result::ok),
         };
-        // The end, or the body's own trailers: then they are one frame.
+        // The end, or the body's own trailers, with which the added ones are merged.
         let mut trailers = frame.and_then(|frame| frame.into_trailers().ok()).unwrap_or_default();
         trailers.extend(due.0.take().and_then(|trailer| trailer()).unwrap_or_default());
         Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.trail.as_ref().map_or_else(|| self.kind.is_end_stream(), |due| due.0.is_none())
+        self.trailers.as_ref().map_or_else(|| self.kind.is_end_stream(), |due| due.0.is_none())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -190,12 +205,12 @@ impl<B> fmt::Debug for Body<B> {
     }
 }
 
-/// Why a body ended early: the inner service's own error, unchanged, as the [source](StdError::source).
+/// Error that ended a body early, with the inner service's error, unchanged, as its [source](StdError::source).
 #[derive(Debug)]
 pub struct BodyError(BoxError);
 
 impl BodyError {
-    /// The inner body's error.
+    /// Returns the inner body's error.
     #[must_use]
     pub fn into_inner(self) -> Box<dyn StdError + Send + Sync> {
         self.0
@@ -214,21 +229,23 @@ impl StdError for BodyError {
     }
 }
 
-/// How a layer's response body becomes a [`Body`]: wrapped by a layer used alone ([`Wrap`]), kept by the layers that
-/// `Tollgate` stacks, so that the stack wraps once ([`Keep`]).
+/// Conversion of a layer's response body into a [`Body`].
+///
+/// [`Wrap`] is for a layer used alone; [`Keep`] for the layers that `Tollgate` stacks, so that the body is wrapped
+/// once.
 pub trait Adopt<B>: sealed::Sealed {
     /// The innermost body.
     type Inner;
 
-    /// Turns `body` into the one body type.
+    /// Converts `body`.
     fn adopt(body: B) -> Body<Self::Inner>;
 }
 
-/// The response body is the inner service's: wrap it.
+/// Wraps the inner service's body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wrap;
 
-/// The response body is already a [`Body`]: keep it.
+/// Keeps a body that is already a [`Body`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Keep;
 
@@ -271,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_passes_its_error_on() {
+    async fn a_stream_forwards_its_error() {
         let failing = http_body_util::StreamBody::new(futures_util::stream::iter([
             Ok(Frame::data(Bytes::from_static(b"a"))),
             Err::<_, BoxError>("broken".into()),

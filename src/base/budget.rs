@@ -1,4 +1,4 @@
-//! [`Budget`]: how much of an upstream's quota is left, as the caches in front of it see it, and what they make of it.
+//! [`Budget`]: the remaining quota of an upstream, as seen by caches, and its effect on them.
 #![doc = include_str!("../docs/budget.md")]
 
 use std::sync::{Arc, MutexGuard};
@@ -25,12 +25,20 @@ impl Default for BudgetPolicy {
 }
 
 /// Effect of a budget on a cache.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{BudgetEffect, BudgetPolicy};
+///
+/// let effect: BudgetEffect = BudgetPolicy::default().effect(0.25, 0.5);
+/// assert_eq!(effect.stretched(Duration::from_secs(10)), Duration::from_secs(20));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetEffect {
-    /// An entry's life is multiplied by this, 1 or more.
+    /// Factor for lifetimes of entries, at least 1.
     pub stretch: f64,
-    /// Whether a stale entry is served, wherever it may be, rather than refreshed.
+    /// Whether stale entries are served instead of refreshed.
     pub prefer_stale: bool,
 }
 
@@ -38,12 +46,12 @@ impl BudgetEffect {
     /// No effect: lifetimes as configured.
     pub const NONE: Self = Self { stretch: 1.0, prefer_stale: false };
 
-    /// The stricter of two in each respect.
+    /// Returns the stronger effect of both, field by field.
     fn max(self, other: Self) -> Self {
         Self { stretch: self.stretch.max(other.stretch), prefer_stale: self.prefer_stale || other.prefer_stale }
     }
 
-    /// This life, stretched.
+    /// Returns a lifetime multiplied by the factor.
     #[must_use]
     pub fn stretched(&self, life: Duration) -> Duration {
         Duration::try_from_secs_f64(life.as_secs_f64() * self.stretch).unwrap_or(Duration::MAX)
@@ -57,9 +65,9 @@ impl BudgetPolicy {
     /// use tollgate::BudgetPolicy;
     ///
     /// let policy = BudgetPolicy::default();
-    /// assert_eq!(policy.effect(0.8, 0.5).stretch, 1.0);        // ahead of an even pace
-    /// assert_eq!(policy.effect(0.25, 0.5).stretch, 2.0);       // twice too fast so far
-    /// assert!(policy.effect(0.05, 0.5).prefer_stale);          // the last tenth is for what is not known at all
+    /// assert_eq!(policy.effect(0.8, 0.5).stretch, 1.0); // ahead of an even pace
+    /// assert_eq!(policy.effect(0.25, 0.5).stretch, 2.0); // twice too fast so far
+    /// assert!(policy.effect(0.05, 0.5).prefer_stale); // the last tenth is for missing entries
     /// ```
     #[must_use]
     pub fn effect(&self, left: f64, time_left: f64) -> BudgetEffect {
@@ -67,7 +75,7 @@ impl BudgetPolicy {
         if left >= time_left {
             return BudgetEffect::NONE;
         }
-        // Nothing left gives infinity, which the bound ends.
+        // A share of zero gives infinity, which the bound limits.
         let stretch = (time_left / left).min(self.max_stretch);
         BudgetEffect { stretch, prefer_stale: left < self.reserve }
     }
@@ -89,20 +97,20 @@ impl BudgetPolicy {
     }
 }
 
-/// How much of one window's budget is left.
+/// Remaining share of one window's budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Allowance {
-    /// The share that is left, 0 to 1.
+    /// Remaining share, 0 to 1.
     pub left: f64,
-    /// How long the window is.
+    /// Length of the window.
     pub window: Duration,
-    /// When the window ends and the budget is reset.
+    /// End of the window, when the budget is reset.
     pub ends: Timestamp,
 }
 
 impl Allowance {
-    /// The share `left`, 0 to 1, of what may be spent in a window of this length that ends then.
+    /// Creates the remaining share `left`, 0 to 1, of a window that ends at `ends`.
     #[must_use]
     pub const fn new(left: f64, window: Duration, ends: Timestamp) -> Self {
         Self { left, window, ends }
@@ -125,7 +133,7 @@ impl Allowance {
 /// let hour = Duration::from_secs(3600);
 /// let (start, end) = (Timestamp::ZERO, Timestamp::ZERO + hour);
 /// let budget = Budget::default();
-/// assert_eq!(budget.effect(start).stretch, 1.0);               // anonymous has said anything yet
+/// assert_eq!(budget.effect(start).stretch, 1.0); // not set yet
 ///
 /// budget.set(&[Allowance::new(0.1, hour, end)]);               // a tenth is left, for half an hour
 /// assert_eq!(budget.effect(start + hour / 2).stretch, 5.0);
@@ -152,7 +160,15 @@ impl Budget {
     /// Creates a budget with this policy. Until it is set, it has no effect.
     ///
     /// # Errors
-    /// Where the policy is impossible: a stretch below 1, a reserve that is not a share.
+    /// Returns an error if the policy is impossible: a stretch below 1, or a reserve outside 0 to 1.
+    ///
+    /// ```
+    /// use tollgate::{Budget, BudgetPolicy};
+    ///
+    /// let mut policy = BudgetPolicy::default();
+    /// policy.max_stretch = 4.0;
+    /// assert!(Budget::new(policy).is_ok());
+    /// ```
     pub fn new(policy: BudgetPolicy) -> Result<Self, Error> {
         Ok(Self(Arc::new(Allowances { policy: policy.check()?, allowances: Mutex::default() })))
     }
@@ -171,7 +187,7 @@ impl Budget {
         allowances.iter().map(|left| left.effect(&self.0.policy, now)).fold(BudgetEffect::NONE, BudgetEffect::max)
     }
 
-    /// The most it ever multiplies a life by: how long entries are worth keeping.
+    /// Returns the largest factor, which bounds how long entries are worth keeping.
     pub(crate) fn max_stretch(&self) -> f64 {
         self.0.policy.max_stretch
     }
@@ -188,7 +204,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn lives_are_stretched_by_as_much_as_spending_must_slow_down() {
+    fn lifetimes_are_stretched_as_much_as_spending_must_slow_down() {
         let policy = BudgetPolicy::default();
         for (left, time_left, stretch, prefer_stale) in [
             (1.0, 1.0, 1.0, false),
@@ -208,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_lasts_to_the_end_of_its_window_whatever_is_demanded() {
+    fn a_budget_lasts_until_the_end_of_its_window() {
         let policy = BudgetPolicy { max_stretch: 1e300, ..BudgetPolicy::default() };
         for demand in [0.5, 1.0, 2.0, 5.0, 20.0] {
             let steps = 100_000;
@@ -224,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_that_demands_most_counts_and_a_window_that_ended_counts_no_more() {
+    fn the_strictest_current_window_counts() {
         let budget = Budget::default();
         let now = Timestamp::ZERO + HOUR;
         let minute = Allowance::new(0.25, HOUR / 60, now + HOUR / 120);

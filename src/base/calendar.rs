@@ -1,12 +1,12 @@
-//! Days and months as people count them, without a calendar library: the proleptic Gregorian calendar, by H. Hinnant's
+//! Calendar arithmetic without a library: the proleptic Gregorian calendar, by H. Hinnant's
 //! ["chrono-Compatible Low-Level Date Algorithms"](https://howardhinnant.github.io/date_algorithms.html).
 //!
 //! Days are numbered from 1970-01-01, seconds from its midnight in UTC.
 
-/// Seconds of a day.
+/// Seconds per day.
 pub(crate) const DAY: i64 = 86_400;
 
-/// The number of that day.
+/// Returns the number of a day.
 pub(crate) const fn day_number(year: i64, month: u8, day: u8) -> i64 {
     // Years begin in March, so that the leap day is the last of its year.
     let year = if month <= 2 { year - 1 } else { year };
@@ -18,7 +18,7 @@ pub(crate) const fn day_number(year: i64, month: u8, day: u8) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// Year, month and day of that number.
+/// Returns year, month and day of a day number.
 pub(crate) const fn civil(day: i64) -> (i64, u8, u8) {
     let day = day + 719_468;
     let era = day.div_euclid(146_097);
@@ -32,7 +32,7 @@ pub(crate) const fn civil(day: i64) -> (i64, u8, u8) {
     (year, month as u8, day as u8)
 }
 
-/// How many days that month has.
+/// Returns the number of days in a month.
 pub(crate) const fn days_in_month(year: i64, month: u8) -> u8 {
     match month {
         2 if year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0) => 29,
@@ -42,12 +42,12 @@ pub(crate) const fn days_in_month(year: i64, month: u8) -> u8 {
     }
 }
 
-/// The month after that one, and the one before.
+/// Returns the next month.
 pub(crate) const fn next_month(year: i64, month: u8) -> (i64, u8) {
     if month == 12 { (year + 1, 1) } else { (year, month + 1) }
 }
 
-/// The month before that one.
+/// Returns the previous month.
 pub(crate) const fn previous_month(year: i64, month: u8) -> (i64, u8) {
     if month == 1 { (year - 1, 12) } else { (year, month - 1) }
 }

@@ -1,8 +1,8 @@
-//! Time as an argument: the one file that reads a clock.
+//! Time as an argument: the only file that reads a clock.
 //!
-//! Every decision in this crate takes `now` as a [`Timestamp`]; only the tower services ask a [`Clock`], once per
-//! request. Limits and lifetimes run on the monotonic reading, so a wall clock that jumps changes neither; the wall
-//! reading serves the `Date`-based rules of RFC 9111 alone.
+//! Every decision in this crate takes `now` as a [`Timestamp`]; only the tower services read a [`Clock`], once per
+//! request. Limits and lifetimes use the monotonic clock, so that changes of the wall clock do not affect them; the
+//! wall clock is used only for the `Date`-based rules of RFC 9111.
 //!
 //! | reading | used for | cost |
 //! |---|---|---|
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ticks::Ticks;
 
-/// A reading of a monotonic clock, in nanoseconds since an origin of the clock's choosing.
+/// Reading of a monotonic clock, in nanoseconds since an unspecified origin.
 ///
 /// Arithmetic saturates: a `Timestamp` never wraps and never panics.
 ///
@@ -37,19 +37,25 @@ use ticks::Ticks;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The clock's origin.
+    /// Origin of the clock.
     pub const ZERO: Self = Self(0);
 
-    /// The latest representable time, some 584 years after the origin.
+    /// Latest representable time, some 584 years after the origin.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// A time that many nanoseconds after the clock's origin.
+    /// Creates a time that is `nanos` nanoseconds after the clock's origin.
+    ///
+    /// ```
+    /// use tollgate::Timestamp;
+    ///
+    /// assert_eq!(Timestamp::from_nanos(5).as_nanos(), 5);
+    /// ```
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the clock's origin.
+    /// Returns the nanoseconds since the clock's origin.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
@@ -61,17 +67,17 @@ impl Timestamp {
         Duration::from_nanos(self.nanos_since(earlier))
     }
 
-    /// [`since`](Self::since) in nanoseconds: hot paths do without [`Duration`]'s split into seconds and the rest.
+    /// Returns [`since`](Self::since) in nanoseconds, for hot paths without [`Duration`]'s two parts.
     pub(crate) const fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// That many nanoseconds later.
+    /// Returns the time `nanos` nanoseconds later.
     pub(crate) const fn after(self, nanos: u64) -> Self {
         Self(self.0.saturating_add(nanos))
     }
 
-    /// That many nanoseconds earlier.
+    /// Returns the time `nanos` nanoseconds earlier.
     pub(crate) const fn before(self, nanos: u64) -> Self {
         Self(self.0.saturating_sub(nanos))
     }
@@ -93,13 +99,13 @@ impl std::ops::Sub<Duration> for Timestamp {
     }
 }
 
-/// A duration in whole nanoseconds, saturating at 584 years.
+/// Converts a duration to whole nanoseconds, saturating at 584 years.
 pub(crate) const fn nanos(span: Duration) -> u64 {
-    // Without the 128-bit arithmetic of `as_nanos`: this runs at every clock reading.
+    // Avoids the 128-bit arithmetic of `as_nanos`, because this runs at every clock reading.
     span.as_secs().saturating_mul(1_000_000_000).saturating_add(span.subsec_nanos() as u64)
 }
 
-/// Where the layers read the time.
+/// Source of time for the layers.
 ///
 /// ```
 /// use tollgate::Clock;
@@ -113,12 +119,13 @@ pub enum Clock {
     /// The operating system's clocks.
     #[default]
     System,
-    /// A clock that moves only when a test turns it.
+    /// Clock that advances only when a test advances it.
     Manual(ManualClock),
 }
 
 impl Clock {
-    /// The monotonic time. Never runs backwards; the operating system's, up to a quarter of a microsecond late.
+    /// Returns the monotonic time, which never goes back; up to a quarter of a microsecond behind the operating
+    /// system's.
     #[must_use]
     #[inline]
     pub fn now(&self) -> Timestamp {
@@ -128,12 +135,12 @@ impl Clock {
         }
     }
 
-    /// Reads the clock once, so that the first request does not pay for what only the first reading takes.
-    pub(crate) fn wind(&self) {
+    /// Reads the clock once, so that the first request does not pay for its initialisation.
+    pub(crate) fn warm_up(&self) {
         let _ = self.now();
     }
 
-    /// The calendar time, which may jump either way.
+    /// Returns the wall-clock time, which may jump.
     #[must_use]
     pub fn wall(&self) -> SystemTime {
         match self {
@@ -149,7 +156,7 @@ fn system_now() -> u64 {
     TICKS.now()
 }
 
-/// The process's origin lies a day before the first reading, so that "a window ago" is representable from the start.
+/// Reads the clock. The origin is a day before the first reading, so that "a window ago" is always representable.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
 fn now_since_origin() -> Duration {
     const HEAD_START: Duration = Duration::from_secs(86_400);
@@ -157,7 +164,7 @@ fn now_since_origin() -> Duration {
     FIRST.get_or_init(Instant::now).elapsed() + HEAD_START
 }
 
-/// The runtime's clock, which tests pause: deadlines of remote stores and of those who wait run on it.
+/// Returns the runtime's clock, which tests can pause; used for deadlines of remote stores and waits.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the runtime's clock")]
 pub(crate) fn runtime_now() -> tokio::time::Instant {
     tokio::time::Instant::now()
@@ -168,49 +175,68 @@ fn system_wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// A clock that stands still until it is turned, shared by every clone.
+/// Manually advanced clock, shared by all clones.
 ///
 /// ```
 /// use std::time::Duration;
 /// use tollgate::{Clock, ManualClock};
 ///
-/// let hand = ManualClock::new();
-/// let clock = Clock::Manual(hand.clone());
+/// let manual = ManualClock::new();
+/// let clock = Clock::Manual(manual.clone());
 /// let before = clock.now();
-/// hand.advance(Duration::from_secs(60));
+/// manual.advance(Duration::from_secs(60));
 /// assert_eq!(clock.now().since(before), Duration::from_secs(60));
 /// ```
 #[derive(Clone)]
-pub struct ManualClock(Arc<Hands>);
+pub struct ManualClock(Arc<ManualTime>);
 
-struct Hands {
+struct ManualTime {
     mono: AtomicU64,
     wall: AtomicU64,
 }
 
 impl ManualClock {
-    /// A clock standing at 2026-01-01T00:00:00Z, its monotonic reading a day after its origin.
+    /// Creates a clock at 2026-01-01T00:00:00Z, with a monotonic reading a day after its origin.
     #[must_use]
     pub fn new() -> Self {
         Self::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600))
     }
 
-    /// A clock standing at that calendar time (times before 1970 count as 1970).
+    /// Creates a clock at `wall`; times before 1970 count as 1970.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use tollgate::{Clock, ManualClock};
+    ///
+    /// let clock = Clock::Manual(ManualClock::starting(SystemTime::UNIX_EPOCH));
+    /// assert_eq!(clock.wall(), SystemTime::UNIX_EPOCH);
+    /// ```
     #[must_use]
     pub fn starting(wall: SystemTime) -> Self {
         let mono = AtomicU64::new(86_400_000_000_000);
-        let clock = Self(Arc::new(Hands { mono, wall: AtomicU64::new(0) }));
+        let clock = Self(Arc::new(ManualTime { mono, wall: AtomicU64::new(0) }));
         clock.set_wall(wall);
         clock
     }
 
-    /// Moves both readings forward by that much.
+    /// Moves both readings forward by `by`.
     pub fn advance(&self, by: Duration) {
         self.0.mono.fetch_add(nanos(by), Ordering::AcqRel);
         self.0.wall.fetch_add(nanos(by), Ordering::AcqRel);
     }
 
-    /// Sets the calendar reading alone, as an operator or NTP may; monotonic time is untouched.
+    /// Sets the wall-clock reading only, as an operator or NTP may; monotonic time is unchanged.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use tollgate::{Clock, ManualClock};
+    ///
+    /// let manual = ManualClock::new();
+    /// let clock = Clock::Manual(manual.clone());
+    /// let before = clock.now();
+    /// manual.set_wall(SystemTime::UNIX_EPOCH);
+    /// assert_eq!((clock.now(), clock.wall()), (before, SystemTime::UNIX_EPOCH));
+    /// ```
     pub fn set_wall(&self, wall: SystemTime) {
         let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.0.wall.store(nanos(since), Ordering::Release);
@@ -236,10 +262,10 @@ mod tests {
 
     #[test]
     fn a_wall_clock_that_jumps_leaves_monotonic_time_alone() {
-        let hand = ManualClock::new();
-        let clock = Clock::Manual(hand.clone());
+        let manual = ManualClock::new();
+        let clock = Clock::Manual(manual.clone());
         let before = clock.now();
-        hand.set_wall(SystemTime::UNIX_EPOCH);
+        manual.set_wall(SystemTime::UNIX_EPOCH);
         assert_eq!(clock.now(), before);
         assert_eq!(clock.wall(), SystemTime::UNIX_EPOCH);
     }

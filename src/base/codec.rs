@@ -1,12 +1,12 @@
-//! Writes and reads numbers and byte strings, one after the other: keys, selections, records for other processes.
+//! Encodes and decodes numbers and byte strings: keys, selections, records for other processes.
 //!
-//! Big-endian; strings behind their length. Reading never panics and never allocates more than was sent.
+//! Big-endian; strings are preceded by their length. Decoding never panics and never allocates more than was sent.
 
 #![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "records are written for shared stores only"))]
 
 use smallvec::SmallVec;
 
-/// A buffer that a [`Writer`] appends to.
+/// Buffer that a [`Writer`] appends to.
 pub(crate) trait Buffer {
     fn append(&mut self, bytes: &[u8]);
 }
@@ -56,7 +56,7 @@ impl<B: Buffer> Writer<B> {
         self.0.append(&value.to_be_bytes());
     }
 
-    /// How many follow; a count that does not fit is cut, and what follows is then malformed.
+    /// Appends a count; a count that does not fit is truncated, and the record is then malformed.
     #[inline]
     pub(crate) fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).unwrap_or(u32::MAX));
@@ -77,7 +77,7 @@ impl<B: Buffer> Writer<B> {
     }
 }
 
-/// Reads numbers and byte strings. Every method returns `None` where too little is left.
+/// Reads numbers and byte strings. Every method returns `None` if too few bytes are left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A count of things that take at least a byte each, so never more than is left.
+    /// Reads a count of items of at least one byte each, so never more than the bytes left.
     pub(crate) fn count(&mut self) -> Option<usize> {
         let count = self.u32()? as usize;
         (count <= self.0.len()).then_some(count)
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// That nothing is left.
+    /// Returns `None` if bytes are left.
     pub(crate) fn end(self) -> Option<()> {
         self.0.is_empty().then_some(())
     }

@@ -1,11 +1,11 @@
 //! Carries a request's context into detached tasks.
 //!
-//! A cache fetches in a detached task, so that a client that leaves cancels nothing. That work still belongs to the
-//! request that caused it: its queries are counted there and its log lines stand under that request's span. The
-//! timing layer polls each request inside a [`LogSlot`]; [`carry`] takes the slot's scope (and, with the feature
-//! `tracing`, the current span) along and polls a future inside it, wherever that future is polled.
+//! A cache fetches in a detached task, so that a client that disconnects cancels nothing. The work still belongs to
+//! the request that caused it: its queries and log lines are attributed to that request. The timing layer polls each
+//! request inside a [`LogSlot`]; [`carry`] captures the slot's scope (and, with the feature `tracing`, the current
+//! span) and polls a future inside it, on any task.
 //!
-//! A slot is opened by the first piece of work that asks for its scope: a request that asks for none allocates none.
+//! The scope is created by the first piece of work that needs it: other requests allocate none.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -16,16 +16,15 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-/// What work belongs to, opaque here: a request that nobody has asked for its log, or that log. The timing room knows
-/// the types.
+/// Scope of work, opaque here: a request without a log, or its log. The types belong to the timing room.
 pub(crate) type RequestScope = Arc<dyn ScopeOwner>;
 
-/// Something that work can belong to.
+/// Owner of work.
 pub(crate) trait ScopeOwner: Any + Send + Sync {
-    /// The request's log: a new one, or itself where it is one.
+    /// Returns the request's log: a new one, or itself if it is one.
     fn open(self: Arc<Self>) -> RequestScope;
 
-    /// Hears what detached work has noted.
+    /// Receives the notes of detached work.
     fn noted(&self, _notes: Notes) {}
 }
 
@@ -33,7 +32,7 @@ thread_local! {
     static CURRENT: Current = const { Current { scope: Cell::new(None), notes: Cell::new(Notes::NONE) } };
 }
 
-/// The slot that this thread works in now.
+/// Slot of the current thread.
 struct Current {
     scope: Cell<Option<RequestScope>>,
     notes: Cell<Notes>,
@@ -46,7 +45,7 @@ impl Current {
     }
 }
 
-/// A request's place for its log; empty for work that belongs to no request.
+/// Slot for a request's log; empty for work that belongs to no request.
 #[derive(Default)]
 pub(crate) struct LogSlot {
     scope: Option<RequestScope>,
@@ -64,7 +63,7 @@ impl Notes {
     const NONE: Self = Self { cache: None, limit: None };
 }
 
-/// How a cache answered.
+/// Outcome of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CacheNote {
     Hit,
@@ -104,7 +103,7 @@ impl LimitNote {
     }
 }
 
-/// Notes something about the request that this code runs in; the last word stands.
+/// Writes a note about the current request; later notes overwrite earlier ones.
 #[inline]
 pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
     let _ = CURRENT.try_with(|current| {
@@ -114,8 +113,8 @@ pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
     });
 }
 
-/// Whether the request that this code runs in was answered without a call of its own to the service behind the cache;
-/// false outside of any request.
+/// Returns whether the current request was answered without its own call of the service behind the cache; false
+/// outside of requests.
 pub(crate) fn answered_from_cache() -> bool {
     let note = CURRENT.try_with(|current| current.notes.get().cache).ok().flatten();
     is_inside() && matches!(note, Some(CacheNote::Hit | CacheNote::Stale | CacheNote::Collapsed))
@@ -134,26 +133,26 @@ impl LogSlot {
         self.notes
     }
 
-    /// Runs `work` inside this slot. Meanwhile the outer slot is kept here: entering is one swap, and so is leaving.
+    /// Runs `work` inside this slot. The outer slot is stored here meanwhile: entering and leaving are one swap each.
     #[inline(always)]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        // A thread that is ending has no current slot any more: the work runs outside.
+        // A thread that is ending has no current slot any more: the work runs without one.
         let entered = CURRENT.try_with(|current| current.swap(self)).is_ok();
-        let _leave = entered.then(|| Leave(self));
+        let _leave = entered.then(|| RestoreSlot(self));
         work()
     }
 }
 
-/// Swaps the slots back, also when the work panics.
-struct Leave<'a>(&'a mut LogSlot);
+/// Swaps the slots back on drop, also after a panic.
+struct RestoreSlot<'a>(&'a mut LogSlot);
 
-impl Drop for Leave<'_> {
+impl Drop for RestoreSlot<'_> {
     fn drop(&mut self) {
         let _ = CURRENT.try_with(|current| current.swap(self.0));
     }
 }
 
-/// Whether this code runs in a request.
+/// Returns whether this code runs within a request.
 #[inline]
 pub(crate) fn is_inside() -> bool {
     let inside = CURRENT.try_with(|current| {
@@ -165,7 +164,7 @@ pub(crate) fn is_inside() -> bool {
     inside.unwrap_or(false)
 }
 
-/// The log of the request that this code runs in, opened where it was not.
+/// Returns the log of the current request, creating it if necessary.
 pub(crate) fn current() -> Option<RequestScope> {
     let opened = CURRENT.try_with(|current| {
         let log = current.scope.take().map(ScopeOwner::open);
@@ -175,13 +174,13 @@ pub(crate) fn current() -> Option<RequestScope> {
     opened.ok().flatten()
 }
 
-/// Makes `future` run in the scope and span that are current now.
+/// Runs `future` in the current scope and span.
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
     in_span(Carried { slot: LogSlot { scope: current(), notes: Notes::NONE }, future })
 }
 
 pin_project! {
-    /// A future polled inside a slot.
+    /// Future polled inside a slot.
     struct Carried<F> {
         slot: LogSlot,
         #[pin]
@@ -245,14 +244,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spawned_task_finds_the_scope_of_its_cause() {
+    async fn a_spawned_task_finds_the_scope_of_its_request() {
         let task = slot(7).enter(|| tokio::spawn(carry(async { found() })));
         assert_eq!(task.await.expect("the task ended"), Some(7));
         assert!(carry(async { current() }).await.is_none());
     }
 
     #[test]
-    fn a_slot_opens_once_and_only_when_asked() {
+    fn a_slot_opens_once_on_first_use() {
         let mut request = slot(1);
         request.enter(|| ());
         assert_eq!(request.scope().and_then(log), None);

@@ -1,6 +1,6 @@
-//! The one error type: a configuration that cannot be built, or a store that did not answer.
+//! The error type: an invalid configuration, or a store that did not answer.
 //!
-//! No request ever sees this error. Configuration fails when it is built; a store's failure becomes an
+//! No request receives this error. Configuration fails when it is built; a store's failure becomes an
 //! [`Event`](crate::Event) and a local decision or a miss.
 
 use std::error::Error as StdError;
@@ -32,20 +32,27 @@ enum Kind {
 }
 
 impl Error {
-    /// A store's failure, for those who write a store of their own. `source` is what the engine said.
+    /// Creates the error of a user-supplied store, with the engine's error as its source.
+    ///
+    /// ```
+    /// use tollgate::Error;
+    ///
+    /// let error = Error::store("write failed", std::io::Error::other("disk full"));
+    /// assert!(error.is_store() && !error.is_config());
+    /// ```
     pub fn store(message: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { kind: Kind::Store, message: message.into().into(), source: Some(source.into()) }
     }
 
-    /// A store that is known to be away: it was said when it went, and is not said again for each request.
+    /// Creates the error of a store in an outage, which is logged once and not for each request.
     #[cfg(feature = "redis")]
     pub(crate) fn outage(store: &str, why: crate::base::outage::Outage) -> Self {
         Self { kind: Kind::Outage, message: format!("{store}: {why}").into(), source: None }
     }
 
-    /// An outage whose consequence is worth a sentence of its own.
+    /// Creates the error of an outage with a specific message.
     #[cfg(feature = "redis")]
-    pub(crate) fn outage_so(message: String, why: crate::base::outage::Outage) -> Self {
+    pub(crate) fn outage_with(message: String, why: crate::base::outage::Outage) -> Self {
         Self { kind: Kind::Outage, message: message.into(), source: Some(why.into()) }
     }
 
@@ -57,13 +64,13 @@ impl Error {
         Self { kind: Kind::Config, message: message.into().into(), source: None }
     }
 
-    /// Whether a configuration was refused.
+    /// Returns whether a configuration is invalid.
     #[must_use]
     pub fn is_config(&self) -> bool {
         self.kind == Kind::Config
     }
 
-    /// Whether a store failed.
+    /// Returns whether a store failed.
     #[must_use]
     pub fn is_store(&self) -> bool {
         matches!(self.kind, Kind::Store | Kind::Outage)

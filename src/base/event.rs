@@ -1,7 +1,7 @@
 //! Events that layers report to a hook and to `tracing`.
 //!
-//! An [`Event`] is emitted where a layer decides something an operator may want to count or be woken by. Nothing in an
-//! event names a user, an address or a key. Without a hook and without the feature `tracing` an event costs one branch.
+//! An [`Event`] is emitted for decisions that an operator may want to count or be alerted of. Events contain no user,
+//! address or key. Without a hook and without the feature `tracing` an event costs one branch.
 
 use std::fmt;
 use std::panic::Location;
@@ -11,141 +11,155 @@ use std::time::Duration;
 
 use super::error::Error;
 
-/// Something a layer did or found.
+/// Event reported by a layer.
+///
+/// ```
+/// use tollgate::{Event, Tollgate};
+///
+/// let gate = Tollgate::builder()
+///     .hook(|event| match event {
+///         Event::StoreDown { store, error } => eprintln!("{store} is down: {error}"),
+///         Event::SlowRequest { route, took } => eprintln!("{route} took {took:?}"),
+///         _ => {}
+///     })
+///     .build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A request was refused by this limit.
+    /// A request was rejected by this limit.
     Refused {
-        /// The limit's name.
+        /// Name of the limit.
         limit: &'a str,
-        /// How long until the same request would be admitted.
+        /// Time until the same request would be admitted.
         retry_after: Duration,
     },
-    /// A request was admitted only because this limit is in dry-run.
+    /// A request was admitted only because this limit is in dry-run or shadow mode.
     WouldRefuse {
-        /// The limit's name.
+        /// Name of the limit.
         limit: &'a str,
     },
     /// A key passed 80 % of its limit.
     NearLimit {
-        /// The limit's name.
+        /// Name of the limit.
         limit: &'a str,
     },
-    /// A store failed; the request went on with a local decision or a miss.
+    /// A store failed; the request continued with a local decision or a miss.
     StoreFailed {
-        /// Which store, in one word.
+        /// Name of the store, such as `redis`.
         store: &'a str,
-        /// Its error message.
+        /// Its error.
         error: &'a Error,
     },
-    /// A remote store is out of reach, or has failed so often that it is not asked; until [`StoreUp`](Self::StoreUp),
-    /// requests go on without it.
+    /// A remote store is unreachable, or its breaker is open. Until [`StoreUp`](Self::StoreUp), requests continue
+    /// without it.
     StoreDown {
-        /// Which store, in one word.
+        /// Name of the store, such as `redis`.
         store: &'a str,
-        /// Its last error message.
+        /// Its last error.
         error: &'a Error,
     },
-    /// A remote store answers again.
+    /// A remote store is available again.
     StoreUp {
-        /// Which store, in one word.
+        /// Name of the store, such as `redis`.
         store: &'a str,
-        /// How long it was away.
+        /// Duration of the outage.
         away: Duration,
     },
     /// A request took longer than the threshold.
     SlowRequest {
-        /// The matched route.
+        /// Matched route.
         route: &'a str,
-        /// How long until the response head was there, or until the request was dropped.
+        /// Time to the response head, or until the request was dropped.
         took: Duration,
     },
     /// A query took longer than the threshold.
     SlowQuery {
-        /// The matched route of the request that made it.
+        /// Matched route of the request.
         route: &'a str,
-        /// Its fingerprint, or the name given to it; never a value.
+        /// Fingerprint or name of the query; never a value.
         query: &'a str,
-        /// How long it took.
+        /// Duration.
         took: Duration,
-        /// Where the program makes it, where that is known.
+        /// Call site in the program, if known.
         at: Option<&'static Location<'static>>,
     },
-    /// A request made the same query again and again, for different things: one query too few, in a loop.
+    /// A request repeated the same query for different rows (N+1).
     NPlusOne {
-        /// The matched route.
+        /// Matched route.
         route: &'a str,
-        /// The query's fingerprint, or the name given to it; never a value.
+        /// Fingerprint or name of the query; never a value.
         query: &'a str,
-        /// How many times.
+        /// Number of repetitions.
         count: u64,
-        /// How long, together.
+        /// Total duration.
         total: Duration,
-        /// Where the program makes it, where that is known.
+        /// Call site in the program, if known.
         at: Option<&'static Location<'static>>,
     },
-    /// A request asked for the same thing more than once.
+    /// A request made an identical query more than once.
     DuplicateQueries {
-        /// The matched route.
+        /// Matched route.
         route: &'a str,
-        /// The query's fingerprint, or the name given to it; never a value.
+        /// Fingerprint or name of the query; never a value.
         query: &'a str,
-        /// How many times the query was made.
+        /// Number of repetitions.
         count: u64,
-        /// How long, together.
+        /// Total duration.
         total: Duration,
-        /// Where the program makes it, where that is known.
+        /// Call site in the program, if known.
         at: Option<&'static Location<'static>>,
     },
     /// A request waited long for database connections.
     PoolStarvation {
-        /// The matched route.
+        /// Matched route.
         route: &'a str,
-        /// How many times it waited.
+        /// Number of waits.
         waits: u64,
-        /// How long, together.
+        /// Total duration of the waits.
         waited: Duration,
     },
-    /// An upstream's quota is used up to a threshold. Once per crossing.
+    /// Use of an upstream's quota reached a threshold. Emitted once per crossing.
     QuotaUsed {
-        /// The upstream's name.
+        /// Name of the upstream.
         upstream: &'a str,
-        /// The window: `minute`, `hour`, `day`, `month`, or what the upstream calls the limit.
+        /// Window: `minute`, `hour`, `day`, `month`, or the upstream's name of the limit.
         window: &'a str,
-        /// The threshold, in per cent of the limit.
+        /// Threshold, in per cent of the limit.
         percent: u8,
         /// Credits spent in this window.
         spent: u64,
         /// Credits that may be spent in the window.
         limit: u64,
-        /// How long until the next window.
+        /// Time until the next window.
         resets_in: Duration,
-        /// How long the rest lasts at the rate of the last hour or day, where it does not last until the next window.
+        /// Time until the quota is used up at the recent rate; `None` if it lasts until the next window.
         exhausted_in: Option<Duration>,
     },
-    /// A call of an upstream was not made.
+    /// A call of an upstream was rejected.
     CallRejected {
-        /// The upstream's name.
+        /// Name of the upstream.
         upstream: &'a str,
-        /// Why, in one word: see [`RejectedReason`](crate::upstream::RejectedReason).
+        /// Identifier of the reason: see [`RejectedReason`](crate::upstream::RejectedReason).
         reason: &'static str,
-        /// How long until the same call may be worth trying.
+        /// Time until the same call may succeed.
         retry_after: Duration,
     },
-    /// An upstream fails, or is slow, so often that it is not called; until [`CircuitClosed`](Self::CircuitClosed).
+    /// The circuit of an upstream opened: it is not called until [`CircuitClosed`](Self::CircuitClosed).
     CircuitOpened {
-        /// The upstream's name.
+        /// Name of the upstream.
         upstream: &'a str,
     },
-    /// An upstream answers again.
+    /// The circuit of an upstream closed.
     CircuitClosed {
-        /// The upstream's name.
+        /// Name of the upstream.
         upstream: &'a str,
     },
-    /// Something looks misconfigured. Each kind is reported once per layer.
+    /// A likely misconfiguration. Each kind is reported once per layer.
     Warning {
-        /// A stable word for the kind of warning.
+        /// Stable identifier of the kind.
         code: &'static str,
         /// Description of the problem and of its remedy.
         message: &'a str,
@@ -155,7 +169,7 @@ pub enum Event<'a> {
 /// Callback for every event. Runs on the request's path: keep it short and do not block.
 pub type Hook = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
-/// Where a layer sends its events.
+/// Sends events to the hook and the log.
 #[derive(Clone, Default)]
 pub(crate) struct Events {
     hook: Option<Hook>,
@@ -166,8 +180,8 @@ impl Events {
         Self { hook }
     }
 
-    /// Whether a hook listens to everything; warnings are also logged without one.
-    pub(crate) fn heard(&self) -> bool {
+    /// Returns whether there is a hook; warnings are logged even without one.
+    pub(crate) fn has_hook(&self) -> bool {
         self.hook.is_some()
     }
 
@@ -178,14 +192,14 @@ impl Events {
         log(event);
     }
 
-    /// Calls the hook only: the log had the same event recently.
+    /// Calls only the hook, because the same event was logged recently.
     pub(crate) fn emit_unlogged(&self, event: &Event<'_>) {
         if let Some(hook) = &self.hook {
             hook(event);
         }
     }
 
-    /// Emits a [`Event::Warning`] the first time `once` is asked.
+    /// Emits an [`Event::Warning`] for the first call with `once`.
     pub(crate) fn warn_once(&self, once: &Once, code: &'static str, message: &str) {
         if once.first() {
             self.emit(&Event::Warning { code, message });
@@ -199,7 +213,7 @@ impl fmt::Debug for Events {
     }
 }
 
-/// True once.
+/// Flag that is taken once.
 #[derive(Debug, Default)]
 pub(crate) struct Once(AtomicU32);
 
@@ -219,7 +233,7 @@ fn log(event: &Event<'_>) {
         Event::Warning { code, message } => tracing::warn!(target: "tollgate", code, "{message}"),
         Event::StoreFailed { store, error } => tracing::warn!(target: "tollgate", store, %error, "store failed"),
         Event::StoreDown { store, error } => {
-            tracing::warn!(target: "tollgate", store, %error, "store down: requests go on without it");
+            tracing::warn!(target: "tollgate", store, %error, "store down; requests continue without it");
         }
         Event::StoreUp { store, away } => tracing::info!(target: "tollgate", store, ?away, "store up again"),
         Event::SlowRequest { route, took } => tracing::warn!(target: "tollgate", route, ?took, "slow request"),
@@ -231,26 +245,26 @@ fn log(event: &Event<'_>) {
             let at = at.map(tracing::field::display);
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
-                "N+1: the same query {count} times in one request; ask once for all rows"
+                "N+1: the same query {count} times in one request; load all rows with one query"
             );
         }
         Event::DuplicateQueries { route, query, count, total, at } => {
             let at = at.map(tracing::field::display);
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
-                "duplicate queries: one request asks for the same thing again; keep the first answer"
+                "duplicate queries: one request repeated an identical query; keep the first result"
             );
         }
         Event::PoolStarvation { route, waits, waited } => tracing::warn!(
             target: "tollgate", route, waits, ?waited,
-            "pool starvation: the request waited for a connection; hold fewer for less time, or enlarge the pool"
+            "pool starvation: the request waited for a connection; hold connections for less time, or enlarge the pool"
         ),
         Event::QuotaUsed { upstream, window, percent, spent, limit, resets_in, exhausted_in } => tracing::warn!(
             target: "tollgate", upstream, window, percent, spent, limit, ?resets_in, ?exhausted_in,
             "{percent} % of the quota is used"
         ),
         Event::CircuitOpened { upstream } => {
-            tracing::warn!(target: "tollgate", upstream, "circuit open: the upstream is not called");
+            tracing::warn!(target: "tollgate", upstream, "circuit open; the upstream is not called");
         }
         Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
         // "A refusal is cheap": no log line per refusal.

@@ -1,16 +1,16 @@
-//! Names and values of the response fields the layers write.
+//! Names and values of response fields.
 //!
-//! Small numbers are written from a table: a [`HeaderValue`] of a number below 10 000 costs no allocation.
+//! Small numbers are taken from a table: a [`HeaderValue`] of a number below 10 000 allocates nothing.
 
 use std::sync::LazyLock;
 
 use http::{HeaderName, HeaderValue};
 
-/// How many requests the window holds.
+/// Limit of the window.
 pub(crate) const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-/// How many of them are left, at least.
+/// Remaining units, a lower bound.
 pub(crate) const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-/// Seconds until all of them are there again.
+/// Seconds until all units are available.
 pub(crate) const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 /// draft-ietf-httpapi-ratelimit-headers §3.
 pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -20,14 +20,14 @@ pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// W3C Server Timing §3.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// The rate-limit fields, which a cache must neither store nor replay.
+/// Rate-limit fields, which a cache must neither store nor replay.
 pub(crate) const RATE_FIELDS: [HeaderName; 5] =
     [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET, RATELIMIT_POLICY, RATELIMIT];
 
 const WIDTH: usize = 4;
 const COUNT: usize = 10_000;
 
-/// The digits of 0000 to 9999, one after the other.
+/// Digits of 0000 to 9999, concatenated.
 static DIGITS: [u8; COUNT * WIDTH] = {
     let mut digits = [b'0'; COUNT * WIDTH];
     let mut n = 0;
@@ -43,16 +43,16 @@ static DIGITS: [u8; COUNT * WIDTH] = {
     digits
 };
 
-/// The values of the numbers below this are made once.
+/// Values below this are created once.
 const READY: u64 = 1_000;
 
-/// A field value of this number, in decimal digits.
+/// Returns the decimal field value of a number.
 pub(crate) fn number(n: u64) -> HeaderValue {
     static MADE: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..READY).map(written).collect());
     if n < READY { MADE[n as usize].clone() } else { written(n) }
 }
 
-/// A slice of the table, or digits of its own.
+/// Creates a value from the table, or by formatting.
 fn written(n: u64) -> HeaderValue {
     let width = match n {
         0..=9 => 1,
@@ -65,7 +65,7 @@ fn written(n: u64) -> HeaderValue {
     std::str::from_utf8(&DIGITS[end - width..end]).map_or_else(|_| HeaderValue::from(n), HeaderValue::from_static)
 }
 
-/// Whole seconds of a span, rounded up.
+/// Converts to whole seconds, rounded up.
 pub(crate) const fn ceil_seconds(span: std::time::Duration) -> u64 {
     span.as_secs().saturating_add((span.subsec_nanos() > 0) as u64)
 }

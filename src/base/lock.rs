@@ -1,7 +1,7 @@
 //! Locks without poisoning.
 //!
-//! A panic while a lock is held (of a user's closure, say) does not poison it: each critical section leaves its data
-//! consistent at every step, so that the next holder can go on. One request fails, the layer does not.
+//! A panic while a lock is held (for example in a user's closure) does not poison it: each critical section keeps its
+//! data consistent at every step, so the next holder can continue. One request fails, the layer does not.
 
 use std::fmt;
 use std::sync::{self, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use super::error::BoxError;
 
-/// A boxed future that owns all it needs.
+/// Boxed future without borrows.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// Boxes a future and its error.
@@ -33,14 +33,22 @@ pub(crate) fn boxed<T: 'static, E: Into<BoxError>>(
 /// ```
 #[expect(clippy::exhaustive_enums, reason = "stores of users are written against exactly these two")]
 pub enum MaybeReady<T> {
-    /// The answer.
+    /// The result.
     Ready(T),
-    /// A future of the answer.
+    /// A future of the result.
     Pending(BoxFuture<T>),
 }
 
 impl<T: Send + 'static> MaybeReady<T> {
-    /// The answer changed by `f`, now or when it arrives.
+    /// Maps the result, now or when it arrives.
+    ///
+    /// ```
+    /// use tollgate::MaybeReady;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// assert_eq!(MaybeReady::Ready(20).map(|n| n + 1).await, 21);
+    /// # }
+    /// ```
     #[must_use]
     pub fn map<U: 'static>(self, f: impl FnOnce(T) -> U + Send + 'static) -> MaybeReady<U> {
         match self {
@@ -71,7 +79,7 @@ impl<T> fmt::Debug for MaybeReady<T> {
     }
 }
 
-/// The future an [`MaybeReady`] turns into when it is awaited.
+/// Future of a [`MaybeReady`].
 pub struct MaybeReadyFuture<T>(State<T>);
 
 enum State<T> {
@@ -98,7 +106,7 @@ impl<T> fmt::Debug for MaybeReadyFuture<T> {
     }
 }
 
-/// Every answer, in order; the first error where there is one.
+/// Collects all results in order, or returns the first error.
 pub(crate) fn all<T: Send + 'static>(answers: Vec<MaybeReady<Result<T, Error>>>) -> MaybeReady<Result<Vec<T>, Error>> {
     if answers.iter().all(|answer| matches!(answer, MaybeReady::Ready(_))) {
         let ready = answers.into_iter().filter_map(|answer| match answer {

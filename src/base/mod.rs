@@ -1,4 +1,4 @@
-//! The vocabulary of every room: time, errors, events, request heads, header fields, bodies.
+//! Shared vocabulary: time, errors, events, request heads, header fields, bodies.
 
 pub mod body;
 pub(crate) mod budget;

@@ -1,32 +1,32 @@
-//! [`Switch`]: on, off, or only looking.
+//! [`Switch`]: the mode of a layer: on, off or shadow.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 
-/// Whether a layer does its work.
+/// Mode of a layer.
 ///
 /// ```
 /// use tollgate::limit::{Quota, RateLimitLayer};
 /// use tollgate::Switch;
 ///
 /// let layer = RateLimitLayer::per_ip(Quota::per_minute(20));
-/// layer.switch(Switch::Shadow); // from now on it only counts what it would refuse
+/// layer.switch(Switch::Shadow); // from now on it only counts rejections
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Switch {
-    /// It does.
+    /// Works normally.
     #[default]
     On,
     /// Passes requests through unchanged.
     Off,
-    /// Decides and counts, and does not change requests or responses.
+    /// Decides and counts without changing requests or responses.
     Shadow,
 }
 
-/// A [`Switch`] that may be turned while requests read it: one load each.
+/// A [`Switch`] that can be changed while requests read it: one load each.
 #[derive(Debug, Default)]
 pub(crate) struct SwitchCell(AtomicU8);
 

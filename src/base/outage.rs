@@ -1,19 +1,19 @@
-//! Why a remote store did not answer.
+//! Causes of a remote store's outage.
 
 use std::fmt;
 
-/// Why a remote store did not answer.
+/// Cause of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
-    /// It has failed often lately, so it was not asked.
+    /// The breaker is open.
     Open,
-    /// It did not answer in time.
+    /// The answer did not arrive by the deadline.
     Deadline,
     /// There is no connection, or it broke.
     Disconnected,
-    /// It refused.
+    /// The server rejected the call.
     Refused,
-    /// So much waits for it already that it would answer too late.
+    /// The queue is full: the answer would arrive too late.
     Full,
 }
 

@@ -1,4 +1,4 @@
-//! [`RequestHead`]: the request's head, borrowed field by field, from which decisions are made.
+//! [`RequestHead`]: a borrowed view of a request's head, on which decisions are based.
 //!
 //! A [`RequestHead`] never holds `&Request<B>`: a body need not be `Sync`, and a future that kept such a borrow would
 //! not be `Send`. Building one copies five references.
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use http::header::AsHeaderName;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
-/// A borrowed view of a request without its body.
+/// Borrowed view of a request without its body.
 ///
 /// ```
 /// use tollgate::RequestHead;
@@ -28,7 +28,7 @@ pub struct RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
-    /// The head of a request.
+    /// Borrows the head of a request.
     pub fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
@@ -39,55 +39,80 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The request's method.
+    /// Returns the method.
     #[must_use]
     pub const fn method(&self) -> &'a Method {
         self.method
     }
 
-    /// The request's target.
+    /// Returns the request target.
+    ///
+    /// ```
+    /// use tollgate::RequestHead;
+    ///
+    /// let request = http::Request::get("/prices?currency=EUR").header("x-plan", "pro").body(()).unwrap();
+    /// let head = RequestHead::of(&request);
+    /// assert_eq!(head.uri().query(), Some("currency=EUR"));
+    /// ```
     #[must_use]
     pub const fn uri(&self) -> &'a Uri {
         self.uri
     }
 
-    /// The request's target as the client sent it: axum's `OriginalUri` (feature `axum`) where a nested router has
+    /// Returns the request target as sent by the client: axum's `OriginalUri` (feature `axum`) if a nested router
     /// stripped a prefix, else the target.
     #[must_use]
     pub fn original_uri(&self) -> &'a Uri {
         original_uri(self).unwrap_or(self.uri)
     }
 
-    /// The HTTP version it came with.
+    /// Returns the HTTP version.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// All header fields.
+    /// Returns all header fields.
     #[must_use]
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
     }
 
-    /// The first line of that header field.
+    /// Returns the first value of a header field.
+    ///
+    /// ```
+    /// use tollgate::RequestHead;
+    ///
+    /// let request = http::Request::get("/prices?currency=EUR").header("x-plan", "pro").body(()).unwrap();
+    /// let head = RequestHead::of(&request);
+    /// assert_eq!(head.header("x-plan").unwrap(), "pro");
+    /// ```
     pub fn header(&self, name: impl AsHeaderName) -> Option<&'a HeaderValue> {
         self.headers.get(name)
     }
 
     /// Returns the request extension of this type.
+    ///
+    /// ```
+    /// use tollgate::RequestHead;
+    ///
+    /// let mut request = http::Request::new(());
+    /// request.extensions_mut().insert(7_u64);
+    /// assert_eq!(RequestHead::of(&request).extension::<u64>(), Some(&7));
+    /// ```
     #[must_use]
     pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&'a T> {
         self.extensions.get::<T>()
     }
 
-    /// The socket peer: axum's `ConnectInfo<SocketAddr>` (feature `axum`), else a [`PeerAddr`] that the server left.
+    /// Returns the socket peer: axum's `ConnectInfo<SocketAddr>` (feature `axum`), else a [`PeerAddr`] from the
+    /// extensions.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer_ref().copied()
     }
 
-    /// [`peer`](Self::peer) where it lies.
+    /// Borrows the [`peer`](Self::peer).
     #[inline]
     pub(crate) fn peer_ref(&self) -> Option<&'a SocketAddr> {
         connect_info(self)
@@ -95,14 +120,14 @@ impl<'a> RequestHead<'a> {
             .or_else(|| mock_connect_info(self))
     }
 
-    /// The name of the route that axum matched (feature `axum`), such as `/prices/{symbol}`.
+    /// Returns the pattern of the route that axum matched (feature `axum`), such as `/prices/{symbol}`.
     #[must_use]
     pub fn matched_path(&self) -> Option<&'a str> {
         matched_path(self)
     }
 }
 
-/// The socket peer's address, left in the request's extensions by a server that is not axum's.
+/// Address of the socket peer, inserted into the request's extensions by servers other than axum's.
 ///
 /// ```
 /// use tollgate::{PeerAddr, RequestHead};

@@ -1,17 +1,17 @@
-//! Which route a request matched: the one name that limits, cache rules and statistics know it by.
+//! The route of a request: the name by which limits, cache rules and statistics refer to it.
 //!
 //! | the request | its route |
 //! |---|---|
 //! | axum matched a route | that route, verbatim, such as `/prices/{symbol}` (feature `axum`) |
-//! | no router matched it, and routes are declared (`.routes([…])`) | the declared route that matches its path, as a router would choose |
-//! | no router matched it, and none are declared | the pattern of ours that matches its path: a guess, see [`Match`] |
+//! | routes are declared (`.routes([…])`), and no router matched it, or one that only mounts the service (`/{*rest}`) | the declared route that matches its path, as a router would choose |
+//! | no router matched it, and none are declared | the configured pattern that matches its path: a guess, see [`Match`] |
 //! | anything else | the one name [`UNMATCHED`] |
 //!
-//! A pattern applies to a route that is spelt like it, but for the names of its parameters. It is never matched against
-//! the path of a request that a router has matched: axum prefers the static route `/users/me` to `/users/{name}`, and a
-//! pattern for the second must not govern the first.
+//! A pattern applies to a route with the same spelling, whatever its parameters are called. It is never matched against the
+//! path of a request that a router has matched: axum prefers the static route `/users/me` to `/users/{name}`, and a pattern
+//! for the second must not govern the first.
 //!
-//! Patterns use axum's syntax, through the same crate (`matchit`). A client cannot make new names: `//`, `/./`, `%2e`,
+//! Patterns use axum's syntax, through the same crate (`matchit`). A client cannot create names: `//`, `/./`, `%2e`,
 //! upper case or a trailing slash either match a route, or share [`UNMATCHED`] with everything else.
 
 use std::collections::HashMap;
@@ -23,42 +23,64 @@ use smallvec::SmallVec;
 use super::error::Error;
 use super::request_head::RequestHead;
 
-/// The name all requests share that match no route.
+/// Route name of all requests that match no route.
 pub const UNMATCHED: &str = "unmatched";
 
-/// A route in which every parameter is called alike.
+/// Route with the names of its parameters removed.
 type Shape = SmallVec<[u8; 64]>;
 
-/// A set of route patterns, each with its place in the list they were given in.
+/// Set of route patterns, each with its index in the order of insertion.
 #[derive(Clone, Default)]
 pub(crate) struct Patterns {
     exact: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     shapes: HashMap<Shape, usize, foldhash::fast::RandomState>,
     router: matchit::Router<usize>,
     names: Vec<Box<str>>,
-    /// The routes of the service, where they are declared.
+    /// Prefixes of the patterns that end in a catch-all after a literal prefix.
+    catch_alls: Vec<(Box<str>, usize)>,
+    /// Declared routes of the service.
     declared: Option<Arc<Patterns>>,
-    /// For each declared route, the place of the pattern that is spelt like it.
+    /// For each declared route, the index of the pattern with the same spelling.
     of_declared: Vec<Option<usize>>,
-    /// Whether they name requests that go out: the route by which another request came in says nothing of these.
+    /// Whether they name outgoing requests, for which the route of an incoming request is irrelevant.
     outbound: bool,
 }
 
-/// The pattern that applies to a request.
+/// Pattern that applies to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Match {
-    /// The pattern's place.
+    /// Index of the pattern.
     pub(crate) place: usize,
-    /// Whether nothing but the path speaks for it: no router matched the request, and no routes are declared. The service
-    /// may have a route of its own for this very path.
+    /// Whether only the path matched: no router matched the request, and no routes are declared. The service may have
+    /// another route for this path.
     pub(crate) is_guess: bool,
+    /// Whether it is a catch-all (`/admin/{*rest}`) whose prefix covers the route, rather than the route itself: it may
+    /// restrict, but permits nothing.
+    pub(crate) is_wider: bool,
+    /// Whether the names of parameters differ between route and pattern.
+    pub(crate) is_renamed: bool,
+}
+
+impl Match {
+    const fn exact(place: usize) -> Self {
+        Self { place, is_guess: false, is_wider: false, is_renamed: false }
+    }
+}
+
+/// Source of a request's route.
+enum Route<'a> {
+    /// The declared route with this index.
+    Declared(usize),
+    /// The route that a router matched.
+    Routed(&'a str),
+    Unknown,
 }
 
 impl Patterns {
-    /// Adds a pattern and returns its place.
+    /// Adds a pattern and returns its index.
     ///
     /// # Errors
-    /// Where the pattern is malformed, repeated, or conflicts with an earlier one.
+    /// If the pattern is malformed, repeated, or conflicts with an earlier one.
     pub(crate) fn add(&mut self, pattern: &str) -> Result<usize, Error> {
         let index = self.names.len();
         if !pattern.starts_with('/') {
@@ -72,6 +94,9 @@ impl Patterns {
         })?;
         self.exact.insert(pattern.into(), index);
         self.shapes.insert(shape(pattern), index);
+        if let Some((prefix, _)) = pattern.split_once("{*").filter(|(prefix, _)| !has_parameters(prefix)) {
+            self.catch_alls.push((prefix.into(), index));
+        }
         self.names.push(pattern.into());
         if let Some(declared) = self.declared.take() {
             self.declare(declared);
@@ -79,7 +104,7 @@ impl Patterns {
         Ok(index)
     }
 
-    /// A set of these patterns; a repeated one counts once.
+    /// Creates a set of these patterns; repeated ones are added once.
     ///
     /// # Errors
     /// As [`add`](Self::add).
@@ -91,7 +116,7 @@ impl Patterns {
         Ok(set)
     }
 
-    /// The place of this pattern, added where it is new.
+    /// Returns the index of this pattern, adding it if it is new.
     ///
     /// # Errors
     /// As [`add`](Self::add).
@@ -105,53 +130,84 @@ impl Patterns {
         self.declared = Some(routes);
     }
 
-    /// Makes them name requests that go out: by the path alone, whatever route a router left in their extensions.
+    /// Makes them name outgoing requests: by path alone, whatever route a router left in the extensions.
     pub(crate) fn go_out(&mut self) {
         self.outbound = true;
     }
 
-    /// The route by which a router matched this request.
+    /// Returns the route by which a router matched this request.
     #[inline]
     pub(crate) fn routed<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
         if self.outbound { None } else { head.matched_path() }
     }
 
-    /// The pattern that applies to this request.
+    /// Returns the pattern that applies to this request.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<Match> {
         if self.names.is_empty() {
             return None;
         }
-        if let Some(route) = self.routed(head) {
-            return self.spelt_like(route).map(|place| Match { place, is_guess: false });
-        }
-        match &self.declared {
-            Some(declared) => {
-                let place = declared.at(head.uri().path()).and_then(|route| self.of_declared[route]);
-                place.map(|place| Match { place, is_guess: false })
+        match self.route(head) {
+            Route::Declared(route) => {
+                let name = || self.declared.as_ref().and_then(|declared| self.covering(&declared.names[route]));
+                self.of_declared[route].map(Match::exact).or_else(name)
             }
-            None => self.at(head.uri().path()).map(|place| Match { place, is_guess: true }),
+            Route::Routed(route) => {
+                let found = self.spelt_like(route).map(Match::exact).or_else(|| self.covering(route));
+                found.map(|found| Match { is_renamed: *self.names[found.place] != *route, ..found })
+            }
+            Route::Unknown if self.declared.is_some() => None,
+            Route::Unknown => self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) }),
         }
     }
 
-    /// The name of this request's route.
+    /// Returns the name of this request's route.
     pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
-        if let Some(route) = self.routed(head) {
-            return route;
+        let declared = self.declared.as_deref();
+        match self.route(head) {
+            Route::Declared(route) => declared.map_or(UNMATCHED, |declared| &*declared.names[route]),
+            Route::Routed(route) => route,
+            Route::Unknown if declared.is_some() => UNMATCHED,
+            Route::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
         }
-        let routes = self.declared.as_deref().unwrap_or(self);
-        routes.at(head.uri().path()).map_or(UNMATCHED, |index| &*routes.names[index])
+    }
+
+    /// Returns the route of this request: the one that a router matched, unless that only mounts the service and a declared
+    /// route is more specific.
+    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+        let routed = self.routed(head);
+        if let Some(declared) = &self.declared
+            && let Some(route) = declared.at(self.path(head))
+            && routed.is_none_or(|routed| covers(routed, &declared.names[route]))
+        {
+            return Route::Declared(route);
+        }
+        routed.map_or(Route::Unknown, Route::Routed)
+    }
+
+    /// Returns the path of the whole target, with the prefix that a nested router has stripped.
+    fn path<'a>(&self, head: &RequestHead<'a>) -> &'a str {
+        let (path, original) = (head.uri().path(), head.original_uri().path());
+        if !self.outbound && original.ends_with(path) { original } else { path }
+    }
+
+    /// Returns the catch-all pattern with the longest prefix that covers this route.
+    fn covering(&self, route: &str) -> Option<Match> {
+        let covering =
+            self.catch_alls.iter().filter(|(prefix, _)| route.starts_with(&**prefix) && route.len() > prefix.len());
+        let longest = covering.max_by_key(|(prefix, _)| prefix.len());
+        longest.map(|(_, place)| Match { is_wider: true, ..Match::exact(*place) })
     }
 
     pub(crate) fn names(&self) -> &[Box<str>] {
         &self.names
     }
 
-    /// The place of the pattern that this path matches.
+    /// Returns the index of the pattern that this path matches.
     pub(crate) fn at(&self, path: &str) -> Option<usize> {
         self.router.at(path).ok().map(|found| *found.value)
     }
 
-    /// The place of the pattern that is this route, whatever its parameters are called.
+    /// Returns the index of the pattern with the spelling of this route, whatever its parameters are called.
     #[inline]
     fn spelt_like(&self, route: &str) -> Option<usize> {
         if let Some(place) = self.exact.get(route) {
@@ -164,12 +220,27 @@ impl Patterns {
     }
 }
 
-/// Whether a pattern stands for more than one path.
+/// Whether a pattern matches more than one path.
 pub(crate) fn has_parameters(pattern: &str) -> bool {
     pattern.as_bytes().contains(&b'{')
 }
 
-/// `/a/{x}` as `/a/{}`, `/a/{*x}` as `/a/{*}`; doubled braces are literal ones.
+/// Whether a route that a router matched covers a declared one: then the service is mounted there.
+fn covers(routed: &str, declared: &str) -> bool {
+    let mut wanted = declared.split('/');
+    for segment in routed.split('/') {
+        if segment.starts_with("{*") {
+            return true;
+        }
+        let Some(found) = wanted.next() else { return false };
+        if segment != found && !segment.starts_with('{') {
+            return false;
+        }
+    }
+    wanted.next().is_none()
+}
+
+/// Removes the names of parameters: `/a/{x}` becomes `/a/{}`, `/a/{*x}` becomes `/a/{*}`. Doubled braces are literal.
 fn shape(pattern: &str) -> Shape {
     let (mut out, mut bytes) = (Shape::new(), pattern.bytes().peekable());
     while let Some(byte) = bytes.next() {
@@ -234,7 +305,7 @@ mod tests {
         patterns.declare(Arc::new(declared));
         let user = patterns.add("/users/{id}").expect("a pattern");
         let files = patterns.add("/files/{*rest}").expect("a pattern");
-        let sure = |place| Some(Match { place, is_guess: false });
+        let sure = |place| Some(Match::exact(place));
         for (path, found, name) in [
             ("/users/alice", sure(user), "/users/{name}"),
             ("/users/me", None, "/users/me"),
@@ -252,7 +323,7 @@ mod tests {
         let mut patterns = Patterns::default();
         let place = patterns.add("/users/{name}").expect("a pattern");
         let request = request("/users/me");
-        assert_eq!(patterns.find(&RequestHead::of(&request)), Some(Match { place, is_guess: true }));
+        assert_eq!(patterns.find(&RequestHead::of(&request)), Some(Match { is_guess: true, ..Match::exact(place) }));
     }
 
     #[test]
@@ -273,6 +344,32 @@ mod tests {
         ] {
             assert_eq!(patterns.spelt_like(route), found, "{route}");
         }
+    }
+
+    #[test]
+    fn a_route_covers_those_that_say_more() {
+        for (routed, declared, expected) in [
+            ("/{*rest}", "/login", true),
+            ("/users/{name}", "/users/me", true),
+            ("/users/{name}", "/users/{id}", true),
+            ("/users/me", "/users/{name}", false),
+            ("/users/{name}", "/users/me/posts", false),
+            ("/api/{*rest}", "/users/me", false),
+            ("/users/me", "/users/me", true),
+        ] {
+            assert_eq!(covers(routed, declared), expected, "{routed} {declared}");
+        }
+    }
+
+    #[test]
+    fn a_catch_all_covers_the_routes_under_its_prefix() {
+        let mut patterns = Patterns::default();
+        let all = patterns.add("/{*rest}").expect("a pattern");
+        let admin = patterns.add("/admin/{*rest}").expect("a pattern");
+        let wider = |place| Some(Match { is_wider: true, ..Match::exact(place) });
+        assert_eq!(patterns.covering("/admin/stats"), wider(admin));
+        assert_eq!(patterns.covering("/users/{name}"), wider(all));
+        assert_eq!(patterns.covering("/"), None);
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! [`ShardedCounter`]: counters that threads add to without meeting.
+//! [`ShardedCounter`]: counters with a shard per thread.
 //!
-//! Each thread owns a stripe, a cache line that no other thread writes: adding is a load and a store, without the lock
-//! prefix that makes an atomic addition cost five times as much alone and far more in company. A thread that ends hands
-//! its stripe on. Threads beyond [`OWNED`] share the last stripe and add atomically.
+//! Each thread owns a shard, a cache line that no other thread writes: adding is a load and a store, without the lock
+//! prefix that makes an atomic addition five times as expensive alone and far more under contention. A thread that
+//! ends releases its shard. Threads beyond [`OWNED`] share the last shard and add atomically.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::lock::Mutex;
 
-/// How many threads have a stripe of their own.
+/// Number of threads with their own shard.
 const OWNED: usize = 31;
-/// The stripe of all others.
+/// Index of the shard of all other threads.
 const SHARED: usize = OWNED;
 const UNKNOWN: usize = usize::MAX;
 
@@ -32,12 +32,12 @@ impl<const N: usize> Default for ShardedCounter<N> {
 impl<const N: usize> ShardedCounter<N> {
     #[inline]
     pub(crate) fn add(&self, counter: usize, n: u64) {
-        let stripe = MINE.get();
-        let Some(CounterShard(counters)) = self.0.get(stripe) else { return self.add_first(counter, n) };
-        if stripe == SHARED {
+        let shard = SHARD.get();
+        let Some(CounterShard(counters)) = self.0.get(shard) else { return self.add_first(counter, n) };
+        if shard == SHARED {
             counters[counter].fetch_add(n, Ordering::Relaxed);
         } else {
-            // No other thread writes here, so nothing comes between.
+            // No other thread writes this shard.
             let sum = counters[counter].load(Ordering::Relaxed).wrapping_add(n);
             counters[counter].store(sum, Ordering::Relaxed);
         }
@@ -45,33 +45,33 @@ impl<const N: usize> ShardedCounter<N> {
 
     #[cold]
     fn add_first(&self, counter: usize, n: u64) {
-        MINE.set(LEASE.try_with(|lease| lease.0).unwrap_or(SHARED));
+        SHARD.set(LEASE.try_with(|lease| lease.0).unwrap_or(SHARED));
         self.add(counter, n);
     }
 
-    /// The counter's sum over all stripes.
+    /// Returns the counter's sum over all shards.
     pub(crate) fn sum(&self, counter: usize) -> u64 {
         self.0.iter().map(|CounterShard(counters)| counters[counter].load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 }
 
 thread_local! {
-    /// This thread's stripe.
-    static MINE: Cell<usize> = const { Cell::new(UNKNOWN) };
+    /// Shard of this thread.
+    static SHARD: Cell<usize> = const { Cell::new(UNKNOWN) };
     static LEASE: Lease = Lease::take();
 }
 
-/// A stripe for as long as its thread lives.
+/// Shard held for the lifetime of its thread.
 struct Lease(usize);
 
-/// Stripes handed back, and the first that was never handed out.
+/// Released shards, and the first unused one.
 static FREE: Mutex<(Vec<usize>, usize)> = Mutex::new((Vec::new(), 0));
 
 impl Lease {
     fn take() -> Self {
         let mut free = FREE.lock();
-        if let Some(stripe) = free.0.pop() {
-            return Self(stripe);
+        if let Some(shard) = free.0.pop() {
+            return Self(shard);
         }
         let next = free.1.min(SHARED);
         free.1 = next + 1;
@@ -81,8 +81,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // What this thread still counts on its way out is added atomically: the stripe is somebody else's from here on.
-        MINE.set(SHARED);
+        // Later counts of this ending thread are added atomically, because the shard may have a new owner.
+        SHARD.set(SHARED);
         if self.0 != SHARED {
             FREE.lock().0.push(self.0);
         }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_however_many_threads_come_and_go() {
+    fn counts_survive_the_end_of_threads() {
         let counters = ShardedCounter::<2>::default();
         for _ in 0..5 {
             std::thread::scope(|scope| {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stripe_is_a_cache_line() {
+    fn a_shard_is_a_cache_line() {
         assert_eq!((size_of::<CounterShard<8>>(), align_of::<CounterShard<1>>()), (64, 64));
     }
 }

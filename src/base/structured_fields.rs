@@ -1,34 +1,34 @@
-//! Structured fields (RFC 9651), as far as targeted cache control and rate-limit fields need them: dictionaries and
-//! lists, strictly parsed. What does not parse anywhere is ignored as a whole.
+//! Structured fields (RFC 9651), as needed for targeted cache control and rate-limit fields: dictionaries and lists,
+//! strictly parsed. A malformed field is ignored as a whole.
 //!
-//! Strings and tokens are given as they are written, escapes included; dates, byte sequences, decimals, display strings
-//! and inner lists are checked and dropped.
+//! Strings and tokens are returned as written, including escapes; dates, byte sequences, decimals, display strings
+//! and inner lists are validated and dropped.
 
 use smallvec::SmallVec;
 
-/// One member's value.
+/// Value of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Item<'a> {
-    /// `?1`, or a key alone.
+    /// `?1`, or a key without a value.
     True,
     /// `?0`.
     False,
-    /// A whole number.
+    /// An integer.
     Integer(i64),
-    /// A string between its quotes, or a token.
+    /// A string without its quotes, or a token.
     Text(&'a [u8]),
     /// Anything else: a decimal, byte sequence, date, display string or inner list.
     Other,
 }
 
-/// Parses a dictionary, its lines joined by commas; `None` where it is malformed anywhere.
+/// Parses a dictionary, its lines joined by commas; `None` if it is malformed.
 pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item<'_>)>> {
     let mut members: Vec<(&[u8], Item<'_>)> = Vec::new();
     Parser { text, at: 0 }.members(|parser| {
         let key = parser.key()?;
         let value = if parser.eat(b'=') { parser.member()? } else { Item::True };
         parser.parameters(|_, _| {})?;
-        // RFC 9651 §4.2.2: a key that comes again overwrites the earlier one.
+        // RFC 9651 §4.2.2: a later key overwrites an earlier one.
         members.retain(|(known, _)| *known != key);
         members.push((key, value));
         Some(())
@@ -36,7 +36,7 @@ pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item<'_>)>> {
     Some(members)
 }
 
-/// A member of a list, with its parameters.
+/// Member of a list, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member<'a> {
     pub(crate) value: Item<'a>,
@@ -44,13 +44,13 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The parameter of that name; of several the last.
+    /// Returns the last parameter of that name.
     pub(crate) fn parameter(&self, name: &str) -> Option<Item<'a>> {
         self.parameters.iter().rev().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| *value)
     }
 }
 
-/// Parses a list, its lines joined by commas; `None` where it is malformed anywhere.
+/// Parses a list, its lines joined by commas; `None` if it is malformed.
 pub(crate) fn list(text: &[u8]) -> Option<Vec<Member<'_>>> {
     let mut members = Vec::new();
     Parser { text, at: 0 }.members(|parser| {
@@ -68,7 +68,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// Members between commas, up to the end.
+    /// Parses members separated by commas, up to the end.
     fn members(&mut self, mut member: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         self.skip(b" ");
         if self.peek().is_none() {
@@ -119,7 +119,7 @@ impl<'a> Parser<'a> {
         &self.text[start..self.at]
     }
 
-    /// RFC 9651 §4.2.3.3.
+    /// Parses a key (RFC 9651 §4.2.3.3).
     fn key(&mut self) -> Option<&'a [u8]> {
         if !matches!(self.peek()?, b'a'..=b'z' | b'*') {
             return None;
@@ -131,7 +131,7 @@ impl<'a> Parser<'a> {
         if self.eat(b'(') { self.inner_list() } else { self.bare() }
     }
 
-    /// RFC 9651 §4.2.1.2.
+    /// Parses an inner list (RFC 9651 §4.2.1.2).
     fn inner_list(&mut self) -> Option<Item<'a>> {
         loop {
             self.skip(b" ");
@@ -146,7 +146,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// RFC 9651 §4.2.3.2.
+    /// Parses parameters (RFC 9651 §4.2.3.2).
     fn parameters(&mut self, mut found: impl FnMut(&'a [u8], Item<'a>)) -> Option<()> {
         while self.eat(b';') {
             self.skip(b" ");
@@ -156,7 +156,7 @@ impl<'a> Parser<'a> {
         Some(())
     }
 
-    /// RFC 9651 §4.2.3.1.
+    /// Parses a bare item (RFC 9651 §4.2.3.1).
     fn bare(&mut self) -> Option<Item<'a>> {
         match self.peek()? {
             b'-' | b'0'..=b'9' => self.number(),
@@ -175,7 +175,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// RFC 9651 §4.2.4: at most 15 digits, or 12 before and 3 after the point.
+    /// Parses a number (RFC 9651 §4.2.4): at most 15 digits, or 12 before and 3 after the point.
     fn number(&mut self) -> Option<Item<'a>> {
         let negative = self.eat(b'-');
         let digits = self.take_while(|b| b.is_ascii_digit());

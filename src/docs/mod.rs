@@ -1,16 +1,82 @@
-//! For those who maintain this crate, and those who want to know before they adopt it.
+//! Guides: from the first lines of code to the architecture of the crate.
+//!
+//! | you want to | guide |
+//! |---|---|
+//! | start | [`getting_started`] |
+//! | identify users behind proxies, by API key, by session | [`identity`] |
+//! | limit requests | [`limits`] |
+//! | cache responses | [`caching`] |
+//! | share both between processes | [`fleets`] |
+//! | protect the quota of an API | [`upstreams`] |
+//! | find slow queries | [`timing`] |
+//! | test your limits and your outages | [`testing`] |
+//! | combine the layers with others | [`layer_order`] |
+//! | replace another crate | [`migrating`] |
+//! | know what happens when something fails | [`faults`] |
+//! | find an answer | [`questions`] |
+//! | change the crate itself | [`architecture`] |
 
-/// How the house is built, and why.
-pub mod architecture {
-    #![doc = include_str!("architecture.md")]
+/// Limits, a cache and timing around an axum service, in three steps.
+pub mod getting_started {
+    #![doc = include_str!("getting_started.md")]
 }
 
-/// What goes wrong elsewhere, and what happens here.
+/// Who sent a request: extractors, trusted proxies, credentials.
+pub mod identity {
+    #![doc = include_str!("identity.md")]
+}
+
+/// Quotas, tiers, routes, refusals.
+pub mod limits {
+    #![doc = include_str!("limits.md")]
+}
+
+/// Which responses are cached, for whom, and why not.
+pub mod caching {
+    #![doc = include_str!("caching.md")]
+}
+
+/// Limits and cache shared by several processes through Redis.
+pub mod fleets {
+    #![doc = include_str!("fleets.md")]
+}
+
+/// The quotas of APIs that you call.
+pub mod upstreams {
+    #![doc = include_str!("upstreams.md")]
+}
+
+/// Slow requests and queries, N+1, metrics.
+pub mod timing {
+    #![doc = include_str!("timing.md")]
+}
+
+/// Tests without sleeping and without servers.
+pub mod testing {
+    #![doc = include_str!("testing.md")]
+}
+
+/// The place of each layer among CORS, compression, authentication and time-outs.
+pub mod layer_order {
+    #![doc = include_str!("layer_order.md")]
+}
+
+/// The same configuration, coming from another crate.
+pub mod migrating {
+    #![doc = include_str!("migrating.md")]
+}
+
+/// What happens when something fails, and the test that shows it.
 pub mod faults {
     #![doc = include_str!("faults.md")]
 }
 
-/// Questions people have asked of such crates, answered.
+/// Questions that users of such crates ask.
 pub mod questions {
     #![doc = include_str!("questions.md")]
+}
+
+/// How the crate is built, for contributors.
+pub mod architecture {
+    #![doc = include_str!("architecture.md")]
 }

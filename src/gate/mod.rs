@@ -1,6 +1,8 @@
-//! Combines the rooms: [`Tollgate`](crate::Tollgate) for requests that come in,
-//! [`UpstreamGate`](crate::UpstreamGate) for calls that go out.
+//! Combines the layers: [`Tollgate`](crate::Tollgate) for incoming requests, [`UpstreamGate`](crate::UpstreamGate)
+//! for outgoing calls.
 
 pub(crate) mod inbound;
+pub(crate) mod inbound_builder;
 pub(crate) mod outbound;
+pub(crate) mod outbound_builder;
 pub(crate) mod stats;

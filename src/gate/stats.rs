@@ -1,4 +1,4 @@
-//! [`Stats`]: what all layers have done, joined by route.
+//! [`Stats`]: statistics of all layers, joined by route.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,89 +10,89 @@ use crate::cache::{CacheStats, DataStats, LevelStats};
 use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
 use crate::timing::{Latency, TimingStats};
 
-/// What a [`Tollgate`](crate::Tollgate) has done since it was built. Serialises to JSON.
+/// Statistics of a [`Tollgate`](crate::Tollgate) since it was built. Serialises to JSON.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Which layers are on.
+    /// Mode of each layer.
     pub switches: Switches,
-    /// Requests that came in.
+    /// Requests received.
     pub requests: u64,
-    /// Requests that are being answered now.
+    /// Requests in progress.
     pub in_flight: u64,
-    /// By route: axum's matched path, a configured pattern, `unmatched`, or `other`.
+    /// Statistics by route: axum's matched path, a configured pattern, `unmatched`, or `other`.
     pub routes: BTreeMap<String, RouteReport>,
-    /// Per limit and tier.
+    /// Statistics per limit and tier.
     pub limits: Vec<LimitStats>,
-    /// Keys the limits hold, and their bound.
+    /// Number of keys in the limit store, and its capacity.
     pub keys: LimitStoreStats,
-    /// How the store of the limits is doing, where a fleet shares one.
+    /// State of the shared limit store, if there is one.
     pub remote: Option<RemoteStats>,
-    /// The cache's levels, nearest first.
+    /// Levels of the cache, first the one in process.
     pub cache: Vec<LevelStats>,
-    /// Per namespace of [typed values](crate::cache::Cached) in that cache.
+    /// Statistics per namespace of [typed values](crate::cache::Cached).
     pub data: Vec<DataStats>,
-    /// Fetches in progress: work that may outlive its request.
+    /// Fetches in progress, including detached ones.
     pub fetches: u64,
-    /// Bytes held for bodies that are being fetched.
+    /// Bytes held for bodies in transfer.
     pub fetching_bytes: u64,
-    /// Cache rules that no request has matched: typing mistakes, usually.
+    /// Cache rules without a matching request, which usually indicates a typing mistake.
     pub unmatched_rules: Vec<String>,
-    /// Calls of the service behind the cache.
+    /// Calls of the inner service.
     pub inner_calls: u64,
-    /// Calls the cache made unnecessary.
+    /// Requests answered without a call of the inner service.
     pub inner_calls_avoided: u64,
-    /// The time those calls would have taken.
+    /// Estimated duration of the avoided calls.
     #[serde(rename = "time_saved_ms", serialize_with = "millis")]
     pub time_saved: Duration,
-    /// What those calls would have cost, where
-    /// [`TollgateBuilder::cost_per_call`](crate::TollgateBuilder::cost_per_call) says what one costs.
+    /// Cost of the avoided calls, if [`TollgateBuilder::cost_per_call`](crate::TollgateBuilder::cost_per_call) is
+    /// set.
     pub money_saved: Option<f64>,
-    /// Everything the timing layer knows: queries, slow requests, percentiles over all routes.
+    /// Statistics of timing: queries, slow requests, percentiles over all routes.
     pub timing: TimingStats,
 }
 
-/// Which layers of a [`Tollgate`](crate::Tollgate) are on, off, or only look.
+/// Modes of the layers of a [`Tollgate`](crate::Tollgate): on, off or shadow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Switches {
-    /// The limits: see [`RateLimitLayer::switch`](crate::limit::RateLimitLayer::switch).
+    /// Mode of the limits: see [`RateLimitLayer::switch`](crate::limit::RateLimitLayer::switch).
     pub limits: Switch,
-    /// The cache: see [`CacheLayer::switch`](crate::cache::CacheLayer::switch).
+    /// Mode of the cache: see [`CacheLayer::switch`](crate::cache::CacheLayer::switch).
     pub cache: Switch,
-    /// Timing: see [`TimingLayer::switch`](crate::timing::TimingLayer::switch).
+    /// Mode of timing: see [`TimingLayer::switch`](crate::timing::TimingLayer::switch).
     pub timing: Switch,
 }
 
-/// What happened on one route.
+/// Statistics of one route.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RouteReport {
-    /// Requests that came in.
+    /// Requests received.
     pub requests: u64,
-    /// Requests refused by a limit.
+    /// Requests rejected by a limit.
     pub limited: u64,
-    /// Answered from the cache, fresh.
+    /// Fresh hits.
     pub hits: u64,
-    /// Answered from the cache, stale.
+    /// Stale hits.
     pub stale: u64,
-    /// Answered from the cache after the service confirmed the entry.
+    /// Hits after a successful revalidation.
     pub revalidated: u64,
-    /// Fetched from the service.
+    /// Misses, fetched from the service.
     pub misses: u64,
-    /// Answered by another request's fetch.
+    /// Requests coalesced with another request's fetch.
     pub collapsed: u64,
-    /// Fetched although the cache could have answered, while it only looked.
+    /// Requests fetched although the cache could have answered, in shadow mode.
     pub shadowed: u64,
-    /// Passed by the cache or not kept, by reason.
+    /// Requests that bypassed the cache or were not stored, by reason.
     pub bypassed: BTreeMap<&'static str, u64>,
-    /// How long requests took until their response head.
+    /// Time to the response head.
     #[serde(flatten)]
     pub latency: Latency,
 }
 
 impl Stats {
-    /// The layers' own figures, joined by route.
+    /// Joins the layers' statistics by route.
     pub(crate) fn of(
         timing: TimingStats,
         limit: RateLimitStats,

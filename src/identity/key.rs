@@ -1,11 +1,11 @@
-//! [`Key`]: who or what a limit counts, before it is hashed.
+//! [`Key`]: the identity that a limit counts, before it is hashed.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// An identity found in a request: an address, a name, a number, or several of them together.
+/// Identity of a request: an address, a name, a number, or several of them together.
 ///
 /// A key borrows from the request where it can. It is hashed under a secret before anything stores it, so that a
 /// 64 KB key costs what a short one costs, and it never shows its value: not in `Debug`, not in logs, not in stores.
@@ -28,18 +28,46 @@ pub struct Key<'a> {
 enum Value<'a> {
     Ip(IpAddr),
     Bytes(Cow<'a, [u8]>),
+    /// The value of a header field with that name: two fields never share a key.
+    Field(&'static str, &'a [u8]),
     Number(u64),
     Pair(Box<(Key<'a>, Key<'a>)>),
 }
 
+impl Value<'_> {
+    /// Tells the forms of a value apart where they are encoded.
+    const fn tag(&self) -> u8 {
+        match self {
+            Self::Ip(_) => 0,
+            Self::Bytes(_) => 1,
+            Self::Field(..) => 2,
+            Self::Number(_) => 3,
+            Self::Pair(_) => 4,
+        }
+    }
+}
+
 impl<'a> Key<'a> {
-    /// An address. Already masked: see [`by::client_ip`](crate::identity::by::client_ip).
+    /// Creates a key from an address, as it is; [`by::client_ip`](crate::identity::by::client_ip) masks IPv6 addresses.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    ///
+    /// let address = "192.0.2.1".parse().unwrap();
+    /// assert_eq!(Key::ip(address).as_ip(), Some(address));
+    /// ```
     #[must_use]
     pub const fn ip(address: IpAddr) -> Self {
         Self { kind: "ip", value: Value::Ip(address) }
     }
 
-    /// A name of that kind, such as `("user", "alice")`. Two kinds never share a key.
+    /// Creates a key from a name of a kind, such as `("user", "alice")`. Two kinds never share a key.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    ///
+    /// assert_ne!(Key::text("user", "7"), Key::text("tenant", "7"));
+    /// ```
     pub fn text(kind: &'static str, name: impl Into<Cow<'a, str>>) -> Self {
         let bytes = match name.into() {
             Cow::Borrowed(name) => Cow::Borrowed(name.as_bytes()),
@@ -48,24 +76,48 @@ impl<'a> Key<'a> {
         Self { kind, value: Value::Bytes(bytes) }
     }
 
-    /// Any bytes of that kind, UTF-8 or not; empty is a value like any other.
+    /// Creates a key from bytes of a kind, UTF-8 or not. Empty bytes are a valid key.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    ///
+    /// assert_eq!(Key::bytes("user", &b"alice"[..]), Key::text("user", "alice"));
+    /// ```
     pub fn bytes(kind: &'static str, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
         Self { kind, value: Value::Bytes(bytes.into()) }
     }
 
-    /// A number of that kind, such as a user's row id.
+    /// The value of a header field.
+    pub(crate) const fn field(name: &'static str, value: &'a [u8]) -> Self {
+        Self { kind: "header", value: Value::Field(name, value) }
+    }
+
+    /// Creates a key from a number of a kind, such as a user's row ID.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    ///
+    /// assert_ne!(Key::number("user", 7), Key::text("user", "7"));
+    /// ```
     #[must_use]
     pub const fn number(kind: &'static str, number: u64) -> Self {
         Self { kind, value: Value::Number(number) }
     }
 
-    /// Both of these together. Costs one box.
+    /// Combines two keys. Allocates one box.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    ///
+    /// let both = Key::number("user", 7).pair(Key::text("tenant", "acme"));
+    /// assert_ne!(both, Key::number("user", 7));
+    /// ```
     #[must_use]
     pub fn pair(self, other: Key<'a>) -> Self {
         Self { kind: "pair", value: Value::Pair(Box::new((self, other))) }
     }
 
-    /// The address, where this is one.
+    /// Returns the address if the key is one.
     #[must_use]
     pub const fn as_ip(&self) -> Option<IpAddr> {
         if let Value::Ip(address) = self.value { Some(address) } else { None }
@@ -74,10 +126,15 @@ impl<'a> Key<'a> {
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(out, self.kind.as_bytes());
+        out.push(self.value.tag());
         match &self.value {
             Value::Ip(IpAddr::V4(ip)) => put(out, &ip.octets()),
             Value::Ip(IpAddr::V6(ip)) => put(out, &ip.octets()),
             Value::Bytes(bytes) => put(out, bytes),
+            Value::Field(name, bytes) => {
+                put(out, name.as_bytes());
+                put(out, bytes);
+            }
             Value::Number(number) => put(out, &number.to_be_bytes()),
             Value::Pair(both) => {
                 both.0.encode(out);
@@ -95,7 +152,7 @@ impl<'a> Key<'a> {
                 return hasher.write_u128(ip.to_bits());
             }
             _ => {
-                hasher.write_u64(7 << 32 | self.kind.len() as u64);
+                hasher.write_u64(u64::from(7 + self.value.tag()) << 32 | self.kind.len() as u64);
                 hasher.write(self.kind.as_bytes());
             }
         }
@@ -103,6 +160,11 @@ impl<'a> Key<'a> {
             Value::Ip(_) => {}
             Value::Bytes(bytes) => {
                 hasher.write_usize(bytes.len());
+                hasher.write(bytes);
+            }
+            Value::Field(name, bytes) => {
+                hasher.write_u64((name.len() as u64) << 32 | bytes.len() as u64);
+                hasher.write(name.as_bytes());
                 hasher.write(bytes);
             }
             Value::Number(number) => hasher.write_u64(*number),
@@ -129,7 +191,7 @@ impl fmt::Debug for Key<'_> {
     }
 }
 
-/// A key's keyed 64-bit hash: what limits are stored under.
+/// Keyed 64-bit hash of a key, under which limits are stored.
 ///
 /// The hash's secret is drawn per process. Among n live keys the odds that any two share a hash are about n²⁄2⁶⁵:
 /// 3 in 10 000 000 000 for 100 000 keys.
@@ -137,13 +199,19 @@ impl fmt::Debug for Key<'_> {
 pub struct KeyHash(pub(crate) u64);
 
 impl KeyHash {
-    /// The hash as a number, for stores of your own.
+    /// Returns the hash as a number, for user-supplied stores.
+    ///
+    /// ```
+    /// use tollgate::identity::KeyHash;
+    ///
+    /// assert_eq!(KeyHash::from_bits(7).to_bits(), 7);
+    /// ```
     #[must_use]
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// A hash made elsewhere, for tests of stores.
+    /// Creates a hash from a number, for tests of stores.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -156,12 +224,19 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// Hashes keys under a secret.
+/// Hasher of keys under a secret.
 #[derive(Clone)]
 pub struct KeyHasher(foldhash::quality::RandomState);
 
 impl KeyHasher {
-    /// A hasher with a secret of this process's own.
+    /// Creates a hasher with a random secret.
+    ///
+    /// ```
+    /// use tollgate::identity::KeyHasher;
+    ///
+    /// let hasher = KeyHasher::random();
+    /// # let _ = hasher;
+    /// ```
     #[must_use]
     pub fn random() -> Self {
         Self(foldhash::quality::RandomState::default())
@@ -209,6 +284,12 @@ mod tests {
             Key::text("use", "ra"),
             Key::bytes("user", vec![0xff, 0xfe]),
             Key::number("user", 97),
+            Key::number("user", 0),
+            Key::number("user", u64::from_be_bytes(*b"aaaaaaaa")),
+            Key::text("user", "aaaaaaaa"),
+            Key::field("x-a", b"1"),
+            Key::field("x-b", b"1"),
+            Key::bytes("header", &b"1"[..]),
             Key::ip("10.0.0.1".parse().expect("an address")),
             Key::ip("::ffff:10.0.0.1".parse().expect("an address")),
             Key::text("a", "b").pair(Key::text("c", "d")),

@@ -1,4 +1,4 @@
-//! Who is asking: identities, and how a request shows them.
+//! Identities of requests: extractors, trusted proxies and keyed hashing.
 //!
 //! An extractor turns a [`RequestHead`](crate::RequestHead) into a [`Key`]; a limit counts per key, a cache may keep
 //! entries per key. Extractors are composed with [`KeyExtractor::or`] (the first that answers) and
@@ -15,7 +15,7 @@
 //!
 //! | the socket peer | the configured field | the client is |
 //! |---|---|---|
-//! | unknown | – | nobody: one warning, one shared bucket, never an error |
+//! | unknown | – | unknown: one warning, one shared bucket, never an error |
 //! | not a trusted proxy | ignored | the peer |
 //! | a trusted proxy | walked from the right | the first untrusted address, or the last trusted one before an entry that does not parse |
 //!
@@ -23,7 +23,7 @@
 //!
 //! An address from the socket peer costs a few nanoseconds and allocates nothing; a walk over a forwarding field costs
 //! the length of the entries it visits, not of the field. Keys are hashed under a per-process secret before anything
-//! keeps them, so a 64 KB key occupies what a short one does, and none can be read back from memory, logs or stores.
+//! stores them, so a 64 KB key takes as much memory as a short one, and none can be read from memory, logs or stores.
 
 pub mod by;
 mod client;

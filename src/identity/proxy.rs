@@ -1,13 +1,13 @@
-//! [`TrustedProxies`]: whose word about the client's address is believed, and how far.
+//! [`TrustedProxies`]: the proxies whose forwarding field names the client's address.
 //!
-//! Exactly one forwarding field is read, from the **right**: the rightmost entry was written by the proxy that
-//! connected to us, the one before it by the proxy that connected to that one. The walk
+//! Exactly one forwarding field is read, from the **right**: the rightmost entry was written by the nearest proxy, the one
+//! before it by the proxy behind that. The walk
 //!
 //! 1. starts at the socket peer; an untrusted peer *is* the client, and its fields are ignored;
-//! 2. steps left while the address it stands on is trusted (or hops are left), all lines of the field joined;
-//! 3. stops at the first untrusted address, or at the last trusted one where an entry does not parse (`unknown`, `_obf`).
+//! 2. moves left while the current address is trusted (or hops remain), with all lines of the field joined;
+//! 3. stops at the first untrusted address, or at the last trusted one if an entry does not parse (`unknown`, `_obf`).
 //!
-//! Scanning from the right also means that an unbalanced quote written by a client cannot swallow what a proxy added.
+//! Reading from the right also means that an unbalanced quote written by a client cannot hide what a proxy appended.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Fields whose presence suggests a proxy.
 pub(super) const FORWARDING_FIELDS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"];
 
-/// Which proxies are believed, and the one field they write.
+/// Trusted proxies, and the one field they write.
 ///
 /// ```
 /// use tollgate::identity::TrustedProxies;
@@ -48,7 +48,14 @@ enum Trust {
 }
 
 impl TrustedProxies {
-    /// No proxy: the socket peer is the client.
+    /// Trusts no proxy: the socket peer is the client.
+    ///
+    /// ```
+    /// use tollgate::identity::{TrustedProxies, by};
+    ///
+    /// let direct = by::client_ip(TrustedProxies::none());
+    /// # let _ = direct;
+    /// ```
     #[must_use]
     pub fn none() -> Self {
         Self::with(Trust::Networks(Vec::new()))
@@ -59,8 +66,15 @@ impl TrustedProxies {
         matches!(&self.trust, Trust::Networks(networks) if networks.is_empty())
     }
 
-    /// Proxies inside these networks, such as `10.0.0.0/8`; a bare address is one host. A network that does not parse
+    /// Trusts proxies in these networks, such as `10.0.0.0/8`; a bare address is one host. A network that does not parse
     /// fails when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::identity::{TrustedProxies, by};
+    ///
+    /// let behind_nginx = by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8", "192.0.2.7"]));
+    /// # let _ = behind_nginx;
+    /// ```
     pub fn cidrs<I>(networks: I) -> Self
     where
         I: IntoIterator,
@@ -75,8 +89,15 @@ impl TrustedProxies {
         Self { mistake, ..Self::with(Trust::Networks(networks)) }
     }
 
-    /// That many proxies in a row, whatever their addresses: the nearest is the socket peer. Only where nobody can
-    /// reach the service without passing all of them.
+    /// Trusts that many proxies in a row, whatever their addresses; the nearest is the socket peer. Use it only if no client
+    /// can reach the service without passing all of them.
+    ///
+    /// ```
+    /// use tollgate::identity::{TrustedProxies, by};
+    ///
+    /// let behind_two = by::client_ip(TrustedProxies::hops(2));
+    /// # let _ = behind_two;
+    /// ```
     #[must_use]
     pub fn hops(count: usize) -> Self {
         Self::with(Trust::Hops(count))

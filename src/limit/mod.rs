@@ -1,4 +1,4 @@
-//! May they: limits per user, per address, per route, for everybody, for this process; several of them as one decision.
+//! Rate limits per user, address, route, fleet and process, combined into one decision.
 //!
 //! ```
 //! use tollgate::identity::{KeyExtractor, TrustedProxies, by};
@@ -19,31 +19,31 @@
 //!
 //! # How a request is decided
 //!
-//! 1. The head names the identities; each limit that applies makes a [`Check`]: who, how much, which quota.
-//! 2. The [`LimitStore`] takes all checks or none. A request refused by one limit is charged to no other, so that a
-//!    noisy client cannot use up what it shares with others.
-//! 3. The per-node ceiling is asked last; where it refuses, what the others took is given back.
-//! 4. Admitted, the request goes to the inner service; refused, [`OnReject`] answers. Either way the response says how
-//!    the client stands.
+//! 1. The head supplies the identities; each limit that applies makes a [`Check`] with a key, a cost and a quota.
+//! 2. The [`LimitStore`] charges all checks or none. A request rejected by one limit is charged to no other, so that
+//!    a noisy client cannot use up quotas that it shares with others.
+//! 3. The per-node ceiling is checked last; if it rejects, the other charges are refunded.
+//! 4. An admitted request goes to the inner service; a rejected one is answered by [`OnReject`]. Both responses carry
+//!    the rate-limit fields.
 //!
 //! | situation | status | reported limit | `Retry-After` |
 //! |---|---|---|---|
 //! | admitted | the inner service's | the lowest remaining share | – |
-//! | refused by limits | 429 (gRPC: 200 with `grpc-status: 8`) | the longest wait | its wait, rounded up, at least 1 |
-//! | refused by [`Limit::per_node`] | 503 (gRPC: `grpc-status: 14`) | the ceiling | the same |
+//! | rejected by limits | 429 (gRPC: 200 with `grpc-status: 8`) | the longest wait | its wait, rounded up, at least 1 |
+//! | rejected by [`Limit::per_node`] | 503 (gRPC: `grpc-status: 14`) | the ceiling | the same |
 //! | exempt, or no limit applies | the inner service's | none: no fields | – |
 //! | every limit in dry-run | the inner service's | none: no fields | – |
 //!
-//! # The fields
+//! # Response fields
 //!
-//! | field | says |
+//! | field | value |
 //! |---|---|
-//! | `X-RateLimit-Limit` | the reported limit's number |
-//! | `X-RateLimit-Remaining` | a lower bound on what would be admitted now |
-//! | `X-RateLimit-Reset` | whole seconds, rounded up, until Remaining would be Limit ([`Reset::Epoch`]: as a date) |
-//! | `RateLimit`, `RateLimit-BreakerPolicy` | the IETF's, of every enforced limit, when [asked for](RateLimitBuilder::ietf_fields) |
+//! | `X-RateLimit-Limit` | the number of the reported limit |
+//! | `X-RateLimit-Remaining` | a lower bound on the units that would be admitted now |
+//! | `X-RateLimit-Reset` | whole seconds, rounded up, until Remaining equals Limit ([`Reset::Epoch`]: as a Unix time) |
+//! | `RateLimit`, `RateLimit-Policy` | the IETF's fields with every enforced limit, if [enabled](RateLimitBuilder::ietf_fields) |
 //!
-//! Fields of these names from the inner service are overwritten: the outermost limit speaks.
+//! Fields of these names from the inner service are overwritten: the outermost limit takes precedence.
 //!
 //! # The algorithms
 //!
@@ -52,57 +52,56 @@
 //! | admitted in any window | ≤ L | ≤ b + L, from a full start |
 //! | after a burst | all of it is free again one period later | one each period ⁄ L |
 //! | state per key | 51 counters | one number |
-//! | held to its bound by | a property test against an exact log | the same |
+//! | verified by | a property test against an exact log | the same |
 //!
 #![doc = include_str!("../docs/algorithms.svg")]
 //!
-//! Fixed windows, and the two-bucket "sliding counter", admit 2 L in a window across a boundary. They are not offered.
+//! Fixed windows, and the two-bucket "sliding counter", admit 2 L in a window across a boundary. Neither is offered.
 //!
-//! Changing a quota or a tier keeps the used **share**: a user at half of 100 stands at half of 1 000. A refund never
-//! creates burst: a bucket gets back only what has not drained since, a window only what still counts.
+//! After a change of quota or tier a key keeps its used **share**: a user at half of 100 is at half of 1 000
+//! afterwards. A refund never creates burst: a bucket refunds only units that have not drained since, a window only
+//! units that still count.
 //!
-//! # When it fails
+//! # Failures
 //!
-//! * An unknown client address is one warning and one shared bucket, never an error.
-//! * A store that fails is an [`Event::StoreFailed`](crate::Event::StoreFailed) and a decision made in this process,
-//!   marked as [degraded](Decision::degraded) in the response's extensions and in `stats()`.
-//! * At most [`capacity`](RateLimitBuilder::capacity) keys are held. What a flood of new keys pushes out is who stood
-//!   furthest from its limit; a key at its limit stays. See [`MemoryLimits`](crate::store::memory::MemoryLimits).
+//! * An unknown client address causes one warning and one shared bucket, never an error.
+//! * A failing store causes an [`Event::StoreFailed`](crate::Event::StoreFailed) and a local decision, marked as
+//!   [degraded](Decision::degraded) in the response's extensions and in `stats()`.
+//! * At most [`capacity`](RateLimitBuilder::capacity) keys are stored. A flood of new keys evicts those that are
+//!   furthest from their limit; a key at its limit stays. See [`MemoryLimits`](crate::store::memory::MemoryLimits).
 //!
-//! # A fleet that shares its limits
+//! # Sharing limits across a fleet
 //!
 //! With the feature `redis` and [`TollgateBuilder::redis`](crate::TollgateBuilder), or with a `RedisLimits` as the
 //! [`store`](RateLimitBuilder::store), all nodes count together.
 //!
-//! | mode | a decision | never more than |
+//! | mode | decision | bound |
 //! |---|---|---|
-//! | exact | asks Redis, in one call with all that wait at the same time | the algorithm's bound |
-//! | leased | of a hot key is paid from a block bought in advance; any other asks Redis | the same; up to a quarter of what is left may for a moment lie with nodes that do not need it |
+//! | exact | by Redis, in one call with all checks that wait at the same time | the algorithm's |
+//! | leased | for a hot key paid from a block acquired in advance, otherwise by Redis | the same; up to a quarter of what remains may be leased to nodes that do not need it |
 //!
-//! In both, a key that was refused is refused by this process until its retry time, and `X-RateLimit-Remaining` is a
-//! lower
-//! bound: while leased, what is left of the block.
+//! In both modes a process repeats a rejection until its retry time without asking Redis. `X-RateLimit-Remaining` is
+//! a lower bound: for a leased key, what is left of the block.
 //!
-//! While Redis is away nobody waits for it: [`OnOutage`] says how limits go on, and the response's [`Decision`] is
-//! marked
-//! as [degraded](Decision::degraded). What this node admitted before and meanwhile goes on counting here, and binds
-//! for one
-//! period after Redis is back, since Redis may have forgotten it. Every node must be configured alike: the same limits
-//! by
-//! the same names, the same mode and, where one is set, the same secret.
+//! While Redis is unavailable no request waits for it: [`OnOutage`] selects how limits are decided, and the
+//! response's [`Decision`] is marked as [degraded](Decision::degraded). Units that this node admitted before and
+//! during the outage still count locally, and bind for one period after Redis is back, because Redis may have lost
+//! its data. All nodes need the same configuration: the same limits with the same names, the same mode and, if set,
+//! the same secret.
 //!
-//! # Changing limits while requests go on
+//! # Changing limits at run time
 //!
-//! | what | by |
+//! | change | method |
 //! |---|---|
 //! | a quota | [`RateLimitLayer::set_quota`]; keys keep the share they have used |
-//! | on, off, looking only | [`RateLimitLayer::switch`] |
-//! | who is on which tier | [`Tiers::lookup`]: asked of a database or another service, remembered, last known good |
+//! | mode: on, off, shadow | [`RateLimitLayer::switch`] |
+//! | a user's tier | [`Tiers::lookup`]: loaded from a database or another service and cached; stale values are used during an outage |
 //!
-//! # What it costs
+//! # Cost
 //!
-//! `cargo bench --bench layers` prints it for your machine, allocations counted: an accepted request allocates nothing
-//! for the decision and twice for the three fields; refusing costs less than twice what accepting does.
+//! `cargo bench --bench layers` measures it on your machine, including allocations: an admitted request allocates
+//! nothing for the decision and twice for the three fields; a rejection costs less than twice as much as an
+//! admission.
 
 pub(crate) mod algorithm;
 mod engine;
@@ -120,12 +119,13 @@ pub use engine::fallback::OnOutage;
 pub use engine::reservation::Reservation;
 pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use engine::store::{LimitStore, LimitStoreStats, RemoteStats};
-pub use policy::decision::{Decision, Part};
+pub use policy::decision::{Decision, LimitDecision};
 pub use policy::headers::{Draft, Reset};
 pub use policy::limit::Limit;
 pub use policy::reject::{OnReject, Problem};
 pub use policy::tier_lookup::TierLookup;
 pub use policy::tiers::Tiers;
+pub use tower::builder::RateLimitBuilder;
 pub use tower::future::ResponseFuture;
-pub use tower::layer::{RateLimitBuilder, RateLimitLayer};
+pub use tower::layer::RateLimitLayer;
 pub use tower::service::RateLimit;

@@ -1,36 +1,35 @@
-//! When to stop asking somebody who does not answer, and when to try again.
+//! Circuit breaker: stops calls to a failing service, and probes for its recovery.
 //!
-//! Pure: outcomes and `now` in, admissions out. It serves whatever may fail, be refused or be slow.
+//! Pure: outcomes and `now` go in, admissions come out. It serves every call that can fail, be rejected or be slow.
 //!
-//! ## Shut ⇒ Open ⇒ Shut
+//! ## Closed ⇒ Open ⇒ Closed
 //!
-//! | state | a call | turns |
+//! | state | a call | transition |
 //! |---|---|---|
-//! | closed | passes | open after [`in_a_row`](BreakerPolicy::in_a_row) failures, or where more than [`percent`](BreakerPolicy::percent) of the last ten buckets' calls failed or were slow, out of at least [`minimum`](BreakerPolicy::minimum) |
-//! | open | is refused; one each [`probe_every`](BreakerPolicy::probe_every) passes as a probe | closed by a probe that succeeds |
+//! | closed | is admitted | to open after [`in_a_row`](BreakerPolicy::in_a_row) consecutive failures, or if more than [`percent`](BreakerPolicy::percent) of the last ten buckets' calls failed or were slow, out of at least [`minimum`](BreakerPolicy::minimum) |
+//! | open | is rejected; one per [`probe_every`](BreakerPolicy::probe_every) is admitted as a probe | to closed by a successful probe |
 //!
-//! A call that was admitted before the breaker last turned says nothing about the state after it: its outcome is
-//! dropped.
+//! The outcome of a call that was admitted before the last transition is ignored.
 
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
 
-/// The window of the error rate is cut into this many buckets.
+/// Number of buckets in the window of the error rate.
 const BUCKETS: usize = 10;
 
-/// When a breaker opens, and how it tries again.
+/// Thresholds of a breaker, and its probe interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BreakerPolicy {
-    /// So many failures without a success between them open it; zero switches this off.
+    /// Consecutive failures that open it; zero disables this.
     pub(crate) in_a_row: u32,
-    /// A larger share of failed or slow calls than this opens it; 100 switches this off.
+    /// Percentage of failed or slow calls above which it opens; 100 disables this.
     pub(crate) percent: u8,
-    /// Over how long the share is taken.
+    /// Window of the percentage.
     pub(crate) window: Duration,
-    /// A share of fewer calls than this says nothing.
+    /// Minimum number of calls for the percentage.
     pub(crate) minimum: u32,
-    /// How often a call may try whether things are better.
+    /// Interval between probes.
     pub(crate) probe_every: Duration,
 }
 
@@ -50,12 +49,12 @@ impl Default for BreakerPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallOutcome {
     Success,
-    /// Answered, but later than is useful: counts in the share, not in the row.
+    /// Answered late: counts in the percentage, not as a consecutive failure.
     Slow,
     Failure,
 }
 
-/// Leave to make one call; its outcome is recorded with it.
+/// Permission for one call; its outcome is recorded with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Permit {
     turn: u64,
@@ -65,11 +64,11 @@ pub(crate) struct Permit {
 #[derive(Clone, Debug)]
 pub(crate) struct Breaker {
     policy: BreakerPolicy,
-    /// Counts openings and closings.
+    /// Number of transitions.
     turn: u64,
     row: u32,
     recent: [Bucket; BUCKETS],
-    /// When the next probe may pass; `None` while shut.
+    /// Time of the next probe; `None` while closed.
     probe_at: Option<Timestamp>,
 }
 
@@ -85,7 +84,7 @@ impl Breaker {
         Self { policy, turn: 0, row: 0, recent: [Bucket::default(); BUCKETS], probe_at: None }
     }
 
-    /// Leave to call, or `None` where the call would be in vain.
+    /// Returns a permit, or `None` if the call must not be made.
     pub(crate) fn admit(&mut self, now: Timestamp) -> Option<Permit> {
         if !self.admits(now) {
             return None;
@@ -94,13 +93,13 @@ impl Breaker {
         Some(Permit { turn: self.turn })
     }
 
-    /// Takes notice of how a call ended. Says whether that opened (`Some(true)`) or shut (`Some(false)`) the breaker.
+    /// Records an outcome. Returns `Some(true)` if that opened the breaker, `Some(false)` if it closed it.
     pub(crate) fn record(&mut self, permit: Permit, outcome: CallOutcome, now: Timestamp) -> Option<bool> {
         if permit.turn != self.turn {
             return None;
         }
         if self.is_open() {
-            return (outcome == CallOutcome::Success).then(|| self.turn_to(None)).map(|()| false);
+            return (outcome == CallOutcome::Success).then(|| self.transition(None)).map(|()| false);
         }
         self.row = match outcome {
             CallOutcome::Success => 0,
@@ -108,34 +107,34 @@ impl Breaker {
             CallOutcome::Failure => self.row + 1,
         };
         self.count(outcome, now);
-        self.is_bad(now).then(|| self.turn_to(Some(now + self.policy.probe_every))).map(|()| true)
+        self.is_bad(now).then(|| self.transition(Some(now + self.policy.probe_every))).map(|()| true)
     }
 
-    /// Whether [`admit`](Self::admit) would give leave now; takes none.
+    /// Returns whether [`admit`](Self::admit) would return a permit now, without taking it.
     pub(crate) fn admits(&self, now: Timestamp) -> bool {
         self.probe_at.is_none_or(|at| now >= at)
     }
 
-    /// When the next probe may pass; `None` while shut.
+    /// Returns the time of the next probe; `None` while closed.
     pub(crate) const fn probe_at(&self) -> Option<Timestamp> {
         self.probe_at
     }
 
-    /// Opens until then, for whoever is called has said when to come back. Says whether that opened it.
+    /// Opens until `until`, as requested by the called service. Returns `Some(true)` if that opened it.
     pub(crate) fn open_until(&mut self, until: Timestamp, now: Timestamp) -> Option<bool> {
         if until <= now {
             return None;
         }
         let was_open = self.is_open();
         let until = self.probe_at.map_or(until, |at| at.max(until));
-        // Calls that are still under way were made before it said so.
-        self.turn_to(Some(until));
+        // Outcomes of calls in flight are ignored, because they were made before the request to pause.
+        self.transition(Some(until));
         (!was_open).then_some(true)
     }
 
-    /// Lets the next call through as a probe: something has changed.
+    /// Admits the next call as a probe, because something has changed.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "connections are made for Redis"))]
-    pub(crate) fn probe_now(&mut self, now: Timestamp) {
+    pub(super) fn probe_now(&mut self, now: Timestamp) {
         self.probe_at = self.probe_at.map(|at| at.min(now));
     }
 
@@ -143,7 +142,7 @@ impl Breaker {
         self.probe_at.is_some()
     }
 
-    fn turn_to(&mut self, probe_at: Option<Timestamp>) {
+    fn transition(&mut self, probe_at: Option<Timestamp>) {
         *self = Self { turn: self.turn + 1, probe_at, ..Self::new(self.policy) };
     }
 
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_one_lets_one_probe_a_second_through_and_a_good_probe_shuts_it() {
+    fn an_open_breaker_admits_a_probe_a_second_and_a_successful_one_closes_it() {
         let mut breaker = Breaker::new(BreakerPolicy::default());
         fail(&mut breaker, 5, START);
         let first = START + SECOND;
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_from_before_it_turned_says_nothing() {
+    fn an_outcome_from_before_the_last_transition_is_ignored() {
         let mut breaker = Breaker::new(BreakerPolicy::default());
         let early = breaker.admit(START).expect("closed");
         fail(&mut breaker, 5, START);
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_slow_calls_opens_it_and_what_is_long_ago_does_not_count() {
+    fn slow_calls_within_the_window_open_it() {
         let policy = BreakerPolicy { in_a_row: 0, ..BreakerPolicy::default() };
         let run = |slow: u32, good: u32, apart: Duration| {
             let mut breaker = Breaker::new(policy);
@@ -247,32 +246,36 @@ mod tests {
         assert_eq!(run(15, 15, SECOND), Some(()), "never twenty within ten seconds");
     }
 
-    /// The same rules over the list of all that ever happened.
+    /// Reference model: the same rules over the list of all outcomes.
     #[derive(Default)]
-    struct Slow {
+    struct ReferenceModel {
         log: Vec<(Timestamp, CallOutcome)>,
         open_since: Option<Timestamp>,
         last_probe: Option<Timestamp>,
-        told: Option<Timestamp>,
+        requested_pause: Option<Timestamp>,
     }
 
-    impl Slow {
+    impl ReferenceModel {
         fn admits(&mut self, now: Timestamp) -> bool {
             let Some(since) = self.open_since else { return true };
-            let waited = now >= self.last_probe.unwrap_or(since) + SECOND || self.told.is_some();
-            let free = waited && self.told.is_none_or(|until| now >= until);
+            let waited = now >= self.last_probe.unwrap_or(since) + SECOND || self.requested_pause.is_some();
+            let free = waited && self.requested_pause.is_none_or(|until| now >= until);
             if free {
-                (self.last_probe, self.told) = (Some(now), None);
+                (self.last_probe, self.requested_pause) = (Some(now), None);
             }
             free
         }
 
-        /// Told to wait, it waits until then, or until what it waited for already.
-        fn told(&mut self, until: Timestamp, now: Timestamp) {
+        /// Opens until `until`, or until the end of the current pause if that is later.
+        fn pause_until(&mut self, until: Timestamp, now: Timestamp) {
             let waited_for =
-                self.open_since.map(|since| self.told.unwrap_or(self.last_probe.unwrap_or(since) + SECOND));
+                self.open_since.map(|since| self.requested_pause.unwrap_or(self.last_probe.unwrap_or(since) + SECOND));
             let until = waited_for.map_or(until, |at| at.max(until));
-            *self = Self { open_since: Some(self.open_since.unwrap_or(now)), told: Some(until), ..Self::default() };
+            *self = Self {
+                open_since: Some(self.open_since.unwrap_or(now)),
+                requested_pause: Some(until),
+                ..Self::default()
+            };
         }
 
         fn record(&mut self, outcome: CallOutcome, now: Timestamp) {
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn told_to_wait_it_is_open_until_then() {
+    fn a_requested_pause_keeps_it_open() {
         let mut breaker = Breaker::new(BreakerPolicy::default());
         let early = breaker.admit(START).expect("closed");
         assert_eq!(breaker.open_until(START, START), None, "at once is no time to wait");
@@ -309,17 +312,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_what_the_slow_model_does(
+        fn it_agrees_with_the_reference_model(
             steps in prop::collection::vec((0_u64..1_500_000_000, 0_u8..11, 1_u32..12), 1..200),
         ) {
-            let (mut breaker, mut model, mut now) = (Breaker::new(BreakerPolicy::default()), Slow::default(), START);
+            let (mut breaker, mut model, mut now) = (Breaker::new(BreakerPolicy::default()), ReferenceModel::default(), START);
             for (step, kind, times) in steps {
                 now = now + Duration::from_nanos(step);
                 let outcome = match kind { 0..=5 => CallOutcome::Success, 6 => CallOutcome::Slow, _ => CallOutcome::Failure };
                 if kind == 10 {
                     let until = now + Duration::from_millis(u64::from(times) * 400);
                     prop_assert_eq!(breaker.open_until(until, now), model.open_since.is_none().then_some(true));
-                    model.told(until, now);
+                    model.pause_until(until, now);
                     continue;
                 }
                 for _ in 0..times {

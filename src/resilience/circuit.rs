@@ -1,20 +1,19 @@
-//! [`Circuit`]: when somebody is no longer called because they fail or are slow, as settings.
+//! [`Circuit`]: settings of the circuit breaker.
 
 use std::time::Duration;
 
 use super::breaker::BreakerPolicy;
 use crate::base::error::Error;
 
-/// When calls of a failing upstream, or of a store that a fleet shares, stop, and how they begin again.
+/// Settings of the circuit breaker around an upstream or a shared store.
 ///
-/// | state | a call | turns |
+/// | state | a call | transition |
 /// |---|---|---|
-/// | shut | is made | open by [`failures`](Self::failures) in a row, or where more than [`percent`](Self::percent) of the last 10 s' calls failed or were [slow](Self::slow_after), out of at least 20; an upstream's also by a 503 with `Retry-After` |
-/// | open | fails at once, but for one [each second](Self::probe_every), the first after `Retry-After`, or the first over a fresh connection | shut by a call that succeeds |
+/// | closed | is made | to open by [`failures`](Self::failures) in a row, or if more than [`percent`](Self::percent) of the last 10 s' calls failed or were [slow](Self::slow_after), out of at least 20; for an upstream also by a 503 with `Retry-After` |
+/// | open | fails at once, except for one probe [each second](Self::probe_every), the first after `Retry-After`, or the first over a fresh connection | to closed by a successful call |
 ///
-/// Of an upstream a failure is a 5xx other than 501, or an error of the client. Refusals (403, 429) are none: the
-/// quota sees
-/// to those. Of a store it is an error, a refusal, or no answer by the deadline.
+/// For an upstream a failure is a 5xx other than 501, or an error of the client. Rejections (403, 429) are none: the
+/// quota handles them. For a store it is an error, a rejection, or no answer by the deadline.
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,14 +32,28 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    /// Opens after this many consecutive failures. Defaults to 5; 0 means never.
+    /// Sets the number of consecutive failures that open the circuit. Defaults to 5; 0 disables this.
+    ///
+    /// ```
+    /// use tollgate::Circuit;
+    ///
+    /// let circuit = Circuit::default().failures(3);
+    /// # let _ = circuit;
+    /// ```
     #[must_use]
     pub const fn failures(mut self, in_a_row: u32) -> Self {
         self.policy.in_a_row = in_a_row;
         self
     }
 
-    /// Opens above this percentage of failed or slow calls. Defaults to 20; 100 means never.
+    /// Sets the percentage of failed or slow calls above which the circuit opens. Defaults to 20; 100 disables this.
+    ///
+    /// ```
+    /// use tollgate::Circuit;
+    ///
+    /// let circuit = Circuit::default().percent(50).minimum(10);
+    /// # let _ = circuit;
+    /// ```
     #[must_use]
     pub const fn percent(mut self, percent: u8) -> Self {
         self.policy.percent = percent;
@@ -48,20 +61,36 @@ impl Circuit {
     }
 
     /// Sets the window of the percentage. Defaults to 10 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Circuit;
+    ///
+    /// let circuit = Circuit::default().window(Duration::from_secs(30)).probe_every(Duration::from_secs(2));
+    /// # let _ = circuit;
+    /// ```
     #[must_use]
     pub const fn window(mut self, span: Duration) -> Self {
         self.policy.window = span;
         self
     }
 
-    /// Ignores the percentage for fewer calls than this. Defaults to 20.
+    /// Sets the minimum number of calls for the percentage. Defaults to 20.
     #[must_use]
     pub const fn minimum(mut self, calls: u32) -> Self {
         self.policy.minimum = calls;
         self
     }
 
-    /// Counts calls that take longer, up to the response head or the store's answer, as slow. Off by default.
+    /// Sets the duration, up to the response head or the store's answer, from which a call is slow. Off by default.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Circuit;
+    ///
+    /// let circuit = Circuit::default().slow_after(Duration::from_secs(2));
+    /// # let _ = circuit;
+    /// ```
     #[must_use]
     pub const fn slow_after(mut self, span: Duration) -> Self {
         self.slow_after = Some(span);
@@ -75,8 +104,10 @@ impl Circuit {
         self
     }
 
+    /// Validates the settings.
+    ///
     /// # Errors
-    /// Names what is impossible.
+    /// Returns an error that names the invalid value.
     pub(crate) fn check(self) -> Result<Self, Error> {
         let BreakerPolicy { percent, window, probe_every, .. } = self.policy;
         if percent > 100 {

@@ -1,23 +1,20 @@
-//! [`FailOpen`]: the only door to a remote store.
+//! [`FailOpen`]: guards all calls of a remote store.
 //!
-//! A call goes through with a deadline and a breaker, or is answered with an [`Outage`] at once: nobody ever waits for
-//! a
-//! connection to be made. Connections are made in the background, each on a fresh socket.
+//! A call is made with a deadline and a breaker, or fails with an [`Outage`] at once: no call waits for a connection.
+//! Connections are made in the background, each on a fresh socket.
 //!
-//! | what happened | the call | the connection | the breaker |
+//! | event | the call | the connection | the breaker |
 //! |---|---|---|---|
-//! | an answer in time | its value | stays | a success |
-//! | no answer by the deadline | [`Outage::Deadline`] | stays until the breaker opens, then a fresh one is made | a failure |
-//! | the connection broke, or its answer makes no sense | [`Outage::Disconnected`] | a fresh one is made | a failure |
-//! | the server refused (`READONLY`, `OOM`, …) | [`Outage::Refused`] | stays | a failure |
-//! | there is no connection | [`Outage::Disconnected`], at once | one is being made | – |
-//! | the breaker is open | [`Outage::Open`], at once; one call a second tries | stays | – |
+//! | an answer in time | returns it | stays | a success |
+//! | no answer by the deadline | [`Outage::Deadline`] | stays until the breaker opens, then is replaced | a failure |
+//! | a broken connection, or a malformed answer | [`Outage::Disconnected`] | is replaced | a failure |
+//! | a rejection by the server (`READONLY`, `OOM`, …) | [`Outage::Refused`] | stays | a failure |
+//! | no connection | [`Outage::Disconnected`], at once | is being made | – |
+//! | an open breaker | [`Outage::Open`], at once; one call a second is a probe | stays | – |
 //!
-//! While there is no connection one is tried each [`retry_every`](GuardSettings::retry_every), whether or not earlier
-//! attempts have ended: a server that hangs in the middle of a handshake delays nothing. One that accepts and then
-//! fails
-//! is dialled no more often than that. A fresh connection may be tried
-//! by the next call, even where the breaker is open.
+//! Without a connection, an attempt starts every [`retry_every`](GuardSettings::retry_every), whether or not earlier
+//! ones have ended: a server that hangs during a handshake delays nothing, and one that accepts and then fails is not
+//! dialled more often. The next call may try a fresh connection even while the breaker is open.
 //!
 //! No lock is held across an await, and nothing is boxed per call.
 
@@ -43,42 +40,40 @@ use crate::base::outage::Outage;
 pub use health::GuardStats;
 use health::{Health, Transition};
 
-/// How long a guard waits for what.
+/// Timeouts and intervals of a guard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GuardSettings {
-    /// For the answer to one call.
+    /// Timeout of a call.
     pub(crate) deadline: Duration,
-    /// Between one attempt to connect and the next.
+    /// Interval between attempts to connect.
     pub(crate) retry_every: Duration,
-    /// For one attempt to connect.
-    pub(crate) dial_patience: Duration,
-    /// When to stop calling.
+    /// Timeout of an attempt to connect.
+    pub(crate) dial_timeout: Duration,
+    /// Circuit breaker.
     pub(crate) circuit: Circuit,
 }
 
 impl GuardSettings {
-    /// Five attempts to connect a second, two seconds for each; the circuit as it is by default.
+    /// Creates the defaults: five attempts to connect a second, two seconds for each, and the default circuit.
     pub(crate) fn new(deadline: Duration) -> Self {
         Self {
             deadline,
             retry_every: Duration::from_millis(200),
-            dial_patience: Duration::from_secs(2),
+            dial_timeout: Duration::from_secs(2),
             circuit: Circuit::default(),
         }
     }
 }
 
-/// Timers count milliseconds and round up, the runtime's and the poll's below it: by so much a wait may be longer than
-/// was
-/// asked for.
+/// Maximum excess of a timer: the runtime's and the poll's timers count milliseconds and round up.
 const ROUNDING: Duration = Duration::from_millis(2);
 
-/// How a call through the guard failed, in the engine's words.
+/// Failure of a call, as reported by the engine.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The connection is of no more use.
+    /// The connection is unusable.
     Lost(Error),
-    /// The server is there and says no.
+    /// The server rejected the call.
     Refused(Error),
 }
 
@@ -92,7 +87,7 @@ impl Fault {
 
 pub(crate) type Connect<C> = Box<dyn Fn() -> BoxFuture<Result<C, Error>> + Send + Sync>;
 
-/// Guards connections of type `C`. Clones share them; when the last is dropped, so is the connection and what makes it.
+/// Guards connections of type `C`. Clones share them; dropping the last one closes the connection and stops dialling.
 pub(crate) struct FailOpen<C> {
     inner: Arc<Inner<C>>,
 }
@@ -103,11 +98,11 @@ struct Inner<C> {
     dial: Connect<C>,
     events: Mutex<Events>,
     health: Mutex<Health<C>>,
-    /// Whether every call would be tried: what most who ask want to know, without the lock.
+    /// Whether every call would be tried; read without the lock.
     up: AtomicBool,
-    /// The number of the latest connection.
+    /// Number of the latest connection.
     connects: watch::Sender<u64>,
-    /// Where this guard's time begins.
+    /// Origin of this guard's time.
     epoch: Instant,
 }
 
@@ -118,8 +113,8 @@ impl<C> Clone for FailOpen<C> {
 }
 
 impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
-    /// Begins to connect where there is a runtime, else on the first call. Never fails: a server that is down is an
-    /// outage, not a mistake.
+    /// Starts to connect, or does so on the first call if there is no runtime. Never fails: an unreachable server is
+    /// an outage, not a configuration error.
     pub(crate) fn new(
         name: &'static str,
         settings: GuardSettings,
@@ -144,16 +139,16 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
     /// Calls the store, within the deadline.
     ///
     /// # Errors
-    /// Why there is no answer. The engine's own words are in the [`stats`](Self::stats) and in the event.
+    /// Returns the cause of the outage. The engine's error is in the [`stats`](Self::stats) and in the event.
     pub(crate) async fn call<T, F, Fut>(&self, f: F) -> Result<T, Outage>
     where
         F: FnOnce(C) -> Fut,
         Fut: Future<Output = Result<T, Fault>>,
     {
-        self.call_by(runtime_now() + self.patience(), f).await
+        self.call_by(runtime_now() + self.remaining_timeout(), f).await
     }
 
-    /// Calls the store, for an answer by then: the deadline of a call that has waited already.
+    /// Calls the store, with a deadline at `by` for a call that has already waited.
     ///
     /// # Errors
     /// As [`call`](Self::call).
@@ -166,7 +161,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         let (outage, error, edge) = match tokio::time::timeout_at(by, f(connection)).await {
             Ok(Ok(value)) => {
                 let edge = self.inner.change(|health, now| health.succeeded(ticket, now));
-                self.inner.tell(edge, None);
+                self.inner.report(edge, None);
                 return Ok(value);
             }
             Ok(Err(Fault::Lost(error))) => {
@@ -180,12 +175,12 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
                 (Outage::Deadline, error, self.inner.change(|health, now| health.timed_out(ticket, now)))
             }
         };
-        self.inner.tell(edge, Some(error));
+        self.inner.report(edge, Some(error));
         self.connect();
         Err(outage)
     }
 
-    /// Whether a call would be tried now.
+    /// Returns whether a call would be tried now.
     pub(crate) fn check(&self) -> Result<(), Outage> {
         if self.inner.up.load(Ordering::Relaxed) {
             return Ok(());
@@ -197,23 +192,23 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         verdict
     }
 
-    /// How many connections have been made. What was known from before may have been missed since.
+    /// Returns the number of connections made. Changes of the store may have been missed before the latest one.
     pub(crate) fn generation(&self) -> u64 {
         *self.inner.connects.borrow()
     }
 
-    /// Called for every fresh connection.
+    /// Returns a watch of the connection number.
     pub(crate) fn connects(&self) -> watch::Receiver<u64> {
         self.inner.connects.subscribe()
     }
 
-    /// How long the store is waited for, so that who asks has waited no longer than the deadline.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Returns the timeout of a call, shortened so that the caller's wait does not exceed the deadline.
+    pub(crate) fn remaining_timeout(&self) -> Duration {
         let deadline = self.inner.settings.deadline;
         deadline - ROUNDING.min(deadline / 2)
     }
 
-    /// Where events go from now on.
+    /// Sets the receiver of events.
     pub(crate) fn listen(&self, events: Events) {
         *self.inner.events.lock() = events;
     }
@@ -230,7 +225,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
         admitted
     }
 
-    /// Sees to it that a connection is being made where there is none.
+    /// Starts connecting if there is no connection.
     fn connect(&self) {
         dial::start(&self.inner);
     }
@@ -241,7 +236,7 @@ impl<C> Inner<C> {
         self.health.lock()
     }
 
-    /// Changes what is known of the store.
+    /// Updates the state of the store.
     fn change<R>(&self, change: impl FnOnce(&mut Health<C>, Timestamp) -> R) -> R {
         let mut health = self.lock();
         let changed = change(&mut health, self.now());
@@ -250,18 +245,18 @@ impl<C> Inner<C> {
     }
 
     fn now(&self) -> Timestamp {
-        // A day's head start, so that "ten seconds ago" is representable from the beginning.
+        // Starts a day after zero, so that "ten seconds ago" is representable from the beginning.
         Timestamp::from_nanos(86_400_000_000_000) + (runtime_now() - self.epoch)
     }
 
-    /// Says what turned, outside every lock.
-    fn tell(&self, edge: Option<Transition>, error: Option<Error>) {
+    /// Reports a transition, outside of every lock.
+    fn report(&self, edge: Option<Transition>, error: Option<Error>) {
         if let Some(error) = &error {
             self.lock().note(error);
         }
         let Some(edge) = edge else { return };
         let events = self.events.lock().clone();
-        edge.tell(&events, self.name, error);
+        edge.report(&events, self.name, error);
     }
 }
 

@@ -1,7 +1,7 @@
-//! Stores that others wrote: what they break stays with them.
+//! Isolates user-supplied stores: panics and timeouts become errors.
 //!
-//! A store that panics, or does not answer, has failed like one that returns an error: the request goes on without it.
-//! Stores of this crate bring a deadline and a breaker of their own.
+//! A store that panics or does not answer is treated like one that returns an error: the request continues without
+//! it. The stores of this crate have a deadline and a breaker of their own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use futures_util::FutureExt;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 
-/// How long a store may take for an answer.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(250);
+/// Timeout of a store's answer.
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The store's answer, where it gives one in time.
+/// Returns the store's answer, or an error after a panic or a timeout.
 pub(crate) fn isolate<T: Send + 'static>(
     store: &'static str,
     ask: impl FnOnce() -> MaybeReady<Result<T, Error>>,
@@ -22,7 +22,7 @@ pub(crate) fn isolate<T: Send + 'static>(
     match catch_unwind(AssertUnwindSafe(ask)) {
         Ok(MaybeReady::Ready(answer)) => MaybeReady::Ready(answer),
         Ok(MaybeReady::Pending(answer)) => MaybeReady::Pending(Box::pin(async move {
-            match tokio::time::timeout(PATIENCE, AssertUnwindSafe(answer).catch_unwind()).await {
+            match tokio::time::timeout(TIMEOUT, AssertUnwindSafe(answer).catch_unwind()).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(panicked(store)),
                 Err(late) => Err(Error::store(format!("the store of the {store} did not answer in time"), late)),
@@ -37,7 +37,7 @@ pub(crate) fn contain_now<T: Default>(ask: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(ask)).unwrap_or_default()
 }
 
-/// The panic hook has printed the message.
+/// Returns the error of a panic; the panic hook has printed the message.
 fn panicked(store: &'static str) -> Error {
     Error::store(format!("the store of the {store} panicked"), "panicked")
 }

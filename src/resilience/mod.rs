@@ -1,5 +1,5 @@
-//! Keeps failures of stores and of user code from becoming failures of requests: circuit breaker, deadline,
-//! reconnection, isolation of panics.
+//! Keeps failures of stores and user code away from requests: circuit breaker, deadlines, reconnection, isolation of
+//! panics.
 
 pub(crate) mod breaker;
 pub(crate) mod circuit;

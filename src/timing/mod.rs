@@ -1,5 +1,5 @@
-//! How long did it take: every request by route, every query by what it looks like, and which query belongs to which
-//! request. What costs too much is said: slow queries, a query in a loop, the same question twice, a pool too small.
+//! Latency by route, time and count of queries by request, and findings such as slow queries, N+1 queries, duplicates
+//! and pool starvation.
 //!
 //! ```
 //! use std::time::Duration;
@@ -18,8 +18,8 @@
 //! # Ok::<(), tollgate::Error>(())
 //! ```
 //!
-//! Over sqlx no handler changes: see [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html), and
-//! `examples/queries.rs` for a service that is heard so.
+//! With sqlx no handler changes: see [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html),
+//! and `examples/queries.rs` for a complete service.
 //!
 //! # How a request is counted
 //!
@@ -28,23 +28,23 @@
 //! | 1 | was answered with a status below 500 | a latency |
 //! | 2 | was answered with 5xx, or its service failed with an error | a latency and an error |
 //! | 3 | was dropped before there was an answer: the client left, a timeout outside fired, the handler panicked | cancelled, no latency |
-//! | 4 | took at least `slow_after`, in whatever way it ended | also slow: listed with everything it did |
+//! | 4 | took at least `slow_after`, however it ended | also slow: listed with its queries, waits and calls |
 //!
-//! Its time ends with the response *head*; what a body takes to stream depends on the client that reads it. Its name is
-//! the route axum matched, else the first of [`routes`](TimingBuilder::routes) that matches, else
-//! [`UNMATCHED`](crate::UNMATCHED): never a path that a client typed. After 256 routes ([settable]) the rest is
+//! Time ends with the response *head*; the duration of a streamed body depends on the client that reads it. The name
+//! is the route matched by axum, else the first of [`routes`](TimingBuilder::routes) that matches, else
+//! [`UNMATCHED`](crate::UNMATCHED): never a path typed by a client. After 256 routes ([configurable]) the rest is
 //! counted under `other`.
 //!
-//! [settable]: TimingBuilder::max_routes
+//! [configurable]: TimingBuilder::max_routes
 //!
-//! # Where queries come from
+//! # Sources of queries
 //!
 //! | driver | how |
 //! |---|---|
 //! | sqlx, sea-orm | [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html), a layer of the program's subscriber: no handler changes (feature `tracing`) |
-//! | any other | [`timed_query`] with the SQL, or [`timed`] with a word, around the future of each query |
-//! | pools | heard from sqlx, where its [logging is on](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html); [`timed_acquire`] for any other |
-//! | other services | [`timed_upstream`]: counted apart |
+//! | any other | [`timed_query`] with the SQL, or [`timed`] with a name, around the future of each query |
+//! | pools | sqlx's events, if its [logging is on](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html); otherwise [`timed_acquire`] |
+//! | other services | [`timed_upstream`]: counted separately |
 //!
 //! Queries are grouped by their [`fingerprint`](fingerprint()): the statement without its values. For tokio-postgres:
 //!
@@ -64,64 +64,62 @@
 //!
 //! The same for diesel, sea-orm and redis is in the repository's `examples/recipes`, a package of its own.
 //!
-//! # How a query finds its request
+//! # Attribution of queries to requests
 //!
 //! | | the query is made | it counts for |
 //! |---|---|---|
 //! | 1 | in the handler, or in anything it awaits or joins | that request |
-//! | 2 | by sqlx, on SQLite's own thread | the request in whose span it was asked for |
+//! | 2 | by sqlx, on SQLite's own thread | the request in whose span it was made |
 //! | 3 | in a task: `tokio::spawn(work.in_current_span())` over sqlx, `tokio::spawn(timed("name", query))` otherwise | that request, also after its end |
 //! | 4 | by a handler that a cache runs detached: on a miss whose client has left, on a background revalidation | the request that caused it |
 //! | 5 | inside a task spawned by hand, and anywhere else | no request: [`TimingStats::unattributed`] |
 //!
-//! What a layer outside this one does is not part of the request: put timing outermost. A query that a streaming body
-//! makes after the response head counts where it is made in the request's span.
+//! Work of outer layers is not part of the request: make timing the outermost layer. A query that a streaming body
+//! makes after the response head is attributed if it is made in the request's span.
 //!
-//! # What is found
+//! # Findings
 //!
 //! | | in one request | reported as |
 //! |---|---|---|
 //! | 1 | a query took [`slow_query_after`](TimingBuilder::slow_query_after) (100 ms) or longer | [`Event::SlowQuery`](crate::Event::SlowQuery) |
 //! | 2 | the request took [`slow_after`](TimingBuilder::slow_after) (250 ms) or longer | [`Event::SlowRequest`](crate::Event::SlowRequest) |
 //! | 3 | the same query ran five times or more, for different things | [`Event::NPlusOne`](crate::Event::NPlusOne) |
-//! | 4 | a query asked again for what it had asked for | [`Event::DuplicateQueries`](crate::Event::DuplicateQueries) |
+//! | 4 | a query was repeated exactly | [`Event::DuplicateQueries`](crate::Event::DuplicateQueries) |
 //! | 5 | waits for connections took [`starved_after`](TimingBuilder::starved_after) (100 ms) or longer together | [`Event::PoolStarvation`](crate::Event::PoolStarvation) |
 //!
-//! Each is reported once a minute for a route and a query, to the hook and (feature `tracing`) as a warning with route,
-//! fingerprint, count, time and, for [`timed`] and [`timed_query`], the line of the program. All are counted:
-//! [`TimingStats::finding_counts`]. [`Repeats`] sets rows 3 and 4, for the layer or for a route.
+//! Each is reported once a minute per route and query, to the hook and (feature `tracing`) as a warning with route,
+//! fingerprint, count, time and, for [`timed`] and [`timed_query`], the call site. All are counted in
+//! [`TimingStats::finding_counts`]. [`Repeats`] configures rows 3 and 4, for the layer or for a route.
 //!
-//! # When it fails
+//! # Failures
 //!
-//! The request, the response body and the inner service's error are untouched, and readiness is the inner service's
-//! own.
-//! What can fail is to hear sqlx, in silence: [`TimingStats::harvest`] says `never_heard`, and one warning says what
-//! is in
-//! the way. See [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html) for each cause and its
-//! fix.
+//! The request, the response body and the inner service's error are unchanged, and readiness is that of the inner
+//! service. The harvest of sqlx's queries can fail silently: [`TimingStats::harvest`] is then `no_events`, and one
+//! warning names the likely cause. See [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/fn.harvest.html)
+//! for each cause and its fix.
 //!
-//! # What it costs
+//! # Cost
 //!
 //! | | |
 //! |---|---|
 //! | a request without a query | two clock readings and six additions: about 110 ns over the bare service, no allocation |
-//! | a query | about 200 ns; its request's log is opened by the first, with one allocation |
-//! | a query heard from sqlx | about 0.3 µs over what sqlx needs to say it (0.2 µs) |
-//! | memory | about 26 KB for each route and each query that occurred (256 of each); 256 groups per request; 2 MB of remembered statements; 80 slow requests, 64 findings |
+//! | a query | about 200 ns; the first one allocates the request's log |
+//! | a query harvested from sqlx | about 0.3 µs in addition to sqlx's own event (0.2 µs) |
+//! | memory | about 26 KB per route and per query that occurred (256 of each); 256 groups per request; 2 MB of cached statements; 80 slow requests, 64 findings |
 //!
 //! Percentiles since the layer was built are within 1⁄64 (1.6 %) of the exact value, those of the last minute, five
 //! minutes and hour ([`Windows`]) within 1⁄16.
 //!
 //! # In production
 //!
-//! * [`server_timing`](TimingBuilder::server_timing) tells clients how long queries take. Turn it on inside, or for
-//!   those you [choose](TimingBuilder::server_timing_if).
-//! * [`TimingLayer::prometheus`] is a page to scrape; the feature `metrics` hands the same to the `metrics` facade.
+//! * [`server_timing`](TimingBuilder::server_timing) discloses query times to clients. Enable it internally, or for
+//!   [selected requests](TimingBuilder::server_timing_if).
+//! * [`TimingLayer::prometheus`] renders a page to scrape; the feature `metrics` records the same with the `metrics`
+//!   facade.
 //! * Names and fingerprints appear in [`TimingLayer::stats`], events and metrics; values, paths, users and addresses
-//!   never
-//!   do.
-//! * Each process counts for itself.
-//! * In tests, [`testing::queries`](https://docs.rs/tollgate/latest/tollgate/testing/) asserts how many there are.
+//!   never do.
+//! * Each process has its own counts.
+//! * In tests, [`testing::queries`](https://docs.rs/tollgate/latest/tollgate/testing/) asserts the number of queries.
 
 mod engine;
 mod measure;

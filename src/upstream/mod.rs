@@ -1,4 +1,5 @@
-//! Care for an upstream's quota: calls *out* are counted before they are made, paced, shed, and spared.
+//! Client-side quotas: calls *to* an upstream are counted before they are sent, paced, rejected, or avoided by a
+//! cache.
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,7 +26,8 @@
 //!     match client.clone().oneshot(request).await {
 //!         Ok(response) => assert!(response.status() == 200 && call < 3),
 //!         // Nine tenths of twenty hold three calls at five credits; the last tenth is for `Priority::High`.
-//!         Err(Error::Rejected(shed)) => assert!(shed.retry_after <= Duration::from_secs(3_600) && call == 3),
+//!         Err(Error::Rejected(rejected)) => assert!(rejected.retry_after <= Duration::from_secs(3_600) && call ==
+//!         3),
 //!         Err(Error::Inner(error)) => return Err(error.into()),
 //!     }
 //! }
@@ -35,82 +37,67 @@
 //!
 //! [`Tollgate::upstream`](crate::Tollgate::upstream) puts a cache in front of it, and timing in front of that.
 //!
-//! # How it decides
+//! # Decision
 //!
-//! | | question | no | otherwise |
+//! | | question | if not | otherwise |
 //! |---|---|---|---|
-//! | 1 | has its turn come? ([`Mode::Wait`] with a [`CallPace`]) | it waits, first come, first served; [`Paced`](RejectedReason::Paced) where that takes too long | 2 |
-//! | 2 | may the upstream be called, or did it say to wait? | [`ToldToWait`](RejectedReason::ToldToWait) until then | 3 |
+//! | 1 | has its turn come? ([`Mode::Wait`] with a [`CallPace`]) | it waits in order of arrival; [`Paced`](RejectedReason::Paced) if that takes too long | 2 |
+//! | 2 | may the upstream be called, or did it send a retry time? | [`RetryAfter`](RejectedReason::RetryAfter) until then | 3 |
 //! | 3 | is the [circuit](crate::Circuit) closed, or is this its probe? | [`CircuitOpen`](RejectedReason::CircuitOpen) until the next probe | 4 |
-//! | 4 | do all windows of the quota hold its cost, up to its [priority's](Priority) share? | [`Quota`](RejectedReason::Quota) until the last of them ends | 5 |
-//! | 5 | do the limits that its endpoint was told of hold it? | the same | 6 |
-//! | 6 | is it booked in the store? | the store is waited for, at most 250 ms; where it is away the call goes on, owing | it is spent, and sent |
+//! | 4 | do all windows of the quota have room for its cost, up to its [priority's](Priority) share? | [`Quota`](RejectedReason::Quota) until the last of them ends | 5 |
+//! | 5 | do the limits reported for its endpoint have room for it? | the same | 6 |
+//! | 6 | is it booked in the store? | it waits for the store, at most 250 ms; during an outage the call is sent and booked later | it is spent, and sent |
 //!
-//! "No" is an error at once ([`Mode::Reject`]), a wait of at most so long ([`Mode::Wait`]), or only counted
-//! ([`Mode::Observe`]). Nothing is spent before all have agreed.
+//! A call that may not be sent fails at once ([`Mode::Reject`]), waits for a bounded time ([`Mode::Wait`]), or is
+//! only counted ([`Mode::Observe`]). Nothing is spent before all checks have passed.
 //!
-//! What an upstream says of itself is read from every response: see the table in the source of
-//! `upstream/learn/headers.rs`, or in short
-//! `X-RateLimit-*` in all their spellings, `RateLimit` and `RateLimit-BreakerPolicy` of the IETF's drafts up to 11,
-//! `Retry-After`, and
-//! by a [hook](UpstreamBuilder::limits_in_body) what stands in the body of a 200. A limit binds the endpoints in whose
-//! answers
-//! it was last told; a refusal that names no limit binds all of them.
+//! The upstream's own limits are read from every response: `X-RateLimit-*` in all their spellings, `RateLimit` and
+//! `RateLimit-Policy` of the IETF's drafts up to 11, `Retry-After` (see the table in `upstream/learn/headers.rs`),
+//! and by a [hook](UpstreamBuilder::limits_in_body) from the body of a 200. A limit binds the endpoints whose
+//! responses last reported it; a rejection that names no limit binds all of them.
 //!
-//! # It never counts less than the upstream has
+//! # Accuracy: never less than the upstream has counted
 //!
-//! That is what makes a quota one can rely on. As far as this process's calls, and those of others that book in the
-//! same
-//! store, are concerned:
+//! For the calls of this process, and those of other processes that book in the same store:
 //!
-//! 1. A call is spent in every window before it is sent. Only an answer 304 gives its cost back, and only where that
-//!    was
-//!    said to be [free](UpstreamBuilder::free_not_modified). A call that failed or whose caller left may have been
-//!    counted,
+//! 1. A call is spent in every window before it is sent. Only a 304 response refunds its cost, and only if
+//!    [configured](UpstreamBuilder::free_not_modified). A call that failed or was cancelled may have been counted,
 //!    and stays spent.
-//! 2. What an upstream tells is as of when it counted that call; others may have been counted since, or before and
-//!    answered
-//!    later. All that was sent and not answered before that call was sent is added to what it tells. An answer that was
-//!    overtaken by a later one changes nothing.
-//! 3. When a window ends, what is under way counts in the next one too: nobody knows where it will be counted.
-//! 4. Credits are booked in the store before they are spent, a block at a time. A process that dies takes its block
-//!    along,
-//!    counted and unspent. While the store is away, credits are spent and owed, and booked when it is back; one that
-//!    forgot
-//!    is told again. Only a process that dies while it owes takes its debt along.
-//! 5. A calendar that is set back begins no old window anew.
+//! 2. A reported limit is as of the moment at which the upstream counted that call; other calls may have been counted
+//!    since, or before and answered later. All calls sent and not answered before that call was sent are added to the
+//!    report. A response that was overtaken by a later one changes nothing.
+//! 3. When a window ends, calls in flight also count in the next one, because either window may count them.
+//! 4. Credits are booked in the store before they are spent, a block at a time. A process that crashes leaves its
+//!    block counted and unspent. During an outage of the store credits are spent unbooked, and booked afterwards; a
+//!    store that lost data is corrected. Only a process that crashes with unbooked credits loses them.
+//! 5. Setting the calendar back does not restart an old window.
 //!
-//! It rests on these assumptions: an upstream counts a call before it answers it, and none that reaches it more than a
-//! minute after its caller gave up; costs are what the cost function says; configured windows begin by our clock.
-//! Calls of
-//! others under the same key that book nowhere are known as far as the upstream tells.
+//! Assumptions: an upstream counts a call before it answers it, and counts none that reaches it more than a minute
+//! after its caller gave up; costs are those of the cost function; configured windows begin by the local clock. Calls
+//! of other processes with the same key that do not book in the store are known only from the upstream's reports.
 //!
-//! # When it fails
+//! # Failures
 //!
-//! The store's failure never reaches a call. The client's own error does, untouched, as [`Error::Inner`]. What is shed
-//! is an
-//! [`Error::Rejected`], an error to whoever stands in front: a [cache](crate::cache) serves a stale answer in its
-//! place where it
-//! may. A hook that panics, panics in its caller's task.
+//! An outage of the store never reaches a call. The client's own error is returned unchanged, as [`Error::Inner`]. A
+//! rejected call returns [`Error::Rejected`], for which a [cache](crate::cache) in front can serve a stale response.
+//! A panic in a hook propagates to the caller's task.
 //!
-//! # What it costs
+//! # Cost
 //!
-//! A call that need not wait takes two short locks and two readings of the clock, allocates nothing and boxes nothing,
-//! without
-//! [`limits_in_body`](UpstreamBuilder::limits_in_body): about a quarter of a microsecond over the bare client, and
-//! half a
-//! microsecond where the response tells of limits, in `cargo bench --bench upstream` on two virtual cores. A call that
-//! waits is boxed. Memory: some kilobytes an upstream, however many calls; a hundred bytes an endpoint.
+//! A call that does not wait takes two short locks and two clock readings, without allocations unless
+//! [`limits_in_body`](UpstreamBuilder::limits_in_body) is set: about a quarter of a microsecond over the bare client,
+//! and half a microsecond if the response reports limits (`cargo bench --bench upstream`, two virtual cores). A call
+//! that waits is boxed. Memory: some kilobytes per upstream, independent of the number of calls; a hundred bytes per
+//! endpoint.
 //!
-//! # Deploying it
+//! # Deployment
 //!
-//! * One layer for one upstream and key. Layers of one name share their credits where they share a store.
-//! * It is made for `http` requests, whatever the client speaks below (reqwest's takes four lines, in
-//!   `examples/recipes/src/reqwest.rs`); a retry that should count stands outside of it, one
-//!   inside is not seen.
+//! * Use one layer per upstream and key. Layers with the same name share their credits if they share a store.
+//! * The layer accepts `http` requests, for any client (reqwest takes four lines, in
+//!   `examples/recipes/src/reqwest.rs`). A retry layer outside of it is counted; one inside is not.
 //! * Waiting, booking ahead and [`shutdown`](UpstreamLayer::shutdown) need a tokio runtime with time enabled.
-//! * Windows begin by this machine's calendar. Where the upstream's begins at another hour, say so:
-//!   [`Credits::reset_hour`], [`utc_offset`](Credits::utc_offset).
+//! * Windows follow this machine's calendar. If the upstream's begin at another hour, set
+//!   [`Credits::reset_hour`] or [`utc_offset`](Credits::utc_offset).
 
 mod engine;
 mod learn;

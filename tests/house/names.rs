@@ -54,7 +54,7 @@ const FILES: [(&str, &str); 47] = [
 ];
 
 /// Names of types, each with the standard term that replaced it; or a name that says too little.
-const TYPES: [(&str, &str); 46] = [
+const TYPES: [(&str, &str); 51] = [
     ("Answer", "MaybeReady"),
     ("Asker", "RequestView"),
     ("Books", "LiveRules"),
@@ -62,6 +62,7 @@ const TYPES: [(&str, &str); 46] = [
     ("Case", "StoreContext"),
     ("CircuitShut", "CircuitClosed"),
     ("Contained", "IsolatedStore"),
+    ("Aside", "RareEdits"),
     ("Core", "a name of its own, such as CacheShared"),
     ("Dues", "Checks"),
     ("Facts", "RequestFlags"),
@@ -80,10 +81,12 @@ const TYPES: [(&str, &str); 46] = [
     ("Offer", "CompiledQuota"),
     ("Outliving", "DetachedFetch"),
     ("Pace", "TeeProgress or WarmUpLimits"),
+    ("Part", "LimitDecision"),
     ("Pass", "ResponseEdits"),
     ("Past", "Bypass"),
     ("Patience", "LoadDeadlines"),
     ("Plan", "StorePolicy or CompiledLimits"),
+    ("Recall", "CachedTier"),
     ("Reply", "RateLimitHeaders"),
     ("RuleBook", "CompiledRules"),
     ("Ruling", "Outcome"),
@@ -94,9 +97,11 @@ const TYPES: [(&str, &str); 46] = [
     ("Standing", "Freshness"),
     ("Step", "a name of its own, such as LookupStep"),
     ("Striped", "ShardedCounter"),
+    ("Term", "LimitOutcome"),
     ("Thrift", "BudgetEffect"),
     ("Told", "ObservedLimits"),
     ("Unseen", "SerializeError"),
+    ("Trail", "PendingTrailers"),
     ("Unsettled", "UnsafeRequest"),
     ("Wanted", "RequestedRanges"),
     ("WarmUpPace", "WarmUpLimits"),

@@ -175,7 +175,9 @@ impl Model {
                     let told = fields.iter().find(|(known, _)| known == name);
                     told.is_none_or(|(_, value)| held.field(name) == Some(value))
                 };
-                if same("etag") && same("last-modified") {
+                if !held.has_validator() {
+                    // It cannot be recognised.
+                } else if same("etag") && same("last-modified") {
                     self.refreshed(ask, says, now, held);
                 } else {
                     self.forget(ask.path);
@@ -234,7 +236,7 @@ impl Model {
                 client = Client { status: 304, body: String::new(), age: None };
             }
             self.keep(new);
-        } else if held.is_some() && says.status < 500 {
+        } else if held.is_some() && !ask.authorised && (says.status < 400 || [404, 410].contains(&says.status)) {
             self.forget(ask.path);
         }
         Outcome { client, asked }

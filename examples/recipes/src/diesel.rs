@@ -1,4 +1,4 @@
-//! diesel blocks: the query runs on a thread for that, and its time counts for the request that waits for it.
+//! diesel: the blocking query runs on a blocking thread, and its time counts for the waiting request.
 
 use diesel::connection::LoadConnection;
 use diesel::pg::Pg;
@@ -12,7 +12,7 @@ where
     C: LoadConnection<Backend = Pg> + 'static,
 {
     let query = users::table.filter(users::id.eq(id)).select(users::name);
-    // Its text ends with the parameters in a comment, which the fingerprint leaves out.
+    // The text ends with the parameters in a comment, which the fingerprint omits.
     let sql = diesel::debug_query::<Pg, _>(&query).to_string();
     let load = tokio::task::spawn_blocking(move || query.load(&mut connection));
     timed_query(&sql, load).key(&id).await.expect("the query ends")

@@ -1,4 +1,4 @@
-//! How queries of other drivers are counted, and calls of other clients kept: a few lines each, to be copied.
+//! Recipes for other database drivers and HTTP clients: a few lines each, to be copied.
 
 pub mod diesel;
 pub mod redis;

@@ -1,4 +1,4 @@
-//! reqwest, its upstream's quota kept: the client as a tower service of plain `http` requests, behind a gate.
+//! reqwest: the client as a tower service of `http` requests, behind a gate that keeps its quota.
 
 use http::{Request, Response};
 use reqwest::{Body, Client};

@@ -1,4 +1,4 @@
-//! sea-orm stands on sqlx: the harvest hears its queries, once sqlx is allowed to speak of them.
+//! sea-orm uses sqlx, whose events are harvested once its logging is enabled.
 
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
 

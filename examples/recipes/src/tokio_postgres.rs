@@ -6,7 +6,7 @@ use tollgate::timing::timed_query;
 
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// The parameters as text are the key: only their hash is kept, and only while the request lasts.
+/// The parameters as text are the key: only their hash is kept, until the request ends.
 #[track_caller]
 pub fn query<'a>(
     client: &'a Client,

@@ -1,31 +1,31 @@
-//! [`Ticks`]: the operating system's monotonic clock, read at half its price.
+//! [`Ticks`]: the operating system's monotonic clock, at half its cost.
 //!
-//! Between two looks at the real clock, at most a millisecond apart, the time is reckoned from the processor's counter
-//! at the rate that the last two looks showed. The reckoning runs slow by 1⁄4096, more than looks so close can be
-//! wrong about the rate: it lags up to a quarter of a microsecond, is put right at the next look, and a look never says
-//! less than was told before it, so that time never goes back. Nothing adds up: a rate is used for a millisecond and
-//! forgotten.
+//! Between two readings of the system clock, at most a millisecond apart, the time is interpolated from the
+//! processor's counter at the rate of the last two readings. The interpolation runs slow by 1⁄4096, more than the
+//! possible error of the rate: it lags up to a quarter of a microsecond, is corrected at the next reading, and a
+//! reading never returns less than was returned before, so that time never goes back. No error accumulates: a rate is
+//! used for a millisecond only.
 //!
-//! Where the processor has no steady counter, the counter is the real clock itself.
+//! If the processor has no steady counter, the system clock itself is the counter.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::base::lock::Mutex;
 
-/// How long the time is reckoned, in nanoseconds.
-const LOOK_EVERY: u64 = 1_000_000;
-/// How much slow the reckoning runs, as a power of two.
-const SLOW: u32 = 12;
+/// Maximum time of interpolation, in nanoseconds.
+const READ_INTERVAL: u64 = 1_000_000;
+/// Slowdown of the interpolation, as a negative power of two.
+const SLOWDOWN: u32 = 12;
 
 pub(super) struct Ticks {
     counter: quanta::Clock,
-    /// Reads the real clock, in nanoseconds.
+    /// Reads the system clock, in nanoseconds.
     real: fn() -> u64,
     anchor: Anchor,
-    looking: Mutex<()>,
+    reading: Mutex<()>,
 }
 
-/// A look at the real clock, and what to make of the ticks since. Odd versions are being written.
+/// Seqlock of a reading of the system clock and the counter's rate; a version is odd while it is being written.
 #[derive(Default)]
 struct Anchor {
     version: AtomicU64,
@@ -33,36 +33,36 @@ struct Anchor {
     nanos: AtomicU64,
     /// Nanoseconds per tick, in units of 2⁻³².
     rate: AtomicU64,
-    /// For how many ticks the rate is good; 0 before it is known.
+    /// Number of ticks for which the rate is valid; 0 before it is known.
     span: AtomicU64,
 }
 
 impl Ticks {
     pub(super) fn new(real: fn() -> u64) -> Self {
-        Self { counter: quanta::Clock::new(), real, anchor: Anchor::default(), looking: Mutex::new(()) }
+        Self { counter: quanta::Clock::new(), real, anchor: Anchor::default(), reading: Mutex::new(()) }
     }
 
-    /// Nanoseconds on the real clock, up to a quarter of a microsecond late.
+    /// Returns nanoseconds of the system clock, up to a quarter of a microsecond late.
     #[inline]
     pub(super) fn now(&self) -> u64 {
-        match self.anchor.reckon(self.counter.raw()) {
+        match self.anchor.interpolate(self.counter.raw()) {
             Some(nanos) => nanos,
-            None => self.look(),
+            None => self.read(),
         }
     }
 
     #[cold]
-    fn look(&self) -> u64 {
+    fn read(&self) -> u64 {
         // Held for two readings of the clock, once a millisecond.
-        let _looking = self.looking.lock();
-        if let Some(nanos) = self.anchor.reckon(self.counter.raw()) {
+        let _reading = self.reading.lock();
+        if let Some(nanos) = self.anchor.interpolate(self.counter.raw()) {
             return nanos;
         }
         let (ticks, nanos) = self.pair();
-        self.anchor.drop_at(ticks, nanos)
+        self.anchor.replace(ticks, nanos)
     }
 
-    /// Both clocks at one moment: again where something came between.
+    /// Reads both clocks at one moment; repeated if the thread was interrupted in between.
     fn pair(&self) -> (u64, u64) {
         let mut best = (u64::MAX, 0, 0);
         for _ in 0..3 {
@@ -78,9 +78,9 @@ impl Ticks {
 }
 
 impl Anchor {
-    /// The time at this count; nothing where the anchor is too old, or being moved.
+    /// Interpolates the time at this count; `None` if the anchor is outdated or being replaced.
     #[inline]
-    fn reckon(&self, ticks: u64) -> Option<u64> {
+    fn interpolate(&self, ticks: u64) -> Option<u64> {
         let version = self.version.load(Ordering::Acquire);
         let since = ticks.wrapping_sub(self.ticks.load(Ordering::Relaxed));
         let (nanos, rate) = (self.nanos.load(Ordering::Relaxed), self.rate.load(Ordering::Relaxed));
@@ -90,16 +90,16 @@ impl Anchor {
         (whole && since < span).then(|| nanos + scaled(since, rate))
     }
 
-    /// Drops anchor here, one thread at a time, and says what the time is.
-    fn drop_at(&self, ticks: u64, nanos: u64) -> u64 {
+    /// Replaces the anchor, one thread at a time, and returns the time.
+    fn replace(&self, ticks: u64, nanos: u64) -> u64 {
         let version = self.version.load(Ordering::Relaxed);
         let since = ticks.wrapping_sub(self.ticks.load(Ordering::Relaxed));
         let (old, span) = (self.nanos.load(Ordering::Relaxed), self.span.load(Ordering::Relaxed));
         // The latest time that can have been returned: later readings are never earlier.
         let nanos = nanos.max(old + scaled(since.min(span), self.rate.load(Ordering::Relaxed)));
         let first = version == 0;
-        if !first && span == 0 && nanos - old < LOOK_EVERY {
-            // Too early to know the rate.
+        if !first && span == 0 && nanos - old < READ_INTERVAL {
+            // Too early to determine the rate.
             return nanos;
         }
         let (rate, span) = if first { (0, 0) } else { rate(since, nanos - old) };
@@ -114,17 +114,17 @@ impl Anchor {
     }
 }
 
-/// The rate that two looks show, a little slow, and for how many ticks it is good; zeros where they show none.
+/// Returns the rate between two readings, slowed down, and the ticks for which it is valid; zeros if there is none.
 const fn rate(ticks: u64, nanos: u64) -> (u64, u64) {
     let exact = match ((nanos as u128) << 32).checked_div(ticks as u128) {
         // A tick is between a hundredth of a nanosecond and 64 of them.
         Some(exact) if exact >> 25 > 0 && exact >> 38 == 0 => exact as u64,
         _ => return (0, 0),
     };
-    (exact - (exact >> SLOW), (LOOK_EVERY << 32) / exact)
+    (exact - (exact >> SLOWDOWN), (READ_INTERVAL << 32) / exact)
 }
 
-/// That many ticks in nanoseconds.
+/// Converts ticks to nanoseconds.
 #[inline]
 const fn scaled(ticks: u64, rate: u64) -> u64 {
     ((ticks as u128 * rate as u128) >> 32) as u64
@@ -137,45 +137,44 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the counter's rate and however the looks are spaced and off: never far from the real clock, and
-        /// never
-        /// back.
+        /// For any rate of the counter and any spacing and error of the readings: never far from the system clock,
+        /// and never going back.
         #[test]
         fn keeps_close_and_never_goes_back(
             per_tick in 0.1_f64..50.0,
             steps in prop::collection::vec((0_u64..2_000_000, 0_u64..40), 1..200),
         ) {
-            let (anchor, mut nanos, mut latest, mut reckoned) = (Anchor::default(), 86_400_000_000_000_u64, 0, 0);
+            let (anchor, mut nanos, mut latest, mut interpolated) = (Anchor::default(), 86_400_000_000_000_u64, 0, 0);
             for (step, late) in steps {
                 nanos += step;
                 let ticks = (nanos as f64 / per_tick) as u64;
-                // A look reads the real clock a little after the counter.
-                let told = anchor.reckon(ticks).inspect(|_| reckoned += 1).unwrap_or_else(|| anchor.drop_at(ticks, nanos + late));
-                prop_assert!(told >= latest, "back by {}", latest - told);
-                prop_assert!(told <= nanos + 200 && told + 600 >= nanos, "{told} at {nanos}");
-                latest = told;
+                // A reading of the system clock happens a little after that of the counter.
+                let returned = anchor.interpolate(ticks).inspect(|_| interpolated += 1).unwrap_or_else(|| anchor.replace(ticks, nanos + late));
+                prop_assert!(returned >= latest, "back by {}", latest - returned);
+                prop_assert!(returned <= nanos + 200 && returned + 600 >= nanos, "{returned} at {nanos}");
+                latest = returned;
             }
         }
     }
 
     #[test]
-    fn between_looks_the_time_is_reckoned() {
+    fn time_between_readings_is_interpolated() {
         let anchor = Anchor::default();
-        assert_eq!((anchor.drop_at(3_000, 1_000), anchor.reckon(3_001)), (1_000, None));
-        assert_eq!(anchor.drop_at(6_000, 2_000), 2_000, "too early to know the rate");
-        anchor.drop_at(3_003_000, 1_001_000);
-        let told = anchor.reckon(3_003_000 + 1_500_000).expect("half a millisecond later");
-        assert!((1_500_700..=1_501_000).contains(&told), "{told}");
-        assert_eq!(anchor.reckon(3_003_000 + 3_100_000), None, "a millisecond is over");
-        assert_eq!(anchor.reckon(3_002_000), None, "another processor's counter is behind");
+        assert_eq!((anchor.replace(3_000, 1_000), anchor.interpolate(3_001)), (1_000, None));
+        assert_eq!(anchor.replace(6_000, 2_000), 2_000, "too early to know the rate");
+        anchor.replace(3_003_000, 1_001_000);
+        let returned = anchor.interpolate(3_003_000 + 1_500_000).expect("half a millisecond later");
+        assert!((1_500_700..=1_501_000).contains(&returned), "{returned}");
+        assert_eq!(anchor.interpolate(3_003_000 + 3_100_000), None, "a millisecond is over");
+        assert_eq!(anchor.interpolate(3_002_000), None, "another processor's counter is behind");
     }
 
     #[test]
-    fn a_counter_that_stands_still_is_not_believed() {
+    fn a_stopped_counter_is_not_used() {
         let anchor = Anchor::default();
         for n in 0..5 {
-            assert_eq!(anchor.drop_at(7, n * LOOK_EVERY), n * LOOK_EVERY);
-            assert_eq!(anchor.reckon(7), None);
+            assert_eq!(anchor.replace(7, n * READ_INTERVAL), n * READ_INTERVAL);
+            assert_eq!(anchor.interpolate(7), None);
         }
     }
 }

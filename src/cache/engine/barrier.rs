@@ -12,7 +12,7 @@
 //! them, which voids more than necessary but never less.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::lock::RwLock;
@@ -107,9 +107,12 @@ pub(crate) struct Barriers {
 #[derive(Debug, Default)]
 struct Marks {
     floor: Mark,
-    tags: HashMap<Box<str>, Mark, foldhash::fast::RandomState>,
-    resources: HashMap<Box<[u8]>, Mark, foldhash::fast::RandomState>,
-    paths: HashMap<Box<[u8]>, Mark, foldhash::fast::RandomState>,
+    /// Tags, resources and paths by their hash under a secret: a name of any length takes a few bytes, and two that share
+    /// a hash invalidate each other's entries.
+    hasher: foldhash::quality::RandomState,
+    tags: HashMap<u64, Mark, foldhash::fast::RandomState>,
+    resources: HashMap<u64, Mark, foldhash::fast::RandomState>,
+    paths: HashMap<u64, Mark, foldhash::fast::RandomState>,
     prefixes: HashMap<Prefix, Mark, foldhash::fast::RandomState>,
 }
 
@@ -137,20 +140,23 @@ impl Barriers {
     #[cfg(feature = "redis")]
     pub(super) fn start_at(&self, generation: u64) {
         let mut marks = self.marks.write();
-        *marks = Marks { floor: Mark { hard: generation, soft: 0 }, ..Marks::default() };
+        *marks = Marks { floor: Mark { hard: generation, soft: 0 }, hasher: marks.hasher.clone(), ..Marks::default() };
         self.generation.store(generation, Ordering::Release);
     }
 
     fn mark(&self, marks: &mut Marks, scope: InvalidationScope, soft: bool, generation: u64) {
         match scope {
             InvalidationScope::Tag(tag) => {
-                raise(&mut marks.tags, tag, generation, soft, MAX_BARRIERS, &mut marks.floor)
+                let tag = marks.hasher.hash_one(tag.as_bytes());
+                raise(&mut marks.tags, tag, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Resource(key) => {
-                raise(&mut marks.resources, key, generation, soft, MAX_BARRIERS, &mut marks.floor)
+                let key = marks.hasher.hash_one(&*key);
+                raise(&mut marks.resources, key, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Path(path) => {
-                raise(&mut marks.paths, path, generation, soft, MAX_BARRIERS, &mut marks.floor)
+                let path = marks.hasher.hash_one(&*path);
+                raise(&mut marks.paths, path, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Prefix(prefix) => {
                 raise(&mut marks.prefixes, prefix, generation, soft, MAX_PREFIXES, &mut marks.floor);
@@ -188,11 +194,15 @@ impl Barriers {
                 found.merge(*mark);
             }
         };
-        merge(marks.resources.get(key.resource()));
-        tags.iter().for_each(|tag| merge(marks.tags.get(tag)));
+        if !marks.resources.is_empty() {
+            merge(marks.resources.get(&marks.hasher.hash_one(key.resource())));
+        }
+        if !marks.tags.is_empty() {
+            tags.iter().for_each(|tag| merge(marks.tags.get(&marks.hasher.hash_one(tag.as_bytes()))));
+        }
         let by_target = !marks.paths.is_empty() || !marks.prefixes.is_empty();
         if let Some(target) = Target::of(key.resource()).filter(|_| by_target) {
-            merge(marks.paths.get(&*[target.path, target.query].concat()));
+            merge(marks.paths.get(&marks.hasher.hash_one(&[target.path, target.query].concat()[..])));
             marks.prefixes.iter().filter(|(prefix, _)| prefix.covers(&target)).for_each(|(_, mark)| merge(Some(mark)));
         }
         match found {

@@ -44,7 +44,7 @@ pub(crate) enum LevelOne {
 
 impl Engine {
     pub(crate) fn new(levels: StorePlan, clock: Clock, hook: Option<Hook>) -> Self {
-        clock.wind();
+        clock.warm_up();
         let in_process = matches!(levels.level_1, LevelOne::Memory(_)) && levels.level_2.is_none();
         let level_1 = match levels.level_1 {
             LevelOne::Memory(memory) => memory,

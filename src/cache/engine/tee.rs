@@ -116,6 +116,11 @@ impl Tee {
         BodyReader::follower(self.clone(), resume)
     }
 
+    /// Whether the length of the body is known.
+    pub(crate) const fn is_promised(&self) -> bool {
+        self.promised.is_some()
+    }
+
     /// Waits until it is known whether followers can read the body.
     pub(crate) async fn until_shareable(&self) -> ShareState {
         std::future::poll_fn(|cx| {

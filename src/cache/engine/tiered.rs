@@ -94,7 +94,8 @@ impl Levels {
     fn get_from_level_2(&self, key: &CacheKey, level_1: Option<Stored>, now: Timestamp) -> MaybeReady<LevelAnswer> {
         let (store, copy_key, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
         self.level_2.get(key, now).map(move |found| {
-            let found = found.unwrap_or_default().filter(prefers);
+            // An entry of another key is none.
+            let found = found.unwrap_or_default().filter(|found| found.key() == &copy_key && prefers(found));
             if let Some(found) = &found {
                 // If storing the copy fails, the next look-up fetches it again.
                 drop(store.put(&copy_key, found.clone(), now));
@@ -147,7 +148,7 @@ impl CacheStore for Levels {
             let mut all = level_1;
             let results = missing.into_iter().zip(&missing_keys).zip(choices);
             for (((at, key), prefers), found) in results.zip(found.unwrap_or_default()) {
-                if let Some(found) = found.filter(prefers) {
+                if let Some(found) = found.filter(|found| found.key() == key && prefers(found)) {
                     drop(store.put(key, found.clone(), now));
                     all[at] = Some(found);
                 }

@@ -75,8 +75,29 @@ impl ResponseDirectives {
         let mut found = Self::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
             for_each_directive(line.as_bytes(), |name, argument| found.take(name, argument));
+            found.take_restrictions(line.as_bytes());
         }
         found
+    }
+
+    /// Applies the restrictions in malformed members, such as `private; max-age=60`: a misspelt restriction restricts.
+    /// Quoted arguments and well-formed members are left to [`for_each_directive`].
+    fn take_restrictions(&mut self, line: &[u8]) {
+        const RESTRICTIONS: [&[u8]; 5] =
+            [b"no-store", b"no-cache", b"private", b"must-revalidate", b"proxy-revalidate"];
+        for member in unquoted_members(line) {
+            let member = member.trim_ascii();
+            let name = member.split(|b| *b == b'=').next().unwrap_or_default();
+            let argument = member.get(name.len() + 1..).unwrap_or_default();
+            if is_token(name) && (is_token(argument) || argument.is_empty() || argument.starts_with(b"\"")) {
+                continue;
+            }
+            for word in member.split(|b| !is_token_byte(*b)) {
+                if RESTRICTIONS.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+                    self.take(&word.to_ascii_lowercase(), None);
+                }
+            }
+        }
     }
 
     /// Adds one directive; `name` is in lower case.
@@ -175,6 +196,25 @@ fn names(list: &[u8]) -> Option<Vec<HeaderName>> {
     let members = list.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
     let names = members.map(|member| HeaderName::from_bytes(member).ok()).collect::<Option<Vec<_>>>()?;
     (!names.is_empty()).then_some(names)
+}
+
+/// The members of a list, split at commas outside of quotes; a quote that is never closed does not hide what follows it.
+fn unquoted_members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let closed = line.iter().filter(|b| **b == b'"').count() % 2 == 0;
+    let mut quoted = false;
+    line.split(move |b| {
+        quoted ^= *b == b'"' && closed;
+        *b == b',' && !quoted
+    })
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| is_token_byte(*b))
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Calls `take` with each member of a comma-separated list of `name[=argument]`: names in lower case, arguments
@@ -309,6 +349,33 @@ mod tests {
         assert_eq!(found.private, DirectiveFields::Fields(vec![HeaderName::from_static("x-b")]));
         assert!(response(&["no-cache=\"a\", no-cache"]).no_cache.is_whole());
         assert!(response(&["no-cache", "no-cache=\"a\""]).no_cache.is_whole());
+    }
+
+    #[test]
+    fn a_malformed_restriction_restricts() {
+        for line in [
+            "private; max-age=60",
+            "private;max-age=60",
+            "max-age=60 private",
+            "max-age=60; private",
+            "max-age=60, private ;",
+            "\"private\"",
+            "private\"",
+            "no-cache private, max-age=60",
+        ] {
+            assert!(response(&[line]).private.is_whole(), "{line}");
+        }
+        for line in ["no-store; max-age=60", "no-store no-cache", "\"no-store\"", "no-store\"", "max-age=60; No-Store"]
+        {
+            assert!(response(&[line]).no_store, "{line}");
+        }
+        for line in ["ext=no-store", "ext=\"no-store; private\"", "no-storex; y", "max-age=60, ext=\"a, private, b\""] {
+            assert_eq!(
+                ResponseDirectives { max_age: None, ..response(&[line]) },
+                ResponseDirectives::default(),
+                "{line}"
+            );
+        }
     }
 
     #[test]

@@ -117,6 +117,12 @@ impl KeyBuilder {
         self.byte(0);
     }
 
+    /// Adds the schemes that proxies name.
+    pub(crate) fn scheme(&mut self, schemes: &[u8]) {
+        self.byte(4);
+        self.put(schemes);
+    }
+
     /// Adds the identity of the requester.
     pub(crate) fn identity(&mut self, identity: &Key<'_>) {
         let mut encoded = Vec::new();

@@ -35,6 +35,7 @@ pub(crate) fn admit(
     denied(flags.has(RequestFlags::GRPC), Reason::Grpc)?;
     // RFC 9110 §9.3.1: content in a GET "has no generally defined semantics".
     denied(has_body, Reason::RequestBody)?;
+    denied(flags.has(RequestFlags::CONNECTION), Reason::UnkeyedField)?;
     denied(
         flags.has(RequestFlags::UNKEYED) && request_flags::has_unkeyed(headers, &settings.key_fields),
         Reason::UnkeyedField,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::tag;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
-use crate::base::route::Patterns;
+use crate::base::route::{Match, Patterns};
 
 /// Caching rule of one route.
 ///
@@ -353,9 +353,14 @@ impl CompiledRules {
         Self { patterns: Patterns::default(), rules: vec![Rule::default()] }
     }
 
-    /// Returns the index of this request's rule, and whether the match is a [guess](crate::base::route::Match).
-    pub(crate) fn find(&self, head: &RequestHead<'_>) -> (usize, bool) {
-        self.patterns.find(head).map_or((self.rules.len() - 1, false), |found| (found.place, found.is_guess))
+    /// Returns how this request matches a rule; `None` for the fallback.
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<Match> {
+        self.patterns.find(head).filter(|found| !found.is_wider || self.rules[found.place].never)
+    }
+
+    /// Returns the index of the fallback rule.
+    pub(crate) const fn fallback(&self) -> usize {
+        self.rules.len() - 1
     }
 
     pub(crate) fn rule(&self, index: usize) -> &Rule {
@@ -404,7 +409,7 @@ mod tests {
         let compiled = Rules::new().route("/a/{x}", Rule::never()).compile(&Routing::default()).expect("rules");
         for (path, never) in [("/a/b", true), ("/b", false)] {
             let request = http::Request::get(path).body(()).expect("a request");
-            let (index, _) = compiled.find(&RequestHead::of(&request));
+            let index = compiled.find(&RequestHead::of(&request)).map_or(compiled.fallback(), |found| found.place);
             assert_eq!(compiled.rule(index).never, never, "{path}");
         }
     }

@@ -108,7 +108,10 @@ pub(crate) fn evaluate(
     denied(handler.is_some_and(|store| store.never), Reason::Handler)?;
     check_status(context, status, headers)?;
     check_directives(&directives, status, app)?;
-    denied(app && headers.contains_key(header::SET_COOKIE), Reason::SetCookie)?;
+    // A rule applies where the response is silent; it does not share one client's cookie.
+    let by_rule =
+        |headers| freshness::lifetime(headers, &directives, targeted, None, &context.moments) == Lifetime::Unknown;
+    denied(headers.contains_key(header::SET_COOKIE) && (app || by_rule(headers)), Reason::SetCookie)?;
     // RFC 9111 §3.5: a shared cache stores the response to an authorized request only if the response allows it.
     let allowed = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
     let keyed = context.rule.same_for_everyone || context.keyed;
@@ -186,11 +189,15 @@ fn check_status(context: &StoreContext<'_>, status: StatusCode, headers: &Header
 /// service can reject.
 ///
 /// RFC 6585 §3 to §6: 428, 429, 431 and 511 "MUST NOT be stored by a cache"; 407, 408, 421 and 425 concern the
-/// connection; 406, 412, 416, 417 and 426 one request's `Accept`, conditions, `Range`, `Expect` and `Upgrade`.
+/// connection; 406, 412, 413, 415, 416, 417 and 426 one request's `Accept`, conditions, content, `Range`, `Expect` and
+/// `Upgrade`.
 fn is_request_specific(context: &StoreContext<'_>, status: StatusCode) -> bool {
     context.own_fields
         || context.refuses_identity
-        || matches!(status.as_u16(), 406 | 407 | 408 | 412 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 511)
+        || matches!(
+            status.as_u16(),
+            406 | 407 | 408 | 412 | 413 | 415 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 511
+        )
 }
 
 /// RFC 9111 §3: "the no-store cache directive is not present", "if the cache is shared: the private response directive
@@ -214,7 +221,10 @@ fn is_understood(status: StatusCode) -> bool {
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+    const STREAM: &[u8] = b"text/event-stream";
+    // RFC 9110 §8.3.1: type and subtype are case-insensitive.
+    let is_stream = |kind: &[u8]| kind.get(..STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(STREAM));
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_stream(kind.as_bytes()))
 }
 
 /// RFC 9110 §8.6: returns the declared content length; repeated lines must agree.

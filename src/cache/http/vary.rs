@@ -53,6 +53,14 @@ pub(crate) fn selection(names: &[HeaderName], request: &HeaderMap, profile: Prof
             continue;
         }
         out.u8(1);
+        // Handlers usually read the first line alone: in `app` several lines are not taken for one list.
+        let count = request.get_all(name).iter().count();
+        if profile == Profile::App && count > 1 && *name != header::ACCEPT_ENCODING {
+            out.u8(2);
+            out.u64(count as u64);
+            request.get_all(name).iter().for_each(|line| out.bytes(&self::joined(std::iter::once(line))));
+            continue;
+        }
         let joined = joined(lines);
         match *name {
             header::ACCEPT_ENCODING => out.bytes(best_coding(&joined)),
@@ -113,9 +121,9 @@ pub(crate) fn prefers(request: &HeaderMap, language: &[u8]) -> bool {
 /// Joins all lines into one list without white space around its commas.
 fn joined<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<u8> {
     let mut out = Vec::new();
-    for line in lines {
+    for (at, line) in lines.enumerate() {
         let mut quoted = false;
-        if !out.is_empty() {
+        if at > 0 {
             out.push(b',');
         }
         let mut member = out.len();

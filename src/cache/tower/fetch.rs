@@ -255,7 +255,10 @@ impl RunningFetch {
     fn serve_stale_on_error<I>(&self, failure: Option<StatusCode>) -> Option<Response<Body<I>>> {
         let now = self.core.clock.now();
         let entry = self.stale.as_ref().filter(|entry| entry.partial.is_none())?;
-        if !self.params.accepts_instead_of(failure, &entry.meta, now) {
+        // To its callers, an upstream that rate-limits has failed.
+        let is_rate_limited = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
+        let failure_class = if is_rate_limited { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
+        if !self.params.accepts_instead_of(failure_class, &entry.meta, now) {
             return None;
         }
         record_outcome(&self.params.route.stale, CacheNote::Stale);
@@ -269,16 +272,24 @@ impl RunningFetch {
         let core = &self.core;
         self.params.route.bypass(reason);
         core.warn_if_useless(&self.params.rule, reason);
+        // An error describes the resource only if it says that there is none, and an answer to a credential only its user.
+        let is_error = status.is_client_error() || status.is_server_error();
+        let is_general = (matches!(status.as_u16(), 404 | 410) || !is_error)
+            && !self.params.flags.has(RequestFlags::CREDENTIAL)
+            && reason != Reason::OwnFields
+            && !self.params.wants_part();
         // A partial or conditional response does not predict a full one; neither does a shortage of memory.
-        if !self.params.wants_part() && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
+        if is_general && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
             core.hit_for_miss.mark(&self.params.key, core.clock.now(), core.settings.hit_for_miss);
         }
         // RFC 9111 §4.3.3: a full response to a revalidation replaces the stored one; if it must not be stored, the old
-        // one is removed. A failure does not describe the representation.
-        if self.stale.is_some() && !status.is_server_error() && !self.params.wants_part() {
+        // one is removed.
+        if self.stale.is_some() && is_general {
             core.remove_key(&self.params.key);
         }
-        if let Some(leader) = &self.leader {
+        // After an error that is not theirs, followers go on as after any failure: a few at a time.
+        let fails_followers = status.is_server_error() || reason == Reason::OwnFields;
+        if let Some(leader) = self.leader.as_ref().filter(|_| !fails_followers) {
             leader.publish(FetchProgress::NotShareable);
         }
     }

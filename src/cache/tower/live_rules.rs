@@ -47,6 +47,8 @@ pub(super) struct MatchedRule {
     index: usize,
     /// Whether the rule was matched by path alone: see [`Match`](crate::base::route::Match).
     pub(super) is_guess: bool,
+    /// Whether the request's route may be called by another name than the rule's pattern.
+    pub(super) has_own_name: bool,
 }
 
 impl LiveRules {
@@ -63,8 +65,12 @@ impl LiveRules {
     /// Matches a request to its rule.
     pub(super) fn find(&self, head: &RequestHead<'_>) -> MatchedRule {
         let replacement = self.replacement();
-        let (index, is_guess) = replacement.as_deref().unwrap_or(&self.built).rules.find(head);
-        MatchedRule { replacement, index, is_guess }
+        let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
+        let found = rules.find(head);
+        let index = found.map_or(rules.fallback(), |found| found.place);
+        let (is_guess, has_own_name) =
+            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed));
+        MatchedRule { replacement, index, is_guess, has_own_name }
     }
 
     /// Returns the rule.
@@ -72,9 +78,9 @@ impl LiveRules {
         self.rule_set(matched).rules.rule(matched.index)
     }
 
-    /// Returns the route of the request; `None` if no route matched.
-    pub(super) fn name<'a>(&'a self, matched: &'a MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
-        self.rule_set(matched).rules.patterns.routed(head).or_else(|| self.pattern(matched))
+    /// Returns the route by which a router matched the request.
+    pub(super) fn routed<'a>(&'a self, matched: &MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
+        self.rule_set(matched).rules.patterns.routed(head)
     }
 
     /// Returns the pattern of the rule; `None` for the fallback.

@@ -156,7 +156,7 @@ impl CacheShared {
         if is_variant && !vary::is_readable(&entry.meta.headers, headers) {
             return Freshness::Unusable;
         }
-        if self.may_differ_with_credential(params, &entry.meta) {
+        if entry.meta.status.is_client_error() && self.may_differ_with_credential(params, &entry.meta) {
             return Freshness::Unusable;
         }
         let freshness = policy::freshness(&entry.meta.deadlines, now);

@@ -204,7 +204,9 @@ async fn until_shareable(
     deadline: Pin<&mut tokio::time::Sleep>,
 ) -> Result<ShareState, Reason> {
     let wait = core.settings.wait;
-    let usual = route.fetch_times.p95().map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
+    // A body of promised length is read as it arrives: its first byte is waited for like its head.
+    let unknown = route.fetch_times.p95().filter(|_| !tee.is_promised());
+    let usual = unknown.map_or(wait, |usual| usual.clamp(LEAST_WAIT.min(wait), wait));
     let shareable = std::pin::pin!(tokio::time::timeout(usual, tee.until_shareable()));
     match select(shareable, deadline).await {
         Either::Left((Ok(shareable), _)) => Ok(shareable),

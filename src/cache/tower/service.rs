@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response};
 use tower::util::Oneshot;
 use tower_service::Service;
 
@@ -195,9 +195,7 @@ impl<S: Clone, W> Cache<S, W> {
     }
 }
 
-/// Whether the request has a body that its fields do not announce, which HTTP/1 always does.
+/// Whether the request has a body, whether or not its fields announce it: over HTTP/2, and before a client has sent it.
 fn has_body<B: http_body::Body>(request: &Request<B>) -> bool {
-    request.version() > Version::HTTP_11
-        && !request.body().is_end_stream()
-        && request.body().size_hint().exact() != Some(0)
+    !request.body().is_end_stream() && request.body().size_hint().exact() != Some(0)
 }

@@ -36,7 +36,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 use crate::cache::http::policy;
 use crate::cache::http::reason::Reason;
-use crate::cache::http::request_flags::RequestFlags;
+use crate::cache::http::request_flags::{self, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
 use crate::cache::http::stored_head::{LogPosition, StoredHead};
@@ -121,9 +121,14 @@ impl CacheShared {
     ) -> Result<CacheRequest, (Reason, Arc<RouteCounters>)> {
         let matched = self.rules.find(head);
         let rule = self.rules.rule(&matched);
-        let name = self.rules.name(&matched, head).unwrap_or(UNMATCHED);
-        let route = self.counters.route(name);
-        count(&self.rules.counters(&matched).matched);
+        let counters = self.rules.counters(&matched);
+        let pattern = self.rules.pattern(&matched);
+        let routed = if matched.has_own_name { self.rules.routed(&matched, head) } else { None };
+        let route = match routed {
+            Some(route) if Some(route) != pattern => self.counters.route(route),
+            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
+        };
+        count(&counters.matched);
         let mut flags = RequestFlags::scan(head.headers());
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
@@ -192,6 +197,7 @@ impl CacheShared {
         if flags.has(RequestFlags::FORWARDED) {
             key.field(head, &http::HeaderName::from_static("x-forwarded-proto"));
             key.field(head, &http::HeaderName::from_static("x-forwarded-port"));
+            key.scheme(&request_flags::forwarded_schemes(head.headers()));
         }
         for name in &settings.key_fields {
             key.field(head, name);

@@ -1,8 +1,8 @@
 //! [`CacheStats`]: statistics of a cache, by route.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -167,6 +167,8 @@ pub(super) struct RuleCounters {
     pub(super) mark_useful: AtomicU64,
     pub(super) warned: Once,
     pub(super) undeclared: Once,
+    /// The counters of the route that the rule names, once a request has matched it.
+    pub(super) route: OnceLock<Arc<RouteCounters>>,
 }
 
 /// Counters of a cache.

@@ -93,6 +93,10 @@ impl RunningFetch {
             return;
         }
         let same = |name| head.headers.get(&name).is_none_or(|value| old.meta.headers.get(&name) == Some(value));
+        // Without a validator the responses cannot be compared: neither update nor remove it.
+        if !validators::has_validator(&old.meta.headers) && same(header::CONTENT_LENGTH) {
+            return;
+        }
         if same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
             // No longer storable otherwise: removed below.
             if let Err((Reason::Invalidated | Reason::StoreFailed | Reason::Superseded, _)) | Ok(_) =

@@ -1,21 +1,33 @@
 //! GCRA, the generic cell rate algorithm: a token bucket kept in one number.
 //!
-//! ITU-T I.371's virtual scheduling: a key's *theoretical arrival time* (TAT) is when its bucket will be full again.
-//! Each admitted unit moves it by one emission interval `T`; a request conforms while TAT stays within `burst · T` of
-//! now. From any start, the units admitted in a span are at most **burst + ⌊span ⁄ T⌋**.
+//! ITU-T I.371's virtual scheduling: a key's *theoretical arrival time* (TAT) is the moment at which its bucket is
+//! full again. Each admitted unit moves it by one emission interval `T`; a request conforms if TAT stays within
+//! `burst · T` of now. From any start, the units admitted in a span are at most **burst + ⌊span ⁄ T⌋**.
+//!
+//! ```
+//! use tollgate::Timestamp;
+//! use tollgate::limit::{Algorithm, Quota};
+//!
+//! let now = Timestamp::from_nanos(1_000_000_000_000);
+//! let Algorithm::Gcra(gcra) = Quota::per_second(10).bucket(2).algorithm() else { unreachable!() };
+//! let tat = gcra.check(Timestamp::from_nanos(0), now, 2).expect("the bucket is full");
+//! let wait = gcra.check(tat, now, 1).expect_err("the bucket is empty");
+//! assert_eq!(wait.as_millis(), 100);
+//! assert_eq!(gcra.verdict(tat, now, Some(wait)).remaining(), 0);
+//! ```
 //!
 //! | state | means |
 //! |---|---|
-//! | TAT ≤ now | a full bucket: the same as no state at all |
+//! | TAT ≤ now | a full bucket, equivalent to no state |
 //! | TAT − now = k·T | k units are used |
-//! | TAT − now = burst·T | empty: the next unit is there in T |
+//! | TAT − now = burst·T | an empty bucket: one unit is available after T |
 
 use std::time::Duration;
 
 use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
 
-/// A token bucket's parameters. See the [module](self) for its bound.
+/// Parameters of a token bucket. See the [module](self) for its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gcra {
     /// Nanoseconds per unit, rounded up, so that rounding never admits more.
@@ -24,8 +36,8 @@ pub struct Gcra {
 }
 
 impl Gcra {
-    /// A bucket of `burst`, refilled by one each `interval` nanoseconds.
-    pub(crate) const fn stepping(interval: u64, burst: u32) -> Self {
+    /// Creates a bucket of `burst` units that gains one unit per `interval` nanoseconds.
+    pub(super) const fn stepping(interval: u64, burst: u32) -> Self {
         Self { interval, burst }
     }
 
@@ -39,11 +51,11 @@ impl Gcra {
         Self::stepping(Self::interval(limit, period), burst)
     }
 
-    /// Whether `cost` units conform now, and what the key would stand at after them. A cost over the burst never
+    /// Returns the theoretical arrival time after `cost` units, if they conform now. A cost above the burst never
     /// conforms.
     ///
     /// # Errors
-    /// How long until the same cost would conform, were nothing else charged.
+    /// The time until the same cost conforms, if nothing else is charged meanwhile.
     pub fn check(&self, tat: Timestamp, now: Timestamp, cost: u32) -> Result<Timestamp, Duration> {
         let after = self.charge(tat, now, cost);
         match after.nanos_since(now.after(self.span(self.burst))) {
@@ -61,31 +73,42 @@ impl Gcra {
         Verdict::of(wait.map_or(0, nanos), left, used)
     }
 
-    /// Gives back `units` charged at `charged`, without creating burst: what has drained since is not given twice.
+    /// Refunds `units` charged at `charged`, without creating burst: units drained since then are not refunded.
+    ///
+    /// ```
+    /// use tollgate::Timestamp;
+    /// use tollgate::limit::{Algorithm, Quota};
+    ///
+    /// let now = Timestamp::from_nanos(1_000_000_000_000);
+    /// let Algorithm::Gcra(gcra) = Quota::per_second(10).bucket(2).algorithm() else { unreachable!() };
+    /// let tat = gcra.charge(Timestamp::from_nanos(0), now, 2);
+    /// let tat = gcra.refund(tat, now, 1, now);
+    /// assert_eq!(gcra.verdict(tat, now, None).remaining(), 1);
+    /// ```
     #[must_use]
     pub fn refund(&self, tat: Timestamp, now: Timestamp, units: u32, charged: Timestamp) -> Timestamp {
         tat.before(self.span(units).saturating_sub(now.nanos_since(charged)))
     }
 
-    /// Charges `units` whether they conform or not.
+    /// Charges `units` even if they do not conform.
     #[must_use]
     pub fn charge(&self, tat: Timestamp, now: Timestamp, units: u32) -> Timestamp {
         tat.max(now).after(self.span(units))
     }
 
-    /// The share of the bucket a key has used, in units of 2⁻³².
+    /// Returns the used share of the bucket, in units of 2⁻³².
     pub(crate) fn share(&self, tat: Timestamp, now: Timestamp) -> u64 {
         let used = u128::from(tat.nanos_since(now));
         ((used << 32).div_ceil(u128::from(self.span(self.burst).max(1)))) as u64
     }
 
-    /// The state of a key that has used that share.
-    pub(crate) fn at_share(&self, share: u64, now: Timestamp) -> Timestamp {
+    /// Returns the state of a key that has used `share` of the bucket.
+    pub(super) fn at_share(&self, share: u64, now: Timestamp) -> Timestamp {
         let span = u128::from(self.span(self.burst));
         now.after((span * u128::from(share)).div_ceil(1 << 32) as u64)
     }
 
-    /// Nanoseconds that `units` take to drain.
+    /// Returns the nanoseconds in which `units` drain.
     const fn span(&self, units: u32) -> u64 {
         self.interval.saturating_mul(units as u64)
     }
@@ -126,7 +149,7 @@ mod tests {
         let gcra = Gcra::new(60, 60_000_000_000, 3);
         let tat = gcra.check(Timestamp::ZERO, START, 2).expect("within the burst");
         let later = START + Duration::from_secs(1);
-        // One of the two has drained by now, so only one is given back.
+        // One of the two units has drained by now, so only one is refunded.
         assert_eq!(gcra.verdict(gcra.refund(tat, later, 2, START), later, None).remaining(), 3);
         assert_eq!(gcra.refund(tat, later, 2, START), tat - Duration::from_secs(1));
     }
@@ -167,7 +190,7 @@ mod tests {
             }
         }
 
-        /// After the wait it names, a refused request of a conforming cost is admitted; a nanosecond before, it is not.
+        /// A rejected request of a conforming cost is admitted after the returned wait, and not a nanosecond earlier.
         #[test]
         fn the_wait_is_exact(limit in 1_u32..500, burst in 1_u32..50, used in 1_u32..50, cost in 1_u32..50) {
             let gcra = Gcra::new(limit, 60_000_000_000, burst);

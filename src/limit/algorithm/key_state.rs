@@ -1,7 +1,7 @@
-//! [`KeyState`]: what one key has done under one limit, whichever algorithm its quota asks for.
+//! [`KeyState`]: usage of one key under one limit, for either algorithm.
 //!
-//! Pure: engines keep these and pass the time in. A quota that changed under a key keeps the key's **used share**: a
-//! user at half of 100 stands at half of 1 000.
+//! Pure: engines own the state and pass the time as an argument. When a quota changes, a key keeps its **used
+//! share**: a key at half of 100 is at half of 1 000 afterwards.
 
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
@@ -9,25 +9,37 @@ use super::verdict::Verdict;
 use super::window::{Count, Log, Window};
 use crate::base::clock::Timestamp;
 
-/// A key's state, whole. An engine that holds many keeps its parts apart and looks at them where they lie.
+/// Complete state of one key. Engines with many keys store its parts separately and borrow them.
+///
+/// ```
+/// use tollgate::Timestamp;
+/// use tollgate::limit::{KeyState, Quota};
+///
+/// let (quota, now) = (Quota::per_minute(2), Timestamp::from_nanos(86_400_000_000_000));
+/// let mut state = KeyState::new(quota);
+/// assert!(state.spend(quota, 2, now).admits());
+/// assert!(state.is_spent(now));
+/// state.refund(quota, 1, now, now);
+/// assert_eq!(state.peek(quota, 1, now).remaining(), 1);
+/// ```
 #[derive(Clone, Debug)]
 pub struct KeyState {
     quota: Quota,
-    past: KeyHistory,
+    history: KeyHistory,
 }
 
-/// Recorded history of a key.
+/// Recorded usage of a key.
 #[derive(Clone, Debug)]
 pub(crate) enum KeyHistory {
-    /// A bucket's theoretical arrival time.
+    /// Theoretical arrival time of a token bucket.
     Tat(Timestamp),
-    /// A window whose limit fits its small counters.
+    /// Window whose limit fits 16-bit counters.
     Narrow(Log<u16>),
     /// Any other window.
     Wide(Log<u32>),
 }
 
-/// Which kind of past a quota asks for.
+/// Representation of a key's history that a quota requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StateKind {
     Tat,
@@ -35,7 +47,7 @@ pub(crate) enum StateKind {
     Wide,
 }
 
-/// A past where it lies.
+/// Borrowed history of a key.
 #[derive(Debug)]
 pub(crate) enum KeyHistoryMut<'a> {
     Tat(&'a mut Timestamp),
@@ -43,7 +55,7 @@ pub(crate) enum KeyHistoryMut<'a> {
     Wide(&'a mut Log<u32>),
 }
 
-/// A share of one, in units of 2⁻³².
+/// The whole, in units of 2⁻³².
 const WHOLE: u64 = 1 << 32;
 
 impl StateKind {
@@ -57,7 +69,7 @@ impl StateKind {
 }
 
 impl KeyHistory {
-    /// Empty history.
+    /// Returns an empty history.
     pub(crate) fn none(quota: Quota) -> Self {
         match StateKind::of(quota) {
             StateKind::Tat => Self::Tat(Timestamp::ZERO),
@@ -66,7 +78,7 @@ impl KeyHistory {
         }
     }
 
-    pub(crate) const fn lent(&mut self) -> KeyHistoryMut<'_> {
+    pub(crate) const fn borrow(&mut self) -> KeyHistoryMut<'_> {
         match self {
             Self::Tat(tat) => KeyHistoryMut::Tat(tat),
             Self::Narrow(log) => KeyHistoryMut::Narrow(log),
@@ -74,20 +86,21 @@ impl KeyHistory {
         }
     }
 
-    /// The same used share under another quota.
+    /// Converts the history to another quota, keeping the used share.
     #[cold]
     pub(crate) fn adapt(mut self, was: Quota, quota: Quota, now: Timestamp) -> Self {
-        let share = self.lent().share(was, now).min(WHOLE);
+        let share = self.borrow().share(was, now).min(WHOLE);
         match (StateKind::of(quota), quota.algorithm(), was.algorithm()) {
-            (StateKind::Narrow, Algorithm::Window(new), old) => Self::Narrow(self.moved(old, new, share, now)),
-            (StateKind::Wide, Algorithm::Window(new), old) => Self::Wide(self.moved(old, new, share, now)),
+            (StateKind::Narrow, Algorithm::Window(new), old) => Self::Narrow(self.to_window(old, new, share, now)),
+            (StateKind::Wide, Algorithm::Window(new), old) => Self::Wide(self.to_window(old, new, share, now)),
             (_, Algorithm::Gcra(new), _) => Self::Tat(new.at_share(share, now)),
             (StateKind::Tat, Algorithm::Window(_), _) => Self::none(quota),
         }
     }
 
-    /// This past as a window's: charge by charge where both cut time alike, else all of it at its latest charge.
-    fn moved<C: Count>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
+    /// Converts to a window: charge by charge if both windows have the same sub-buckets, else as one charge at the
+    /// time of the latest.
+    fn to_window<C: Count>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
         match (self, was) {
             (Self::Narrow(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
             (Self::Wide(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
@@ -99,8 +112,8 @@ impl KeyHistory {
 }
 
 impl KeyHistoryMut<'_> {
-    /// Asks without charging.
-    pub(crate) fn ask(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
+    /// Returns the verdict without charging.
+    pub(crate) fn peek(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
         fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
             window.roll(log, now);
             window.verdict(log, now, window.check(log, now, cost).err())
@@ -109,22 +122,23 @@ impl KeyHistoryMut<'_> {
             (Algorithm::Gcra(gcra), Self::Tat(tat)) => gcra.verdict(**tat, now, gcra.check(**tat, now, cost).err()),
             (Algorithm::Window(of), Self::Narrow(log)) => window(of, log, cost, now),
             (Algorithm::Window(of), Self::Wide(log)) => window(of, log, cost, now),
-            _ => strange(),
+            _ => mismatch(),
         }
     }
 
-    /// Asks, and charges where the answer is yes: [`ask`](Self::ask) and [`charge`](Self::charge) in one pass.
+    /// Charges if the cost fits: [`peek`](Self::peek) and [`charge`](Self::charge) in one pass.
     #[inline(always)]
     pub(crate) fn spend(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
         match (quota.algorithm(), self) {
             (Algorithm::Gcra(gcra), Self::Tat(tat)) => spend(gcra, tat, cost, now),
             (Algorithm::Window(window), Self::Narrow(log)) => window.spend(log, now, cost),
             (Algorithm::Window(window), Self::Wide(log)) => window.spend(log, now, cost),
-            _ => strange(),
+            _ => mismatch(),
         }
     }
 
-    /// Charges `cost` units, whether they fit or not, and says what is left. Expects an [`ask`](Self::ask) just before.
+    /// Charges `cost` units even if they do not fit, and returns what remains. Requires a [`peek`](Self::peek) just
+    /// before.
     pub(crate) fn charge(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
         fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
             window.charge(log, now, cost);
@@ -137,13 +151,13 @@ impl KeyHistoryMut<'_> {
             }
             (Algorithm::Window(of), Self::Narrow(log)) => window(of, log, cost, now),
             (Algorithm::Window(of), Self::Wide(log)) => window(of, log, cost, now),
-            _ => strange(),
+            _ => mismatch(),
         }
     }
 
-    /// Gives back `units` of what was charged at `charged`; never more than is still counted, and never as burst.
+    /// Refunds up to `units` of a charge made at `charged`: at most what still counts, and never as burst.
     pub(crate) fn refund(&mut self, quota: Quota, units: u32, charged: Timestamp, now: Timestamp) {
-        self.ask(quota, 0, now);
+        self.peek(quota, 0, now);
         match (quota.algorithm(), self) {
             (Algorithm::Gcra(gcra), Self::Tat(tat)) => **tat = gcra.refund(**tat, now, units, charged),
             (Algorithm::Window(window), Self::Narrow(log)) => window.refund(log, units, charged),
@@ -152,7 +166,7 @@ impl KeyHistoryMut<'_> {
         }
     }
 
-    /// The share of its limit this key has used, in units of 2⁻³². Zero equals no state at all.
+    /// Returns the used share of the limit, in units of 2⁻³². Zero is equivalent to no state.
     pub(crate) fn share(&mut self, quota: Quota, now: Timestamp) -> u64 {
         fn window<C: Count>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
             window.roll(log, now);
@@ -166,9 +180,9 @@ impl KeyHistoryMut<'_> {
         }
     }
 
-    /// Whether nothing more would be admitted now.
+    /// Returns whether one more unit would be rejected now.
     pub(crate) fn is_spent(&mut self, quota: Quota, now: Timestamp) -> bool {
-        !self.ask(quota, 1, now).admits()
+        !self.peek(quota, 1, now).admits()
     }
 }
 
@@ -183,60 +197,75 @@ fn spend(gcra: Gcra, tat: &mut Timestamp, cost: u32, now: Timestamp) -> Verdict 
     }
 }
 
-/// A quota and a past of different kinds: they are only ever changed together, so what this says keeps the compiler's
-/// promise, not ours.
+/// Handles a quota and a history of different kinds, which cannot occur: they are always changed together.
 #[cold]
-const fn strange() -> Verdict {
+const fn mismatch() -> Verdict {
     Verdict::of(0, 0, 0)
 }
 
 impl KeyState {
-    /// A key that has done nothing yet.
+    /// Creates the state of an unused key.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
-        Self { quota, past: KeyHistory::none(quota) }
+        Self { quota, history: KeyHistory::none(quota) }
     }
 
-    /// Asks without charging. `quota` is the one in force now.
-    pub fn ask(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        self.lend(quota, now, |mut past| past.ask(quota, cost, now))
+    /// Returns the verdict without charging. `quota` is the current one.
+    pub fn peek(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
+        self.with_history(quota, now, |mut history| history.peek(quota, cost, now))
     }
 
-    /// Asks, and charges where the answer is yes: [`ask`](Self::ask) and [`charge`](Self::charge) in one pass.
+    /// Charges if the cost fits: [`peek`](Self::peek) and [`charge`](Self::charge) in one pass.
     pub fn spend(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        self.lend(quota, now, |mut past| past.spend(quota, cost, now))
+        self.with_history(quota, now, |mut history| history.spend(quota, cost, now))
     }
 
-    /// Charges `cost` units, whether they fit or not, and says what is left. Expects an [`ask`](Self::ask) just before.
+    /// Charges `cost` units even if they do not fit, and returns what remains. Requires a [`peek`](Self::peek) just
+    /// before.
     pub fn charge(&mut self, cost: u32, now: Timestamp) -> Verdict {
-        self.past.lent().charge(self.quota, cost, now)
+        self.history.borrow().charge(self.quota, cost, now)
     }
 
-    /// Gives back `units` of what was charged at `charged`; never more than is still counted, and never as burst.
+    /// Refunds up to `units` of a charge made at `charged`: at most what still counts, and never as burst.
     pub fn refund(&mut self, quota: Quota, units: u32, charged: Timestamp, now: Timestamp) {
-        self.lend(quota, now, |mut past| past.refund(quota, units, charged, now));
+        self.with_history(quota, now, |mut history| history.refund(quota, units, charged, now));
     }
 
-    /// The share of its limit this key has used, in units of 2⁻³². Zero equals no state at all.
+    /// Returns the used share of the limit, in units of 2⁻³². Zero is equivalent to no state.
+    ///
+    /// ```
+    /// use tollgate::Timestamp;
+    /// use tollgate::limit::{KeyState, Quota};
+    ///
+    /// let (quota, now) = (Quota::per_minute(4), Timestamp::from_nanos(86_400_000_000_000));
+    /// let mut state = KeyState::new(quota);
+    /// state.spend(quota, 1, now);
+    /// assert_eq!(state.share(now), 1 << 30); // a quarter
+    /// ```
     pub fn share(&mut self, now: Timestamp) -> u64 {
-        self.past.lent().share(self.quota, now)
+        self.history.borrow().share(self.quota, now)
     }
 
-    /// Whether nothing more would be admitted now.
+    /// Returns whether one more unit would be rejected now.
     pub fn is_spent(&mut self, now: Timestamp) -> bool {
-        self.past.lent().is_spent(self.quota, now)
+        self.history.borrow().is_spent(self.quota, now)
     }
 
-    /// The past as measured by this quota.
-    pub(crate) fn lend<R>(&mut self, quota: Quota, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
+    /// Borrows the history, converted to `quota`.
+    pub(crate) fn with_history<R>(
+        &mut self,
+        quota: Quota,
+        now: Timestamp,
+        f: impl FnOnce(KeyHistoryMut<'_>) -> R,
+    ) -> R {
         self.adapt(quota, now);
-        f(self.past.lent())
+        f(self.history.borrow())
     }
 
     fn adapt(&mut self, quota: Quota, now: Timestamp) {
         if self.quota != quota {
-            let past = std::mem::replace(&mut self.past, KeyHistory::Tat(Timestamp::ZERO));
-            self.past = past.adapt(self.quota, quota, now);
+            let history = std::mem::replace(&mut self.history, KeyHistory::Tat(Timestamp::ZERO));
+            self.history = history.adapt(self.quota, quota, now);
             self.quota = quota;
         }
     }
@@ -252,7 +281,7 @@ mod tests {
 
     fn used(quota: Quota, units: u32) -> KeyState {
         let mut state = KeyState::new(quota);
-        assert!(state.ask(quota, units, START).admits());
+        assert!(state.peek(quota, units, START).admits());
         state.charge(units, START);
         state
     }
@@ -270,14 +299,14 @@ mod tests {
             (bucket, Quota::per_minute(20), 10),
             (bucket, Quota::per_hour(60).bucket(10), 5),
         ] {
-            assert_eq!(used(from, 50).ask(to, 1, START).remaining(), left, "{from} to {to}");
+            assert_eq!(used(from, 50).peek(to, 1, START).remaining(), left, "{from} to {to}");
         }
     }
 
     #[test]
     fn a_limited_key_stays_limited_through_a_change() {
         let mut state = used(Quota::per_minute(20), 20);
-        assert!(state.ask(Quota::per_minute(1_000), 1, START).wait().is_some());
+        assert!(state.peek(Quota::per_minute(1_000), 1, START).wait().is_some());
         assert!(state.is_spent(START));
     }
 

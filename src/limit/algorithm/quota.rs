@@ -1,4 +1,4 @@
-//! [`Quota`]: how many per how long, and by which algorithm.
+//! [`Quota`]: units per period, and the algorithm that enforces them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,15 +10,15 @@ use super::gcra::Gcra;
 use super::window::Window;
 use crate::base::error::Error;
 
-/// A number of requests per period.
+/// Number of units per period, with the algorithm that enforces it.
 ///
-/// | made by | algorithm | admits at most |
+/// | constructor | algorithm | admits at most |
 /// |---|---|---|
 /// | `Quota::per_minute(100)` | exact window | 100 in **any** 60 s |
 /// | `Quota::per_minute(100).bucket(10)` | GCRA, a token bucket | 10 at once, then one each 0.6 s |
 ///
-/// The number is per that period, as it reads: `per_second(20)` is twenty per second. Quotas of zero are refused when a
-/// layer is built.
+/// The number applies to the named period: `per_second(20)` is twenty per second. A quota of zero fails when a layer
+/// is built.
 ///
 /// ```
 /// use tollgate::limit::Quota;
@@ -30,12 +30,12 @@ use crate::base::error::Error;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     limit: u32,
-    /// Whole milliseconds: 1 ms to 49 days.
+    /// Period in whole milliseconds: 1 ms to 49 days.
     period_ms: u32,
-    /// Zero for the exact window.
+    /// Burst of a token bucket; zero for the exact window.
     burst: u32,
     mistake: Mistake,
-    /// Step of the algorithm in nanoseconds, divided once: a bucket's interval, a window's sub-bucket.
+    /// Step of the algorithm in nanoseconds, divided once: emission interval of a bucket, sub-bucket of a window.
     step: u64,
 }
 
@@ -49,32 +49,64 @@ enum Mistake {
 const UNITS: [(&str, u32); 4] = [("second", 1_000), ("minute", 60_000), ("hour", 3_600_000), ("day", 86_400_000)];
 
 impl Quota {
-    /// That many in any second.
+    /// Creates a quota of `limit` units in any second.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::limit::Quota;
+    ///
+    /// assert_eq!(Quota::per_second(20), Quota::new(20, Duration::from_secs(1)));
+    /// ```
     #[must_use]
     pub const fn per_second(limit: u32) -> Self {
         Self::of(limit, 1_000)
     }
 
-    /// That many in any 60 seconds.
+    /// Creates a quota of `limit` units in any 60 seconds.
+    ///
+    /// ```
+    /// use tollgate::limit::Quota;
+    ///
+    /// assert_eq!(Quota::per_minute(100).to_string(), "100/min");
+    /// ```
     #[must_use]
     pub const fn per_minute(limit: u32) -> Self {
         Self::of(limit, 60_000)
     }
 
-    /// That many in any 60 minutes.
+    /// Creates a quota of `limit` units in any 60 minutes.
+    ///
+    /// ```
+    /// use tollgate::limit::Quota;
+    ///
+    /// assert_eq!(Quota::per_hour(5_000).to_string(), "5000/hour");
+    /// ```
     #[must_use]
     pub const fn per_hour(limit: u32) -> Self {
         Self::of(limit, 3_600_000)
     }
 
-    /// That many in any 24 hours.
+    /// Creates a quota of `limit` units in any 24 hours.
+    ///
+    /// ```
+    /// use tollgate::limit::Quota;
+    ///
+    /// assert_eq!(Quota::per_day(50_000).to_string(), "50000/day");
+    /// ```
     #[must_use]
     pub const fn per_day(limit: u32) -> Self {
         Self::of(limit, 86_400_000)
     }
 
-    /// That many in any period of this length, counted in whole milliseconds. A period under 1 ms or over 49 days is
-    /// refused when a layer is built.
+    /// Creates a quota of `limit` units in any `period`, counted in whole milliseconds. A period under 1 ms or over
+    /// 49 days fails when a layer is built.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::limit::Quota;
+    ///
+    /// assert_eq!(Quota::new(1_000, Duration::from_secs(900)).to_string(), "1000/900s");
+    /// ```
     #[must_use]
     pub const fn new(limit: u32, period: Duration) -> Self {
         let ms = period.as_millis();
@@ -84,8 +116,16 @@ impl Quota {
         Self::of(limit, ms as u32)
     }
 
-    /// Uses a token bucket instead of the exact window: `burst` at once, then one every period ⁄ limit. A burst of
-    /// zero is refused when a layer is built.
+    /// Selects a token bucket instead of the exact window: `burst` units at once, then one per period ⁄ limit. A
+    /// burst of zero fails when a layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Algorithm, Quota};
+    ///
+    /// let quota = Quota::per_minute(100).bucket(10);
+    /// assert!(matches!(quota.algorithm(), Algorithm::Gcra(_)));
+    /// assert_eq!(quota.capacity(), 10);
+    /// ```
     #[must_use]
     pub const fn bucket(mut self, burst: u32) -> Self {
         if burst == 0 {
@@ -96,25 +136,40 @@ impl Quota {
         self
     }
 
-    /// How many requests per period.
+    /// Returns the units per period.
+    ///
+    /// ```
+    /// use tollgate::limit::Quota;
+    ///
+    /// let quota: Quota = "1000/15min".parse()?;
+    /// assert_eq!((quota.limit(), quota.period().as_secs()), (1_000, 900));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub const fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// The period.
+    /// Returns the period.
     #[must_use]
     pub const fn period(&self) -> Duration {
         Duration::from_millis(self.period_ms as u64)
     }
 
-    /// How many are admitted at once from a full start: the burst of a bucket, else the limit.
+    /// Returns the units admitted at once from a full start: the burst of a bucket, else the limit.
+    ///
+    /// ```
+    /// use tollgate::limit::Quota;
+    ///
+    /// assert_eq!(Quota::per_minute(100).capacity(), 100);
+    /// assert_eq!(Quota::per_minute(100).bucket(10).capacity(), 10);
+    /// ```
     #[must_use]
     pub const fn capacity(&self) -> u32 {
         if self.burst == 0 { self.limit } else { self.burst }
     }
 
-    /// Which algorithm this quota is held to.
+    /// Returns the algorithm with its parameters.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         if self.burst == 0 {
@@ -124,7 +179,7 @@ impl Quota {
         }
     }
 
-    /// This quota divided among so many nodes, at least one each.
+    /// Returns one node's share of this quota: divided by the number of nodes, at least 1.
     pub(crate) fn share(&self, nodes: u32) -> Self {
         let of = |whole: u32| (whole / nodes.max(1)).max(1);
         let part = Self { mistake: self.mistake, ..Self::of(of(self.limit), self.period_ms) };
@@ -139,7 +194,7 @@ impl Quota {
             Mistake::None if self.period_nanos() < u64::from(self.limit) => "it allows more than one per nanosecond",
             Mistake::None => return Ok(()),
         };
-        Err(Error::config(format!("quota {:?} is impossible: {what}", self.to_string())))
+        Err(Error::config(format!("impossible quota {:?}: {what}", self.to_string())))
     }
 
     const fn of(limit: u32, period_ms: u32) -> Self {
@@ -152,7 +207,7 @@ impl Quota {
     }
 }
 
-/// A quota in twelve bytes, for engines that keep one beside each key.
+/// Quota packed into twelve bytes, for engines that store one per key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Packed {
     limit: u32,
@@ -167,23 +222,29 @@ impl Quota {
 }
 
 impl Packed {
-    /// Nobody's.
+    /// Empty slot.
     pub(crate) const ZERO: Self = Self { limit: 0, period_ms: 0, burst: 0 };
 
-    /// Costs a division.
+    /// Unpacks the quota; costs a division.
     pub(crate) const fn quota(self) -> Quota {
         let quota = Quota::of(self.limit, self.period_ms);
         if self.burst == 0 { quota } else { quota.bucket(self.burst) }
     }
 }
 
-/// An algorithm with its parameters.
+/// Algorithm with its parameters.
+///
+/// ```
+/// use tollgate::limit::{Algorithm, Quota};
+///
+/// assert!(matches!(Quota::per_minute(100).algorithm(), Algorithm::Window(_)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// Never more than the limit in any period.
+    /// Exact window: at most the limit in any period.
     Window(Window),
-    /// A token bucket.
+    /// Token bucket.
     Gcra(Gcra),
 }
 
@@ -213,9 +274,9 @@ impl FromStr for Quota {
     /// `s`, `sec`, `second`, `m`, `min`, `minute`, `h`, `hour`, `d`, `day`, and their plurals.
     ///
     /// # Errors
-    /// Where the text is none of these, or the quota it names is impossible.
+    /// Returns an error if the text has another form or the quota is impossible.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |what: &str| Error::config(format!("quota {text:?} is not like \"100/min\": {what}"));
+        let wrong = |what: &str| Error::config(format!("invalid quota {text:?}: {what}; write it like \"100/min\""));
         let (rate, burst) = text.split_once("burst").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
         let (limit, period) = rate.split_once('/').ok_or_else(|| wrong("no '/'"))?;
         let limit = limit.trim().parse().map_err(|_| wrong("the limit is not a number"))?;

@@ -1,19 +1,31 @@
-//! The exact window: never more than the limit in **any** window, kept in a fixed number of counters.
+//! The exact window: never more than the limit in **any** window, with a fixed number of counters.
 //!
-//! The period is cut into `BUCKETS` sub-buckets. A sub-bucket's units count until the *last* moment they could have
-//! happened is a whole period ago, so counting is conservative: what is admitted in any half-open window `(t, t +
-//! period]`
-//! never exceeds the limit. For the newest sub-bucket that moment is known exactly, so a burst is free again exactly
-//! one
-//! period later, and `reset` never exceeds the period.
+//! The period is divided into `BUCKETS` sub-buckets. Units of a sub-bucket count until the *last* moment at which
+//! they may have been charged is a whole period ago. Counting is therefore conservative: the units admitted in any
+//! half-open window `(t, t + period]` never exceed the limit. For the newest sub-bucket that moment is known exactly,
+//! so a burst is free again exactly one period later, and `reset` never exceeds the period.
+//!
+//! ```
+//! use tollgate::Timestamp;
+//! use tollgate::limit::window::Log;
+//! use tollgate::limit::{Algorithm, Quota};
+//!
+//! let now = Timestamp::from_nanos(86_400_000_000_000);
+//! let Algorithm::Window(window) = Quota::per_minute(2).algorithm() else { unreachable!() };
+//! let mut log: Log = Log::new();
+//! window.roll(&mut log, now);
+//! assert!(window.check(&log, now, 2).is_ok());
+//! window.charge(&mut log, now, 2);
+//! assert_eq!(window.check(&log, now, 1).map_err(|wait| wait.as_secs()), Err(60));
+//! ```
 //!
 //! | bound | value |
 //! |---|---|
 //! | admitted in any window | ≤ limit |
 //! | utilisation under uniform overload of at least a request per sub-bucket | ≥ 0.98 |
-//! | state | 51 counters: 120 bytes to a limit of 65 535, 224 over it |
+//! | state | 51 counters: 120 bytes for limits up to 65 535, else 224 |
 //!
-//! A fixed window admits twice its limit across a boundary, and so does the two-bucket "sliding counter": neither is
+//! A fixed window admits twice its limit across a boundary, and so does the two-bucket "sliding counter"; neither is
 //! offered.
 
 use std::time::Duration;
@@ -21,47 +33,53 @@ use std::time::Duration;
 use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
 
-/// How many sub-buckets a period is cut into.
+/// Number of sub-buckets in a period.
 pub(crate) const BUCKETS: u64 = 50;
-/// The sub-buckets that can count at one time: those of a period, and the one that is filling.
+/// Sub-buckets that can count at the same time: those of a period and the current one.
 const RING: usize = BUCKETS as usize + 1;
 
-/// An exact window's parameters. See the [module](self) for its bound.
+/// Parameters of an exact window. See the [module](self) for its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     limit: u32,
     period: u64,
-    /// Nanoseconds per sub-bucket, rounded up so that a ring always covers the period.
+    /// Nanoseconds per sub-bucket, rounded up so that the ring always covers the period.
     width: u64,
 }
 
-/// History of a key within its window: the sub-buckets that can still count, in a ring.
+/// Usage of a key within its window: a ring of the sub-buckets that can still count.
 ///
-/// `C` is what a sub-bucket counts in: `u16` serves limits to 65 535 in 120 bytes, `u32` any limit in 224.
+/// `C` is the type of a sub-bucket's counter: `u16` serves limits up to 65 535 in 120 bytes, `u32` any limit in 224.
+///
+/// ```
+/// use tollgate::limit::window::Log;
+///
+/// assert_eq!(size_of::<Log<u16>>(), 120);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Log<C = u32> {
-    /// When exactly the latest charge was.
+    /// Time of the latest charge.
     last: Timestamp,
-    /// The sum of `counts`.
+    /// Sum of `counts`.
     total: u32,
-    /// The low bits of the latest charge's sub-bucket: as none counts that is 51 or more behind, they tell it whole.
+    /// Low bits of the newest sub-bucket's number; sufficient, because a sub-bucket 51 or more behind does not count.
     newest: u16,
-    /// Where in `counts` that is.
+    /// Index of the newest sub-bucket in `counts`.
     at: u8,
-    /// How many sub-buckets before it still count.
+    /// Number of earlier sub-buckets that still count.
     back: u8,
     counts: [C; RING],
 }
 
-/// A sub-bucket's counter. What does not fit is dropped: by then the limit is long reached, and stays so for as long.
+/// Counter of a sub-bucket. Saturates: by then the limit is long reached, and stays so for as long.
 pub trait Count: Copy + sealed::Sealed {
-    /// No units.
+    /// Zero units.
     const ZERO: Self;
 
-    /// How many units.
+    /// Returns the units.
     fn units(self) -> u32;
 
-    /// That many, or the most that fit.
+    /// Creates a counter of `units`, saturating.
     fn of(units: u32) -> Self;
 }
 
@@ -97,7 +115,7 @@ mod sealed {
 }
 
 impl Log {
-    /// A key that has done nothing.
+    /// Creates the log of an unused key.
     #[must_use]
     pub const fn new() -> Self {
         Self::idle(Timestamp::ZERO)
@@ -111,8 +129,8 @@ impl<C: Count> Default for Log<C> {
 }
 
 impl Window {
-    /// A window of `period` nanoseconds in sub-buckets of that [`width`](Self::width).
-    pub(crate) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
+    /// Creates a window of `period` nanoseconds with sub-buckets of `width` nanoseconds.
+    pub(super) const fn stepping(limit: u32, period: u64, width: u64) -> Self {
         Self { limit, period, width }
     }
 
@@ -125,7 +143,7 @@ impl Window {
         Self::stepping(limit, period, Self::width(period))
     }
 
-    /// Drops what no longer counts. Everything else expects a log that was rolled to `now`.
+    /// Drops sub-buckets that no longer count. All other methods require a log that was rolled to `now`.
     pub fn roll<C: Count>(&self, log: &mut Log<C>, now: Timestamp) {
         if log.total == 0 {
             return;
@@ -141,10 +159,10 @@ impl Window {
         log.drop_oldest(first.saturating_sub(oldest).min(u64::from(log.back)) as u8);
     }
 
-    /// Whether `cost` units fit; if not, how long until they do. A cost over the limit never fits.
+    /// Checks whether `cost` units fit. A cost above the limit never fits.
     ///
     /// # Errors
-    /// The wait, where they do not fit.
+    /// The time until they fit.
     pub fn check<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
         if u64::from(log.total) + u64::from(cost) <= u64::from(self.limit) {
             return Ok(());
@@ -165,7 +183,7 @@ impl Window {
         log.last.after(self.period).since(now)
     }
 
-    /// Charges `cost` units, whether they fit or not.
+    /// Charges `cost` units even if they do not fit.
     pub fn charge<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) {
         let now = now.max(log.last);
         let bucket = self.bucket(now);
@@ -180,7 +198,7 @@ impl Window {
         log.total += count.units() - before;
     }
 
-    /// [`roll`](Self::roll), [`check`](Self::check) and, where the units fit, [`charge`](Self::charge), in one pass.
+    /// [`roll`](Self::roll), [`check`](Self::check) and, if the units fit, [`charge`](Self::charge), in one pass.
     pub(crate) fn spend<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
         self.roll(log, now);
         match self.check(log, now, cost) {
@@ -192,7 +210,20 @@ impl Window {
         }
     }
 
-    /// Gives back up to `units` of those charged at `charged`, if that sub-bucket still counts.
+    /// Refunds up to `units` of those charged at `charged`, if that sub-bucket still counts.
+    ///
+    /// ```
+    /// use tollgate::Timestamp;
+    /// use tollgate::limit::window::Log;
+    /// use tollgate::limit::{Algorithm, Quota};
+    ///
+    /// let now = Timestamp::from_nanos(86_400_000_000_000);
+    /// let Algorithm::Window(window) = Quota::per_minute(2).algorithm() else { unreachable!() };
+    /// let mut log: Log = Log::new();
+    /// window.charge(&mut log, now, 2);
+    /// window.refund(&mut log, 1, now);
+    /// assert_eq!(window.verdict(&log, now, None).remaining(), 1);
+    /// ```
     pub fn refund<C: Count>(&self, log: &mut Log<C>, units: u32, charged: Timestamp) {
         let Some(age) = self.bucket(log.last).checked_sub(self.bucket(charged)) else { return };
         if age <= u64::from(log.back) {
@@ -203,28 +234,28 @@ impl Window {
         }
     }
 
-    /// Returns the verdict for a key with this history.
+    /// Returns the verdict for a key with this log.
     #[must_use]
     pub fn verdict<C: Count>(&self, log: &Log<C>, now: Timestamp, wait: Option<Duration>) -> Verdict {
         let reset = if log.total == 0 { 0 } else { log.last.after(self.period).nanos_since(now) };
         Verdict::of(wait.map_or(0, |wait| nanos(wait).max(1)), self.limit.saturating_sub(log.total), reset)
     }
 
-    /// The share of the limit that is used, in units of 2⁻³², rounded up.
+    /// Returns the used share of the limit, in units of 2⁻³², rounded up.
     pub(crate) fn share<C: Count>(&self, log: &Log<C>) -> u64 {
         (u64::from(log.total) << 32).div_ceil(u64::from(self.limit.max(1)))
     }
 
-    /// A log that has used that share, as of its latest charge.
-    pub(crate) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
+    /// Creates a log that has used `share`, as of the time `last`.
+    pub(super) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
         let mut log = Log::default();
         let units = (u128::from(share) * u128::from(self.limit)) >> 32;
         self.charge(&mut log, last, units.min(u128::from(u32::MAX)) as u32);
         log
     }
 
-    /// The same log measured against another limit of the same period: every charge keeps its time and its share.
-    pub(crate) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
+    /// Converts a log to another limit of the same period: each charge keeps its time and its share.
+    pub(super) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
         let Log { last, newest, at, back, .. } = *log;
         let (mut scaled, mut seen, mut given) = (Log { newest, at, back, ..Log::idle(last) }, 0_u64, 0_u64);
         for age in (0..=back).rev() {
@@ -238,12 +269,12 @@ impl Window {
         scaled
     }
 
-    /// Whether both cut time the same way.
-    pub(crate) const fn same_grid(&self, other: &Self) -> bool {
+    /// Returns whether both windows have the same sub-buckets.
+    pub(super) const fn same_grid(&self, other: &Self) -> bool {
         self.period == other.period
     }
 
-    /// When a full sub-bucket stops counting.
+    /// Returns the time at which a full sub-bucket stops counting.
     fn end_of(&self, bucket: u64) -> Timestamp {
         Timestamp::from_nanos((bucket + 1).saturating_mul(self.width)).after(self.period)
     }
@@ -258,28 +289,28 @@ impl Window {
 }
 
 impl<C: Count> Log<C> {
-    /// A log without charges; time never runs back behind `last`.
+    /// Creates a log without charges; time never goes back before `last`.
     const fn idle(last: Timestamp) -> Self {
         Self { last, total: 0, newest: 0, at: 0, back: 0, counts: [C::ZERO; RING] }
     }
 
-    /// When the key was last charged.
+    /// Returns the time of the latest charge.
     pub(crate) const fn last(&self) -> Timestamp {
         self.last
     }
 
-    /// How many sub-buckets this one is ahead of the newest.
+    /// Returns the distance from the newest sub-bucket to a later one.
     const fn ahead(&self, bucket: u64) -> u64 {
         (bucket as u16).wrapping_sub(self.newest) as u64
     }
 
-    /// Where the sub-bucket lies that is this much older than the newest.
+    /// Returns the index of the sub-bucket `age` before the newest.
     const fn place(&self, age: u8) -> usize {
         let (at, age) = (self.at as usize, age as usize);
         if at >= age { at - age } else { at + RING - age }
     }
 
-    /// Drops that many sub-buckets, side by side but for where the ring closes.
+    /// Drops the `count` oldest sub-buckets: one contiguous range, or two where the ring wraps.
     fn drop_oldest(&mut self, count: u8) {
         if count == 0 {
             return;
@@ -295,7 +326,7 @@ impl<C: Count> Log<C> {
         self.back -= count;
     }
 
-    /// Makes this sub-bucket the newest. A rolled log has room for it.
+    /// Makes `bucket` the newest sub-bucket. A rolled log has room for it.
     fn advance(&mut self, bucket: u64) {
         let ahead = self.ahead(bucket).min(RING as u64 - 1) as u8;
         let at = self.at as usize + ahead as usize;

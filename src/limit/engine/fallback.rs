@@ -1,18 +1,18 @@
-//! [`OnOutage`]: how limits go on while the store that a fleet shares is away.
+//! [`OnOutage`]: decisions while the shared store is unavailable.
 //!
-//! Every admission by the remote store also charges the engine of this process, so a store that goes away forgives
-//! nothing. The local engine's word also binds for one period *after* an outage: what was admitted without the store is
-//! unknown to it, and a store that was restarted may have forgotten everything.
+//! Every admission by the remote store also charges the local engine, so an outage resets no usage. The local
+//! engine's decision also binds for one period *after* an outage: the remote store does not know what was admitted
+//! without it, and after a restart it may have lost its data.
 //!
-//! | policy | while the store is away, n nodes together admit in a window | |
+//! | policy | admitted in a window by n nodes together during an outage | |
 //! |---|---|---|
-//! | `Local` | ≤ limit × n | each node holds its clients to the whole limit |
-//! | `Share(n)` | ≤ limit | each node holds them to its share, however they are spread |
-//! | `Allow` | everything | and nothing of it is counted |
+//! | `Local` | ≤ limit × n | each node enforces the whole limit |
+//! | `Share(n)` | ≤ limit | each node enforces its share, independent of the distribution |
+//! | `Allow` | everything | uncounted |
 //! | `Deny` | nothing | |
 //!
-//! A window in which the outage begins holds what the store admitted before it, too: with `Share(n)` up to twice the
-//! limit where one node had most of the traffic, the limit where it was spread evenly.
+//! A window in which the outage begins also contains what the store admitted before it: with `Share(n)` up to twice
+//! the limit if one node had most of the traffic, the limit if the traffic was spread evenly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,14 +44,14 @@ use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOutage {
-    /// This process holds everybody to the whole limit by itself.
+    /// Enforces the whole limit in this process.
     #[default]
     Local,
-    /// This process holds everybody to its share: the limit divided by so many nodes, at least 1.
+    /// Enforces this process's share: the limit divided by this number of nodes, at least 1.
     Share(u32),
-    /// Everything is admitted.
+    /// Admits every request.
     Allow,
-    /// Refuses every request.
+    /// Rejects every request.
     Deny,
 }
 
@@ -64,109 +64,108 @@ impl OnOutage {
     }
 }
 
-/// `Retry-After` when every request is refused.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// `Retry-After` while every request is rejected.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The engine of this process, beside a remote store.
+/// Local engine beside a remote store.
 pub(crate) struct Fallback {
     policy: OnOutage,
     engine: Arc<dyn LimitStore>,
-    /// When a decision was last made without the store, or its connection was last new. Zero where never.
-    last: AtomicU64,
-    /// The store's connection as last seen.
+    /// Time of the last decision without the store or of its last reconnection; zero if there was none.
+    last_outage: AtomicU64,
+    /// Last observed generation of the store's connection.
     generation: AtomicU64,
 }
 
 impl Fallback {
     pub(crate) fn new(policy: OnOutage, engine: Arc<dyn LimitStore>) -> Self {
-        Self { policy, engine, last: AtomicU64::new(0), generation: AtomicU64::new(0) }
+        Self { policy, engine, last_outage: AtomicU64::new(0), generation: AtomicU64::new(0) }
     }
 
-    /// Takes the local charge first, where the local engine's word binds now; `None` where it does not.
-    pub(crate) fn hold(&self, checks: &[Check], generation: u64, now: Timestamp) -> Option<Verdicts> {
+    /// Charges locally before the remote store decides, if local decisions bind now; `None` if they do not.
+    pub(super) fn precharge(&self, checks: &[Check], generation: u64, now: Timestamp) -> Option<Verdicts> {
         let seen = self.generation.load(Ordering::Relaxed);
         if seen != generation {
             self.generation.store(generation, Ordering::Relaxed);
-            // The first connection comes after nothing that could be forgotten, unless decisions were made before it.
+            // The first connection reaches a store that has lost nothing, unless decisions were made before it.
             if seen != 0 {
                 self.mark(now);
             }
         }
-        self.binds(checks, now).then(|| self.decide_locally(checks, now))
+        self.is_binding(checks, now).then(|| self.decide_locally(checks, now))
     }
 
-    /// Whether the local engine's word binds now: within a period of an outage.
-    fn binds(&self, checks: &[Check], now: Timestamp) -> bool {
-        let last = self.last.load(Ordering::Acquire);
-        let recent = |check: &Check| now < Timestamp::from_nanos(last) + check.quota.period();
-        self.policy != OnOutage::Allow && last != 0 && checks.iter().any(recent)
+    /// Returns whether local decisions bind now: within one period of an outage.
+    fn is_binding(&self, checks: &[Check], now: Timestamp) -> bool {
+        let last_outage = self.last_outage.load(Ordering::Acquire);
+        let recent = |check: &Check| now < Timestamp::from_nanos(last_outage) + check.quota.period();
+        self.policy != OnOutage::Allow && last_outage != 0 && checks.iter().any(recent)
     }
 
-    /// Decides without the store. What is held already is not charged twice.
-    pub(crate) fn decide(&self, checks: &[Check], held: Option<Verdicts>, now: Timestamp) -> Verdicts {
+    /// Decides without the store. Checks that are already charged locally are not charged again.
+    pub(crate) fn decide(&self, checks: &[Check], precharged: Option<Verdicts>, now: Timestamp) -> Verdicts {
         self.mark(now);
         match self.policy {
-            OnOutage::Local | OnOutage::Share(_) => held.unwrap_or_else(|| self.decide_locally(checks, now)),
+            OnOutage::Local | OnOutage::Share(_) => precharged.unwrap_or_else(|| self.decide_locally(checks, now)),
             OnOutage::Allow => checks.iter().map(|_| Verdict::new(None, 0, Duration::ZERO)).collect(),
             OnOutage::Deny => {
-                if let Some(held) = held {
-                    self.release(checks, &held, now);
+                if let Some(precharged) = precharged {
+                    self.release(checks, &precharged, now);
                 }
-                checks.iter().map(|_| Verdict::new(Some(PATIENCE), 0, PATIENCE)).collect()
+                checks.iter().map(|_| Verdict::new(Some(RETRY_AFTER), 0, RETRY_AFTER)).collect()
             }
         }
     }
 
-    /// What the store has admitted counts here too. Where that does not fit, and an outage has begun while the store
-    /// was
-    /// asked, this process's word binds, and is returned: others have been admitted on it already.
-    pub(crate) fn count(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) -> Option<Verdicts> {
-        let refuses =
+    /// Charges the store's admissions locally too. If they do not fit and an outage began during the remote check,
+    /// returns the local decision, which binds because other requests have been admitted on it.
+    pub(crate) fn record(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) -> Option<Verdicts> {
+        let rejects =
             |verdicts: &[Verdict]| checks.iter().zip(verdicts).any(|(check, v)| check.enforced && !v.admits());
-        if refuses(verdicts) {
+        if rejects(verdicts) {
             return None;
         }
-        // Charged first, then asked whether it binds: an outage is marked before anybody is admitted in it.
-        let here = self.decide_locally(checks, now);
-        if !refuses(&here) {
+        // Charged before testing whether it binds: an outage is marked before any request is admitted in it.
+        let local = self.decide_locally(checks, now);
+        if !rejects(&local) {
             return None;
         }
-        if self.binds(checks, now) {
-            return Some(here);
+        if self.is_binding(checks, now) {
+            return Some(local);
         }
         self.charge(checks, verdicts, now);
         None
     }
 
-    /// Charges what the store has admitted, whether it fits or not.
+    /// Charges the store's admissions even if they do not fit.
     fn charge(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) {
         let charged = checks.iter().zip(verdicts).filter(|(_, verdict)| verdict.admits());
         let charge = |check: &Check| Settlement::new(self.local(check).cost(0), now, check.cost);
         self.settle_locally(&charged.map(|(check, _)| charge(check)).collect::<SmallVec<[_; 2]>>(), now);
     }
 
-    /// Gives back what [`hold`](Self::hold) took.
-    pub(crate) fn release(&self, checks: &[Check], held: &[Verdict], now: Timestamp) {
-        let taken = checks.iter().zip(held).filter(|(_, verdict)| verdict.admits());
+    /// Refunds the charges of [`precharge`](Self::precharge).
+    pub(crate) fn release(&self, checks: &[Check], precharged: &[Verdict], now: Timestamp) {
+        let taken = checks.iter().zip(precharged).filter(|(_, verdict)| verdict.admits());
         let refund = |check: &Check| Settlement::new(self.local(check), now, 0);
         self.settle_locally(&taken.map(|(check, _)| refund(check)).collect::<SmallVec<[_; 2]>>(), now);
     }
 
-    /// Corrects earlier charges here as in the store.
+    /// Settles earlier charges locally, as in the store.
     pub(crate) fn settle(&self, settlements: &[Settlement], now: Timestamp) {
         let local = |s: &Settlement| Settlement { check: self.local(&s.check), ..*s };
         self.settle_locally(&settlements.iter().map(local).collect::<SmallVec<[_; 2]>>(), now);
     }
 
     fn mark(&self, now: Timestamp) {
-        self.last.fetch_max(now.as_nanos(), Ordering::AcqRel);
+        self.last_outage.fetch_max(now.as_nanos(), Ordering::AcqRel);
     }
 
     fn decide_locally(&self, checks: &[Check], now: Timestamp) -> Verdicts {
         let checks: SmallVec<[Check; 2]> = checks.iter().map(|check| self.local(check)).collect();
         match self.engine.decide(&checks, now) {
             MaybeReady::Ready(Ok(verdicts)) => verdicts,
-            // The local engine answers at once and never fails; were it otherwise, a store's failure admits.
+            // The local engine is always ready and never fails; a failure would admit.
             _ => checks.iter().map(|_| Verdict::new(None, 0, Duration::ZERO)).collect(),
         }
     }
@@ -177,7 +176,7 @@ impl Fallback {
         }
     }
 
-    /// The check as this process holds to it.
+    /// Returns the check with the quota that this process enforces.
     fn local(&self, check: &Check) -> Check {
         match self.policy {
             OnOutage::Share(nodes) => Check { quota: check.quota.share(nodes), ..*check },
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_forgives_nothing() {
+    fn an_outage_resets_no_usage() {
         for (policy, left) in
             [(OnOutage::Local, 5), (OnOutage::Share(2), 0), (OnOutage::Allow, 40), (OnOutage::Deny, 0)]
         {
@@ -221,39 +220,39 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_a_share_however_often_it_is_asked() {
+    fn a_share_is_enforced_and_at_least_one() {
         let fallback = fallback(OnOutage::Share(8));
         assert_eq!(admitted(40, || fallback.decide(&[check()], None, START)), 2);
         let tiny = fallback.local(&Check::new(KeyHash::from_bits(1), Quota::per_minute(3).bucket(2)));
-        assert_eq!((tiny.quota.limit(), tiny.quota.capacity()), (1, 1), "nobody's share is nothing");
+        assert_eq!((tiny.quota.limit(), tiny.quota.capacity()), (1, 1), "a share is at least 1");
     }
 
     #[test]
-    fn the_local_word_binds_for_one_period_after_an_outage() {
+    fn local_decisions_bind_for_one_period_after_an_outage() {
         let fallback = fallback(OnOutage::Local);
-        assert!(fallback.hold(&[check()], 1, START).is_none());
+        assert!(fallback.precharge(&[check()], 1, START).is_none());
         assert_eq!(admitted(15, || fallback.decide(&[check()], None, START)), 15);
         let after = START + Duration::from_secs(1);
-        let held = || fallback.hold(&[check()], 2, after).expect("it binds");
-        assert_eq!(admitted(40, held), 5);
-        assert!(fallback.hold(&[check()], 2, after + Duration::from_secs(61)).is_none());
+        let precharged = || fallback.precharge(&[check()], 2, after).expect("local decisions bind");
+        assert_eq!(admitted(40, precharged), 5);
+        assert!(fallback.precharge(&[check()], 2, after + Duration::from_secs(61)).is_none());
     }
 
     #[test]
-    fn a_new_connection_may_lead_to_a_store_that_has_forgotten() {
+    fn local_decisions_bind_after_a_reconnection() {
         let fallback = fallback(OnOutage::Local);
-        assert!(fallback.hold(&[check()], 1, START).is_none(), "the first one leads to all there is");
-        assert!(fallback.hold(&[check()], 2, START).is_some());
+        assert!(fallback.precharge(&[check()], 1, START).is_none(), "the first connection has lost nothing");
+        assert!(fallback.precharge(&[check()], 2, START).is_some());
     }
 
     #[test]
-    fn what_was_held_and_not_used_is_given_back() {
+    fn unused_precharges_are_refunded() {
         let fallback = fallback(OnOutage::Local);
         fallback.decide(&[check()], None, START);
         for _ in 0..100 {
-            let held = fallback.hold(&[check()], 0, START).expect("it binds");
-            assert!(held[0].admits());
-            fallback.release(&[check()], &held, START);
+            let precharged = fallback.precharge(&[check()], 0, START).expect("local decisions bind");
+            assert!(precharged[0].admits());
+            fallback.release(&[check()], &precharged, START);
         }
     }
 }

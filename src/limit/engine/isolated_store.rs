@@ -1,4 +1,4 @@
-//! [`IsolatedLimitStore`]: a store that others wrote, kept from taking requests down.
+//! [`IsolatedLimitStore`]: isolates user-supplied stores.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::Verdicts;
 use crate::resilience::isolate::{contain_now, isolate};
 
-/// Every method of the store, its panics and delays turned into errors.
+/// Wraps a store: panics and timeouts become errors.
 pub(crate) struct IsolatedLimitStore(pub(crate) Arc<dyn LimitStore>);
 
 impl LimitStore for IsolatedLimitStore {

@@ -1,6 +1,6 @@
-//! [`Limiter`]: the flow from a head to a ruling, shared by every clone of the layer.
+//! [`Limiter`]: the path from a request head to an outcome, shared by all clones of the layer.
 //!
-//! head → dues → verdicts → ruling → reply. The store is the only step that may wait.
+//! Head → checks → verdicts → outcome → response fields. Only the store may be asynchronous.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ use crate::limit::algorithm::check::Settlement;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 use crate::limit::policy::compiled::{Checks, CompiledLimits, RequestSubject};
-use crate::limit::policy::decision::{Decision, LimitLabel, Outcome, Part, Term};
+use crate::limit::policy::decision::{Decision, LimitDecision, LimitLabel, LimitOutcome, Outcome};
 use crate::limit::policy::headers::{Draft, DraftFields, RateLimitHeaders, Style, write_retry_after};
 use crate::limit::policy::reject::OnReject;
 use crate::store::governor::NodeCeiling;
 
-/// How many requests are looked at for a misconfigured identity.
+/// Number of requests inspected for a misconfigured identity.
 const INSPECTED: u32 = 100;
 
 const UNKNOWN_PEER: &str = "the client's address is unknown, so such requests share one bucket: serve with \
@@ -42,9 +42,9 @@ const UNKNOWN_PEER: &str = "the client's address is unknown, so such requests sh
 pub(crate) type Exempt = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
 
 pub(crate) struct Limiter {
-    pub(crate) plan: CompiledLimits,
+    pub(crate) limits: CompiledLimits,
     pub(crate) store: Arc<dyn LimitStore>,
-    /// Decides where `store` fails; `None` where the store is this process's own, which does not.
+    /// Decides if `store` fails; `None` for the in-process store, which does not fail.
     pub(crate) fallback: Option<Fallback>,
     pub(crate) node: Option<NodeLimit>,
     pub(crate) exempt: Vec<Exempt>,
@@ -54,10 +54,10 @@ pub(crate) struct Limiter {
     pub(crate) events: Events,
     pub(crate) counters: LimitCounters,
     pub(crate) warnings: Warnings,
-    pub(crate) live: ReloadedLimits,
+    pub(crate) reloaded: ReloadedLimits,
 }
 
-/// The per-node ceiling with its place among the limits.
+/// Per-node ceiling with its label among the limits.
 #[derive(Debug)]
 pub(crate) struct NodeLimit {
     pub(crate) ceiling: NodeCeiling,
@@ -66,7 +66,7 @@ pub(crate) struct NodeLimit {
     pub(crate) cost: u32,
 }
 
-/// Warnings given so far.
+/// Warnings reported so far.
 #[derive(Debug, Default)]
 pub(crate) struct Warnings {
     inspected: AtomicU32,
@@ -75,26 +75,26 @@ pub(crate) struct Warnings {
     findings: crate::base::lock::Mutex<Vec<&'static str>>,
 }
 
-/// Next step for a request. Not generic, so that the services around it stay small enough to be inlined.
+/// Next step for a request. Not generic, so that the calling services stay small enough to be inlined.
 pub(crate) enum LimitStep {
-    /// To the inner service.
+    /// Call the inner service.
     Admit(ResponseEdits),
-    /// Back to the client.
-    Refuse(Box<Response<Bytes>>),
-    /// The store answers later.
+    /// Respond without calling the inner service.
+    Reject(Box<Response<Bytes>>),
+    /// Wait for the store or a tier look-up.
     Wait(Box<Waiting>),
 }
 
 /// Changes to the response of an admitted request.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseEdits {
-    reply: Option<RateLimitHeaders>,
-    aside: Option<Box<Aside>>,
+    fields: Option<RateLimitHeaders>,
+    rare: Option<Box<RareEdits>>,
 }
 
-/// Rarely needed parts, boxed.
+/// Rarely needed edits, boxed.
 #[derive(Debug, Default)]
-struct Aside {
+struct RareEdits {
     draft: Option<DraftFields>,
     decision: Option<Decision>,
     reservation: Option<Reservation>,
@@ -110,29 +110,29 @@ struct Discount {
 }
 
 impl ResponseEdits {
-    /// Leaves the reservation for the handler.
+    /// Inserts the reservation into the request's extensions.
     #[inline]
     pub(crate) fn prepare(&mut self, extensions: &mut Extensions) {
-        if let Some(aside) = &mut self.aside
-            && let Some(reservation) = aside.reservation.take()
+        if let Some(rare) = &mut self.rare
+            && let Some(reservation) = rare.reservation.take()
         {
             extensions.insert(reservation);
         }
     }
 
-    /// Says in the response how the client stands.
+    /// Writes the rate-limit fields and the decision into the response.
     #[inline(always)]
     pub(crate) fn write<B>(&mut self, response: &mut Response<B>) {
-        if let Some(reply) = self.reply.take() {
-            reply.write(response.headers_mut());
+        if let Some(fields) = self.fields.take() {
+            fields.write(response.headers_mut());
         }
-        if let Some(aside) = self.aside.take() {
-            aside.write(response);
+        if let Some(rare) = self.rare.take() {
+            rare.write(response);
         }
     }
 }
 
-impl Aside {
+impl RareEdits {
     #[cold]
     #[inline(never)]
     fn write<B>(self: Box<Self>, response: &mut Response<B>) {
@@ -150,42 +150,42 @@ impl Aside {
 }
 
 impl Limiter {
-    /// Decides on a request, or asks a store that will answer later.
+    /// Decides on a request, or starts an asynchronous check.
     pub(crate) fn decide(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
         if self.exempt.iter().any(|exempt| exempt(head)) {
             return LimitStep::Admit(ResponseEdits::default());
         }
-        if self.live.is_special() {
-            return self.decide_specially(head);
+        if self.reloaded.takes_slow_path() {
+            return self.decide_reloaded(head);
         }
         let mut seen = RequestSubject::default();
-        let Some((check, label)) = self.plan.only(head, &mut seen) else {
-            return self.ask(head, self.plan.dues(head), self.clock.now());
+        let Some((check, label)) = self.limits.only(head, &mut seen) else {
+            return self.check(head, self.limits.checks(head), self.clock.now());
         };
         let at = self.clock.now();
         let Some(verdict) = self.store.decide_one(&check, at) else {
-            return self.ask(head, Checks::one(check, label, seen), at);
+            return self.check(head, Checks::one(check, label, seen), at);
         };
         self.warn(head, seen);
         let (checks, labels, verdicts) = (&[check], &[label], &[verdict]);
         self.finish(head, seen.reserves, Outcome { checks, labels, verdicts, node: None, degraded: false }, at)
     }
 
-    /// Asks the store about everything the request owes.
-    pub(crate) fn ask(self: &Arc<Self>, head: &RequestHead<'_>, dues: Checks, at: Timestamp) -> LimitStep {
-        self.warn(head, dues.seen);
-        if let Some(fallback) = self.fallback.as_ref().filter(|_| !dues.checks.is_empty()) {
-            return self.decide_remotely(fallback, head, dues, at);
+    /// Sends all checks of the request to the store.
+    pub(crate) fn check(self: &Arc<Self>, head: &RequestHead<'_>, checks: Checks, at: Timestamp) -> LimitStep {
+        self.warn(head, checks.seen);
+        if let Some(fallback) = self.fallback.as_ref().filter(|_| !checks.list.is_empty()) {
+            return self.decide_remotely(fallback, head, checks, at);
         }
-        let verdicts = match dues.checks.is_empty() {
+        let verdicts = match checks.list.is_empty() {
             true => Verdicts::new(),
-            // In process the store answers at once and never fails.
-            false => match self.store.decide(&dues.checks, at) {
+            // The in-process store is always ready and never fails.
+            false => match self.store.decide(&checks.list, at) {
                 MaybeReady::Ready(answer) => answer.unwrap_or_default(),
                 MaybeReady::Pending(_) => Verdicts::new(),
             },
         };
-        self.rule(head, &dues, &verdicts, at, false)
+        self.combine(head, &checks, &verdicts, at, false)
     }
 
     #[inline]
@@ -202,140 +202,145 @@ impl Limiter {
         }
     }
 
-    /// The end of nearly every request: admitted, with nothing to say but the fields.
+    /// Finishes a request; the common case is an admission that only writes fields.
     #[inline(always)]
     pub(crate) fn finish(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         reserves: bool,
-        ruling: Outcome<'_>,
+        outcome: Outcome<'_>,
         at: Timestamp,
     ) -> LimitStep {
-        let plain = !reserves && !ruling.degraded && ruling.verdicts.iter().all(Verdict::admits);
-        if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.heard() {
-            return self.finish_at_length(head, reserves, ruling, at);
+        let plain = !reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
+        if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.has_hook() {
+            return self.finish_slowly(head, reserves, outcome, at);
         }
         self.counters.count(true, false);
         detached_context::note(|notes| notes.limit = Some(LimitNote::Allowed));
         LimitStep::Admit(ResponseEdits {
-            reply: RateLimitHeaders::new(self.style, &ruling, true, || self.clock.wall()),
-            aside: None,
+            fields: RateLimitHeaders::new(self.style, &outcome, true, || self.clock.wall()),
+            rare: None,
         })
     }
 
     #[inline(never)]
-    fn finish_at_length(
+    fn finish_slowly(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         reserves: bool,
-        mut ruling: Outcome<'_>,
+        mut outcome: Outcome<'_>,
         at: Timestamp,
     ) -> LimitStep {
-        let mut admits = ruling.limits_admit();
-        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.live.switch() == Switch::On)) {
-            let term = self.ask_node(node, &ruling, at);
-            admits = term.verdict.admits();
-            ruling.node = Some(term);
+        let mut admits = outcome.limits_admit();
+        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.reloaded.switch() == Switch::On)) {
+            let part = self.check_node(node, &outcome, at);
+            admits = part.verdict.admits();
+            outcome.node = Some(part);
         }
-        self.report(head, &ruling, admits);
+        self.report(head, &outcome, admits);
         detached_context::note(|notes| {
             notes.limit = Some(if admits { LimitNote::Allowed } else { LimitNote::Refused })
         });
-        let reply = RateLimitHeaders::new(self.style, &ruling, admits, || self.clock.wall());
+        let fields = RateLimitHeaders::new(self.style, &outcome, admits, || self.clock.wall());
         if !admits {
-            return LimitStep::Refuse(self.refuse(head, &ruling, reply));
+            return LimitStep::Reject(self.rejection(head, &outcome, fields));
         }
-        // Without an enforced limit there is nothing to say of any.
-        let draft = if reply.is_some() { self.style.draft } else { None };
-        let bare = !ruling.degraded && !reserves && draft.is_none();
-        let aside = if bare { None } else { Some(self.aside(reserves, &ruling, draft, at)) };
-        LimitStep::Admit(ResponseEdits { reply, aside })
+        // Without an enforced limit there is nothing to report.
+        let draft = if fields.is_some() { self.style.draft } else { None };
+        let bare = !outcome.degraded && !reserves && draft.is_none();
+        let rare = if bare { None } else { Some(self.rare(reserves, &outcome, draft, at)) };
+        LimitStep::Admit(ResponseEdits { fields, rare })
     }
 
     #[cold]
-    fn aside(
+    fn rare(
         self: &Arc<Self>,
         reserves: bool,
-        ruling: &Outcome<'_>,
+        outcome: &Outcome<'_>,
         draft: Option<Draft>,
         at: Timestamp,
-    ) -> Box<Aside> {
-        let reserved = if reserves { self.plan.reserving(ruling) } else { SmallVec::new() };
-        let settlements = if reserves { self.plan.discounts(ruling, at) } else { SmallVec::new() };
+    ) -> Box<RareEdits> {
+        let reserved = if reserves { self.limits.reserving(outcome) } else { SmallVec::new() };
+        let settlements = if reserves { self.limits.discounts(outcome, at) } else { SmallVec::new() };
         let (some_reserved, some_discount) = (!reserved.is_empty(), !settlements.is_empty());
-        Box::new(Aside {
-            draft: draft.map(|draft| DraftFields::new(&self.plan, draft, ruling)),
-            decision: ruling.degraded.then(|| self.decision(ruling)),
-            reservation: some_reserved.then(|| Reservation::new(self.clone(), reserved, at, ruling.degraded)),
-            discount: some_discount.then(|| Discount { limiter: self.clone(), settlements, degraded: ruling.degraded }),
+        Box::new(RareEdits {
+            draft: draft.map(|draft| DraftFields::new(&self.limits, draft, outcome)),
+            decision: outcome.degraded.then(|| self.decision(outcome)),
+            reservation: some_reserved.then(|| Reservation::new(self.clone(), reserved, at, outcome.degraded)),
+            discount: some_discount.then(|| Discount {
+                limiter: self.clone(),
+                settlements,
+                degraded: outcome.degraded,
+            }),
         })
     }
 
     #[cold]
-    fn refuse(
+    fn rejection(
         &self,
         head: &RequestHead<'_>,
-        ruling: &Outcome<'_>,
-        reply: Option<RateLimitHeaders>,
+        outcome: &Outcome<'_>,
+        fields: Option<RateLimitHeaders>,
     ) -> Box<Response<Bytes>> {
-        let decision = self.decision(ruling);
+        let decision = self.decision(outcome);
         let mut response = self.reject.reject(head, &decision);
-        if let Some(reply) = reply {
-            reply.write(response.headers_mut());
-            write_retry_after(ruling, response.headers_mut());
+        if let Some(fields) = fields {
+            fields.write(response.headers_mut());
+            write_retry_after(outcome, response.headers_mut());
         }
         if let Some(draft) = self.style.draft {
-            DraftFields::new(&self.plan, draft, ruling).write(response.headers_mut());
+            DraftFields::new(&self.limits, draft, outcome).write(response.headers_mut());
         }
-        if ruling.degraded {
+        if outcome.degraded {
             response.extensions_mut().insert(decision);
         }
         Box::new(response)
     }
 
     pub(crate) fn stats(&self) -> RateLimitStats {
-        let mut stats = self.counters.snapshot(&self.plan, self.store.stats());
+        let mut stats = self.counters.snapshot(&self.limits, self.store.stats());
         stats.remote = self.store.remote();
-        self.live.tell(&mut stats, |label| &*self.plan.offer(label).name);
+        self.reloaded.overwrite(&mut stats, |label| &*self.limits.quota(label).name);
         stats
     }
 
-    /// The ceiling cannot give back, so it is asked last, and its refusal gives back what the others took.
-    fn ask_node(&self, node: &NodeLimit, ruling: &Outcome<'_>, now: Timestamp) -> Term {
+    /// Checks the ceiling last, because its charges cannot be refunded; a rejection refunds the other limits'
+    /// charges.
+    fn check_node(&self, node: &NodeLimit, outcome: &Outcome<'_>, now: Timestamp) -> LimitOutcome {
         let verdict = node.ceiling.charge(node.cost);
         if !verdict.admits() {
-            let charged = ruling.checks.iter().zip(ruling.verdicts).filter(|(_, verdict)| verdict.admits());
+            let charged = outcome.checks.iter().zip(outcome.verdicts).filter(|(_, verdict)| verdict.admits());
             let refunds: Vec<Settlement> = charged.map(|(check, _)| Settlement::new(*check, now, 0)).collect();
-            self.settle(&refunds, now, ruling.degraded);
+            self.settle(&refunds, now, outcome.degraded);
         }
-        Term { label: node.label, quota: node.quota, verdict, enforced: true }
+        LimitOutcome { label: node.label, quota: node.quota, verdict, enforced: true }
     }
 
-    fn decision(&self, ruling: &Outcome<'_>) -> Decision {
-        let part = |term: Term| Part::new(self.plan.offer(term.label).clone(), term);
-        let parts = ruling.terms().map(part).collect();
-        Decision { parts, overloaded: ruling.overloaded(), degraded: ruling.degraded }
+    fn decision(&self, outcome: &Outcome<'_>) -> Decision {
+        let decision = |part: LimitOutcome| LimitDecision::new(self.limits.quota(part.label).clone(), part);
+        let parts = outcome.parts().map(decision).collect();
+        Decision { parts, overloaded: outcome.overloaded(), degraded: outcome.degraded }
     }
 
-    fn report(&self, head: &RequestHead<'_>, ruling: &Outcome<'_>, admits: bool) {
-        self.counters.count(admits, ruling.degraded);
+    fn report(&self, head: &RequestHead<'_>, outcome: &Outcome<'_>, admits: bool) {
+        self.counters.count(admits, outcome.degraded);
         if !admits {
-            self.counters.count_route(self.plan.route_name(head));
-        } else if !self.events.heard() && ruling.verdicts.iter().all(Verdict::admits) {
+            self.counters.count_route(self.limits.route_name(head));
+        } else if !self.events.has_hook() && outcome.verdicts.iter().all(Verdict::admits) {
             return;
         }
-        for (i, term) in ruling.terms().enumerate() {
-            let limit = &*self.plan.offer(term.label).name;
-            match term.verdict.wait() {
-                Some(retry_after) if term.enforced => {
-                    self.counters.count_refusal(term.label);
+        for (i, part) in outcome.parts().enumerate() {
+            let limit = &*self.limits.quota(part.label).name;
+            match part.verdict.wait() {
+                Some(retry_after) if part.enforced => {
+                    self.counters.count_refusal(part.label);
                     self.events.emit(&Event::Refused { limit, retry_after });
                 }
                 Some(_) => {
-                    self.counters.count_dry(term.label);
+                    self.counters.count_dry_run(part.label);
                     self.events.emit(&Event::WouldRefuse { limit });
                 }
-                None if admits && crosses_80_percent(&term, ruling.checks.get(i).map_or(1, |check| check.cost)) => {
+                None if admits && crosses_80_percent(&part, outcome.checks.get(i).map_or(1, |check| check.cost)) => {
                     self.events.emit(&Event::NearLimit { limit });
                 }
                 None => {}
@@ -347,26 +352,25 @@ impl Limiter {
     #[cold]
     fn inspect(&self, head: &RequestHead<'_>) {
         self.warnings.inspected.fetch_add(1, Ordering::Relaxed);
-        self.plan.identify().inspect(head, &mut |code, message| {
-            let mut told = self.warnings.findings.lock();
-            if !told.contains(&code) {
-                told.push(code);
+        self.limits.identify().inspect(head, &mut |code, message| {
+            let mut reported = self.warnings.findings.lock();
+            if !reported.contains(&code) {
+                reported.push(code);
                 self.events.emit(&Event::Warning { code, message });
             }
         });
     }
 }
 
-/// Whether this charge took the key past 80 % of its limit.
-fn crosses_80_percent(term: &Term, cost: u32) -> bool {
-    let capacity = u64::from(term.quota.capacity());
-    let used = capacity.saturating_sub(u64::from(term.verdict.remaining()));
+/// Returns whether this charge moved the key past 80 % of its limit.
+fn crosses_80_percent(part: &LimitOutcome, cost: u32) -> bool {
+    let capacity = u64::from(part.quota.capacity());
+    let used = capacity.saturating_sub(u64::from(part.verdict.remaining()));
     let past = |used: u64| used * 5 >= capacity * 4;
     past(used) && !past(used.saturating_sub(u64::from(cost)))
 }
 
-/// Lets a remote settlement finish on its own; an in-process one is done already. Its failure costs at most what was
-/// to be given back.
+/// Detaches a remote settlement; an in-process one is complete. A failure costs at most the refund.
 pub(crate) fn settle(answer: MaybeReady<Result<(), Error>>) {
     if let MaybeReady::Pending(future) = answer
         && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -377,7 +381,7 @@ pub(crate) fn settle(answer: MaybeReady<Result<(), Error>>) {
 
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.plan.offers().map(|(_, offer)| &*offer.name).collect();
+        let names: Vec<&str> = self.limits.quotas().map(|(_, compiled)| &*compiled.name).collect();
         f.debug_struct("Limiter").field("limits", &names).field("style", &self.style).finish_non_exhaustive()
     }
 }

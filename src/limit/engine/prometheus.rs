@@ -1,31 +1,31 @@
-//! The limits' numbers in Prometheus's text format.
+//! Limit statistics in Prometheus text format.
 
 use std::fmt::Write;
 
 use super::stats::RateLimitStats;
 
-/// Names of limits are printable ASCII without quotes and backslashes: they need no escaping.
+/// Renders the statistics. Limit names are printable ASCII without quotes and backslashes and need no escaping.
 pub(crate) fn render(stats: &RateLimitStats) -> String {
     let mut page = String::with_capacity(1_024);
-    family(&mut page, "tollgate_limit_decisions_total", "counter", "Requests that limits decided on, by outcome.");
+    family(&mut page, "tollgate_limit_decisions_total", "counter", "Decisions on requests, by outcome.");
     for (outcome, count) in [("admitted", stats.admitted), ("refused", stats.refused)] {
         let _ = writeln!(page, "tollgate_limit_decisions_total{{outcome=\"{outcome}\"}} {count}");
     }
-    family(&mut page, "tollgate_limit_refusals_total", "counter", "Refusals, by limit or tier.");
+    family(&mut page, "tollgate_limit_refusals_total", "counter", "Rejections, by limit or tier.");
     for limit in &stats.limits {
         let _ = writeln!(page, "tollgate_limit_refusals_total{{limit=\"{}\"}} {}", limit.name, limit.refused);
     }
-    let help = "Decisions made without the store that should have made them.";
+    let help = "Decisions made locally while the shared store was unavailable.";
     family(&mut page, "tollgate_limit_degraded_total", "counter", help);
     let _ = writeln!(page, "tollgate_limit_degraded_total {}", stats.degraded);
     let Some(remote) = &stats.remote else { return page };
     for (name, kind, help, value) in [
-        ("up", "gauge", "Whether the store that a fleet shares is asked and answers.", u64::from(remote.up)),
-        ("decisions_total", "counter", "Decisions made with it.", remote.decisions),
-        ("leased_total", "counter", "Of these, paid for in advance.", remote.leased),
-        ("remembered_total", "counter", "Of these, refusals remembered.", remote.remembered),
-        ("commands_total", "counter", "Commands sent to it.", remote.commands),
-        ("failures_total", "counter", "Commands that failed or came too late.", remote.failures),
+        ("up", "gauge", "Whether the shared store is reachable and used.", u64::from(remote.up)),
+        ("decisions_total", "counter", "Decisions made by the shared store or on its behalf.", remote.decisions),
+        ("leased_total", "counter", "Decisions paid from a lease, without a round trip.", remote.leased),
+        ("remembered_total", "counter", "Rejections repeated from memory, without a round trip.", remote.remembered),
+        ("commands_total", "counter", "Commands sent to the shared store.", remote.commands),
+        ("failures_total", "counter", "Commands that failed or timed out.", remote.failures),
     ] {
         family(&mut page, &format!("tollgate_limit_store_{name}"), kind, help);
         let _ = writeln!(page, "tollgate_limit_store_{name} {value}");

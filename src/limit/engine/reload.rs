@@ -1,7 +1,6 @@
-//! What can be changed while requests go on: quotas, and whether limits are on. No key's state is dropped: a key keeps
-//! the share it has used.
+//! Changes at run time: quotas, and the mode of the limits. Keys keep their state and their used share.
 //!
-//! Until something is changed, a request pays one load of a flag for it.
+//! Until the first change, a request pays one load of a flag.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,20 +22,20 @@ use crate::limit::policy::decision::LimitLabel;
 /// Configuration changes since the layer was built.
 #[derive(Debug, Default)]
 pub(crate) struct ReloadedLimits {
-    /// Whether a request needs more than the common way.
-    special: AtomicBool,
+    /// Whether requests must take the slower path: after a change, or with tier look-ups.
+    slow_path: AtomicBool,
     switch: SwitchCell,
     quotas: RwLock<SmallVec<[(LimitLabel, Quota); 4]>>,
 }
 
 impl ReloadedLimits {
-    pub(crate) fn new(looks_up: bool) -> Self {
-        Self { special: AtomicBool::new(looks_up), ..Self::default() }
+    pub(crate) fn new(has_lookups: bool) -> Self {
+        Self { slow_path: AtomicBool::new(has_lookups), ..Self::default() }
     }
 
     #[inline]
-    pub(crate) fn is_special(&self) -> bool {
-        self.special.load(Ordering::Relaxed)
+    pub(super) fn takes_slow_path(&self) -> bool {
+        self.slow_path.load(Ordering::Relaxed)
     }
 
     pub(crate) fn switch(&self) -> Switch {
@@ -45,20 +44,20 @@ impl ReloadedLimits {
 
     fn set_switch(&self, switch: Switch) {
         self.switch.set(switch);
-        self.special.store(true, Ordering::Relaxed);
+        self.slow_path.store(true, Ordering::Relaxed);
     }
 
     fn set_quota(&self, label: LimitLabel, quota: Quota) {
         let mut quotas = self.quotas.write();
         quotas.retain(|(known, _)| *known != label);
         quotas.push((label, quota));
-        self.special.store(true, Ordering::Relaxed);
+        self.slow_path.store(true, Ordering::Relaxed);
     }
 
-    fn apply(&self, dues: &mut Checks) {
+    fn apply(&self, checks: &mut Checks) {
         let quotas = self.quotas.read();
         let shadow = self.switch() == Switch::Shadow;
-        for (check, label) in dues.checks.iter_mut().zip(&dues.labels) {
+        for (check, label) in checks.list.iter_mut().zip(&checks.labels) {
             if let Some((_, quota)) = quotas.iter().find(|(known, _)| known == label) {
                 check.quota = *quota;
             }
@@ -66,8 +65,8 @@ impl ReloadedLimits {
         }
     }
 
-    /// The switch, and the quotas in force, where they are not those of the beginning.
-    pub(crate) fn tell<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
+    /// Overwrites the mode and the changed quotas in `stats`.
+    pub(crate) fn overwrite<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
         stats.switch = self.switch();
         for (label, quota) in self.quotas.read().iter() {
             let name = name(*label);
@@ -79,34 +78,34 @@ impl ReloadedLimits {
 }
 
 impl Limiter {
-    /// The way of requests whose tier has to be looked up, or after something was changed.
+    /// Decides on a request whose tier has to be looked up, or after a change.
     #[cold]
-    pub(crate) fn decide_specially(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
-        if self.live.switch() == Switch::Off {
+    pub(super) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
+        if self.reloaded.switch() == Switch::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
-        let asked = self.plan.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
-        let asked: Vec<_> = asked.collect();
-        if asked.is_empty() {
-            return self.decide_as_known(head);
+        let lookups = self.limits.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
+        let lookups: Vec<_> = lookups.collect();
+        if lookups.is_empty() {
+            return self.decide_with_known_tiers(head);
         }
-        let asked = Box::pin(async move { drop(join_all(asked).await) });
-        LimitStep::Wait(Box::new(Waiting::Tier { asked, limiter: self.clone() }))
+        let lookups = Box::pin(async move { drop(join_all(lookups).await) });
+        LimitStep::Wait(Box::new(Waiting::Tier { lookup: lookups, limiter: self.clone() }))
     }
 
-    /// The same, now that tiers are as known as they will be.
-    pub(crate) fn decide_as_known(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
-        let mut dues = self.plan.dues(head);
-        self.live.apply(&mut dues);
-        self.ask(head, dues, self.clock.now())
+    /// Decides with the tiers known now.
+    pub(super) fn decide_with_known_tiers(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
+        let mut checks = self.limits.checks(head);
+        self.reloaded.apply(&mut checks);
+        self.check(head, checks, self.clock.now())
     }
 
     pub(crate) fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
-        self.live.set_quota(self.plan.changeable(name, quota)?, quota);
+        self.reloaded.set_quota(self.limits.label_for_change(name, quota)?, quota);
         Ok(())
     }
 
     pub(crate) fn set_switch(&self, switch: Switch) {
-        self.live.set_switch(switch);
+        self.reloaded.set_switch(switch);
     }
 }

@@ -1,4 +1,4 @@
-//! [`Reservation`]: what a request was charged, for the handler to settle.
+//! [`Reservation`]: the charges of a request, for the handler to settle.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use super::limiter::Limiter;
 use crate::base::clock::Timestamp;
 use crate::limit::algorithm::check::{Check, Settlement};
 
-/// Charges of limits marked [`Limit::reserve`](crate::limit::Limit::reserve), left in the request's extensions.
+/// Charges of limits marked [`Limit::reserve`](crate::limit::Limit::reserve), found in the request's extensions.
 ///
-/// Dropping it settles the estimate: a client that leaves early has still been served in part. Only
-/// [`release`](Self::release) gives everything back, and a refund never creates burst.
+/// Dropping it settles the estimate: a client that disconnects early has still been served in part. Only
+/// [`release`](Self::release) refunds everything, and a refund never creates burst.
 ///
 /// ```
 /// use axum::Extension;
@@ -31,7 +31,7 @@ pub struct Reservation {
     checks: SmallVec<[Check; 2]>,
     at: Timestamp,
     settled: Arc<AtomicBool>,
-    /// Charged in this process only.
+    /// Whether the charge was made in this process only.
     degraded: bool,
 }
 
@@ -40,14 +40,31 @@ impl Reservation {
         Self { limiter, checks, at, settled: Arc::default(), degraded }
     }
 
-    /// Returns the reserved units of the first limit that reserves.
+    /// Returns the reserved units of the first reserving limit.
+    ///
+    /// ```
+    /// use axum::Extension;
+    /// use tollgate::limit::Reservation;
+    ///
+    /// async fn complete(Extension(reserved): Extension<Reservation>) -> String {
+    ///     format!("at most {} tokens", reserved.reserved())
+    /// }
+    /// ```
     #[must_use]
     pub fn reserved(&self) -> u32 {
         self.checks.first().map_or(0, |check| check.cost)
     }
 
-    /// The request really cost `actual`: the difference is given back, or charged whether it still fits or not. Only
-    /// the first settlement of a request counts.
+    /// Settles the actual cost: the difference is refunded, or charged even if it does not fit. Only the first
+    /// settlement of a request counts.
+    ///
+    /// ```
+    /// use tollgate::limit::Reservation;
+    ///
+    /// fn finish(reserved: Reservation, tokens_used: u32) {
+    ///     reserved.commit(tokens_used);
+    /// }
+    /// ```
     pub fn commit(self, actual: u32) {
         if self.settled.swap(true, Ordering::AcqRel) {
             return;
@@ -57,7 +74,15 @@ impl Reservation {
         self.limiter.settle(&settlements, self.limiter.clock.now(), self.degraded);
     }
 
-    /// The request cost nothing.
+    /// Refunds everything: the request had no cost.
+    ///
+    /// ```
+    /// use tollgate::limit::Reservation;
+    ///
+    /// fn cancel(reserved: Reservation) {
+    ///     reserved.release();
+    /// }
+    /// ```
     pub fn release(self) {
         self.commit(0);
     }

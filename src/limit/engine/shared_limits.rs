@@ -1,11 +1,11 @@
-//! Decisions of a store that a fleet shares, with this process's engine beside it.
+//! Decisions of a shared store, combined with the local engine.
 //!
-//! | the store | this process's engine | the request |
+//! | shared store | local engine | request |
 //! |---|---|---|
 //! | admits | is charged too | admitted |
-//! | refuses | gives back what it held | refused |
-//! | fails, or is known to be away | decides, as [`OnOutage`](crate::limit::OnOutage) says | marked as degraded |
-//! | is back since less than a period | decides first, and binds | refused by either |
+//! | rejects | refunds its charge | rejected |
+//! | fails, or is known to be down | decides, by [`OnOutage`](crate::limit::OnOutage) | marked as degraded |
+//! | is back for less than a period | decides first, and binds | rejected by either |
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -25,95 +25,98 @@ use crate::limit::policy::decision::Outcome;
 /// Pending decision of a request.
 #[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
 pub(crate) enum Waiting {
-    /// A remote store's answer.
+    /// Waiting for a remote store.
     Store(RemoteCheck),
-    /// Its tier. Then it is decided by what is known, and waits for no tier again.
-    Tier { asked: BoxFuture<()>, limiter: Arc<Limiter> },
+    /// Waiting for a tier look-up. Afterwards the request is decided with the tiers known then, without a second
+    /// wait.
+    Tier { lookup: BoxFuture<()>, limiter: Arc<Limiter> },
 }
 
-/// A question on its way to a remote store.
+/// Check in progress at a remote store.
 pub(crate) struct RemoteCheck {
-    answer: BoxFuture<Result<Verdicts, Error>>,
+    result: BoxFuture<Result<Verdicts, Error>>,
     limiter: Arc<Limiter>,
-    dues: Checks,
+    checks: Checks,
     at: Timestamp,
-    /// Checks that this process's engine has admitted and charged.
-    held: Option<Verdicts>,
+    /// Checks already charged by the local engine.
+    precharged: Option<Verdicts>,
 }
 
 impl Waiting {
-    /// Resolves to the outcome of the request.
+    /// Resolves to the next step of the request.
     pub(crate) fn poll(&mut self, head: &RequestHead<'_>, cx: &mut Context<'_>) -> Poll<LimitStep> {
         match self {
-            Self::Store(question) => {
-                let answer = ready!(question.answer.as_mut().poll(cx));
-                Poll::Ready(question.answered(head, &answer))
+            Self::Store(check) => {
+                let result = ready!(check.result.as_mut().poll(cx));
+                Poll::Ready(check.complete(head, &result))
             }
-            Self::Tier { asked, limiter } => {
-                ready!(asked.as_mut().poll(cx));
-                Poll::Ready(limiter.decide_as_known(head))
+            Self::Tier { lookup, limiter } => {
+                ready!(lookup.as_mut().poll(cx));
+                Poll::Ready(limiter.decide_with_known_tiers(head))
             }
         }
     }
 }
 
 impl RemoteCheck {
-    fn answered(&mut self, head: &RequestHead<'_>, answer: &Result<Verdicts, Error>) -> LimitStep {
-        let (dues, held) = (std::mem::take(&mut self.dues), self.held.take());
+    fn complete(&mut self, head: &RequestHead<'_>, result: &Result<Verdicts, Error>) -> LimitStep {
+        let (checks, precharged) = (std::mem::take(&mut self.checks), self.precharged.take());
         match &self.limiter.fallback {
-            Some(fallback) => self.limiter.answered(fallback, head, &dues, answer, (self.at, held)),
-            None => self.limiter.rule(head, &dues, answer.as_deref().unwrap_or_default(), self.at, false),
+            Some(fallback) => self.limiter.complete(fallback, head, &checks, result, (self.at, precharged)),
+            None => self.limiter.combine(head, &checks, result.as_deref().unwrap_or_default(), self.at, false),
         }
     }
 }
 
 impl Limiter {
-    pub(crate) fn decide_remotely(
+    pub(super) fn decide_remotely(
         self: &Arc<Self>,
         fallback: &Fallback,
         head: &RequestHead<'_>,
-        mut dues: Checks,
+        mut checks: Checks,
         at: Timestamp,
     ) -> LimitStep {
-        self.plan.name(head, &mut dues);
-        let held = fallback.hold(&dues.checks, self.store.generation(), at);
-        if let Some(held) = held.as_ref().filter(|held| refuses(&dues.checks, held)) {
-            return self.rule(head, &dues, held, at, true);
+        self.limits.add_fleet_keys(head, &mut checks);
+        let precharged = fallback.precharge(&checks.list, self.store.generation(), at);
+        if let Some(precharged) = precharged.as_ref().filter(|precharged| rejects(&checks.list, precharged)) {
+            return self.combine(head, &checks, precharged, at, true);
         }
-        match self.store.decide(&dues.checks, at) {
-            MaybeReady::Ready(ref answer) => self.answered(fallback, head, &dues, answer, (at, held)),
-            MaybeReady::Pending(answer) => {
-                let question = RemoteCheck { answer, limiter: self.clone(), dues, at, held };
-                LimitStep::Wait(Box::new(Waiting::Store(question)))
+        match self.store.decide(&checks.list, at) {
+            MaybeReady::Ready(ref result) => self.complete(fallback, head, &checks, result, (at, precharged)),
+            MaybeReady::Pending(result) => {
+                let check = RemoteCheck { result, limiter: self.clone(), checks, at, precharged };
+                LimitStep::Wait(Box::new(Waiting::Store(check)))
             }
         }
     }
 
-    fn answered(
+    fn complete(
         self: &Arc<Self>,
         fallback: &Fallback,
         head: &RequestHead<'_>,
-        dues: &Checks,
-        answer: &Result<Verdicts, Error>,
-        (at, held): (Timestamp, Option<Verdicts>),
+        checks: &Checks,
+        result: &Result<Verdicts, Error>,
+        (at, precharged): (Timestamp, Option<Verdicts>),
     ) -> LimitStep {
-        let short;
-        let error = match answer {
-            Ok(verdicts) if verdicts.len() == dues.checks.len() => {
-                match held {
+        let incomplete;
+        let error = match result {
+            Ok(verdicts) if verdicts.len() == checks.list.len() => {
+                match precharged {
                     None => {
-                        if let Some(here) = fallback.count(&dues.checks, verdicts, at) {
-                            return self.rule(head, dues, &here, at, true);
+                        if let Some(local) = fallback.record(&checks.list, verdicts, at) {
+                            return self.combine(head, checks, &local, at, true);
                         }
                     }
-                    Some(held) if refuses(&dues.checks, verdicts) => fallback.release(&dues.checks, &held, at),
+                    Some(precharged) if rejects(&checks.list, verdicts) => {
+                        fallback.release(&checks.list, &precharged, at)
+                    }
                     Some(_) => {}
                 }
-                return self.rule(head, dues, verdicts, at, false);
+                return self.combine(head, checks, verdicts, at, false);
             }
             Ok(_) => {
-                short = Error::config("the store did not answer every check");
-                &short
+                incomplete = Error::config("the store must return one verdict per check");
+                &incomplete
             }
             Err(error) => error,
         };
@@ -123,23 +126,23 @@ impl Limiter {
         } else {
             self.events.emit(&event)
         }
-        let verdicts = fallback.decide(&dues.checks, held, at);
-        self.rule(head, dues, &verdicts, at, true)
+        let verdicts = fallback.decide(&checks.list, precharged, at);
+        self.combine(head, checks, &verdicts, at, true)
     }
 
-    pub(crate) fn rule(
+    pub(crate) fn combine(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        dues: &Checks,
+        checks: &Checks,
         verdicts: &[Verdict],
         at: Timestamp,
         degraded: bool,
     ) -> LimitStep {
-        let ruling = Outcome { checks: &dues.checks, labels: &dues.labels, verdicts, node: None, degraded };
-        self.finish(head, dues.seen.reserves, ruling, at)
+        let outcome = Outcome { checks: &checks.list, labels: &checks.labels, verdicts, node: None, degraded };
+        self.finish(head, checks.seen.reserves, outcome, at)
     }
 
-    /// Corrects charges wherever they were made: of a degraded decision, only in this process.
+    /// Settles charges where they were made: those of a degraded decision only in this process.
     pub(crate) fn settle(&self, settlements: &[Settlement], now: Timestamp, degraded: bool) {
         if let Some(fallback) = &self.fallback {
             fallback.settle(settlements, now);
@@ -150,6 +153,6 @@ impl Limiter {
     }
 }
 
-fn refuses(checks: &[Check], verdicts: &[Verdict]) -> bool {
+fn rejects(checks: &[Check], verdicts: &[Verdict]) -> bool {
     checks.iter().zip(verdicts).any(|(check, verdict)| check.enforced && !verdict.admits())
 }

@@ -1,4 +1,4 @@
-//! Counters, and what `stats()` makes of them.
+//! Counters and statistics of the limits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,28 +12,35 @@ use crate::base::sharded_counter::ShardedCounter;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::decision::LimitLabel;
 
-/// Routes counted by name; those beyond share `"other"`.
+/// Routes counted by name; further routes share `"other"`.
 const ROUTES: usize = 256;
 
 /// Statistics of a rate-limit layer since it was built.
+///
+/// ```
+/// use tollgate::limit::{Quota, RateLimitLayer, RateLimitStats};
+///
+/// let stats: RateLimitStats = RateLimitLayer::per_ip(Quota::per_minute(20)).stats();
+/// assert_eq!((stats.admitted, stats.limits[0].quota.as_str()), (0, "20/min"));
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RateLimitStats {
-    /// Whether they are on, off, or only look.
+    /// Mode of the layer: on, off or shadow.
     pub switch: Switch,
-    /// Requests admitted.
+    /// Admitted requests.
     pub admitted: u64,
-    /// Requests refused.
+    /// Rejected requests.
     pub refused: u64,
-    /// Decisions made without the store that should have made them.
+    /// Decisions made locally while the shared store was unavailable.
     pub degraded: u64,
-    /// Per limit and tier, in the order they were given.
+    /// Statistics per limit and tier, in configuration order.
     pub limits: Vec<LimitStats>,
-    /// Refusals per matched route.
+    /// Rejections per matched route.
     pub routes: Vec<RouteRefusals>,
     /// Statistics of the store.
     pub store: LimitStoreStats,
-    /// How the store that a fleet shares is doing, where there is one.
+    /// Statistics of the shared store, if there is one.
     pub remote: Option<RemoteStats>,
 }
 
@@ -41,23 +48,23 @@ pub struct RateLimitStats {
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct LimitStats {
-    /// The limit's name; for tiers, the tier's.
+    /// Name of the limit or tier.
     pub name: String,
-    /// Its quota, such as `100/min`.
+    /// Quota, such as `100/min`.
     pub quota: String,
-    /// Requests it refused.
+    /// Requests that this limit rejected.
     pub refused: u64,
-    /// Requests it would have refused, were it not in dry-run.
+    /// Requests that this limit would have rejected without dry-run.
     pub would_refuse: u64,
 }
 
-/// Refusals on one route.
+/// Rejections on one route.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RouteRefusals {
-    /// The matched route, `"unmatched"`, or `"other"`.
+    /// Matched route, `"unmatched"` or `"other"`.
     pub route: String,
-    /// Requests refused there.
+    /// Requests rejected on this route.
     pub refused: u64,
 }
 
@@ -67,22 +74,22 @@ const DEGRADED: usize = 2;
 
 #[derive(Debug)]
 pub(crate) struct LimitCounters {
-    /// By [`ADMITTED`], [`REFUSED`] and [`DEGRADED`].
+    /// Indexed by [`ADMITTED`], [`REFUSED`] and [`DEGRADED`].
     requests: ShardedCounter<3>,
-    terms: Vec<(LimitLabel, TermCounters)>,
+    parts: Vec<(LimitLabel, OutcomeCounters)>,
     routes: Mutex<HashMap<Box<str>, u64, foldhash::fast::RandomState>>,
 }
 
 #[derive(Debug, Default)]
-struct TermCounters {
+struct OutcomeCounters {
     refused: AtomicU64,
     would_refuse: AtomicU64,
 }
 
 impl LimitCounters {
-    pub(crate) fn new(plan: &CompiledLimits) -> Self {
-        let terms = plan.offers().map(|(label, _)| (label, TermCounters::default())).collect();
-        Self { requests: ShardedCounter::default(), terms, routes: Mutex::default() }
+    pub(crate) fn new(limits: &CompiledLimits) -> Self {
+        let parts = limits.quotas().map(|(label, _)| (label, OutcomeCounters::default())).collect();
+        Self { requests: ShardedCounter::default(), parts, routes: Mutex::default() }
     }
 
     pub(crate) fn count(&self, admits: bool, degraded: bool) {
@@ -92,19 +99,19 @@ impl LimitCounters {
         }
     }
 
-    pub(crate) fn count_refusal(&self, label: LimitLabel) {
-        if let Some(counters) = self.term(label) {
+    pub(super) fn count_refusal(&self, label: LimitLabel) {
+        if let Some(counters) = self.part(label) {
             counters.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn count_dry(&self, label: LimitLabel) {
-        if let Some(counters) = self.term(label) {
+    pub(super) fn count_dry_run(&self, label: LimitLabel) {
+        if let Some(counters) = self.part(label) {
             counters.would_refuse.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn count_route(&self, route: &str) {
+    pub(super) fn count_route(&self, route: &str) {
         let mut routes = self.routes.lock();
         if let Some(count) = routes.get_mut(route) {
             *count += 1;
@@ -114,10 +121,10 @@ impl LimitCounters {
         *routes.entry(name.into()).or_default() += 1;
     }
 
-    pub(crate) fn snapshot(&self, plan: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
-        let limits = plan.offers().zip(&self.terms).map(|((_, offer), (_, counters))| LimitStats {
-            name: offer.name.to_string(),
-            quota: offer.quota.to_string(),
+    pub(crate) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
+        let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
+            name: compiled.name.to_string(),
+            quota: compiled.quota.to_string(),
             refused: counters.refused.load(Ordering::Relaxed),
             would_refuse: counters.would_refuse.load(Ordering::Relaxed),
         });
@@ -139,7 +146,7 @@ impl LimitCounters {
         }
     }
 
-    fn term(&self, label: LimitLabel) -> Option<&TermCounters> {
-        self.terms.iter().find(|(known, _)| *known == label).map(|(_, counters)| counters)
+    fn part(&self, label: LimitLabel) -> Option<&OutcomeCounters> {
+        self.parts.iter().find(|(known, _)| *known == label).map(|(_, counters)| counters)
     }
 }

@@ -1,4 +1,4 @@
-//! [`LimitStore`]: where keys' states live.
+//! [`LimitStore`]: storage of the keys' states.
 
 use serde::Serialize;
 
@@ -10,101 +10,142 @@ use crate::identity::FleetSecret;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 
-/// Size of a store, for `stats()`.
+/// Size of a store.
+///
+/// ```
+/// use tollgate::limit::LimitStoreStats;
+///
+/// assert_eq!(LimitStoreStats::new(3, 100_000, 0).keys, 3);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LimitStoreStats {
-    /// Keys held now.
+    /// Keys stored now.
     pub keys: u64,
-    /// The most keys it will hold; zero where it has no bound of its own.
+    /// Capacity in keys; zero if the store has no bound of its own.
     pub capacity: u64,
-    /// Live keys pushed out to make room.
+    /// Live keys evicted to make room.
     pub evicted: u64,
 }
 
 impl LimitStoreStats {
-    /// The figures of a store.
+    /// Creates the statistics from their values.
     #[must_use]
     pub const fn new(keys: u64, capacity: u64, evicted: u64) -> Self {
         Self { keys, capacity, evicted }
     }
 }
 
-/// How a remote store is doing.
+/// State of a remote store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RemoteStats {
-    /// Which store, in one word.
+    /// Name of the store, such as `redis`.
     pub store: String,
-    /// Whether it is asked and answers.
+    /// Whether the store is reachable and used.
     pub up: bool,
-    /// How many connections have been made.
+    /// Connections established.
     pub connections: u64,
-    /// Decisions made with it.
+    /// Decisions made by the store or on its behalf.
     pub decisions: u64,
-    /// Of these, decisions paid for in advance: without a round trip.
+    /// Decisions paid from a lease, without a round trip.
     pub leased: u64,
-    /// Of these, refusals remembered: without a round trip.
+    /// Rejections repeated from memory, without a round trip.
     pub remembered: u64,
     /// Commands sent.
     pub commands: u64,
-    /// Commands that failed or were not answered in time.
+    /// Commands that failed or timed out.
     pub failures: u64,
-    /// What went wrong last, if anything.
+    /// Last error, if any.
     pub last_error: Option<String>,
 }
 
-/// Keeps what keys have done, in this process or elsewhere.
+/// Stores the usage of keys, in this process or remotely.
 ///
 /// # Contract
-/// * `decide` takes **all or none**: where any enforced check is refused, none of them is charged. A check in dry-run
-///   neither prevents the others nor is charged where it would itself be refused.
-/// * Verdicts come in the order of the checks; `remaining` and `reset` are those after the charge.
-/// * Concurrent calls never admit more together than one after the other would.
-/// * Keys held are bounded, and a key at its limit is not forgotten to make room for a new one.
+/// * `decide` charges **all or none**: if any enforced check is rejected, no check is charged. A dry-run check
+///   neither blocks the others nor is charged if it would itself be rejected.
+/// * Verdicts are in the order of the checks; `remaining` and `reset` are those after the charge.
+/// * Concurrent calls never admit more in total than sequential calls would.
+/// * The number of keys is bounded, and a key at its limit is never evicted for a new one.
 ///
-/// In-process stores answer [`MaybeReady::Ready`]. An error never reaches a request: the layer decides locally instead.
+/// In-process stores return [`MaybeReady::Ready`]. An error never reaches a request: the layer decides locally
+/// instead. The test suite [`testing::contract`](https://docs.rs/tollgate/latest/tollgate/testing/) verifies an
+/// implementation.
+///
+/// ```
+/// use tollgate::{Error, MaybeReady, Timestamp};
+/// use tollgate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
+/// use tollgate::store::memory::MemoryLimits;
+///
+/// /// Delegates to the in-process engine.
+/// struct Logged(MemoryLimits);
+///
+/// impl LimitStore for Logged {
+///     fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+///         eprintln!("{} checks", checks.len());
+///         self.0.decide(checks, now)
+///     }
+///     fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+///         self.0.peek(checks, now)
+///     }
+///     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
+///         self.0.settle(settlements, now)
+///     }
+///     fn stats(&self) -> LimitStoreStats {
+///         self.0.stats()
+///     }
+/// }
+/// # let _ = Logged(MemoryLimits::new(100));
+/// ```
 pub trait LimitStore: Send + Sync + 'static {
     /// Charges all checks, or none.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable; the layer then decides locally.
     fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>>;
 
-    /// Charges one check, as [`decide`](Self::decide) would a list of it, where that takes no waiting; the default,
-    /// `None`, asks `decide`. A matter of speed alone, which the layer uses of its own engine: nearly every request
-    /// owes
-    /// one check. A store of yours is always asked through `decide`, so that what it does is contained and counted
-    /// here.
+    /// Charges one check synchronously, if the store can; otherwise returns `None`, and `decide` is called.
+    ///
+    /// An optimisation that the layer applies only to its own engine, because nearly every request has one check. A
+    /// user-supplied store is always called through `decide`, which is isolated and counted.
     fn decide_one(&self, check: &Check, now: Timestamp) -> Option<Verdict> {
         let _ = (check, now);
         None
     }
 
     /// Returns the verdicts without charging.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable.
     fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>>;
 
-    /// Corrects earlier charges to what they really cost: the difference is refunded, or charged whether it fits or
-    /// not.
+    /// Corrects earlier charges to their actual cost: the difference is refunded, or charged even if it does not fit.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable.
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>>;
 
     /// Returns the size of the store.
     fn stats(&self) -> LimitStoreStats;
 
-    /// What the fleet's nodes hash keys under, where a fleet shares this store: checks then carry
-    /// [names](Check::fleet) made from it. `None`, as in process, where nobody else counts here.
+    /// Returns the secret under which the nodes of a fleet hash keys; checks then carry [fleet hashes](Check::fleet).
+    /// Defaults to `None`, for in-process stores.
     fn secret(&self) -> Option<FleetSecret> {
         None
     }
 
-    /// Changes whenever the store may have forgotten what it held, as after a reconnection.
+    /// Returns a number that changes whenever the store may have lost its data, for example after a reconnection.
     fn generation(&self) -> u64 {
         0
     }
 
-    /// Where a remote store is to say that it went away or is back: called once, when a layer with a hook is built.
+    /// Registers a hook for events of a remote store. Called once, when a layer with a hook is built.
     fn listen(&self, hook: Hook) {
         drop(hook);
     }
 
-    /// How a remote store is doing; `None` in process.
+    /// Returns the state of a remote store; `None` for in-process stores.
     fn remote(&self) -> Option<RemoteStats> {
         None
     }

@@ -1,13 +1,13 @@
-//! A short, bounded memory of tiers: what was learnt when, and when to ask again.
+//! A bounded cache of tiers by identity, with expiry.
 //!
-//! | known | age | a request |
+//! | cached | age | the request |
 //! |---|---|---|
-//! | yes | less than the memory | uses it |
-//! | yes | up to ten memories | uses it; one a second asks again meanwhile |
-//! | yes | older | waits for the answer; where none comes, uses it |
-//! | no | – | waits for the answer; where none comes, is anonymous, and so is the identity for a second |
+//! | yes | less than the TTL | uses it |
+//! | yes | up to ten TTLs | uses it; one look-up a second refreshes it in the background |
+//! | yes | older | waits for a look-up; uses the cached tier if that fails |
+//! | no | – | waits for a look-up; if that fails, the identity is anonymous for a second |
 //!
-//! Eight identities share a set; a ninth takes the place of the one learnt longest ago.
+//! Eight identities share a set; a ninth evicts the least recently loaded one.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -16,74 +16,74 @@ use crate::base::clock::Timestamp;
 use crate::base::lock::Mutex;
 
 const WAYS: usize = 8;
-/// An identity is not asked for again before this has passed, whatever came of it.
+/// Minimum interval between look-ups of one identity, after success and failure.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Known tiers are used without waiting for this many lifetimes.
+/// Cached tiers are used without waiting for this many TTLs.
 const GRACE: u32 = 10;
 
 pub(crate) struct TierCache {
     sets: Box<[Mutex<[Entry; WAYS]>]>,
-    memory: Duration,
+    ttl: Duration,
 }
 
 #[derive(Clone, Default)]
 struct Entry {
     id: u64,
     tier: Option<Arc<str>>,
-    /// When it was learnt; zero where it never was.
-    learnt: Timestamp,
-    asked: Timestamp,
+    /// Load time; zero if never loaded.
+    loaded_at: Timestamp,
+    attempted_at: Timestamp,
 }
 
 /// Action for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recall {
+pub(crate) enum CachedTier {
     Use,
-    UseAndAsk,
-    Ask,
+    UseAndRefresh,
+    Load,
 }
 
 impl TierCache {
-    /// Of `capacity` identities, rounded up to whole sets.
-    pub(crate) fn new(capacity: usize, memory: Duration) -> Self {
-        Self { sets: (0..capacity.div_ceil(WAYS).max(1)).map(|_| Mutex::default()).collect(), memory }
+    /// Creates a cache of `capacity` identities, rounded up to whole sets.
+    pub(crate) fn new(capacity: usize, ttl: Duration) -> Self {
+        Self { sets: (0..capacity.div_ceil(WAYS).max(1)).map(|_| Mutex::default()).collect(), ttl }
     }
 
-    pub(crate) fn recall(&self, id: u64, now: Timestamp) -> Recall {
+    pub(crate) fn get(&self, id: u64, now: Timestamp) -> CachedTier {
         let mut set = self.set(id);
-        let Some(entry) = set.iter_mut().find(|entry| entry.id == id) else { return Recall::Ask };
-        let age = now.since(entry.learnt);
-        let paused = now < entry.asked + PAUSE;
-        match entry.learnt {
-            Timestamp::ZERO if paused => Recall::Use,
-            Timestamp::ZERO => Recall::Ask,
-            _ if age < self.memory => Recall::Use,
-            _ if paused => Recall::Use,
+        let Some(entry) = set.iter_mut().find(|entry| entry.id == id) else { return CachedTier::Load };
+        let age = now.since(entry.loaded_at);
+        let paused = now < entry.attempted_at + PAUSE;
+        match entry.loaded_at {
+            Timestamp::ZERO if paused => CachedTier::Use,
+            Timestamp::ZERO => CachedTier::Load,
+            _ if age < self.ttl => CachedTier::Use,
+            _ if paused => CachedTier::Use,
             _ => {
-                entry.asked = now;
-                if age < self.memory * GRACE { Recall::UseAndAsk } else { Recall::Ask }
+                entry.attempted_at = now;
+                if age < self.ttl * GRACE { CachedTier::UseAndRefresh } else { CachedTier::Load }
             }
         }
     }
 
-    /// The tier last known, if any.
+    /// Returns the last known tier.
     pub(crate) fn tier(&self, id: u64) -> Option<Arc<str>> {
         self.set(id).iter().find(|entry| entry.id == id).and_then(|entry| entry.tier.clone())
     }
 
-    pub(crate) fn learn(&self, id: u64, tier: Option<Arc<str>>, now: Timestamp) {
-        *self.entry(&mut self.set(id), id) = Entry { id, tier, learnt: now, asked: now };
+    pub(crate) fn insert(&self, id: u64, tier: Option<Arc<str>>, now: Timestamp) {
+        *self.entry(&mut self.set(id), id) = Entry { id, tier, loaded_at: now, attempted_at: now };
     }
 
-    /// No answer came: what is known stays, and is not asked for again at once.
+    /// Records a failed look-up: a cached tier stays, and the next look-up is delayed.
     pub(crate) fn failed(&self, id: u64, now: Timestamp) {
-        self.entry(&mut self.set(id), id).asked = now;
+        self.entry(&mut self.set(id), id).attempted_at = now;
     }
 
-    /// The identity's entry, or the oldest of its set made into one.
+    /// Returns the identity's entry, evicting the oldest of its set if necessary.
     fn entry<'a>(&self, set: &'a mut [Entry; WAYS], id: u64) -> &'a mut Entry {
         let known = set.iter().position(|entry| entry.id == id);
-        let oldest = (0..WAYS).min_by_key(|at| set[*at].learnt.max(set[*at].asked)).unwrap_or_default();
+        let oldest = (0..WAYS).min_by_key(|at| set[*at].loaded_at.max(set[*at].attempted_at)).unwrap_or_default();
         let at = known.unwrap_or(oldest);
         if known.is_none() {
             set[at] = Entry { id, ..Entry::default() };
@@ -101,43 +101,43 @@ mod tests {
     use super::*;
 
     const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
-    const MEMORY: Duration = Duration::from_secs(60);
+    const TTL: Duration = Duration::from_secs(60);
 
     fn after(seconds: u64) -> Timestamp {
         START + Duration::from_secs(seconds)
     }
 
     #[test]
-    fn what_is_known_is_used_and_asked_for_again_in_time() {
-        let tier_cache = TierCache::new(100, MEMORY);
-        assert_eq!(tier_cache.recall(7, START), Recall::Ask);
-        tier_cache.learn(7, Some("pro".into()), START);
-        for (seconds, then) in [
-            (0, Recall::Use),
-            (59, Recall::Use),
-            (60, Recall::UseAndAsk),
-            (60, Recall::Use),
-            (61, Recall::UseAndAsk),
-            (700, Recall::Ask),
+    fn a_cached_tier_is_used_and_refreshed() {
+        let tier_cache = TierCache::new(100, TTL);
+        assert_eq!(tier_cache.get(7, START), CachedTier::Load);
+        tier_cache.insert(7, Some("pro".into()), START);
+        for (seconds, expected) in [
+            (0, CachedTier::Use),
+            (59, CachedTier::Use),
+            (60, CachedTier::UseAndRefresh),
+            (60, CachedTier::Use),
+            (61, CachedTier::UseAndRefresh),
+            (700, CachedTier::Load),
         ] {
-            assert_eq!(tier_cache.recall(7, after(seconds)), then, "after {seconds} s");
+            assert_eq!(tier_cache.get(7, after(seconds)), expected, "after {seconds} s");
         }
         assert_eq!(tier_cache.tier(7).as_deref(), Some("pro"), "the last known stays known");
     }
 
     #[test]
-    fn what_cannot_be_learnt_is_asked_for_once_a_second() {
-        let tier_cache = TierCache::new(100, MEMORY);
+    fn a_failed_lookup_is_retried_once_a_second() {
+        let tier_cache = TierCache::new(100, TTL);
         tier_cache.failed(7, START);
-        assert_eq!((tier_cache.recall(7, START), tier_cache.tier(7)), (Recall::Use, None));
-        assert_eq!(tier_cache.recall(7, after(1)), Recall::Ask);
+        assert_eq!((tier_cache.get(7, START), tier_cache.tier(7)), (CachedTier::Use, None));
+        assert_eq!(tier_cache.get(7, after(1)), CachedTier::Load);
     }
 
     #[test]
-    fn it_stays_as_small_as_it_was_made() {
-        let tier_cache = TierCache::new(64, MEMORY);
+    fn the_capacity_is_a_bound() {
+        let tier_cache = TierCache::new(64, TTL);
         for id in 1..100_000 {
-            tier_cache.learn(id, Some("pro".into()), after(id));
+            tier_cache.insert(id, Some("pro".into()), after(id));
         }
         let known = (1..100_000).filter(|id| tier_cache.tier(*id).is_some()).count();
         assert_eq!(known, 64);

@@ -1,6 +1,6 @@
-//! From a head to checks: the limits compiled, and what one request owes them.
+//! Compiles limits, and computes the checks of a request.
 //!
-//! Pure but for the closures an operator gave: no clock, no store.
+//! Pure except for user-supplied closures: no clock, no store.
 
 mod naming;
 
@@ -27,9 +27,9 @@ use crate::limit::algorithm::quota::Quota;
 pub(crate) struct CompiledLimits {
     rules: Vec<CompiledLimit>,
     identify: SharedExtractor,
-    /// Where the identity falls back on an address, that extractor.
+    /// The client-address extractor within `identify`, if it has one.
     client_ip: Option<ClientIp>,
-    /// Addresses where the identity names none.
+    /// Socket peer's address, used if `identify` yields no address.
     peer: ClientIp,
     hasher: KeyHasher,
     /// Secret under which a fleet hashes keys.
@@ -39,10 +39,10 @@ pub(crate) struct CompiledLimits {
 
 struct CompiledLimit {
     id: u64,
-    /// The key of all requests together: of a limit on everybody, and of those that show no identity.
+    /// Key shared by all requests of a global limit, and by requests without an identity.
     anonymous: KeyHash,
     subject: Subject,
-    offers: Vec<Arc<CompiledQuota>>,
+    quotas: Vec<Arc<CompiledQuota>>,
     assign: Option<Assign>,
     lookup: Option<Box<dyn ResolveTier>>,
     route: Option<usize>,
@@ -53,37 +53,39 @@ struct CompiledLimit {
     hit_cost: Option<u32>,
 }
 
-/// Checks that one request needs.
+/// Checks of one request.
 #[derive(Default)]
 pub(crate) struct Checks {
-    pub(crate) checks: SmallVec<[Check; 2]>,
+    pub(crate) list: SmallVec<[Check; 2]>,
     pub(crate) labels: SmallVec<[LimitLabel; 2]>,
     pub(crate) seen: RequestSubject,
 }
 
 impl Checks {
     pub(crate) fn one(check: Check, label: LimitLabel, seen: RequestSubject) -> Self {
-        Self { checks: smallvec::smallvec![check], labels: smallvec::smallvec![label], seen }
+        Self { list: smallvec::smallvec![check], labels: smallvec::smallvec![label], seen }
     }
 }
 
 /// Observations made while the checks were computed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RequestSubject {
-    /// No identity and no address was found: the request counts in the shared bucket.
+    /// Whether no identity and no address was found: the request counts in the shared bucket.
     pub(crate) anonymous: bool,
-    /// A tier was assigned that does not exist.
+    /// Whether the assigned tier does not exist.
     pub(crate) unknown_tier: bool,
-    /// A limit leaves a reservation, or gives back where the cache answers.
+    /// Whether a limit makes a reservation, or refunds a cache hit.
     pub(crate) reserves: bool,
 }
 
-/// Starts a look-up of tiers: what runs it belongs to the engine.
+/// Starts a tier resolver; supplied by the engine.
 pub(crate) type StartLookup = fn(&TierLookup) -> Box<dyn ResolveTier>;
 
 impl CompiledLimits {
+    /// Compiles `limits`.
+    ///
     /// # Errors
-    /// Names the limit, quota, pattern or network that is wrong.
+    /// Returns an error that names the invalid limit, quota, pattern or network.
     pub(crate) fn new(
         limits: &[Limit],
         identify: SharedExtractor,
@@ -101,16 +103,16 @@ impl CompiledLimits {
         }
         let peer = by::client_ip(TrustedProxies::none());
         let client_ip = identify.client_ip().cloned();
-        let plan = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
+        let compiled = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
         let mut names: Vec<&str> =
-            plan.rules.iter().flat_map(|rule| rule.offers.iter().map(|offer| &*offer.name)).collect();
+            compiled.rules.iter().flat_map(|rule| rule.quotas.iter().map(|quota| &*quota.name)).collect();
         names.sort_unstable();
-        if plan.rules.iter().filter(|rule| matches!(rule.subject, Subject::Node)).count() > 1 {
+        if compiled.rules.iter().filter(|rule| matches!(rule.subject, Subject::Node)).count() > 1 {
             return Err(Error::config("more than one per-node ceiling; keep one"));
         }
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(Error::config(format!("duplicate limit name {:?}; rename one with `.named()`", pair[0]))),
-            None => Ok(plan),
+            None => Ok(compiled),
         }
     }
 
@@ -118,26 +120,26 @@ impl CompiledLimits {
     #[inline(always)]
     pub(crate) fn only(&self, head: &RequestHead<'_>, seen: &mut RequestSubject) -> Option<(Check, LimitLabel)> {
         match &*self.rules {
-            [rule] => self.due(0, rule, head, if rule.route.is_some() { self.route(head) } else { None }, seen),
+            [rule] => self.check(0, rule, head, if rule.route.is_some() { self.route(head) } else { None }, seen),
             _ => None,
         }
     }
 
-    /// All that the request owes.
-    pub(crate) fn dues(&self, head: &RequestHead<'_>) -> Checks {
-        let (route, mut dues) = (self.route(head), Checks::default());
+    /// Returns the checks of all limits that apply to the request.
+    pub(crate) fn checks(&self, head: &RequestHead<'_>) -> Checks {
+        let (route, mut checks) = (self.route(head), Checks::default());
         for (index, rule) in self.rules.iter().enumerate() {
-            if let Some((check, label)) = self.due(index, rule, head, route, &mut dues.seen) {
-                dues.checks.push(check);
-                dues.labels.push(label);
+            if let Some((check, label)) = self.check(index, rule, head, route, &mut checks.seen) {
+                checks.list.push(check);
+                checks.labels.push(label);
             }
         }
-        dues
+        checks
     }
 
-    /// Returns the check of this limit, if the limit applies to the request.
+    /// Returns the check of one limit, if it applies to the request.
     #[inline(always)]
-    fn due(
+    fn check(
         &self,
         index: usize,
         rule: &CompiledLimit,
@@ -145,8 +147,8 @@ impl CompiledLimits {
         route: Option<usize>,
         seen: &mut RequestSubject,
     ) -> Option<(Check, LimitLabel)> {
-        let elsewhere = rule.route.is_some() && rule.route != route;
-        if elsewhere || matches!(rule.subject, Subject::Node) {
+        let other_route = rule.route.is_some() && rule.route != route;
+        if other_route || matches!(rule.subject, Subject::Node) {
             return None;
         }
         let (tier, unknown) = rule.tier(head);
@@ -156,13 +158,13 @@ impl CompiledLimits {
         seen.reserves |= rule.reserve || rule.hit_cost.is_some();
         let key = key.unwrap_or(rule.anonymous);
         let tier = tier.unwrap_or(0);
-        let check = Check::new(key, rule.offers[tier].quota).cost(rule.cost(head));
+        let check = Check::new(key, rule.quotas[tier].quota).cost(rule.cost(head));
         let check = Check { enforced: rule.enforced, ..check };
         Some((check, LimitLabel { rule: index as u16, tier: tier as u16 }))
     }
 
-    /// Who is counted; `assigned` says whether a tier is known for the request: without one, the identity proves
-    /// nothing.
+    /// Returns the key to charge. `assigned` says whether the request has a tier; without one, the identity is
+    /// unverified.
     #[inline]
     fn key(&self, rule: &CompiledLimit, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
         let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
@@ -170,23 +172,26 @@ impl CompiledLimits {
             Subject::Everybody | Subject::Node => return Some(rule.anonymous),
             Subject::Ip => return self.address(head, id),
             Subject::User if !assigned => return self.fallback(head, id),
-            Subject::Own(who) => who.extract(head),
+            Subject::Own(extractor) => extractor.extract(head),
             Subject::User => self.identify.extract(head),
         };
         key.as_ref().map(|key| self.hasher.hash(id, key))
     }
 
-    /// The identity's last alternative: usually the client's address, then asked for its hash directly.
+    /// Returns the identity's last alternative, usually the client's address, which is hashed directly.
     #[inline]
     fn fallback(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
-        let known = self.client_ip.as_ref().and_then(|who| who.hash(head, &self.hasher, id));
+        let known = self.client_ip.as_ref().and_then(|extractor| extractor.hash(head, &self.hasher, id));
         known.or_else(|| self.identify.fallback(head).map(|key| self.hasher.hash(id, &key)))
     }
 
-    /// The identity's own word on the address, else the socket peer.
+    /// Returns the address from the identity, else the socket peer's.
     #[inline]
     fn address(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
-        self.client_ip.as_ref().and_then(|who| who.hash(head, &self.hasher, id)).or_else(|| self.peer(head, id))
+        self.client_ip
+            .as_ref()
+            .and_then(|extractor| extractor.hash(head, &self.hasher, id))
+            .or_else(|| self.peer(head, id))
     }
 
     #[cold]
@@ -195,12 +200,12 @@ impl CompiledLimits {
         key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
     }
 
-    /// Whether tiers are looked up anywhere.
-    pub(crate) fn looks_up(&self) -> bool {
+    /// Returns whether any limit looks up tiers.
+    pub(crate) fn has_lookups(&self) -> bool {
         self.rules.iter().any(|rule| rule.lookup.is_some())
     }
 
-    /// The look-ups that this request's tiers depend on.
+    /// Returns the look-ups that the request's tiers depend on.
     pub(crate) fn lookups(&self, head: &RequestHead<'_>) -> impl Iterator<Item = &dyn ResolveTier> {
         let unassigned = |rule: &&CompiledLimit| rule.assign.as_ref().is_none_or(|assign| assign(head).is_none());
         self.rules
@@ -210,10 +215,10 @@ impl CompiledLimits {
             .filter_map(|rule| rule.lookup.as_deref())
     }
 
-    /// The limit or tier of that name, if it may have this quota from now on.
-    pub(crate) fn changeable(&self, name: &str, quota: Quota) -> Result<LimitLabel, Error> {
-        let Some((label, _)) = self.offers().find(|(_, offer)| *offer.name == *name) else {
-            return Err(Error::config(format!("there is no limit {name:?} to change")));
+    /// Returns the label of the named limit or tier, if `quota` is valid for it.
+    pub(crate) fn label_for_change(&self, name: &str, quota: Quota) -> Result<LimitLabel, Error> {
+        let Some((label, _)) = self.quotas().find(|(_, quota)| *quota.name == *name) else {
+            return Err(Error::config(format!("unknown limit {name:?}; use a name listed in stats()")));
         };
         let rule = &self.rules[label.rule as usize];
         if matches!(rule.subject, Subject::Node) {
@@ -222,51 +227,51 @@ impl CompiledLimits {
         CompiledQuota::check(name, quota, &rule.cost).map(|()| label)
     }
 
-    pub(crate) fn offer(&self, label: LimitLabel) -> &Arc<CompiledQuota> {
-        &self.rules[label.rule as usize].offers[label.tier as usize]
+    pub(crate) fn quota(&self, label: LimitLabel) -> &Arc<CompiledQuota> {
+        &self.rules[label.rule as usize].quotas[label.tier as usize]
     }
 
-    /// Every limit and tier, in order.
-    pub(crate) fn offers(&self) -> impl Iterator<Item = (LimitLabel, &Arc<CompiledQuota>)> {
+    /// Iterates over all limits and tiers, in configuration order.
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = (LimitLabel, &Arc<CompiledQuota>)> {
         self.rules.iter().enumerate().flat_map(|(rule, compiled)| {
             let label = move |tier| LimitLabel { rule: rule as u16, tier: tier as u16 };
-            compiled.offers.iter().enumerate().map(move |(tier, offer)| (label(tier), offer))
+            compiled.quotas.iter().enumerate().map(move |(tier, quota)| (label(tier), quota))
         })
     }
 
-    /// The charges of limits that leave a reservation. What a dry run would have refused was not charged.
-    pub(crate) fn reserving(&self, ruling: &Outcome<'_>) -> SmallVec<[Check; 2]> {
-        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
+    /// Returns the charges of reserving limits, without those that a dry run would have rejected.
+    pub(crate) fn reserving(&self, outcome: &Outcome<'_>) -> SmallVec<[Check; 2]> {
+        let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
         let charged =
-            judged.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
+            decided.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
         charged.map(|((check, _), _)| *check).collect()
     }
 
     /// Returns the settlements to make if the cache answers.
-    pub(crate) fn discounts(&self, ruling: &Outcome<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
-        let judged = ruling.checks.iter().zip(ruling.labels).zip(ruling.verdicts);
-        let charged = judged.filter(|(_, verdict)| verdict.admits());
+    pub(crate) fn discounts(&self, outcome: &Outcome<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
+        let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
+        let charged = decided.filter(|(_, verdict)| verdict.admits());
         let discount = |(check, label): (&Check, &LimitLabel)| {
             let cost = self.rules[label.rule as usize].hit_cost?;
             Some(Settlement::new(*check, at, cost.min(check.cost)))
         };
-        charged.filter_map(|(due, _)| discount(due)).collect()
+        charged.filter_map(|(pair, _)| discount(pair)).collect()
     }
 
-    /// The per-node ceiling: its label, quota and cost.
+    /// Returns the per-node ceiling: its label, quota and cost.
     pub(crate) fn node(&self) -> Option<(LimitLabel, Quota, u32)> {
         let rule = self.rules.iter().position(|rule| matches!(rule.subject, Subject::Node))?;
         let cost = if let LimitCost::Fixed(units) = self.rules[rule].cost { units } else { 1 };
-        Some((LimitLabel { rule: rule as u16, tier: 0 }, self.rules[rule].offers[0].quota, cost))
+        Some((LimitLabel { rule: rule as u16, tier: 0 }, self.rules[rule].quotas[0].quota, cost))
     }
 
-    /// The place of the pattern that applies to the request.
+    /// Returns the index of the pattern that matches the request.
     #[inline]
     fn route(&self, head: &RequestHead<'_>) -> Option<usize> {
         self.patterns.find(head).map(|found| found.place)
     }
 
-    /// The matched route's name; one name for all that match none.
+    /// Returns the name of the matched route; unmatched requests share one name.
     pub(crate) fn route_name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
         self.patterns.name(head)
     }
@@ -278,35 +283,35 @@ impl CompiledLimits {
 
 impl CompiledLimit {
     fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns, start: StartLookup) -> Result<Self, Error> {
-        let (offers, assign, lookup) = match &limit.quotas {
+        let (quotas, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
                 (vec![CompiledQuota::new(&name, "", *quota, limit)?], None, None)
             }
             Quotas::Tiers(tiers) => {
                 tiers.check()?;
-                let offer = |(name, quota): &(String, Quota)| {
+                let compile = |(name, quota): &(String, Quota)| {
                     let full = limit.name.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}-{name}"));
                     CompiledQuota::new(&full, name, *quota, limit)
                 };
                 let lookup = tiers.lookup.as_ref().map(start);
-                (tiers.tiers.iter().map(offer).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
+                (tiers.tiers.iter().map(compile).collect::<Result<_, _>>()?, tiers.assign.clone(), lookup)
             }
         };
-        check_subject(limit, &offers[0].name)?;
+        check_subject(limit, &quotas[0].name)?;
         if let (LimitCost::Fixed(cost), Some(hit)) = (&limit.cost, limit.hit_cost)
             && hit > *cost
         {
-            let name = &offers[0].name;
+            let name = &quotas[0].name;
             return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
         }
         let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
-        let id = fnv1a(&offers[0].name);
+        let id = fnv1a(&quotas[0].name);
         Ok(Self {
             id,
             anonymous: hasher.hash(id, &anonymous()),
             subject: limit.subject.clone(),
-            offers,
+            quotas,
             assign,
             lookup,
             route,
@@ -318,24 +323,24 @@ impl CompiledLimit {
         })
     }
 
-    /// The assigned tier, and whether a name was assigned that is none.
+    /// Returns the assigned tier, and whether the assigned name is unknown.
     fn tier(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
-        let Some(assign) = &self.assign else { return self.looked_up(head) };
-        let Some(name) = assign(head) else { return self.looked_up(head) };
-        self.named(name)
+        let Some(assign) = &self.assign else { return self.cached_tier(head) };
+        let Some(name) = assign(head) else { return self.cached_tier(head) };
+        self.tier_index(name)
     }
 
     #[inline]
-    fn looked_up(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
+    fn cached_tier(&self, head: &RequestHead<'_>) -> (Option<usize>, bool) {
         match &self.lookup {
-            Some(lookup) => lookup.known(head).map_or((None, false), |name| self.named(&name)),
-            None if self.assign.is_none() && self.offers.len() == 1 => (Some(0), false),
+            Some(lookup) => lookup.known(head).map_or((None, false), |name| self.tier_index(&name)),
+            None if self.assign.is_none() && self.quotas.len() == 1 => (Some(0), false),
             None => (None, false),
         }
     }
 
-    fn named(&self, name: &str) -> (Option<usize>, bool) {
-        let tier = self.offers.iter().position(|offer| *offer.tier == *name);
+    fn tier_index(&self, name: &str) -> (Option<usize>, bool) {
+        let tier = self.quotas.iter().position(|quota| *quota.tier == *name);
         (tier, tier.is_none())
     }
 
@@ -349,7 +354,7 @@ impl CompiledLimit {
 
 fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
     match &limit.subject {
-        Subject::Own(who) => who.check(),
+        Subject::Own(extractor) => extractor.check(),
         Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither dry-run nor routes")))
         }
@@ -360,13 +365,13 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
     }
 }
 
-/// All requests together, or all that show no identity.
+/// Returns the key of global limits and of requests without an identity.
 fn anonymous() -> Key<'static> {
     Key::text("nobody", "")
 }
 
 fn default_name(limit: &Limit, quota: Quota) -> String {
-    let who = match &limit.subject {
+    let extractor = match &limit.subject {
         Subject::User => "user",
         Subject::Ip => "ip",
         Subject::Everybody => "global",
@@ -376,10 +381,10 @@ fn default_name(limit: &Limit, quota: Quota) -> String {
     let text = quota.to_string();
     let period = text.split(['/', ' ']).nth(1).unwrap_or_default();
     let route = limit.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
-    format!("{who}-per-{period}{}{route}", if limit.per_route { "-per-route" } else { "" })
+    format!("{extractor}-per-{period}{}{route}", if limit.per_route { "-per-route" } else { "" })
 }
 
-/// FNV-1a: a limit's number, the same on every node that names it so. Not secret; the key's hash is.
+/// FNV-1a hash of a limit's name, equal on every node. Not secret; the key's hash is.
 const fn fnv1a(text: &str) -> u64 {
     let (bytes, mut hash, mut i) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
     while i < bytes.len() {

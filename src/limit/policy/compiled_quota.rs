@@ -1,34 +1,35 @@
-//! [`CompiledQuota`]: a quota with what responses say of it, written once.
+//! [`CompiledQuota`]: a quota with its prepared response fields and rejection body.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::limit::{Limit, LimitCost, Subject};
-use super::reject::{RefusalReason, problem};
+use super::reject::{RejectReason, problem};
 use crate::base::error::Error;
 use crate::base::headers;
 use crate::limit::algorithm::quota::Quota;
 
-/// Quota of a limit, or of one of its tiers, with its prepared names and refusal.
+/// Quota of a limit, or of one of its tiers, with its prepared names and rejection.
 #[derive(Debug)]
 pub(crate) struct CompiledQuota {
     pub(crate) name: Box<str>,
     pub(crate) tier: Box<str>,
     pub(crate) quota: Quota,
-    /// `"name";q=100;w=60`
+    /// `RateLimit-Policy` member, such as `"name";q=100;w=60`.
     pub(crate) policy: Box<str>,
-    /// The body of a refusal by this limit alone.
+    /// Body of a rejection by this limit alone.
     pub(crate) problem: Bytes,
 }
 
 impl CompiledQuota {
+    /// Validates and compiles a quota.
+    ///
     /// # Errors
-    /// Names what is wrong with the limit.
+    /// Returns an error that names the invalid part of the limit.
     pub(crate) fn new(name: &str, tier: &str, quota: Quota, limit: &Limit) -> Result<Arc<Self>, Error> {
         Self::check(name, quota, &limit.cost)?;
-        let reason =
-            if matches!(limit.subject, Subject::Node) { RefusalReason::Capacity } else { RefusalReason::Quota };
+        let reason = if matches!(limit.subject, Subject::Node) { RejectReason::Capacity } else { RejectReason::Quota };
         Ok(Arc::new(Self {
             problem: problem(reason, [name].into_iter()),
             name: name.into(),
@@ -38,8 +39,10 @@ impl CompiledQuota {
         }))
     }
 
+    /// Validates a name, a quota and a cost.
+    ///
     /// # Errors
-    /// Where the name, the quota, or the cost under that quota is impossible.
+    /// Returns an error if the name, the quota, or the cost under that quota is invalid.
     pub(crate) fn check(name: &str, quota: Quota, cost: &LimitCost) -> Result<(), Error> {
         quota.check().map_err(|e| Error::config(format!("limit {name:?}: {e}")))?;
         let printable = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
@@ -65,7 +68,7 @@ impl CompiledQuota {
 
 /// Returns the quota as a value of the IETF's `RateLimit-Policy` field.
 pub(crate) fn policy(name: &str, quota: Quota) -> String {
-    // An sf-integer of seconds at least 1: shorter periods are told per second.
+    // The window is an sf-integer of at least 1 second: shorter periods are converted to a rate per second.
     let seconds = headers::ceil_seconds(quota.period()).max(1);
     let per = u128::from(quota.limit()) * u128::from(seconds) * 1_000 / quota.period().as_millis().max(1);
     format!("\"{name}\";q={per};w={seconds}")

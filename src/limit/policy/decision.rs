@@ -1,7 +1,7 @@
-//! From verdicts to one decision, and what it says in the response.
+//! Combines the verdicts of all limits into one decision.
 //!
-//! Every limit of a request gives a [`Verdict`]; the request goes on only where all of them admit it. The response
-//! reports one limit: on success the one with the lowest remaining share, on refusal the one with the longest wait.
+//! A request is admitted only if the [`Verdict`]s of all limits admit it. The response reports one limit: after an
+//! admission the one with the lowest remaining share, after a rejection the one with the longest wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,36 +21,36 @@ pub(crate) struct LimitLabel {
     pub(crate) tier: u16,
 }
 
-/// One limit's part in a ruling. Small and `Copy`: names are looked up only where somebody reads them.
+/// Outcome of one limit. Small and `Copy`: names are looked up only when needed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Term {
+pub(crate) struct LimitOutcome {
     pub(crate) label: LimitLabel,
     pub(crate) quota: Quota,
     pub(crate) verdict: Verdict,
     pub(crate) enforced: bool,
 }
 
-impl Term {
-    pub(crate) const fn refuses(&self) -> bool {
+impl LimitOutcome {
+    pub(crate) const fn rejects(&self) -> bool {
         self.enforced && !self.verdict.admits()
     }
 
-    /// Remaining ⁄ limit, compared without a division.
+    /// Compares remaining ⁄ limit without a division.
     const fn is_tighter_than(&self, other: &Self) -> bool {
         self.verdict.remaining * (other.quota.capacity() as u64)
             < other.verdict.remaining * (self.quota.capacity() as u64)
     }
 }
 
-/// All limits' parts together: the dues with the verdicts on them, and the per-node ceiling's part.
+/// Outcomes of all limits: the checks with their verdicts, and the per-node ceiling.
 #[derive(Debug)]
 pub(crate) struct Outcome<'a> {
     pub(crate) checks: &'a [Check],
     pub(crate) labels: &'a [LimitLabel],
     pub(crate) verdicts: &'a [Verdict],
-    /// The per-node ceiling, where it was asked.
-    pub(crate) node: Option<Term>,
-    /// Whether the remote store that should have decided did not.
+    /// Outcome of the per-node ceiling, if it was checked.
+    pub(crate) node: Option<LimitOutcome>,
+    /// Whether the remote store was unavailable for this decision.
     pub(crate) degraded: bool,
 }
 
@@ -60,132 +60,150 @@ impl Outcome<'_> {
         !self.overloaded() && self.limits_admit()
     }
 
-    /// Whether everything but the per-node ceiling admits.
+    /// Returns whether all limits except the per-node ceiling admit.
     pub(crate) fn limits_admit(&self) -> bool {
         self.checks.iter().zip(self.verdicts).all(|(check, verdict)| verdict.admits() || !check.enforced)
     }
 
     pub(crate) fn overloaded(&self) -> bool {
-        self.node.is_some_and(|term| term.refuses())
+        self.node.is_some_and(|part| part.rejects())
     }
 
-    pub(crate) fn terms(&self) -> impl Iterator<Item = Term> {
-        (0..self.verdicts.len()).map(|i| self.term(i)).chain(self.node)
+    pub(crate) fn parts(&self) -> impl Iterator<Item = LimitOutcome> {
+        (0..self.verdicts.len()).map(|i| self.part(i)).chain(self.node)
     }
 
-    /// The limit an admitted request reports: the one with the lowest remaining share; none in dry-run.
-    pub(crate) fn tightest(&self) -> Option<Term> {
-        self.best(|term| term.enforced, Term::is_tighter_than)
+    /// Returns the limit that an admitted request reports: the lowest remaining share; `None` in dry-run.
+    pub(super) fn tightest(&self) -> Option<LimitOutcome> {
+        self.best(|part| part.enforced, LimitOutcome::is_tighter_than)
     }
 
-    /// The limit a refused request reports: the one with the longest wait.
-    pub(crate) fn longest(&self) -> Option<Term> {
-        self.best(Term::refuses, |term, best| term.verdict.wait > best.verdict.wait)
+    /// Returns the limit that a rejected request reports: the longest wait.
+    pub(crate) fn longest(&self) -> Option<LimitOutcome> {
+        self.best(LimitOutcome::rejects, |part, best| part.verdict.wait > best.verdict.wait)
     }
 
-    fn term(&self, i: usize) -> Term {
+    fn part(&self, i: usize) -> LimitOutcome {
         let check = &self.checks[i];
-        Term { label: self.labels[i], quota: check.quota, verdict: self.verdicts[i], enforced: check.enforced }
+        LimitOutcome { label: self.labels[i], quota: check.quota, verdict: self.verdicts[i], enforced: check.enforced }
     }
 
-    /// One limit is the rule: it is looked at without a comparison.
+    /// Selects a limit; the common case of one limit needs no comparison.
     #[inline]
-    fn best(&self, counts: impl Fn(&Term) -> bool, beats: impl Fn(&Term, &Term) -> bool) -> Option<Term> {
+    fn best(
+        &self,
+        counts: impl Fn(&LimitOutcome) -> bool,
+        beats: impl Fn(&LimitOutcome, &LimitOutcome) -> bool,
+    ) -> Option<LimitOutcome> {
         let mut best = self.node.filter(&counts);
         for i in 0..self.verdicts.len() {
-            let term = self.term(i);
-            if counts(&term) && best.as_ref().is_none_or(|best| beats(&term, best)) {
-                best = Some(term);
+            let part = self.part(i);
+            if counts(&part) && best.as_ref().is_none_or(|best| beats(&part, best)) {
+                best = Some(part);
             }
         }
         best
     }
 }
 
-/// One limit's part in a [`Decision`].
+/// Decision of one limit, within a [`Decision`].
 #[derive(Clone, Debug)]
-pub struct Part {
-    offer: Arc<CompiledQuota>,
-    term: Term,
+pub struct LimitDecision {
+    compiled: Arc<CompiledQuota>,
+    part: LimitOutcome,
 }
 
-impl Part {
-    pub(crate) const fn new(offer: Arc<CompiledQuota>, term: Term) -> Self {
-        Self { offer, term }
+impl LimitDecision {
+    pub(crate) const fn new(compiled: Arc<CompiledQuota>, part: LimitOutcome) -> Self {
+        Self { compiled, part }
     }
 
-    /// The limit's name; for tiers, the tier's.
+    /// Returns the name of the limit or tier.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.offer.name
+        &self.compiled.name
     }
 
     pub(crate) fn problem(&self) -> &Bytes {
-        &self.offer.problem
+        &self.compiled.problem
     }
 
-    /// The quota the key was held to.
+    /// Returns the enforced quota.
     #[must_use]
     pub const fn quota(&self) -> Quota {
-        self.term.quota
+        self.part.quota
     }
 
-    /// Verdict of the limit.
+    /// Returns the verdict.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
-        self.term.verdict
+        self.part.verdict
     }
 
-    /// Whether this limit refused; never in dry-run.
+    /// Returns whether this limit rejected the request; never in dry-run.
     #[must_use]
     pub const fn refused(&self) -> bool {
-        self.term.refuses()
+        self.part.rejects()
     }
 }
 
-/// Decision of all limits on one request: passed to [`OnReject`](crate::limit::OnReject), and left in the extensions of
-/// every response whose decision was made without its remote store.
+/// Decision of all limits on one request, passed to [`OnReject`](crate::limit::OnReject).
+///
+/// It is also inserted into the extensions of every response whose decision was made without its remote store.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::Response;
+/// use tollgate::RequestHead;
+/// use tollgate::limit::Decision;
+///
+/// fn reject(_head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes> {
+///     let names: Vec<&str> = decision.violated().map(|limit| limit.name()).collect();
+///     Response::new(format!("{names:?}: retry in {:?}", decision.retry_after()).into())
+/// }
+/// # let _ = reject;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Decision {
-    pub(crate) parts: SmallVec<[Part; 2]>,
+    pub(crate) parts: SmallVec<[LimitDecision; 2]>,
     pub(crate) overloaded: bool,
     pub(crate) degraded: bool,
 }
 
 impl Decision {
-    /// Whether the request was admitted.
+    /// Returns whether the request was admitted.
     #[must_use]
     pub fn admits(&self) -> bool {
-        !self.overloaded && !self.parts.iter().any(Part::refused)
+        !self.overloaded && !self.parts.iter().any(LimitDecision::refused)
     }
 
-    /// Returns whether the per-node ceiling refused: the process is overloaded, independent of the client.
+    /// Returns whether the per-node ceiling rejected: the process is overloaded, independent of the client.
     #[must_use]
     pub const fn overloaded(&self) -> bool {
         self.overloaded
     }
 
-    /// Whether the decision was made without the remote store that should have made it.
+    /// Returns whether the decision was made locally because the remote store was unavailable.
     #[must_use]
     pub const fn degraded(&self) -> bool {
         self.degraded
     }
 
-    /// Every limit's part.
+    /// Returns the decisions of all limits.
     #[must_use]
-    pub fn parts(&self) -> &[Part] {
+    pub fn limits(&self) -> &[LimitDecision] {
         &self.parts
     }
 
-    /// The limits that refused.
-    pub fn violated(&self) -> impl Iterator<Item = &Part> {
+    /// Iterates over the limits that rejected the request.
+    pub fn violated(&self) -> impl Iterator<Item = &LimitDecision> {
         self.parts.iter().filter(|part| part.refused())
     }
 
-    /// How long until the same request would be admitted, as far as is known now.
+    /// Returns the time until the same request would be admitted, as known now.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.violated().filter_map(|part| part.term.verdict.wait()).max()
+        self.violated().filter_map(|part| part.part.verdict.wait()).max()
     }
 }
 
@@ -196,7 +214,7 @@ mod tests {
 
     type Row = (u32, u32, Option<u64>, bool);
 
-    /// What `f` makes of a ruling over limits of (limit, remaining, wait, enforced).
+    /// Builds an outcome from rows of (limit, remaining, wait, enforced).
     fn with<R>(rows: &[Row], f: impl FnOnce(Outcome<'_>) -> R) -> R {
         let key = KeyHash::from_bits(0);
         let checks: Vec<Check> =
@@ -209,26 +227,26 @@ mod tests {
 
     #[test]
     fn an_admitted_request_reports_the_tightest_share() {
-        with(&[(1_000, 400, None, true), (10, 5, None, true)], |ruling| {
-            assert!(ruling.admits());
-            assert_eq!(ruling.tightest().expect("a term").label.rule, 0);
+        with(&[(1_000, 400, None, true), (10, 5, None, true)], |outcome| {
+            assert!(outcome.admits());
+            assert_eq!(outcome.tightest().expect("a part").label.rule, 0);
         });
     }
 
     #[test]
     fn a_refusal_reports_the_longest_wait_not_the_lowest_remaining() {
-        with(&[(10, 0, Some(1), true), (10, 3, Some(9), true), (10, 0, None, true)], |ruling| {
-            assert!(!ruling.admits());
-            let longest = ruling.longest().expect("a term");
+        with(&[(10, 0, Some(1), true), (10, 3, Some(9), true), (10, 0, None, true)], |outcome| {
+            assert!(!outcome.admits());
+            let longest = outcome.longest().expect("a part");
             assert_eq!((longest.label.rule, longest.verdict.wait()), (1, Some(Duration::from_secs(9))));
         });
     }
 
     #[test]
     fn a_dry_run_neither_refuses_nor_is_reported() {
-        with(&[(10, 0, Some(9), false)], |ruling| {
-            assert!(ruling.admits());
-            assert!(ruling.tightest().is_none());
+        with(&[(10, 0, Some(9), false)], |outcome| {
+            assert!(outcome.admits());
+            assert!(outcome.tightest().is_none());
         });
     }
 }

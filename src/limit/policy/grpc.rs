@@ -1,7 +1,8 @@
-//! A refusal as gRPC says it: HTTP 200, headers only, the status and its details in fields.
+//! gRPC rejections: HTTP 200 without a body, with the status and its details in fields.
 //!
-//! gRPC's "Trailers-Only" response form carries `grpc-status` in the header block; `google.rpc.RetryInfo` rides in
-//! `grpc-status-details-bin` as an unpadded base64 `google.rpc.Status`. Three small messages, encoded by hand.
+//! The "Trailers-Only" response form of gRPC carries `grpc-status` in the header block; `google.rpc.RetryInfo` is
+//! sent in `grpc-status-details-bin` as an unpadded base64 `google.rpc.Status`. The three small messages are encoded
+//! by hand.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const RETRY_INFO: &[u8] = b"type.googleapis.com/google.rpc.RetryInfo";
 
-/// gRPC's status codes for a refusal.
+/// gRPC status codes of rejections.
 #[derive(Clone, Copy)]
 pub(crate) enum Code {
     ResourceExhausted = 8,
@@ -32,15 +33,15 @@ impl Code {
     }
 }
 
-/// Whether a request speaks gRPC. grpc-web does not count: its clients read trailers from the body.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+/// Returns whether a request is gRPC. grpc-web is excluded: its clients read trailers from the body.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
     let kind = kind.as_bytes();
     let Some((start, rest)) = kind.split_at_checked(16) else { return false };
     start.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// The refusal, asking for a retry after `wait`.
+/// Builds the rejection, asking for a retry after `wait`.
 pub(crate) fn refusal(code: Code, wait: Duration) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
@@ -54,7 +55,7 @@ pub(crate) fn refusal(code: Code, wait: Duration) -> Response<Bytes> {
     response
 }
 
-/// `google.rpc.Status { code = 1, message = 2, details = 3: [Any { type_url = 1, value = 2 }] }`
+/// Encodes `google.rpc.Status { code = 1, message = 2, details = 3: [Any { type_url = 1, value = 2 }] }`.
 fn status(code: Code, wait: Duration) -> Vec<u8> {
     let (mut delay, mut retry, mut any, mut out) = (Vec::new(), Vec::new(), Vec::new(), Vec::with_capacity(96));
     put_varint_field(&mut delay, 1, wait.as_secs());
@@ -89,7 +90,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// RFC 4648 §4 without padding, as gRPC sends binary metadata.
+/// Encodes RFC 4648 §4 base64 without padding, as gRPC sends binary metadata.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -133,7 +134,7 @@ mod tests {
         assert!(!is_grpc(&HeaderMap::new()));
     }
 
-    /// The bytes that protobuf's own encoder makes of the same message.
+    /// Expected: the encoding of the same message by a protobuf library.
     #[test]
     fn the_details_are_protobuf() {
         #[derive(Clone, PartialEq, prost::Message)]

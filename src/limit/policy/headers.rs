@@ -1,4 +1,4 @@
-//! Rate-limit fields of a response: computed with the decision, written when the response arrives.
+//! Rate-limit response fields: computed with the decision, written when the response arrives.
 
 use std::fmt::Write;
 use std::num::NonZeroU32;
@@ -8,40 +8,62 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue};
 
 use super::compiled::CompiledLimits;
-use super::decision::{Outcome, Term};
+use super::decision::{LimitOutcome, Outcome};
 use crate::base::headers::{
     RATELIMIT, RATELIMIT_POLICY, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET, ceil_seconds, number,
 };
 use crate::limit::algorithm::quota::Quota;
 
-/// Which revision of the IETF's `RateLimit` fields to send beside `X-RateLimit-*`.
+/// Revision of the IETF's `RateLimit` fields to send in addition to `X-RateLimit-*`.
+///
+/// ```
+/// use tollgate::limit::{Draft, Limit, Quota, RateLimitLayer};
+///
+/// let layer = RateLimitLayer::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(20)))
+///     .ietf_fields(Draft::Eleven)
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Draft {
-    /// draft-ietf-httpapi-ratelimit-headers-11: `RateLimit-BreakerPolicy: "burst";q=100;w=60` and
-    /// `RateLimit: "burst";r=50;t=30`.
+    /// draft-ietf-httpapi-ratelimit-headers-11: `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit:
+    /// "burst";r=50;t=30`.
     Eleven,
 }
 
-/// How `X-RateLimit-Reset` tells the time.
+/// Format of `X-RateLimit-Reset`.
+///
+/// ```
+/// use tollgate::limit::{Limit, Quota, RateLimitLayer, Reset};
+///
+/// let layer = RateLimitLayer::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(20)))
+///     .reset(Reset::Epoch)
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reset {
     /// Whole seconds from now, rounded up.
     #[default]
     Seconds,
-    /// Seconds since 1970, as GitHub and Twitter count.
+    /// Unix time in seconds, as used by GitHub and Twitter.
     Epoch,
 }
 
-/// How responses are written.
+/// Format of the response fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Style {
     pub(crate) draft: Option<Draft>,
     pub(crate) reset: Reset,
 }
 
-/// The three fields. Sixteen bytes: two registers.
+/// Values of the three `X-RateLimit-*` fields. Sixteen bytes: two registers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RateLimitHeaders {
     limit: NonZeroU32,
@@ -50,23 +72,23 @@ pub(crate) struct RateLimitHeaders {
 }
 
 impl RateLimitHeaders {
-    /// The fields for this ruling; none where no enforced limit was asked.
+    /// Computes the fields; `None` if no enforced limit applies.
     #[inline]
     pub(crate) fn new(
         style: Style,
-        ruling: &Outcome<'_>,
+        outcome: &Outcome<'_>,
         admits: bool,
         wall: impl FnOnce() -> SystemTime,
     ) -> Option<Self> {
-        let term = if admits { ruling.tightest() } else { ruling.longest() }?;
+        let part = if admits { outcome.tightest() } else { outcome.longest() }?;
         let reset = match style.reset {
-            Reset::Seconds => term.verdict.reset_seconds(),
-            Reset::Epoch => epoch(wall(), term.verdict.reset()),
+            Reset::Seconds => part.verdict.reset_seconds(),
+            Reset::Epoch => epoch(wall(), part.verdict.reset()),
         };
-        Some(Self { limit: NonZeroU32::new(term.quota.limit())?, remaining: term.verdict.remaining(), reset })
+        Some(Self { limit: NonZeroU32::new(part.quota.limit())?, remaining: part.verdict.remaining(), reset })
     }
 
-    /// Overwrites fields of the same name: the outermost limit speaks.
+    /// Writes the fields, overwriting fields of the same name.
     pub(crate) fn write(self, headers: &mut HeaderMap) {
         headers.insert(X_RATELIMIT_LIMIT, number(u64::from(self.limit.get())));
         headers.insert(X_RATELIMIT_REMAINING, number(u64::from(self.remaining)));
@@ -74,14 +96,14 @@ impl RateLimitHeaders {
     }
 }
 
-/// `Retry-After` of a refusal: the longest wait.
-pub(crate) fn write_retry_after(ruling: &Outcome<'_>, headers: &mut HeaderMap) {
-    if let Some(term) = ruling.longest() {
-        headers.insert(RETRY_AFTER, number(term.verdict.wait().map_or(1, retry_seconds)));
+/// Writes `Retry-After`: the longest wait.
+pub(crate) fn write_retry_after(outcome: &Outcome<'_>, headers: &mut HeaderMap) {
+    if let Some(part) = outcome.longest() {
+        headers.insert(RETRY_AFTER, number(part.verdict.wait().map_or(1, retry_seconds)));
     }
 }
 
-/// The IETF's fields.
+/// Values of the IETF's fields.
 #[derive(Debug)]
 pub(crate) struct DraftFields {
     policy: Option<HeaderValue>,
@@ -89,9 +111,9 @@ pub(crate) struct DraftFields {
 }
 
 impl DraftFields {
-    pub(crate) fn new(plan: &CompiledLimits, draft: Draft, ruling: &Outcome<'_>) -> Self {
+    pub(crate) fn new(limits: &CompiledLimits, draft: Draft, outcome: &Outcome<'_>) -> Self {
         match draft {
-            Draft::Eleven => draft_11(plan, ruling),
+            Draft::Eleven => draft_11(limits, outcome),
         }
     }
 
@@ -101,7 +123,7 @@ impl DraftFields {
     }
 }
 
-/// RFC 9110 §10.2.3: whole seconds. Never 0: a client told to wait nothing would come back at once.
+/// RFC 9110 §10.2.3: whole seconds. Never 0, because the client would retry at once.
 fn retry_seconds(wait: Duration) -> u64 {
     ceil_seconds(wait).max(1)
 }
@@ -110,30 +132,30 @@ fn epoch(wall: SystemTime, reset: Duration) -> u64 {
     ceil_seconds(wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_add(reset))
 }
 
-fn draft_11(plan: &CompiledLimits, ruling: &Outcome<'_>) -> DraftFields {
+fn draft_11(limits: &CompiledLimits, outcome: &Outcome<'_>) -> DraftFields {
     let (mut policy, mut state) = (String::with_capacity(64), String::with_capacity(64));
-    for term in ruling.terms().filter(|term| term.enforced) {
-        let offer = plan.offer(term.label);
+    for part in outcome.parts().filter(|part| part.enforced) {
+        let compiled = limits.quota(part.label);
         let comma = if policy.is_empty() { "" } else { "," };
-        let (left, window) = effective_window(&term);
+        let (left, window) = effective_window(&part);
         // Writing to a `String` cannot fail.
-        let _ = if term.quota == offer.quota {
-            write!(policy, "{comma}{}", offer.policy)
+        let _ = if part.quota == compiled.quota {
+            write!(policy, "{comma}{}", compiled.policy)
         } else {
-            write!(policy, "{comma}{}", super::compiled_quota::policy(&offer.name, term.quota))
+            write!(policy, "{comma}{}", super::compiled_quota::policy(&compiled.name, part.quota))
         };
-        let _ = write!(state, "{comma}\"{}\";r={left};t={window}", offer.name);
+        let _ = write!(state, "{comma}\"{}\";r={left};t={window}", compiled.name);
     }
     DraftFields { policy: HeaderValue::try_from(policy).ok(), state: HeaderValue::try_from(state).ok() }
 }
 
-/// The draft's "effective window": refused, nothing until the retry time; admitted, a span over which spending what
-/// remains does not exceed the sustained rate.
-fn effective_window(term: &Term) -> (u32, u64) {
-    match term.verdict.wait() {
-        Some(wait) if term.enforced => (0, retry_seconds(wait)),
-        _ if term.verdict.remaining() == 0 => (0, retry_seconds(term.verdict.reset())),
-        _ => (term.verdict.remaining(), sustained_seconds(term.quota, term.verdict.remaining())),
+/// Returns the draft's "effective window": after a rejection, nothing until the retry time; after an admission, a
+/// span over which spending what remains does not exceed the sustained rate.
+fn effective_window(part: &LimitOutcome) -> (u32, u64) {
+    match part.verdict.wait() {
+        Some(wait) if part.enforced => (0, retry_seconds(wait)),
+        _ if part.verdict.remaining() == 0 => (0, retry_seconds(part.verdict.reset())),
+        _ => (part.verdict.remaining(), sustained_seconds(part.quota, part.verdict.remaining())),
     }
 }
 
@@ -149,9 +171,9 @@ mod tests {
     use super::*;
     use crate::limit::algorithm::verdict::Verdict;
 
-    fn term(quota: Quota, remaining: u32, wait: Option<u64>) -> Term {
+    fn part(quota: Quota, remaining: u32, wait: Option<u64>) -> LimitOutcome {
         let verdict = Verdict::new(wait.map(Duration::from_millis), remaining, Duration::from_secs(40));
-        Term { label: LimitLabel { rule: 0, tier: 0 }, quota, verdict, enforced: true }
+        LimitOutcome { label: LimitLabel { rule: 0, tier: 0 }, quota, verdict, enforced: true }
     }
 
     #[test]
@@ -163,9 +185,9 @@ mod tests {
 
     #[test]
     fn the_effective_window_never_exceeds_the_sustained_rate() {
-        assert_eq!(effective_window(&term(Quota::per_minute(100), 50, None)), (50, 30));
-        assert_eq!(effective_window(&term(Quota::per_second(1_000), 7, None)), (7, 1));
-        assert_eq!(effective_window(&term(Quota::per_minute(100), 0, Some(2_100))), (0, 3));
-        assert_eq!(effective_window(&term(Quota::per_minute(100), 0, None)), (0, 40));
+        assert_eq!(effective_window(&part(Quota::per_minute(100), 50, None)), (50, 30));
+        assert_eq!(effective_window(&part(Quota::per_second(1_000), 7, None)), (7, 1));
+        assert_eq!(effective_window(&part(Quota::per_minute(100), 0, Some(2_100))), (0, 3));
+        assert_eq!(effective_window(&part(Quota::per_minute(100), 0, None)), (0, 40));
     }
 }

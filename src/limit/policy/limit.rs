@@ -1,4 +1,4 @@
-//! [`Limit`]: one limit as an operator writes it down.
+//! [`Limit`]: configuration of one limit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,9 @@ use crate::limit::algorithm::quota::Quota;
 
 pub(crate) type CostFn = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> u32 + Send + Sync>;
 
-/// A limit: who is counted, how much they may, where it applies, and what a request costs.
+/// One limit: its key, its quota, the routes it applies to, and the cost of a request.
 ///
-/// Several limits on one layer are one decision: a request passes all of them and is charged to all, or passes none and
-/// is charged to none.
+/// Several limits on one layer make one decision: a request is charged to all of them or to none.
 ///
 /// ```
 /// use tollgate::limit::{Limit, Quota};
@@ -41,15 +40,15 @@ pub struct Limit {
 
 #[derive(Clone)]
 pub(crate) enum Subject {
-    /// The layer's identity: its first alternative that answers.
+    /// First alternative of the layer's identity that matches.
     User,
     /// The layer's identity as an address.
     Ip,
-    /// Everybody together.
+    /// All requests together.
     Everybody,
     /// This process.
     Node,
-    /// An identity of the limit's own.
+    /// The limit's own extractor.
     Own(SharedExtractor),
 }
 
@@ -66,69 +65,151 @@ pub(crate) enum LimitCost {
 }
 
 impl Limit {
-    /// Per client address: the address in the layer's [`identify`](crate::limit::RateLimitBuilder::identify), else the socket
-    /// peer's.
+    /// Limits each client address: the address in the layer's [`identify`](crate::limit::RateLimitBuilder::identify),
+    /// else the socket peer's.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(100))).build()?;
+    /// assert_eq!(layer.stats().limits[0].quota, "100/min");
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn per_ip(quota: Quota) -> Self {
         Self::new(Subject::Ip, Quotas::One(quota))
     }
 
-    /// Per identity, as the layer's [`identify`](crate::limit::RateLimitBuilder::identify) finds it.
+    /// Limits each identity found by the layer's [`identify`](crate::limit::RateLimitBuilder::identify).
+    ///
+    /// ```
+    /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .identify(by::header("x-api-key").or(by::client_ip(TrustedProxies::none())))
+    ///     .limit(Limit::per_user(Quota::per_minute(100)))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn per_user(quota: Quota) -> Self {
         Self::new(Subject::User, Quotas::One(quota))
     }
 
-    /// Per identity of another kind, such as a tenant. Requests without one share a bucket.
+    /// Limits each key of another extractor, such as a tenant. Requests without a key share a bucket.
+    ///
+    /// ```
+    /// use tollgate::identity::by;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::by(by::header("x-tenant"), Quota::per_second(500)).named("tenant");
+    /// # let _ = limit;
+    /// ```
     #[must_use]
-    pub fn by(who: impl KeyExtractor, quota: Quota) -> Self {
-        Self::new(Subject::Own(Arc::new(who)), Quotas::One(quota))
+    pub fn by(extractor: impl KeyExtractor, quota: Quota) -> Self {
+        Self::new(Subject::Own(Arc::new(extractor)), Quotas::One(quota))
     }
 
-    /// All requests together, across the fleet where the store is shared.
+    /// Limits all requests together, across the fleet if the store is shared.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::global(Quota::per_second(2_000)).on("/export").named("exports");
+    /// # let _ = limit;
+    /// ```
     #[must_use]
     pub fn global(quota: Quota) -> Self {
         Self::new(Subject::Everybody, Quotas::One(quota))
     }
 
-    /// A ceiling that protects this process, whoever asks: always local, always asked last, refused with 503. A token
-    /// bucket (`governor`'s direct limiter); without [`Quota::bucket`] its burst is the limit. It cannot be in dry-run
-    /// nor tied to a route.
+    /// Limits the whole process, to protect it from overload: always local, checked last, rejecting with 503.
+    ///
+    /// A token bucket (`governor`'s direct limiter); without [`Quota::bucket`] its burst is the limit. It supports
+    /// neither dry-run nor routes.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let ceiling = Limit::per_node(Quota::per_second(5_000).bucket(500));
+    /// # let _ = ceiling;
+    /// ```
     #[must_use]
     pub fn per_node(quota: Quota) -> Self {
         Self::new(Subject::Node, Quotas::One(quota))
     }
 
-    /// Names the limit in responses, events and `stats()`: printable ASCII without quotes, at most 64 bytes. Unnamed
-    /// limits are called after whom they count and their period; two of one name fail when the layer is built.
+    /// Names the limit in responses, events and `stats()`: printable ASCII without quotes, at most 64 bytes.
+    ///
+    /// Defaults to a name made of the kind of key and the period. Duplicate names fail when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_day(50_000)).named("daily")).build()?;
+    /// assert_eq!(layer.stats().limits[0].name, "daily");
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Applies to this route alone, in axum's syntax, such as `/report/{id}`.
+    /// Restricts the limit to one route, in axum's syntax, such as `/report/{id}`.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_user(Quota::per_minute(5)).on("/report/{id}");
+    /// # let _ = limit;
+    /// ```
     #[must_use]
     pub fn on(mut self, route: impl Into<String>) -> Self {
         self.route = Some(route.into());
         self
     }
 
-    /// Counts each matched route apart. Paths that match none share one count.
+    /// Counts each matched route separately. Unmatched paths share one count.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_ip(Quota::per_minute(60)).per_route();
+    /// # let _ = limit;
+    /// ```
     #[must_use]
     pub const fn per_route(mut self) -> Self {
         self.per_route = true;
         self
     }
 
-    /// What a request costs: 1 unless told. Nothing, or more than the quota admits at once, fails when the layer is built.
+    /// Sets the cost of a request in units. Defaults to 1. Zero, and more than the quota admits at once, fails when
+    /// the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_user(Quota::per_minute(100)).on("/report").cost(5);
+    /// # let _ = limit;
+    /// ```
     #[must_use]
     pub fn cost(mut self, units: u32) -> Self {
         self.cost = LimitCost::Fixed(units);
         self
     }
 
-    /// What this request costs. More than the quota admits at once is always refused.
+    /// Computes the cost of each request. A cost above what the quota admits at once is always rejected.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_user(Quota::per_minute(100))
+    ///     .cost_by(|head| if head.headers().contains_key("x-batch") { 10 } else { 1 });
+    /// # let _ = limit;
+    /// ```
     #[must_use]
     pub fn cost_by<F>(mut self, f: F) -> Self
     where
@@ -138,25 +219,40 @@ impl Limit {
         self
     }
 
-    /// Counts, and reports what it would refuse as [`Event::WouldRefuse`](crate::Event::WouldRefuse) and in `stats()`,
-    /// but refuses nothing.
+    /// Counts without rejecting: reports [`Event::WouldRefuse`](crate::Event::WouldRefuse), also counted in
+    /// `stats()`.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let trial = Limit::per_ip(Quota::per_minute(100)).dry_run();
+    /// # let _ = trial;
+    /// ```
     #[must_use]
     pub const fn dry_run(mut self) -> Self {
         self.enforced = false;
         self
     }
 
-    /// Leaves a [`Reservation`](crate::limit::Reservation) in the request's extensions, so that the handler can settle what
-    /// the request really cost.
+    /// Inserts a [`Reservation`](crate::limit::Reservation) into the request's extensions, with which the handler
+    /// settles the actual cost.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let tokens = Limit::per_user(Quota::per_minute(10_000)).cost(500).reserve();
+    /// # let _ = tokens;
+    /// ```
     #[must_use]
     pub const fn reserve(mut self) -> Self {
         self.reserve = true;
         self
     }
 
-    /// What a request costs where the cache answered it: the rest is given back when it has. It still has to fit when it
-    /// comes. Works inside a [`Tollgate`](crate::Tollgate), whose layers know of each other; a request that a cache
-    /// elsewhere answered costs what any other does. More than [`cost`](Self::cost) fails when the layer is built.
+    /// Sets the cost of a request that the cache answers; the rest is refunded after the hit.
+    ///
+    /// The full cost must fit when the request arrives. Works within a [`Tollgate`](crate::Tollgate); hits of other
+    /// caches have the full cost. A value above [`cost`](Self::cost) fails when the layer is built.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota};
@@ -170,7 +266,7 @@ impl Limit {
         self
     }
 
-    /// A limit for a layer that is switched off.
+    /// Creates a limit for a disabled layer.
     pub(crate) fn unused() -> Self {
         Self::global(Quota::per_day(1))
     }

@@ -1,4 +1,4 @@
-//! Limits, tiers, the checks a request needs, and the fields and bodies of answers.
+//! Limits, tiers, checks, and the fields and bodies of responses.
 
 pub(super) mod compiled;
 pub(super) mod compiled_quota;

@@ -1,17 +1,17 @@
-//! [`OnReject`]: the response to a refused request.
+//! [`OnReject`]: the response to a rejected request.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::decision::{Decision, Part};
+use super::decision::{Decision, LimitDecision};
 use super::grpc;
 use crate::base::request_head::RequestHead;
 
-/// Builds the response to a refused request. The layer then adds `Retry-After` and the rate-limit fields itself,
-/// overwriting fields of the same name.
+/// Builds the response to a rejected request.
 ///
-/// Any closure `Fn(&RequestHead, &Decision) -> Response<Bytes>` is one.
+/// The layer then adds `Retry-After` and the rate-limit fields, overwriting fields of the same name. Implemented by
+/// every closure `Fn(&RequestHead, &Decision) -> Response<Bytes>`.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::base::request_head::RequestHead;
 /// # Ok::<(), tollgate::Error>(())
 /// ```
 pub trait OnReject: Send + Sync + 'static {
-    /// The response for a request that `decision` refuses.
+    /// Returns the response to a request that `decision` rejects.
     fn reject(&self, head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes>;
 }
 
@@ -43,13 +43,21 @@ where
     }
 }
 
-/// The refusal used unless another is given.
+/// The default rejection: problem details (RFC 9457), or a gRPC status.
 ///
-/// | the request | the response |
+/// | request | response |
 /// |---|---|
 /// | `content-type: application/grpc` | HTTP 200, `grpc-status: 8` (RESOURCE_EXHAUSTED) with `google.rpc.RetryInfo`; 14 at the per-node ceiling |
-/// | any other, a limit refused | 429, `application/problem+json` (RFC 9457) of type `quota-exceeded` with `violated-policies` |
-/// | any other, the per-node ceiling refused | 503, type `temporary-reduced-capacity` |
+/// | other, rejected by a limit | 429, `application/problem+json` (RFC 9457) of type `quota-exceeded` with `violated-policies` |
+/// | other, rejected by the per-node ceiling | 503, type `temporary-reduced-capacity` |
+///
+/// ```
+/// use tollgate::limit::{Limit, Problem, Quota, RateLimitLayer};
+///
+/// let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(20))).on_reject(Problem).build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Problem;
 
@@ -60,20 +68,20 @@ impl OnReject for Problem {
             return grpc::refusal(code, decision.retry_after().unwrap_or_default());
         }
         let mut response = Response::new(body(decision));
-        *response.status_mut() = RefusalReason::of(decision).status();
+        *response.status_mut() = RejectReason::of(decision).status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
 }
 
-/// Reason of a refusal.
+/// Reason of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusalReason {
+pub(crate) enum RejectReason {
     Quota,
     Capacity,
 }
 
-impl RefusalReason {
+impl RejectReason {
     const fn of(decision: &Decision) -> Self {
         if decision.overloaded() { Self::Capacity } else { Self::Quota }
     }
@@ -85,7 +93,7 @@ impl RefusalReason {
         }
     }
 
-    /// <https://iana.org/assignments/http-problem-types>, and the title registered there.
+    /// Returns the type from <https://iana.org/assignments/http-problem-types> and its registered title.
     const fn problem_type(self) -> (&'static str, &'static str) {
         match self {
             Self::Quota => ("quota-exceeded", "Request cannot be satisfied as assigned quota has been exceeded"),
@@ -97,17 +105,17 @@ impl RefusalReason {
     }
 }
 
-/// The body of almost every refusal is prepared when the limit is built.
+/// Returns the body; for a single limit it is prepared when the limit is built.
 fn body(decision: &Decision) -> Bytes {
     let mut violated = decision.violated();
     match (violated.next(), violated.next()) {
         (Some(part), None) => part.problem().clone(),
-        _ => problem(RefusalReason::of(decision), decision.violated().map(Part::name)),
+        _ => problem(RejectReason::of(decision), decision.violated().map(LimitDecision::name)),
     }
 }
 
-/// draft-ietf-httpapi-ratelimit-headers §6. Limit names were checked to need no escaping.
-pub(crate) fn problem<'a>(reason: RefusalReason, violated: impl Iterator<Item = &'a str>) -> Bytes {
+/// Builds the problem details of draft-ietf-httpapi-ratelimit-headers §6. Limit names need no escaping.
+pub(crate) fn problem<'a>(reason: RejectReason, violated: impl Iterator<Item = &'a str>) -> Bytes {
     let ((kind, title), status) = (reason.problem_type(), reason.status());
     let names: Vec<String> = violated.map(|name| format!("\"{name}\"")).collect();
     let names = names.join(",");
@@ -126,8 +134,8 @@ mod tests {
     fn a_problem_names_its_type_and_every_violated_policy() {
         for names in [&["a"][..], &["minute", "day"]] {
             for (reason, kind, status) in [
-                (RefusalReason::Quota, "quota-exceeded", 429),
-                (RefusalReason::Capacity, "temporary-reduced-capacity", 503),
+                (RejectReason::Quota, "quota-exceeded", 429),
+                (RejectReason::Capacity, "temporary-reduced-capacity", 503),
             ] {
                 let bytes = problem(reason, names.iter().copied());
                 let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");

@@ -1,4 +1,4 @@
-//! [`TierLookup`]: tiers that somebody else knows, such as a database; asked by the engine.
+//! [`TierLookup`]: configuration of tiers that are loaded from elsewhere, such as a database.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,13 +14,11 @@ use crate::base::event::Events;
 use crate::base::maybe_ready::{BoxFuture, boxed};
 use crate::base::request_head::RequestHead;
 
-/// Where a request's tier is looked up, for [`Tiers::lookup`](crate::limit::Tiers::lookup): by an identity that owns
-/// what it
-/// needs, in a future of its own.
+/// Asynchronous look-up of a request's tier, for [`Tiers::lookup`](crate::limit::Tiers::lookup).
 ///
-/// Tiers are cached for a minute. Older ones are still used while they are looked up again in the background;
-/// a request waits only for an identity that was never seen, or not for long, and at most for the deadline. Where no
-/// answer comes the last known tier stays; an identity that never had one is anonymous, and the look-up's failure is an
+/// Tiers are cached for a minute. Expired ones are still used while they are refreshed in the background. A request
+/// waits only for an identity that is not cached or expired long ago, and at most for the deadline. If the look-up
+/// fails, the last known tier stays; an identity without one is anonymous, and the failure is reported as
 /// [`Event::StoreFailed`](crate::Event::StoreFailed).
 ///
 /// ```
@@ -42,19 +40,21 @@ use crate::base::request_head::RequestHead;
 ///         async move { database.plan(user).await }
 ///     },
 /// );
-/// let tiers = Tiers::default().lookup(lookup.memory(Duration::from_secs(30)).deadline(Duration::from_millis(20)));
+/// let tiers = Tiers::default().lookup(lookup.ttl(Duration::from_secs(30)).deadline(Duration::from_millis(20)));
 /// # let _ = tiers;
 /// ```
 #[derive(Clone)]
 pub struct TierLookup {
     pub(crate) source: Arc<dyn Source>,
-    pub(crate) memory: Duration,
+    pub(crate) ttl: Duration,
     pub(crate) deadline: Duration,
     pub(crate) capacity: usize,
 }
 
 impl TierLookup {
-    /// Asks `load` for the tier of who `identify` finds. No identity, or a tier of `None`, is anonymous.
+    /// Creates a look-up that calls `load` with the identity found by `identify`.
+    ///
+    /// A request without an identity, or with a tier of `None`, is anonymous.
     pub fn new<Id, I, L, F, E>(identify: I, load: L) -> Self
     where
         Id: Hash + Send + 'static,
@@ -64,23 +64,39 @@ impl TierLookup {
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
         let hasher = foldhash::quality::RandomState::default();
-        let source = Asking { identify, load, hasher, types: PhantomData };
+        let source = LookupSource { identify, load, hasher, types: PhantomData };
         Self {
             source: Arc::new(source),
-            memory: Duration::from_secs(60),
+            ttl: Duration::from_secs(60),
             deadline: Duration::from_millis(50),
             capacity: 10_000,
         }
     }
 
-    /// Sets how long a tier is used without another look-up. Defaults to 60 s.
+    /// Sets the TTL of a cached tier. Defaults to 60 s.
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use tollgate::limit::TierLookup;
+    /// # let lookup = TierLookup::new(|_| Some(1_u64), |_| async { Ok::<_, Infallible>(None) });
+    /// let lookup = lookup.ttl(Duration::from_secs(30));
+    /// # let _ = lookup;
+    /// ```
     #[must_use]
-    pub fn memory(mut self, span: Duration) -> Self {
-        self.memory = span;
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
         self
     }
 
     /// Sets how long a request waits at most. Defaults to 50 ms.
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use tollgate::limit::TierLookup;
+    /// # let lookup = TierLookup::new(|_| Some(1_u64), |_| async { Ok::<_, Infallible>(None) });
+    /// let lookup = lookup.deadline(Duration::from_millis(20));
+    /// # let _ = lookup;
+    /// ```
     #[must_use]
     pub fn deadline(mut self, span: Duration) -> Self {
         self.deadline = span;
@@ -88,6 +104,14 @@ impl TierLookup {
     }
 
     /// Sets how many identities are cached. Defaults to 10 000.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use tollgate::limit::TierLookup;
+    /// # let lookup = TierLookup::new(|_| Some(1_u64), |_| async { Ok::<_, Infallible>(None) });
+    /// let lookup = lookup.capacity(100_000);
+    /// # let _ = lookup;
+    /// ```
     #[must_use]
     pub fn capacity(mut self, identities: usize) -> Self {
         self.capacity = identities;
@@ -104,39 +128,36 @@ impl TierLookup {
 
 impl fmt::Debug for TierLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TierLookup")
-            .field("memory", &self.memory)
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
+        f.debug_struct("TierLookup").field("ttl", &self.ttl).field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }
 
-/// Finds out tiers at run time: implemented by the engine, asked by the compiled limits.
+/// Resolves tiers at run time: implemented by the engine, called by the compiled limits.
 pub(crate) trait ResolveTier: Send + Sync {
-    /// Returns what the request has to wait for, if anything.
+    /// Returns a future that the request must wait for, if any.
     fn prepare(&self, head: &RequestHead<'_>, clock: &Clock, events: &Events) -> Option<BoxFuture<()>>;
 
-    /// Returns the tier as far as it is known.
+    /// Returns the tier as currently known.
     fn known(&self, head: &RequestHead<'_>) -> Option<Arc<str>>;
 }
 
 pub(crate) type LoadedTier = Result<Option<String>, BoxError>;
 
-/// Who is asking, and how to ask for their tier, whatever the types.
+/// Type-erased identity extractor and loader.
 pub(crate) trait Source: Send + Sync {
     fn id(&self, head: &RequestHead<'_>) -> Option<u64>;
     fn load(&self, head: &RequestHead<'_>) -> Option<BoxFuture<LoadedTier>>;
 }
 
-struct Asking<Id, I, L> {
+struct LookupSource<Id, I, L> {
     identify: I,
     load: L,
-    /// Identities are remembered as 64-bit hashes under a secret of this process's own.
+    /// Identities are stored as 64-bit hashes under a per-process secret.
     hasher: foldhash::quality::RandomState,
     types: PhantomData<fn(Id)>,
 }
 
-impl<Id, I, L, F, E> Source for Asking<Id, I, L>
+impl<Id, I, L, F, E> Source for LookupSource<Id, I, L>
 where
     Id: Hash + Send + 'static,
     I: for<'a> Fn(&RequestHead<'a>) -> Option<Id> + Send + Sync,

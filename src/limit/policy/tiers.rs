@@ -1,4 +1,4 @@
-//! [`Tiers`]: what each plan may do, and which plan a request is on.
+//! [`Tiers`]: quotas per plan, and the assignment of requests to plans.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str>
 /// | `pro` | 1 000 per minute |
 /// | `enterprise` | 10 000 per minute |
 ///
-/// A request is counted by its identity where [`assign`](Self::assign) names a tier for it. Where it returns `None`, or
-/// a name that is no tier, the request is anonymous and counted by the last alternative of its identity, usually the
-/// address: a thousand invented tokens from one address share the anonymous 20. A user whose tier changes keeps the
+/// A request is counted by its identity if [`assign`](Self::assign) returns a tier for it. Otherwise, or if that tier
+/// does not exist, the request is anonymous and counted by the last alternative of its identity, usually the address.
+/// A thousand forged tokens from one address therefore share the anonymous 20. A user whose tier changes keeps the
 /// used share.
 ///
 /// ```
@@ -45,35 +45,67 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// A single tier, `anonymous`. Add others with [`tier`](Self::tier).
+    /// Creates a single tier, `anonymous`. Add others with [`tier`](Self::tier).
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, Tiers};
+    ///
+    /// let tiers = Tiers::new(Quota::per_minute(10)).tier("member", Quota::per_minute(600));
+    /// # let _ = tiers;
+    /// ```
     #[must_use]
     pub fn new(anonymous: Quota) -> Self {
         Self { tiers: vec![("anonymous".to_owned(), anonymous)], assign: None, lookup: None, mistake: None }
     }
 
-    /// Adds a tier. A name that is there already fails when the layer is built.
+    /// Adds a tier. A duplicate name fails when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, Tiers};
+    ///
+    /// let tiers = Tiers::default().tier("partner", Quota::per_second(500));
+    /// # let _ = tiers;
+    /// ```
     #[must_use]
     pub fn tier(mut self, name: impl Into<String>, quota: Quota) -> Self {
         let name = name.into();
         if self.tiers.iter().any(|(known, _)| *known == name) {
-            self.mistake = Some(format!("tier {name:?} is named twice"));
+            self.mistake = Some(format!("duplicate tier {name:?}; use each name once"));
         }
         self.tiers.push((name, quota));
         self
     }
 
-    /// Changes the quota of a tier. A name that is not there fails when the layer is built.
+    /// Changes the quota of a tier. An unknown name fails when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, Tiers};
+    ///
+    /// let tiers = Tiers::default().quota("anonymous", Quota::per_minute(5));
+    /// # let _ = tiers;
+    /// ```
     #[must_use]
     pub fn quota(mut self, name: &str, quota: Quota) -> Self {
         match self.tiers.iter_mut().find(|(known, _)| known == name) {
             Some(tier) => tier.1 = quota,
-            None => self.mistake = Some(format!("there is no tier {name:?} to change")),
+            None => self.mistake = Some(format!("unknown tier {name:?}; add it with `.tier()`")),
         }
         self
     }
 
-    /// Says which tier a request is on. Runs on every request: look at what an earlier layer verified, and do not
-    /// block.
+    /// Sets the function that returns a request's tier.
+    ///
+    /// It runs on every request: read what an earlier layer verified, and do not block.
+    ///
+    /// ```
+    /// use tollgate::limit::Tiers;
+    ///
+    /// #[derive(Clone)]
+    /// struct User { plan: String } // inserted by the authentication layer
+    ///
+    /// let tiers = Tiers::default().assign(|head| head.extension::<User>().map(|user| user.plan.as_str()));
+    /// # let _ = tiers;
+    /// ```
     #[must_use]
     pub fn assign<F>(mut self, f: F) -> Self
     where
@@ -83,7 +115,16 @@ impl Tiers {
         self
     }
 
-    /// Looks the tier up elsewhere, for requests that [`assign`](Self::assign) names none for.
+    /// Looks up the tier asynchronously for requests that [`assign`](Self::assign) returns none for.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use tollgate::limit::{TierLookup, Tiers};
+    ///
+    /// let lookup = TierLookup::new(|_| Some(1_u64), |_| async { Ok::<_, Infallible>(Some("pro".to_owned())) });
+    /// let tiers = Tiers::default().lookup(lookup);
+    /// # let _ = tiers;
+    /// ```
     #[must_use]
     pub fn lookup(mut self, lookup: TierLookup) -> Self {
         self.lookup = Some(lookup);

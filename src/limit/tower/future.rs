@@ -1,10 +1,10 @@
 //! [`ResponseFuture`]: from a decision to a response.
 //!
-//! ## Late ⇒ (Calling | Refused), Calling ⇒ done
+//! ## Waiting ⇒ (Calling | Rejected), Calling ⇒ done
 //!
-//! In process the decision is made before the future exists, and an inner service that is ready at once, as nearly all
-//! are, is called before it exists too: such a future is *Calling* from the start. *Late* is what waits for a remote
-//! store or for the inner service to become ready; it is rare, so it is boxed, and the future stays small.
+//! In process the decision is made before the future exists, and an inner service that is ready at once, as nearly
+//! all are, is called before it exists too: such a future starts as *Calling*. *Waiting* is for a remote store or an
+//! inner service that is not ready; it is rare and therefore boxed, which keeps the future small.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -22,16 +22,16 @@ use crate::limit::engine::limiter::{LimitStep, ResponseEdits};
 use crate::limit::engine::shared_limits::Waiting;
 
 pin_project! {
-    /// The response of a [`RateLimit`](crate::limit::RateLimit). Unboxed while the store is in process and the inner
-    /// service
-    /// is ready.
+    /// Response future of a [`RateLimit`](crate::limit::RateLimit).
+    ///
+    /// Not boxed while the store is in process and the inner service is ready.
     pub struct ResponseFuture<S, ReqB, W>
     where
         S: Service<Request<ReqB>>,
     {
         #[pin]
         pub(crate) state: FutureState<S, ReqB, S::Future>,
-        pub(crate) pass: ResponseEdits,
+        pub(crate) edits: ResponseEdits,
         pub(crate) body: PhantomData<fn() -> W>,
     }
 }
@@ -40,17 +40,17 @@ pin_project! {
     #[project = StateProj]
     pub(crate) enum FutureState<S, ReqB, F> {
         Calling { #[pin] future: F },
-        Refused { response: Option<Refusal> },
-        Late { late: Option<Box<PendingRequest<S, ReqB>>> },
+        Rejected { response: Option<Rejection> },
+        Waiting { pending: Option<Box<PendingRequest<S, ReqB>>> },
     }
 }
 
 /// Response made by the layer.
-pub(crate) type Refusal = Box<Response<Bytes>>;
+pub(crate) type Rejection = Box<Response<Bytes>>;
 
-/// A request that cannot go on yet.
+/// A request that waits for a store, a tier or the inner service.
 pub(crate) struct PendingRequest<S, ReqB> {
-    /// The tier, or the store's answer; `None` where it is the inner service that is waited for.
+    /// Pending tier or check; `None` while waiting for the inner service.
     waiting: Option<Box<Waiting>>,
     inner: S,
     request: Request<ReqB>,
@@ -61,28 +61,28 @@ where
     S: Service<Request<ReqB>>,
 {
     #[cold]
-    pub(crate) fn refused(response: Box<Response<Bytes>>) -> Self {
+    pub(crate) fn rejected(response: Box<Response<Bytes>>) -> Self {
         Self {
-            state: FutureState::Refused { response: Some(response) },
-            pass: ResponseEdits::default(),
+            state: FutureState::Rejected { response: Some(response) },
+            edits: ResponseEdits::default(),
             body: PhantomData,
         }
     }
 
     #[cold]
     pub(crate) fn waiting(waiting: Box<Waiting>, inner: S, request: Request<ReqB>) -> Self {
-        let late = PendingRequest { waiting: Some(waiting), inner, request };
+        let pending = PendingRequest { waiting: Some(waiting), inner, request };
         Self {
-            state: FutureState::Late { late: Some(Box::new(late)) },
-            pass: ResponseEdits::default(),
+            state: FutureState::Waiting { pending: Some(Box::new(pending)) },
+            edits: ResponseEdits::default(),
             body: PhantomData,
         }
     }
 
     #[cold]
-    pub(crate) fn unready(inner: S, request: Request<ReqB>, pass: ResponseEdits) -> Self {
-        let late = PendingRequest { waiting: None, inner, request };
-        Self { state: FutureState::Late { late: Some(Box::new(late)) }, pass, body: PhantomData }
+    pub(crate) fn unready(inner: S, request: Request<ReqB>, edits: ResponseEdits) -> Self {
+        let pending = PendingRequest { waiting: None, inner, request };
+        Self { state: FutureState::Waiting { pending: Some(Box::new(pending)) }, edits, body: PhantomData }
     }
 }
 
@@ -91,17 +91,17 @@ where
     S: Service<Request<ReqB>>,
 {
     /// Waits for the store, then for the inner service.
-    fn poll(&mut self, pass: &mut ResponseEdits, cx: &mut Context<'_>) -> Poll<Result<Option<Refusal>, S::Error>> {
+    fn poll(&mut self, edits: &mut ResponseEdits, cx: &mut Context<'_>) -> Poll<Result<Option<Rejection>, S::Error>> {
         while let Some(waiting) = &mut self.waiting {
             let step = ready!(waiting.poll(&RequestHead::of(&self.request), cx));
             self.waiting = None;
             match step {
-                LimitStep::Refuse(response) => return Poll::Ready(Ok(Some(response))),
+                LimitStep::Reject(response) => return Poll::Ready(Ok(Some(response))),
                 LimitStep::Admit(admitted) => {
-                    *pass = admitted;
-                    pass.prepare(self.request.extensions_mut());
+                    *edits = admitted;
+                    edits.prepare(self.request.extensions_mut());
                 }
-                // Its tier is known now; next comes the store.
+                // The tier is known now; the store is next.
                 LimitStep::Wait(next) => self.waiting = Some(next),
             }
         }
@@ -124,21 +124,21 @@ where
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     let mut response = ready!(future.poll(cx))?;
-                    this.pass.write(&mut response);
+                    this.edits.write(&mut response);
                     return Poll::Ready(Ok(response.map(W::adopt)));
                 }
-                StateProj::Refused { response } => match response.take() {
+                StateProj::Rejected { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response.map(Body::full))),
                     None => return Poll::Pending,
                 },
-                StateProj::Late { late } => {
-                    let Some(waiting) = late.as_deref_mut() else { return Poll::Pending };
-                    let refusal = ready!(waiting.poll(this.pass, cx))?;
-                    let Some(late) = late.take() else { return Poll::Pending };
+                StateProj::Waiting { pending } => {
+                    let Some(waiting) = pending.as_deref_mut() else { return Poll::Pending };
+                    let refusal = ready!(waiting.poll(this.edits, cx))?;
+                    let Some(pending) = pending.take() else { return Poll::Pending };
                     match refusal {
-                        Some(response) => FutureState::Refused { response: Some(response) },
+                        Some(response) => FutureState::Rejected { response: Some(response) },
                         None => {
-                            let PendingRequest { mut inner, request, .. } = *late;
+                            let PendingRequest { mut inner, request, .. } = *pending;
                             FutureState::Calling { future: inner.call(request) }
                         }
                     }
@@ -156,8 +156,8 @@ where
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = match &self.state {
             FutureState::Calling { .. } => "Calling",
-            FutureState::Refused { .. } => "Refused",
-            FutureState::Late { .. } => "Late",
+            FutureState::Rejected { .. } => "Rejected",
+            FutureState::Waiting { .. } => "Waiting",
         };
         f.debug_struct("limit::ResponseFuture").field("state", &state).finish()
     }

@@ -15,8 +15,8 @@ use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 
 /// Limits requests to an inner service. Made by [`RateLimitLayer`](crate::limit::RateLimitLayer).
 ///
-/// Always ready: it decides first, and only then waits for the inner service, so that a refusal is answered while the
-/// inner service is full. The service that is called is the very clone that was polled ready.
+/// Always ready: it decides first, and only then waits for the inner service, so that a rejection is sent even while
+/// the inner service is busy. The service that is called is the clone that was polled ready.
 pub struct RateLimit<S, W = Wrap> {
     pub(crate) inner: S,
     pub(crate) limiter: Option<Arc<Limiter>>,
@@ -39,26 +39,26 @@ where
 
     #[inline(always)]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let mut pass = ResponseEdits::default();
+        let mut edits = ResponseEdits::default();
         if let Some(limiter) = &self.limiter {
             match limiter.decide(&RequestHead::of(&request)) {
-                LimitStep::Admit(admitted) => pass = admitted,
-                LimitStep::Refuse(response) => return ResponseFuture::refused(response),
+                LimitStep::Admit(admitted) => edits = admitted,
+                LimitStep::Reject(response) => return ResponseFuture::rejected(response),
                 LimitStep::Wait(waiting) => return ResponseFuture::waiting(waiting, self.inner.clone(), request),
             }
         }
-        pass.prepare(request.extensions_mut());
+        edits.prepare(request.extensions_mut());
         let mut inner = self.inner.clone();
-        // The task's own waker replaces this one where the service is polled again. An error is left for the task to
-        // find: a service that failed goes on failing.
+        // The task's own waker replaces this one if the service is polled again. An error is left for that poll: a
+        // failed service keeps failing.
         if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             return ResponseFuture {
                 state: FutureState::Calling { future: inner.call(request) },
-                pass,
+                edits,
                 body: PhantomData,
             };
         }
-        ResponseFuture::unready(inner, request, pass)
+        ResponseFuture::unready(inner, request, edits)
     }
 }
 

@@ -12,7 +12,7 @@ use super::Inner;
 use crate::base::error::Error;
 use crate::base::outage::Outage;
 
-/// Starts to connect, unless there is a connection, somebody is at it, or there is no runtime to do it in.
+/// Starts to connect, unless there is a connection, a running attempt, or no runtime.
 pub(super) fn start<C: Clone + Send + Sync + 'static>(inner: &Arc<Inner<C>>) {
     if !inner.lock().wants_dialling() {
         return;
@@ -23,7 +23,7 @@ pub(super) fn start<C: Clone + Send + Sync + 'static>(inner: &Arc<Inner<C>>) {
     inner.lock().dialled_by(turn, task.abort_handle());
 }
 
-/// The task's claim to be the one that dials; given up however the task ends, also with its runtime.
+/// Marks the dialling task as running; released when the task ends, also with its runtime.
 struct Dialling<C> {
     inner: Weak<Inner<C>>,
     turn: u64,
@@ -44,7 +44,7 @@ async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
         let Some(inner) = dialling.inner.upgrade() else { return };
         inner.lock().dial_due(inner.now(), inner.settings.retry_every)
     };
-    // A server that accepts and then fails would else be dialled as often as it is called.
+    // A server that accepts and then fails would otherwise be dialled on every call.
     if !due.is_zero() {
         sleep(due).await;
     }
@@ -52,7 +52,7 @@ async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
         let pause = {
             let Some(inner) = dialling.inner.upgrade() else { return };
             inner.lock().dialled(inner.now());
-            attempts.push(timeout(inner.settings.dial_patience, (inner.dial)()));
+            attempts.push(timeout(inner.settings.dial_timeout, (inner.dial)()));
             inner.settings.retry_every
         };
         let mut pause = pin!(sleep(pause));
@@ -79,11 +79,11 @@ impl<C> Inner<C> {
     fn connected(&self, connection: C, turn: u64) {
         let edge = self.change(|health, now| health.connected(connection, turn, now));
         self.connects.send_modify(|generation| *generation += 1);
-        self.tell(edge, None);
+        self.report(edge, None);
     }
 
     fn not_connected(&self, error: Error) {
         let edge = self.change(|health, now| health.not_connected(now));
-        self.tell(edge, Some(error));
+        self.report(edge, Some(error));
     }
 }

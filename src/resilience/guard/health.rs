@@ -12,28 +12,28 @@ use crate::base::outage::Outage;
 use crate::resilience::breaker::{Breaker, CallOutcome, Permit};
 use crate::resilience::circuit::Circuit;
 
-/// A store that comes and goes is logged this often, each way.
+/// Minimum interval between log lines of a flapping store, for each direction.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// How a remote store is doing.
+/// State of a remote store.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct GuardStats {
-    /// Which store, in one word.
+    /// Name of the store, such as `redis`.
     pub name: String,
     /// Whether calls reach it.
     pub up: bool,
-    /// How many connections have been made.
+    /// Connections established.
     pub connections: u64,
-    /// How many attempts to connect have been made.
+    /// Attempts to connect.
     pub attempts: u64,
     /// Calls made.
     pub calls: u64,
-    /// Calls that were not answered by the deadline.
+    /// Calls without an answer by the deadline.
     pub timeouts: u64,
     /// Calls that failed otherwise.
     pub failures: u64,
-    /// Calls that were not made, because they would have been in vain.
+    /// Calls not made, because of an open breaker or a missing connection.
     pub skipped: u64,
     /// The last error, if any.
     pub last_error: Option<String>,
@@ -43,22 +43,22 @@ pub struct GuardStats {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallTicket {
     permit: Permit,
-    /// The connection it went over.
+    /// Number of its connection.
     connection: u64,
-    /// When it was made.
+    /// Time of the call.
     at: Timestamp,
 }
 
 /// Transition of the store: up or down.
 #[derive(Debug)]
 pub(super) struct Transition {
-    /// How long it had been away; `None` where it went.
+    /// Duration of the outage that ended; `None` if one began.
     back_after: Option<Duration>,
     logged: bool,
 }
 
 impl Transition {
-    pub(super) fn tell(&self, events: &Events, store: &str, error: Option<Error>) {
+    pub(super) fn report(&self, events: &Events, store: &str, error: Option<Error>) {
         let unknown;
         let event = match self.back_after {
             Some(away) => Event::StoreUp { store, away },
@@ -73,19 +73,19 @@ impl Transition {
 
 pub(super) struct Health<C> {
     connection: Option<C>,
-    /// The number of `connection`.
+    /// Number of `connection`.
     number: u64,
     breaker: Breaker,
-    /// Answers that take longer are slow.
+    /// Duration from which an answer is slow.
     slow_after: Option<Duration>,
-    /// Since when it is down; `None` while it is up, or not known yet.
+    /// Start of the outage; `None` while up or unknown.
     down_since: Option<Timestamp>,
     known: bool,
     logged: [Option<Timestamp>; 2],
     /// The running connection task: its number and its handle.
     dialling: Option<(u64, Option<AbortHandle>)>,
     dial_turns: u64,
-    /// When the last attempt to connect began.
+    /// Start of the last attempt to connect.
     last_dial: Option<Timestamp>,
     stats: GuardStats,
 }
@@ -128,14 +128,14 @@ impl<C> Health<C> {
         self.drop_connection(ticket, now)
     }
 
-    /// A late answer alone costs no connection: a slow one in twenty would otherwise cost them all.
+    /// A late answer alone does not replace the connection, because occasional slow answers would do so constantly.
     pub(super) fn timed_out(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
         self.stats.timeouts += 1;
         self.record(ticket, CallOutcome::Failure, now);
         if self.breaker.is_open() { self.drop_connection(ticket, now) } else { None }
     }
 
-    /// The next call tries the fresh connection; its success shuts the breaker.
+    /// The next call tries the fresh connection; its success closes the breaker.
     pub(super) fn connected(&mut self, connection: C, turn: u64, now: Timestamp) -> Option<Transition> {
         self.connection = Some(connection);
         self.number += 1;
@@ -191,7 +191,7 @@ impl<C> Health<C> {
         self.last_dial = Some(now);
     }
 
-    /// How long until the next attempt to connect may begin.
+    /// Returns the time until the next attempt to connect may start.
     pub(super) fn dial_due(&self, now: Timestamp, every: Duration) -> Duration {
         self.last_dial.map_or(Duration::ZERO, |last| every.saturating_sub(now.since(last)))
     }
@@ -212,7 +212,7 @@ impl<C> Health<C> {
         self.breaker.record(ticket.permit, outcome, now)
     }
 
-    /// Unless it has been replaced since the call was made.
+    /// Drops the connection, unless it was replaced after the call was made.
     fn drop_connection(&mut self, ticket: CallTicket, now: Timestamp) -> Option<Transition> {
         if ticket.connection != self.number {
             return None;

@@ -6,7 +6,7 @@ use crate::base::event::Event;
 const D: Duration = Duration::from_millis(25);
 const MS: Duration = Duration::from_millis(1);
 
-/// A server whose moods are set by the test; a connection is its number.
+/// A server whose behaviour is set by the test; a connection is its number.
 #[derive(Clone, Default)]
 struct Server {
     listens: Arc<AtomicBool>,
@@ -14,7 +14,7 @@ struct Server {
     hangs: Arc<AtomicBool>,
     dials: Arc<AtomicU64>,
     served: Arc<AtomicUsize>,
-    told: Arc<Mutex<Vec<String>>>,
+    reports: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -33,14 +33,14 @@ impl Server {
     }
 
     fn guard_with(&self, settings: GuardSettings) -> FailOpen<u64> {
-        let (server, told) = (self.clone(), self.told.clone());
+        let (server, reports) = (self.clone(), self.reports.clone());
         let events = Events::new(Some(Arc::new(move |event: &Event<'_>| {
             let word = match event {
                 Event::StoreDown { .. } => "down",
                 Event::StoreUp { .. } => "up",
                 _ => "other",
             };
-            told.lock().push(word.to_owned());
+            reports.lock().push(word.to_owned());
         })));
         let dial = move || -> BoxFuture<Result<u64, Error>> {
             let server = server.clone();
@@ -71,8 +71,8 @@ impl Server {
         guard.call(|connection| self.answer(connection)).await
     }
 
-    fn told(&self) -> Vec<String> {
-        self.told.lock().clone()
+    fn reports(&self) -> Vec<String> {
+        self.reports.lock().clone()
     }
 }
 
@@ -87,7 +87,7 @@ async fn took<T>(future: impl Future<Output = T>) -> (T, Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_connection() {
+async fn no_call_waits_for_a_connection() {
     let server = Server::default();
     let guard = server.guard();
     for _ in 0..1_000 {
@@ -98,16 +98,16 @@ async fn nobody_waits_for_a_connection() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     let dials = server.dials.load(Ordering::SeqCst);
     assert!((40..=100).contains(&dials), "at most ten attempts a second: {dials} in ten");
-    assert_eq!(server.told(), ["down"], "said once");
+    assert_eq!(server.reports(), ["down"], "reported once");
     server.listens.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert_eq!(server.call(&guard).await, Ok(1), "back within a quarter of a second");
-    assert_eq!(server.told(), ["down", "up"]);
+    assert_eq!(server.reports(), ["down", "up"]);
     assert_eq!(guard.generation(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_costs_each_call_its_deadline_and_then_nothing() {
+async fn a_hanging_server_costs_the_deadline_until_the_breaker_opens() {
     let server = Server::up();
     let guard = server.guard();
     settled(&guard).await;
@@ -119,18 +119,18 @@ async fn a_server_that_hangs_costs_each_call_its_deadline_and_then_nothing() {
     }
     let (answer, time) = took(server.call(&guard)).await;
     assert_eq!((answer, time), (Err(Outage::Disconnected), Duration::ZERO));
-    // Attempts that hang do not hold back the next ones, and the first that ends is taken.
+    // Hanging attempts do not delay the next ones, and the first success is used.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(server.dials.load(Ordering::SeqCst) >= 15);
     server.hangs.store(false, Ordering::SeqCst);
     tokio::time::sleep(D).await;
     assert_eq!(server.call(&guard).await, Ok(1), "the first call over the fresh connection tries it");
     assert_eq!(guard.generation(), 2);
-    assert_eq!(server.told(), ["down", "up"]);
+    assert_eq!(server.reports(), ["down", "up"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_two_seconds_for_each_answer_is_left_within_a_quarter_of_a_second() {
+async fn a_slow_server_is_abandoned_within_a_quarter_of_a_second() {
     for deadline in [D, 2 * D] {
         let server = Server::up();
         let guard = server.guard_by(deadline);
@@ -158,7 +158,7 @@ async fn a_server_that_takes_two_seconds_for_each_answer_is_left_within_a_quarte
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_circuit_is_as_it_was_set() {
+async fn the_configured_circuit_applies() {
     let circuit = Circuit::default().failures(2).probe_every(Duration::from_secs(7));
     let server = Server::up();
     let guard = server.guard_with(GuardSettings { circuit, ..GuardSettings::new(D) });
@@ -172,7 +172,7 @@ async fn the_circuit_is_as_it_was_set() {
     assert_eq!(server.call(&guard).await, Err(Outage::Open), "not before its time");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(server.call(&guard).await, Ok(1));
-    assert_eq!(server.told(), ["down", "up"]);
+    assert_eq!(server.reports(), ["down", "up"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,7 +196,7 @@ async fn answers_that_are_slow_open_it_where_that_was_set() {
     }
 }
 
-/// Accepts every connection and then answers nothing, or breaks off: it may not be dialled as often as it is called.
+/// Accepts every connection and then fails; it may not be dialled on every call.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_accepts_and_then_fails_is_dialled_five_times_a_second_at_most() {
     for breaks in [true, false] {
@@ -217,7 +217,7 @@ async fn a_server_that_accepts_and_then_fails_is_dialled_five_times_a_second_at_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_outages_leave_nothing_behind() {
+async fn a_thousand_outages_leak_nothing() {
     let server = Server::up();
     let guard = server.guard();
     settled(&guard).await;
@@ -225,7 +225,7 @@ async fn a_thousand_outages_leave_nothing_behind() {
     let held = |guard: &FailOpen<u64>| {
         let metrics = tokio::runtime::Handle::current().metrics();
         let inner = (Arc::strong_count(&guard.inner), Arc::weak_count(&guard.inner));
-        // What a forgotten attempt or call would hold on to.
+        // Resources that a leaked attempt or call would hold.
         (metrics.num_alive_tasks(), inner, Arc::strong_count(&server.dials), guard.inner.connects.receiver_count())
     };
     let before = held(&guard);
@@ -240,7 +240,7 @@ async fn a_thousand_outages_leave_nothing_behind() {
         while guard.check().is_ok() {
             assert!(server.call(&guard).await.is_err());
         }
-        // Long enough for several attempts, some of which are under way when the next begin.
+        // Long enough for several attempts that overlap.
         tokio::time::sleep(Duration::from_millis(450)).await;
         assert_eq!(held(&guard).0, 1, "one task dials");
         server.hangs.store(false, Ordering::SeqCst);
@@ -249,11 +249,11 @@ async fn a_thousand_outages_leave_nothing_behind() {
         assert_eq!(server.call(&guard).await, Ok(1), "cycle {cycle}");
         assert_eq!(held(&guard), before, "cycle {cycle}");
     }
-    assert_eq!((guard.generation(), server.told().len()), (1_001, 2_000));
+    assert_eq!((guard.generation(), server.reports().len()), (1_001, 2_000));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_answer_in_twenty_leaves_the_connection_alone() {
+async fn occasional_slow_answers_keep_the_connection() {
     let server = Server::up();
     let guard = server.guard();
     settled(&guard).await;
@@ -268,11 +268,11 @@ async fn a_slow_answer_in_twenty_leaves_the_connection_alone() {
         assert_eq!(answer.await, if slow { Err(Outage::Deadline) } else { Ok(1) });
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!((guard.generation(), server.told().len()), (1, 0));
+    assert_eq!((guard.generation(), server.reports().len()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_refuses_is_asked_once_a_second_over_the_same_connection() {
+async fn a_rejecting_server_is_probed_over_the_same_connection() {
     let server = Server::up();
     let guard = server.guard();
     settled(&guard).await;
@@ -294,7 +294,7 @@ async fn a_server_that_refuses_is_asked_once_a_second_over_the_same_connection()
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(call().await, Ok(1));
     assert_eq!(call().await, Ok(1));
-    assert_eq!((guard.generation(), server.told()), (1, vec!["down".to_owned(), "up".to_owned()]));
+    assert_eq!((guard.generation(), server.reports()), (1, vec!["down".to_owned(), "up".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +311,7 @@ async fn a_broken_connection_is_replaced_by_a_fresh_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_behind_when_the_last_handle_goes() {
+async fn dropping_the_last_handle_leaks_nothing() {
     let server = Server::default();
     for _ in 0..100 {
         let guard = server.guard();
@@ -324,7 +324,7 @@ async fn nothing_is_left_behind_when_the_last_handle_goes() {
 }
 
 #[test]
-fn it_is_built_outside_a_runtime_and_connects_on_first_use() {
+fn a_guard_built_outside_a_runtime_connects_on_first_use() {
     let server = Server::up();
     let guard = server.guard();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -333,6 +333,6 @@ fn it_is_built_outside_a_runtime_and_connects_on_first_use() {
         settled(&guard).await;
         assert_eq!(server.call(&guard).await, Ok(1));
     });
-    // Its next runtime finds it as the first left it.
+    // The next runtime finds the state that the first one left.
     runtime().block_on(async { assert_eq!(server.call(&guard).await, Ok(1)) });
 }

@@ -61,7 +61,7 @@ impl Shard {
 
     /// Evaluates a check without charging.
     pub(super) fn evaluate(&mut self, check: &Check, now: Timestamp) -> Verdict {
-        self.with(check, now, |mut state| state.ask(check.quota, check.cost, now))
+        self.with(check, now, |mut state| state.peek(check.quota, check.cost, now))
     }
 
     /// Evaluates a check, and charges it if admitted.
@@ -81,7 +81,7 @@ impl Shard {
             if *actual < check.cost {
                 state.refund(check.quota, check.cost - actual, *at, now);
             } else if *actual > check.cost {
-                state.ask(check.quota, 0, now);
+                state.peek(check.quota, 0, now);
                 state.charge(check.quota, actual - check.cost, now);
             }
         });
@@ -149,7 +149,7 @@ impl Shard {
     #[cold]
     fn with_overflow_bucket<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {
         let bucket = check.key.to_bits() % OVERFLOW;
-        self.overflow.entry(bucket).or_insert_with(|| KeyState::new(check.quota)).lend(check.quota, now, f)
+        self.overflow.entry(bucket).or_insert_with(|| KeyState::new(check.quota)).with_history(check.quota, now, f)
     }
 
     /// xorshift64: sampling needs no secret.

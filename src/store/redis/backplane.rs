@@ -168,7 +168,7 @@ impl Backplane {
                 let message = format!(
                     "invalidated in this process; other processes receive it when Redis is back ({pending} pending): {outage}"
                 );
-                Error::outage_so(message, outage)
+                Error::outage_with(message, outage)
             })
         }
     }

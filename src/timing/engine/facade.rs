@@ -1,14 +1,13 @@
-//! Every measurement, handed to the `metrics` facade: whichever exporter the application has installed gets it.
+//! Records every measurement with the `metrics` facade, for the exporter that the application has installed.
 //!
 //! | metric | type | unit | labels |
 //! |---|---|---|---|
-//! | `http.server.request.duration` | histogram | seconds | `http.route` |
-//! | `db.client.operation.duration` | histogram | seconds | `db.query.text`: a fingerprint, or a name given to `timed` |
-//! | `db.client.connection.wait_time` | histogram | seconds | |
+//! | `http_server_request_duration_seconds` | histogram | seconds | `http_route` |
+//! | `db_client_operation_duration_seconds` | histogram | seconds | `db_query_summary`: a fingerprint, or a name given to `timed` |
+//! | `db_client_connection_wait_time_seconds` | histogram | seconds | |
 //!
-//! Buckets are the exporter's affair. Where none is installed, a measurement costs a look at a global. An exporter may
-//! be
-//! installed at any time: nothing is remembered of the one before.
+//! The exporter chooses the buckets. Without an exporter, a measurement costs one look at a global. An exporter may
+//! be installed at any time.
 
 use std::time::Duration;
 
@@ -19,15 +18,15 @@ pub(crate) struct Series(Key);
 
 impl Series {
     pub(crate) fn requests(route: &str) -> Self {
-        Self::labelled("http.server.request.duration", "http.route", route)
+        Self::labelled("http_server_request_duration_seconds", "http_route", route)
     }
 
     pub(crate) fn queries(name: &str) -> Self {
-        Self::labelled("db.client.operation.duration", "db.query.text", name)
+        Self::labelled("db_client_operation_duration_seconds", "db_query_summary", name)
     }
 
     pub(crate) fn waits() -> Self {
-        Self(Key::from_static_name("db.client.connection.wait_time"))
+        Self(Key::from_static_name("db_client_connection_wait_time_seconds"))
     }
 
     fn labelled(metric: &'static str, label: &'static str, value: &str) -> Self {

@@ -1,9 +1,8 @@
 //! State of the harvest of sqlx's queries: warns once if no query event arrives.
 //!
-//! A harvest that hears nothing looks like a program without queries. So the state is kept for the whole process, shown
-//! as [`TimingStats::harvest`](crate::timing::TimingStats::harvest), and after 100 requests in silence there is one
-//! warning that
-//! names what is in the way.
+//! A harvest without events looks like a program without queries. Its state is therefore kept per process and shown
+//! as [`TimingStats::harvest`](crate::timing::TimingStats::harvest). After 100 requests without an event, one warning
+//! names the likely cause.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -13,9 +12,9 @@ use crate::base::event::Once;
 use crate::timing::measure::stats::HarvestState;
 
 const SILENT: u8 = 1;
-const HEARD: u8 = 2;
-/// After so many requests silence is worth a word.
-const PATIENCE: u64 = 100;
+const ACTIVE: u8 = 2;
+/// Requests without an event before the warning.
+const REQUESTS_BEFORE_WARNING: u64 = 100;
 
 static STATE: AtomicU8 = AtomicU8::new(0);
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
@@ -29,29 +28,31 @@ pub(crate) fn install() {
 
 /// Records that an event of sqlx arrived.
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "there is no harvest without it"))]
-pub(crate) fn heard() {
-    if STATE.load(Ordering::Relaxed) != HEARD {
-        STATE.store(HEARD, Ordering::Relaxed);
+pub(crate) fn event_arrived() {
+    if STATE.load(Ordering::Relaxed) != ACTIVE {
+        STATE.store(ACTIVE, Ordering::Relaxed);
     }
 }
 
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "there is no harvest without it"))]
-pub(crate) fn is_installed() -> bool {
+pub(super) fn is_installed() -> bool {
     STATE.load(Ordering::Relaxed) != 0
 }
 
 pub(crate) fn state() -> HarvestState {
     match STATE.load(Ordering::Relaxed) {
-        SILENT => HarvestState::NeverHeard,
-        HEARD => HarvestState::Heard,
+        SILENT => HarvestState::NoEvents,
+        ACTIVE => HarvestState::Active,
         _ => HarvestState::Off,
     }
 }
 
-/// One more request has ended.
+/// Counts a finished request.
 #[inline]
 pub(crate) fn request(settings: &TimingSettings) {
-    if STATE.load(Ordering::Relaxed) == SILENT && REQUESTS.fetch_add(1, Ordering::Relaxed) + 1 == PATIENCE {
+    if STATE.load(Ordering::Relaxed) == SILENT
+        && REQUESTS.fetch_add(1, Ordering::Relaxed) + 1 == REQUESTS_BEFORE_WARNING
+    {
         warn(settings);
     }
 }
@@ -65,5 +66,5 @@ pub(crate) fn check(settings: &TimingSettings) {
 
 #[cold]
 fn warn(settings: &TimingSettings) {
-    settings.events.warn_once(&WARNED, "harvest_never_heard", span::why_nothing_is_heard());
+    settings.events.warn_once(&WARNED, "harvest_no_events", span::silence_cause());
 }

@@ -1,8 +1,8 @@
-//! Without the feature `tracing` a request has no span.
+//! Replaces the request span if the feature `tracing` is off.
 
 use crate::base::detached_context::LogSlot;
 
-/// Nothing.
+/// Placeholder for the span of a request.
 pub(crate) struct RequestSpan;
 
 impl RequestSpan {
@@ -20,6 +20,6 @@ impl RequestSpan {
     }
 }
 
-pub(crate) const fn why_nothing_is_heard() -> &'static str {
+pub(super) const fn silence_cause() -> &'static str {
     ""
 }

@@ -1,8 +1,8 @@
-//! [`RequestLog`]: what one request did elsewhere: its queries, its waits for connections, its calls of other services.
+//! [`RequestLog`]: external work of one request: queries, waits for connections, calls of other services.
 //!
-//! A request's log is found through the carrier, so that detached work finds it too: a fetch that a cache goes on with
-//! after its client has left, a background revalidation. It is opened by the first piece of work that asks for it; a
-//! request without one has none.
+//! The log is found through the detached context, so that detached work finds it too: a fetch that a cache continues
+//! after its client has disconnected, or a background revalidation. The first piece of work opens it; a request
+//! without work has none.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,17 +21,17 @@ use crate::timing::measure::stats::{QueryShare, Unattributed};
 /// Work of one request outside the process: queries, calls, waits.
 pub(crate) struct RequestLog {
     route: Arc<Route>,
-    /// The same request's in an outer layer: what is counted here is counted there.
+    /// Log of the same request in an outer layer; measurements are added to both.
     outer: Option<Arc<RequestLog>>,
     work: Mutex<WorkLog>,
-    /// Records a note of detached work. The first note counts: later ones belong to other responses.
+    /// Notes of detached work. The first ones are kept, because later ones belong to other responses.
     notes: OnceLock<Notes>,
 }
 
 #[derive(Clone, Default)]
 pub(crate) struct WorkLog {
     pub(crate) queries: QueryGroups,
-    /// Waits for a connection.
+    /// Waits for database connections.
     pub(crate) pool: Sum,
     /// Calls of other services.
     pub(crate) upstream: Sum,
@@ -55,7 +55,7 @@ impl RequestLog {
         self.route.core().now()
     }
 
-    /// Counts a query that has ended.
+    /// Records a finished query.
     pub(crate) fn query(&self, sample: &Sample<'_>, source: QuerySource) {
         let now = self.now();
         self.route.core().query(sample, now);
@@ -70,7 +70,7 @@ impl RequestLog {
         }
     }
 
-    /// Counts a wait for a connection.
+    /// Records a wait for a connection.
     pub(crate) fn waited(&self, took: Duration) {
         self.route.core().waited(took, self.now());
         self.work().pool.add(took);
@@ -79,7 +79,7 @@ impl RequestLog {
         }
     }
 
-    /// Counts a call of another service.
+    /// Records a call of another service.
     pub(crate) fn called(&self, sample: &Sample<'_>) {
         self.route.core().called(sample, self.now());
         self.work().upstream.add(sample.took);
@@ -88,17 +88,17 @@ impl RequestLog {
         }
     }
 
-    /// Returns the note of detached work.
+    /// Returns the notes of detached work.
     pub(crate) fn notes(&self) -> Notes {
         self.notes.get().copied().unwrap_or_default()
     }
 
-    /// Everything until now.
+    /// Returns the work until now.
     pub(crate) fn reading(&self) -> WorkLog {
         self.work().clone()
     }
 
-    /// How many until now, and how long.
+    /// Returns the counts and durations until now.
     pub(crate) fn sums(&self) -> Sums {
         let work = self.work();
         Sums { queries: work.queries.sum(), pool: work.pool, upstream: work.upstream }
@@ -109,7 +109,7 @@ impl RequestLog {
         let (settings, repeats) = (self.route.core().settings(), self.route.repeats());
         let work = self.work();
         let repeated = |group: &QueryGroup| {
-            let kind = match repeats.judge(group)? {
+            let kind = match repeats.classify(group)? {
                 Repeated::NPlusOne => FindingKind::NPlusOne,
                 Repeated::Duplicate => FindingKind::DuplicateQueries,
             };
@@ -130,7 +130,7 @@ impl RequestLog {
 }
 
 impl WorkLog {
-    /// The queries by name, those first that took longest together.
+    /// Returns the queries by name, ordered by total time.
     pub(crate) fn shares(&self) -> Vec<QueryShare> {
         let share = |group: &QueryGroup| QueryShare {
             name: group.name.as_str().to_owned(),

@@ -1,4 +1,4 @@
-//! [`Route`]: the counters of one route, and what a request that ends adds to them.
+//! [`Route`]: the counters of one route.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,20 +21,20 @@ use crate::timing::measure::stats::{Latency, RouteStats, SlowRequest, Windows};
 /// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestOutcome {
-    /// With this status.
+    /// Answered with this status.
     Answered(StatusCode),
-    /// With an error of the inner service.
+    /// Failed with an error of the inner service.
     Failed,
-    /// Its future was dropped before it was ready.
+    /// Dropped before it was ready.
     Cancelled,
 }
 
 /// Source of a query's measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QuerySource {
-    /// The program itself.
+    /// Code of the program.
     Program,
-    /// An event, inside the subscriber: what is found is logged later, where that is allowed.
+    /// An event inside the subscriber, where logging is not allowed: findings are reported later.
     #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "only events come from a subscriber"))]
     Subscriber,
 }
@@ -42,15 +42,15 @@ pub(crate) enum QuerySource {
 /// Summary of a finished request.
 pub(crate) struct RequestSummary<'a> {
     pub(crate) now: Timestamp,
-    /// Nanoseconds.
+    /// Duration in nanoseconds.
     pub(crate) took: u64,
     pub(crate) outcome: RequestOutcome,
     pub(crate) log: Option<&'a RequestLog>,
     pub(crate) notes: Notes,
 }
 
-/// One route's counters. What is in flight was started and neither answered nor cancelled: a request pays for one
-/// counter when it comes and for one when it goes.
+/// Counters of one route. Requests in flight are those started and neither answered nor cancelled, so that a request
+/// updates one counter at its start and one at its end.
 pub(crate) struct Route {
     name: Arc<str>,
     core: Arc<TimingShared>,
@@ -62,7 +62,7 @@ pub(crate) struct Route {
     queries: AtomicU64,
     query_nanos: AtomicU64,
     latencies: Latencies,
-    told: Series,
+    series: Series,
 }
 
 impl Route {
@@ -81,7 +81,7 @@ impl Route {
             queries: AtomicU64::new(0),
             query_nanos: AtomicU64::new(0),
             latencies: Latencies::new(),
-            told: Series::requests(name),
+            series: Series::requests(name),
         }
     }
 
@@ -94,21 +94,21 @@ impl Route {
     }
 
     pub(crate) fn latency(&self) -> Histogram {
-        self.latencies.ever()
+        self.latencies.overall()
     }
 
-    /// Counts a request in.
+    /// Counts a started request.
     pub(crate) fn begin(&self) {
         self.started.add(0, 1);
     }
 
-    /// Counts a query of one of this route's requests.
+    /// Records a query of a request on this route.
     pub(crate) fn query(&self, took: Duration) {
         add(&self.queries, 1);
         add(&self.query_nanos, nanos(took));
     }
 
-    /// Counts a request out.
+    /// Records a finished request.
     #[inline]
     pub(crate) fn finish(&self, ended: &RequestSummary<'_>) {
         match ended.outcome {
@@ -125,15 +125,15 @@ impl Route {
         if let Some(log) = ended.log {
             log.review().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
         }
-        self.core.tell();
+        self.core.report_pending();
     }
 
     fn answered(&self, ended: &RequestSummary<'_>) {
         self.latencies.record(ended.now, ended.took);
-        self.told.record(ended.took);
+        self.series.record(ended.took);
     }
 
-    /// Counts what was found, and reports it where it is due.
+    /// Counts a finding, and reports it if it is due.
     pub(crate) fn found(&self, found: &RequestFinding, now: Timestamp, source: QuerySource) {
         self.core.found(&self.name, found, now, source);
     }
@@ -166,7 +166,7 @@ impl Route {
     }
 
     pub(crate) fn stats(&self, now: Timestamp) -> RouteStats {
-        // The ends are read before the beginnings: a request that passes meanwhile is in flight, never less than none.
+        // Ends are read before starts, so that concurrent requests never make the difference negative.
         let (latency, cancelled) = (Latency::of(&self.latency()), read(&self.cancelled));
         let requests = self.started.sum(0);
         let query_time = Duration::from_nanos(read(&self.query_nanos));
@@ -186,7 +186,7 @@ impl Route {
     }
 }
 
-/// The share of one span in another; 0 where there is nothing to share.
+/// Returns `part` ⁄ `whole`; 0 if `whole` is zero.
 fn share(part: Duration, whole: Duration) -> f64 {
     if whole.is_zero() { 0.0 } else { part.as_secs_f64() / whole.as_secs_f64() }
 }

@@ -1,4 +1,4 @@
-//! The configuration of a timing layer, checked.
+//! Validated configuration of a timing layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::timing::measure::n_plus_one::Repeats;
 
-/// Which requests get a `Server-Timing` field.
+/// Selects the requests whose responses carry `Server-Timing`.
 #[derive(Clone)]
 pub(crate) enum Reporting {
     Never,

@@ -1,5 +1,4 @@
-//! [`TimingShared`]: what the routes of one layer share: how it was set up, the queries, the findings, the slow
-//! requests.
+//! [`TimingShared`]: state shared by the routes of one layer: settings, queries, findings, slow requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -22,12 +21,12 @@ use crate::timing::measure::table::NamedCounters;
 const MAX_QUERIES: usize = 256;
 const MAX_UPSTREAMS: usize = 64;
 /// Maximum number of pending findings.
-const MOST_UNTOLD: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// State shared by the routes of one layer.
 pub(crate) struct TimingShared {
     settings: TimingSettings,
-    /// The setting in nanoseconds, which every request is compared with.
+    /// Slow-request threshold in nanoseconds, compared with every request.
     slow_after: u64,
     queries: NamedCounters<Work>,
     upstreams: NamedCounters<Work>,
@@ -37,7 +36,7 @@ pub(crate) struct TimingShared {
     pending: PendingFindings,
 }
 
-/// Findings made where nothing may be logged: inside a subscriber.
+/// Findings made inside a subscriber, where logging is not allowed.
 #[derive(Default)]
 struct PendingFindings {
     any: AtomicBool,
@@ -70,22 +69,22 @@ impl TimingShared {
         self.settings.clock.now()
     }
 
-    /// Counts a query.
+    /// Records a query.
     pub(crate) fn query(&self, sample: &Sample<'_>, now: Timestamp) {
         self.queries.of(sample.name.as_str()).add(sample, now);
     }
 
-    /// Counts a call of another service.
+    /// Records a call of another service.
     pub(crate) fn called(&self, sample: &Sample<'_>, now: Timestamp) {
         self.upstreams.of(sample.name.as_str()).add(sample, now);
     }
 
-    /// Counts a wait for a connection.
+    /// Records a wait for a connection.
     pub(crate) fn waited(&self, took: Duration, now: Timestamp) {
         self.pool.record(took, now);
     }
 
-    /// Counts what was found, and reports it where it is due.
+    /// Counts a finding, and reports it if it is due.
     pub(crate) fn found(&self, route: &Arc<str>, found: &RequestFinding, now: Timestamp, source: QuerySource) {
         if !lock(&self.findings).note(route, found, now) {
             return;
@@ -94,7 +93,7 @@ impl TimingShared {
             QuerySource::Program => self.settings.events.emit(&found.event(route)),
             QuerySource::Subscriber => {
                 let mut list = lock(&self.pending.list);
-                if list.len() < MOST_UNTOLD {
+                if list.len() < MAX_PENDING {
                     list.push((route.clone(), found.clone()));
                 }
                 self.pending.any.store(true, Ordering::Release);
@@ -102,35 +101,35 @@ impl TimingShared {
         }
     }
 
-    /// Reports what was found where it could not be reported.
+    /// Reports pending findings.
     #[inline]
-    pub(crate) fn tell(&self) {
+    pub(super) fn report_pending(&self) {
         if self.pending.any.load(Ordering::Relaxed) && self.pending.any.swap(false, Ordering::Acquire) {
             let list = std::mem::take(&mut *lock(&self.pending.list));
             list.iter().for_each(|(route, found)| self.settings.events.emit(&found.event(route)));
         }
     }
 
-    /// Each query there was, those first that took longest together.
-    pub(crate) fn query_stats(&self, now: Timestamp) -> Vec<QueryStats> {
+    /// Returns all queries, ordered by total time.
+    pub(super) fn query_stats(&self, now: Timestamp) -> Vec<QueryStats> {
         stats(&self.queries, now)
     }
 
-    pub(crate) fn upstream_stats(&self, now: Timestamp) -> Vec<QueryStats> {
+    pub(super) fn upstream_stats(&self, now: Timestamp) -> Vec<QueryStats> {
         stats(&self.upstreams, now)
     }
 
-    pub(crate) fn pool_stats(&self, now: Timestamp) -> PoolStats {
+    pub(super) fn pool_stats(&self, now: Timestamp) -> PoolStats {
         PoolStats { wait: Latency::of(&self.pool()), windows: Windows::of(&self.pool.latencies, now) }
     }
 
-    /// The histograms behind [`query_stats`](Self::query_stats), by name.
+    /// Returns the histograms behind [`query_stats`](Self::query_stats), by name.
     pub(crate) fn queries(&self) -> impl Iterator<Item = (&str, Histogram)> {
-        self.queries.sorted().into_iter().map(|work| (&*work.name, work.latencies.ever()))
+        self.queries.sorted().into_iter().map(|work| (&*work.name, work.latencies.overall()))
     }
 
     pub(crate) fn pool(&self) -> Histogram {
-        self.pool.latencies.ever()
+        self.pool.latencies.overall()
     }
 
     pub(crate) fn findings(&self) -> (Vec<Finding>, Vec<FindingCount>) {
@@ -154,23 +153,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
 }
 
-/// The counters of one query, of one other service, or of the pools.
+/// Counters of one query, of one other service, or of the pools.
 struct Work {
     name: Box<str>,
     cancelled: AtomicU64,
     rows: AtomicU64,
     latencies: Latencies,
-    told: Option<Series>,
+    series: Option<Series>,
 }
 
 impl Work {
-    fn new(name: &str, told: Option<Series>) -> Self {
+    fn new(name: &str, series: Option<Series>) -> Self {
         Self {
             name: name.into(),
             cancelled: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             latencies: Latencies::new(),
-            told,
+            series,
         }
     }
 
@@ -187,8 +186,8 @@ impl Work {
     fn record(&self, took: Duration, now: Timestamp) {
         let took = nanos(took);
         self.latencies.record(now, took);
-        if let Some(told) = &self.told {
-            told.record(took);
+        if let Some(series) = &self.series {
+            series.record(took);
         }
     }
 
@@ -197,7 +196,7 @@ impl Work {
             name: self.name.clone().into(),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
-            latency: Latency::of(&self.latencies.ever()),
+            latency: Latency::of(&self.latencies.overall()),
             windows: Windows::of(&self.latencies, now),
         }
     }

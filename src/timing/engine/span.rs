@@ -1,10 +1,8 @@
-//! [`RequestSpan`]: the request's own span, in which its log is found from other threads.
+//! [`RequestSpan`]: the span of a request, through which other threads find its log.
 //!
-//! It is opened only where a [harvest](crate::timing::harvest()) is installed, at the level `TRACE`, so that a log
-//! that shows
-//! less shows nothing of it. Where `TRACE` is shut off for the whole subscriber or at compile time, `INFO` is taken:
-//! the
-//! queries of SQLite, which are made on a thread of their own, would be nobody's otherwise.
+//! It is created only if a [harvest](crate::timing::harvest()) is installed, at the level `TRACE`, so that logs with
+//! a higher level do not show it. If `TRACE` is disabled for the whole subscriber or at compile time, `INFO` is used,
+//! because SQLite's queries run on a separate thread and are attributed by this span only.
 
 use tracing::level_filters::STATIC_MAX_LEVEL;
 use tracing::{Level, Span};
@@ -12,7 +10,7 @@ use tracing::{Level, Span};
 use super::harvest_health;
 use crate::base::detached_context::LogSlot;
 
-/// The target of that span.
+/// Target of the span.
 pub(crate) const TARGET: &str = "tollgate::request";
 
 /// The span of one request; disabled if no harvest is installed.
@@ -28,7 +26,7 @@ impl RequestSpan {
         if harvest_health::is_installed() { Self::made(slot) } else { Self::none() }
     }
 
-    /// Inside the slot: the harvest looks for the log there.
+    /// Creates the span inside the slot, where the harvest looks for the log.
     #[cold]
     fn made(slot: &mut LogSlot) -> Self {
         slot.enter(|| {
@@ -48,15 +46,15 @@ impl RequestSpan {
 }
 
 /// Returns the likely reason why no event of sqlx arrives.
-pub(crate) fn why_nothing_is_heard() -> &'static str {
+pub(super) fn silence_cause() -> &'static str {
     if STATIC_MAX_LEVEL < Level::DEBUG {
-        "no query of sqlx has been heard: a feature of `tracing` such as `release_max_level_info` removes its events from \
+        "no event of sqlx has arrived: a feature of `tracing` such as `release_max_level_info` removes its events from \
          the program; let sqlx log at that level: `connect_options.log_statements(log::LevelFilter::Info)`"
     } else if !tracing::enabled!(target: "sqlx::query", Level::DEBUG) {
-        "no query of sqlx has been heard: a filter over the whole subscriber hides `sqlx::query`; filter the layer that \
+        "no event of sqlx has arrived: a filter over the whole subscriber hides `sqlx::query`; filter the layer that \
          prints instead: `registry().with(fmt::layer().with_filter(env_filter)).with(tollgate::timing::harvest())`"
     } else {
-        "no query of sqlx has been heard: either none was made, or statement logging is off; turn it on: \
+        "no event of sqlx has arrived: either none was made, or statement logging is off; turn it on: \
          `connect_options.log_statements(log::LevelFilter::Debug)`"
     }
 }

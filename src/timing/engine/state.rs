@@ -1,4 +1,4 @@
-//! [`TimingState`]: everything one timing layer counts, shared by all its services.
+//! [`TimingState`]: the counters of one timing layer, shared by all its services.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
 use crate::timing::measure::table::NamedCounters;
 
-/// The routes by name, and what they share.
+/// Routes by name, and their shared state.
 pub(crate) struct TimingState {
     core: Arc<TimingShared>,
     pub(crate) switch: SwitchCell,
     routes: NamedCounters<Arc<Route>>,
-    /// The route of each of our own patterns, by the pattern's place among them.
+    /// Route of each declared pattern, by the pattern's index.
     patterns: Box<[Arc<Route>]>,
     unmatched: Arc<Route>,
 }
 
 impl TimingState {
     pub(crate) fn new(settings: TimingSettings) -> Self {
-        // One place more than asked for: unmatched requests never push a route out, nor are pushed out.
+        // One extra place: unmatched requests neither displace a route nor are displaced.
         let limit = settings.max_routes + 1;
-        settings.clock.wind();
+        settings.clock.warm_up();
         let core = Arc::new(TimingShared::new(settings));
         let shared = core.clone();
         let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));
@@ -38,7 +38,7 @@ impl TimingState {
         Self { core, switch: SwitchCell::default(), routes, patterns, unmatched }
     }
 
-    /// Counts a request in; its route, or nothing where the layer is not enabled.
+    /// Counts a started request and returns its route; `None` if the layer is disabled.
     pub(crate) fn begin(&self, head: &RequestHead<'_>) -> Option<Arc<Route>> {
         let settings = self.core.settings();
         if !settings.enabled || self.switch.get() == Switch::Off {
@@ -64,7 +64,7 @@ impl TimingState {
         &self.core
     }
 
-    /// Every route there was a request for, with its numbers.
+    /// Returns every route with requests, and its statistics.
     pub(crate) fn routes(&self) -> Vec<(&Route, RouteStats)> {
         let now = self.core.now();
         let all = self.routes.sorted().into_iter().map(|route| (&**route, route.stats(now)));
@@ -72,7 +72,7 @@ impl TimingState {
     }
 
     pub(crate) fn stats(&self) -> TimingStats {
-        self.core.tell();
+        self.core.report_pending();
         harvest_health::check(self.core.settings());
         let now = self.core.now();
         let mut all = Histogram::default();

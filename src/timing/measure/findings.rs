@@ -1,8 +1,8 @@
-//! [`Findings`]: what was found, each thing once a minute.
+//! [`Findings`]: deduplicated findings, each reported once a minute.
 //!
-//! A finding is what a developer can act on: a kind, a route, a query, how often, how long. The same kind of finding
-//! about the same query on the same route is reported once a minute; all are counted. The book of what was reported is
-//! bounded: where 1 024 different findings were reported within a minute, more are counted and not reported.
+//! A finding is something a developer can act on: a kind, a route, a query, a count and a duration. The same kind of
+//! finding about the same query on the same route is reported once a minute; all are counted. Memory is bounded:
+//! beyond 1 024 different findings reported within a minute, further ones are counted and not reported.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::Location;
@@ -20,6 +20,12 @@ const MOST: usize = 1_024;
 const RECENT: usize = 64;
 
 /// Kinds of findings.
+///
+/// ```
+/// use tollgate::timing::FindingKind;
+///
+/// assert_eq!(FindingKind::PoolStarvation.as_str(), "pool_starvation");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -28,16 +34,16 @@ pub enum FindingKind {
     SlowQuery,
     /// One request took at least [`slow_after`](crate::timing::TimingBuilder::slow_after).
     SlowRequest,
-    /// One request made the same query again and again, for different things.
+    /// One request made the same query repeatedly, for different rows.
     NPlusOne,
-    /// One request asked the same thing more than once.
+    /// One request made the same query for the same rows more than once.
     DuplicateQueries,
     /// One request waited at least [`starved_after`](crate::timing::TimingBuilder::starved_after) for a connection.
     PoolStarvation,
 }
 
 impl FindingKind {
-    /// The word for it in JSON and in labels.
+    /// Returns the identifier used in JSON and in labels.
     ///
     /// ```
     /// assert_eq!(tollgate::timing::FindingKind::NPlusOne.as_str(), "n_plus_one");
@@ -54,7 +60,7 @@ impl FindingKind {
     }
 }
 
-/// Something found in one request.
+/// Finding about one request.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestFinding {
     pub(crate) kind: FindingKind,
@@ -79,7 +85,7 @@ impl RequestFinding {
 
 type About = (FindingKind, Box<str>, Box<str>);
 
-/// Recent findings, and when each kind was last reported.
+/// Recent findings, and the time of each kind's last report.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     reported: HashMap<About, Timestamp>,
@@ -88,7 +94,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Counts a finding; true where it is to be reported.
+    /// Counts a finding; returns whether it is due to be reported.
     pub(crate) fn note(&mut self, route: &str, found: &RequestFinding, now: Timestamp) -> bool {
         self.count(route, found.kind);
         let query = found.query.as_ref().map_or("", QueryName::as_str);
@@ -115,7 +121,7 @@ impl Findings {
         true
     }
 
-    /// Routes are bounded, and so is this.
+    /// Counts by route and kind, both of which are bounded.
     fn count(&mut self, route: &str, kind: FindingKind) {
         match self.counts.iter_mut().find(|held| held.kind == kind && held.route == route) {
             Some(held) => held.count += 1,
@@ -123,7 +129,7 @@ impl Findings {
         }
     }
 
-    /// The last ones reported, newest first.
+    /// Returns the most recently reported findings, newest first.
     pub(crate) fn recent(&self) -> Vec<Finding> {
         self.recent.iter().cloned().collect()
     }
@@ -149,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_reported_once_a_minute_and_always_counted() {
+    fn findings_are_reported_once_a_minute_and_always_counted() {
         let mut findings = Findings::default();
         for (route, query, at, wanted) in [
             ("/a", "x", 0, true),

@@ -1,37 +1,35 @@
-//! [`fingerprint`]: what a statement looks like without its values.
+//! [`fingerprint`]: a normalised SQL statement without its values.
 //!
 //! | in the statement | in the fingerprint |
 //! |---|---|
 //! | text, numbers, `TRUE`, `FALSE`, `NULL` (but not in `IS NULL`), parameters (`$1`, `?`, `:name`, `@name`) | `?` |
-//! | a list of them, in `IN (…)` or `VALUES (…), (…)`, however long | one `?` |
+//! | lists of these, in `IN (…)` or `VALUES (…), (…)`, of any length | one `?` |
 //! | comments | nothing |
 //! | keywords | upper case |
-//! | white space | one blank between words, none where none is needed |
-//! | what may be a value in some dialect and a name in another | `?` |
-//! | where dialects disagree about where text ends | `…`, and nothing of what follows |
+//! | white space | one blank between words, none elsewhere |
+//! | tokens that are values in one dialect and names in another | `?` |
+//! | text whose end depends on the dialect | `…`, and nothing after it |
 //!
-//! A word in double quotes is a name in the standard, and text in MySQL. It is kept only where it cannot be text: next
-//! to a dot, after `FROM`, `JOIN`, `INTO`, `UPDATE`, `TABLE`, `SET` and `AS`, and in the list of columns of an
+//! A word in double quotes is a name in the standard, and text in MySQL. It is kept only where it cannot be text:
+//! next to a dot, after `FROM`, `JOIN`, `INTO`, `UPDATE`, `TABLE`, `SET` and `AS`, and in the column list of an
 //! `INSERT`.
 //!
-//! One pass over the bytes: the time is linear in the statement's length, and what is written is at most 2 KB.
+//! One pass over the bytes: linear time, and at most 2 KB of output.
 
 use super::sql::{Scanner, Token};
 
-/// Where a fingerprint is cut off, in bytes.
+/// Maximum length of a fingerprint, in bytes.
 const LONGEST: usize = 2_048;
-/// Stands for what is cut off.
+/// Marks a truncated fingerprint.
 const CUT: &str = "…";
 
-/// The statement without its values: two statements that differ in values alone have the same fingerprint.
+/// Returns the statement without its values: statements that differ only in values have the same fingerprint.
 ///
-/// It never contains a value of the statement, so that it may be logged and used as a label. Names of tables and
-/// columns
-/// are kept as they are written. Useful to find out what [`Repeats::allow`](crate::timing::Repeats::allow) wants to be
-/// given.
+/// It never contains a value of the statement and may be logged and used as a label. Names of tables and columns are
+/// kept as written. It is also the form that [`Repeats::allow`](crate::timing::Repeats::allow) accepts.
 ///
-/// Costs about 15 ns per byte of SQL, and one allocation. Follows the lexical rules of SQL:2016, PostgreSQL, SQLite and
-/// MySQL; text that is no SQL gives a fingerprint too.
+/// Costs about 15 ns per byte of SQL, and one allocation. Follows the lexical rules of SQL:2016, PostgreSQL, SQLite
+/// and MySQL; other text gives a fingerprint too.
 ///
 /// ```
 /// use tollgate::timing::fingerprint;
@@ -45,7 +43,7 @@ pub fn fingerprint(sql: &str) -> String {
     read(sql).0
 }
 
-/// The fingerprint, and whether the statement has parameters, as far as it was read.
+/// Returns the fingerprint, and whether the statement may have parameters.
 pub(crate) fn read(sql: &str) -> (String, bool) {
     let mut out = String::with_capacity(sql.len().min(LONGEST));
     let mut writer = Writer::new(&mut out);
@@ -58,7 +56,7 @@ pub(crate) fn read(sql: &str) -> (String, bool) {
         }
     }
     writer.end();
-    // What was not read may have some.
+    // The unread rest may have parameters.
     (out, cut || scanner.parameters)
 }
 
@@ -79,15 +77,15 @@ enum Last {
 struct Writer<'a> {
     out: &'a mut String,
     last: Last,
-    /// The last keyword was one after which a name must follow.
+    /// Whether a name must follow the last keyword.
     names_follow: bool,
-    /// The last keyword was `IS`, or `NOT` after it.
+    /// Whether the last keyword was `IS`, or `NOT` after it.
     after_is: bool,
-    /// Inside the parentheses after `INSERT INTO name`.
+    /// Position relative to the column list of an `INSERT INTO name`.
     columns: Columns,
 }
 
-/// How far an `INSERT` has got towards its list of columns.
+/// Progress of an `INSERT` towards its column list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Columns {
     No,
@@ -100,7 +98,7 @@ impl<'a> Writer<'a> {
         Self { out, last: Last::Nothing, names_follow: false, after_is: false, columns: Columns::No }
     }
 
-    /// Writes one token; false where nothing more is to be written.
+    /// Writes one token; returns false when the output is complete.
     fn push(&mut self, token: Token<'_>, scanner: &Scanner<'_>) -> bool {
         match token {
             Token::Word(word) => self.word(word),
@@ -153,7 +151,7 @@ impl<'a> Writer<'a> {
         self.settle(Last::Name);
     }
 
-    /// A word in double quotes: a name where it cannot be text.
+    /// Writes a word in double quotes: as a name if it cannot be text.
     fn quoted(&mut self, name: &str, scanner: &Scanner<'_>) {
         let certain =
             self.names_follow || self.last == Last::Dot || self.columns == Columns::Inside || scanner.next_is(b'.');
@@ -223,7 +221,7 @@ fn plain(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'$' | b' '))
 }
 
-/// The keyword in upper case.
+/// Returns the keyword in upper case.
 fn keyword(word: &str) -> Option<&'static str> {
     const LONGEST: usize = 12;
     if word.len() > LONGEST {
@@ -236,7 +234,7 @@ fn keyword(word: &str) -> Option<&'static str> {
     KEYWORDS.binary_search_by(|keyword| keyword.as_bytes().cmp(upper)).ok().map(|found| KEYWORDS[found])
 }
 
-/// In the order of the alphabet.
+/// Sorted alphabetically.
 #[rustfmt::skip]
 const KEYWORDS: [&str; 105] = [
     "ALL", "ALTER", "ANALYZE", "AND", "ANY", "ARRAY", "AS", "ASC", "BEGIN", "BETWEEN", "BY", "CASE", "CAST",
@@ -260,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_values_alone_is_the_same() {
+    fn statements_that_differ_only_in_values_are_equal() {
         for (sql, wanted) in [
             ("", ""),
             ("select 1", "SELECT ?"),
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn where_dialects_disagree_nothing_more_is_shown() {
+    fn the_fingerprint_ends_where_dialects_disagree() {
         for sql in [
             "SELECT a WHERE b = 'it\\'s secret'",
             "SELECT a WHERE p = 'C:\\' AND n = 'secret'",
@@ -319,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_ends() {
+    fn unterminated_text_is_handled() {
         for sql in ["'secret", "\"secret", "/* secret", "-- secret", "$x$ secret", "`secret", "E'secret\\"] {
             assert!(!fingerprint(sql).contains("secret"), "{sql}");
         }

@@ -1,8 +1,8 @@
-//! [`QueryGroups`]: the queries of one request, grouped by what they look like; so many groups, and no more.
+//! [`QueryGroups`]: the queries of one request, grouped by name; bounded.
 //!
-//! A request that runs more than 256 different queries counts the rest under `other`. Within a group, queries that are
-//! known to be the same in everything (the same key, or the same text without parameters) are counted apart, the first
-//! 32 of them: that is how a query asked twice is told from one asked for two rows.
+//! A request with more than 256 different queries counts the rest under `other`. Within a group, the first 32 queries
+//! that are known to be identical (same key, or same text without parameters) are counted separately; that
+//! distinguishes a repeated query from queries for different rows.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 use super::table::OTHER;
 
-/// How many groups a request tells apart.
+/// Maximum number of groups per request.
 pub(crate) const MAX_GROUPS: usize = 256;
 /// Maximum number of distinct queries in one group.
-const MAX_TWINS: usize = 32;
+const MAX_DISTINCT: usize = 32;
 
 /// Name of a query: given by the program, or a fingerprint.
 #[derive(Clone, Debug)]
@@ -40,23 +40,23 @@ impl QueryName {
     }
 }
 
-/// One query that has ended.
+/// One finished query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample<'a> {
     pub(crate) name: &'a QueryName,
-    /// Of its name.
+    /// Hash of the name.
     pub(crate) hash: u64,
     pub(crate) took: Duration,
     pub(crate) rows: u64,
-    /// Dropped before its end.
+    /// Whether it was dropped before its end.
     pub(crate) cancelled: bool,
-    /// A hash of everything it asks for, where that is known.
+    /// Hash of the text and parameters, if known.
     pub(crate) whole: Option<u64>,
-    /// Where the program makes it, where that is known.
+    /// Call site in the program, if known.
     pub(crate) at: Option<&'static Location<'static>>,
 }
 
-/// How many, and how long together.
+/// Count and total duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
     pub(crate) count: u64,
@@ -74,7 +74,7 @@ impl Sum {
     }
 }
 
-/// The queries of one name.
+/// Queries of one name.
 #[derive(Clone, Debug)]
 pub(crate) struct QueryGroup {
     pub(crate) name: QueryName,
@@ -82,13 +82,13 @@ pub(crate) struct QueryGroup {
     pub(crate) slowest: Duration,
     pub(crate) rows: u64,
     pub(crate) at: Option<&'static Location<'static>>,
-    /// How often each, by the hash of everything it asks for.
-    twins: SmallVec<[(u64, u64); 2]>,
+    /// Counts by hash of text and parameters.
+    distinct: SmallVec<[(u64, u64); 2]>,
 }
 
 impl QueryGroup {
     fn new(name: QueryName, at: Option<&'static Location<'static>>) -> Self {
-        Self { name, sum: Sum::default(), slowest: Duration::ZERO, rows: 0, at, twins: SmallVec::new() }
+        Self { name, sum: Sum::default(), slowest: Duration::ZERO, rows: 0, at, distinct: SmallVec::new() }
     }
 
     fn add(&mut self, sample: &Sample<'_>) {
@@ -96,29 +96,29 @@ impl QueryGroup {
         self.slowest = self.slowest.max(sample.took);
         self.rows = self.rows.saturating_add(sample.rows);
         let Some(whole) = sample.whole else { return };
-        match self.twins.iter().position(|(held, _)| *held == whole) {
-            Some(twin) => self.twins[twin].1 += 1,
-            None if self.twins.len() < MAX_TWINS => self.twins.push((whole, 1)),
+        match self.distinct.iter().position(|(held, _)| *held == whole) {
+            Some(twin) => self.distinct[twin].1 += 1,
+            None if self.distinct.len() < MAX_DISTINCT => self.distinct.push((whole, 1)),
             None => {}
         }
     }
 
-    /// How many of them asked for what another had asked for already.
+    /// Returns the number of queries that repeat an earlier one exactly.
     pub(crate) fn duplicates(&self) -> u64 {
-        self.twins.iter().map(|(_, count)| count - 1).sum()
+        self.distinct.iter().map(|(_, count)| count - 1).sum()
     }
 
     /// Returns whether this group collects the queries beyond the maximum.
-    pub(crate) fn is_other(&self) -> bool {
+    pub(super) fn is_other(&self) -> bool {
         matches!(self.name, QueryName::Word(OTHER))
     }
 }
 
-/// The queries of one request by name.
+/// Queries of one request by name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct QueryGroups {
     list: SmallVec<[QueryGroup; 2]>,
-    /// Of the groups' names, in the same order.
+    /// Hashes of the groups' names, in the same order.
     hashes: SmallVec<[u64; 4]>,
 }
 
@@ -132,7 +132,7 @@ impl QueryGroups {
         }
     }
 
-    /// The place of a name that is new.
+    /// Returns the index of a new name.
     fn place(&mut self, sample: &Sample<'_>) -> usize {
         if self.list.len() < MAX_GROUPS {
             self.list.push(QueryGroup::new(sample.name.clone(), sample.at));
@@ -147,7 +147,7 @@ impl QueryGroups {
         self.list.iter()
     }
 
-    /// All of them together.
+    /// Returns the total.
     pub(crate) fn sum(&self) -> Sum {
         self.list.iter().fold(Sum::default(), |mut all, group| {
             all.join(group.sum);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_the_same_is_counted_together() {
+    fn queries_of_one_name_are_one_group() {
         let mut groups = QueryGroups::default();
         let (word, print) = (QueryName::Word("SELECT a"), QueryName::Print("SELECT a".into()));
         groups.add(&sample(&word, None));
@@ -185,11 +185,11 @@ mod tests {
         }
         assert_eq!((groups.iter().count(), groups.sum().count), (257, 1_000_000));
         let other = groups.iter().find(|group| group.is_other()).expect("the surplus");
-        assert_eq!((other.sum.count, other.twins.len()), (999_744, MAX_TWINS));
+        assert_eq!((other.sum.count, other.distinct.len()), (999_744, MAX_DISTINCT));
     }
 
     #[test]
-    fn duplicates_are_those_that_ask_for_the_same() {
+    fn exact_repetitions_are_duplicates() {
         let mut groups = QueryGroups::default();
         let name = QueryName::Word("user");
         for whole in [Some(1), Some(2), Some(1), None, None, Some(1)] {

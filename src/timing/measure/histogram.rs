@@ -1,8 +1,8 @@
 //! [`Histogram`]: latencies in log-linear buckets.
 //!
-//! Each power of two is cut into 32 equal buckets. Below 64 ns a bucket is one nanosecond wide; above, it is at most
-//! 1⁄32 as wide as the values it holds, so that its middle is off by no more than 1⁄64 (1.6 %) of any of them. The
-//! last bucket ends at 2⁴¹ ns (36 minutes): longer values count as that, while the maximum and the sum stay exact.
+//! Each power of two is divided into 32 equal buckets. Below 64 ns a bucket is one nanosecond wide; above, at most
+//! 1⁄32 as wide as its values, so that its middle is within 1⁄64 (1.6 %) of each. The last bucket ends at 2⁴¹ ns (36
+//! minutes): longer values are counted in it, while the maximum and the sum stay exact.
 //!
 //! | | |
 //! |---|---|
@@ -12,14 +12,14 @@
 //!
 //! Recorded without a lock by [`Latencies`](crate::timing::measure::latencies::Latencies).
 
-/// Buckets per power of two, as a power of two.
+/// Base-2 logarithm of the buckets per power of two.
 const FINENESS: u32 = 5;
 const PER_OCTAVE: usize = 1 << FINENESS;
-/// Values from 2⁴¹ on share the last bucket.
+/// Values of at least 2⁴¹ share the last bucket.
 const TOP: u32 = 41;
 pub(crate) const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
 
-/// Counts of nanoseconds, by size. Empty, it holds no memory.
+/// Counts of nanoseconds, by size. Allocates on first use.
 #[derive(Clone, Default)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
@@ -29,7 +29,7 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    /// Adds that many of that value, but for sum and maximum.
+    /// Adds `times` values, without updating the sum and the maximum.
     pub(crate) fn add(&mut self, nanos: u64, times: u64) {
         if self.counts.is_empty() {
             self.counts.resize(BUCKETS, 0);
@@ -38,7 +38,7 @@ impl Histogram {
         self.count += times;
     }
 
-    /// Adds to the sum, and to the maximum where this is larger.
+    /// Adds to the sum, and raises the maximum.
     pub(crate) const fn include(&mut self, sum: u64, max: u64) {
         self.sum += sum;
         if max > self.max {
@@ -46,7 +46,7 @@ impl Histogram {
         }
     }
 
-    /// Adds everything `other` has counted.
+    /// Adds all counts of `other`.
     pub(crate) fn merge(&mut self, other: &Self) {
         if self.counts.is_empty() {
             self.counts.clone_from(&other.counts);
@@ -57,33 +57,33 @@ impl Histogram {
         self.include(other.sum, other.max);
     }
 
-    /// How many values do not exceed that one. Values up to 1⁄32 above it are counted too where they share its bucket.
+    /// Returns the number of values up to `nanos`. Values up to 1⁄32 above it are included if they share its bucket.
     pub(crate) fn up_to(&self, nanos: u64) -> u64 {
         self.counts.iter().take(index(nanos) + 1).sum()
     }
 
-    /// How many values were counted.
+    /// Returns the number of values.
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// The largest value, exactly; 0 where there is none.
+    /// Returns the exact maximum; 0 if empty.
     pub(crate) const fn max(&self) -> u64 {
         self.max
     }
 
-    /// The exact sum of all values.
+    /// Returns the exact sum.
     pub(crate) const fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// The exact mean; 0 where there is no value.
+    /// Returns the exact mean; 0 if empty.
     pub(crate) fn mean(&self) -> u64 {
         self.sum.checked_div(self.count).unwrap_or(0)
     }
 
-    /// The smallest value that at least that share of all values does not exceed ("nearest rank"), within 1⁄64 of it;
-    /// 0 where there is none. `permille` is the share in thousandths: 990 for the 99th percentile.
+    /// Returns a percentile by nearest rank, within 1⁄64; 0 if empty. `permille` is the rank in thousandths: 990 for
+    /// the 99th percentile.
     pub(crate) fn percentile(&self, permille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(permille)).div_ceil(1000).max(1);
         let mut seen = 0_u128;
@@ -97,7 +97,7 @@ impl Histogram {
     }
 }
 
-/// The bucket of a value.
+/// Returns the bucket of a value.
 pub(crate) const fn index(nanos: u64) -> usize {
     let top = (1 << TOP) - 1;
     let nanos = if nanos > top { top } else { nanos };
@@ -106,7 +106,7 @@ pub(crate) const fn index(nanos: u64) -> usize {
     shift as usize * PER_OCTAVE + (nanos >> shift) as usize
 }
 
-/// The value in the middle of a bucket.
+/// Returns the middle of a bucket.
 pub(crate) const fn middle(index: usize) -> u64 {
     let shift = (index / PER_OCTAVE).saturating_sub(1);
     let low = ((index - shift * PER_OCTAVE) as u64) << shift;
@@ -130,7 +130,7 @@ mod tests {
         histogram
     }
 
-    /// Values spread over all orders of magnitude.
+    /// Generates values over all orders of magnitude.
     fn spread() -> impl Strategy<Value = u64> {
         (0..TOP, any::<u64>()).prop_map(|(bits, noise)| (1 << bits) | (noise & ((1 << bits) - 1)))
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_counted_reads_as_zero() {
+    fn an_empty_histogram_reads_as_zero() {
         let reading = Histogram::default();
         assert_eq!((reading.count(), reading.mean(), reading.max(), reading.percentile(990)), (0, 0, 0, 0));
     }

@@ -1,8 +1,8 @@
-//! [`Latencies`]: the latencies of one route or query, since the start and of late, recorded once.
+//! [`Latencies`]: the latency distribution of one route or query, overall and in recent windows.
 //!
-//! A value goes into one histogram, that of the ten seconds now running: an addition, another to a counter of this
-//! thread's, and no lock. When ten seconds are over, the next value moves what they held on, to the histogram of all
-//! times and to the [`Sliding`] windows; until then readings add it up. About 32 KB.
+//! A value is recorded once, in the histogram of the current ten-second slot: two additions to shared and per-thread
+//! counters, without a lock. The first value of the next slot moves the finished slot into the overall histogram and
+//! the [`Sliding`] windows; until then readers add it. About 32 KB.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::base::lock::Mutex;
 use crate::base::sharded_counter::ShardedCounter;
 
 pub(crate) struct Latencies {
-    /// Which ten seconds are running, from 1 on; 0 before the first value.
+    /// Number of the current slot, from 1; 0 before the first value.
     turn: AtomicU64,
     counts: Box<[AtomicU32]>,
     max: AtomicU64,
@@ -23,7 +23,7 @@ pub(crate) struct Latencies {
     settled: Mutex<Settled>,
 }
 
-/// Latencies of earlier intervals.
+/// Latencies of finished slots.
 struct Settled {
     ever: Histogram,
     late: Sliding,
@@ -40,7 +40,7 @@ impl Latencies {
         }
     }
 
-    /// Counts one value.
+    /// Records one value.
     #[inline]
     pub(crate) fn record(&self, now: Timestamp, nanos: u64) {
         let turn = sliding::turn(now);
@@ -54,8 +54,8 @@ impl Latencies {
         }
     }
 
-    /// Everything that was counted. The sum and the maximum are exact.
-    pub(crate) fn ever(&self) -> Histogram {
+    /// Returns the overall distribution. Sum and maximum are exact.
+    pub(crate) fn overall(&self) -> Histogram {
         let settled = self.settled();
         let mut reading = settled.ever.clone();
         self.add_to(&mut reading);
@@ -64,7 +64,7 @@ impl Latencies {
     }
 
     /// Returns the counts within `window` before `now`, at most an hour.
-    pub(crate) fn late(&self, now: Timestamp, window: Duration) -> Histogram {
+    pub(crate) fn recent(&self, now: Timestamp, window: Duration) -> Histogram {
         let settled = self.settled();
         let mut reading = settled.late.reading(now, window);
         if sliding::reaches(self.turn.load(Ordering::Relaxed), now.as_nanos().saturating_sub(nanos(window))) {
@@ -74,7 +74,7 @@ impl Latencies {
         reading
     }
 
-    /// Adds what the running turn holds; about the sum of it.
+    /// Adds the current slot to `reading`; returns about its sum.
     fn add_to(&self, reading: &mut Histogram) -> u64 {
         let mut sum = 0_u64;
         for (bucket, count) in self.counts.iter().enumerate() {
@@ -88,7 +88,7 @@ impl Latencies {
         sum
     }
 
-    /// Moves on what an earlier turn held. Where another thread does, or reads, this value is counted with those.
+    /// Merges a finished slot. If another thread is merging or reading, the value is counted with the earlier slot.
     #[cold]
     fn settle(&self, turn: u64) {
         let Some(mut settled) = self.settled.try_lock() else { return };
@@ -132,13 +132,13 @@ mod tests {
             scope.spawn(|| {
                 let mut seen = 0;
                 for _ in 0..100 {
-                    let count = latencies.ever().count();
+                    let count = latencies.overall().count();
                     assert!(count >= seen, "what was counted once stays counted");
                     seen = count;
                 }
             });
         });
-        let (ever, hour) = (latencies.ever(), latencies.late(second(100), Duration::from_secs(3_600)));
+        let (ever, hour) = (latencies.overall(), latencies.recent(second(100), Duration::from_secs(3_600)));
         assert_eq!((ever.count(), ever.sum(), ever.max()), (400_000, 400_000 * 5_000, 5_000));
         assert_eq!((hour.count(), hour.max()), (400_000, 5_000));
     }
@@ -149,12 +149,12 @@ mod tests {
         for n in 0..100_u64 {
             latencies.record(second(n), (n + 1) * 1_000_000);
         }
-        let ever = latencies.ever();
+        let ever = latencies.overall();
         assert_eq!((ever.count(), ever.sum(), ever.max()), (100, 5_050_000_000, 100_000_000));
         assert!(ever.percentile(500).abs_diff(50_000_000) < 1_000_000);
-        assert_eq!(latencies.late(second(99), minute).count(), 70, "the minute and the ten seconds it reaches into");
-        assert_eq!(latencies.late(second(159), minute).count(), 10);
-        assert_eq!(latencies.late(second(160), minute).count(), 0);
-        assert_eq!(latencies.late(second(99), minute).max(), 100_000_000);
+        assert_eq!(latencies.recent(second(99), minute).count(), 70, "the minute and the ten seconds it reaches into");
+        assert_eq!(latencies.recent(second(159), minute).count(), 10);
+        assert_eq!(latencies.recent(second(160), minute).count(), 0);
+        assert_eq!(latencies.recent(second(99), minute).max(), 100_000_000);
     }
 }

@@ -1,26 +1,25 @@
-//! [`Repeats`]: when the same query, again and again in one request, is worth a word.
+//! [`Repeats`]: thresholds for queries repeated within one request.
 //!
-//! | | the request's group | found |
+//! | | queries of one name in a request | finding |
 //! |---|---|---|
-//! | 1 | is on the allow-list, or controls a transaction (`BEGIN`, `COMMIT`, `SAVEPOINT` …) | nothing |
-//! | 2 | ran at least 5 times and took at least the floor together, for at least two different things | N+1: one query too few, in a loop |
-//! | 3 | asked at least once for what it had asked for already, and only reads | duplicate queries: remember the first answer |
+//! | 1 | are on the allow-list, or control a transaction (`BEGIN`, `COMMIT`, `SAVEPOINT` …) | none |
+//! | 2 | ran at least 5 times and for at least the minimum total, for at least two different rows | N+1: a query in a loop |
+//! | 3 | repeated an earlier query exactly, and only read | duplicate queries: keep the first result |
 //!
-//! Different things are told apart by the key given to [`Timed::key`](crate::timing::Timed::key), or by the text where
-//! it has no
-//! parameters. Where neither is known, every repetition counts as N+1 and none as a duplicate.
+//! Rows are distinguished by the key given to [`Timed::key`](crate::timing::Timed::key), or by the text if it has no
+//! parameters. If neither is known, every repetition counts as N+1 and none as a duplicate.
 
 use std::time::Duration;
 
 use super::fingerprint::fingerprint;
 use super::group::QueryGroup;
 
-/// Finding about a group of queries.
+/// Kind of repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeated {
-    /// The same query for many things.
+    /// The same query for many rows.
     NPlusOne,
-    /// The same query for the same thing.
+    /// The same query for the same rows.
     Duplicate,
 }
 
@@ -39,45 +38,73 @@ pub(crate) enum Repeated {
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until it is given to a builder"]
 pub struct Repeats {
-    /// At least 2; nothing is found where it is `u64::MAX`.
+    /// At least 2; `u64::MAX` disables findings.
     times: u64,
     floor: Duration,
     duplicates: bool,
-    /// Fingerprints, and names given to `timed`.
+    /// Allowed fingerprints, and names given to `timed`.
     allowed: Vec<Box<str>>,
 }
 
 impl Repeats {
-    /// The defaults: N+1 from 5 times on, however little time they took, and duplicates.
+    /// Creates the defaults: N+1 from 5 repetitions, without a minimum total time, and duplicates.
     pub const fn new() -> Self {
         Self { times: 5, floor: Duration::ZERO, duplicates: true, allowed: Vec::new() }
     }
 
-    /// Reports no repeated queries.
+    /// Creates a configuration that reports no repeated queries.
     pub const fn off() -> Self {
         Self { times: u64::MAX, floor: Duration::ZERO, duplicates: false, allowed: Vec::new() }
     }
 
-    /// So many of the same query in one request are N+1; at least 2.
+    /// Sets the number of repetitions that count as N+1; at least 2. Defaults to 5.
+    ///
+    /// ```
+    /// use tollgate::timing::Repeats;
+    ///
+    /// let repeats = Repeats::new().at_least(10);
+    /// # let _ = repeats;
+    /// ```
     pub fn at_least(mut self, times: u32) -> Self {
         self.times = u64::from(times.max(2));
         self
     }
 
-    /// What took less than this together is left alone. By default nothing is.
+    /// Sets the minimum total time of reported repetitions. Defaults to zero.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::Repeats;
+    ///
+    /// let repeats = Repeats::new().taking(Duration::from_millis(5));
+    /// # let _ = repeats;
+    /// ```
     pub fn taking(mut self, floor: Duration) -> Self {
         self.floor = floor;
         self
     }
 
-    /// Whether to report a query asked twice for the same thing. By default it is.
+    /// Sets whether exact duplicates are reported. Defaults to `true`.
+    ///
+    /// ```
+    /// use tollgate::timing::Repeats;
+    ///
+    /// let repeats = Repeats::new().duplicates(false);
+    /// # let _ = repeats;
+    /// ```
     pub fn duplicates(mut self, report: bool) -> Self {
         self.duplicates = report;
         self
     }
 
-    /// Leaves this query alone: a statement as it stands in the program or in a report, or a name given to
-    /// [`timed`](crate::timing::timed).
+    /// Excludes a query: a statement as written or as reported, or a name given to [`timed`](crate::timing::timed).
+    ///
+    /// ```
+    /// use tollgate::timing::Repeats;
+    ///
+    /// let repeats = Repeats::new().allow("SELECT name FROM tags WHERE id = $1").allow("load price");
+    /// # let _ = repeats;
+    /// ```
     pub fn allow(mut self, query: &str) -> Self {
         self.allowed.push(query.into());
         self.allowed.push(fingerprint(query).into());
@@ -85,10 +112,10 @@ impl Repeats {
     }
 
     /// Returns the finding about this group, if any.
-    pub(crate) fn judge(&self, group: &QueryGroup) -> Option<Repeated> {
+    pub(crate) fn classify(&self, group: &QueryGroup) -> Option<Repeated> {
         let name = group.name.as_str();
         let duplicates = group.duplicates();
-        // Of n queries of which d are repetitions, n − d ask for different things.
+        // Of n queries with d exact repetitions, n − d are different.
         let different = group.sum.count - duplicates;
         let many = group.sum.count >= self.times && different > 1;
         let twice = self.duplicates && duplicates > 0 && reads(name);
@@ -108,13 +135,13 @@ impl Default for Repeats {
     }
 }
 
-/// Whether a statement controls a transaction or a session, and asks for nothing.
+/// Returns whether a statement controls a transaction or a session.
 fn controls(name: &str) -> bool {
     let first = name.split([' ', ';']).next().unwrap_or_default();
     ["BEGIN", "START", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SET", "PRAGMA"].contains(&first)
 }
 
-/// Whether asking twice gives the same answer: a statement that writes is not a duplicate of itself.
+/// Returns whether a statement only reads; a repeated write is no duplicate.
 fn reads(name: &str) -> bool {
     let first = name.split(' ').next().unwrap_or_default();
     !["INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CALL", "DO", "NOTIFY"].contains(&first)
@@ -125,17 +152,17 @@ mod tests {
     use super::super::group::{QueryGroups, QueryName, Sample};
     use super::*;
 
-    fn judged(repeats: &Repeats, name: &'static str, wholes: &[Option<u64>]) -> Option<Repeated> {
+    fn classified(repeats: &Repeats, name: &'static str, wholes: &[Option<u64>]) -> Option<Repeated> {
         let (name, mut groups) = (QueryName::Word(name), QueryGroups::default());
         for whole in wholes {
             let took = Duration::from_millis(2);
             groups.add(&Sample { name: &name, hash: 7, took, rows: 0, cancelled: false, whole: *whole, at: None });
         }
-        groups.iter().next().and_then(|group| repeats.judge(group))
+        groups.iter().next().and_then(|group| repeats.classify(group))
     }
 
     #[test]
-    fn what_is_found() {
+    fn repetitions_are_classified() {
         let keys = |n: u64| (0..n).map(Some).collect::<Vec<_>>();
         let (usual, query) = (Repeats::new(), "SELECT a FROM t WHERE b = ?");
         let slow = Repeats::new().taking(Duration::from_millis(11));
@@ -161,7 +188,7 @@ mod tests {
             (&allowed, "row", vec![None; 9], None),
             (&allowed, "rows", vec![None; 9], Some(Repeated::NPlusOne)),
         ] {
-            assert_eq!(judged(repeats, name, &wholes), wanted, "{name}: {wholes:?}");
+            assert_eq!(classified(repeats, name, &wholes), wanted, "{name}: {wholes:?}");
         }
     }
 }

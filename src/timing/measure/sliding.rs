@@ -1,8 +1,7 @@
 //! [`Sliding`]: latencies of the last minute, five minutes and hour.
 //!
-//! Three rings of small log-linear histograms. Values are added to the first ring alone; where a slot comes round
-//! again,
-//! what it held moves on to the next ring. So each value is in one place.
+//! Three rings of small log-linear histograms. Values are added to the first ring; a slot that is reused first moves
+//! its contents to the next ring, so that each value is stored once.
 //!
 //! | ring | slots | serves |
 //! |---|---|---|
@@ -10,10 +9,9 @@
 //! | middle | 6 of 1 min | with it, the last 5 minutes |
 //! | coarse | 7 of 10 min | with both, the last hour |
 //!
-//! A window ends now and begins with the slot that its length reaches into: it covers up to one slot more than its
-//! name says. Eight buckets per power of two: mean and percentiles are within 1⁄16 (6.3 %) of the exact value from 8
-//! µs to 69
-//! s; count and maximum are exact. About 16 KB.
+//! A window ends now and starts with the slot that it reaches into: it covers up to one slot more than its name says.
+//! With eight buckets per power of two, mean and percentiles are within 1⁄16 (6.3 %) of the exact value from 8 µs to
+//! 69 s; count and maximum are exact. About 16 KB.
 
 use std::time::Duration;
 
@@ -25,12 +23,12 @@ const FINE: u64 = 10 * SECOND;
 const MIDDLE: u64 = 60 * SECOND;
 const COARSE: u64 = 600 * SECOND;
 
-/// Buckets per power of two, as a power of two.
+/// Base-2 logarithm of the buckets per power of two.
 const FINENESS: u32 = 3;
 const PER_OCTAVE: usize = 1 << FINENESS;
-/// Values are counted in units of 2¹⁰ ns.
+/// Base-2 logarithm of the unit: values are counted in units of 2¹⁰ ns.
 const UNIT: u32 = 10;
-/// From 2³⁶ ns on they share the last bucket.
+/// Values of at least 2³⁶ ns share the last bucket.
 const TOP: u32 = 36 - UNIT;
 const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
 
@@ -50,12 +48,12 @@ impl Sliding {
         }
     }
 
-    /// Counts a value that many times, in that turn of ten seconds. Turns come in order.
+    /// Adds a value `times` times to a ten-second slot. Slots are added in order.
     pub(crate) fn add(&mut self, turn: u64, nanos: u64, times: u32) {
         self.slot(turn).counts[index(nanos)] += times;
     }
 
-    /// Raises the maximum of that turn.
+    /// Raises the maximum of a slot.
     pub(crate) fn raise(&mut self, turn: u64, max: u64) {
         let slot = self.slot(turn);
         slot.max = slot.max.max(max);
@@ -68,7 +66,7 @@ impl Sliding {
         let rings: [(&[Slot], u64, u64); 3] =
             [(&self.fine, FINE, 0), (&self.middle, MIDDLE, 60), (&self.coarse, COARSE, 300)];
         for (ring, span, older_than) in rings {
-            // What has moved on is older than the window.
+            // Slots that have moved on are older than the window.
             if window.as_secs() <= older_than {
                 continue;
             }
@@ -81,7 +79,7 @@ impl Sliding {
         reading
     }
 
-    /// The slot of that turn of the fine ring; what it held before has moved on.
+    /// Returns a slot of the fine ring, moving its earlier contents on.
     fn slot(&mut self, turn: u64) -> &mut Slot {
         let held = at(&mut self.fine, turn).turn;
         if held < turn {
@@ -93,7 +91,7 @@ impl Sliding {
         at(&mut self.fine, turn)
     }
 
-    /// Moves a turn of the fine ring on.
+    /// Moves a slot of the fine ring to the middle ring.
     fn retire(&mut self, held: u64) {
         let slot = at(&mut self.fine, held).take();
         let into = (held - 1) * FINE / MIDDLE + 1;
@@ -110,7 +108,7 @@ impl Sliding {
         middle.pour(slot);
     }
 
-    /// Moves what belongs to that turn of the middle ring on to the coarse one; what is older than that is forgotten.
+    /// Moves a slot of the middle ring to the coarse ring; older contents are dropped.
     fn archive(&mut self, slot: Slot, held: u64) {
         let into = (held - 1) * MIDDLE / COARSE + 1;
         let coarse = at(&mut self.coarse, into);
@@ -124,13 +122,13 @@ impl Sliding {
     }
 }
 
-/// Which turn of ten seconds it is, from 1 on.
+/// Returns the number of the ten-second slot, from 1.
 #[inline]
 pub(crate) const fn turn(now: Timestamp) -> u64 {
     now.as_nanos() / FINE + 1
 }
 
-/// Whether a turn of ten seconds ended after that time.
+/// Returns whether a slot ended after `from`.
 pub(crate) const fn reaches(turn: u64, from: u64) -> bool {
     turn > 0 && turn * FINE > from
 }
@@ -140,9 +138,9 @@ fn at(ring: &mut [Slot], turn: u64) -> &mut Slot {
     &mut ring[place]
 }
 
-/// Counts of one interval.
+/// Counts of one slot.
 struct Slot {
-    /// Which stretch; 0 before the first.
+    /// Number of the interval; 0 before the first.
     turn: u64,
     counts: Box<[u32]>,
     max: u64,
@@ -174,7 +172,7 @@ impl Slot {
     }
 }
 
-/// The bucket of a value.
+/// Returns the bucket of a value.
 const fn index(nanos: u64) -> usize {
     let top = (1 << TOP) - 1;
     let units = if nanos >> UNIT > top { top } else { nanos >> UNIT };
@@ -183,7 +181,7 @@ const fn index(nanos: u64) -> usize {
     shift as usize * PER_OCTAVE + (units >> shift) as usize
 }
 
-/// The value in the middle of a bucket, in nanoseconds.
+/// Returns the middle of a bucket, in nanoseconds.
 const fn middle(index: usize) -> u64 {
     let shift = (index / PER_OCTAVE).saturating_sub(1);
     let low = ((index - shift * PER_OCTAVE) as u64) << shift;
@@ -220,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_forget_what_is_older() {
+    fn windows_exclude_older_values() {
         let mut sliding = Sliding::new();
         record(&mut sliding, second(5), 1_000_000);
         for (now, wanted) in [(5, [1, 1, 1]), (64, [1, 1, 1]), (80, [0, 1, 1]), (320, [0, 0, 1]), (3_700, [0, 0, 0])] {

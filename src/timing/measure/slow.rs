@@ -1,9 +1,9 @@
-//! [`SlowLog`]: the most recent slow requests and the slowest ones, so many and no more.
+//! [`SlowLog`]: bounded lists of the most recent and the slowest requests.
 //!
-//! | list | keeps | order |
+//! | list | contains | order |
 //! |---|---|---|
 //! | recent | the last 64 | newest first |
-//! | slowest | the 16 that took longest since the start | slowest first; of equals the older |
+//! | slowest | the 16 slowest since the start | slowest first, older first among equals |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::stats::SlowRequest;
 const RECENT: usize = 64;
 const SLOWEST: usize = 16;
 
-/// Two short lists of slow requests.
+/// Two bounded lists of slow requests.
 #[derive(Debug, Default)]
 pub(crate) struct SlowLog {
     recent: VecDeque<Arc<SlowRequest>>,

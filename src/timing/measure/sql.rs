@@ -1,23 +1,22 @@
-//! [`Scanner`]: cuts SQL into tokens, in one pass, in whatever dialect.
+//! [`Scanner`]: a one-pass SQL tokenizer for several dialects.
 //!
-//! It never looks back, and looks ahead only over what it then passes. Where the dialects disagree about where text or
-//! a
-//! comment ends, the token is [`Token::Unclear`]: whoever reads on would take values for names.
+//! It never backtracks, and looks ahead only over input that it then consumes. If the end of a text or comment
+//! depends on the dialect, it returns [`Token::Unclear`], because values could otherwise be mistaken for names.
 
-/// A piece of a statement.
+/// Token of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token<'a> {
-    /// A keyword, or a name that is not quoted.
+    /// Keyword, or unquoted name.
     Word(&'a str),
-    /// In double quotes, these included: a name, or text.
+    /// Double-quoted name or text, with its quotes.
     Quoted(&'a str),
-    /// In backticks, these included: a name.
+    /// Backtick-quoted name, with its quotes.
     Backticks(&'a str),
-    /// Text, a number, a parameter.
+    /// Text, number or parameter.
     Value,
-    /// A comma, a parenthesis, an operator.
+    /// Comma, parenthesis or operator.
     Punctuation(&'a str),
-    /// From here on dialects read different things.
+    /// The rest depends on the dialect.
     Unclear,
 }
 
@@ -25,9 +24,9 @@ pub(crate) enum Token<'a> {
 pub(crate) struct Scanner<'a> {
     sql: &'a str,
     at: usize,
-    /// Whether a sign here belongs to a number: no operand stands before it.
+    /// Whether a sign here belongs to a number, because no operand precedes it.
     signed: bool,
-    /// Whether there was one until now.
+    /// Whether a parameter was read.
     pub(crate) parameters: bool,
 }
 
@@ -36,12 +35,12 @@ impl<'a> Scanner<'a> {
         Self { sql, at: 0, signed: true, parameters: false }
     }
 
-    /// Whether this byte follows at once.
-    pub(crate) fn next_is(&self, byte: u8) -> bool {
+    /// Returns whether `byte` follows immediately.
+    pub(super) fn next_is(&self, byte: u8) -> bool {
         self.peek(0) == Some(byte)
     }
 
-    pub(crate) fn next_token(&mut self) -> Option<Token<'a>> {
+    pub(super) fn next_token(&mut self) -> Option<Token<'a>> {
         if !self.skip_blanks() {
             return Some(self.unclear());
         }
@@ -78,7 +77,7 @@ impl<'a> Scanner<'a> {
         self.sql.as_bytes().get(self.at + ahead).copied()
     }
 
-    /// Moves over what `wanted` accepts.
+    /// Skips bytes accepted by `wanted`.
     fn pass(&mut self, wanted: impl Fn(u8) -> bool) {
         self.at += self.rest().iter().take_while(|b| wanted(**b)).count();
     }
@@ -88,7 +87,7 @@ impl<'a> Scanner<'a> {
         Token::Unclear
     }
 
-    /// Moves over white space and comments; false where it is not clear where a comment ends.
+    /// Skips white space and comments; returns false if the end of a comment is unclear.
     fn skip_blanks(&mut self) -> bool {
         loop {
             match (self.peek(0), self.peek(1)) {
@@ -111,7 +110,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// `'text'`; with backslashes only where the dialect is known to mean it.
+    /// Reads `'text'`, with backslash escapes only if the dialect is known to have them.
     fn text(&mut self, backslashes: bool) -> Token<'a> {
         self.closed_by(b'\'', backslashes).map_or(Token::Unclear, |_| Token::Value)
     }
@@ -134,8 +133,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What stands between two such quotes, these included; nothing where a backslash makes it unclear which is the
-    /// last.
+    /// Reads up to the closing quote and returns the text with its quotes; `None` if a backslash makes the end
+    /// unclear.
     fn closed_by(&mut self, quote: u8, backslashes: bool) -> Option<&'a str> {
         let from = self.at;
         self.at += 1;
@@ -162,7 +161,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// `$1`, or PostgreSQL's `$tag$text$tag$`.
+    /// Reads `$1`, or PostgreSQL's `$tag$text$tag$`.
     fn dollar(&mut self) -> Token<'a> {
         let from = self.at;
         self.at += 1;
@@ -177,7 +176,7 @@ impl<'a> Scanner<'a> {
         Token::Value
     }
 
-    /// `?`, `?1`, `:name`, `@name`, or an operator that begins like one.
+    /// Reads `?`, `?1`, `:name`, `@name`, or an operator with the same first byte.
     fn parameter(&mut self) -> Token<'a> {
         let (first, second) = (self.peek(0), self.peek(1));
         let named = second.is_some_and(is_word);
@@ -220,7 +219,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// One of `( ) [ ] , ; .`, or an operator of any length.
+    /// Reads one of `( ) [ ] , ; .`, or an operator of any length.
     fn punctuation(&mut self) -> Token<'a> {
         let from = self.at;
         let alone = |b: u8| matches!(b, b'(' | b')' | b'[' | b']' | b',' | b';' | b'.' | b'{' | b'}');
@@ -249,12 +248,12 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Bytes beyond ASCII are letters. A dollar is none, though PostgreSQL allows it in names: it may begin a text.
+/// Bytes beyond ASCII are letters. A dollar is not, although PostgreSQL allows it in names: it may start a text.
 const fn is_word(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
 }
 
-/// Whether a sign after this word belongs to a number.
+/// Returns whether a sign after this word belongs to a number.
 fn opens_an_operand(word: &str) -> bool {
     const WORDS: [&str; 17] = [
         "and",

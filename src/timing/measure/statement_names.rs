@@ -1,8 +1,8 @@
 //! Names of statements: fingerprints, cached.
 //!
-//! A program makes the same few statements again and again: the first 1 024 of at most 2 KB keep their fingerprint, and
-//! finding it takes one hash and one comparison. Other statements are read anew each time. So memory is bounded, also
-//! where every statement is new because values are written into it.
+//! Programs repeat a small set of statements: the first 1 024 of at most 2 KB keep their fingerprint, and a look-up
+//! takes one hash and one comparison. Other statements are parsed each time. Memory is therefore bounded even if
+//! every statement is new because values are written into it.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, LazyLock};
@@ -17,15 +17,15 @@ const LONGEST: usize = 2_048;
 static SEEN: LazyLock<NamedCounters<Known>> = LazyLock::new(|| NamedCounters::new(MOST, Known::read));
 static HASHER: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
 
-/// Cached facts of a statement.
+/// Cached properties of a statement.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) name: QueryName,
-    /// Of its name.
+    /// Hash of the name.
     pub(crate) hash: u64,
-    /// A hash of everything it asks for: where it has no parameters, its text is all.
+    /// Hash of text and parameters; known if the statement has none.
     pub(crate) whole: Option<u64>,
-    /// The same where a key says what the parameters are.
+    /// Hash of the text, combined with a key for the parameters.
     text: u64,
 }
 
@@ -37,19 +37,19 @@ impl Known {
         Self { name: QueryName::Print(Arc::from(print)), hash: of_name, whole: (!parameters).then_some(text), text }
     }
 
-    /// The hash of everything it asks for, where this is said to be its parameters.
+    /// Returns the hash of the text and the given parameters.
     pub(crate) fn with_key(&self, key: &impl Hash) -> u64 {
         hash(&(self.text, key))
     }
 }
 
-/// Cached facts of that statement.
+/// Returns the properties of a statement.
 pub(crate) fn named(sql: &str) -> Known {
     let remembered = if sql.len() <= LONGEST { SEEN.find(sql) } else { None };
     remembered.cloned().unwrap_or_else(|| Known::read(sql))
 }
 
-/// Of this process, and of no use outside it.
+/// Hashes with a per-process seed; not stable across processes.
 pub(crate) fn hash(value: &(impl Hash + ?Sized)) -> u64 {
     HASHER.hash_one(value)
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_parameters_is_whole_only_with_its_key() {
+    fn statements_with_parameters_need_a_key() {
         let (one, two) = (named("SELECT a FROM t WHERE b = 1"), named("SELECT a FROM t WHERE b = 2"));
         assert_eq!(one.name.as_str(), two.name.as_str());
         assert!(one.whole.is_some() && one.whole != two.whole);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_statements_are_not_remembered() {
+    fn the_statement_cache_is_bounded() {
         for n in 0..1_000_000 {
             assert_eq!(named(&format!("SELECT a FROM t WHERE b = {n}")).name.as_str(), "SELECT a FROM t WHERE b = ?");
         }

@@ -1,6 +1,6 @@
-//! What [`TimingLayer::stats`](crate::timing::TimingLayer::stats) tells: plain data, serialisable, taken at one moment.
+//! Statistics returned by [`TimingLayer::stats`](crate::timing::TimingLayer::stats): serialisable plain data.
 //!
-//! In JSON a span of time is a number of milliseconds with a fraction, and its name ends in `_ms`.
+//! In JSON, durations are milliseconds with a fraction, and their names end in `_ms`.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use super::latencies::Latencies;
 use crate::base::clock::Timestamp;
 use crate::base::mode::Switch;
 
-/// Everything a [`TimingLayer`](crate::timing::TimingLayer) has measured since it was built.
+/// Statistics of a [`TimingLayer`](crate::timing::TimingLayer) since it was built.
 ///
 /// ```
 /// use tollgate::timing::TimingLayer;
@@ -24,31 +24,30 @@ use crate::base::mode::Switch;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct TimingStats {
-    /// Whether it is on, off, or only measures.
+    /// Mode of the layer: on, off or shadow.
     pub switch: Switch,
-    /// Requests that came in, answered or not.
+    /// Requests received.
     pub requests: u64,
-    /// Requests that are being answered now.
+    /// Requests in progress.
     pub in_flight: u64,
     /// Latencies over all routes.
     pub latency: Latency,
-    /// Each route that was asked for, by name; last the one called `other`, where there were too many.
+    /// Statistics per route with requests, by name; last `other`, if there were too many.
     pub routes: Vec<RouteStats>,
-    /// Each query made inside a request, by fingerprint or by the name given to [`timed`](crate::timing::timed); those
-    /// first
-    /// that took longest together.
+    /// Queries made within requests, by fingerprint or by the name given to [`timed`](crate::timing::timed), ordered
+    /// by total time.
     pub queries: Vec<QueryStats>,
-    /// Each name given to [`timed_upstream`](crate::timing::timed_upstream), in the same order.
+    /// Calls by the name given to [`timed_upstream`](crate::timing::timed_upstream), ordered by total time.
     pub upstreams: Vec<QueryStats>,
-    /// The waits for database connections.
+    /// Waits for database connections.
     pub pool: PoolStats,
-    /// Queries made outside every request, in the whole process.
+    /// Queries made outside of requests, in the whole process.
     pub unattributed: Unattributed,
     /// State of the harvest of sqlx's queries.
     pub harvest: HarvestState,
-    /// The last 64 findings that were reported, newest first.
+    /// The last 64 reported findings, newest first.
     pub findings: Vec<Finding>,
-    /// How often each kind of thing was found on each route, reported or not.
+    /// Findings by kind and route, reported or not.
     pub finding_counts: Vec<FindingCount>,
     /// The last 64 slow requests, newest first.
     pub slow_recent: Vec<SlowRequest>,
@@ -57,7 +56,7 @@ pub struct TimingStats {
 }
 
 impl TimingStats {
-    /// The route of that name.
+    /// Returns the statistics of a route.
     ///
     /// ```
     /// # let stats = tollgate::timing::TimingLayer::new().stats();
@@ -68,7 +67,7 @@ impl TimingStats {
         self.routes.iter().find(|route| route.route == name)
     }
 
-    /// The query of that name.
+    /// Returns the statistics of a query.
     ///
     /// ```
     /// # let stats = tollgate::timing::TimingLayer::new().stats();
@@ -79,7 +78,7 @@ impl TimingStats {
         self.queries.iter().find(|query| query.name == name)
     }
 
-    /// The `n` queries that took longest together.
+    /// Returns the `n` queries with the largest total time.
     ///
     /// ```
     /// # let stats = tollgate::timing::TimingLayer::new().stats();
@@ -93,64 +92,63 @@ impl TimingStats {
     }
 }
 
-/// One route.
+/// Statistics of one route.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RouteStats {
-    /// The route's pattern, `unmatched`, or `other`.
+    /// Pattern of the route, `unmatched`, or `other`.
     pub route: String,
-    /// Requests that came in, answered or not.
+    /// Requests received.
     pub requests: u64,
-    /// Requests that are being answered now.
+    /// Requests in progress.
     pub in_flight: u64,
-    /// Requests answered with a 5xx status, and those whose service failed with an error of its own.
+    /// Requests answered with a 5xx status, or failed with an error of the service.
     pub errors: u64,
-    /// Requests dropped before there was an answer: the client left, a timeout fired, or the handler panicked.
+    /// Requests dropped before a response: client disconnect, outer timeout, or panic.
     pub cancelled: u64,
-    /// Requests that took at least as long as the layer's `slow_after`.
+    /// Requests that took at least the layer's `slow_after`.
     pub slow: u64,
-    /// Time until the response head was there, of requests that were answered.
+    /// Time to the response head, of answered requests.
     pub latency: Latency,
-    /// Queries of these requests, those of work they left behind included.
+    /// Queries of these requests, including those of their detached work.
     pub queries: u64,
-    /// The time these queries took together.
+    /// Total time of these queries.
     #[serde(rename = "query_time_ms", serialize_with = "millis")]
     pub query_time: Duration,
-    /// The share of the requests' time that these queries took: 0.5 is half. More than 1 where they ran side by side.
+    /// Query time ⁄ request time; above 1 if queries ran concurrently.
     pub query_share: f64,
-    /// The same latencies, of late.
+    /// Recent latencies.
     pub windows: Windows,
 }
 
-/// One query, or one other service.
+/// Statistics of one query, or of one other service.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct QueryStats {
-    /// The fingerprint, or the name given to [`timed`](crate::timing::timed), or `other`.
+    /// Fingerprint, or name given to [`timed`](crate::timing::timed), or `other`.
     pub name: String,
-    /// How many rows they returned or changed, where that is known.
+    /// Rows returned or changed, if known.
     pub rows: u64,
-    /// How many of them were dropped before their end; they count in `latency` with the time they had taken.
+    /// Queries dropped before their end; their time until then counts in `latency`.
     pub cancelled: u64,
-    /// How many there were, and how long they took.
+    /// Count and durations.
     pub latency: Latency,
-    /// The same, of late.
+    /// Recent latencies.
     pub windows: Windows,
 }
 
-/// The waits for database connections.
+/// Waits for database connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// How many there were, and how long they took.
+    /// Count and durations.
     pub wait: Latency,
-    /// The same, of late.
+    /// Recent latencies.
     pub windows: Windows,
 }
 
-/// Latencies of late. Total, mean and percentiles are within 1⁄16 (6.3 %) of the exact value; each window ends now and
-/// may reach up to
-/// a sixth further back than its name says.
+/// Recent latencies. Total, mean and percentiles are within 1⁄16 (6.3 %); each window ends now and may reach up to a
+/// sixth further back than its name says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Windows {
@@ -165,12 +163,12 @@ pub struct Windows {
 impl Windows {
     pub(crate) fn of(latencies: &Latencies, now: Timestamp) -> Self {
         let [minute, five_minutes, hour] =
-            [60, 300, 3_600].map(|seconds| Latency::of(&latencies.late(now, Duration::from_secs(seconds))));
+            [60, 300, 3_600].map(|seconds| Latency::of(&latencies.recent(now, Duration::from_secs(seconds))));
         Self { minute, five_minutes, hour }
     }
 }
 
-/// Whether [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) hears sqlx.
+/// State of [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -178,69 +176,68 @@ pub enum HarvestState {
     /// No harvest is installed.
     #[default]
     Off,
-    /// One is installed, and no query of sqlx has reached it.
-    NeverHeard,
-    /// It hears sqlx.
-    Heard,
+    /// Installed, but no query event has arrived.
+    NoEvents,
+    /// Query events arrive.
+    Active,
 }
 
-/// Something that was found and reported.
+/// Reported finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
     /// Kind of the finding.
     pub kind: FindingKind,
-    /// The route of the request.
+    /// Route of the request.
     pub route: String,
-    /// The query's fingerprint or name, where it is about one.
+    /// Fingerprint or name of the query, if the finding concerns one.
     pub query: Option<String>,
-    /// How many queries or waits.
+    /// Number of queries or waits.
     pub count: u64,
-    /// How long, together.
+    /// Total duration.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Duration,
-    /// File, line and column where the program makes the query, where that is known.
+    /// File, line and column of the call site, if known.
     pub at: Option<String>,
 }
 
-/// How often something was found.
+/// Number of findings of one kind on one route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FindingCount {
     /// Kind of the finding.
     pub kind: FindingKind,
-    /// On which route.
+    /// Route of the requests.
     pub route: String,
-    /// How often.
+    /// Number of findings.
     pub count: u64,
 }
 
-/// A distribution of times. Percentiles are within 1⁄64 (1.6 %) of the exact value; count, total, mean and maximum are
-/// exact.
+/// Distribution of durations. Percentiles are within 1⁄64 (1.6 %); count, total, mean and maximum are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Latency {
-    /// How many times were counted.
+    /// Number of durations.
     pub count: u64,
-    /// All of them together.
+    /// Sum.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Duration,
-    /// Their mean.
+    /// Mean.
     #[serde(rename = "mean_ms", serialize_with = "millis")]
     pub mean: Duration,
-    /// Half of them were no longer.
+    /// 50th percentile.
     #[serde(rename = "p50_ms", serialize_with = "millis")]
     pub p50: Duration,
-    /// 90 % of them were no longer.
+    /// 90th percentile.
     #[serde(rename = "p90_ms", serialize_with = "millis")]
     pub p90: Duration,
-    /// 95 % of them were no longer.
+    /// 95th percentile.
     #[serde(rename = "p95_ms", serialize_with = "millis")]
     pub p95: Duration,
-    /// 99 % of them were no longer.
+    /// 99th percentile.
     #[serde(rename = "p99_ms", serialize_with = "millis")]
     pub p99: Duration,
-    /// The longest.
+    /// Maximum.
     #[serde(rename = "max_ms", serialize_with = "millis")]
     pub max: Duration,
 }
@@ -261,13 +258,13 @@ impl Latency {
     }
 }
 
-/// Queries made where no request was.
+/// Queries made outside of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Unattributed {
-    /// How many.
+    /// Number of queries.
     pub count: u64,
-    /// How long, together.
+    /// Total duration.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Duration,
 }
@@ -276,55 +273,55 @@ pub struct Unattributed {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SlowRequest {
-    /// The route it matched.
+    /// Matched route.
     pub route: String,
-    /// How long until the response head was there, or until the request was dropped.
+    /// Time to the response head, or until the request was dropped.
     #[serde(rename = "took_ms", serialize_with = "millis")]
     pub took: Duration,
-    /// The status it was answered with; nothing where the service failed or the request was dropped.
+    /// Status; `None` if the service failed or the request was dropped.
     pub status: Option<u16>,
-    /// Whether it was dropped before there was an answer.
+    /// Whether it was dropped before a response.
     pub cancelled: bool,
-    /// When it ended.
+    /// Time of its end.
     #[serde(rename = "at_unix_ms", serialize_with = "unix_millis")]
     pub at: SystemTime,
-    /// Its queries by name, the one that took longest together first.
+    /// Queries by name, ordered by total time.
     pub queries: Vec<QueryShare>,
-    /// How many times it waited for a database connection.
+    /// Number of waits for a database connection.
     pub pool_waits: u64,
-    /// How long, together.
+    /// Total duration of these waits.
     #[serde(rename = "pool_wait_ms", serialize_with = "millis")]
     pub pool_wait: Duration,
-    /// How many calls of other services it made.
+    /// Number of calls of other services.
     pub upstream_calls: u64,
-    /// How long they took, together.
+    /// Total duration of these calls.
     #[serde(rename = "upstream_time_ms", serialize_with = "millis")]
     pub upstream_time: Duration,
-    /// How a cache of this crate answered, in one word: `hit`, `stale`, `revalidated`, `miss`, `collapsed`, `pass`.
+    /// Outcome of the cache: `hit`, `stale`, `revalidated`, `miss`, `collapsed`, `pass`.
     pub cache: Option<&'static str>,
-    /// What a limit of this crate decided: `allowed` or `refused`.
+    /// Outcome of the limits: `allowed` or `refused`.
     pub limit: Option<&'static str>,
 }
 
-/// The queries of one name in one request.
+/// Queries of one name within one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueryShare {
-    /// The fingerprint, or the name given to [`timed`](crate::timing::timed), or `other`.
+    /// Fingerprint, or name given to [`timed`](crate::timing::timed), or `other`.
     pub name: String,
-    /// How many.
+    /// Number of queries.
     pub count: u64,
-    /// How long, together.
+    /// Total duration.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Duration,
-    /// The longest of them.
+    /// Longest duration.
     #[serde(rename = "slowest_ms", serialize_with = "millis")]
     pub slowest: Duration,
-    /// How many rows they returned or changed, where that is known.
+    /// Rows returned or changed, if known.
     pub rows: u64,
-    /// How many of them asked for what another had asked for, as far as is known.
+    /// Exact repetitions, as far as known.
     pub duplicates: u64,
-    /// File, line and column where the program makes the first, where that is known.
+    /// File, line and column of the first call site, if known.
     pub at: Option<String>,
 }
 

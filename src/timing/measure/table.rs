@@ -1,13 +1,13 @@
-//! [`NamedCounters`]: counters by name, for so many names and no more.
+//! [`NamedCounters`]: a bounded table of counters by name.
 //!
-//! A name gets its place when it is first seen and keeps it; a look-up takes no lock and allocates nothing. Names that
-//! come when the table is full share one place, called [`OTHER`], so that memory has a bound whoever makes the names.
+//! A name keeps the place it gets when first seen; a look-up takes no lock and allocates nothing. Once the table is
+//! full, further names share one place, [`OTHER`], so that memory is bounded even if names come from clients.
 
 use std::hash::BuildHasher;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The name under which everything is counted that found the table full.
+/// Shared name of counters beyond the table's capacity.
 pub(crate) const OTHER: &str = "other";
 
 /// Counters of type `T` by name.
@@ -27,7 +27,7 @@ struct Entry<T> {
 }
 
 impl<T> NamedCounters<T> {
-    /// A table of so many names; `make` makes the counters of a name.
+    /// Creates a table for `limit` names; `make` creates the counters of a name.
     pub(crate) fn new(limit: usize, make: impl Fn(&str) -> T + Send + Sync + 'static) -> Self {
         let slots = (0..(limit * 2).next_power_of_two()).map(|_| OnceLock::new()).collect();
         let other = Entry { name: OTHER.into(), value: make(OTHER) };
@@ -35,23 +35,23 @@ impl<T> NamedCounters<T> {
         Self { slots, other, used: AtomicUsize::new(0), limit, hasher, make: Box::new(make) }
     }
 
-    /// The counters of that name.
+    /// Returns the counters of a name.
     pub(crate) fn of(&self, name: &str) -> &T {
         self.at(self.place(name))
     }
 
-    /// The counters of that name; nothing where it came when the table was full.
+    /// Returns the counters of a name; `None` if it arrived when the table was full.
     pub(crate) fn find(&self, name: &str) -> Option<&T> {
         self.slots.get(self.place(name)).and_then(OnceLock::get).map(|entry| &entry.value)
     }
 
-    /// How many names have a place.
+    /// Returns the number of names.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The place of that name, given to it now if it has none.
+    /// Returns the place of a name, allocating one if necessary.
     pub(crate) fn place(&self, name: &str) -> usize {
         let mask = self.slots.len() - 1;
         let mut place = self.hasher.hash_one(name) as usize & mask;
@@ -71,19 +71,19 @@ impl<T> NamedCounters<T> {
         }
     }
 
-    /// The counters at a place.
+    /// Returns the counters at a place.
     pub(crate) fn at(&self, place: usize) -> &T {
         self.slots.get(place).and_then(OnceLock::get).map_or(&self.other.value, |entry| &entry.value)
     }
 
-    /// All counters in the order of their names, those of [`OTHER`] last.
+    /// Returns all counters ordered by name, [`OTHER`] last.
     pub(crate) fn sorted(&self) -> Vec<&T> {
         let mut all: Vec<_> = self.slots.iter().filter_map(OnceLock::get).collect();
         all.sort_unstable_by_key(|entry| &*entry.name);
         all.into_iter().map(|entry| &entry.value).chain([&self.other.value]).collect()
     }
 
-    /// Puts `name` into that empty slot and returns the name that is there now: another, where a thread was faster.
+    /// Stores `name` in an empty slot; returns the stored name, which differs if another thread was faster.
     fn claim(&self, place: usize, name: &str) -> Option<&str> {
         let free =
             self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| (used < self.limit).then_some(used + 1));

@@ -1,4 +1,4 @@
-//! The numbers in Prometheus's text format, under the names and buckets of OpenTelemetry's semantic conventions.
+//! Statistics in Prometheus text format, with the names and buckets of OpenTelemetry's semantic conventions.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -8,9 +8,9 @@ use crate::timing::engine::state::TimingState;
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::RouteStats;
 
-/// <https://opentelemetry.io/docs/specs/semconv/http/http-metrics/>, in milliseconds.
+/// Bucket bounds in milliseconds: <https://opentelemetry.io/docs/specs/semconv/http/http-metrics/>.
 const HTTP: [u64; 14] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000];
-/// <https://opentelemetry.io/docs/specs/semconv/database/database-metrics/>, in milliseconds.
+/// Bucket bounds in milliseconds: <https://opentelemetry.io/docs/specs/semconv/database/database-metrics/>.
 const DB: [u64; 9] = [1, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000];
 
 pub(crate) fn render(state: &TimingState) -> String {
@@ -24,13 +24,13 @@ pub(crate) fn render(state: &TimingState) -> String {
     by_route(&mut page, &routes.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>());
     page.family("db_client_operation_duration_seconds", "histogram", "Time of queries, by fingerprint or name.");
     for (name, latency) in core.queries() {
-        page.histogram("db_client_operation_duration_seconds", &label("db_query_text", name), &latency, &DB);
+        page.histogram("db_client_operation_duration_seconds", &label("db_query_summary", name), &latency, &DB);
     }
     page.family("db_client_connection_wait_time_seconds", "histogram", "Waits for database connections.");
     page.histogram("db_client_connection_wait_time_seconds", "", &core.pool(), &DB);
-    page.family("tollgate_unattributed_queries_total", "counter", "Queries made outside every request.");
+    page.family("tollgate_unattributed_queries_total", "counter", "Queries made outside of requests.");
     page.line("tollgate_unattributed_queries_total", "", UNATTRIBUTED.reading().count);
-    page.family("tollgate_findings_total", "counter", "What was found about requests and their queries.");
+    page.family("tollgate_findings_total", "counter", "Findings about requests and their queries.");
     for found in core.findings().1 {
         let labels = format!("{},{}", label("http_route", &found.route), label("kind", found.kind.as_str()));
         page.line("tollgate_findings_total", &labels, found.count);
@@ -39,7 +39,7 @@ pub(crate) fn render(state: &TimingState) -> String {
 }
 
 fn by_route(page: &mut Page, routes: &[RouteStats]) {
-    page.family("http_server_active_requests", "gauge", "Requests that are being answered now.");
+    page.family("http_server_active_requests", "gauge", "Requests in progress.");
     for route in routes {
         page.line("http_server_active_requests", &label("http_route", &route.route), route.in_flight);
     }
@@ -55,14 +55,14 @@ fn by_route(page: &mut Page, routes: &[RouteStats]) {
     for route in routes {
         page.line("tollgate_request_queries_total", &label("http_route", &route.route), route.queries);
     }
-    page.family("tollgate_request_query_seconds_total", "counter", "Time of these queries, together.");
+    page.family("tollgate_request_query_seconds_total", "counter", "Total time of these queries.");
     for route in routes {
         let labels = label("http_route", &route.route);
         page.line("tollgate_request_query_seconds_total", &labels, route.query_time.as_secs_f64());
     }
 }
 
-/// The text so far.
+/// Page under construction.
 struct Page(String);
 
 impl Page {
@@ -94,7 +94,7 @@ impl Page {
     }
 }
 
-/// A label with its value as the format wants it.
+/// Formats a label with an escaped value.
 fn label(name: &str, value: &str) -> String {
     let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("{name}=\"{escaped}\"")

@@ -1,4 +1,4 @@
-//! The value of the `Server-Timing` field ([W3C](https://www.w3.org/TR/server-timing/)): names, milliseconds, a word.
+//! The value of the `Server-Timing` field ([W3C](https://www.w3.org/TR/server-timing/)).
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use crate::base::detached_context::{CacheNote, LimitNote, Notes};
 use crate::timing::engine::request_log::Sums;
 use crate::timing::measure::group::Sum;
 
-/// `total` is the time to the response head, or to the body's end; `db` that of all queries together: where they ran
-/// side by side it may be the longer one.
+/// Returns the field value. `total` is the time to the response head, or to the end of the body; `db` is the sum of
+/// all queries and may be larger if they ran concurrently.
 pub(crate) fn value(total: Duration, sums: &Sums, notes: Notes) -> Option<HeaderValue> {
     let mut text = String::with_capacity(96);
     text.push_str("total;dur=");
@@ -35,7 +35,7 @@ fn spent(text: &mut String, name: &str, sum: Sum, [one, many]: [&str; 2]) {
     }
 }
 
-/// Milliseconds with at most three decimals, without trailing zeros.
+/// Writes milliseconds with at most three decimals, without trailing zeros.
 fn millis(text: &mut String, span: Duration) {
     let micros = span.as_micros();
     let _ = write!(text, "{}", micros / 1000);

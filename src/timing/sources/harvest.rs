@@ -1,4 +1,4 @@
-//! [`harvest`]: hears what sqlx says about its queries, whatever the program's own log shows.
+//! [`harvest`]: measures sqlx's queries from its tracing events, independent of the program's log level.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,12 +23,11 @@ use crate::timing::measure::statement_names::{self, Known};
 const QUERY: &str = "sqlx::query";
 const ACQUIRE: &str = "sqlx::pool::acquire";
 
-/// A subscriber's layer that counts sqlx's queries for the requests that make them (feature `tracing`).
+/// Returns a subscriber layer that counts sqlx's queries for the requests that make them (feature `tracing`).
 ///
-/// It brings its own filter and hears `sqlx::query` and `sqlx::pool::acquire` alone, at any level: what the program's
-/// other layers print stays as it was. A query is found to be a request's by the span it is made in, also on the thread
-/// on which SQLite works; [`TimingLayer`](crate::timing::TimingLayer) opens a span for each request where a harvest is
-/// installed.
+/// The layer has its own filter for `sqlx::query` and `sqlx::pool::acquire`, at any level; the output of other layers
+/// does not change. A query is attributed by the span in which it is made, even on SQLite's thread:
+/// [`TimingLayer`](crate::timing::TimingLayer) opens a span per request if a harvest is installed.
 ///
 /// ```
 /// use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -39,21 +38,21 @@ const ACQUIRE: &str = "sqlx::pool::acquire";
 ///     .init();
 /// ```
 ///
-/// Costs about 0.3 µs per query, beside what sqlx needs to say it, and a span per request.
+/// Costs about 0.3 µs per query, in addition to sqlx's own event, and a span per request.
 ///
-/// # When nothing is heard
+/// # If no event arrives
 ///
-/// [`TimingStats::harvest`](crate::timing::TimingStats::harvest) says `never_heard`, and a warning says once what is
-/// in the way:
+/// [`TimingStats::harvest`](crate::timing::TimingStats::harvest) is then `no_events`, and one warning names the
+/// likely cause:
 ///
-/// | in the way | the fix |
+/// | cause | fix |
 /// |---|---|
 /// | a global filter: `registry().with(EnvFilter::new("info"))` | filter the layer that prints, as above; or let the global one pass `info,sqlx=debug,tollgate=trace` |
-/// | `release_max_level_info` or the like in `tracing`'s features | `options.log_statements(LevelFilter::Info)`: sqlx then speaks at a level that is left |
+/// | `release_max_level_info` or the like in `tracing`'s features | `options.log_statements(LevelFilter::Info)`: sqlx then logs at an enabled level |
 /// | `options.disable_statement_logging()` | `options.log_statements(LevelFilter::Debug)`, sqlx's default |
-/// | waits for connections: sqlx speaks only of those over two seconds | `PoolOptions::new().acquire_time_level(LevelFilter::Debug)` |
+/// | missing waits for connections: sqlx logs only those over two seconds | `PoolOptions::new().acquire_time_level(LevelFilter::Debug)` |
 ///
-/// `LevelFilter` is that of the crate `log`, which sqlx takes.
+/// `LevelFilter` is from the crate `log`, as in sqlx's API.
 #[must_use = "a layer does nothing until it is added to a subscriber"]
 pub fn harvest<S>() -> impl Layer<S>
 where
@@ -63,19 +62,19 @@ where
     Harvest::default().with_filter(OnlyQueries)
 }
 
-/// With the way to the registry: a layer is shown the spans alone that its own filter lets through, and the program's
-/// spans stand between the query and its request.
+/// Holds a dispatcher, because a layer with a filter sees only the spans that its filter accepts, and the program's
+/// spans lie between the query and its request.
 #[derive(Default)]
 struct Harvest(OnceLock<WeakDispatch>);
 
 impl Harvest {
-    /// The log of the request whose span is around this one, or is this one.
-    fn around<S: Subscriber>(&self, context: &Context<'_, S>) -> Option<Arc<RequestLog>> {
+    /// Returns the log of the request whose span is the current one or an ancestor.
+    fn enclosing<S: Subscriber>(&self, context: &Context<'_, S>) -> Option<Arc<RequestLog>> {
         let current = context.current_span();
         let dispatch = self.0.get()?.upgrade()?;
         let mut span = dispatch.downcast_ref::<Registry>()?.span(current.id()?)?;
         loop {
-            if let Some(home) = span.extensions().get::<Home>() {
+            if let Some(home) = span.extensions().get::<SpanLog>() {
                 return Some(home.0.clone());
             }
             span = span.parent()?;
@@ -83,8 +82,8 @@ impl Harvest {
     }
 }
 
-/// A request's log, in the extensions of the request's span.
-struct Home(Arc<RequestLog>);
+/// Log of a request, stored in the extensions of its span.
+struct SpanLog(Arc<RequestLog>);
 
 impl<S> Layer<S> for Harvest
 where
@@ -96,7 +95,7 @@ where
 
     fn on_new_span(&self, _attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let (Some(span), Some(log)) = (context.span(id), RequestLog::current()) {
-            span.extensions_mut().insert(Home(log));
+            span.extensions_mut().insert(SpanLog(log));
         }
     }
 
@@ -104,8 +103,8 @@ where
         let mut heard = QueryEvent::default();
         event.record(&mut heard);
         let Some(took) = heard.took else { return };
-        // The span knows better than the task: a request's work may be polled by another's.
-        let log = self.around(&context).or_else(RequestLog::current);
+        // The span takes precedence over the task, because a request's work may be polled by another request's task.
+        let log = self.enclosing(&context).or_else(RequestLog::current);
         match (heard.query, event.metadata().target()) {
             (_, ACQUIRE) => {
                 if let Some(log) = log {
@@ -113,7 +112,7 @@ where
                 }
             }
             (Some(query), _) => {
-                harvest_health::heard();
+                harvest_health::event_arrived();
                 match log {
                     Some(log) => log.query(&query.sample(took, heard.rows), QuerySource::Subscriber),
                     None => UNATTRIBUTED.add(took),
@@ -130,7 +129,7 @@ impl Known {
     }
 }
 
-/// Fields of an event of sqlx.
+/// Fields of one sqlx event.
 #[derive(Default)]
 struct QueryEvent {
     query: Option<Known>,
@@ -141,7 +140,7 @@ struct QueryEvent {
 impl Visit for QueryEvent {
     fn record_str(&mut self, field: &Field, value: &str) {
         let sql = match field.name() {
-            // The whole statement where it is short, else its first words and three dots.
+            // The whole statement if it is short, else its first words and an ellipsis.
             "summary" if !value.ends_with('…') => value,
             "db.statement" => value.trim(),
             _ => return,
@@ -152,14 +151,14 @@ impl Visit for QueryEvent {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // "aquired" in some versions of sqlx.
+        // Spelled "aquired" in some versions of sqlx.
         if matches!(field.name(), "elapsed_secs" | "acquired_after_secs" | "aquired_after_secs") {
             self.took = Duration::try_from_secs_f64(value).ok();
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        // PostgreSQL counts what it returns as affected too.
+        // PostgreSQL reports returned rows as affected too.
         if matches!(field.name(), "rows_affected" | "rows_returned") {
             self.rows = self.rows.max(value);
         }
@@ -168,7 +167,7 @@ impl Visit for QueryEvent {
     fn record_debug(&mut self, _field: &Field, _value: &dyn std::fmt::Debug) {}
 }
 
-/// Lets sqlx's events through, and the spans of requests: at any level, and nothing else.
+/// Filter for sqlx's events and the spans of requests, at any level.
 struct OnlyQueries;
 
 impl<S> Filter<S> for OnlyQueries {

@@ -17,7 +17,7 @@ use crate::timing::measure::findings::FindingKind;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::QueryShare;
 
-/// Counts the queries of `work`, those inside timing layers and detached tasks of requests included.
+/// Counts the queries of `work`, including those inside timing layers and detached tasks of requests.
 pub(crate) fn observe<F: Future>(work: F, repeats: Repeats) -> Observe<F> {
     let settings = TimingSettings { repeats, ..TimingSettings::default() };
     let route = Arc::new(Route::new("test", Arc::new(TimingShared::new(settings))));
@@ -28,7 +28,7 @@ pub(crate) fn observe<F: Future>(work: F, repeats: Repeats) -> Observe<F> {
 }
 
 pin_project! {
-    /// Work whose queries are counted.
+    /// Future whose queries are counted.
     pub(crate) struct Observe<F> {
         slot: LogSlot,
         span: RequestSpan,
@@ -49,16 +49,16 @@ impl<F: Future> Future for Observe<F> {
     }
 }
 
-/// The recorded counts.
+/// Recorded counts.
 pub(crate) struct Observed(Arc<RequestLog>);
 
 impl Observed {
-    /// The queries by name, those first that took longest together.
+    /// Returns the queries by name, ordered by total time.
     pub(crate) fn queries(&self) -> Vec<QueryShare> {
         self.0.reading().shares()
     }
 
-    /// The names of the queries that were repeated so.
+    /// Returns the names of queries with findings of this kind.
     pub(crate) fn found(&self, kind: FindingKind) -> Vec<String> {
         let found = self.0.review().into_iter().filter(|found| found.kind == kind);
         found.filter_map(|found| found.query.map(|name| name.as_str().to_owned())).collect()

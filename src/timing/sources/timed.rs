@@ -1,4 +1,4 @@
-//! [`timed`], [`timed_query`] and their kin: work of any driver, measured and joined to the request it was made for.
+//! [`timed`], [`timed_query`], [`timed_upstream`], [`timed_acquire`]: measure futures of any driver.
 
 use std::fmt;
 use std::future::Future;
@@ -17,17 +17,16 @@ use crate::timing::engine::route_stats::QuerySource;
 use crate::timing::measure::group::{QueryName, Sample};
 use crate::timing::measure::statement_names::{self, Known};
 
-/// Measures a future, usually one query, and counts it for the request that it runs in.
+/// Measures a future, usually one query, and counts it for the current request.
 ///
-/// The time runs from the first poll to the end, or to the moment the future is dropped. It belongs to the request in
-/// which `timed` was called, or, where it was called outside, to the one in which it is first polled; a future moved
-/// to another task with `tokio::spawn` stays with its request. What belongs to no request is counted, for the whole
-/// process, as [`TimingStats::unattributed`](crate::timing::TimingStats::unattributed).
+/// Time runs from the first poll to the end, or until the future is dropped. The work belongs to the request in which
+/// `timed` was called, or else to the one in which it is first polled; a future moved to another task with
+/// `tokio::spawn` stays with its request. Other work is counted, for the whole process, in
+/// [`TimingStats::unattributed`](crate::timing::TimingStats::unattributed).
 ///
-/// The name is one of the program's own words, never a value: it is shown in
-/// [`stats()`](crate::timing::TimingLayer::stats). A layer tells 256 names apart, and counts the rest as `other`.
-/// Where there is
-/// SQL, [`timed_query`] makes the name.
+/// The name is a constant of the program, never a value, and appears in
+/// [`stats()`](crate::timing::TimingLayer::stats). A layer distinguishes 256 names and counts the rest as `other`.
+/// For SQL, use [`timed_query`].
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -55,12 +54,11 @@ pub fn timed<F: Future>(name: &'static str, future: F) -> Timed<F> {
 
 /// Measures one query of any driver, named by the [`fingerprint`](crate::timing::fingerprint()) of its SQL.
 ///
-/// Its time and its request are found as [`timed`] finds them. Say with [`key`](Timed::key) what the parameters are, so
-/// that a query asked twice is told from one asked for two rows, and with [`rows`](Timed::rows) how many rows came.
+/// Time and request are determined as by [`timed`]. Set the parameters with [`key`](Timed::key), so that exact
+/// repetitions are distinguished from queries for different rows, and the row count with [`rows`](Timed::rows).
 ///
-/// Costs about 200 ns for a statement seen before (the first 1 024 of at most 2 KB are remembered), about 15 ns per
-/// byte
-/// more for another.
+/// Costs about 200 ns for a cached statement (the first 1 024 of at most 2 KB), about 15 ns per byte more for
+/// another.
 ///
 /// ```
 /// use tollgate::timing::timed_query;
@@ -77,9 +75,9 @@ pub fn timed_query<F: Future>(sql: &str, future: F) -> Timed<F> {
     Timed::new(future, Kind::Query, Label::Statement(statement_names::named(sql)))
 }
 
-/// Measures a call of another service, and counts it for the request that it runs in: apart from its queries.
+/// Measures a call of another service, and counts it for the current request, separately from its queries.
 ///
-/// The name is one of the program's own words, such as the other service's name: never a URL.
+/// The name is a constant of the program, such as the name of the other service: never a URL.
 ///
 /// ```
 /// use tollgate::timing::timed_upstream;
@@ -94,11 +92,10 @@ pub fn timed_upstream<F: Future>(name: &'static str, future: F) -> Timed<F> {
     Timed::new(future, Kind::Upstream, Label::Word(name))
 }
 
-/// Measures the wait for a connection of a pool, and counts it for the request that it runs in.
+/// Measures the wait for a pooled connection, and counts it for the current request.
 ///
 /// A request that waits [`starved_after`](crate::timing::TimingBuilder::starved_after) or longer is reported. sqlx's
-/// pools are
-/// heard without this, where their logging is on: see [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
+/// pools need no wrapper if their logging is on: see [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
 ///
 /// ```
 /// use tollgate::timing::timed_acquire;
@@ -116,13 +113,13 @@ pub fn timed_acquire<F: Future>(future: F) -> Timed<F> {
 }
 
 pin_project! {
-    /// A future that is measured. Made by [`timed`], [`timed_query`], [`timed_upstream`] and [`timed_acquire`].
+    /// Measured future, made by [`timed`], [`timed_query`], [`timed_upstream`] and [`timed_acquire`].
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct Timed<F>
     where
         F: Future,
     {
-        // Dropped before `measure`, so that what it measures inside itself is counted first.
+        // Dropped before `measure`, so that nested measurements are counted first.
         #[pin]
         future: F,
         measure: Measure,
@@ -139,16 +136,35 @@ impl<F: Future> Timed<F> {
         Self { future, measure, rows: None }
     }
 
-    /// Says what the query asks for: the values of its parameters. The same key twice in one request is a duplicate;
-    /// different keys are different rows.
+    /// Sets the parameters of the query. The same key twice in one request is a duplicate; different keys are
+    /// different rows.
     ///
-    /// Only a hash of it is kept, and only until the request is over.
+    /// Only a hash is kept, until the request ends.
+    ///
+    /// ```
+    /// use tollgate::timing::timed_query;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let id = 7;
+    /// let name = timed_query("SELECT name FROM users WHERE id = $1", async { "Ada" }).key(&id).await;
+    /// # assert_eq!(name, "Ada");
+    /// # }
+    /// ```
     pub fn key(mut self, key: &(impl Hash + ?Sized)) -> Self {
         self.measure.whole = Some(self.measure.label.with_key(key));
         self
     }
 
-    /// Says how many rows an answer has.
+    /// Sets how the rows of a result are counted.
+    ///
+    /// ```
+    /// use tollgate::timing::timed_query;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let names = timed_query("SELECT name FROM users", async { vec!["Ada", "Grace"] }).rows(|names| names.len() as u64).await;
+    /// # assert_eq!(names.len(), 2);
+    /// # }
+    /// ```
     pub fn rows(mut self, count: fn(&F::Output) -> u64) -> Self {
         self.rows = Some(count);
         self
@@ -205,7 +221,7 @@ impl Label {
         }
     }
 
-    /// Of the name.
+    /// Returns the hash of the name.
     fn hash(&self) -> u64 {
         match self {
             Self::Word(word) => statement_names::hash(*word),
@@ -221,7 +237,7 @@ impl Label {
     }
 }
 
-/// One measurement: begun at the first poll, ended once.
+/// Measurement from the first poll to the end.
 struct Measure {
     kind: Kind,
     label: Label,

@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: polls the inner service inside the request's slot, and counts the request out.
+//! [`ResponseFuture`]: polls the inner service in the request's context, and records the finished request.
 
 use std::any::Any;
 use std::fmt;
@@ -28,7 +28,8 @@ use crate::timing::engine::state::TimingState;
 use crate::timing::report::server_timing;
 
 pin_project! {
-    /// The response of a [`Timing`](crate::timing::Timing) service. Dropped before it is ready, it counts as cancelled.
+    /// Response future of a [`Timing`](crate::timing::Timing) service. Dropped before it is ready, the request counts
+    /// as cancelled.
     pub struct ResponseFuture<F, W = Wrap> {
         #[pin]
         inner: Option<F>,
@@ -39,7 +40,7 @@ pin_project! {
     impl<F, W> PinnedDrop for ResponseFuture<F, W> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // Inside the slot, and before the request is counted out: the queries that end here are its own.
+            // Inside the context, and before the request is recorded: queries that end here belong to it.
             if !this.watch.stopped {
                 this.watch.enter(|| this.inner.set(None));
             }
@@ -72,8 +73,8 @@ where
             Poll::Ready(Err(_)) => RequestOutcome::Failed,
         };
         match this.watch.stop(outcome) {
-            Some(ended) if this.watch.told != ResponseTimes::Nothing => {
-                polled.map_ok(|response| this.watch.tell(response.map(W::adopt), ended))
+            Some(ended) if this.watch.series != ResponseTimes::Nothing => {
+                polled.map_ok(|response| this.watch.write_server_timing(response.map(W::adopt), ended))
             }
             _ => polled.map_ok(|response| response.map(W::adopt)),
         }
@@ -86,23 +87,23 @@ impl<F, W> fmt::Debug for ResponseFuture<F, W> {
     }
 }
 
-/// One request being measured, from its call until it is stopped or dropped.
+/// Measurement of one request, from its call until it is stopped or dropped.
 pub(crate) struct RequestWatch {
-    /// Holds the request's route, directly or through its log; empty where the layer is not enabled.
+    /// Holds the request's route, directly or through its log; empty if the layer is disabled.
     slot: LogSlot,
     span: RequestSpan,
     started: Timestamp,
     stopped: bool,
-    told: ResponseTimes,
+    series: ResponseTimes,
 }
 
-/// Timing field of the response.
+/// Delivery of `Server-Timing`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResponseTimes {
     Nothing,
-    /// In its head.
+    /// In the header section.
     Head,
-    /// In a trailer where its body streams, else in its head.
+    /// In a trailer if the body streams, else in the header section.
     Trailer,
 }
 
@@ -111,10 +112,10 @@ impl ResponseTimes {
         if !state.settings().server_timing.wanted(head) || state.switch.get() != Switch::On {
             return Self::Nothing;
         }
-        // RFC 9110 §10.1.4: a client says with TE that it takes trailers.
+        // RFC 9110 §10.1.4: a client announces with TE that it accepts trailers.
         let te = head.header(http::header::TE).and_then(|te| te.to_str().ok()).unwrap_or_default();
         let trailers = te.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers"));
-        // What has no body, or no chunks, has no trailers.
+        // A response without a body or without chunks has no trailers.
         let possible = head.method() != http::Method::HEAD && head.version() > http::Version::HTTP_10;
         if trailers && possible { Self::Trailer } else { Self::Head }
     }
@@ -124,31 +125,31 @@ impl RequestWatch {
     pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>) -> Self {
         let Some(route) = state.begin(head) else {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
-            return Self { slot, span, started: zero, stopped: true, told: ResponseTimes::Nothing };
+            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
         };
-        let told = ResponseTimes::of(state, head);
+        let series = ResponseTimes::of(state, head);
         let started = route.core().now();
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
         let mut slot = match outer {
-            // Inside another timing layer: what is counted here is counted there too.
+            // Within another timing layer, measurements are added to both.
             Some(outer) => LogSlot::new(Arc::new(RequestLog::new(route, Some(outer)))),
             None => LogSlot::new(route),
         };
         let span = RequestSpan::open(&mut slot);
-        Self { slot, span, started, stopped: false, told }
+        Self { slot, span, started, stopped: false, series }
     }
 
-    /// Runs `work` as a part of this request.
+    /// Runs `work` as part of this request.
     #[inline(always)]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         match self.slot.scope() {
             Some(_) => self.slot.enter(|| self.span.enter(work)),
-            // Where this layer is not enabled, an outer one may be.
+            // If this layer is disabled, an outer one may be enabled.
             None => work(),
         }
     }
 
-    /// Counts the request out, once; when that was.
+    /// Records the finished request, once; returns the time of its end.
     #[inline]
     fn stop(&mut self, outcome: RequestOutcome) -> Option<Timestamp> {
         if std::mem::replace(&mut self.stopped, true) {
@@ -172,24 +173,24 @@ impl RequestWatch {
         Notes { cache: own.cache.or(theirs.cache), limit: own.limit.or(theirs.limit) }
     }
 
-    /// Says in the response how long it took.
+    /// Adds `Server-Timing` to the response.
     #[cold]
-    fn tell<B>(&self, mut response: Response<Body<B>>, ended: Timestamp) -> Response<Body<B>>
+    fn write_server_timing<B>(&self, mut response: Response<Body<B>>, ended: Timestamp) -> Response<Body<B>>
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let Some(scope) = self.slot.scope() else { return response };
         let notes = self.notes(parts(scope).and_then(|(_, log)| log));
         let streams = response.body().size_hint().exact().is_none() && !response.body().is_end_stream();
-        if self.told == ResponseTimes::Trailer && streams {
-            // RFC 9110 §6.6.2: the names of the trailers, which HTTP/1.1 servers want to know.
+        if self.series == ResponseTimes::Trailer && streams {
+            // RFC 9110 §6.6.2: announces the trailer, which HTTP/1.1 servers require.
             response.headers_mut().append(http::header::TRAILER, HeaderValue::from_static("server-timing"));
             let (scope, started) = (scope.clone(), self.started);
             let trailer = move || {
                 let now = parts(&scope).map_or(started, |(route, _)| route.core().now());
                 said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
             };
-            response.body_mut().trail(Box::new(trailer));
+            response.body_mut().add_trailers(Box::new(trailer));
         } else if let Some(value) = said(scope, self.started, ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }
@@ -197,7 +198,7 @@ impl RequestWatch {
     }
 }
 
-/// The route that a scope is of, and the request's log where there is one.
+/// Returns the route of a scope, and the request's log, if any.
 fn parts(scope: &RequestScope) -> Option<(&Route, Option<&RequestLog>)> {
     let scope: &dyn Any = &**scope;
     match scope.downcast_ref::<Route>() {

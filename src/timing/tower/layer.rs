@@ -19,13 +19,12 @@ use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::TimingStats;
 use crate::timing::report::prometheus;
 
-/// A table is allocated for so many routes at once; beyond this it is a mistake.
-const MOST_ROUTES: usize = 65_536;
+/// Maximum number of routes, for which a table is allocated at once.
+const MAX_ROUTES: usize = 65_536;
 
-/// Measures every request and the queries it makes.
+/// Measures every request and its queries.
 ///
-/// All clones of a layer, and all services made by it, count into one state: ask any of them for
-/// [`stats`](Self::stats).
+/// All clones of a layer, and all services made by it, share one state and return the same [`stats`](Self::stats).
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -50,13 +49,19 @@ pub struct TimingLayer {
 }
 
 impl TimingLayer {
-    /// A layer with the defaults: slow from 250 ms on, 256 routes, no `Server-Timing`.
+    /// Creates a layer with the defaults: slow from 250 ms, 256 routes, no `Server-Timing`.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// assert_eq!(TimingLayer::new().stats().requests, 0);
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { state: Arc::new(TimingState::new(TimingSettings::default())) }
     }
 
-    /// A layer to be set up.
+    /// Returns a builder.
     ///
     /// ```
     /// use std::time::Duration;
@@ -71,13 +76,20 @@ impl TimingLayer {
 
     /// Returns the statistics since the layer was built.
     ///
-    /// Costs some microseconds per route: it is made for a page or a scrape, not for every request.
+    /// Costs some microseconds per route: intended for a page or a scrape, not for every request.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let stats = TimingLayer::new().stats();
+    /// println!("{:?} in the 99th percentile", stats.latency.p99);
+    /// ```
     #[must_use]
     pub fn stats(&self) -> TimingStats {
         self.state.stats()
     }
 
-    /// The same for Prometheus, in its text format (version 0.0.4), under OpenTelemetry's names.
+    /// Renders the statistics in Prometheus text format (version 0.0.4), with OpenTelemetry's names.
     ///
     /// | metric | type | unit | labels |
     /// |---|---|---|---|
@@ -86,15 +98,14 @@ impl TimingLayer {
     /// | `tollgate_requests_total` | counter | requests | `http_route`, `outcome`: `answered`, `error`, `cancelled` |
     /// | `tollgate_request_queries_total` | counter | queries | `http_route` |
     /// | `tollgate_request_query_seconds_total` | counter | seconds | `http_route` |
-    /// | `db_client_operation_duration_seconds` | histogram | seconds | `db_query_text`: a fingerprint or a name |
+    /// | `db_client_operation_duration_seconds` | histogram | seconds | `db_query_summary`: a fingerprint or a name |
     /// | `db_client_connection_wait_time_seconds` | histogram | seconds | |
     /// | `tollgate_unattributed_queries_total` | counter | queries | |
     /// | `tollgate_findings_total` | counter | findings | `http_route`, `kind`: see [`FindingKind`](crate::timing::FindingKind) |
     ///
-    /// Buckets are those that OpenTelemetry's conventions advise; a value up to 3 % above a bucket's bound may be
-    /// counted
-    /// as below it. Labels are routes and fingerprints: never a path, a value, a user or an address. Costs some
-    /// microseconds per route and query: for a scrape, not for every request.
+    /// Buckets are those of OpenTelemetry's conventions; a value up to 3 % above a bucket's bound may be counted in
+    /// it. Labels are routes and fingerprints: never a path, a value, a user or an address. Costs some microseconds
+    /// per route and query: intended for a scrape, not for every request.
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
@@ -107,14 +118,24 @@ impl TimingLayer {
         prometheus::render(&self.state)
     }
 
-    /// Switches timing on, off or to measuring without `Server-Timing` ([`Switch::Shadow`]), for requests that come
-    /// from
-    /// now on. What was measured is kept. A layer that was built not [enabled](TimingBuilder::enabled) stays off.
+    /// Changes the mode of timing for future requests: on, off, or measuring without `Server-Timing`
+    /// ([`Switch::Shadow`]).
+    ///
+    /// Measurements are kept. A layer that was built not [enabled](TimingBuilder::enabled) stays off.
+    ///
+    /// ```
+    /// use tollgate::Switch;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::new();
+    /// timing.switch(Switch::Off);
+    /// assert_eq!(timing.stats().switch, Switch::Off);
+    /// ```
     pub fn switch(&self, switch: Switch) {
         self.state.switch.set(switch);
     }
 
-    /// The service around `inner`; `W` says whether its response body is still to be wrapped.
+    /// Wraps `inner`; `W` selects how its response body is wrapped.
     pub(crate) fn wrap<S, W>(&self, inner: S) -> Timing<S, W> {
         Timing { inner, state: self.state.clone(), body: PhantomData }
     }
@@ -134,7 +155,21 @@ impl<S> Layer<S> for TimingLayer {
     }
 }
 
-/// Sets up a [`TimingLayer`]. Made by [`TimingLayer::builder`].
+/// Builds a [`TimingLayer`]. Made by [`TimingLayer::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::timing::TimingLayer;
+///
+/// let timing = TimingLayer::builder()
+///     .slow_after(Duration::from_millis(500))
+///     .slow_query_after(Duration::from_millis(50))
+///     .starved_after(Duration::from_millis(200))
+///     .routes(["/prices/{symbol}"])
+///     .build()?;
+/// # let _ = timing;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct TimingBuilder {
@@ -143,42 +178,85 @@ pub struct TimingBuilder {
 }
 
 impl TimingBuilder {
-    /// From when on a request is slow: it is listed in [`TimingStats`] and reported as
-    /// [`Event::SlowRequest`]. By default 250 ms.
+    /// Sets the duration from which a request is slow, listed in [`TimingStats`] and reported as
+    /// [`Event::SlowRequest`]. Defaults to 250 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().slow_after(Duration::from_millis(500)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn slow_after(mut self, span: Duration) -> Self {
         self.settings.slow_after = span;
         self
     }
 
-    /// From when on one query is slow, and reported as [`Event::SlowQuery`]. By default 100 ms.
+    /// Sets the duration from which a query is reported as [`Event::SlowQuery`]. Defaults to 100 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().slow_query_after(Duration::from_millis(50)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn slow_query_after(mut self, span: Duration) -> Self {
         self.settings.slow_query_after = span;
         self
     }
 
-    /// From when on a request has waited too long for database connections, all its waits together, and is reported as
-    /// [`Event::PoolStarvation`]. By default 100 ms.
+    /// Sets the total wait for database connections from which a request is reported as [`Event::PoolStarvation`].
+    /// Defaults to 100 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().starved_after(Duration::from_millis(200)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn starved_after(mut self, span: Duration) -> Self {
         self.settings.starved_after = span;
         self
     }
 
-    /// When repeated queries are reported, as [`Event::NPlusOne`] and [`Event::DuplicateQueries`]: see [`Repeats`].
+    /// Sets the thresholds for repeated queries, reported as [`Event::NPlusOne`] and [`Event::DuplicateQueries`].
+    ///
+    /// ```
+    /// use tollgate::timing::{Repeats, TimingLayer};
+    ///
+    /// let timing = TimingLayer::builder().repeats(Repeats::new().at_least(10)).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn repeats(mut self, repeats: Repeats) -> Self {
         self.settings.repeats = repeats;
         self
     }
 
-    /// The same for one route, by its name: axum's matched path, or a pattern given as [`routes`](Self::routes).
+    /// Sets these thresholds for one route: axum's matched path, or a pattern given as [`routes`](Self::routes).
+    ///
+    /// ```
+    /// use tollgate::timing::{Repeats, TimingLayer};
+    ///
+    /// let timing = TimingLayer::builder().repeats_on("/export", Repeats::off()).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn repeats_on(mut self, route: &str, repeats: Repeats) -> Self {
         self.settings.repeats_on.push((route.into(), repeats));
         self
     }
 
-    /// Names requests by these patterns where no router has named them, in axum's syntax: `"/prices/{symbol}"`.
+    /// Declares patterns, in axum's syntax, that name requests without a matched route: `"/prices/{symbol}"`.
     ///
-    /// Needed where the layer stands outside axum's router (around a whole app, in a gateway, on a bare hyper server)
-    /// or without the feature `axum`; such requests share the name [`UNMATCHED`](crate::UNMATCHED) otherwise.
+    /// Needed if the layer is outside axum's router (around a whole app, in a gateway, on a bare hyper server) or
+    /// without the feature `axum`; such requests otherwise share the name [`UNMATCHED`](crate::UNMATCHED).
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
@@ -197,44 +275,58 @@ impl TimingBuilder {
         self
     }
 
-    /// Times requests that go out.
+    /// Times outgoing requests.
     pub(crate) fn outbound(mut self) -> Self {
         self.settings.patterns.go_out();
         self
     }
 
-    /// How many routes are told apart, by default 256, those given as [`routes`](Self::routes) first; what comes later
-    /// shares the name `other`.
+    /// Sets how many routes are distinguished; later ones share the name `other`. Defaults to 256.
     ///
-    /// Each route takes about 26 KB.
+    /// Patterns given as [`routes`](Self::routes) take precedence. Each route takes about 26 KB.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// assert!(TimingLayer::builder().max_routes(1_000).build().is_ok());
+    /// assert!(TimingLayer::builder().max_routes(0).build().is_err());
+    /// ```
     pub fn max_routes(mut self, routes: usize) -> Self {
         self.settings.max_routes = routes;
         self
     }
 
-    /// Whether responses say how long they took, in a `Server-Timing` field
-    /// ([W3C](https://www.w3.org/TR/server-timing/)) that browsers show beside each request. By default they do not.
+    /// Adds a `Server-Timing` field ([W3C](https://www.w3.org/TR/server-timing/)), which browsers display, to
+    /// responses. Defaults to `false`.
     ///
-    /// | metric | what it says |
+    /// | metric | value |
     /// |---|---|
     /// | `total;dur=1.2` | milliseconds until the response head |
     /// | `db;dur=0.8;desc="3 queries"` | queries, all together |
     /// | `pool;dur=0.1` | waits for database connections |
     /// | `upstream;dur=5;desc="1 call"` | calls of other services |
-    /// | `cache;desc="hit"` | how a cache of this crate answered |
-    /// | `limit;desc="allowed"` | what a limit of this crate decided |
+    /// | `cache;desc="hit"` | outcome of the cache |
+    /// | `limit;desc="allowed"` | outcome of the limits |
     ///
-    /// Where the body streams and the client takes trailers (`TE: trailers`), the field comes as a trailer instead, and
-    /// its times run to the end of the body.
+    /// If the body streams and the client accepts trailers (`TE: trailers`), the field is sent as a trailer, and its
+    /// times extend to the end of the body.
     ///
-    /// The field tells every client how long your queries take: see [`server_timing_if`](Self::server_timing_if). It is
-    /// added to those of the inner service.
+    /// The field discloses query times to every client: see [`server_timing_if`](Self::server_timing_if). It is added
+    /// to the fields of the inner service.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().server_timing(true).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn server_timing(mut self, on: bool) -> Self {
         self.settings.server_timing = if on { Reporting::Always } else { Reporting::Never };
         self
     }
 
-    /// The same for those requests alone that `wanted` accepts: from your own network, say, or with a certain field.
+    /// Adds the field only to responses whose request `wanted` accepts, such as requests from an internal network.
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
@@ -247,36 +339,63 @@ impl TimingBuilder {
         self
     }
 
-    /// Where to read the time. A test turns a [`ManualClock`](crate::ManualClock).
+    /// Sets the clock; tests use a [`ManualClock`](crate::ManualClock).
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let clock = ManualClock::new();
+    /// let timing = TimingLayer::builder().clock(Clock::Manual(clock.clone())).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self
     }
 
     /// Sets the callback for every [`Event`].
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().hook(|event| eprintln!("{event:?}")).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.settings.events = Events::new(Some(Arc::new(hook)));
         self
     }
 
-    /// Whether to measure at all. A layer that is not enabled passes everything through, with the same types.
+    /// Enables the layer. Defaults to `true`; a disabled layer passes everything through, with the same types.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().enabled(false).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn enabled(mut self, on: bool) -> Self {
         self.settings.enabled = on;
         self
     }
 
-    /// The layer.
+    /// Builds the layer.
     ///
     /// # Errors
-    /// Where a route pattern is malformed or conflicts with another, or `max_routes` is not within 1 and 65 536.
+    /// Returns an error if a route pattern is malformed or conflicts with another, or `max_routes` is not within 1
+    /// and 65 536.
     pub fn build(self) -> Result<TimingLayer, Error> {
         let Self { settings, error } = self;
         if let Some(error) = error {
             return Err(error);
         }
-        if !(1..=MOST_ROUTES).contains(&settings.max_routes) {
+        if !(1..=MAX_ROUTES).contains(&settings.max_routes) {
             let given = settings.max_routes;
-            return Err(Error::config(format!("max_routes is {given}, and must be within 1 and {MOST_ROUTES}")));
+            return Err(Error::config(format!("max_routes is {given}; it must be within 1 and {MAX_ROUTES}")));
         }
         Ok(TimingLayer { state: Arc::new(TimingState::new(settings)) })
     }

@@ -1,4 +1,4 @@
-//! [`Timing`]: notes when a request came in, and lets the inner service answer.
+//! [`Timing`]: the tower service.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use crate::base::error::BoxError;
 use crate::base::request_head::RequestHead;
 use crate::timing::engine::state::TimingState;
 
-/// A service whose requests are measured. Made by [`TimingLayer`](crate::timing::TimingLayer).
+/// Measures the requests of an inner service. Made by [`TimingLayer`](crate::timing::TimingLayer).
 ///
 /// It is ready when the inner service is ready, and fails with the inner service's error.
 pub struct Timing<S, W = Wrap> {
@@ -41,7 +41,7 @@ where
     #[inline(always)]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request));
-        // A service may begin its work, and spawn some, before its future is polled.
+        // A service may start its work, and spawn tasks, before its future is polled.
         let inner = watch.enter(|| self.inner.call(request));
         ResponseFuture::new(inner, watch)
     }

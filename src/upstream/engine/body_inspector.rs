@@ -1,8 +1,7 @@
-//! Inspects the beginning of a body while it is forwarded, for limits reported inside a 200.
+//! Inspects the beginning of a body while it is forwarded, for limits reported inside a 200 response.
 //!
-//! Frames reach the caller unchanged and at once. What is looked at is kept aside, at most as many bytes as allowed,
-//! and
-//! forgotten when the hook has seen it: at the bound, at the end, or when the body is dropped.
+//! Frames are forwarded unchanged and at once. A bounded copy of the first bytes is kept until the hook has read it:
+//! at the bound, at the end, or when the body is dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::upstream::quota::account::AccountTicket;
 /// Callback that reads limits from a body.
 pub(crate) type Read = Arc<dyn Fn(&Parts, &[u8]) -> Option<ObservedLimits> + Send + Sync>;
 
-/// The hook, and how much it may see.
+/// The hook and the number of bytes it may read.
 #[derive(Clone)]
 pub(crate) struct BodyHook {
     pub(crate) most: usize,
@@ -29,16 +28,16 @@ pub(crate) struct BodyHook {
 }
 
 pin_project! {
-    /// A body that is looked at.
+    /// Inspected body.
     pub(crate) struct BodyInspector<B> {
         #[pin]
         inner: B,
-        look: Look,
+        prefix: Prefix,
     }
 }
 
 /// The bytes inspected so far.
-struct Look {
+struct Prefix {
     core: Arc<UpstreamShared>,
     ticket: AccountTicket,
     parts: Option<Box<Parts>>,
@@ -47,11 +46,11 @@ struct Look {
 
 impl<B> BodyInspector<B> {
     pub(crate) fn new(inner: B, parts: Parts, core: Arc<UpstreamShared>, ticket: AccountTicket) -> Self {
-        Self { inner, look: Look { core, ticket, parts: Some(Box::new(parts)), seen: Vec::new() } }
+        Self { inner, prefix: Prefix { core, ticket, parts: Some(Box::new(parts)), seen: Vec::new() } }
     }
 }
 
-impl Look {
+impl Prefix {
     fn at(&mut self, data: &[u8]) {
         let Some(most) = self.core.in_body.as_ref().map(|hook| hook.most) else { return };
         if self.parts.is_none() {
@@ -60,24 +59,24 @@ impl Look {
         let room = most - self.seen.len();
         self.seen.extend_from_slice(&data[..data.len().min(room)]);
         if self.seen.len() == most {
-            self.tell();
+            self.run_hook();
         }
     }
 
-    fn tell(&mut self) {
+    fn run_hook(&mut self) {
         let seen = std::mem::take(&mut self.seen);
         if let (Some(parts), Some(hook)) = (self.parts.take(), self.core.in_body.as_ref())
-            && let Some(told) = (hook.read)(&parts, &seen)
+            && let Some(observed) = (hook.read)(&parts, &seen)
         {
-            self.core.observed_in_body(&self.ticket, &told);
+            self.core.observed_in_body(&self.ticket, &observed);
         }
     }
 }
 
-impl Drop for Look {
+impl Drop for Prefix {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.tell();
+            self.run_hook();
         }
     }
 }
@@ -93,8 +92,8 @@ where
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
         match &frame {
-            Some(Ok(frame)) => frame.data_ref().map_or((), |data| this.look.at(data)),
-            Some(Err(_)) | None => this.look.tell(),
+            Some(Ok(frame)) => frame.data_ref().map_or((), |data| this.prefix.at(data)),
+            Some(Err(_)) | None => this.prefix.run_hook(),
         }
         Poll::Ready(frame)
     }

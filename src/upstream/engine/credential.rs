@@ -1,15 +1,13 @@
-//! [`Credential`]: our own key to the upstream, put on below the cache.
+//! [`Credential`]: adds the gate's own credential below the cache.
 //!
-//! A request with `Authorization` passes a cache by, since its answer may be one user's. Our own key says nothing of
-//! any
-//! user: it is the same for all. So it is added after the cache has looked, and a request that carries one already, a
-//! user's, is left as it is and passes by as ever.
+//! A cache is bypassed by requests with `Authorization`, because their responses may belong to one user. The gate's
+//! own credential identifies no user: it is the same for all requests. It is therefore added below the cache. A
+//! request that already carries a user's credential is left unchanged and bypasses the cache as usual.
 //!
-//! An answer that is `private` is so for whose key was used. Where that is ours, we are the one it is meant for: the
-//! cache
-//! is told what else it says, in a field of our own that goes no further. In the same way the cache can be told to go
-//! by its
-//! rules alone, whatever the upstream says of freshness; but `no-store` is always obeyed.
+//! A `private` response is private to the owner of the credential. With the gate's own credential that is the gate
+//! itself, so the cache receives the other directives in an internal field, which is removed before the client. The
+//! same field can make the cache follow its rules only, ignoring the upstream's freshness; `no-store` is always
+//! obeyed.
 
 use std::fmt;
 use std::future::Future;
@@ -21,10 +19,10 @@ use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-/// What a cache of this crate obeys before all else, and never passes on.
-const OURS: HeaderName = HeaderName::from_static("tollgate-cache-control");
+/// Internal field that takes precedence in this crate's cache and is never forwarded.
+const INTERNAL_CACHE_CONTROL: HeaderName = HeaderName::from_static("tollgate-cache-control");
 
-/// A client whose requests carry our key. Made by [`UpstreamGate`](crate::UpstreamGate).
+/// Client whose requests carry the gate's credential. Made by [`UpstreamGate`](crate::UpstreamGate).
 #[derive(Clone)]
 pub struct Credential<S> {
     inner: S,
@@ -52,20 +50,20 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let mut claim = None;
+        let mut directives_for_cache = None;
         if let Some((name, value)) = self.field.as_ref().filter(|(name, _)| !request.headers().contains_key(name)) {
             request.headers_mut().insert(name.clone(), value.clone());
-            claim = Some(Claim::Ours);
+            directives_for_cache = Some(CacheDirectives::Owner);
         }
         if self.rules_decide {
-            claim = Some(Claim::Rules);
+            directives_for_cache = Some(CacheDirectives::Rules);
         }
-        Credited { future: self.inner.call(request), claim }
+        Credited { future: self.inner.call(request), directives_for_cache }
     }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Credential<S> {
-    /// Never shows the key.
+    /// Never prints the credential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.field.as_ref().map(|(name, _)| name);
         f.debug_struct("Credential").field("inner", &self.inner).field("field", &name).finish()
@@ -73,12 +71,12 @@ impl<S: fmt::Debug> fmt::Debug for Credential<S> {
 }
 
 pin_project! {
-    /// The response of a [`Credential`] service.
+    /// Response future of a [`Credential`] service.
     #[derive(Debug)]
     pub struct Credited<F> {
         #[pin]
         future: F,
-        claim: Option<Claim>,
+        directives_for_cache: Option<CacheDirectives>,
     }
 }
 
@@ -92,41 +90,42 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut answer = ready!(this.future.poll(cx));
-        if let (Ok(response), Some(claim)) = (&mut answer, this.claim) {
-            claim.make(response.headers_mut());
+        if let (Ok(response), Some(directives_for_cache)) = (&mut answer, this.directives_for_cache) {
+            directives_for_cache.make(response.headers_mut());
         }
         Poll::Ready(answer)
     }
 }
 
-/// What is said to our cache in the upstream's place.
+/// Directives sent to this crate's cache in place of the upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    /// What the answer says to who asked: us.
-    Ours,
-    /// Nothing but `no-store`: the rules decide.
+enum CacheDirectives {
+    /// The directives that apply to the gate as the owner of the credential.
+    Owner,
+    /// Only `no-store`; otherwise the cache's rules apply.
     Rules,
 }
 
-impl Claim {
+impl CacheDirectives {
     fn make(self, headers: &mut HeaderMap) {
         let lines = headers.get_all(CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
         let directives: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
         let name = |directive: &str| directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
         let has = |wanted: &str| directives.iter().any(|directive| name(directive) == wanted);
-        if headers.contains_key(OURS) || self == Self::Ours && !has("private") {
+        if headers.contains_key(INTERNAL_CACHE_CONTROL) || self == Self::Owner && !has("private") {
             return;
         }
         let kept = |directive: &&&str| match (self, &*name(directive)) {
-            // RFC 9111 §5.2.2: these speak to shared caches, max-age and the rest to everybody.
-            (Self::Ours, name) => !matches!(name, "private" | "s-maxage" | "proxy-revalidate" | "public"),
+            // RFC 9111 §5.2.2: these apply to shared caches, max-age and the rest to all caches.
+            (Self::Owner, name) => !matches!(name, "private" | "s-maxage" | "proxy-revalidate" | "public"),
             (Self::Rules, name) => name == "no-store",
         };
-        let said: Vec<String> = directives.iter().filter(kept).map(|kept| kept.to_ascii_lowercase()).collect();
-        // A field without a value would not be one: "public" adds nothing here.
-        let said = if said.is_empty() { "public".to_owned() } else { said.join(", ") };
-        if let Ok(value) = HeaderValue::from_str(&said) {
-            headers.insert(OURS, value);
+        let directives_sent: Vec<String> =
+            directives.iter().filter(kept).map(|kept| kept.to_ascii_lowercase()).collect();
+        // An empty value would not be a field: "public" has no effect here.
+        let directives_sent = if directives_sent.is_empty() { "public".to_owned() } else { directives_sent.join(", ") };
+        if let Ok(value) = HeaderValue::from_str(&directives_sent) {
+            headers.insert(INTERNAL_CACHE_CONTROL, value);
         }
     }
 }
@@ -136,21 +135,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_private_to_us_may_be_kept_by_us_and_rules_may_decide() {
-        for (claim, said, heard) in [
-            (Claim::Ours, "private, max-age=60, s-maxage=60", Some("max-age=60")),
-            (Claim::Ours, "Private", Some("public")),
-            (Claim::Ours, "private, no-store", Some("no-store")),
-            (Claim::Ours, "max-age=60", None),
-            (Claim::Ours, "public, max-age=60", None),
-            (Claim::Rules, "private, max-age=0, must-revalidate", Some("public")),
-            (Claim::Rules, "max-age=60, No-Store", Some("no-store")),
+    fn responses_private_to_the_gate_may_be_stored_and_rules_may_decide() {
+        for (directives_for_cache, directives_sent, expected) in [
+            (CacheDirectives::Owner, "private, max-age=60, s-maxage=60", Some("max-age=60")),
+            (CacheDirectives::Owner, "Private", Some("public")),
+            (CacheDirectives::Owner, "private, no-store", Some("no-store")),
+            (CacheDirectives::Owner, "max-age=60", None),
+            (CacheDirectives::Owner, "public, max-age=60", None),
+            (CacheDirectives::Rules, "private, max-age=0, must-revalidate", Some("public")),
+            (CacheDirectives::Rules, "max-age=60, No-Store", Some("no-store")),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static(said));
-            claim.make(&mut headers);
-            assert_eq!(headers.get(OURS).map(|value| value.to_str().expect("text")), heard, "{said}");
-            assert_eq!(headers[CACHE_CONTROL], said, "what users are sent is unchanged");
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static(directives_sent));
+            directives_for_cache.make(&mut headers);
+            assert_eq!(
+                headers.get(INTERNAL_CACHE_CONTROL).map(|value| value.to_str().expect("text")),
+                expected,
+                "{directives_sent}"
+            );
+            assert_eq!(headers[CACHE_CONTROL], directives_sent, "the client receives the field unchanged");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`CreditStore`]: where credits are booked before they are spent, so that a restart or a second node forgets nothing.
+//! [`CreditStore`]: records credits before they are spent, so that restarts and other nodes lose nothing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,22 +10,40 @@ use crate::base::lock::Mutex;
 use crate::base::maybe_ready::MaybeReady;
 use crate::upstream::quota::balance::{Balance, Booking};
 
-/// A place where credits are booked. Implement it to keep them elsewhere; every method must be as fast as the calls it
-/// delays, and none may lose what it has acknowledged.
+/// Store of booked credits, shared by processes.
+///
+/// Every method delays calls and must be fast, and no implementation may lose what it has acknowledged.
+///
+/// ```
+/// use tollgate::MaybeReady;
+/// use tollgate::upstream::{Balance, Booking, CreditStore, MemoryCredits};
+///
+/// /// Delegates to the in-process store.
+/// struct Logged(MemoryCredits);
+///
+/// impl CreditStore for Logged {
+///     fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, tollgate::Error>> {
+///         eprintln!("{} bookings", bookings.len());
+///         self.0.book(bookings)
+///     }
+/// }
+/// # let _ = Logged(MemoryCredits::default());
+/// ```
 pub trait CreditStore: Send + Sync + 'static {
-    /// Books all of these, and says what is booked in each window by now, these included.
+    /// Books all of these, and returns the resulting balance of each window.
     ///
     /// # Errors
-    /// Where the store did not answer. Whatever it may have booked stays booked: too much is counted, never too little.
+    /// Returns an error if the store did not answer. Bookings that it may have made stay: too much is counted, never
+    /// too little.
     fn book(&self, bookings: &[Booking]) -> MaybeReady<Result<Vec<Balance>, Error>>;
 
-    /// Where to report that the store is out of reach, or back.
+    /// Registers a hook for the store's outages.
     fn listen(&self, hook: Hook) {
         drop(hook);
     }
 }
 
-/// Credits booked in this process: shared by several layers, and gone with it.
+/// In-process credit store, which several layers can share.
 ///
 /// ```
 /// use std::sync::Arc;

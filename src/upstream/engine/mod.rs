@@ -1,4 +1,4 @@
-//! The state that all calls share: account, credit store, pacing, inspected bodies, statistics.
+//! State shared by all calls: account, credit store, pacing, inspected bodies, statistics.
 
 pub(super) mod body_inspector;
 pub(super) mod credential;

@@ -1,4 +1,4 @@
-//! [`UpstreamShared`]: what all services of one layer share, around the [`Account`].
+//! [`UpstreamShared`]: state shared by all services of one layer, around the [`Account`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +28,8 @@ use crate::upstream::quota::meter::Moment;
 use crate::upstream::quota::mode::{Mode, Priority, Shares};
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 
-/// The calendar is read anew so often.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval between readings of the calendar.
+const CALENDAR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns the cost of a call in credits.
 pub(crate) type CreditCost = Arc<dyn Fn(&RequestHead<'_>) -> u64 + Send + Sync>;
@@ -47,7 +47,7 @@ pub(crate) struct UpstreamShared {
     pub(crate) budget: Budget,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
-    /// Held while credits are booked: one booking at a time.
+    /// Held while credits are booked, so that bookings are sequential.
     pub(crate) booking: Semaphore,
     pub(crate) stopped: AtomicBool,
     pub(crate) held: Mutex<AccountState>,
@@ -65,11 +65,11 @@ pub(crate) struct Clocks(Moment);
 
 /// Next step for a call.
 pub(crate) enum CallStep {
-    /// It is made.
+    /// Send the call.
     Send(AccountTicket),
-    /// It may be, after a while.
+    /// Send it after a wait.
     Wait(BoxFuture<Result<AccountTicket, Rejected>>),
-    /// It is not.
+    /// Reject it.
     Rejected(Rejected),
 }
 
@@ -78,11 +78,11 @@ impl AccountState {
         Self { account, clocks: Clocks(moment) }
     }
 
-    /// This moment by both clocks; the calendar is read each second and reckoned in between.
+    /// Returns the current moment; the calendar is read once a second and computed in between.
     fn moment(&mut self, clock: &Clock) -> Moment {
         let now = clock.now();
         let since = now.since(self.clocks.0.now);
-        if since >= LOOK {
+        if since >= CALENDAR_INTERVAL {
             self.clocks = Clocks(moment(clock, now));
             self.account.reset_clock(self.clocks.0);
             return self.clocks.0;
@@ -92,7 +92,7 @@ impl AccountState {
     }
 }
 
-/// Both clocks, read now.
+/// Reads both clocks.
 pub(crate) fn moment(clock: &Clock, now: Timestamp) -> Moment {
     let unix = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Moment { now, unix: i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX) }
@@ -104,7 +104,7 @@ impl UpstreamShared {
         let endpoint = self.patterns.at(head.uri().path()).unwrap_or(self.patterns.names().len());
         let cost = self.cost.as_ref().map_or(1, |cost| crate::upstream::learn::observed_limits::credible(cost(head)));
         let share = self.shares.of(head.extension::<Priority>().copied().unwrap_or_default());
-        PlannedCall { endpoint, cost, share, owes: false }
+        PlannedCall { endpoint, cost, share, unbooked: false }
     }
 
     /// Returns the next step for a call.
@@ -122,12 +122,12 @@ impl UpstreamShared {
                 match self.mode {
                     Mode::Wait(most) if wait <= most => {
                         self.lock().account.waits += 1;
-                        CallStep::Wait(Box::pin(wait::leave(self.clone(), call)))
+                        CallStep::Wait(Box::pin(wait::permission(self.clone(), call)))
                     }
-                    _ => CallStep::Rejected(self.shed(reason, wait)),
+                    _ => CallStep::Rejected(self.reject(reason, wait)),
                 }
             }
-            CallVerdict::Book => CallStep::Wait(Box::pin(wait::leave(self.clone(), call))),
+            CallVerdict::Book => CallStep::Wait(Box::pin(wait::permission(self.clone(), call))),
         }
     }
 
@@ -143,7 +143,7 @@ impl UpstreamShared {
         if runs_low {
             wait::top_up(self, call.cost);
         }
-        self.tell(&AccountEvents { alerts, circuit: None }, moment.now);
+        self.emit(&AccountEvents { alerts, circuit: None }, moment.now);
         verdict
     }
 
@@ -151,36 +151,36 @@ impl UpstreamShared {
     pub(crate) fn answered(&self, ticket: &AccountTicket, status: StatusCode, headers: &HeaderMap) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
-        let told = learn(status, headers, moment.unix as f64 / 1e9);
-        let news = held.account.settle(ticket, CallEnding::Answered(status, &told), moment);
+        let observed = learn(status, headers, moment.unix as f64 / 1e9);
+        let events = held.account.settle(ticket, CallEnding::Answered(status, &observed), moment);
         self.feed(&mut held);
         drop(held);
-        self.tell(&news, moment.now);
+        self.emit(&events, moment.now);
     }
 
     /// Records the end of a call without a response.
     pub(crate) fn ended(&self, ticket: &AccountTicket, ending: CallEnding<'_>) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
-        let news = held.account.settle(ticket, ending, moment);
+        let events = held.account.settle(ticket, ending, moment);
         self.feed(&mut held);
         drop(held);
-        self.tell(&news, moment.now);
+        self.emit(&events, moment.now);
     }
 
     /// Applies limits observed in a response body.
-    pub(crate) fn observed_in_body(&self, ticket: &AccountTicket, told: &ObservedLimits) {
+    pub(crate) fn observed_in_body(&self, ticket: &AccountTicket, observed: &ObservedLimits) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
-        let news = held.account.observed_in_body(ticket, told, moment);
+        let events = held.account.observed_in_body(ticket, observed, moment);
         self.feed(&mut held);
         drop(held);
-        self.tell(&news, moment.now);
+        self.emit(&events, moment.now);
     }
 
     /// Counts a rejected call and emits the event.
-    pub(crate) fn shed(&self, reason: RejectedReason, retry_after: Duration) -> Rejected {
-        self.lock().account.sheds[reason as usize] += 1;
+    pub(crate) fn reject(&self, reason: RejectedReason, retry_after: Duration) -> Rejected {
+        self.lock().account.rejections[reason as usize] += 1;
         let upstream = &*self.name;
         self.events.emit(&Event::CallRejected { upstream, reason: reason.as_str(), retry_after });
         Rejected { upstream: upstream.into(), reason, retry_after }
@@ -190,7 +190,7 @@ impl UpstreamShared {
         self.held.lock()
     }
 
-    /// The account as of now, its windows turned.
+    /// Returns the account after advancing its windows to now.
     pub(crate) fn now(&self) -> (MutexGuard<'_, AccountState>, Moment) {
         let mut held = self.lock();
         let moment = held.moment(&self.clock);
@@ -198,23 +198,23 @@ impl UpstreamShared {
         (held, moment)
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Tells the caches what is left, where that has changed: when a call has ended, not when it begins. Their lock is
-    /// taken under ours, never the other way round.
+    /// Reports changed allowances to the caches, after a call has ended. Their lock is taken while holding the
+    /// account's, never the other way round.
     fn feed(&self, held: &mut AccountState) {
-        if let Some(allowances) = held.account.news_for_caches() {
+        if let Some(allowances) = held.account.changed_allowances() {
             self.budget.set(&allowances);
         }
     }
 
-    fn tell(&self, news: &AccountEvents, now: Timestamp) {
-        for alert in &news.alerts {
+    fn emit(&self, events: &AccountEvents, now: Timestamp) {
+        for alert in &events.alerts {
             self.alert(alert, now);
         }
-        match news.circuit {
+        match events.circuit {
             Some(true) => self.events.emit(&Event::CircuitOpened { upstream: &self.name }),
             Some(false) => self.events.emit(&Event::CircuitClosed { upstream: &self.name }),
             None => {}

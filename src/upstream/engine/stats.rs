@@ -1,4 +1,4 @@
-//! [`UpstreamStats`]: what an upstream's account says, as plain data.
+//! [`UpstreamStats`]: statistics of one upstream.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use crate::upstream::quota::account::Endpoint;
 use crate::upstream::quota::meter::Moment;
 use crate::upstream::quota::rejected::RejectedReason;
 
-/// Statistics of one upstream. Serialises to JSON, durations in seconds.
+/// Statistics of one upstream. Serialises to JSON, with durations in seconds.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamStats {
-    /// The upstream's name.
+    /// Name of the upstream.
     pub upstream: String,
-    /// `observe`, `wait` or `shed`.
+    /// Mode: `observe`, `wait` or `reject`.
     pub mode: &'static str,
-    /// The windows that were configured, in the order they were.
+    /// Configured windows, in configuration order.
     pub windows: Vec<WindowStats>,
     /// Limits reported by the upstream.
     pub learned: Vec<WindowStats>,
-    /// Calls that were made.
+    /// Calls sent.
     pub calls: u64,
     /// Cost in credits.
     pub credits: u64,
@@ -32,19 +32,19 @@ pub struct UpstreamStats {
     pub burn_last_hour: u64,
     /// Credits spent in the last day.
     pub burn_last_day: u64,
-    /// Calls that were not made, by reason.
-    pub sheds: BTreeMap<&'static str, u64>,
-    /// Calls that were made only because this layer observes.
-    pub would_shed: u64,
+    /// Calls rejected, by reason.
+    pub rejections: BTreeMap<&'static str, u64>,
+    /// Calls that were sent only because of [`Mode::Observe`](crate::upstream::Mode::Observe).
+    pub would_reject: u64,
     /// Calls that waited.
     pub waits: u64,
     /// State of the circuit: `closed`, `open`, or `off` without one.
     pub circuit: &'static str,
-    /// Whether the store of the credits answers; nothing where there is none.
+    /// Whether the credit store is reachable; `None` without a store.
     pub store_up: Option<bool>,
-    /// Credits spent here that the store does not know of yet.
-    pub owed: u64,
-    /// By endpoint, those that were called.
+    /// Credits spent here and not yet booked in the store.
+    pub unbooked: u64,
+    /// Endpoints that were called.
     pub endpoints: Vec<EndpointStats>,
 }
 
@@ -52,40 +52,39 @@ pub struct UpstreamStats {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WindowStats {
-    /// `minute`, `hour`, `day`, `month`, or the upstream's own name for the limit; empty where it gave none.
+    /// `minute`, `hour`, `day`, `month`, or the upstream's name of the limit; empty if it has none.
     pub window: String,
-    /// What may be spent in it.
+    /// Credits that may be spent in the window.
     pub limit: u64,
     /// Credits spent: never less than the upstream has counted.
     pub spent: u64,
     /// Credits left.
     pub remaining: u64,
-    /// How long until the next window.
-    #[serde(rename = "resets_in_s", serialize_with = "seconds")]
+    /// Time until the next window.
+    #[serde(rename = "resets_in_seconds", serialize_with = "seconds")]
     pub resets_in: Duration,
-    /// How long the rest lasts at the higher of the last hour's and the last day's rate; nothing where it lasts until
-    /// the
-    /// next window.
-    #[serde(rename = "exhausted_in_s", serialize_with = "maybe_seconds")]
+    /// Time until the quota is used up, at the higher rate of the last hour and the last day; `None` if it lasts
+    /// until the next window.
+    #[serde(rename = "exhausted_in_seconds", serialize_with = "maybe_seconds")]
     pub exhausted_in: Option<Duration>,
 }
 
-/// One endpoint of an upstream.
+/// Statistics of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EndpointStats {
-    /// Its pattern, or `unmatched`.
+    /// Pattern, or `unmatched`.
     pub endpoint: String,
-    /// Calls that were made.
+    /// Calls sent.
     pub calls: u64,
     /// Cost in credits.
     pub credits: u64,
-    /// Calls that ended in the client's error.
+    /// Calls that failed with an error of the client.
     pub failed: u64,
-    /// Calls that were answered 304: what was cached is still so.
+    /// Responses with status 304 (Not Modified).
     pub not_modified: u64,
-    /// How long an answer took, on average, until its head was there.
-    #[serde(rename = "mean_latency_s", serialize_with = "seconds")]
+    /// Mean time to the response head.
+    #[serde(rename = "mean_latency_seconds", serialize_with = "seconds")]
     pub mean_latency: Duration,
 }
 
@@ -100,24 +99,24 @@ impl UpstreamStats {
         };
         let ours =
             account.calendars.iter().map(|c| window(c.credits.window().to_owned(), c.limit(), c.spent(), c.ends));
-        let theirs = account
+        let upstream_time = account
             .learned
             .iter()
             .map(|l| window(String::from_utf8_lossy(&l.name).into_owned(), l.limit, l.spent, l.ends));
         let names = core.patterns.names().iter().map(|name| &**name).chain([UNMATCHED]);
         let endpoints = names.zip(&account.endpoints).filter(|(_, endpoint)| endpoint.calls > 0);
-        let sheds = RejectedReason::ALL.map(|reason| (reason.as_str(), account.sheds[reason as usize]));
+        let rejections = RejectedReason::ALL.map(|reason| (reason.as_str(), account.rejections[reason as usize]));
         Self {
             upstream: core.name.to_string(),
             mode: core.mode.as_str(),
             windows: ours.collect(),
-            learned: theirs.collect(),
+            learned: upstream_time.collect(),
             calls: account.endpoints.iter().map(|endpoint| endpoint.calls).sum(),
             credits: account.endpoints.iter().map(|endpoint| endpoint.credits).sum(),
             burn_last_hour: account.burn.last_hour(now),
             burn_last_day: account.burn.last_day(now),
-            sheds: sheds.into_iter().filter(|(_, count)| *count > 0).collect(),
-            would_shed: account.would_shed,
+            rejections: rejections.into_iter().filter(|(_, count)| *count > 0).collect(),
+            would_reject: account.would_reject,
             waits: account.waits,
             circuit: match &account.breaker {
                 None => "off",
@@ -125,7 +124,7 @@ impl UpstreamStats {
                 Some(_) => "closed",
             },
             store_up: core.store.as_ref().map(|_| !account.is_store_away(now)),
-            owed: if core.store.is_some() { account.owed() } else { 0 },
+            unbooked: if core.store.is_some() { account.unbooked() } else { 0 },
             endpoints: endpoints.map(|(name, endpoint)| EndpointStats::of(name, endpoint)).collect(),
         }
     }

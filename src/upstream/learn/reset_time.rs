@@ -1,26 +1,25 @@
 //! Parses the many formats in which upstreams report when a quota resets.
 //!
-//! | written as | read as | seen at |
+//! | format | meaning | used by |
 //! |---|---|---|
-//! | `30`, `1.5` | that many seconds from now | the IETF's fields, `Retry-After`, Discord, Stripe |
-//! | `1767225600` | that second since 1970, from 10⁹ on | GitHub, Twitter |
-//! | `1767225600123` | that millisecond since 1970, from 10¹² on | several |
-//! | `6m0s`, `120ms`, `1h2m3.5s` | that long | OpenAI |
-//! | `2026-01-01T00:00:00Z` | that moment | Anthropic |
-//! | `Thu, 01 Jan 2026 00:00:00 GMT` | that moment | `Retry-After` |
+//! | `30`, `1.5` | seconds from now | the IETF's fields, `Retry-After`, Discord, Stripe |
+//! | `1767225600` | Unix time in seconds, from 10⁹ | GitHub, Twitter |
+//! | `1767225600123` | Unix time in milliseconds, from 10¹² | several |
+//! | `6m0s`, `120ms`, `1h2m3.5s` | duration | OpenAI |
+//! | `2026-01-01T00:00:00Z` | point in time | Anthropic |
+//! | `Thu, 01 Jan 2026 00:00:00 GMT` | point in time | `Retry-After` |
 //!
-//! A delay of 10⁹ seconds would be 31 years: larger numbers are moments. What lies in the past is now; nothing is
-//! further
-//! away than [`FURTHEST`].
+//! A delay of 10⁹ seconds would be 31 years: larger numbers are points in time. Past times count as now, and none is
+//! further away than [`FURTHEST`].
 
 use std::time::{Duration, SystemTime};
 
 use crate::base::calendar::{DAY, day_number, days_in_month};
 
-/// A quota that comes back later than this never does: 32 days.
+/// Longest accepted delay: 32 days.
 const FURTHEST: Duration = Duration::from_secs(32 * 86_400);
 
-/// How long it is until the moment written here, at `unix` seconds since 1970 by the clock of who wrote it.
+/// Returns the delay until the time given in `text`, at Unix time `unix` by the sender's clock.
 pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let seconds = number(text)
@@ -34,14 +33,14 @@ pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
     Some(clamped(seconds))
 }
 
-/// Seconds as a duration: nothing before now, nothing beyond [`FURTHEST`].
-pub(crate) fn clamped(seconds: f64) -> Duration {
+/// Converts seconds to a duration between zero and [`FURTHEST`].
+pub(super) fn clamped(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(FURTHEST).min(FURTHEST)
 }
 
-/// Digits, with a fraction or without.
+/// Parses digits, with or without a fraction.
 fn number(text: &str) -> Option<f64> {
-    // What nearly all send: up to fifteen digits, which a float holds exactly.
+    // The common case: up to fifteen digits, which a float represents exactly.
     if (1..=15).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) {
         return Some(text.bytes().fold(0_u64, |n, b| n * 10 + u64::from(b - b'0')) as f64);
     }
@@ -50,7 +49,7 @@ fn number(text: &str) -> Option<f64> {
     (digits(whole) && digits(fraction)).then(|| text.parse().ok()).flatten()
 }
 
-/// Numbers with units, the larger first or not.
+/// Parses numbers with units, in any order.
 fn span(text: &str) -> Option<f64> {
     let (mut rest, mut total) = (text, None);
     while !rest.is_empty() {
@@ -74,12 +73,12 @@ fn span(text: &str) -> Option<f64> {
     total
 }
 
-/// An HTTP date (RFC 9110 §5.6.7) or a timestamp (RFC 3339), in seconds since 1970.
+/// Parses an HTTP date (RFC 9110 §5.6.7) or a timestamp (RFC 3339) as Unix time.
 fn moment(text: &str) -> Option<f64> {
     date(text).or_else(|| timestamp(text))
 }
 
-/// An HTTP date, in seconds since 1970.
+/// Parses an HTTP date as Unix time.
 pub(crate) fn date(text: &str) -> Option<f64> {
     if let Some(date) = fixed(text.as_bytes()) {
         return Some(date);
@@ -88,8 +87,7 @@ pub(crate) fn date(text: &str) -> Option<f64> {
     Some(date.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
 }
 
-/// The one form that is sent today, from 1970 on: `Thu, 01 Jan 2026 00:00:00 GMT`. Its day of the week is not looked
-/// at.
+/// Parses the current HTTP date format, from 1970: `Thu, 01 Jan 2026 00:00:00 GMT`. The day of the week is ignored.
 fn fixed(text: &[u8]) -> Option<f64> {
     const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     let text: &[u8; 29] = text.try_into().ok()?;
@@ -106,7 +104,7 @@ fn fixed(text: &[u8]) -> Option<f64> {
         .then(|| (day_number(year, month, day) * DAY + hour * 3_600 + minute * 60 + second) as f64)
 }
 
-/// RFC 3339 §5.6, a space in place of the `T` included.
+/// Parses RFC 3339 §5.6, including a space instead of the `T`.
 fn timestamp(text: &str) -> Option<f64> {
     let bytes = text.as_bytes();
     let digits = |from: usize, to: usize| -> Option<i64> {
@@ -129,7 +127,7 @@ fn timestamp(text: &str) -> Option<f64> {
     Some(seconds as f64 + fraction - zone(&rest[zone_at..])?)
 }
 
-/// Seconds ahead of UTC.
+/// Parses a time zone as seconds ahead of UTC.
 fn zone(text: &str) -> Option<f64> {
     if matches!(text, "" | "Z" | "z") {
         return Some(0.0);
@@ -147,7 +145,7 @@ mod tests {
     const NEW_YEAR: f64 = 1_767_225_600.0;
 
     #[test]
-    fn moments_are_read_however_they_are_written() {
+    fn all_formats_are_parsed() {
         for (text, seconds) in [
             ("0", 0.0),
             ("30", 30.0),
@@ -177,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_what_the_library_says() {
+    fn dates_agree_with_the_library() {
         for days in 0..60_000_u64 {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400 + days % 86_400);
             let text = httpdate::fmt_http_date(at);
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_nothing() {
+    fn text_without_a_time_is_none() {
         for text in [
             "",
             "-1",
@@ -214,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn nearly_moments_do_not_either(text in "[0-9]{0,4}[-:T0-9.hms+Z ]{0,30}") {
+        fn malformed_times_do_not_panic(text in "[0-9]{0,4}[-:T0-9.hms+Z ]{0,30}") {
             proptest::prop_assert!(until(text.as_bytes(), NEW_YEAR).is_none_or(|span| span <= FURTHEST));
         }
     }

@@ -1,10 +1,9 @@
-//! [`Account`]: everything that is known of one upstream, and the decision whether a call may be made.
+//! [`Account`]: the state of one upstream, and the decision whether a call may be sent.
 //!
-//! Pure: a call and a moment in, a verdict out; an answer and a moment in, what turned out. Whoever holds it locks it
-//! twice
-//! per call, for a few dozen comparisons each.
+//! Pure: a call and a moment go in, a verdict comes out; a response and a moment go in, events come out. The owner
+//! locks it twice per call, for a few dozen comparisons each.
 //!
-//! All or none: nothing is spent before everything has agreed.
+//! All or none: nothing is spent before every check has passed.
 
 mod booking;
 mod settlement;
@@ -25,25 +24,25 @@ use crate::upstream::learn::observed_limits::LimitName;
 pub(crate) use booking::BookingRequest;
 pub(crate) use settlement::{AccountEvents, CallEnding};
 
-/// Ends of windows closer than this are the same to caches.
+/// Ends of windows closer than this are reported to caches once.
 const NEAR: Duration = Duration::from_secs(2);
-/// More limits of one upstream than this are not learned.
+/// Maximum number of observed limits per upstream.
 const MOST_LEARNED: usize = 16;
 
-/// How an account was set up.
+/// Configuration of an account.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// Whether calls are refused at all.
+    /// Whether calls can be rejected.
     pub(crate) enforce: bool,
     /// Whether credits are booked in a store.
     pub(crate) booked: bool,
-    /// Whether an answer "not modified" costs nothing.
+    /// Whether a 304 response is free.
     pub(crate) free_not_modified: bool,
-    /// Thresholds, in per cent.
+    /// Alert thresholds, in per cent.
     pub(crate) alert_at: SmallVec<[u8; 4]>,
     /// The share of the budget reported to caches.
     pub(crate) usual_share: f64,
-    /// From how long on a call is slow, in nanoseconds.
+    /// Duration from which a call is slow, in nanoseconds.
     pub(crate) slow_after: u64,
 }
 
@@ -57,17 +56,17 @@ pub(crate) struct Account {
     pub(crate) breaker: Option<Breaker>,
     flow: InFlight,
     block: ReservationSize,
-    /// The upstream said to wait until then.
+    /// End of the pause requested by the upstream.
     held: Timestamp,
-    /// How often in a row it refused without saying for how long.
+    /// Consecutive rejections by the upstream without a retry time.
     refusals: u32,
-    /// The store did not answer; until then no call waits for it.
+    /// End of the period in which calls do not wait for the store, after a failure.
     store_away_until: Timestamp,
     pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) sheds: [u64; RejectedReason::COUNT],
-    pub(crate) would_shed: u64,
+    pub(crate) rejections: [u64; RejectedReason::COUNT],
+    pub(crate) would_reject: u64,
     pub(crate) waits: u64,
-    /// The share last reported to caches, in 256ths.
+    /// Share last reported to caches, in 256ths.
     fed: SmallVec<[(u8, Timestamp); 4]>,
 }
 
@@ -79,9 +78,9 @@ pub(crate) struct Endpoint {
     pub(crate) answered: u64,
     pub(crate) failed: u64,
     pub(crate) not_modified: u64,
-    /// Of calls that were answered, in nanoseconds.
+    /// Total duration of answered calls, in nanoseconds.
     pub(crate) time: u64,
-    /// Learned limits that its last response reported, one bit each.
+    /// Observed limits that its last response reported, one bit each.
     limits: u16,
 }
 
@@ -90,10 +89,10 @@ pub(crate) struct Endpoint {
 pub(crate) struct PlannedCall {
     pub(crate) endpoint: usize,
     pub(crate) cost: u64,
-    /// How much of each limit its class may use up.
+    /// Share of each limit that its class may use.
     pub(crate) share: f64,
-    /// It has waited for the store long enough: what it costs is owed.
-    pub(crate) owes: bool,
+    /// Whether it has waited for the store long enough and is booked later.
+    pub(crate) unbooked: bool,
 }
 
 /// Admitted call.
@@ -109,11 +108,11 @@ pub(crate) struct AccountTicket {
 /// Verdict on a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CallVerdict {
-    /// It may; it is paid for.
+    /// Send: its cost is spent.
     Send(AccountTicket),
-    /// It may, once it is paid for in the store.
+    /// Book its cost in the store first.
     Book,
-    /// It may not before then.
+    /// Reject until then.
     Refuse(RejectedReason, Timestamp),
 }
 
@@ -136,14 +135,14 @@ impl Account {
             refusals: 0,
             store_away_until: Timestamp::ZERO,
             endpoints: vec![Endpoint::default(); endpoints],
-            sheds: [0; RejectedReason::COUNT],
-            would_shed: 0,
+            rejections: [0; RejectedReason::COUNT],
+            would_reject: 0,
             waits: 0,
             fed: SmallVec::new(),
         }
     }
 
-    /// Begins the windows that hold this moment.
+    /// Advances the windows to this moment.
     pub(crate) fn turn(&mut self, moment: Moment) {
         self.flow.age(moment.now);
         let under_way = self.flow.under_way();
@@ -155,13 +154,13 @@ impl Account {
         }
     }
 
-    /// The calendar was read anew: it may have been set.
+    /// Restarts the windows after the calendar was read again, because it may have been set.
     pub(crate) fn reset_clock(&mut self, moment: Moment) {
         let under_way = self.flow.under_way();
         self.calendars.iter_mut().for_each(|calendar| calendar.turn(moment, under_way));
     }
 
-    /// Decides, and spends.
+    /// Decides, and spends the cost.
     pub(crate) fn admit(&mut self, call: PlannedCall, moment: Moment) -> CallVerdict {
         self.turn(moment);
         let now = moment.now;
@@ -169,8 +168,8 @@ impl Account {
             if self.terms.enforce {
                 return CallVerdict::Refuse(reason, until);
             }
-            self.would_shed += 1;
-        } else if self.terms.enforce && !call.owes && self.must_book(call.cost, now) {
+            self.would_reject += 1;
+        } else if self.terms.enforce && !call.unbooked && self.must_book(call.cost, now) {
             return CallVerdict::Book;
         }
         let permit = self.breaker.as_mut().and_then(|breaker| breaker.admit(now));
@@ -186,10 +185,10 @@ impl Account {
         CallVerdict::Send(AccountTicket { call, sent: now, mark: self.flow.send(call.cost), permit })
     }
 
-    /// Why this call may not be made now, and when it may.
+    /// Returns the reason against sending the call now, and when that ends.
     fn objection(&mut self, call: PlannedCall, now: Timestamp) -> Option<(RejectedReason, Timestamp)> {
         if now < self.held {
-            return Some((RejectedReason::ToldToWait, self.held));
+            return Some((RejectedReason::RetryAfter, self.held));
         }
         if let Some(breaker) = self.breaker.as_ref().filter(|breaker| !breaker.admits(now)) {
             return Some((RejectedReason::CircuitOpen, breaker.probe_at().unwrap_or(now)));
@@ -201,17 +200,17 @@ impl Account {
         let ours = full.map(|calendar| calendar.ends).max();
         let limits = self.endpoints[call.endpoint].limits;
         let full = marked(&mut self.learned, limits).filter(|learned| !learned.fits(call.cost, call.share));
-        let theirs = full.map(|learned| learned.ends).max();
-        ours.max(theirs).map(|until| (RejectedReason::Quota, until))
+        let upstream_time = full.map(|learned| learned.ends).max();
+        ours.max(upstream_time).map(|until| (RejectedReason::Quota, until))
     }
 
     /// Returns the allowances for caches, if one changed by a 256th or a window began.
-    pub(crate) fn news_for_caches(&mut self) -> Option<Vec<Allowance>> {
+    pub(crate) fn changed_allowances(&mut self) -> Option<Vec<Allowance>> {
         let share = self.terms.usual_share;
         let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));
-        let theirs = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));
+        let upstream_time = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));
         let left: SmallVec<[(f64, Duration, Timestamp); 4]> = ours
-            .chain(theirs)
+            .chain(upstream_time)
             .map(|(spent, limit, length, ends)| {
                 let limit = limit as f64 * share;
                 ((1.0 - spent as f64 / limit.max(1.0)).clamp(0.0, 1.0), length, ends)
@@ -227,7 +226,7 @@ impl Account {
     }
 }
 
-/// Moments told in whole seconds wander by as much.
+/// Reset times in whole seconds vary by as much.
 fn is_near(one: Timestamp, other: Timestamp) -> bool {
     one.since(other).max(other.since(one)) < NEAR
 }
@@ -236,12 +235,12 @@ fn step(share: f64) -> u8 {
     (share * 255.0) as u8
 }
 
-/// The limits whose bits are set.
+/// Iterates over the limits whose bits are set.
 fn marked(learned: &mut [LearnedLimit], limits: u16) -> impl Iterator<Item = &mut LearnedLimit> {
     learned.iter_mut().enumerate().filter(move |(at, _)| limits & (1 << at) != 0).map(|(_, learned)| learned)
 }
 
-/// A threshold that was crossed.
+/// Crossed threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Alert {
     pub(crate) window: LimitName,

@@ -1,30 +1,29 @@
-//! [`Alerts`]: what is said when a quota is used up to a certain share, once per crossing.
+//! [`Alerts`]: thresholds of a quota's use, each reported once per crossing.
 //!
-//! A threshold fires when what is spent reaches it, and not again before it has fallen [`SLACK`] per cent below it, or
-//! a
-//! new window has begun.
+//! A threshold fires when spending reaches it, and again only after spending has fallen [`SLACK`] per cent below it
+//! or a new window has begun.
 
 use smallvec::SmallVec;
 
-/// How far it must fall before it fires again, in per cent of the limit.
+/// Hysteresis, in per cent of the limit.
 const SLACK: u64 = 5;
-/// At most so many thresholds.
-pub(crate) const MOST: usize = 8;
+/// Maximum number of thresholds.
+pub(crate) const MAX_THRESHOLDS: usize = 8;
 
-/// Which thresholds of one window have fired.
+/// Bit set of the fired thresholds of one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Alerts(u8);
 
 impl Alerts {
-    /// The thresholds, in per cent, that are crossed now.
-    pub(crate) fn crossed(&mut self, thresholds: &[u8], spent: u64, limit: u64) -> SmallVec<[u8; 2]> {
+    /// Returns the thresholds, in per cent, that are newly crossed.
+    pub(super) fn crossed(&mut self, thresholds: &[u8], spent: u64, limit: u64) -> SmallVec<[u8; 2]> {
         let mut fired = SmallVec::new();
-        // Nothing has fired, and by far nothing will: so it is for most calls.
+        // The common case: nothing has fired, and spending is far below.
         if self.0 == 0 && spent < limit / 100 * u64::from(thresholds.iter().copied().min().unwrap_or(100)) {
             return fired;
         }
         let spent = u128::from(spent) * 100;
-        for (at, percent) in thresholds.iter().enumerate().take(MOST) {
+        for (at, percent) in thresholds.iter().enumerate().take(MAX_THRESHOLDS) {
             let bit = 1 << at;
             if spent >= u128::from(limit) * u128::from(*percent) {
                 if self.0 & bit == 0 {
@@ -38,7 +37,7 @@ impl Alerts {
         fired
     }
 
-    /// A new window has begun.
+    /// Starts a new window.
     pub(crate) const fn reset(&mut self) {
         self.0 = 0;
     }
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_crossing_is_told_once_and_again_only_after_a_fall() {
+    fn each_crossing_fires_once_and_again_only_after_a_fall() {
         let mut alerts = Alerts::default();
         let mut at = |spent| alerts.crossed(&[80, 90], spent, 100).to_vec();
         for (spent, fired) in [
@@ -73,7 +72,7 @@ mod tests {
     }
 
     proptest! {
-        /// Between two alarms of one threshold there is a time at which it was clearly below.
+        /// Between two alerts of one threshold, spending was clearly below it.
         #[test]
         fn once_per_crossing(spent in prop::collection::vec(0_u64..130, 1..200), percent in 5_u8..=100) {
             let (mut alerts, mut armed) = (Alerts::default(), true);

@@ -1,35 +1,51 @@
-//! Bookings of credits in a window, and the balances they leave.
+//! Bookings of credits in a window, and the resulting balances.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Booking of credits in one window of one upstream.
+///
+/// ```
+/// use tollgate::upstream::{Balance, Booking};
+///
+/// fn apply(balance: Balance, booking: &Booking) -> Balance {
+///     balance.after(booking.credits)
+/// }
+/// # let _ = apply;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Booking {
-    /// The upstream's name, as given to the layer: all that share it share their credits.
+    /// Name of the upstream, as given to the layer: layers with the same name share their credits.
     pub upstream: Arc<str>,
-    /// The window's name, such as `month`, with what tells it from others of that name.
+    /// Name of the window, such as `month`, with what distinguishes windows of the same length.
     pub window: &'static str,
-    /// The window's first second, after 1970.
+    /// First second of the window, as Unix time.
     pub start: i64,
-    /// When the window ends: what is booked in it may be forgotten an hour later.
+    /// End of the window; the store may delete it an hour later.
     pub ends: SystemTime,
-    /// How many credits; fewer than none are given back, and none only asks.
+    /// Credits to book; negative to return them, zero to query.
     pub credits: i64,
 }
 
 /// Balance of one window: credits booked by all processes.
+///
+/// ```
+/// use tollgate::upstream::Balance;
+///
+/// let balance = Balance::default().after(100).after(-30);
+/// assert_eq!((balance.booked, balance.returned), (100, 30));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
-    /// All credits that were ever booked. Where a store says less than it did, it has forgotten, and is told again.
+    /// All credits ever booked. If a store returns less than before, it has lost data and is corrected.
     pub booked: u64,
-    /// Those of them that were given back.
+    /// Credits that were returned.
     pub returned: u64,
 }
 
 impl Balance {
-    /// This balance after a booking.
+    /// Returns the balance after a booking.
     #[must_use]
     pub const fn after(mut self, credits: i64) -> Self {
         if credits < 0 {

@@ -1,7 +1,7 @@
-//! [`BurnRate`]: what was spent in the last hour and day, and when a quota ends at that rate.
+//! [`BurnRate`]: credits spent in the last hour and day, and the projected end of a quota.
 //!
-//! Sixty buckets of a minute, twenty-four of an hour; the newest is the one now running, so each sum reaches back one
-//! bucket less than its name says, plus what is running.
+//! Sixty buckets of a minute, twenty-four of an hour. The newest is the current one, so each sum covers one bucket
+//! less than its name says, plus the current one.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::base::clock::Timestamp;
 
 const MINUTE: u64 = 60_000_000_000;
 const HOUR: u64 = 60 * MINUTE;
-/// A rate over less time than this says nothing.
+/// Minimum time for a meaningful rate.
 const SHORTEST: Duration = Duration::from_secs(60);
 
 /// Recent spending.
@@ -17,7 +17,7 @@ const SHORTEST: Duration = Duration::from_secs(60);
 pub(crate) struct BurnRate {
     minutes: Ring<60>,
     hours: Ring<24>,
-    /// When the first credit was spent.
+    /// Time of the first spending.
     since: Option<Timestamp>,
 }
 
@@ -32,23 +32,23 @@ impl BurnRate {
         self.hours.add(cost, now);
     }
 
-    /// Removes the last spending, because the call cost nothing.
-    pub(crate) fn forgive(&mut self, cost: u64, now: Timestamp) {
+    /// Reverts the last spending, because the call was free.
+    pub(crate) fn refund(&mut self, cost: u64, now: Timestamp) {
         self.minutes.take(cost, now);
         self.hours.take(cost, now);
     }
 
-    /// Spent in the last hour.
+    /// Returns the credits spent in the last hour.
     pub(crate) fn last_hour(&self, now: Timestamp) -> u64 {
         self.minutes.sum(now)
     }
 
-    /// Spent in the last day.
+    /// Returns the credits spent in the last day.
     pub(crate) fn last_day(&self, now: Timestamp) -> u64 {
         self.hours.sum(now)
     }
 
-    /// Credits per second: the higher of the last hour's rate and the last day's.
+    /// Returns credits per second: the higher rate of the last hour and the last day.
     pub(crate) fn rate(&self, now: Timestamp) -> f64 {
         let Some(since) = self.since else { return 0.0 };
         let known = now.since(since).max(SHORTEST).as_secs_f64();
@@ -56,7 +56,7 @@ impl BurnRate {
         over(self.last_hour(now), 3_600.0).max(over(self.last_day(now), 86_400.0))
     }
 
-    /// How long `left` credits last at that rate, where they do not last until `ends`.
+    /// Returns how long `left` credits last at that rate; `None` if they last until `ends`.
     pub(crate) fn exhausted_in(&self, left: u64, now: Timestamp, ends: Timestamp) -> Option<Duration> {
         let rate = self.rate(now);
         if left == 0 {
@@ -80,7 +80,7 @@ impl<const N: usize> Ring<N> {
         Self { span, newest: 0, sums: [0; N] }
     }
 
-    /// The bucket now running, all that are over cleared.
+    /// Returns the current bucket, after clearing those that are over.
     fn turn(&mut self, now: Timestamp) -> &mut u64 {
         let index = now.as_nanos() / self.span;
         if index > self.newest {
@@ -102,7 +102,7 @@ impl<const N: usize> Ring<N> {
 
     fn sum(&self, now: Timestamp) -> u64 {
         let over = (now.as_nanos() / self.span).saturating_sub(self.newest).min(N as u64);
-        // The oldest are over, though nobody has cleared them yet.
+        // The oldest are over, although not yet cleared.
         (0..N as u64 - over).map(|back| self.sums[((self.newest + N as u64 - back) % N as u64) as usize]).sum()
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
-    fn it_ends_at_the_higher_of_two_rates_or_lasts() {
+    fn exhaustion_follows_the_higher_of_two_rates() {
         let mut burn = BurnRate::new();
         let end = START + DAY * 30;
         assert_eq!(burn.exhausted_in(100, START, end), None, "nothing burns");
@@ -135,7 +135,7 @@ mod tests {
             "lasts to the end"
         );
         assert_eq!(burn.exhausted_in(0, now, end), Some(Duration::ZERO));
-        // Ten quiet hours later the hour says nothing, the day does.
+        // After ten idle hours the hourly rate is zero, the daily one is not.
         let later = now + Duration::from_secs(36_000);
         assert_eq!((burn.last_hour(later), burn.last_day(later)), (0, 3_600));
         let hours = burn.exhausted_in(3_600, later, end).expect("it ends").as_secs_f64() / 3_600.0;
@@ -144,17 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_minute_is_no_prophecy() {
+    fn the_first_minute_gives_no_projection() {
         let mut burn = BurnRate::new();
         burn.spend(1, START);
         assert_eq!(burn.exhausted_in(60, START, START + DAY).map(|span| span.as_secs()), Some(3_600));
-        burn.forgive(1, START);
+        burn.refund(1, START);
         assert_eq!(burn.exhausted_in(60, START, START + DAY), None);
     }
 
     proptest! {
         #[test]
-        fn sums_are_what_a_list_says(steps in prop::collection::vec((0_u64..5 * MINUTE, 1_u64..9), 1..200)) {
+        fn sums_agree_with_a_list(steps in prop::collection::vec((0_u64..5 * MINUTE, 1_u64..9), 1..200)) {
             let (mut burn, mut now, mut log) = (BurnRate::new(), START, Vec::new());
             for (step, cost) in steps {
                 now = now.after(step);

@@ -1,6 +1,6 @@
-//! [`Credits`]: how much may be spent in which window of the calendar.
+//! [`Credits`]: a quota per window of the calendar.
 //!
-//! Pure: a moment of the calendar in, the window that holds it out.
+//! Pure: a calendar time goes in, its window comes out.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,13 +11,12 @@ use crate::base::error::Error;
 /// Quota of an upstream in credits per minute, hour, day or month.
 ///
 /// Windows follow the calendar: a minute begins at its first second, a day at [`reset_hour`](Self::reset_hour), a
-/// month on
-/// its [`reset_day`](Self::reset_day), all in UTC unless [`utc_offset`](Self::utc_offset) says otherwise.
+/// month on its [`reset_day`](Self::reset_day), in UTC or with a [`utc_offset`](Self::utc_offset).
 ///
 /// ```
 /// use tollgate::upstream::Credits;
 ///
-/// // What is paid for: 60 000 a month, counted from the 15th, 9 o'clock in New York (UTC−5).
+/// // 60 000 a month, counted from the 15th, 9 o'clock in New York (UTC−5).
 /// let plan = Credits::per_month(60_000).reset_day(15).reset_hour(9).utc_offset(-5 * 60);
 /// assert_eq!(plan.limit(), 60_000);
 /// ```
@@ -39,7 +38,7 @@ enum Period {
     Month,
 }
 
-/// A window of the calendar, in seconds since 1970.
+/// Window of the calendar, in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WindowSpan {
     pub(crate) start: i64,
@@ -53,25 +52,51 @@ impl WindowSpan {
 }
 
 impl Credits {
-    /// So many credits in each minute.
+    /// Creates a quota of `limit` credits per minute.
+    ///
+    /// ```
+    /// use tollgate::upstream::Credits;
+    ///
+    /// assert_eq!(Credits::per_minute(100).window(), "minute");
+    /// ```
     #[must_use]
     pub const fn per_minute(limit: u64) -> Self {
         Self::per(limit, Period::Minute)
     }
 
-    /// So many credits in each hour.
+    /// Creates a quota of `limit` credits per hour.
+    ///
+    /// ```
+    /// use tollgate::upstream::Credits;
+    ///
+    /// assert_eq!(Credits::per_hour(5_000).limit(), 5_000);
+    /// ```
     #[must_use]
     pub const fn per_hour(limit: u64) -> Self {
         Self::per(limit, Period::Hour)
     }
 
-    /// So many credits in each day.
+    /// Creates a quota of `limit` credits per day.
+    ///
+    /// ```
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let quota = Credits::per_day(10_000).reset_hour(6);
+    /// assert_eq!(quota.window(), "day");
+    /// ```
     #[must_use]
     pub const fn per_day(limit: u64) -> Self {
         Self::per(limit, Period::Day)
     }
 
-    /// So many credits in each month.
+    /// Creates a quota of `limit` credits per month.
+    ///
+    /// ```
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let quota = Credits::per_month(60_000).reset_day(15);
+    /// assert_eq!(quota.window(), "month");
+    /// ```
     #[must_use]
     pub const fn per_month(limit: u64) -> Self {
         Self::per(limit, Period::Month)
@@ -81,21 +106,28 @@ impl Credits {
         Self { limit, period, reset_day: 1, reset_hour: 0, offset: 0 }
     }
 
-    /// Sets the day a month begins on, 1 to 31; the last day in shorter months. Defaults to 1.
+    /// Sets the day on which a month begins, 1 to 31; the last day in shorter months. Defaults to 1.
     #[must_use]
     pub const fn reset_day(mut self, day: u8) -> Self {
         self.reset_day = day;
         self
     }
 
-    /// Sets the hour a day or month begins at, 0 to 23. Defaults to 0.
+    /// Sets the hour at which a day or month begins, 0 to 23. Defaults to 0.
     #[must_use]
     pub const fn reset_hour(mut self, hour: u8) -> Self {
         self.reset_hour = hour;
         self
     }
 
-    /// Sets the offset from UTC of days and months in minutes, negative to the west. Defaults to 0.
+    /// Sets the offset of days and months from UTC in minutes, negative to the west. Defaults to 0.
+    ///
+    /// ```
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let new_york = Credits::per_day(1_000).utc_offset(-5 * 60);
+    /// # let _ = new_york;
+    /// ```
     #[must_use]
     pub const fn utc_offset(mut self, minutes: i32) -> Self {
         self.offset = minutes;
@@ -108,7 +140,7 @@ impl Credits {
         self.limit
     }
 
-    /// The window's name: `minute`, `hour`, `day` or `month`.
+    /// Returns the name of the window: `minute`, `hour`, `day` or `month`.
     #[must_use]
     pub const fn window(&self) -> &'static str {
         match self.period {
@@ -132,7 +164,7 @@ impl Credits {
         }
     }
 
-    /// The window that holds this second.
+    /// Returns the window that contains this second.
     pub(crate) fn span(&self, unix: i64) -> WindowSpan {
         let fixed = |length: i64, shift: i64| {
             let start = (unix + shift).div_euclid(length) * length - shift;
@@ -153,7 +185,7 @@ impl Credits {
         WindowSpan { start: self.reset(year, month), end: self.reset(next_year, next) }
     }
 
-    /// When the window that begins in this month does.
+    /// Returns the start of the window that begins in this month.
     fn reset(&self, year: i64, month: u8) -> i64 {
         day_number(year, month, self.day_in(year, month)) * DAY - self.shift()
     }
@@ -162,7 +194,7 @@ impl Credits {
         self.reset_day.min(days_in_month(year, month))
     }
 
-    /// What turns a moment into one by whose calendar windows begin at midnight.
+    /// Returns the shift after which windows begin at midnight UTC.
     const fn shift(&self) -> i64 {
         self.offset as i64 * 60 - self.reset_hour as i64 * 3_600
     }
@@ -220,7 +252,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Windows follow one another without a gap, and hold the moment they are asked for.
+        /// Windows follow one another without a gap, and contain the requested time.
         #[test]
         fn every_moment_has_one_window(
             unix in -60_000_000_000_i64..60_000_000_000, day in 1_u8..=31, hour in 0_u8..24, offset in -840_i32..=840,

@@ -1,22 +1,19 @@
-//! [`InFlight`]: what was sent, what was answered, and what may still be counted by the upstream.
+//! [`InFlight`]: cost that was sent and may still be counted by the upstream.
 //!
-//! An upstream that answers has counted the call before it answers. So when it says *used*, everything that was
-//! answered
-//! before that call was sent is in *used*; everything else that was sent by now may or may not be:
+//! An upstream counts a call before it answers it. A reported *used* therefore includes everything that was answered
+//! before that call was sent; everything else sent by now may or may not be included:
 //!
 //! > counted by now ≤ *used* + sent by now − answered before that call was sent − that call
 //!
-//! That is what [`unseen`](InFlight::unseen) adds to what is told, in two numbers, however many calls overlap and in
-//! whatever
-//! order their answers come. A call that ended without an answer (an error, a client that left) may still be on its
-//! way:
+//! [`unseen`](InFlight::unseen) is what has to be added to the report, from two totals, for any number of overlapping
+//! calls and any order of responses. A call that ended without a response (error, cancelled) may still be on its way:
 //! it counts as answered only after [`LOST`](InFlight) has passed, one to two minutes later.
 
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
 
-/// A request that has not reached the upstream by then never does.
+/// Maximum time in which a request can still reach the upstream.
 const LOST: Duration = Duration::from_secs(60);
 
 /// Running totals of cost.
@@ -24,13 +21,13 @@ const LOST: Duration = Duration::from_secs(60);
 pub(crate) struct InFlight {
     sent: u64,
     answered: u64,
-    /// Ended without an answer since `since`, and in the minute before that.
+    /// Cost that ended without a response since `since`, and in the minute before.
     doubtful: [u64; 2],
     since: Timestamp,
 }
 
 impl InFlight {
-    /// Sends a call of this cost, and says how much had been answered before: the call's mark.
+    /// Records a sent call, and returns the cost answered before: the call's mark.
     pub(crate) const fn send(&mut self, cost: u64) -> u64 {
         self.sent += cost;
         self.answered
@@ -41,8 +38,8 @@ impl InFlight {
         self.answered += cost;
     }
 
-    /// A call was answered, and cost nothing.
-    pub(crate) const fn forgive(&mut self, cost: u64) {
+    /// Records a response to a free call.
+    pub(crate) const fn refund(&mut self, cost: u64) {
         self.sent -= cost;
     }
 
@@ -52,7 +49,7 @@ impl InFlight {
         self.doubtful[0] += cost;
     }
 
-    /// Forgets calls that ended long ago without a response.
+    /// Removes calls that ended long ago without a response.
     pub(crate) fn age(&mut self, now: Timestamp) {
         let minutes = now.since(self.since).as_secs() / LOST.as_secs();
         if minutes == 0 {
@@ -67,13 +64,13 @@ impl InFlight {
         self.since = now;
     }
 
-    /// What may be counted beyond what the answer to a call with this mark and cost tells of.
+    /// Returns the cost that may be counted beyond the report in the response to a call with this mark and cost.
     pub(crate) const fn unseen(&self, mark: u64, cost: u64) -> u64 {
         (self.sent - mark).saturating_sub(cost)
     }
 
     /// Cost that the upstream may still count: in flight, or ended without a response.
-    pub(crate) const fn under_way(&self) -> u64 {
+    pub(super) const fn under_way(&self) -> u64 {
         self.sent - self.answered
     }
 }
@@ -85,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_overlaps_is_unseen_and_what_was_answered_before_is_not() {
+    fn overlapping_calls_are_unseen_and_earlier_answered_ones_are_not() {
         let mut flow = InFlight::default();
         let first = flow.send(1);
         flow.answer(1);
@@ -111,15 +108,14 @@ mod tests {
     }
 
     proptest! {
-        /// A server that counts each call at some time between its being sent and its being answered: what it tells,
-        /// plus
-        /// what is unseen, is never less than what it has counted by then.
+        /// Model of a server that counts each call between sending and response: the report plus the unseen cost is
+        /// never less than what it has counted by then.
         #[test]
-        fn what_is_told_and_what_is_unseen_cover_what_was_counted(
+        fn reported_and_unseen_cost_cover_the_count(
             steps in prop::collection::vec((0_u8..4, any::<prop::sample::Index>(), 1_u64..5), 1..200),
         ) {
             let (mut flow, mut counted, now) = (InFlight::default(), 0_u64, Timestamp::ZERO);
-            // Cost, mark, what the server said when it counted.
+            // Cost, mark, and the report made when the server counted it.
             let mut calls: Vec<(u64, u64, Option<u64>)> = Vec::new();
             for (kind, which, cost) in steps {
                 let at = if calls.is_empty() { None } else { Some(which.index(calls.len())) };
@@ -130,15 +126,15 @@ mod tests {
                         calls[at].2 = Some(counted);
                     }
                     (2, Some(at)) if calls[at].2.is_some() => {
-                        let (cost, mark, told) = calls.swap_remove(at);
-                        let bound = told.unwrap_or_default() + flow.unseen(mark, cost);
+                        let (cost, mark, observed) = calls.swap_remove(at);
+                        let bound = observed.unwrap_or_default() + flow.unseen(mark, cost);
                         prop_assert!(bound >= counted, "{bound} < {counted}");
                         flow.answer(cost);
                     }
                     (3, Some(at)) if calls[at].2.is_none() => {
                         let (cost, ..) = calls.swap_remove(at);
                         flow.lose(cost, now);
-                        // It is counted all the same.
+                        // It is counted nevertheless.
                         counted += cost;
                     }
                     _ => {}

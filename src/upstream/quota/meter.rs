@@ -1,15 +1,15 @@
-//! Meters of one window: [`Calendar`], counted here, and [`LearnedLimit`], counted by the upstream.
+//! Meters of one window: [`Calendar`], counted locally, and [`LearnedLimit`], counted by the upstream.
 //!
-//! Neither ever counts less than the upstream has counted:
+//! Neither ever counts less than the upstream has:
 //!
-//! | | a calendar's window | a learned one |
+//! | event | calendar window | observed limit |
 //! |---|---|---|
-//! | a call is sent | its cost is spent, before it is sent | the same, where it is known to fall under this limit |
-//! | it is answered, and was free | its cost is given back | the same |
-//! | it fails, or its client leaves | its cost stays spent | the same |
-//! | the upstream tells | – | what it says, and what it cannot have said yet ([`InFlight`](crate::upstream::quota::in_flight::InFlight)) |
-//! | a new window begins | what is still under way is spent in it: it may be counted there | the same |
-//! | an answer of the window before arrives late | – | it is ignored |
+//! | a call is sent | its cost is spent before | the same, if it is known to fall under this limit |
+//! | it is answered, and was free | its cost is refunded | the same |
+//! | it fails, or its caller leaves | its cost stays spent | the same |
+//! | the upstream reports | – | the report, plus what it cannot include yet ([`InFlight`](crate::upstream::quota::in_flight::InFlight)) |
+//! | a new window begins | calls in flight are spent in it: they may count there | the same |
+//! | a response of the window before arrives late | – | it is ignored |
 
 use std::time::Duration;
 
@@ -20,25 +20,25 @@ use crate::base::clock::Timestamp;
 use crate::upstream::learn::observed_limits::{self, LimitName};
 
 const SECOND: i64 = 1_000_000_000;
-/// Two moments closer than this are the same: they were told in whole seconds, and travelled.
+/// Points in time closer than this are equal: reports have whole seconds, and travel.
 const SAME: Duration = Duration::from_secs(2);
-/// A limit that nobody says the length of.
+/// Assumed window of a limit without a reported one.
 const UNKNOWN: Duration = Duration::from_secs(60);
 
-/// A moment by both clocks: the monotonic one, and nanoseconds since 1970.
+/// A moment by both clocks: monotonic, and Unix time in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) now: Timestamp,
     pub(crate) unix: i64,
 }
 
-/// How much of a limit a call of this class may use up: rounded up, so that a share of one call is one.
+/// Returns how much of a limit a class may use, rounded up, so that a share of one call is one.
 pub(crate) fn allowed(limit: u64, share: f64) -> u64 {
-    // Limits are below 2⁵³; what is this little above a whole number is rounding.
+    // Limits are below 2⁵³; this little above a whole number is rounding error.
     (limit as f64 * share - 1e-6).ceil() as u64
 }
 
-/// A window of the calendar.
+/// Window of the calendar.
 #[derive(Clone, Debug)]
 pub(crate) struct Calendar {
     pub(crate) credits: Credits,
@@ -46,7 +46,7 @@ pub(crate) struct Calendar {
     pub(crate) ends: Timestamp,
     /// Credits booked in the store by all processes.
     balance: Balance,
-    /// What of it was booked here, and is not spent yet; below zero what is spent and not booked.
+    /// Credits booked here and unspent; negative if spent and unbooked.
     block: i64,
     pub(crate) alerts: Alerts,
 }
@@ -61,8 +61,8 @@ impl Calendar {
         calendar
     }
 
-    /// Begins the window that holds this moment, where it is a later one. A calendar that was set back changes nothing:
-    /// what is spent stays spent.
+    /// Starts the window of this moment if it is a later one. Setting the calendar back changes nothing: spent
+    /// credits stay spent.
     pub(crate) fn turn(&mut self, moment: Moment, under_way: u64) {
         let second = moment.unix.div_euclid(SECOND);
         if second >= self.span.end {
@@ -95,39 +95,39 @@ impl Calendar {
         self.block += signed(cost);
     }
 
-    /// Whether a call of this cost is paid for in the store.
-    pub(crate) fn is_booked(&self, cost: u64) -> bool {
+    /// Returns whether the cost of a call is already booked.
+    pub(super) fn is_booked(&self, cost: u64) -> bool {
         self.block >= signed(cost)
     }
 
     /// Returns the credits to book so that `wanted` can be spent.
-    pub(crate) fn lacks(&self, wanted: u64) -> u64 {
+    pub(super) fn lacks(&self, wanted: u64) -> u64 {
         u64::try_from(signed(wanted) - self.block).unwrap_or(0)
     }
 
-    /// Booked here and not spent.
+    /// Returns credits booked here and unspent.
     pub(crate) fn unspent(&self) -> u64 {
         u64::try_from(self.block).unwrap_or(0)
     }
 
-    /// Spent here, and booked nowhere.
-    pub(crate) fn owed(&self) -> u64 {
+    /// Returns credits spent here and unbooked.
+    pub(crate) fn unbooked(&self) -> u64 {
         u64::try_from(-self.block).unwrap_or(0)
     }
 
-    /// So much was booked, or given back where it is less than nothing; this is what the store says now.
+    /// Records a booking (negative: a return) and the store's balance after it.
     pub(crate) fn booked(&mut self, credits: i64, balance: Balance) {
         let expected = self.balance.after(credits);
         self.block += credits;
         if balance.booked < expected.booked {
-            // It has forgotten: what is missing is owed to it, and nothing is forgotten here.
+            // The store has lost data: the difference becomes unbooked.
             self.block -= (net(expected) - net(balance)).max(0);
         }
         self.balance = balance;
     }
 }
 
-/// Booked and not given back.
+/// Returns the credits booked and not returned.
 fn net(balance: Balance) -> i64 {
     signed(balance.booked) - signed(balance.returned)
 }
@@ -137,7 +137,7 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// A limit of the upstream's own.
+/// Limit observed from the upstream's reports.
 #[derive(Clone, Debug)]
 pub(crate) struct LearnedLimit {
     pub(crate) name: LimitName,
@@ -147,46 +147,55 @@ pub(crate) struct LearnedLimit {
     used: u64,
     pub(crate) ends: Timestamp,
     pub(crate) length: Duration,
-    /// When it was last said.
-    heard: Timestamp,
+    /// Time of the last report.
+    reported_at: Timestamp,
     pub(crate) alerts: Alerts,
 }
 
-/// The answer in which an upstream told, as far as counting goes.
+/// Response with a report, and its relation to other calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CountedResponse {
-    /// When its call was sent.
+    /// Time at which its call was sent.
     pub(crate) sent: Timestamp,
-    /// Cost of calls it cannot include.
+    /// Cost of calls that the report cannot include.
     pub(crate) unseen: u64,
 }
 
 impl LearnedLimit {
-    /// A limit that was told of for the first time; nothing where it says no number.
-    pub(crate) fn new(told: &observed_limits::ObservedLimit, answer: CountedResponse, now: Timestamp) -> Option<Self> {
-        told.remaining?;
+    /// Creates a limit from its first report; `None` if that has no number.
+    pub(crate) fn new(
+        observed: &observed_limits::ObservedLimit,
+        answer: CountedResponse,
+        now: Timestamp,
+    ) -> Option<Self> {
+        observed.remaining?;
         let mut learned = Self {
-            name: told.name.clone(),
+            name: observed.name.clone(),
             limit: 0,
             spent: 0,
             used: 0,
             ends: Timestamp::ZERO,
             length: UNKNOWN,
-            heard: Timestamp::ZERO,
+            reported_at: Timestamp::ZERO,
             alerts: Alerts::default(),
         };
-        learned.tell(told, answer, now);
+        learned.report(observed, answer, now);
         Some(learned)
     }
 
-    /// Takes notice of what the upstream says.
-    pub(crate) fn tell(&mut self, told: &observed_limits::ObservedLimit, answer: CountedResponse, now: Timestamp) {
-        let Some(remaining) = told.remaining else { return };
-        let limit = told.limit.unwrap_or(self.limit).max(remaining);
+    /// Applies a report.
+    pub(crate) fn report(
+        &mut self,
+        observed: &observed_limits::ObservedLimit,
+        answer: CountedResponse,
+        now: Timestamp,
+    ) {
+        let Some(remaining) = observed.remaining else { return };
+        let limit = observed.limit.unwrap_or(self.limit).max(remaining);
         let used = limit - remaining;
-        let ends = told.resets_in.map(|span| now + span);
-        // The call was sent after everything known here had been heard: what it says is later, whatever it says.
-        let is_later = answer.sent >= self.heard;
+        let ends = observed.resets_in.map(|span| now + span);
+        // The call was sent after the last report: this one is newer.
+        let is_later = answer.sent >= self.reported_at;
         let is_another = ends.is_some_and(|ends| ends > self.ends + SAME) || now >= self.ends;
         let is_an_earlier = ends.is_some_and(|ends| ends + SAME < self.ends);
         if !is_later && (is_an_earlier || !is_another && used < self.used) {
@@ -196,9 +205,9 @@ impl LearnedLimit {
             self.alerts.reset();
         }
         if is_another {
-            self.length = told.window.or(told.resets_in).unwrap_or(UNKNOWN);
+            self.length = observed.window.or(observed.resets_in).unwrap_or(UNKNOWN);
         }
-        (self.limit, self.used, self.heard) = (limit, used, now);
+        (self.limit, self.used, self.reported_at) = (limit, used, now);
         self.spent = used + answer.unseen;
         self.ends = match ends {
             Some(ends) => ends,
@@ -207,13 +216,13 @@ impl LearnedLimit {
         };
     }
 
-    /// It may not be used before then, whatever was said of what remains.
+    /// Blocks the limit until then, regardless of the remaining units.
     pub(crate) fn hold(&mut self, until: Timestamp) {
         self.spent = self.spent.max(self.limit);
         self.ends = self.ends.max(until);
     }
 
-    /// Begins a new window, where this one is over; what it allows is known when the upstream says so.
+    /// Starts a new window if this one is over; its units are known after the next report.
     pub(crate) fn turn(&mut self, now: Timestamp, under_way: u64) {
         if now < self.ends {
             return;

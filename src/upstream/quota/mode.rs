@@ -1,38 +1,49 @@
-//! [`Mode`]: the treatment of calls beyond the quota; [`CallPace`]: their spacing; and their priorities:
-//! [`Priority`].
+//! [`Mode`], [`CallPace`] and [`Priority`]: treatment of calls beyond the quota, pacing, and shares by class.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::base::error::Error;
 
-/// Treatment of a call that the quota, the upstream or the circuit refuses.
+/// Treatment of a call that the quota, the upstream or the circuit rejects.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::upstream::{Credits, Mode, UpstreamLayer};
+///
+/// let layer = UpstreamLayer::builder("search")
+///     .quota(Credits::per_minute(100))
+///     .mode(Mode::Wait(Duration::from_secs(2)))
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// It is made all the same, and counted as one that would not have been.
+    /// Sends the call anyway, and counts it as one that would have been rejected.
     Observe,
-    /// It waits, at most that long, where it may be made by then; otherwise it fails at once with a
-    /// [`Reject`](crate::upstream::Rejected).
+    /// Waits up to this long if the call can be sent by then; otherwise fails at once with a
+    /// [`Rejected`](crate::upstream::Rejected).
     Wait(Duration),
-    /// It fails at once with a [`Reject`](crate::upstream::Rejected).
+    /// Fails at once with a [`Rejected`](crate::upstream::Rejected).
     #[default]
     Reject,
 }
 
 impl Mode {
-    /// The word for it in statistics.
+    /// Returns the identifier used in statistics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Observe => "observe",
             Self::Wait(_) => "wait",
-            Self::Reject => "shed",
+            Self::Reject => "reject",
         }
     }
 
-    /// How long a call may wait.
-    pub(crate) const fn patience(self) -> Duration {
+    /// Returns how long a call may wait.
+    pub(crate) const fn max_wait(self) -> Duration {
         match self {
             Self::Wait(most) => most,
             Self::Observe | Self::Reject => Duration::ZERO,
@@ -40,7 +51,7 @@ impl Mode {
     }
 }
 
-/// How calls are spread in [`Mode::Wait`]: one after the other, at even distances, beyond a burst.
+/// Spacing of calls in [`Mode::Wait`]: a burst, then even intervals.
 ///
 /// ```
 /// use tollgate::upstream::CallPace;
@@ -56,13 +67,20 @@ pub struct CallPace {
 }
 
 impl CallPace {
-    /// So many calls a second.
+    /// Creates a pace of `calls` per second.
     #[must_use]
     pub const fn per_second(calls: u32) -> Self {
         Self { calls, period: Duration::from_secs(1), burst: 1 }
     }
 
-    /// So many calls a minute.
+    /// Creates a pace of `calls` per minute.
+    ///
+    /// ```
+    /// use tollgate::upstream::CallPace;
+    ///
+    /// let pace = CallPace::per_minute(30);
+    /// # let _ = pace;
+    /// ```
     #[must_use]
     pub const fn per_minute(calls: u32) -> Self {
         Self { calls, period: Duration::from_secs(60), burst: 1 }
@@ -86,7 +104,7 @@ impl CallPace {
     }
 }
 
-/// How much a call matters: a request extension. Each class may use up the quota to its
+/// Priority of a call, set as a request extension. Each class may use the quota up to its
 /// [share](crate::upstream::UpstreamBuilder::share) only.
 ///
 /// ```
@@ -98,16 +116,16 @@ impl CallPace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "three classes, each with a share")]
 pub enum Priority {
-    /// May use up all of it.
+    /// May use the whole quota.
     High,
-    /// Stops at 90 % of the quota by default, rounded up: the rest is for calls of high priority.
+    /// Stops at 90 % of the quota by default, rounded up, which leaves the rest to high priority.
     #[default]
     Normal,
     /// Stops at 50 % of the quota by default: work that can wait for the next window.
     Low,
 }
 
-/// Each class's share of every limit.
+/// Share of each class in every limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shares([f64; 3]);
 

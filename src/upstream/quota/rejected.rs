@@ -1,50 +1,65 @@
-//! [`Rejected`]: a call that was not made, and why; [`Error`]: that, or the client's own error.
+//! [`Rejected`]: a call that was not sent; [`Error`]: that, or the client's own error.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Why a call was not made.
+/// Reason for not sending a call.
+///
+/// ```
+/// use tollgate::upstream::RejectedReason;
+///
+/// assert_eq!(RejectedReason::CircuitOpen.as_str(), "circuit_open");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RejectedReason {
-    /// Its class has used up its share of a quota.
+    /// Its priority class has used its share of a quota.
     Quota,
-    /// It would have had to wait for its turn for longer than calls may.
+    /// Its turn comes later than the maximum wait.
     Paced,
-    /// The upstream fails, or is slow, so often that calling it is in vain.
+    /// The circuit is open, because the upstream fails or is slow.
     CircuitOpen,
-    /// The upstream said to wait.
-    ToldToWait,
+    /// The upstream requested a pause, for example by `Retry-After`.
+    RetryAfter,
 }
 
 impl RejectedReason {
     pub(crate) const COUNT: usize = 4;
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Quota, Self::Paced, Self::CircuitOpen, Self::ToldToWait];
+    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Quota, Self::Paced, Self::CircuitOpen, Self::RetryAfter];
 
-    /// The same word as in statistics and logs.
+    /// Returns the identifier used in statistics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
             Self::Paced => "paced",
             Self::CircuitOpen => "circuit_open",
-            Self::ToldToWait => "told_to_wait",
+            Self::RetryAfter => "retry_after",
         }
     }
 }
 
-/// A call that was not made.
+/// Call that was not sent.
+///
+/// ```
+/// use tollgate::upstream::Rejected;
+///
+/// fn retry_seconds(rejected: &Rejected) -> u64 {
+///     rejected.retry_after.as_secs() + 1
+/// }
+/// # let _ = retry_seconds;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejected {
-    /// The upstream's name, as given to the layer.
+    /// Name of the upstream, as given to the layer.
     pub upstream: Box<str>,
-    /// Why.
+    /// Reason.
     pub reason: RejectedReason,
-    /// When the same call may be worth trying.
+    /// Time after which the same call may succeed.
     pub retry_after: Duration,
 }
 
@@ -52,9 +67,9 @@ impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.reason {
             RejectedReason::Quota => "its quota is used up",
-            RejectedReason::Paced => "its turn comes too late",
+            RejectedReason::Paced => "its turn comes later than the maximum wait",
             RejectedReason::CircuitOpen => "its circuit is open",
-            RejectedReason::ToldToWait => "it said to wait",
+            RejectedReason::RetryAfter => "it requested a pause",
         };
         write!(f, "{} was not called: {why}; again in {:.1} s", self.upstream, self.retry_after.as_secs_f64())
     }
@@ -77,17 +92,24 @@ impl std::error::Error for Rejected {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a call is made or it is not")]
 pub enum Error<E> {
-    /// The call was not made.
+    /// The call was not sent.
     Rejected(Rejected),
-    /// The client's own error, untouched.
+    /// The client's own error, unchanged.
     Inner(E),
 }
 
 impl<E> Error<E> {
-    /// Why the call was not made, where it was not.
-    pub const fn shed(&self) -> Option<&Rejected> {
+    /// Returns the rejection, if the call was not sent.
+    ///
+    /// ```
+    /// use tollgate::upstream::Error;
+    ///
+    /// let error = Error::Inner(std::io::Error::other("connection reset"));
+    /// assert!(error.rejected().is_none());
+    /// ```
+    pub const fn rejected(&self) -> Option<&Rejected> {
         match self {
-            Self::Rejected(shed) => Some(shed),
+            Self::Rejected(rejected) => Some(rejected),
             Self::Inner(_) => None,
         }
     }
@@ -96,7 +118,7 @@ impl<E> Error<E> {
 impl<E: fmt::Display> fmt::Display for Error<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rejected(shed) => shed.fmt(f),
+            Self::Rejected(rejected) => rejected.fmt(f),
             Self::Inner(error) => error.fmt(f),
         }
     }

@@ -1,8 +1,8 @@
-//! How many credits are booked in the store at a time.
+//! Adapts the number of credits booked at a time.
 //!
-//! A block that lasts a second costs a command a second; one that a node takes along when it dies is lost to all. So a
-//! block that was spent within a second doubles the next, one that lasted longer than ten halves it, and none is larger
-//! than a sixteenth of what is left.
+//! A block that lasts a second costs a command per second; the block of a crashed node is lost. Therefore a block
+//! spent within a second doubles the next, one that lasted longer than ten seconds halves it, and none is larger than
+//! a sixteenth of what is left.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(10);
 const LARGEST: u64 = 4_096;
 
-/// The size of the next block.
+/// Size of the next block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReservationSize {
     size: u64,
@@ -28,7 +28,7 @@ impl ReservationSize {
         self.size
     }
 
-    /// How much to book now, where so much is left and the call at hand needs `cost`.
+    /// Returns the credits to book, for `left` remaining credits and a call that needs `cost`.
     pub(crate) fn next(&mut self, cost: u64, left: u64, now: Timestamp) -> u64 {
         let lasted = self.booked.map(|booked| now.since(booked));
         self.size = match lasted {

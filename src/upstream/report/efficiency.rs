@@ -1,4 +1,4 @@
-//! [`EfficiencyReport`]: what was asked for, what was paid for, and how good a bargain that was, endpoint by endpoint.
+//! [`EfficiencyReport`]: requests, calls, credits and a score, by endpoint.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,15 @@ use serde::{Serialize, Serializer};
 
 use super::score::Weights;
 
-/// Endpoints of one upstream or of several, those with the lowest score first. Prints as aligned text.
+/// Endpoints of one or several upstreams, ordered by score, lowest first. Prints as aligned text.
+///
+/// ```
+/// use tollgate::upstream::{Credits, UpstreamLayer};
+///
+/// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+/// println!("{}", github.report());
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 #[non_exhaustive]
@@ -16,15 +24,15 @@ pub struct EfficiencyReport {
     pub rows: Vec<EndpointReport>,
 }
 
-/// How one endpoint is used.
+/// Use of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EndpointReport {
-    /// The upstream's name.
+    /// Name of the upstream.
     pub upstream: String,
-    /// The endpoint's pattern, or `unmatched`.
+    /// Pattern of the endpoint, or `unmatched`.
     pub endpoint: String,
-    /// Requests for it, answered by whomever.
+    /// Requests, answered from the cache or by the upstream.
     pub requests: u64,
     /// Calls of the upstream.
     pub calls: u64,
@@ -34,16 +42,16 @@ pub struct EndpointReport {
     pub hit_ratio: f64,
     /// Cost of the calls in credits.
     pub credits: u64,
-    /// The same for each request.
+    /// Credits per request.
     pub credits_per_request: f64,
-    /// How long a request took, on average.
-    #[serde(rename = "mean_latency_s", serialize_with = "seconds")]
+    /// Mean duration of a request.
+    #[serde(rename = "mean_latency_seconds", serialize_with = "seconds")]
     pub mean_latency: Duration,
     /// Cost of the calls in money, if a credit has a price.
     pub money: Option<f64>,
     /// Savings: avoided requests at the mean price of those made.
     pub saved: Option<f64>,
-    /// 0 to 100, see [`Weights`].
+    /// Score from 0 to 100, see [`Weights`].
     pub score: f64,
 }
 
@@ -65,7 +73,7 @@ impl EfficiencyReport {
         Self { rows }
     }
 
-    /// These rows and those, worst first.
+    /// Combines two reports, worst endpoints first.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         self.rows.extend(other.rows);
@@ -77,7 +85,7 @@ impl EfficiencyReport {
 impl EndpointReport {
     fn of(usage: Usage, weights: &Weights, price: Option<f64>) -> Self {
         let Usage { upstream, endpoint, requests, calls, credits, mean_latency } = usage;
-        // Entries that are refreshed in the background are called for without being asked for.
+        // Background refreshes are calls without a request.
         let requests = requests.max(1);
         let avoided = requests.saturating_sub(calls);
         let share = |n: u64, of: u64| n as f64 / of.max(1) as f64;
@@ -101,7 +109,7 @@ impl EndpointReport {
 }
 
 impl fmt::Display for EfficiencyReport {
-    /// One line for each endpoint under a line of headings.
+    /// Writes one line per endpoint, below a header.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = [
             "upstream", "endpoint", "requests", "calls", "avoided", "hit", "credits", "each", "mean", "money", "saved",
@@ -176,7 +184,7 @@ market    /prices/{symbol}      1000     50      950  95.0 %       50  0.050   5
     }
 
     #[test]
-    fn nothing_is_divided_by_nothing() {
+    fn an_unused_endpoint_has_no_ratio() {
         let report = EfficiencyReport::of([usage("/", 0, 0, 0, 0)], &Weights::default(), None);
         assert!(report.rows[0].score.is_finite() && report.to_string().contains('-'));
     }

@@ -1,4 +1,4 @@
-//! How well a quota is used: efficiency by endpoint, with its score.
+//! Efficiency by endpoint, with a score.
 
 pub(super) mod efficiency;
 pub(super) mod score;

@@ -1,4 +1,4 @@
-//! How well an upstream is used, as one number.
+//! Efficiency score of an endpoint.
 //!
 //! > score = 0.5 · hit % + 0.3 · max(0, 100 − 20 · credits per request) + 0.2 · max(0, 100 − mean ms ⁄ 50)
 
@@ -38,8 +38,10 @@ impl Default for Weights {
 }
 
 impl Weights {
-    /// The score, 0 to 100 where the weights add up to one, of requests a share `hit_ratio` (0 to 1) of which needed no
-    /// call, at so many credits each, answered in this time on average.
+    /// Returns the score: 0 to 100 if the weights add up to one.
+    ///
+    /// `hit_ratio` (0 to 1) is the share of requests without a call, `credits_per_request` their mean cost,
+    /// `mean_latency` their mean duration.
     #[must_use]
     pub fn score(&self, hit_ratio: f64, credits_per_request: f64, mean_latency: Duration) -> f64 {
         let slowness = mean_latency.as_secs_f64() / self.per_point.as_secs_f64();

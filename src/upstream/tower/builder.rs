@@ -1,4 +1,4 @@
-//! [`UpstreamBuilder`]: configuration, checked before the first call.
+//! [`UpstreamBuilder`]: configuration of a layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,10 +30,10 @@ use crate::upstream::quota::credit::Credits;
 use crate::upstream::quota::meter::Calendar;
 use crate::upstream::quota::mode::{CallPace, Mode, Priority, Shares};
 
-/// Calls that take longer are slow.
+/// Duration from which calls are slow.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Sets up an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
+/// Builds an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -93,59 +93,138 @@ impl UpstreamBuilder {
         }
     }
 
-    /// Adds a window and what may be spent in it; all of them count. Without one, only what the upstream says counts.
+    /// Adds a quota for a window; all windows apply. Without one, only the upstream's reported limits apply.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").quota(Credits::per_minute(100)).quota(Credits::per_month(60_000)).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn quota(mut self, credits: Credits) -> Self {
         self.quotas.push(credits);
         self
     }
 
     /// Sets the treatment of calls beyond the quota. Defaults to [`Mode::Reject`].
+    ///
+    /// ```
+    /// use tollgate::upstream::{Mode, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").mode(Mode::Observe).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// How calls are spread in [`Mode::Wait`]. Unless told they are not: they wait where the quota says so.
+    /// Sets the spacing of calls in [`Mode::Wait`]. Defaults to none: calls wait only for the quota.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::upstream::{CallPace, Mode, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search")
+    ///     .mode(Mode::Wait(Duration::from_secs(2)))
+    ///     .pace(CallPace::per_second(10))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn pace(mut self, pace: CallPace) -> Self {
         self.pace = Some(pace);
         self
     }
 
-    /// When a failing upstream is left alone: unless told, after five failures in a row, or where more than 50 per
-    /// cent of
-    /// the last ten seconds' calls failed or took 10 s. `None` for never.
+    /// Sets the circuit breaker; `None` disables it.
+    ///
+    /// Defaults to opening after five consecutive failures, or if more than 50 per cent of the last ten seconds'
+    /// calls failed or took 10 s.
+    ///
+    /// ```
+    /// use tollgate::Circuit;
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").circuit(Circuit::default().failures(3)).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn circuit(mut self, circuit: impl Into<Option<Circuit>>) -> Self {
         self.circuit = circuit.into();
         self
     }
 
-    /// Sets the share of each limit for calls of a class, 0 to 1. Defaults to 1 for high, 0.9 for normal, 0.5 for low.
+    /// Sets the share of each limit for a priority class, 0 to 1. Defaults to 1 for high, 0.9 for normal, 0.5 for
+    /// low.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Priority, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").share(Priority::Low, 0.3).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn share(mut self, priority: Priority, share: f64) -> Self {
         self.shares.set(priority, share);
         self
     }
 
-    /// Sets the percentages of a limit at which an [`Event::QuotaUsed`] is sent, at most eight. Defaults to 80 and 90.
+    /// Sets the percentages of a limit at which [`Event::QuotaUsed`] is emitted, at most eight. Defaults to 80 and
+    /// 90.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("github").quota(Credits::per_hour(5_000)).alert_at([50, 90, 100]).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn alert_at(mut self, percents: impl IntoIterator<Item = u8>) -> Self {
         self.alert_at = percents.into_iter().collect();
         self
     }
 
     /// Sets the cost of a call in credits. Defaults to 1.
+    ///
+    /// ```
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").cost(|head| if head.uri().path() == "/search" { 5 } else { 1 }).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn cost(mut self, cost: impl Fn(&RequestHead<'_>) -> u64 + Send + Sync + 'static) -> Self {
         self.cost = Some(Arc::new(cost));
         self
     }
 
-    /// An answer "304 Not Modified" costs nothing, as at GitHub. Unless told it costs what any answer does.
+    /// Makes 304 (Not Modified) responses free, as at GitHub. By default they have the full cost.
+    ///
+    /// ```
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").free_not_modified().build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn free_not_modified(mut self) -> Self {
         self.free_not_modified = true;
         self
     }
 
-    /// Names endpoints by these patterns, in axum's syntax; all other calls share the name
-    /// [`UNMATCHED`](crate::UNMATCHED). An upstream with several limits tells by endpoint which of them a call falls
-    /// under.
+    /// Declares endpoints by patterns, in axum's syntax; other calls share the name [`UNMATCHED`](crate::UNMATCHED).
+    /// An upstream with several limits reports them by endpoint.
+    ///
+    /// ```
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").routes(["/search", "/items/{id}"]).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         for pattern in patterns {
             if let Err(error) = self.patterns.place(pattern.as_ref()) {
@@ -155,9 +234,10 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Reads limits from the first `most` bytes of every response's body, for upstreams that refuse with a 200. The
-    /// body
-    /// goes to the caller unchanged meanwhile. Costs a box per call and a copy of these bytes.
+    /// Reads limits from the first `most` bytes of every response body, for upstreams that report a rejection with a
+    /// 200.
+    ///
+    /// The body is forwarded unchanged meanwhile. Costs a box per call and a copy of these bytes.
     pub fn limits_in_body(
         mut self,
         most: usize,
@@ -167,8 +247,18 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Where credits are booked before they are spent, so that a restart or a second node forgets nothing. Unless told
-    /// this process counts alone, and from nothing.
+    /// Sets the store in which credits are booked, so that restarts and other nodes lose nothing.
+    ///
+    /// By default this process counts alone, starting from zero.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tollgate::upstream::{MemoryCredits, UpstreamLayer};
+    ///
+    /// let layer = UpstreamLayer::builder("search").store(Arc::new(MemoryCredits::default())).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn store(mut self, store: Arc<dyn CreditStore>) -> Self {
         self.store = Some(store);
         self
@@ -180,32 +270,47 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Where to read the time. A test turns a [`ManualClock`](crate::ManualClock). Waiting is done by the runtime's
-    /// clock.
+    /// Sets the clock; tests use a [`ManualClock`](crate::ManualClock). Waits use the runtime's clock.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").clock(Clock::Manual(ManualClock::new())).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// What to call with every [`Event`].
+    /// Sets a callback for every [`Event`].
+    ///
+    /// ```
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("github").hook(|event| eprintln!("{event:?}")).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.hook = Some(Arc::new(hook));
         self
     }
 
-    /// The layer.
+    /// Builds the layer.
     ///
     /// # Errors
-    /// Names the first value that is impossible: an empty name, a quota, pace, share, threshold, circuit or pattern
-    /// that
-    /// cannot be; two windows of one length.
+    /// Returns an error that names the first invalid value: an empty name, a quota, pace, share, threshold, circuit
+    /// or pattern, or two windows of one length.
     pub fn build(mut self) -> Result<UpstreamLayer, Error> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
         self.check()?;
         let Self { name, quotas, mode, pace, circuit, shares, alert_at, cost, free_not_modified, .. } = self;
-        self.clock.wind();
+        self.clock.warm_up();
         let first = moment(&self.clock, self.clock.now());
         let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
         let circuit = circuit.map(Circuit::check).transpose()?;
@@ -252,7 +357,9 @@ impl UpstreamBuilder {
                 return Err(Error::config(format!("duplicate quotas for one window: {other} and {credits}; keep one")));
             }
         }
-        if self.alert_at.len() > alert::MOST || self.alert_at.iter().any(|percent| !(1..=100).contains(percent)) {
+        if self.alert_at.len() > alert::MAX_THRESHOLDS
+            || self.alert_at.iter().any(|percent| !(1..=100).contains(percent))
+        {
             let given = &self.alert_at;
             return Err(Error::config(format!("thresholds {given:?}: at most eight, each within 1 and 100 per cent")));
         }

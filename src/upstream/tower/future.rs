@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: waits where it must, calls, and settles the account.
+//! [`ResponseFuture`]: waits if necessary, calls the client, and settles the account.
 
 use std::fmt;
 use std::future::Future;
@@ -23,8 +23,8 @@ use crate::upstream::quota::account::{AccountTicket, CallEnding};
 use crate::upstream::quota::rejected::{Error, Rejected};
 
 pin_project! {
-    /// The response of an [`Upstream`](crate::upstream::Upstream) service. A call that is dropped before it is
-    /// answered stays spent.
+    /// Response future of an [`Upstream`](crate::upstream::Upstream) service. A call that is dropped before its
+    /// response stays spent.
     pub struct ResponseFuture<S, Q, W>
     where
         S: Service<Request<Q>>,
@@ -44,13 +44,13 @@ pin_project! {
     {
         Calling { #[pin] future: S::Future },
         Unready { #[pin] future: Pin<Box<Oneshot<S, Request<Q>>>> },
-        Waiting { leave: Leave, held: Option<Box<(S, Request<Q>)>>, core: Arc<UpstreamShared> },
-        Rejected { shed: Option<Rejected> },
+        Waiting { permission: Permission, held: Option<Box<(S, Request<Q>)>>, core: Arc<UpstreamShared> },
+        Rejected { rejected: Option<Rejected> },
     }
 }
 
-/// Leave to call, on its way.
-type Leave = BoxFuture<Result<AccountTicket, Rejected>>;
+/// Pending permission to send.
+type Permission = BoxFuture<Result<AccountTicket, Rejected>>;
 
 impl<S, Q, W> ResponseFuture<S, Q, W>
 where
@@ -65,13 +65,13 @@ where
         Self { state: State::Unready { future }, watch: Some(watch), body: PhantomData }
     }
 
-    pub(crate) fn waiting(leave: Leave, inner: S, request: Request<Q>, core: Arc<UpstreamShared>) -> Self {
+    pub(crate) fn waiting(permission: Permission, inner: S, request: Request<Q>, core: Arc<UpstreamShared>) -> Self {
         let held = Some(Box::new((inner, request)));
-        Self { state: State::Waiting { leave, held, core }, watch: None, body: PhantomData }
+        Self { state: State::Waiting { permission, held, core }, watch: None, body: PhantomData }
     }
 
-    pub(crate) const fn shed(shed: Rejected) -> Self {
-        Self { state: State::Rejected { shed: Some(shed) }, watch: None, body: PhantomData }
+    pub(crate) const fn rejected(rejected: Rejected) -> Self {
+        Self { state: State::Rejected { rejected: Some(rejected) }, watch: None, body: PhantomData }
     }
 }
 
@@ -90,8 +90,8 @@ where
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => break ready!(future.poll(cx)),
                 StateProj::Unready { future } => break ready!(future.poll(cx)),
-                StateProj::Waiting { leave, held, core } => match ready!(leave.as_mut().poll(cx)) {
-                    Err(shed) => return Poll::Ready(Err(Error::Rejected(shed))),
+                StateProj::Waiting { permission, held, core } => match ready!(permission.as_mut().poll(cx)) {
+                    Err(rejected) => return Poll::Ready(Err(Error::Rejected(rejected))),
                     Ok(ticket) => {
                         *this.watch = Some(CallWatch::new(core.clone(), ticket));
                         let Some(held) = held.take() else { return Poll::Pending };
@@ -99,8 +99,10 @@ where
                         this.state.set(State::Unready { future });
                     }
                 },
-                StateProj::Rejected { shed } => {
-                    return shed.take().map_or(Poll::Pending, |shed| Poll::Ready(Err(Error::Rejected(shed))));
+                StateProj::Rejected { rejected } => {
+                    return rejected
+                        .take()
+                        .map_or(Poll::Pending, |rejected| Poll::Ready(Err(Error::Rejected(rejected))));
                 }
             }
         };
@@ -124,7 +126,7 @@ where
     }
 }
 
-/// Call in progress. If dropped before settlement, it may have been counted.
+/// Call in flight. If dropped before settlement, it may have been counted.
 pub(crate) struct CallWatch {
     core: Arc<UpstreamShared>,
     ticket: AccountTicket,

@@ -1,4 +1,4 @@
-//! [`UpstreamLayer`]: what puts a quota around a client, and the handle to it.
+//! [`UpstreamLayer`]: the layer, and the handle to its account.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::upstream::quota::credit::Credits;
 use crate::upstream::report::efficiency::{EfficiencyReport, Usage};
 use crate::upstream::report::score::Weights;
 
-/// Counts, paces and sheds the calls of one upstream. Clones, and all services made by them, share one account.
+/// Counts, paces and rejects the calls of one upstream. Clones, and all services made by them, share one account.
 ///
-/// It goes around any tower service that takes `http` requests: hyper-util's client, reqwest's, a mock.
+/// It wraps any tower service that takes `http` requests: hyper-util's client, reqwest's, a mock.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -38,7 +38,7 @@ use crate::upstream::report::score::Weights;
 /// let request = http::Request::get("http://api.example.com/repos").body(Empty::new())?;
 /// match client.call(request).await {
 ///     Ok(response) => println!("{}", response.status()),
-///     Err(Error::Rejected(shed)) => println!("{shed}"),          // not called: try again after shed.retry_after
+///     Err(Error::Rejected(rejected)) => println!("{rejected}"), // not sent: retry after rejected.retry_after
 ///     Err(Error::Inner(error)) => return Err(error.into()),
 /// }
 /// println!("{} left", github.stats().windows[0].remaining);
@@ -52,29 +52,59 @@ pub struct UpstreamLayer {
 }
 
 impl UpstreamLayer {
-    /// A quota that is kept: what goes beyond it, or what the upstream itself says no to, is
-    /// [shed](crate::upstream::Mode::Reject).
+    /// Creates a layer with one quota; calls beyond it, or rejected by the upstream itself, are
+    /// [rejected](crate::upstream::Mode::Reject).
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// assert!(UpstreamLayer::with_quota("github", Credits::per_hour(5_000)).is_ok());
+    /// assert!(UpstreamLayer::with_quota("github", Credits::per_hour(0)).is_err());
+    /// ```
     ///
     /// # Errors
-    /// Where the quota is impossible, or the name empty.
+    /// Returns an error if the quota is impossible or the name is empty.
     pub fn with_quota(name: &str, credits: Credits) -> Result<Self, Error> {
         Self::builder(name).quota(credits).build()
     }
 
-    /// Everything that can be set. The name stands in statistics, events and the store.
+    /// Returns a builder. The name appears in statistics, events and the store.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::builder("github").quota(Credits::per_hour(5_000)).build()?;
+    /// assert_eq!(github.stats().windows[0].remaining, 5_000);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn builder(name: impl Into<String>) -> UpstreamBuilder {
         UpstreamBuilder::new(name.into())
     }
 
-    /// Returns the statistics of the upstream. Takes some microseconds: for a page or a scrape.
+    /// Returns the statistics of the upstream. Takes some microseconds: intended for a page or a scrape.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// assert_eq!(github.stats().calls, 0);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> UpstreamStats {
         UpstreamStats::of(&self.core)
     }
 
-    /// How its endpoints are used, by the [default weights](crate::upstream::Weights) and without prices, those with
-    /// the lowest score
-    /// first. Behind a cache that it does not know of, every call is a request.
+    /// Returns the efficiency of its endpoints, by the [default weights](crate::upstream::Weights) and without
+    /// prices, lowest score first. A cache in front is unknown here: every call counts as a request.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// println!("{}", github.report());
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn report(&self) -> EfficiencyReport {
         let stats = self.stats();
@@ -89,22 +119,40 @@ impl UpstreamLayer {
         EfficiencyReport::of(stats.endpoints.iter().cloned().map(usage), &Weights::default(), None)
     }
 
-    /// Returns the remaining quota for the caches in front, which extend lifetimes as it runs low.
+    /// Returns the remaining quota for caches in front, which extend lifetimes as it runs low.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// let budget = github.budget();
+    /// # let _ = budget;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn budget(&self) -> Budget {
         self.core.budget.clone()
     }
 
-    /// Books what is owed and gives back what was booked and not spent. Call it when no more calls are made; without
-    /// it the
-    /// store counts a block too much, never too little.
+    /// Books unbooked credits and returns unspent bookings. Call it after the last call; without it, the store counts
+    /// a block too much, never too little.
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// github.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn shutdown(&self) {
         if self.core.store.is_some() && !self.core.stopped.swap(true, Ordering::Relaxed) {
             wait::close(&self.core).await;
         }
     }
 
-    /// The service around `inner`; `W` says whether its response body is still to be wrapped.
+    /// Wraps `inner`; `W` selects how its response body is wrapped.
     pub(crate) fn wrap<S, W>(&self, inner: S) -> Upstream<S, W> {
         Upstream { inner, core: self.core.clone(), body: PhantomData }
     }

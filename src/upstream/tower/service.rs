@@ -1,4 +1,4 @@
-//! [`Upstream`]: the service. It decides first, and only then touches the client.
+//! [`Upstream`]: the tower service.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,11 +16,10 @@ use crate::base::request_head::RequestHead;
 use crate::upstream::engine::shared::{CallStep, UpstreamShared};
 use crate::upstream::quota::rejected::Error;
 
-/// A client whose calls are counted, paced and shed. Made by [`UpstreamLayer`](crate::upstream::UpstreamLayer).
+/// Client whose calls are counted, paced and rejected. Made by [`UpstreamLayer`](crate::upstream::UpstreamLayer).
 ///
-/// It is always ready: a call that is not made neither waits for the client nor touches it. A call that is made waits
-/// for
-/// a clone of the client to be ready, then calls that clone.
+/// It is always ready: a rejected call neither waits for the client nor touches it. Any other call waits for a clone
+/// of the client to be ready, then calls that clone.
 pub struct Upstream<S, W = Wrap> {
     pub(crate) inner: S,
     pub(crate) core: Arc<UpstreamShared>,
@@ -48,16 +47,17 @@ where
             CallStep::Send(ticket) => {
                 let watch = CallWatch::new(self.core.clone(), ticket);
                 let mut inner = self.inner.clone();
-                // The task's own waker replaces this one where the client is polled again. An error is left for the
-                // task
-                // to find: a service that failed goes on failing.
+                // The task's own waker replaces this one if the client is polled again. An error is left for that
+                // poll: a failed service keeps failing.
                 if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
                     return ResponseFuture::calling(inner.call(request), watch);
                 }
                 ResponseFuture::unready(inner, request, watch)
             }
-            CallStep::Wait(leave) => ResponseFuture::waiting(leave, self.inner.clone(), request, self.core.clone()),
-            CallStep::Rejected(shed) => ResponseFuture::shed(shed),
+            CallStep::Wait(permission) => {
+                ResponseFuture::waiting(permission, self.inner.clone(), request, self.core.clone())
+            }
+            CallStep::Rejected(rejected) => ResponseFuture::rejected(rejected),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A simulated fleet: nodes that die, messages that are late or lost, one store. Whatever happens, no more is admitted
-//! than the algorithm allows.
+//! A simulated fleet: failing nodes, delayed and lost messages, one store. In every run, no more is admitted than the
+//! algorithm allows.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,7 +17,7 @@ const fn us(at: Timestamp) -> u64 {
     at.as_nanos() / 1_000
 }
 
-/// The store: sells as the script does.
+/// The store, which grants leases like the script.
 pub(crate) enum Store {
     Window(Window, Box<Log>, Quota),
     Gcra(Gcra, Timestamp),
@@ -31,7 +31,7 @@ impl Store {
         }
     }
 
-    /// Whether a unit is admitted, and what is sold beside it: how many units, and for how long.
+    /// Returns whether a unit is admitted, and the units and lifetime of the granted lease.
     pub(crate) fn ask(&mut self, want: u32, life: Duration, now: Timestamp) -> (bool, u32, Duration) {
         match self {
             Self::Window(window, log, quota) => {
@@ -76,21 +76,21 @@ impl Store {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    /// A client asks a node.
-    Ask { node: usize },
-    /// A question reaches the store.
-    Arrive { node: usize, life: u64, sent: Timestamp, want: u32, heard: u64 },
-    /// An answer reaches its node.
-    Hear { node: usize, life: u64, sent: Timestamp, granted: u32, sold_at: u64, sold_life: u64 },
-    /// What was left over reaches the store.
+    /// A client sends a request to a node.
+    Request { node: usize },
+    /// A check reaches the store.
+    Arrive { node: usize, life: u64, sent: Timestamp, want: u32, last_reply: u64 },
+    /// A fields reaches its node.
+    Receive { node: usize, life: u64, sent: Timestamp, granted: u32, sold_at: u64, sold_life: u64 },
+    /// Unspent units reach the store.
     Return { units: u32, charged: u64 },
-    /// A node looks for leases that have ended.
-    Look { node: usize },
-    /// A node dies, and another takes its place.
-    Die { node: usize },
+    /// A node looks for expired leases.
+    Expire { node: usize },
+    /// A node fails and is replaced.
+    Fail { node: usize },
 }
 
-/// xorshift, seeded: a run can be repeated.
+/// Seeded xorshift: a run can be repeated.
 struct Chance(u64);
 
 impl Chance {
@@ -109,7 +109,7 @@ impl Chance {
 struct Fleet {
     quota: Quota,
     store: Store,
-    /// Which life a node is in, and its account.
+    /// Incarnation of each node, and its account.
     nodes: Vec<(u64, LeaseAccount)>,
     events: BinaryHeap<Reverse<(Timestamp, u64, Event)>>,
     order: u64,
@@ -132,7 +132,7 @@ impl Fleet {
         self.events.push(Reverse((at, self.order, event)));
     }
 
-    /// A message's travel: mostly a fraction of a millisecond, sometimes a quarter of a second; `None` where it is
+    /// Network delay: mostly a fraction of a millisecond, sometimes a quarter of a second; `None` if the message is
     /// lost.
     fn travel(&mut self) -> Option<Duration> {
         if self.lossy && self.chance.happens(5) {
@@ -145,22 +145,24 @@ impl Fleet {
     fn run(&mut self) {
         while let Some(Reverse((now, _, event))) = self.events.pop() {
             match event {
-                Event::Ask { node } => self.ask(node, now),
-                Event::Arrive { node, life, sent, want, heard } => self.arrive((node, life, sent, want, heard), now),
-                Event::Hear { node, life, sent, granted, sold_at, sold_life } => {
+                Event::Request { node } => self.ask(node, now),
+                Event::Arrive { node, life, sent, want, last_reply } => {
+                    self.arrive((node, life, sent, want, last_reply), now)
+                }
+                Event::Receive { node, life, sent, granted, sold_at, sold_life } => {
                     if self.nodes[node].0 == life {
                         let until = sent + Duration::from_micros(sold_life);
                         let before = self.nodes[node].1.bought(granted, until, sold_at, now);
                         self.give_back(before, now);
-                        self.at(until, Event::Look { node });
+                        self.at(until, Event::Expire { node });
                     }
                 }
                 Event::Return { units, charged } => self.store.refund(Unspent { units, charged }, now),
-                Event::Look { node } => {
+                Event::Expire { node } => {
                     let before = self.nodes[node].1.expire(now);
                     self.give_back(before, now);
                 }
-                Event::Die { node } => self.nodes[node] = (self.nodes[node].0 + 1, LeaseAccount::default()),
+                Event::Fail { node } => self.nodes[node] = (self.nodes[node].0 + 1, LeaseAccount::default()),
             }
         }
     }
@@ -178,7 +180,7 @@ impl Fleet {
         });
         self.questions += 1;
         let lost = |fleet: &mut Self| {
-            // A node that hears nothing gives up on its order.
+            // A node without a fields gives up on its order.
             fleet.nodes[node].1.failed();
         };
         let Some(there) = self.travel() else { return lost(self) };
@@ -186,7 +188,7 @@ impl Fleet {
         if back == u64::MAX {
             lost(self);
         }
-        self.at(now + there, Event::Arrive { node, life: of, sent: now, want, heard: back });
+        self.at(now + there, Event::Arrive { node, life: of, sent: now, want, last_reply: back });
     }
 
     fn arrive(&mut self, (node, of, sent, want, back): (usize, u64, Timestamp, u32, u64), now: Timestamp) {
@@ -197,8 +199,8 @@ impl Fleet {
         }
         if back < u64::MAX {
             let sold_life = us(Timestamp::ZERO + sold_life);
-            let heard = Event::Hear { node, life: of, sent, granted, sold_at: us(now), sold_life };
-            self.at(now + Duration::from_nanos(back), heard);
+            let last_reply = Event::Receive { node, life: of, sent, granted, sold_at: us(now), sold_life };
+            self.at(now + Duration::from_nanos(back), last_reply);
         }
     }
 
@@ -208,7 +210,8 @@ impl Fleet {
         }
     }
 
-    /// The most admitted in any span, less what the algorithm allows there; positive is too much.
+    /// Returns the largest number of units admitted in any span beyond the bound of the algorithm; positive is a
+    /// violation.
     fn excess(&mut self) -> i64 {
         self.admitted.sort_unstable();
         let log = &self.admitted;
@@ -225,7 +228,7 @@ impl Fleet {
             }
             Algorithm::Gcra(_) => {
                 let interval = nanos(self.quota.period()).div_ceil(u64::from(self.quota.limit()));
-                // Units that have not drained by then: the most burst any span can end with.
+                // Units that have not drained by then: the largest burst at the end of any span.
                 let (mut debt, mut last) = (0_i64, START);
                 for at in log {
                     debt = (debt - nanos(at.since(last)) as i64).max(0) + interval as i64;
@@ -240,9 +243,8 @@ impl Fleet {
     }
 }
 
-/// Clients ask random nodes, some of them more than others, for a few periods: evenly, or in bursts with silence
-/// between
-/// them, when what was bought before it is spent after it.
+/// Sends requests to random, unevenly loaded nodes for a few periods: evenly, or in bursts with idle time between
+/// them, so that units acquired before a pause are spent after it.
 fn busy(quota: Quota, seed: u64, lossy: bool, asks: usize, gap_us: u64, bursts: bool) -> Fleet {
     let mut fleet = Fleet::new(quota, seed, lossy);
     let mut now = START;
@@ -258,9 +260,9 @@ fn busy(quota: Quota, seed: u64, lossy: bool, asks: usize, gap_us: u64, bursts: 
         now = now + Duration::from_micros(fleet.chance.below(most));
         let among = if fleet.chance.happens(70) { 3 } else { NODES as u64 };
         let node = fleet.chance.below(among) as usize;
-        fleet.at(now, Event::Ask { node });
+        fleet.at(now, Event::Request { node });
         if lossy && fleet.chance.happens(1) {
-            fleet.at(now, Event::Die { node });
+            fleet.at(now, Event::Fail { node });
         }
     }
     fleet.run();
@@ -290,7 +292,7 @@ proptest! {
     }
 }
 
-/// Buys blocks, spends each in the last microsecond of its life, and takes from the store all that it gives.
+/// Acquires blocks, spends each in the last microsecond of its lifetime, and takes everything the store grants.
 fn hoard(quota: Quota, steps: &[(u64, u8, u32)]) -> Fleet {
     let mut fleet = Fleet::new(quota, 1, false);
     let (mut now, mut blocks) = (START, Vec::new());
@@ -320,7 +322,7 @@ fn hoard(quota: Quota, steps: &[(u64, u8, u32)]) -> Fleet {
 
 proptest! {
     #[test]
-    fn who_hoards_blocks_until_their_last_moment_gains_nothing(
+    fn hoarding_blocks_until_their_end_admits_no_more(
         which in 0_usize..5,
         steps in prop::collection::vec((0_u64..120_000, 0_u8..5, 1_u32..400), 1..120),
     ) {
@@ -332,7 +334,8 @@ proptest! {
 #[test]
 fn a_block_counts_for_a_whole_period_after_the_end_of_its_life() {
     for quota in quotas() {
-        // Bought; spent at the end of its life; and one period after it was bought, everything there is to take.
+        // Acquired, spent at the end of its lifetime, and one period after its acquisition everything that the store
+        // grants.
         let mut fleet = hoard(quota, &[(1, 0, 400), (quota.period().as_micros() as u64, 3, 0)]);
         assert!(fleet.excess() <= 0, "{} too many under {quota}", fleet.excess());
     }
@@ -340,13 +343,13 @@ fn a_block_counts_for_a_whole_period_after_the_end_of_its_life() {
 
 #[test]
 fn a_hot_key_asks_the_store_seldom() {
-    // Three busy nodes share most of 10 000 questions a second; the limit is far away.
+    // Three busy nodes share most of 10 000 requests a second; the limit is far away.
     for quota in [Quota::per_minute(1_200_000), Quota::per_second(20_000).bucket(20_000)] {
         let fleet = busy(quota, 7, false, 40_000, 100, false);
         assert!(fleet.admitted.len() >= 39_000, "{}", fleet.admitted.len());
         let share = fleet.questions as f64 / fleet.admitted.len() as f64;
-        // The other ninety-seven nodes are too quiet to lease: theirs are three in ten, one question each or a little
-        // less.
+        // The other ninety-seven nodes are too quiet to lease: they send about three requests in ten, each with its
+        // own check.
         assert!(share < 0.4, "{quota}: {share}");
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 const MINUTE: u64 = 60_000_000_000;
 const START: Timestamp = Timestamp::from_nanos(86_400_123_456_789);
 
-/// Rolls, asks and charges, as an engine does.
+/// Rolls, checks and charges, as an engine does.
 fn admit<C: Count>(window: &Window, log: &mut Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
     window.roll(log, now);
     window.check(log, now, cost)?;
@@ -80,7 +80,8 @@ fn utilisation_under_uniform_overload_is_at_least_098() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Against an exact log: never more than the limit in any window; the wait, where nothing else happens, is enough.
+    /// Compared with an exact log: never more than the limit in any window, and the returned wait suffices if nothing
+    /// else is charged.
     #[test]
     fn never_more_than_the_limit_in_any_window(
         limit in 1_u32..60, period in 1_000_000_u64..100_000_000_000,

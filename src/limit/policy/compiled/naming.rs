@@ -1,4 +1,4 @@
-//! Names of keys across a fleet: computed only if a fleet shares the store.
+//! Fleet-wide key hashes, computed only for shared stores.
 
 use super::{Checks, CompiledLimit, CompiledLimits, fnv1a};
 use crate::base::request_head::RequestHead;
@@ -6,10 +6,10 @@ use crate::identity::{Key, KeyExtractor};
 use crate::limit::policy::limit::Subject;
 
 impl CompiledLimits {
-    /// Adds to every check the name that all nodes know its key by, once the fleet's secret is known.
-    pub(crate) fn name(&self, head: &RequestHead<'_>, dues: &mut Checks) {
+    /// Adds the fleet-wide key hash to every check, if the fleet's secret is known.
+    pub(crate) fn add_fleet_keys(&self, head: &RequestHead<'_>, checks: &mut Checks) {
         let Some(secret) = &self.secret else { return };
-        for (check, label) in dues.checks.iter_mut().zip(&dues.labels) {
+        for (check, label) in checks.list.iter_mut().zip(&checks.labels) {
             let rule = &self.rules[label.rule as usize];
             let name = match self.identity(rule, head) {
                 Some(key) if rule.per_route => secret.hash(rule.id ^ fnv1a(self.patterns.name(head)), &key),
@@ -26,7 +26,7 @@ impl CompiledLimits {
     fn identity<'h>(&self, rule: &CompiledLimit, head: &RequestHead<'h>) -> Option<Key<'h>> {
         match &rule.subject {
             Subject::Everybody | Subject::Node => None,
-            Subject::Own(who) => who.extract(head),
+            Subject::Own(extractor) => extractor.extract(head),
             Subject::Ip => {
                 let named = self.identify.fallback(head).filter(|key| key.as_ip().is_some());
                 named.or_else(|| self.peer.extract(head))

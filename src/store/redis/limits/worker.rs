@@ -64,7 +64,7 @@ impl Drop for Worker {
 async fn send(inner: &Arc<LimitsShared>, jobs: Vec<QueuedGroup>) {
     // The first has waited longest: its deadline applies to all.
     let waited = jobs.first().map_or(Duration::ZERO, |job| inner.clock.now().since(job.sent));
-    let by = runtime_now() + inner.guard.patience().saturating_sub(waited);
+    let by = runtime_now() + inner.guard.remaining_timeout().saturating_sub(waited);
     let call = encode(jobs.iter().map(|job| &job.group));
     let now = inner.passes_time.then(|| inner.clock.now().as_nanos() / 1_000);
     count(&inner.counters.commands);

@@ -9,7 +9,7 @@ use crate::upstream::learn::observed_limits::ObservedLimit;
 /// 2026-01-01T00:00:00Z.
 const NEW_YEAR: f64 = 1_767_225_600.0;
 
-fn told(status: u16, fields: &[(&str, &str)]) -> ObservedLimits {
+fn observed(status: u16, fields: &[(&str, &str)]) -> ObservedLimits {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         let name: HeaderName = name.parse().expect("a name");
@@ -18,16 +18,16 @@ fn told(status: u16, fields: &[(&str, &str)]) -> ObservedLimits {
     learn(StatusCode::from_u16(status).expect("a status"), &headers, NEW_YEAR)
 }
 
-/// What was told.
-fn limits(told: &ObservedLimits) -> Vec<Row<'_>> {
+/// Converts to rows.
+fn limits(observed: &ObservedLimits) -> Vec<Row<'_>> {
     let one = |limit: &'_ ObservedLimit| (limit.limit, limit.remaining, limit.resets_in.map(|span| span.as_secs_f64()));
-    told.limits.iter().map(|limit| (std::str::from_utf8(&limit.name).expect("text"), one(limit))).collect()
+    observed.limits.iter().map(|limit| (std::str::from_utf8(&limit.name).expect("text"), one(limit))).collect()
 }
 
-/// A name, a limit, what remains, and seconds until it is whole again.
+/// A name, its limit, what remains, and seconds until the reset.
 type Row<'a> = (&'a str, (Option<u64>, Option<u64>, Option<f64>));
 
-/// Who says it, in which fields, and what is understood.
+/// Vendor, response fields, expected limits.
 type Vendor = (&'static str, &'static [(&'static str, &'static str)], &'static [Row<'static>]);
 
 const fn all(limit: u64, remaining: u64, seconds: f64) -> (Option<u64>, Option<u64>, Option<f64>) {
@@ -128,10 +128,10 @@ const VENDORS: &[Vendor] = &[
 #[test]
 fn every_vendor_is_understood() {
     for (vendor, fields, expected) in VENDORS {
-        let told = told(200, fields);
-        assert_eq!(limits(&told), *expected, "{vendor}");
+        let observed = observed(200, fields);
+        assert_eq!(limits(&observed), *expected, "{vendor}");
     }
-    let policy = told(200, &[("ratelimit-policy", "\"a\";q=5;w=60"), ("ratelimit", "\"a\";r=2")]);
+    let policy = observed(200, &[("ratelimit-policy", "\"a\";q=5;w=60"), ("ratelimit", "\"a\";r=2")]);
     assert_eq!(policy.limits[0].window, Some(Duration::from_secs(60)));
 }
 
@@ -151,10 +151,10 @@ fn refusals_are_told_from_other_failures() {
         (503, &[], false, true, None),
         (500, &[("retry-after", "1")], false, false, None),
     ] {
-        let told = told(status, fields);
+        let observed = observed(status, fields);
         let wait = wait.map(Duration::from_secs);
         assert_eq!(
-            (told.refused, told.unavailable, told.retry_after),
+            (observed.refused, observed.unavailable, observed.retry_after),
             (refused, unavailable, wait),
             "{status} {fields:?}"
         );
@@ -163,7 +163,7 @@ fn refusals_are_told_from_other_failures() {
 
 #[test]
 fn absurd_numbers_are_clamped_or_ignored() {
-    let told = told(
+    let observed = observed(
         429,
         &[
             ("x-ratelimit-limit", "99999999999999999999999999"),
@@ -172,9 +172,9 @@ fn absurd_numbers_are_clamped_or_ignored() {
             ("retry-after", "999999999"),
         ],
     );
-    assert_eq!((told.limits[0].limit, told.limits[0].remaining), (Some(1 << 50), None));
+    assert_eq!((observed.limits[0].limit, observed.limits[0].remaining), (Some(1 << 50), None));
     let furthest = Some(Duration::from_secs(32 * 86_400));
-    assert_eq!((told.limits[0].resets_in, told.retry_after), (furthest, furthest));
+    assert_eq!((observed.limits[0].resets_in, observed.retry_after), (furthest, furthest));
 }
 
 proptest! {
@@ -196,9 +196,9 @@ proptest! {
                 headers.append(name, value);
             }
         }
-        let told = learn(StatusCode::from_u16(status).expect("a status"), &headers, NEW_YEAR);
-        prop_assert!(told.limits.len() <= 8);
-        for limit in &told.limits {
+        let observed = learn(StatusCode::from_u16(status).expect("a status"), &headers, NEW_YEAR);
+        prop_assert!(observed.limits.len() <= 8);
+        for limit in &observed.limits {
             prop_assert!(limit.limit.is_none_or(|n| n <= 1 << 50) && limit.remaining.is_none_or(|n| n <= 1 << 50));
         }
     }
@@ -206,8 +206,8 @@ proptest! {
     #[test]
     fn any_name_that_begins_well_is_harmless(rest in "[a-z-]{0,20}", value in "[0-9a-z;=,\" ]{0,20}") {
         for prefix in ["x-ratelimit-", "ratelimit", "anthropic-ratelimit-", "x-rate-limit-"] {
-            let told = told(429, &[(&format!("{prefix}{rest}"), &value)]);
-            prop_assert!(told.refused, "whatever the fields say");
+            let observed = observed(429, &[(&format!("{prefix}{rest}"), &value)]);
+            prop_assert!(observed.refused, "whatever the fields say");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Booking credits in a store before they are spent, so that a crash can only have counted too much.
+//! Books credits in a store before they are spent, so that a crash only counts too much.
 //!
-//! | | what happens |
+//! | situation | action |
 //! |---|---|
-//! | credits booked here are left | they are spent; nobody is asked |
-//! | half of them is spent | the next block is booked meanwhile |
-//! | none is left | the call waits for the booking, as long as the store may take |
-//! | the store does not answer | credits are spent and *owed*: what is owed is booked with the first block it takes again |
-//! | a window ends | what was booked in it and not spent is void, as is what is owed |
+//! | booked credits are left | they are spent without a call of the store |
+//! | half of them are spent | the next block is booked in the background |
+//! | none are left | the call waits for the booking, within the store's deadline |
+//! | the store does not answer | credits are spent *unbooked*, and booked with the next successful booking |
+//! | a window ends | its unspent bookings and unbooked credits become void |
 //!
-//! What is owed is one number per window: nothing queues up, however long the store is away.
+//! Unbooked credits are one number per window, so that an outage of any length takes no memory.
 
 use std::time::Duration;
 
@@ -19,29 +19,29 @@ use crate::base::clock::Timestamp;
 use crate::upstream::quota::balance::Balance;
 use crate::upstream::quota::meter::Calendar;
 
-/// A store that did not answer is asked again after this.
+/// Pause after a failed booking.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// Booking request for one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BookingRequest {
-    /// Which window it is: its place, its first second and its last.
+    /// Window: its index, its first second and its last.
     pub(crate) at: usize,
     pub(crate) start: i64,
     pub(crate) end: i64,
-    /// Fewer than none are given back.
+    /// Credits to book; negative to return them.
     pub(crate) credits: i64,
 }
 
 impl Account {
-    /// Whether this call must wait for a booking.
+    /// Returns whether this call must wait for a booking.
     pub(crate) fn must_book(&self, cost: u64, now: Timestamp) -> bool {
         self.terms.booked
             && now >= self.store_away_until
             && self.calendars.iter().any(|calendar| !calendar.is_booked(cost))
     }
 
-    /// Whether it is time to book the next block.
+    /// Returns whether the next block is due.
     pub(crate) fn runs_low(&self, now: Timestamp) -> bool {
         let half = (self.block.size() / 2).max(1);
         self.must_book(half, now)
@@ -51,58 +51,58 @@ impl Account {
     pub(crate) fn next_block(&mut self, cost: u64, now: Timestamp) -> SmallVec<[BookingRequest; 2]> {
         let left = self.calendars.iter().map(|calendar| calendar.limit().saturating_sub(calendar.spent())).min();
         let block = self.block.next(cost, left.unwrap_or(0), now);
-        let owing = self.calendars.iter().enumerate().map(|(at, calendar)| {
+        let bookings = self.calendars.iter().enumerate().map(|(at, calendar)| {
             let credits = calendar.lacks(block).cast_signed();
             BookingRequest { at, start: calendar.span.start, end: calendar.span.end, credits }
         });
-        owing.collect()
+        bookings.collect()
     }
 
     /// Returns the debt to be booked.
     pub(crate) fn to_settle(&self) -> SmallVec<[BookingRequest; 2]> {
-        self.owing(|calendar| calendar.owed().cast_signed())
+        self.bookings(|calendar| calendar.unbooked().cast_signed())
     }
 
     /// Returns unspent bookings, to be released.
     pub(crate) fn to_return(&self) -> SmallVec<[BookingRequest; 2]> {
-        self.owing(|calendar| -calendar.unspent().cast_signed())
+        self.bookings(|calendar| -calendar.unspent().cast_signed())
     }
 
-    fn owing(&self, credits: impl Fn(&Calendar) -> i64) -> SmallVec<[BookingRequest; 2]> {
+    fn bookings(&self, credits: impl Fn(&Calendar) -> i64) -> SmallVec<[BookingRequest; 2]> {
         let all = self.calendars.iter().enumerate().map(|(at, calendar)| BookingRequest {
             at,
             start: calendar.span.start,
             end: calendar.span.end,
             credits: credits(calendar),
         });
-        all.filter(|owing| owing.credits != 0).collect()
+        all.filter(|bookings| bookings.credits != 0).collect()
     }
 
-    /// The store answered: this is booked in each of these windows by now.
-    pub(crate) fn booked(&mut self, owing: &[BookingRequest], balances: &[Balance]) {
-        for (owing, balance) in owing.iter().zip(balances) {
-            let calendar = &mut self.calendars[owing.at];
-            // A window that ended meanwhile takes its credits along.
-            if calendar.span.start == owing.start {
-                calendar.booked(owing.credits, *balance);
+    /// Records a successful booking and the resulting balances.
+    pub(crate) fn booked(&mut self, bookings: &[BookingRequest], balances: &[Balance]) {
+        for (bookings, balance) in bookings.iter().zip(balances) {
+            let calendar = &mut self.calendars[bookings.at];
+            // The credits of a window that ended meanwhile are void.
+            if calendar.span.start == bookings.start {
+                calendar.booked(bookings.credits, *balance);
             }
         }
         self.store_away_until = Timestamp::ZERO;
     }
 
-    /// The store did not answer.
+    /// Records a failed booking.
     pub(crate) fn not_booked(&mut self, now: Timestamp) {
         self.store_away_until = now + AWAY;
     }
 
-    /// Whether the store did not answer of late.
+    /// Returns whether the store failed recently.
     pub(crate) fn is_store_away(&self, now: Timestamp) -> bool {
         now < self.store_away_until
     }
 
-    /// Credits spent here that no store knows of.
-    pub(crate) fn owed(&self) -> u64 {
-        self.calendars.iter().map(Calendar::owed).max().unwrap_or(0)
+    /// Returns credits spent here and not booked.
+    pub(crate) fn unbooked(&self) -> u64 {
+        self.calendars.iter().map(Calendar::unbooked).max().unwrap_or(0)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of a call that was let through.
+//! Settles calls after they end.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::resilience::breaker::CallOutcome;
 use crate::upstream::learn::observed_limits::{ObservedLimits, named};
 use crate::upstream::quota::meter::{CountedResponse, LearnedLimit, Moment};
 
-/// How long an upstream that refuses without a word is left alone, doubled each time, up to sixty-four times as long.
+/// First pause after a rejection without a retry time, doubled each time, up to sixty-four times.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How a call ended.
+/// Ending of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CallEnding<'a> {
-    /// With a response, and the limits it reported.
+    /// Answered, with the limits that the response reported.
     Answered(StatusCode, &'a ObservedLimits),
-    /// In an error.
+    /// Failed with an error.
     Failed,
-    /// The caller dropped it.
+    /// Dropped by the caller.
     Left,
 }
 
@@ -29,40 +29,40 @@ pub(crate) enum CallEnding<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AccountEvents {
     pub(crate) alerts: SmallVec<[Alert; 1]>,
-    /// The circuit opened, or shut.
+    /// Whether the circuit opened (`true`) or closed (`false`), if it changed.
     pub(crate) circuit: Option<bool>,
 }
 
 impl Account {
-    /// A call ended.
+    /// Settles a call that ended.
     pub(crate) fn settle(&mut self, ticket: &AccountTicket, ending: CallEnding<'_>, moment: Moment) -> AccountEvents {
         self.turn(moment);
         let now = moment.now;
-        let mut news = AccountEvents::default();
+        let mut events = AccountEvents::default();
         match ending {
-            CallEnding::Answered(status, told) => {
+            CallEnding::Answered(status, observed) => {
                 let counted = self.answered(ticket, status, now);
-                self.hear(ticket, counted, told, now);
-                news.circuit = self.obey(told, now);
-                news.circuit = self.record(ticket, Some(status), now).or(news.circuit);
+                self.apply_report(ticket, counted, observed, now);
+                events.circuit = self.apply_pause(observed, now);
+                events.circuit = self.record(ticket, Some(status), now).or(events.circuit);
             }
             CallEnding::Failed => {
                 self.flow.lose(ticket.call.cost, now);
                 self.endpoints[ticket.call.endpoint].failed += 1;
-                news.circuit = self.record(ticket, None, now);
+                events.circuit = self.record(ticket, None, now);
             }
             CallEnding::Left => {
                 self.flow.lose(ticket.call.cost, now);
                 if now.nanos_since(ticket.sent) >= self.terms.slow_after {
-                    news.circuit = self.tell_breaker(ticket, CallOutcome::Slow, now);
+                    events.circuit = self.tell_breaker(ticket, CallOutcome::Slow, now);
                 }
             }
         }
-        news.alerts = self.alerts();
-        news
+        events.alerts = self.alerts();
+        events
     }
 
-    /// Says what of its cost is counted.
+    /// Returns the part of the cost that counts.
     fn answered(&mut self, ticket: &AccountTicket, status: StatusCode, now: Timestamp) -> u64 {
         let cost = ticket.call.cost;
         let endpoint = &mut self.endpoints[ticket.call.endpoint];
@@ -75,8 +75,8 @@ impl Account {
         }
         endpoint.credits -= cost;
         let limits = endpoint.limits;
-        self.flow.forgive(cost);
-        self.burn.forgive(cost, now);
+        self.flow.refund(cost);
+        self.burn.refund(cost, now);
         self.calendars.iter_mut().for_each(|calendar| calendar.give_back(cost));
         for learned in super::marked(&mut self.learned, limits) {
             learned.spent = learned.spent.saturating_sub(cost);
@@ -84,16 +84,16 @@ impl Account {
         0
     }
 
-    /// Takes in what the upstream says of its limits in the answer to a call, so much of whose cost is counted.
-    fn hear(&mut self, ticket: &AccountTicket, counted: u64, told: &ObservedLimits, now: Timestamp) {
+    /// Applies the limits that the response to a call reported, of whose cost `counted` is counted.
+    fn apply_report(&mut self, ticket: &AccountTicket, counted: u64, observed: &ObservedLimits, now: Timestamp) {
         let unseen = self.flow.unseen(ticket.mark, counted);
         let answer = CountedResponse { sent: ticket.sent, unseen };
         let mut limits = 0_u16;
-        for limit in &told.limits {
+        for limit in &observed.limits {
             let known = self.learned.iter().position(|learned| learned.name == limit.name);
             match known {
                 Some(at) => {
-                    self.learned[at].tell(limit, answer, now);
+                    self.learned[at].report(limit, answer, now);
                     limits |= 1 << at;
                 }
                 None if self.learned.len() < MOST_LEARNED => {
@@ -110,10 +110,10 @@ impl Account {
         }
     }
 
-    /// Waits where the upstream says so.
-    fn obey(&mut self, told: &ObservedLimits, now: Timestamp) -> Option<bool> {
-        if told.unavailable {
-            let until = now + told.retry_after?;
+    /// Pauses as requested by the upstream.
+    fn apply_pause(&mut self, observed: &ObservedLimits, now: Timestamp) -> Option<bool> {
+        if observed.unavailable {
+            let until = now + observed.retry_after?;
             return match &mut self.breaker {
                 Some(breaker) => breaker.open_until(until, now),
                 None => {
@@ -122,22 +122,22 @@ impl Account {
                 }
             };
         }
-        if !told.refused {
+        if !observed.refused {
             self.refusals = 0;
             return None;
         }
-        // A limit that is used up holds those who fall under it; any other refusal holds everybody.
-        let used_up = told.limits.iter().filter(|limit| limit.remaining == Some(0)).map(|limit| &limit.name);
+        // A used-up limit pauses its own endpoints; any other rejection pauses all.
+        let used_up = observed.limits.iter().filter(|limit| limit.remaining == Some(0)).map(|limit| &limit.name);
         let mut held = false;
         for name in used_up {
-            let until = told.retry_after.map_or(now, |span| now + span);
+            let until = observed.retry_after.map_or(now, |span| now + span);
             for learned in self.learned.iter_mut().filter(|learned| learned.name == *name) {
                 learned.hold(until);
                 held = true;
             }
         }
         if !held {
-            let pause = told.retry_after.unwrap_or_else(|| PAUSE * (1 << self.refusals.min(6)));
+            let pause = observed.retry_after.unwrap_or_else(|| PAUSE * (1 << self.refusals.min(6)));
             self.refusals = self.refusals.saturating_add(1);
             self.held = self.held.max(now + pause);
         }
@@ -148,13 +148,13 @@ impl Account {
     pub(crate) fn observed_in_body(
         &mut self,
         ticket: &AccountTicket,
-        told: &ObservedLimits,
+        observed: &ObservedLimits,
         moment: Moment,
     ) -> AccountEvents {
         self.turn(moment);
-        // Whether the call itself was free is forgotten by now: it counts as if it were not in what was told.
-        self.hear(ticket, 0, told, moment.now);
-        let circuit = self.obey(told, moment.now);
+        // Whether the call itself was free is no longer known: its cost is treated as not included in the report.
+        self.apply_report(ticket, 0, observed, moment.now);
+        let circuit = self.apply_pause(observed, moment.now);
         AccountEvents { alerts: self.alerts(), circuit }
     }
 
@@ -172,7 +172,7 @@ impl Account {
         self.breaker.as_mut()?.record(ticket.permit?, outcome, now)
     }
 
-    /// The thresholds that are crossed by now.
+    /// Returns the thresholds crossed by now.
     pub(crate) fn alerts(&mut self) -> SmallVec<[Alert; 1]> {
         let (mut alerts, at) = (SmallVec::new(), &self.terms.alert_at);
         for calendar in &mut self.calendars {

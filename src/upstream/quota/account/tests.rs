@@ -12,7 +12,7 @@ use crate::upstream::quota::credit::Credits;
 const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 /// 2026-01-01T00:00:00Z.
 const NEW_YEAR: i64 = 1_767_225_600_000_000_000;
-const CALL: PlannedCall = PlannedCall { endpoint: 0, cost: 1, share: 1.0, owes: false };
+const CALL: PlannedCall = PlannedCall { endpoint: 0, cost: 1, share: 1.0, unbooked: false };
 
 fn at(nanos: u64) -> Moment {
     Moment { now: START.after(nanos), unix: NEW_YEAR + nanos as i64 }
@@ -50,10 +50,10 @@ fn settle(
     account: &mut Account,
     ticket: &AccountTicket,
     status: StatusCode,
-    told: ObservedLimits,
+    observed: ObservedLimits,
     moment: Moment,
 ) -> AccountEvents {
-    account.settle(ticket, CallEnding::Answered(status, &told), moment)
+    account.settle(ticket, CallEnding::Answered(status, &observed), moment)
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_class_stops_at_its_share_and_the_next_window_begins_anew() {
         matches!(account.admit(PlannedCall { cost: 0, ..CALL }, at(20)), CallVerdict::Send(_)),
         "what is free passes"
     );
-    // Ten are still under way when the minute ends: they may be counted in the next.
+    // Ten are in flight when the minute ends and may count in the next.
     assert_eq!(refused(account.admit(CALL, at(seconds(60)))).1, 120);
     let month = account.calendars[1].spent();
     assert_eq!(month, 10, "all or none: what the minute refused is not spent in the month");
@@ -99,28 +99,28 @@ fn limits_bind_the_endpoints_that_were_told_of_them() {
     let mut account = account(terms(), &[]);
     let search = PlannedCall { endpoint: 1, ..CALL };
     let ticket = sent(account.admit(search, at(0)));
-    let told = ObservedLimits::new().limit("search", 30, 0, Duration::from_secs(60));
-    settle(&mut account, &ticket, StatusCode::OK, told, at(1));
+    let observed = ObservedLimits::new().limit("search", 30, 0, Duration::from_secs(60));
+    settle(&mut account, &ticket, StatusCode::OK, observed, at(1));
     assert_eq!(refused(account.admit(search, at(2))), (RejectedReason::Quota, 60));
     let ticket = sent(account.admit(CALL, at(3)));
-    let told = ObservedLimits::new().limit("core", 5_000, 4_999, Duration::from_secs(3_600));
-    settle(&mut account, &ticket, StatusCode::OK, told, at(4));
+    let observed = ObservedLimits::new().limit("core", 5_000, 4_999, Duration::from_secs(3_600));
+    settle(&mut account, &ticket, StatusCode::OK, observed, at(4));
     sent(account.admit(CALL, at(5)));
     sent(account.admit(search, at(seconds(61))));
 }
 
 #[test]
-fn told_to_wait_all_wait_and_without_a_word_longer_each_time() {
+fn a_pause_holds_all_calls_and_grows_without_a_retry_time() {
     let mut account = account(terms(), &[]);
     let ticket = sent(account.admit(CALL, at(0)));
-    let told = ObservedLimits::new().retry_after(Duration::from_secs(30));
-    settle(&mut account, &ticket, StatusCode::FORBIDDEN, told, at(0));
-    assert_eq!(refused(account.admit(PlannedCall { endpoint: 1, ..CALL }, at(1))), (RejectedReason::ToldToWait, 30));
+    let observed = ObservedLimits::new().retry_after(Duration::from_secs(30));
+    settle(&mut account, &ticket, StatusCode::FORBIDDEN, observed, at(0));
+    assert_eq!(refused(account.admit(PlannedCall { endpoint: 1, ..CALL }, at(1))), (RejectedReason::RetryAfter, 30));
     let mut now = 30;
     for pause in [2, 4, 8, 16, 32, 64, 64] {
         let ticket = sent(account.admit(CALL, at(seconds(now))));
-        let told = ObservedLimits { refused: true, ..ObservedLimits::new() };
-        settle(&mut account, &ticket, StatusCode::TOO_MANY_REQUESTS, told, at(seconds(now)));
+        let observed = ObservedLimits { refused: true, ..ObservedLimits::new() };
+        settle(&mut account, &ticket, StatusCode::TOO_MANY_REQUESTS, observed, at(seconds(now)));
         now += pause;
         assert_eq!(refused(account.admit(CALL, at(seconds(now) - 1))).1, now);
     }
@@ -134,10 +134,10 @@ fn a_failing_upstream_is_left_alone_and_one_that_names_a_time_until_then() {
     let mut account = account(terms(), &[Credits::per_hour(1_000)]);
     for n in 0..5 {
         let ticket = sent(account.admit(CALL, at(n)));
-        let told = ObservedLimits::new();
-        let ending = if n == 0 { CallEnding::Failed } else { CallEnding::Answered(StatusCode::BAD_GATEWAY, &told) };
-        let news = account.settle(&ticket, ending, at(n));
-        assert_eq!(news.circuit, (n == 4).then_some(true));
+        let observed = ObservedLimits::new();
+        let ending = if n == 0 { CallEnding::Failed } else { CallEnding::Answered(StatusCode::BAD_GATEWAY, &observed) };
+        let events = account.settle(&ticket, ending, at(n));
+        assert_eq!(events.circuit, (n == 4).then_some(true));
     }
     assert_eq!(refused(account.admit(CALL, at(seconds(1)))), (RejectedReason::CircuitOpen, 1));
     let ticket = sent(account.admit(CALL, at(seconds(2))));
@@ -146,52 +146,52 @@ fn a_failing_upstream_is_left_alone_and_one_that_names_a_time_until_then() {
         Some(false)
     );
     let ticket = sent(account.admit(CALL, at(seconds(2))));
-    let told =
+    let observed =
         ObservedLimits { unavailable: true, retry_after: Some(Duration::from_secs(120)), ..ObservedLimits::new() };
-    let news = settle(&mut account, &ticket, StatusCode::SERVICE_UNAVAILABLE, told, at(seconds(2)));
-    assert_eq!(news.circuit, Some(true));
+    let events = settle(&mut account, &ticket, StatusCode::SERVICE_UNAVAILABLE, observed, at(seconds(2)));
+    assert_eq!(events.circuit, Some(true));
     assert_eq!(refused(account.admit(CALL, at(seconds(60)))), (RejectedReason::CircuitOpen, 122));
     sent(account.admit(CALL, at(seconds(122))));
 }
 
 #[test]
-fn who_observes_counts_what_would_have_been() {
+fn observe_mode_counts_calls_it_would_reject() {
     let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_hour(2)]);
     for n in 0..5 {
         sent(account.admit(CALL, at(n)));
     }
-    assert_eq!((account.would_shed, account.calendars[0].spent()), (3, 5));
+    assert_eq!((account.would_reject, account.calendars[0].spent()), (3, 5));
 }
 
 #[test]
 fn thresholds_are_told_once() {
     let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_minute(10)]);
-    let mut told = Vec::new();
+    let mut observed = Vec::new();
     for n in 0..20 {
         sent(account.admit(CALL, at(n)));
-        told.extend(account.alerts().into_iter().map(|alert| (alert.spent, alert.percent)));
+        observed.extend(account.alerts().into_iter().map(|alert| (alert.spent, alert.percent)));
     }
-    assert_eq!(told, [(8, 80), (9, 90)]);
+    assert_eq!(observed, [(8, 80), (9, 90)]);
 }
 
 #[test]
 fn caches_are_told_where_it_changed() {
     let mut account = account(terms(), &[Credits::per_hour(10_000)]);
     account.turn(at(0));
-    assert_eq!(account.news_for_caches().map(|told| told[0].left), Some(1.0));
+    assert_eq!(account.changed_allowances().map(|observed| observed[0].left), Some(1.0));
     let mut times = 0;
     for n in 0..4_500 {
         sent(account.admit(CALL, at(n)));
-        times += usize::from(account.news_for_caches().is_some());
+        times += usize::from(account.changed_allowances().is_some());
     }
     assert!((120..=130).contains(&times), "half of nine tenths in 256ths: {times}");
-    assert!(account.news_for_caches().is_none());
+    assert!(account.changed_allowances().is_none());
 }
 
-/// A server's view: a fixed window of its own, and the calendar's.
+/// Model of a server with its own fixed window, and the calendar.
 struct Server {
     limit: u64,
-    /// Of the calls that were counted: when.
+    /// Times of the counted calls.
     counted: Vec<u64>,
 }
 
@@ -201,7 +201,7 @@ impl Server {
         self.counted.iter().filter(|at| minute(**at) == minute(now)).count() as u64
     }
 
-    fn told(&self, now: u64) -> ObservedLimits {
+    fn observed(&self, now: u64) -> ObservedLimits {
         let used = self.in_minute(now);
         let left = Duration::from_nanos(seconds(60) - now % seconds(60)).as_secs() + 1;
         ObservedLimits::new().limit("", self.limit, self.limit.saturating_sub(used), Duration::from_secs(left))
@@ -209,8 +209,8 @@ impl Server {
 }
 
 proptest! {
-    /// Whatever overlaps, fails, is counted late, or is overtaken: neither what is counted here nor what was learned is
-    /// ever less than what the server has counted in its minute.
+    /// With overlapping, failing, delayed and overtaken calls, neither the local count nor the observed limit is ever
+    /// less than what the server has counted in its minute.
     #[test]
     fn never_less_than_the_server_counted(
         steps in prop::collection::vec((0_u64..4_000_000_000, 0_u8..9, any::<prop::sample::Index>()), 1..300),
@@ -218,7 +218,7 @@ proptest! {
         let mut account = account(Terms { enforce: false, ..terms() }, &[Credits::per_minute(1_000_000)]);
         let mut server = Server { limit: 1_000_000, counted: Vec::new() };
         let mut now = 0;
-        // A call, and what the server told when it counted it.
+        // A call, and the report made when the server counted it.
         let mut calls: Vec<(AccountTicket, Option<ObservedLimits>)> = Vec::new();
         for (step, kind, which) in steps {
             now += if kind == 0 { step * 10 } else { step / 16 };
@@ -227,17 +227,17 @@ proptest! {
                 (0..=3, _) | (_, None) => calls.push((sent(account.admit(CALL, at(now))), None)),
                 (4 | 5, Some(one)) if calls[one].1.is_none() => {
                     server.counted.push(now);
-                    calls[one].1 = Some(server.told(now));
+                    calls[one].1 = Some(server.observed(now));
                 }
                 (6 | 7, Some(one)) if calls[one].1.is_some() => {
-                    let (ticket, told) = calls.swap_remove(one);
-                    settle(&mut account, &ticket, StatusCode::OK, told.unwrap_or_default(), at(now));
+                    let (ticket, observed) = calls.swap_remove(one);
+                    settle(&mut account, &ticket, StatusCode::OK, observed.unwrap_or_default(), at(now));
                 }
                 (_, Some(one)) => {
-                    // Lost on the way there, which the server counts all the same, or on the way back.
-                    let (ticket, told) = calls.swap_remove(one);
+                    // Lost on the way to the server, which counts it anyway, or on the way back.
+                    let (ticket, observed) = calls.swap_remove(one);
                     account.settle(&ticket, CallEnding::Failed, at(now));
-                    if told.is_none() {
+                    if observed.is_none() {
                         server.counted.push(now);
                     }
                 }
@@ -249,16 +249,16 @@ proptest! {
                 prop_assert!(learned.spent >= counted, "learned {} < {counted}", learned.spent);
             }
         }
-        // And once all is quiet, what was told is exact.
-        for (ticket, told) in calls {
-            let told = told.unwrap_or_else(|| { server.counted.push(now); server.told(now) });
-            settle(&mut account, &ticket, StatusCode::OK, told, at(now));
+        // Without calls in flight, the report is exact.
+        for (ticket, observed) in calls {
+            let observed = observed.unwrap_or_else(|| { server.counted.push(now); server.observed(now) });
+            settle(&mut account, &ticket, StatusCode::OK, observed, at(now));
         }
         now += seconds(180);
         for _ in 0..2 {
             let ticket = sent(account.admit(CALL, at(now)));
             server.counted.push(now);
-            settle(&mut account, &ticket, StatusCode::OK, server.told(now), at(now));
+            settle(&mut account, &ticket, StatusCode::OK, server.observed(now), at(now));
         }
         prop_assert_eq!(account.learned[0].spent, 2);
     }

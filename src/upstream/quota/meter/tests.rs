@@ -7,7 +7,7 @@ fn at(seconds: i64) -> Moment {
     Moment { now: START + Duration::from_secs(seconds.unsigned_abs()), unix: seconds * SECOND }
 }
 
-fn told(limit: u64, remaining: u64, seconds: u64) -> observed_limits::ObservedLimit {
+fn observed(limit: u64, remaining: u64, seconds: u64) -> observed_limits::ObservedLimit {
     observed_limits::ObservedLimit {
         name: named(b"core"),
         limit: Some(limit),
@@ -23,7 +23,7 @@ fn a_calendar_turns_forward_only_and_takes_along_what_is_under_way() {
     day.spend(40);
     assert_eq!((day.spent(), day.ends), (40, START + Duration::from_secs(60)));
     day.turn(Moment { unix: 10 * SECOND, ..at(31) }, 0);
-    assert_eq!(day.spent(), 40, "a clock that was set back forgives nothing");
+    assert_eq!(day.spent(), 40, "a clock that was set back refunds nothing");
     day.turn(Moment { unix: -7_000 * SECOND, ..at(32) }, 0);
     assert_eq!(day.spent(), 40);
     day.turn(at(60), 3);
@@ -40,37 +40,37 @@ fn a_booked_credit_counts_when_it_is_booked_by_others_and_when_it_is_spent_here(
     month.spend(4);
     assert_eq!((month.spent(), month.unspent(), month.lacks(10)), (24, 6, 4));
     month.spend(8);
-    assert_eq!((month.spent(), month.owed()), (32, 2), "more than was booked, while the store was away");
+    assert_eq!((month.spent(), month.unbooked()), (32, 2), "more than was booked, while the store was away");
     month.booked(2, store(32, 0));
-    assert_eq!((month.spent(), month.owed(), month.unspent()), (32, 0, 0));
+    assert_eq!((month.spent(), month.unbooked(), month.unspent()), (32, 0, 0));
     month.booked(5, store(5, 0));
-    assert_eq!((month.spent(), month.owed()), (32, 27), "the store forgot; we did not");
+    assert_eq!((month.spent(), month.unbooked()), (32, 27), "the store lost data");
     month.booked(27, store(32, 0));
-    assert_eq!((month.spent(), month.owed()), (32, 0));
+    assert_eq!((month.spent(), month.unbooked()), (32, 0));
     month.booked(8, store(40, 0));
     month.booked(-8, store(40, 8));
     assert_eq!((month.spent(), month.unspent()), (32, 0));
     month.booked(1, store(41, 18));
-    assert_eq!((month.spent(), month.owed()), (22, 0), "ten of others' were given back: that is not forgetting");
+    assert_eq!((month.spent(), month.unbooked()), (22, 0), "returned by others: no data was lost");
 }
 
 #[test]
-fn what_is_told_counts_with_what_it_cannot_have_told_of() {
+fn a_report_counts_with_what_it_cannot_include() {
     let answer = |sent: u64, unseen| CountedResponse { sent: START + Duration::from_secs(sent), unseen };
     let after = |seconds: u64| START + Duration::from_secs(seconds);
-    let mut core = LearnedLimit::new(&told(100, 90, 60), answer(0, 3), after(1)).expect("a limit");
+    let mut core = LearnedLimit::new(&observed(100, 90, 60), answer(0, 3), after(1)).expect("a limit");
     assert_eq!((core.limit, core.spent, core.ends), (100, 13, after(61)));
     core.spent += 5;
-    core.tell(&told(100, 95, 60), answer(0, 0), after(2));
+    core.report(&observed(100, 95, 60), answer(0, 0), after(2));
     assert_eq!(core.spent, 18, "an answer that was overtaken changes nothing");
-    core.tell(&told(100, 88, 58), answer(0, 1), after(3));
+    core.report(&observed(100, 88, 58), answer(0, 1), after(3));
     assert_eq!(core.spent, 13, "the latest count, and what it lacks");
-    core.tell(&told(100, 99, 3_600), answer(0, 0), after(4));
+    core.report(&observed(100, 99, 3_600), answer(0, 0), after(4));
     assert_eq!((core.spent, core.ends), (1, after(3_604)), "another window");
-    core.tell(&told(100, 10, 57), answer(3, 0), after(5));
+    core.report(&observed(100, 10, 57), answer(3, 0), after(5));
     assert_eq!(core.spent, 1, "an answer of the window before");
-    core.tell(&told(50, 49, 5), answer(6, 0), after(7));
-    assert_eq!((core.limit, core.spent, core.ends), (50, 1, after(12)), "what is told last is so, however odd");
+    core.report(&observed(50, 49, 5), answer(6, 0), after(7));
+    assert_eq!((core.limit, core.spent, core.ends), (50, 1, after(12)), "the last report applies");
     core.turn(after(12), 2);
     assert_eq!((core.spent, core.fits(48, 1.0), core.fits(49, 1.0), core.fits(24, 0.5)), (2, true, false, false));
     core.hold(after(9_000));
@@ -90,10 +90,10 @@ fn a_share_of_a_small_limit_is_not_nothing() {
 fn a_limit_without_numbers_is_none_and_one_without_a_moment_lasts_a_minute() {
     let answer = CountedResponse { sent: START, unseen: 0 };
     assert!(
-        LearnedLimit::new(&observed_limits::ObservedLimit { remaining: None, ..told(1, 1, 1) }, answer, START)
+        LearnedLimit::new(&observed_limits::ObservedLimit { remaining: None, ..observed(1, 1, 1) }, answer, START)
             .is_none()
     );
-    let only = observed_limits::ObservedLimit { limit: None, resets_in: None, ..told(0, 7, 0) };
+    let only = observed_limits::ObservedLimit { limit: None, resets_in: None, ..observed(0, 7, 0) };
     let learned = LearnedLimit::new(&only, answer, START).expect("a limit");
     assert_eq!((learned.limit, learned.spent, learned.ends), (7, 0, START + Duration::from_secs(60)));
 }

@@ -9,9 +9,9 @@ use crate::upstream::quota::meter::Moment;
 
 const LIMIT: u64 = 120;
 const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
-const CALL: PlannedCall = PlannedCall { endpoint: 0, cost: 1, share: 1.0, owes: false };
+const CALL: PlannedCall = PlannedCall { endpoint: 0, cost: 1, share: 1.0, unbooked: false };
 
-/// Nodes that spend from one quota, and the store between them.
+/// Nodes that share one quota and a store.
 struct Fleet {
     nodes: Vec<Account>,
     store: Balance,
@@ -50,8 +50,9 @@ impl Fleet {
             match self.nodes[node].admit(CALL, moment) {
                 CallVerdict::Send(ticket) => {
                     self.spent += 1;
-                    let told = ObservedLimits::new();
-                    let answered = crate::upstream::quota::account::CallEnding::Answered(http::StatusCode::OK, &told);
+                    let observed = ObservedLimits::new();
+                    let answered =
+                        crate::upstream::quota::account::CallEnding::Answered(http::StatusCode::OK, &observed);
                     self.nodes[node].settle(&ticket, answered, moment);
                     if self.nodes[node].runs_low(moment.now) {
                         self.book(node);
@@ -66,40 +67,40 @@ impl Fleet {
 
     fn book(&mut self, node: usize) {
         let now = self.moment().now;
-        let owing = self.nodes[node].next_block(1, now);
-        self.ask(node, &owing);
+        let bookings = self.nodes[node].next_block(1, now);
+        self.ask(node, &bookings);
     }
 
-    fn ask(&mut self, node: usize, owing: &[BookingRequest]) {
+    fn ask(&mut self, node: usize, bookings: &[BookingRequest]) {
         if self.away {
             return self.nodes[node].not_booked(START.after(self.now));
         }
-        let balances: Vec<Balance> = owing
+        let balances: Vec<Balance> = bookings
             .iter()
-            .map(|owing| {
-                self.store = self.store.after(owing.credits);
+            .map(|bookings| {
+                self.store = self.store.after(bookings.credits);
                 self.store
             })
             .collect();
-        self.nodes[node].booked(owing, &balances);
+        self.nodes[node].booked(bookings, &balances);
     }
 
     fn shut_down(&mut self, node: usize) {
-        for owing in [self.nodes[node].to_settle(), self.nodes[node].to_return()] {
-            self.ask(node, &owing);
+        for bookings in [self.nodes[node].to_settle(), self.nodes[node].to_return()] {
+            self.ask(node, &bookings);
         }
     }
 
-    fn owed(&self) -> u64 {
-        self.nodes.iter().map(Account::owed).sum()
+    fn unbooked(&self) -> u64 {
+        self.nodes.iter().map(Account::unbooked).sum()
     }
 }
 
 proptest! {
-    /// Whoever dies, comes back, or loses the store: what is booked and what is owed is never less than what was spent;
-    /// and where the store was never away, no more is spent than there is.
+    /// Through crashes, restarts and outages: booked and unbooked credits are never less than the spent ones; without
+    /// an outage, no more is spent than the quota.
     #[test]
-    fn nothing_is_spent_that_is_not_booked_or_owed(
+    fn spent_credits_are_booked_or_unbooked(
         steps in prop::collection::vec((0_usize..3, 0_u8..20, 0_u64..3_000_000_000), 1..400),
         reliable in any::<bool>(),
     ) {
@@ -108,14 +109,14 @@ proptest! {
             fleet.now += step / 8;
             match kind {
                 0 if !reliable => fleet.away = !fleet.away,
-                // It forgets everything that somebody knows; who knows tells it, and books what is owed then.
+                // Loses all data of live nodes; they correct the store and book the difference.
                 1 if !reliable && !fleet.away => {
                     fleet.book(node);
                     fleet.store = Balance::default();
                     fleet.book(node);
                     fleet.book(node);
                 }
-                2 if fleet.nodes[node].owed() == 0 => fleet.nodes[node] = fleet.node(),
+                2 if fleet.nodes[node].unbooked() == 0 => fleet.nodes[node] = fleet.node(),
                 3 if !fleet.away => {
                     fleet.shut_down(node);
                     fleet.nodes[node] = fleet.node();
@@ -124,7 +125,7 @@ proptest! {
                 _ => fleet.call(node),
             }
             let booked = fleet.store.booked - fleet.store.returned;
-            prop_assert!(booked + fleet.owed() >= fleet.spent, "{:?} and {} < {}", fleet.store, fleet.owed(), fleet.spent);
+            prop_assert!(booked + fleet.unbooked() >= fleet.spent, "{:?} and {} < {}", fleet.store, fleet.unbooked(), fleet.spent);
             prop_assert!(!reliable || fleet.spent <= LIMIT);
         }
     }

@@ -1,0 +1,317 @@
+//! [`TollgateBuilder`]: configuration of a gate.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::inbound::{Tollgate, TollgateLayer};
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::event::{Event, Hook};
+use crate::cache::{CacheBuilder, CacheLayer, Rules};
+use crate::identity::KeyExtractor;
+use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
+#[cfg(feature = "redis")]
+use crate::store::redis::{Redis, RedisCache, RedisLimits};
+use crate::timing::{TimingBuilder, TimingLayer};
+
+/// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
+/// [`cache_with`](Self::cache_with) and [`timing_with`](Self::timing_with) give access to all others.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::Tollgate;
+/// use tollgate::cache::{Rule, Rules};
+/// use tollgate::limit::{Limit, Quota};
+///
+/// let gate = Tollgate::builder()
+///     .limit(Limit::per_ip(Quota::per_minute(100)))
+///     .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15))))
+///     .limits_with(|limits| limits.exempt(|head| head.uri().path() == "/healthz"))
+///     .cache_with(|cache| cache.memory(64 << 20))
+///     .timing_with(|timing| timing.server_timing(true))
+///     .build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+pub struct TollgateBuilder {
+    limits: RateLimitBuilder,
+    limited: bool,
+    cache: CacheBuilder,
+    cached: bool,
+    timing: TimingBuilder,
+    cost_per_call: Option<f64>,
+    #[cfg(feature = "redis")]
+    redis: Option<Result<Redis, Error>>,
+}
+
+impl Default for TollgateBuilder {
+    fn default() -> Self {
+        Self {
+            limits: RateLimitLayer::builder(),
+            limited: false,
+            cache: CacheLayer::builder(),
+            cached: false,
+            timing: TimingLayer::builder(),
+            cost_per_call: None,
+            #[cfg(feature = "redis")]
+            redis: None,
+        }
+    }
+}
+
+impl TollgateBuilder {
+    /// Sets the extractor of identities for all limits and for the cache. Defaults to the socket peer's address.
+    ///
+    /// Requests that carry a credential of this kind ([`KeyExtractor::carries`]), or of a kind that a
+    /// [limit](Limit::by) counts by, are answered from the cache only if their rule has
+    /// [`same_for_everyone`](crate::cache::Rule::same_for_everyone) or
+    /// [`per_identity`](crate::cache::Rule::per_identity).
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+    /// use tollgate::limit::Tiers;
+    ///
+    /// let gate = Tollgate::builder()
+    ///     .identify(by::bearer().or(by::client_ip(TrustedProxies::none())))
+    ///     .limit(Tiers::default())
+    ///     .build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn identify(self, extractor: impl KeyExtractor) -> Self {
+        self.limits_with(|limits| limits.identify(extractor))
+    }
+
+    /// Declares the routes of the service, in axum's syntax, for all layers: see
+    /// [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes).
+    ///
+    /// Needed for requests that axum has not routed: around a whole Router, in its fallbacks, and around hyper and
+    /// tonic services.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let gate = Tollgate::builder()
+    ///     .routes(["/users/{name}", "/users/me"])
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)).on("/users/{name}"))
+    ///     .build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn routes(self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        let patterns: Vec<_> = patterns.into_iter().collect();
+        let routes: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
+        let gate = self.limits_with(|limits| limits.routes(&routes)).timing_with(|timing| timing.routes(&routes));
+        Self { cache: gate.cache.routes(&routes), ..gate }
+    }
+
+    /// Adds a limit, or [`Tiers`](crate::limit::Tiers). All limits make one decision.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(100))).build()?;
+    /// assert_eq!(gate.stats().limits.len(), 1);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
+        self.limited = true;
+        self.limits_with(|limits| limits.limit(limit))
+    }
+
+    /// Enables the cache with these rules. By default nothing is cached.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::{Rule, Rules};
+    ///
+    /// let rules = Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)));
+    /// let gate = Tollgate::builder().cache(rules).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cache(self, rules: Rules) -> Self {
+        self.cache_with(|cache| cache.rules(rules))
+    }
+
+    /// Sets the duration from which a request is slow. Defaults to 250 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().slow_after(Duration::from_millis(500)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn slow_after(self, span: Duration) -> Self {
+        self.timing_with(|timing| timing.slow_after(span))
+    }
+
+    /// Sets the cost of one call of the inner service, in any currency, for [`Stats::money_saved`].
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// assert!(Tollgate::builder().cost_per_call(0.002).build().is_ok());
+    /// assert!(Tollgate::builder().cost_per_call(f64::NAN).build().is_err());
+    /// ```
+    #[must_use]
+    pub fn cost_per_call(mut self, cost: f64) -> Self {
+        self.cost_per_call = Some(cost);
+        self
+    }
+
+    /// Sets the Redis that the fleet shares: its URL, or a [`Redis`] with settings. Requests never fail because of
+    /// it: during an outage they are processed without it.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, Quota};
+    ///
+    /// let limit = Limit::per_ip(Quota::per_minute(100));
+    /// let gate = Tollgate::builder().limit(limit).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis<R>(mut self, redis: R) -> Self
+    where
+        R: TryInto<Redis>,
+        R::Error: Into<Error>,
+    {
+        self.redis = Some(redis.try_into().map_err(Into::into));
+        self
+    }
+
+    /// Sets the clock of all layers.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().clock(Clock::Manual(ManualClock::new())).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        let (for_limits, for_cache) = (clock.clone(), clock.clone());
+        let gate = self.limits_with(|limits| limits.clock(for_limits)).timing_with(|timing| timing.clock(clock));
+        Self { cache: gate.cache.clock(for_cache), ..gate }
+    }
+
+    /// Sets a callback for every [`Event`] of every layer.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().hook(|event| eprintln!("{event:?}")).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        let hook: Hook = Arc::new(hook);
+        let (for_limits, for_cache) = (hook.clone(), hook.clone());
+        let gate = self
+            .limits_with(|limits| limits.hook(move |event| for_limits(event)))
+            .timing_with(|timing| timing.hook(move |event| hook(event)));
+        Self { cache: gate.cache.hook(for_cache), ..gate }
+    }
+
+    /// Configures all other settings of the limits.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::limit::{Limit, OnOutage, Quota};
+    ///
+    /// let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(20))).limits_with(|limits| limits.on_outage(OnOutage::Deny)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn limits_with(self, f: impl FnOnce(RateLimitBuilder) -> RateLimitBuilder) -> Self {
+        Self { limits: f(self.limits), ..self }
+    }
+
+    /// Configures all other settings of the cache, and enables it.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().cache_with(|cache| cache.memory(64 << 20)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cache_with(self, f: impl FnOnce(CacheBuilder) -> CacheBuilder) -> Self {
+        Self { cache: f(self.cache), cached: true, ..self }
+    }
+
+    /// Configures all other settings of timing.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().timing_with(|timing| timing.server_timing(true)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn timing_with(self, f: impl FnOnce(TimingBuilder) -> TimingBuilder) -> Self {
+        Self { timing: f(self.timing), ..self }
+    }
+
+    /// Builds the gate.
+    ///
+    /// # Errors
+    /// Returns the errors of the layers' builders, or an error if the cost per call is not a finite, non-negative
+    /// number. The message names the value.
+    pub fn build(self) -> Result<Tollgate, Error> {
+        if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
+            return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
+        }
+        #[cfg(feature = "redis")]
+        let this = self.sharing()?;
+        #[cfg(not(feature = "redis"))]
+        let this = self;
+        // A gate without a limit has the same type: it contains a disabled limit.
+        let limits = if this.limited { this.limits } else { this.limits.limit(Limit::unused()).enabled(false) };
+        let (identify, own) = limits.extractors();
+        let cache = this.cache.identified_by(identify, own);
+        let cache = if this.cached { cache } else { cache.enabled(false) };
+        let layer = TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()? };
+        Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
+    }
+
+    /// Connects the enabled layers to Redis, if there is one.
+    #[cfg(feature = "redis")]
+    fn sharing(mut self) -> Result<Self, Error> {
+        let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
+        if self.cached {
+            self.cache = self.cache.level_2(Arc::new(RedisCache::new(redis.clone())?));
+        }
+        if self.limited {
+            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
+        }
+        redis.check().map(|()| self)
+    }
+}
+
+impl fmt::Debug for TollgateBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TollgateBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,375 @@
+//! [`UpstreamGateBuilder`]: configuration of a gate around a client.
+
+use std::fmt;
+
+use http::header::{HeaderName, HeaderValue};
+
+use super::outbound::{UpstreamGate, UpstreamGateLayer};
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::event::{Event, Hook};
+use crate::cache::{CacheBuilder, CacheLayer, Rules};
+#[cfg(feature = "redis")]
+use crate::store::redis::{Redis, RedisCache, RedisCredits};
+use crate::timing::{TimingBuilder, TimingLayer};
+use crate::upstream::{Credits, Mode, UpstreamBuilder, UpstreamLayer, Weights};
+
+/// Builds an [`UpstreamGate`]. The methods here cover common settings; [`upstream_with`](Self::upstream_with),
+/// [`cache_with`](Self::cache_with) and [`timing_with`](Self::timing_with) give access to all others.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::Tollgate;
+/// use tollgate::upstream::{Credits, Mode};
+///
+/// let search = Tollgate::upstream("search")
+///     .quota(Credits::per_minute(100))
+///     .mode(Mode::Wait(Duration::from_secs(2)))
+///     .cost(|head| if head.uri().path() == "/search" { 5 } else { 1 })
+///     .routes(["/search", "/items/{id}"])
+///     .build()?;
+/// # let _ = search;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[must_use = "a builder does nothing until it is built"]
+pub struct UpstreamGateBuilder {
+    upstream: UpstreamBuilder,
+    cache: CacheBuilder,
+    cached: bool,
+    timing: TimingBuilder,
+    credential: Option<Result<(HeaderName, HeaderValue), Error>>,
+    rules_decide: bool,
+    weights: Weights,
+    price: Option<f64>,
+    #[cfg(feature = "redis")]
+    redis: Option<Result<Redis, Error>>,
+}
+
+impl UpstreamGateBuilder {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            upstream: UpstreamLayer::builder(name),
+            cache: CacheLayer::builder().outbound(),
+            cached: false,
+            timing: TimingLayer::builder().outbound(),
+            credential: None,
+            rules_decide: false,
+            weights: Weights::default(),
+            price: None,
+            #[cfg(feature = "redis")]
+            redis: None,
+        }
+    }
+
+    /// Adds a quota for a window. Without one, only the upstream's reported limits apply.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let gate = Tollgate::upstream("search").quota(Credits::per_minute(100)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn quota(self, credits: Credits) -> Self {
+        self.upstream_with(|upstream| upstream.quota(credits))
+    }
+
+    /// Sets the treatment of calls beyond the quota. Defaults to [`Mode::Reject`].
+    ///
+    /// A rejected call is answered by a stale response if one is cached and its rule has
+    /// [`stale_if_error`](crate::cache::Rule::stale_if_error).
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Mode;
+    ///
+    /// let gate = Tollgate::upstream("search").mode(Mode::Reject).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn mode(self, mode: Mode) -> Self {
+        self.upstream_with(|upstream| upstream.mode(mode))
+    }
+
+    /// Sets the cost of a call in credits. Defaults to 1.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").cost(|head| if head.uri().path() == "/search" { 5 } else { 1 }).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn cost(self, cost: impl Fn(&crate::RequestHead<'_>) -> u64 + Send + Sync + 'static) -> Self {
+        self.upstream_with(|upstream| upstream.cost(cost))
+    }
+
+    /// Sets the price of a credit, in any currency, for reports of cost and savings.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let market = Tollgate::upstream("market").quota(Credits::per_month(60_000)).price(0.002).build()?;
+    /// # let _ = market;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub const fn price(mut self, per_credit: f64) -> Self {
+        self.price = Some(per_credit);
+        self
+    }
+
+    /// Sets the weights of an endpoint's score.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Weights;
+    ///
+    /// let gate = Tollgate::upstream("search").weights(Weights::default()).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub const fn weights(mut self, weights: Weights) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Enables the cache with these rules, whose patterns also name the endpoints. By default nothing is cached. As
+    /// the quota runs low, lifetimes are extended: see [`Budget`](crate::Budget).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::{Rule, Rules};
+    ///
+    /// let rules = Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(900)));
+    /// let market = Tollgate::upstream("market").cache(rules).rules_decide().build()?;
+    /// # let _ = market;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn cache(self, rules: Rules) -> Self {
+        let names: Vec<String> = rules.patterns().map(str::to_owned).collect();
+        self.named(&names).cache_with(|cache| cache.rules(rules))
+    }
+
+    /// Makes the rules take precedence over the upstream's `Cache-Control` and `Expires`, except `no-store`.
+    ///
+    /// By default a rule's TTL applies only to responses without explicit freshness. Clients receive the upstream's
+    /// fields unchanged.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::upstream("search").cache(Rules::new()).rules_decide().build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub const fn rules_decide(mut self) -> Self {
+        self.rules_decide = true;
+        self
+    }
+
+    /// Declares the upstream's endpoints, in axum's syntax: they name calls in statistics, in addition to the
+    /// patterns of the cache's rules, and select the rule of a call
+    /// ([`CacheBuilder::routes`](crate::cache::CacheBuilder::routes)).
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").routes(["/search", "/items/{id}"]).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn routes(self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        let patterns: Vec<_> = patterns.into_iter().collect();
+        let names: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
+        let gate = self.named(&names);
+        Self { cache: gate.cache.routes(&names), ..gate }
+    }
+
+    fn named(self, names: &[impl AsRef<str>]) -> Self {
+        self.upstream_with(|upstream| upstream.routes(names)).timing_with(|timing| timing.routes(names))
+    }
+
+    /// Sets the gate's own credential, sent as `Authorization: Bearer …` with every call without `Authorization`.
+    ///
+    /// It is added below the cache, so responses to it are shared by all clients. Requests with their own
+    /// `Authorization` bypass the cache unless a rule has
+    /// [`same_for_everyone`](crate::cache::Rule::same_for_everyone).
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let market = Tollgate::upstream("market").bearer("token").build()?;
+    /// # let _ = market;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn bearer(self, token: &str) -> Self {
+        self.credential(http::header::AUTHORIZATION, format!("Bearer {token}"))
+    }
+
+    /// Sets the gate's own credential in any field, such as `X-Api-Key`.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use tollgate::Tollgate;
+    ///
+    /// let market = Tollgate::upstream("market").credential(HeaderName::from_static("x-api-key"), "key").build()?;
+    /// # let _ = market;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn credential(mut self, field: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        let value = value
+            .try_into()
+            .map_err(|_| Error::config(format!("the credential in {field} is not a valid field value")));
+        self.credential = Some(value.map(|mut value| {
+            value.set_sensitive(true);
+            (field, value)
+        }));
+        self
+    }
+
+    /// Sets the Redis that the fleet shares: its URL, or a [`Redis`] with settings. Cached responses are shared, and
+    /// credits are booked before they are spent, so that restarts and other nodes lose none. During an outage calls
+    /// are sent without it, and booked afterwards.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let github = Tollgate::upstream("github").quota(Credits::per_hour(5_000)).redis("redis://127.0.0.1").build()?;
+    /// # let _ = github;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn redis<R>(mut self, redis: R) -> Self
+    where
+        R: TryInto<Redis>,
+        R::Error: Into<Error>,
+    {
+        self.redis = Some(redis.try_into().map_err(Into::into));
+        self
+    }
+
+    /// Sets the clock of all layers.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").clock(Clock::Manual(ManualClock::new())).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn clock(self, clock: Clock) -> Self {
+        let (for_upstream, for_cache) = (clock.clone(), clock.clone());
+        let gate =
+            self.upstream_with(|upstream| upstream.clock(for_upstream)).timing_with(|timing| timing.clock(clock));
+        Self { cache: gate.cache.clock(for_cache), ..gate }
+    }
+
+    /// Sets a callback for every [`Event`] of every layer.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").hook(|event| eprintln!("{event:?}")).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        let hook: Hook = std::sync::Arc::new(hook);
+        let (for_upstream, for_cache) = (hook.clone(), hook.clone());
+        let gate = self
+            .upstream_with(|upstream| upstream.hook(move |event| for_upstream(event)))
+            .timing_with(|timing| timing.hook(move |event| hook(event)));
+        Self { cache: gate.cache.hook(for_cache), ..gate }
+    }
+
+    /// Configures all other settings of the quota and the circuit.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").upstream_with(|upstream| upstream.free_not_modified()).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn upstream_with(self, f: impl FnOnce(UpstreamBuilder) -> UpstreamBuilder) -> Self {
+        Self { upstream: f(self.upstream), ..self }
+    }
+
+    /// Configures all other settings of the cache, and enables it.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").cache_with(|cache| cache.memory(64 << 20)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn cache_with(self, f: impl FnOnce(CacheBuilder) -> CacheBuilder) -> Self {
+        Self { cache: f(self.cache), cached: true, ..self }
+    }
+
+    /// Configures all other settings of timing.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::upstream("search").timing_with(|timing| timing.max_routes(100)).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn timing_with(self, f: impl FnOnce(TimingBuilder) -> TimingBuilder) -> Self {
+        Self { timing: f(self.timing), ..self }
+    }
+
+    /// Builds the gate.
+    ///
+    /// # Errors
+    /// Returns the errors of the layers' builders, or an error if the credential is not a valid field value, or a
+    /// price or weight is not a finite, non-negative number. The message names the value, but never the credential.
+    pub fn build(self) -> Result<UpstreamGate, Error> {
+        if let Some(price) = self.price.filter(|price| !(price.is_finite() && *price >= 0.0)) {
+            return Err(Error::config(format!(
+                "the price per credit must be a finite amount of at least 0, not {price}"
+            )));
+        }
+        #[cfg(feature = "redis")]
+        let this = self.sharing()?;
+        #[cfg(not(feature = "redis"))]
+        let this = self;
+        let weights = this.weights.check()?;
+        let upstream = this.upstream.build()?;
+        let cache = if this.cached { this.cache.budget(upstream.budget()) } else { this.cache.enabled(false) };
+        let layer = UpstreamGateLayer {
+            timing: this.timing.build()?,
+            cache: cache.build()?,
+            upstream,
+            credential: this.credential.transpose()?,
+            rules_decide: this.rules_decide,
+        };
+        Ok(UpstreamGate { layer, weights, price: this.price })
+    }
+
+    /// Connects the enabled layers to Redis, if there is one.
+    #[cfg(feature = "redis")]
+    fn sharing(mut self) -> Result<Self, Error> {
+        let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
+        redis.check()?;
+        if self.cached {
+            self.cache = self.cache.level_2(std::sync::Arc::new(RedisCache::new(redis.clone())?));
+        }
+        self.upstream = self.upstream.store(std::sync::Arc::new(RedisCredits::new(&redis)?));
+        Ok(self)
+    }
+}
+
+impl fmt::Debug for UpstreamGateBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamGateBuilder").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}

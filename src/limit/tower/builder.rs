@@ -1,0 +1,457 @@
+//! [`RateLimitBuilder`]: configuration of a layer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::layer::RateLimitLayer;
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::event::{Event, Events, Hook};
+use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
+use crate::identity::{KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::limit::engine::fallback::{Fallback, OnOutage};
+use crate::limit::engine::isolated_store::IsolatedLimitStore;
+use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
+use crate::limit::engine::reload::ReloadedLimits;
+use crate::limit::engine::stats::LimitCounters;
+use crate::limit::engine::store::LimitStore;
+use crate::limit::engine::tier_resolver::TierResolver;
+use crate::limit::policy::compiled::CompiledLimits;
+use crate::limit::policy::headers::{Draft, Reset, Style};
+use crate::limit::policy::limit::{Limit, Subject};
+use crate::limit::policy::reject::{OnReject, Problem};
+use crate::store::governor::NodeCeiling;
+use crate::store::memory::MemoryLimits;
+
+/// Default capacity in keys.
+const CAPACITY: usize = 100_000;
+
+/// Builds a [`RateLimitLayer`].
+///
+/// ```
+/// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+/// use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
+///
+/// let layer = RateLimitLayer::builder()
+///     .identify(by::header("x-api-key").or(by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8"]))))
+///     .limit(Tiers::default())
+///     .limit(Limit::per_ip(Quota::per_minute(20_000)))
+///     .allow_ips(["192.0.2.0/24"])
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RateLimitBuilder {
+    limits: Vec<Limit>,
+    identify: Option<SharedExtractor>,
+    store: Option<Arc<dyn LimitStore>>,
+    capacity: usize,
+    exempt: Vec<Exempt>,
+    allowed: Vec<String>,
+    reject: Arc<dyn OnReject>,
+    style: Style,
+    clock: Clock,
+    hook: Option<Hook>,
+    enabled: bool,
+    outage: OnOutage,
+    routes: Vec<Box<str>>,
+}
+
+impl Default for RateLimitBuilder {
+    fn default() -> Self {
+        Self {
+            limits: Vec::new(),
+            identify: None,
+            store: None,
+            capacity: CAPACITY,
+            exempt: Vec::new(),
+            allowed: Vec::new(),
+            reject: Arc::new(Problem),
+            style: Style::default(),
+            clock: Clock::default(),
+            hook: None,
+            enabled: true,
+            outage: OnOutage::default(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl RateLimitBuilder {
+    /// Sets the extractor of identities. Defaults to the socket peer's address. Requests without a tier are counted
+    /// by its last alternative.
+    ///
+    /// ```
+    /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .identify(by::header("x-api-key").or(by::client_ip(TrustedProxies::none())))
+    ///     .limit(Limit::per_user(Quota::per_minute(100)))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn identify(mut self, extractor: impl KeyExtractor) -> Self {
+        self.identify = Some(Arc::new(extractor));
+        self
+    }
+
+    /// Returns the configured extractor, and those of limits that have their own.
+    pub(crate) fn extractors(&self) -> (Option<SharedExtractor>, Vec<SharedExtractor>) {
+        let own = self.limits.iter().filter_map(|limit| match &limit.subject {
+            Subject::Own(extractor) => Some(extractor.clone()),
+            _ => None,
+        });
+        (self.identify.clone(), own.collect())
+    }
+
+    /// Declares the routes of the service, in axum's syntax, for requests that axum has not routed.
+    ///
+    /// That is needed where the layer wraps the whole Router, in fallbacks, and around hyper and tonic services.
+    /// Without it, [`Limit::on`] matches such requests by path only, and a limit on `/users/{name}` also counts
+    /// `/users/me`.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let limits = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)).on("/users/{name}"))
+    ///     .routes(["/users/{name}", "/users/me"])
+    ///     .build()?;
+    /// # let _ = limits;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.routes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().into()));
+        self
+    }
+
+    /// Adds a limit, or [`Tiers`](crate::limit::Tiers). All limits of a layer make one decision.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Tiers::default())
+    ///     .limit(Limit::per_ip(Quota::per_second(50)))
+    ///     .build()?;
+    /// assert_eq!(layer.stats().limits.len(), 5); // four tiers and one limit
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
+        self.limits.push(limit.into());
+        self
+    }
+
+    /// Sets the number of keys stored in process. Defaults to 100 000.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .capacity(1_000_000)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn capacity(mut self, keys: usize) -> Self {
+        self.capacity = keys;
+        self
+    }
+
+    /// Sets the store. If it fails, panics, or has not answered within 250 ms, this process decides locally.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    /// use tollgate::store::memory::MemoryLimits;
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .store(Arc::new(MemoryLimits::new(10_000)))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn LimitStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sets the policy while that store is unavailable. Defaults to [`OnOutage::Local`].
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, OnOutage};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .on_outage(OnOutage::Deny)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn on_outage(mut self, policy: OnOutage) -> Self {
+        self.outage = policy;
+        self
+    }
+
+    /// Exempts requests from all limits, such as health checks. Their responses carry no rate-limit fields.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .exempt(|head| head.uri().path() == "/healthz")
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn exempt<F>(mut self, f: F) -> Self
+    where
+        F: for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync + 'static,
+    {
+        self.exempt.push(Arc::new(f));
+        self
+    }
+
+    /// Exempts client addresses, as found by the identity: addresses or CIDRs. An invalid one fails when the layer is
+    /// built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .allow_ips(["192.0.2.0/24", "2001:db8::1"])
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn allow_ips<I>(mut self, networks: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.allowed.extend(networks.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the response to rejected requests. Defaults to [`Problem`].
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Problem};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .on_reject(Problem)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn on_reject(mut self, reject: impl OnReject) -> Self {
+        self.reject = Arc::new(reject);
+        self
+    }
+
+    /// Also sends the IETF's `RateLimit` and `RateLimit-Policy` fields, in that revision.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Draft};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .ietf_fields(Draft::Eleven)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn ietf_fields(mut self, draft: Draft) -> Self {
+        self.style.draft = Some(draft);
+        self
+    }
+
+    /// Sets the format of `X-RateLimit-Reset`. Defaults to seconds from now.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Reset};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .reset(Reset::Epoch)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.style.reset = reset;
+        self
+    }
+
+    /// Sets the clock.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .clock(Clock::Manual(ManualClock::new()))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets a callback for every [`Event`].
+    ///
+    /// ```
+    /// use tollgate::Event;
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .hook(|event| {
+    ///         if let Event::NearLimit { limit } = event {
+    ///             eprintln!("a key passed 80 % of {limit}");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// Enables the layer. Defaults to `true`; `false` makes a layer of the same type that admits every request.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .enabled(false)
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// Builds the layer.
+    ///
+    /// ```
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// let error = RateLimitLayer::builder().build().unwrap_err();
+    /// assert!(error.is_config());
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error that names the invalid quota, name, route, network or identity, or if there is no limit.
+    pub fn build(mut self) -> Result<RateLimitLayer, Error> {
+        if self.limits.is_empty() {
+            return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
+        }
+        if self.capacity == 0 {
+            return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
+        }
+        self.exempt_allowed()?;
+        self.outage.check()?;
+        // A remote store applies its own deadline.
+        let contained = |store: Arc<dyn LimitStore>| match store.remote() {
+            Some(_) => store,
+            None => Arc::new(IsolatedLimitStore(store)) as Arc<dyn LimitStore>,
+        };
+        self.store = self.store.map(contained);
+        if let (Some(store), Some(hook)) = (&self.store, &self.hook) {
+            store.listen(hook.clone());
+        }
+        let secret = self.store.as_ref().and_then(|store| store.secret());
+        let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
+        let identify = self.identify.unwrap_or_else(socket_peer);
+        let limits = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
+        let reloaded = ReloadedLimits::new(limits.has_lookups());
+        self.clock.warm_up();
+        let ceiling = |(label, quota, cost)| NodeLimit {
+            ceiling: NodeCeiling::new(quota, self.clock.clone()),
+            label,
+            quota,
+            cost,
+        };
+        let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));
+        let limiter = Limiter {
+            node: limits.node().map(ceiling),
+            counters: LimitCounters::new(&limits),
+            limits,
+            fallback: self.store.as_ref().map(|_| Fallback::new(self.outage, local.clone())),
+            store: self.store.unwrap_or(local),
+            exempt: self.exempt,
+            reject: self.reject,
+            style: self.style,
+            clock: self.clock,
+            events: Events::new(self.hook),
+            warnings: Warnings::default(),
+            reloaded,
+        };
+        Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
+    }
+
+    fn exempt_allowed(&mut self) -> Result<(), Error> {
+        if self.allowed.is_empty() {
+            return Ok(());
+        }
+        let parse = |text: &String| {
+            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| Error::config(format!("allowed address {text:?} is not an address or CIDR")))
+        };
+        let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
+        self.exempt.push(Arc::new(move |head| {
+            let address = who.fallback(head).and_then(|key| key.as_ip()).or_else(|| peer.address(head));
+            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+        }));
+        Ok(())
+    }
+}
+
+/// Returns the default identity.
+fn socket_peer() -> SharedExtractor {
+    Arc::new(by::client_ip(TrustedProxies::none()))
+}
+
+impl std::fmt::Debug for RateLimitBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimitBuilder")
+            .field("limits", &self.limits)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
