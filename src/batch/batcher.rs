@@ -45,6 +45,15 @@ pub(super) struct BatcherShared<K, V, E> {
 }
 
 /// Statistics of a [`Batcher`] since it was built.
+///
+/// ```
+/// use tollgate::Batcher;
+///
+/// let squares =
+///     Batcher::new(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+/// let stats = squares.stats();
+/// assert_eq!((stats.requests, stats.calls, stats.keys), (0, 0, 0));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BatchStats {
@@ -78,7 +87,7 @@ where
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    /// Creates a batcher that collects up to 100 keys for up to 2 ms; `call` returns the values of these keys.
+    /// Creates a batcher that collects up to 100 keys for up to 2 ms. `call` returns the values of these keys.
     ///
     /// ```
     /// use tollgate::Batcher;
@@ -134,6 +143,14 @@ where
     }
 
     /// Returns the statistics.
+    ///
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// let squares =
+    ///     Batcher::new(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+    /// assert_eq!(squares.stats().calls, 0);
+    /// ```
     #[must_use]
     pub fn stats(&self) -> BatchStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -36,19 +36,34 @@ impl Default for BatcherBuilder {
 
 impl BatcherBuilder {
     /// Sets how long the first key of a batch waits for others. Defaults to 2 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Batcher;
+    ///
+    /// let builder = Batcher::builder().delay(Duration::from_millis(1));
+    /// # let _ = builder;
+    /// ```
     pub fn delay(mut self, span: Duration) -> Self {
         self.delay = span;
         self
     }
 
     /// Sets the maximum number of keys per call; at least one. Defaults to 100.
+    ///
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// let builder = Batcher::builder().max_keys(500);
+    /// # let _ = builder;
+    /// ```
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys.max(1);
         self
     }
 
-    /// Sets the maximum number of additional calls after a failed one, which is split in halves to isolate the failing
-    /// key. Defaults to 16, enough to isolate one of a hundred; with 0 all callers of the batch get the error.
+    /// Sets the maximum number of additional calls after a failed one. The batch is split in halves to isolate the
+    /// failing key. Defaults to 16, enough to isolate one of a hundred; with 0 all callers of the batch get the error.
     ///
     /// ```
     /// use tollgate::Batcher;
@@ -64,6 +79,14 @@ impl BatcherBuilder {
     }
 
     /// Builds the batcher; `call` returns the values of these keys.
+    ///
+    /// ```
+    /// use tollgate::Batcher;
+    ///
+    /// let squares = Batcher::builder()
+    ///     .build(|keys: Vec<u64>| async move { Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n))) });
+    /// # let _ = squares;
+    /// ```
     #[must_use]
     pub fn build<K, V, E, F, Fut, M>(self, call: F) -> Batcher<K, V, E>
     where

@@ -10,7 +10,7 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let rules = Rules::new()
 //!     .route("/prices/{symbol}", Rule::ttl(Duration::from_secs(15)).tag("prices").same_for_everyone());
-//! let cache = CacheLayer::builder().rules(rules).cache_status(true).build()?;
+//! let cache = CacheLayer::builder().rules(rules).routes(["/prices/{symbol}"]).cache_status(true).build()?;
 //! let prices = cache.layer(tower::service_fn(async |_: http::Request<Full<Bytes>>| {
 //!     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("42")))
 //! }));

@@ -90,9 +90,9 @@ pub(crate) struct Pacer {
 
 impl Pacer {
     /// Creates a pacer with a validated rate.
-    pub(crate) fn new(pace: CallPace) -> Self {
-        let interval = (pace.period / pace.calls.max(1)).max(Duration::from_nanos(1));
-        let burst = NonZeroU32::new(pace.burst).unwrap_or(NonZeroU32::MIN);
+    pub(crate) fn new(rate: CallPace) -> Self {
+        let interval = (rate.period / rate.calls.max(1)).max(Duration::from_nanos(1));
+        let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
         let described = governor::Quota::with_period(interval)
             .unwrap_or_else(|| governor::Quota::per_second(burst))
             .allow_burst(burst);

@@ -10,6 +10,14 @@ use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 use crate::limit::{Check, LimitStore, LimitStoreStats, Settlement, Verdicts};
 
 /// Fault injected by a [`Faulty`] store.
+///
+/// ```
+/// use tollgate::store::memory::MemoryLimits;
+/// use tollgate::testing::{Faulty, InjectedFault};
+///
+/// let store = Faulty::new(MemoryLimits::new(100));
+/// store.inject(InjectedFault::Hang);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InjectedFault {
@@ -96,6 +104,13 @@ impl<S> Faulty<S> {
     }
 
     /// Returns the number of calls.
+    ///
+    /// ```
+    /// use tollgate::store::memory::MemoryLimits;
+    /// use tollgate::testing::Faulty;
+    ///
+    /// assert_eq!(Faulty::new(MemoryLimits::new(100)).calls(), 0);
+    /// ```
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)

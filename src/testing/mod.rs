@@ -1,5 +1,5 @@
-//! Utilities for testing services that use this crate: a manual clock, a fake peer, query counts, failing stores, and
-//! contract tests for stores (feature `testing`).
+//! Utilities for testing services that use this crate. It provides a manual clock, a fake peer, query counts, failing
+//! stores, and contract tests for stores (feature `testing`).
 //!
 //! A test that a limit refuses the 101st request, and admits it a minute later, without sleeping:
 //!
@@ -33,7 +33,7 @@
 //!
 //! [`contract`] tests your own stores, [`Faulty`] the behaviour of your service with a failing one.
 //!
-//! [`queries`] asserts the number of queries of a request, and the absence of N+1 patterns.
+//! [`queries()`] asserts the number of queries of a request, and the absence of N+1 patterns.
 
 pub mod contract;
 mod faulty;

@@ -68,6 +68,14 @@ impl<S> Layer<S> for FakePeer {
 }
 
 /// Service that sets the peer address of every request to that of a [`FakePeer`].
+///
+/// ```
+/// use tollgate::testing::{FakePeer, FromPeer};
+/// use tower::Layer;
+///
+/// let service: FromPeer<&str> = FakePeer::at("192.0.2.1").layer("the inner service");
+/// # let _ = service;
+/// ```
 #[derive(Clone, Debug)]
 pub struct FromPeer<S> {
     inner: S,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::timing::{FindingKind, Observed, QueryShare, Repeats, observe};
 
-/// Runs `work`, usually one request, and counts its queries: those measured with
+/// Runs `work`, usually one request, and counts its queries. These are those measured with
 /// [`timed_query`](crate::timing::timed_query) and related functions, and those of sqlx if a
 /// [`harvest`](https://docs.rs/tollgate/latest/tollgate/timing/) is installed. No timing layer is required; existing
 /// ones count as usual.
@@ -30,7 +30,7 @@ use crate::timing::{FindingKind, Observed, QueryShare, Repeats, observe};
 /// The message of a failed assertion shows the groups:
 ///
 /// ```text
-/// at most 3 queries query_noun expected, and 11 query_noun made:
+/// at max 3 queries query_noun expected, and 11 query_noun made:
 ///     10 × SELECT title FROM books WHERE author = ?   (together 1.2 ms, 10 rows, at src/books.rs:17:9)
 ///      1 × SELECT id FROM authors   (together 0.1 ms, 10 rows)
 /// ```
@@ -40,6 +40,15 @@ pub async fn queries<F: Future>(work: F) -> Queries<F::Output> {
 }
 
 /// Queries of some work, and its result. Returned by [`queries`].
+///
+/// ```
+/// use tollgate::testing::{Queries, queries};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let made: Queries<()> = queries(async {}).await;
+/// assert_eq!(made.count(), 0);
+/// # }
+/// ```
 #[must_use = "nothing is asserted yet"]
 pub struct Queries<T> {
     output: T,
@@ -47,7 +56,7 @@ pub struct Queries<T> {
 }
 
 impl<T> Queries<T> {
-    /// Asserts that at most `most` queries were made.
+    /// Asserts that at most `max` queries were made.
     ///
     /// # Panics
     /// If there were more; the message lists them.
@@ -62,12 +71,12 @@ impl<T> Queries<T> {
     /// ```
     #[track_caller]
     #[expect(clippy::panic, reason = "documented: an assertion of a test")]
-    pub fn at_most(self, most: u64) -> Self {
+    pub fn at_most(self, max: u64) -> Self {
         let made = self.count();
-        if made > most {
+        if made > max {
             panic!(
-                "at most {most} {} expected, and {made} {} made:\n{}",
-                query_noun(most),
+                "at most {max} {} expected, and {made} {} made:\n{}",
+                query_noun(max),
                 verb(made),
                 self.format_groups(|_| true)
             );
@@ -79,6 +88,15 @@ impl<T> Queries<T> {
     ///
     /// # Panics
     /// If one was; the message lists it.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::testing::queries;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// queries(async {}).await.no_n_plus_one();
+    /// # }
+    /// ```
     #[track_caller]
     pub fn no_n_plus_one(self) -> Self {
         self.none(FindingKind::NPlusOne, "N+1 queries in a loop; fetch all rows with one query")
@@ -88,6 +106,15 @@ impl<T> Queries<T> {
     ///
     /// # Panics
     /// If one was; the message lists it.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::testing::queries;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// queries(async {}).await.no_duplicates();
+    /// # }
+    /// ```
     #[track_caller]
     pub fn no_duplicates(self) -> Self {
         self.none(FindingKind::DuplicateQueries, "duplicate queries; reuse the first result")
@@ -120,6 +147,16 @@ impl<T> Queries<T> {
     }
 
     /// Returns the queries by fingerprint or name, ordered by total duration.
+    ///
+    /// ```
+    /// use tollgate::testing::queries;
+    /// use tollgate::timing::timed_query;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let made = queries(async { timed_query("SELECT 1", async {}).await }).await;
+    /// assert_eq!(made.groups().len(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn groups(&self) -> Vec<QueryShare> {
         self.observed.queries()

@@ -110,15 +110,15 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// Refreshes a value in the background when it is requested after this share of its lifetime: more than 0, up to 1.
-    /// Defaults to 1, which disables refreshing ahead.
+    /// Refreshes a value in the background when it is requested after this share of its lifetime. Accepts more than 0,
+    /// up to 1. Defaults to 1, which disables refreshing ahead.
     pub fn refresh_ahead(mut self, share: f64) -> Self {
         self.settings.ttl_policy.refresh_ahead = share;
         self
     }
 
-    /// Sets the largest share of a lifetime subtracted at random, so that values loaded together do not expire
-    /// together: at least 0, less than 1. Defaults to 0.
+    /// Sets the largest share of a lifetime subtracted at random. Values loaded together then do not expire together.
+    /// Accepts at least 0, less than 1. Defaults to 0.
     pub fn jitter(mut self, share: f64) -> Self {
         self.settings.ttl_policy.jitter = share;
         self
@@ -151,8 +151,8 @@ impl<V> CachedBuilder<V> {
         self
     }
 
-    /// Sets how long a loading process makes those that share its store wait, at most: about as long as loads take.
-    /// Defaults to 3 s; zero lets each process load by itself.
+    /// Sets how long a loading process makes those that share its store wait. Should exceed the usual duration of a
+    /// load. Defaults to 3 s; zero lets each process load by itself.
     pub fn lease(mut self, span: Duration) -> Self {
         self.settings.lease = span;
         self
@@ -171,7 +171,7 @@ impl<V> CachedBuilder<V> {
     }
 
     /// Sets the remaining quota of the service that the loads call: as it runs low, values are used for longer. See
-    /// [`Budget`](crate::Budget) for the policy.
+    /// [`Budget`] for the policy.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.settings.ttl_policy.max_stretch = budget.max_stretch();
         self.settings.budget = Some(budget);
@@ -228,7 +228,7 @@ fn check(name: &str, settings: &NamespaceSettings) -> Result<(), Error> {
         return config_error(format!("jitter {} must be at least 0 and less than 1", ttl_policy.jitter));
     }
     if !(ttl_policy.refresh_ahead > 0.0 && ttl_policy.refresh_ahead <= 1.0) {
-        return config_error(format!("refresh_ahead {} must be over 0 and at most 1", ttl_policy.refresh_ahead));
+        return config_error(format!("refresh_ahead {} must be more than 0 and at most 1", ttl_policy.refresh_ahead));
     }
     if settings.target.is_some_and(|target| !(0.0..=1.0).contains(&target)) {
         return config_error(format!("target_hit_ratio {:?} must be 0 to 1", settings.target));

@@ -204,6 +204,14 @@ where
     }
 
     /// Returns the statistics of this namespace.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// assert_eq!(users.stats().hits, 0);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> DataStats {
         self.namespace.stats()

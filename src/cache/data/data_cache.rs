@@ -85,12 +85,24 @@ impl DataCache {
     }
 
     /// Returns the statistics of each namespace, in the order they were built.
+    ///
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// assert!(DataCache::in_memory(1 << 20).stats().is_empty());
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Vec<DataStats> {
         self.namespaces().iter().filter_map(Weak::upgrade).map(|namespace| namespace.stats()).collect()
     }
 
     /// Returns the statistics of each level, level 1 first.
+    ///
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// assert_eq!(DataCache::in_memory(1 << 20).levels()[0].capacity_bytes, 1 << 20);
+    /// ```
     #[must_use]
     pub fn levels(&self) -> Vec<LevelStats> {
         self.shared.engine.store.stats()
@@ -187,14 +199,21 @@ impl DataBuilder {
     }
 
     /// Builds the cache, without namespaces.
+    ///
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// let data = DataCache::builder().memory(8 << 20).build();
+    /// assert_eq!(data.levels()[0].capacity_bytes, 8 << 20);
+    /// ```
     #[must_use]
     pub fn build(self) -> DataCache {
         let level_1 = match self.store {
             Some(store) => LevelOne::Custom(store),
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
-        let places = StorePlan { level_1, level_2: self.level_2 };
-        DataCache::over(Engine::new(places, self.clock, self.hook))
+        let levels = StorePlan { level_1, level_2: self.level_2 };
+        DataCache::over(Engine::new(levels, self.clock, self.hook))
     }
 }
 

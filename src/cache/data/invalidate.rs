@@ -39,7 +39,7 @@ impl DataInvalidate {
         Self { namespace, soft: false }
     }
 
-    /// Returns a handle that marks values stale instead of void: they are served while they are refreshed, or if that
+    /// Returns a handle that marks values stale instead of void. They are served while they are refreshed, or if that
     /// fails, within the namespace's stale windows.
     ///
     /// ```
@@ -119,6 +119,16 @@ impl DataInvalidate {
     ///
     /// # Errors
     /// If other processes cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
+    /// users.invalidate().all().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn all(&self) -> Result<(), Error> {
         self.raise(self.prefix_scope(Box::default())).await
     }

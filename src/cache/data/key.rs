@@ -118,7 +118,7 @@ pub(super) fn key<K: KeyPart + ?Sized>(namespace_prefix: &[u8], parts: &K) -> Ca
     CacheKey::seal(key.0.0, resource)
 }
 
-/// Returns the prefix of all keys that begin with these parts: tuples are left open, anything else is one complete key.
+/// Returns the prefix of all keys that begin with these parts. Tuples are left open, anything else is one complete key.
 pub(super) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
     let mut key = KeyWriter(Writer(SmallVec::new()));
     parts.write(&mut key);

@@ -57,6 +57,13 @@ impl<V> Loaded<V> {
 
     /// Adds a tag for invalidation: 1 to 256 visible ASCII characters without a comma. A value with a malformed tag is
     /// not stored.
+    ///
+    /// ```
+    /// use tollgate::cache::Loaded;
+    ///
+    /// let loaded = Loaded::new("Ada".to_owned()).tag("users").tag("admins");
+    /// # let _ = loaded;
+    /// ```
     pub fn tag(mut self, tag: impl Into<Box<str>>) -> Self {
         self.tags.push(tag.into());
         self

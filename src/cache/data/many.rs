@@ -21,7 +21,7 @@ impl<V> Cached<V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Returns the values under these keys, in order, that may be served without a load, with one round trip per level
+    /// Returns the values under these keys, in order, that may be served without a load. Takes one round trip per level
     /// of the store.
     ///
     /// ```
@@ -43,7 +43,7 @@ where
         keys.iter().zip(entries).map(|(key, entry)| self.serve_cached(key, entry)).collect()
     }
 
-    /// Returns the values under these keys, in order; missing ones are loaded by one call of `load` each, with bounded
+    /// Returns the values under these keys, in order. Missing ones are loaded by one call of `load` each, with bounded
     /// [concurrency](super::CachedBuilder::parallel), and stored.
     ///
     /// The store is queried once. Loads are shared and fail per key, as in [`get_or_load`](Self::get_or_load). A
@@ -90,16 +90,16 @@ where
         let entries = self.lookup_many(&encoded).await;
         let (load, now) = (Arc::new(load), self.namespace.engine.clock.now());
         let on = self.namespace.switch.get() == Switch::On;
-        let (mut answers, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
+        let (mut results, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
         for ((key, encoded), entry) in keys.into_iter().zip(encoded).zip(entries) {
             match self.classify(&encoded, entry, now) {
                 TypedLookup::Value(value, entry) if on => {
                     self.namespace.counters.hit(entry.meta.took);
-                    answers.push(Some(Ok(value)));
+                    results.push(Some(Ok(value)));
                 }
                 found => {
-                    let (at, cached, load) = (answers.len(), self.clone(), load.clone());
-                    answers.push(None);
+                    let (at, cached, load) = (results.len(), self.clone(), load.clone());
+                    results.push(None);
                     jobs.push(
                         async move { (at, load::serve_or_load(cached, encoded, found, move || load(key)).await) },
                     );
@@ -107,10 +107,10 @@ where
             }
         }
         let mut loads = stream::iter(jobs).buffer_unordered(self.namespace.settings.parallel);
-        while let Some((at, answer)) = loads.next().await {
-            answers[at] = Some(answer);
+        while let Some((at, result)) = loads.next().await {
+            results[at] = Some(result);
         }
-        answers.into_iter().flatten().collect()
+        results.into_iter().flatten().collect()
     }
 
     /// Stores these values like [`put`](Self::put), with the concurrency of loads.

@@ -177,8 +177,8 @@ mod tests {
             let stamp = SchemaStamp::of::<Price>(3);
             let _ = decode::<Price>(&bytes, stamp);
             let mut encoded = encoded(&price(), stamp, 0).expect("bytes").to_vec();
-            let place = at % encoded.len();
-            encoded[place] = to;
+            let index = at % encoded.len();
+            encoded[index] = to;
             let _ = decode::<Price>(&encoded, stamp);
         }
     }

@@ -329,26 +329,26 @@ mod tests {
 
         #[derive(Serialize)]
         pub(super) struct One {
-            pub(super) requested_at: u32,
+            pub(super) asked: u32,
             pub(super) bid: u32,
         }
 
         #[derive(Serialize)]
         pub(super) struct Reordered {
             pub(super) bid: u32,
-            pub(super) requested_at: u32,
+            pub(super) asked: u32,
         }
 
         #[derive(Serialize)]
         pub(super) struct Widened {
-            pub(super) requested_at: u64,
+            pub(super) asked: u64,
             pub(super) bid: u64,
         }
 
         #[derive(Serialize)]
         pub(super) enum Either {
             One(One),
-            Other { requested_at: u32 },
+            Other { asked: u32 },
             Neither,
         }
     }
@@ -356,13 +356,13 @@ mod tests {
     #[test]
     fn shape_depends_on_names_order_and_kinds() {
         use versions::{Either, One, Reordered, Widened};
-        let one = of(&One { requested_at: 1, bid: 2 });
-        assert_eq!(one, of(&One { requested_at: 3, bid: 4 }));
-        assert_ne!(one, of(&Reordered { bid: 1, requested_at: 2 }));
-        assert_ne!(one, of(&Widened { requested_at: 1, bid: 2 }));
+        let one = of(&One { asked: 1, bid: 2 });
+        assert_eq!(one, of(&One { asked: 3, bid: 4 }));
+        assert_ne!(one, of(&Reordered { bid: 1, asked: 2 }));
+        assert_ne!(one, of(&Widened { asked: 1, bid: 2 }));
         let shapes = [
-            of(&Either::One(One { requested_at: 1, bid: 2 })),
-            of(&Either::Other { requested_at: 1 }),
+            of(&Either::One(One { asked: 1, bid: 2 })),
+            of(&Either::Other { asked: 1 }),
             of(&Either::Neither),
             of(&(1_u32, 2_u32)),
             of(&[1_u32, 2, 3]),

@@ -61,10 +61,19 @@ pub struct DataStats {
 
 impl DataStats {
     /// Whether the hit ratio is below its target; `false` for fewer than a hundred look-ups.
+    ///
+    /// ```
+    /// use tollgate::cache::{Cached, DataCache};
+    ///
+    /// let users: Cached<String> =
+    ///     DataCache::in_memory(1 << 20).cached("users").target_hit_ratio(0.95).build()?;
+    /// assert!(!users.stats().is_below_target());
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn is_below_target(&self) -> bool {
-        let requested_at = self.avoided + self.misses;
-        requested_at >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
+        let lookups = self.avoided + self.misses;
+        lookups >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) struct TtlPolicy {
 }
 
 impl TtlPolicy {
-    /// Returns the deadlines of a value loaded at this time; `load_ttl` is the lifetime set by the load, `random` a random
-    /// number.
+    /// Returns the deadlines of a value loaded at this time. `load_ttl` is the lifetime set by the load, `random` a
+    /// random number.
     pub(super) fn deadlines(&self, load_ttl: Option<Duration>, loaded: Timestamp, random: u64) -> Deadlines {
         let ttl = jittered(load_ttl.unwrap_or(self.ttl).min(MAX_LIFETIME), self.jitter, random);
         let fresh_until = loaded + ttl;

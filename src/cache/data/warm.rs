@@ -41,12 +41,26 @@ impl Default for WarmUpLimits {
 
 impl WarmUpLimits {
     /// Sets the number of concurrent loads; at least one.
+    ///
+    /// ```
+    /// use tollgate::cache::WarmUpLimits;
+    ///
+    /// let limits = WarmUpLimits::default().parallel(2);
+    /// # let _ = limits;
+    /// ```
     pub fn parallel(mut self, loads: usize) -> Self {
         self.parallel = loads.max(1);
         self
     }
 
     /// Sets the maximum number of loads per second, evenly spaced; at least one.
+    ///
+    /// ```
+    /// use tollgate::cache::WarmUpLimits;
+    ///
+    /// let limits = WarmUpLimits::default().per_second(10);
+    /// # let _ = limits;
+    /// ```
     pub fn per_second(mut self, loads: u32) -> Self {
         self.per_second = Some(loads.max(1));
         self
@@ -54,6 +68,15 @@ impl WarmUpLimits {
 }
 
 /// Result of a warm-up.
+///
+/// ```
+/// use tollgate::cache::WarmUpReport;
+///
+/// fn is_complete(report: &WarmUpReport) -> bool {
+///     report.failed == 0
+/// }
+/// # let _ = is_complete;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmUpReport {

@@ -85,7 +85,8 @@ pub(crate) struct Prefix {
 
 impl Prefix {
     fn covers(&self, target: &Target<'_>) -> bool {
-        let same = |wanted: &Option<Box<[u8]>>, found: &[u8]| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let same =
+            |expected: &Option<Box<[u8]>>, found: &[u8]| expected.as_deref().is_none_or(|expected| expected == found);
         if !same(&self.scheme, target.scheme) || !same(&self.authority, target.authority) {
             return false;
         }
@@ -217,12 +218,12 @@ fn raise<K: Eq + Hash>(
     key: K,
     generation: u64,
     soft: bool,
-    most: usize,
+    max: usize,
     floor: &mut Mark,
 ) {
-    if marks.len() >= most {
+    if marks.len() >= max {
         let mut ages: Vec<u64> = marks.values().map(|mark| mark.newest()).collect();
-        let (_, middle, _) = ages.select_nth_unstable(most / 2);
+        let (_, middle, _) = ages.select_nth_unstable(max / 2);
         let middle = *middle;
         marks.retain(|_, mark| {
             let stays = mark.newest() > middle;

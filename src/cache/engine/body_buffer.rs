@@ -49,8 +49,8 @@ impl BodyBuffer {
     ///
     /// # Errors
     /// [`PumpStep::TooLarge`] or [`PumpStep::OutOfMemory`], after copying the part that fits.
-    pub(super) fn push(&mut self, mut data: &[u8], most: u64) -> Result<(), PumpStep> {
-        if self.promised.is_none() && self.length.saturating_add(data.len() as u64) > most {
+    pub(super) fn push(&mut self, mut data: &[u8], max_entry: u64) -> Result<(), PumpStep> {
+        if self.promised.is_none() && self.length.saturating_add(data.len() as u64) > max_entry {
             return Err(PumpStep::TooLarge);
         }
         while !data.is_empty() {
@@ -67,24 +67,24 @@ impl BodyBuffer {
         Ok(())
     }
 
-    /// Returns the free space of the block being filled, after growing it for some of `wanted`.
-    fn free_space(&mut self, wanted: usize) -> Result<usize, PumpStep> {
+    /// Returns the free space of the block being filled, after growing it for some of `needed_len`.
+    fn free_space(&mut self, needed_len: usize) -> Result<usize, PumpStep> {
         let free = self.tail.capacity() - self.tail.len();
         if free > 0 {
             return Ok(free);
         }
         let more = match self.promised {
             Some(promised) => usize::try_from(promised - self.length).unwrap_or(MAX_BLOCK).min(MAX_BLOCK),
-            None if self.tail.is_empty() => wanted.max(MIN_FIRST_BLOCK),
+            None if self.tail.is_empty() => needed_len.max(MIN_FIRST_BLOCK),
             // Doubled, up to the maximum size of a block.
-            None => self.tail.len().max(wanted).min(MAX_BLOCK - self.tail.len().min(MAX_BLOCK - 1)),
+            None => self.tail.len().max(needed_len).min(MAX_BLOCK - self.tail.len().min(MAX_BLOCK - 1)),
         };
         if more == 0 {
             return Err(PumpStep::TooLarge);
         }
         if self.promised.is_none() {
             let needed = (self.tail.len() + more) as u64 + BLOCK_OVERHEAD;
-            if !self.reservation.grow(needed, self.length + wanted as u64) {
+            if !self.reservation.grow(needed, self.length + needed_len as u64) {
                 return Err(PumpStep::OutOfMemory);
             }
         }

@@ -104,7 +104,7 @@ impl<P> Coalescer<P> {
         Role::Lead(Leader { fetches: self.clone(), key: key.clone(), id, progress: sender })
     }
 
-    /// Removes the fetch for this key, or only the one of this follower: it takes no more followers and is no longer
+    /// Removes the fetch for this key, or only the one of this follower. It takes no more followers and is no longer
     /// [current](Leader::is_current).
     pub(crate) fn remove(&self, key: &CacheKey, only: Option<&Follower<P>>) {
         let mut shard = self.shard(key);

@@ -12,7 +12,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::stored_head::StoredHead;
 
 /// Receives invalidations from other processes. A store shared by several processes gets it from
-/// [`CacheStore::listen`](crate::cache::CacheStore::listen) and passes on the invalidations of the others. Clones share
+/// [`CacheStore::listen`] and passes on the invalidations of the others. Clones share
 /// state.
 ///
 /// ```
@@ -87,11 +87,31 @@ impl InvalidationSink {
     }
 
     /// Applies an invalidation of another process: entries whose fetch began before are void in this process, or stale.
+    ///
+    /// ```
+    /// use tollgate::cache::{Invalidation, InvalidationSink};
+    ///
+    /// fn on_message(sink: &InvalidationSink, message: &[u8]) {
+    ///     if let Some(invalidation) = Invalidation::from_bytes(message) {
+    ///         sink.invalidated(&invalidation);
+    ///     }
+    /// }
+    /// # let _ = on_message;
+    /// ```
     pub fn invalidated(&self, invalidation: &Invalidation) {
         self.barriers.raise(invalidation.scope.clone(), invalidation.soft);
     }
 
     /// Removes the copies of a key that another process removed.
+    ///
+    /// ```
+    /// use tollgate::cache::{CacheKey, InvalidationSink};
+    ///
+    /// fn on_removal(sink: &InvalidationSink, key: &CacheKey) {
+    ///     sink.removed(key);
+    /// }
+    /// # let _ = on_removal;
+    /// ```
     pub fn removed(&self, key: &CacheKey) {
         for level in &self.level_1 {
             // These levels are in-process: an error is observed at the next look-up.
@@ -100,6 +120,15 @@ impl InvalidationSink {
     }
 
     /// Invalidates everything held so far, after invalidations of other processes may have been lost.
+    ///
+    /// ```
+    /// use tollgate::cache::InvalidationSink;
+    ///
+    /// fn on_reconnect(sink: &InvalidationSink) {
+    ///     sink.updates_lost();
+    /// }
+    /// # let _ = on_reconnect;
+    /// ```
     pub fn updates_lost(&self) {
         self.barriers.raise(InvalidationScope::All, false);
     }

@@ -69,13 +69,13 @@ impl StoredBody {
     }
 
     /// Returns a range of bytes by reference.
-    pub(crate) fn slice(&self, wanted: ByteSpan) -> Vec<Bytes> {
+    pub(crate) fn slice(&self, range: ByteSpan) -> Vec<Bytes> {
         let mut at = 0;
         let mut storable = Vec::new();
         for chunk in self.chunks() {
             let (start, end) = (at, at + chunk.len() as u64);
             at = end;
-            let (from, to) = (wanted.start.max(start), wanted.end.min(end));
+            let (from, to) = (range.start.max(start), range.end.min(end));
             if from < to {
                 storable.push(chunk.slice((from - start) as usize..(to - start) as usize));
             }
@@ -94,6 +94,15 @@ pub(crate) struct TypedPayload {
 }
 
 /// Stored response, created by the cache and held by a [`CacheStore`](crate::cache::CacheStore).
+///
+/// ```
+/// use tollgate::cache::Entry;
+///
+/// fn describe(entry: &Entry) -> String {
+///     format!("{} with {} bytes, tags {:?}", entry.status(), entry.length(), entry.tags().collect::<Vec<_>>())
+/// }
+/// # let _ = describe;
+/// ```
 #[derive(Clone)]
 pub struct Entry {
     pub(crate) key: CacheKey,
@@ -191,6 +200,15 @@ pub(crate) struct Language {
 }
 
 /// Index of the variants of one key, the most recent first.
+///
+/// ```
+/// use tollgate::cache::VaryIndex;
+///
+/// fn is_full(index: &VaryIndex) -> bool {
+///     index.len() >= 32
+/// }
+/// # let _ = is_full;
+/// ```
 #[derive(Clone, Debug)]
 pub struct VaryIndex {
     pub(crate) key: CacheKey,
@@ -241,6 +259,15 @@ pub enum Stored {
 
 impl Stored {
     /// Returns the key under which the value was stored.
+    ///
+    /// ```
+    /// use tollgate::cache::{CacheKey, Stored};
+    ///
+    /// fn belongs_to(stored: &Stored, key: &CacheKey) -> bool {
+    ///     stored.key() == key
+    /// }
+    /// # let _ = belongs_to;
+    /// ```
     #[must_use]
     pub fn key(&self) -> &CacheKey {
         match self {
@@ -250,6 +277,15 @@ impl Stored {
     }
 
     /// Returns the approximate size in memory, in bytes.
+    ///
+    /// ```
+    /// use tollgate::cache::Stored;
+    ///
+    /// fn fits(stored: &Stored, free_bytes: u64) -> bool {
+    ///     stored.weight() <= free_bytes
+    /// }
+    /// # let _ = fits;
+    /// ```
     #[must_use]
     pub fn weight(&self) -> u64 {
         match self {

@@ -147,7 +147,7 @@ impl Tee {
     pub(super) fn poll_body(
         &self,
         body: &mut Option<Stream>,
-        most: u64,
+        max_entry: u64,
         moved: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<PumpStep> {
@@ -168,7 +168,7 @@ impl Tee {
             };
             match frame.into_data() {
                 Ok(data) => {
-                    if let Err((rest, full)) = self.append(data, most) {
+                    if let Err((rest, full)) = self.append(data, max_entry) {
                         self.end(TeeEnd::Detached(body.take().map(|body| (rest, body))));
                         return Poll::Ready(full);
                     }
@@ -182,10 +182,10 @@ impl Tee {
     }
 
     /// Appends a chunk; returns the part that did not fit, and the reason, as an error.
-    fn append(&self, mut data: Bytes, most: u64) -> Result<(), (Bytes, PumpStep)> {
+    fn append(&self, mut data: Bytes, max_entry: u64) -> Result<(), (Bytes, PumpStep)> {
         let mut state = self.lock();
         let before = state.buffer.length;
-        let pushed = state.buffer.push(&data, most);
+        let pushed = state.buffer.push(&data, max_entry);
         let taken = (state.buffer.length - before) as usize;
         state.tee_progress = TeeProgress::Flowing;
         wake(state);

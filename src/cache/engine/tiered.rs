@@ -141,13 +141,13 @@ impl CacheStore for Levels {
         if missing.is_empty() {
             return MaybeReady::Ready(Ok(level_1));
         }
-        let wanted: Vec<CacheKey> = missing.iter().map(|at| keys[*at].clone()).collect();
+        let missing_keys: Vec<CacheKey> = missing.iter().map(|at| keys[*at].clone()).collect();
         let choices: Vec<_> = missing.iter().map(|at| self.prefers(&keys[*at], level_1[*at].as_ref())).collect();
         let store = self.level_1.clone();
-        self.level_2.get_many(&wanted, now).map(move |found| {
+        self.level_2.get_many(&missing_keys, now).map(move |found| {
             let mut all = level_1;
-            let asked = missing.into_iter().zip(&wanted).zip(choices);
-            for (((at, key), prefers), found) in asked.zip(found.unwrap_or_default()) {
+            let results = missing.into_iter().zip(&missing_keys).zip(choices);
+            for (((at, key), prefers), found) in results.zip(found.unwrap_or_default()) {
                 if let Some(found) = found.filter(|found| found.key() == key && prefers(found)) {
                     drop(store.put(key, found.clone(), now));
                     all[at] = Some(found);

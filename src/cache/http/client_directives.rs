@@ -33,21 +33,21 @@ pub(crate) fn apply_client_directives(
     }
     if now < deadlines.fresh_until {
         // RFC 8246 §2: a reload does not revalidate a fresh immutable response.
-        let too_old = directives.max_age.is_some_and(|most| meta.age_at(now) > most) && !meta.immutable;
-        let too_short = directives.min_fresh.is_some_and(|least| deadlines.fresh_until.since(now) < least);
+        let too_old = directives.max_age.is_some_and(|max| meta.age_at(now) > max) && !meta.immutable;
+        let too_short = directives.min_fresh.is_some_and(|min| deadlines.fresh_until.since(now) < min);
         return if too_old || too_short { asked_again } else { freshness };
     }
-    if directives.min_fresh.is_some() || directives.max_age.is_some_and(|most| meta.age_at(now) > most) {
+    if directives.min_fresh.is_some() || directives.max_age.is_some_and(|max| meta.age_at(now) > max) {
         return asked_again;
     }
     // §5.2.1.2: "willing to accept a response that has exceeded its freshness lifetime", unless §4.2.4 prohibits it.
     let staleness = meta.staleness_at(now);
-    if !meta.strict && directives.max_stale.is_some_and(|most| staleness <= most) {
+    if !meta.strict && directives.max_stale.is_some_and(|max| staleness <= max) {
         return Freshness::Fresh;
     }
     match freshness {
         Freshness::Stale { on_error } => {
-            let requested_at = !meta.strict && directives.stale_if_error.is_some_and(|most| staleness <= most);
+            let requested_at = !meta.strict && directives.stale_if_error.is_some_and(|max| staleness <= max);
             Freshness::Stale { on_error: on_error || requested_at }
         }
         other => other,

@@ -45,7 +45,7 @@ impl Credentials {
         self.0.iter().any(|extractor| extractor.carries(head))
     }
 
-    /// Returns the identity under which this request's responses are stored: that of the cache's own extractor,
+    /// Returns the identity under which this request's responses are stored. It is that of the cache's own extractor,
     /// combined with the identity of each other credential carried. `None` if a carried credential yields no identity.
     fn identity<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         let (own, others) = self.0.split_first()?;

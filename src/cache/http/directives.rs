@@ -111,10 +111,10 @@ impl ResponseDirectives {
             b"proxy-revalidate" => self.proxy_revalidate = true,
             b"must-understand" => self.must_understand = true,
             b"immutable" => self.immutable = true,
-            b"max-age" => least(&mut self.max_age, argument),
-            b"s-maxage" => least(&mut self.s_maxage, argument),
-            b"stale-while-revalidate" => least(&mut self.stale_while_revalidate, argument),
-            b"stale-if-error" => least(&mut self.stale_if_error, argument),
+            b"max-age" => take_smallest(&mut self.max_age, argument),
+            b"s-maxage" => take_smallest(&mut self.s_maxage, argument),
+            b"stale-while-revalidate" => take_smallest(&mut self.stale_while_revalidate, argument),
+            b"stale-if-error" => take_smallest(&mut self.stale_if_error, argument),
             // RFC 9111 §5.2.3: "a cache MUST ignore unrecognized cache directives".
             _ => {}
         }
@@ -157,7 +157,7 @@ impl RequestDirectives {
             b"no-cache" => self.no_cache = true,
             b"no-store" => self.no_store = true,
             b"only-if-cached" => self.only_if_cached = true,
-            b"max-age" => least(&mut self.max_age, argument),
+            b"max-age" => take_smallest(&mut self.max_age, argument),
             b"min-fresh" => {
                 let new = seconds(argument);
                 self.min_fresh = Some(self.min_fresh.map_or(new, |old| old.max(new)));
@@ -166,13 +166,13 @@ impl RequestDirectives {
                 let new = if argument.is_none() { Duration::MAX } else { seconds(argument) };
                 self.max_stale = Some(self.max_stale.map_or(new, |old| old.min(new)));
             }
-            b"stale-if-error" => least(&mut self.stale_if_error, argument),
+            b"stale-if-error" => take_smallest(&mut self.stale_if_error, argument),
             _ => {}
         }
     }
 }
 
-fn least(slot: &mut Option<Duration>, argument: Option<&[u8]>) {
+fn take_smallest(slot: &mut Option<Duration>, argument: Option<&[u8]>) {
     let new = seconds(argument);
     *slot = Some(slot.map_or(new, |old| old.min(new)));
 }

@@ -35,6 +35,12 @@ pub struct CacheKey {
 impl CacheKey {
     /// Creates a key from its encoding, of which the first `resource` bytes name the resource. For stores that read
     /// keys back, and their tests.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheKey;
+    ///
+    /// assert_eq!(CacheKey::from_bytes(b"any bytes", 3).as_bytes(), b"any bytes");
+    /// ```
     #[must_use]
     pub fn from_bytes(bytes: &[u8], resource: usize) -> Self {
         Self::seal(SmallVec::from_slice(bytes), resource.min(bytes.len()))
@@ -42,12 +48,24 @@ impl CacheKey {
 
     /// Returns the encoding, under which stores outside this process index entries. It changes only in releases that
     /// say so.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheKey;
+    ///
+    /// assert_eq!(CacheKey::from_bytes(b"any bytes", 3).as_bytes(), b"any bytes");
+    /// ```
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Returns the part of the encoding that names the resource: scheme, authority, path and query.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheKey;
+    ///
+    /// assert_eq!(CacheKey::from_bytes(b"any bytes", 3).resource(), b"any");
+    /// ```
     #[must_use]
     pub fn resource(&self) -> &[u8] {
         &self.bytes[..self.resource as usize]

@@ -46,7 +46,7 @@ pub(crate) fn admit(
     Ok(())
 }
 
-/// Whether a stored error may turn into a success with this request's credential: a login must not be answered with the
+/// Whether a stored error may turn into a success with this request's credential. A login must not be answered with the
 /// response of an anonymous request. False where the rule declares that credentials change nothing or where the key
 /// includes the identity.
 pub(crate) fn may_differ_with_credential(status: StatusCode, flags: RequestFlags, keyed: bool, rule: &Rule) -> bool {

@@ -28,6 +28,12 @@ macro_rules! reasons {
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             /// Returns the token used in `Cache-Status`, statistics and logs.
+            ///
+            /// ```
+            /// use tollgate::cache::Reason;
+            ///
+            /// assert_eq!(Reason::HitForMiss.as_str(), "hit-for-miss");
+            /// ```
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $token,)* }

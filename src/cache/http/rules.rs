@@ -128,7 +128,7 @@ impl Rule {
         self
     }
 
-    /// Declares that responses depend on the identity of the requester and on no other credential: the identity becomes
+    /// Declares that responses depend on the identity of the requester and on no other credential. The identity becomes
     /// part of the key. Requests with a credential that yields no identity, or several, bypass the cache.
     ///
     /// The identity is that of [`Tollgate::identify`](crate::TollgateBuilder::identify), or of
@@ -155,6 +155,13 @@ impl Rule {
     }
 
     /// Adds a tag by which entries of this route are invalidated.
+    ///
+    /// ```
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::from_headers().tag("prices");
+    /// # let _ = rule;
+    /// ```
     pub fn tag(mut self, tag: impl Into<Box<str>>) -> Self {
         self.tags.push(tag.into());
         self
@@ -174,12 +181,26 @@ impl Rule {
     }
 
     /// Excludes the whole query from the key.
+    ///
+    /// ```
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::from_headers().without_query();
+    /// # let _ = rule;
+    /// ```
     pub fn without_query(mut self) -> Self {
         self.without_query = true;
         self
     }
 
     /// Stores a response only once its key was requested this often. Defaults to 1.
+    ///
+    /// ```
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::from_headers().min_uses(2);
+    /// # let _ = rule;
+    /// ```
     pub fn min_uses(mut self, times: u32) -> Self {
         self.min_uses = times;
         self

@@ -82,7 +82,7 @@ pub(crate) struct StoreContext<'a> {
     pub(crate) moments: ExchangeTimes,
     /// Whether the request is a POST: only explicit freshness in the response counts.
     pub(crate) post: bool,
-    /// Whether the forwarded request held fields that apply to this request alone and may cause an error: the client's
+    /// Whether the forwarded request held fields specific to it that may cause an error. These are the client's
     /// `Range`, condition or `Expect`, or a `Range` added by the cache.
     pub(crate) own_fields: bool,
     /// Whether `Accept-Encoding` rejects the identity coding, which variants by `Accept-Encoding` do not distinguish.
@@ -185,7 +185,7 @@ fn check_status(context: &StoreContext<'_>, status: StatusCode, headers: &Header
     if storable { Ok(()) } else { Err(Reason::Status) }
 }
 
-/// Whether an error is specific to this request: some statuses always are, and any is if the request held fields that a
+/// Whether an error is specific to this request. Some statuses always are, and any is if the request held fields that a
 /// service can reject.
 ///
 /// RFC 6585 §3 to §6: 428, 429, 431 and 511 "MUST NOT be stored by a cache"; 407, 408, 421 and 425 concern the
@@ -298,8 +298,8 @@ fn store_policy(
     // §4.2.4: "A cache MUST NOT generate a stale response if it is prohibited by an explicit in-protocol directive";
     // §5.2.2.10: s-maxage "incorporates the semantics of the proxy-revalidate response directive".
     let strict = no_cache || directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
-    let window = |said: Option<Duration>, from_rule: Option<Duration>| {
-        if strict { Duration::ZERO } else { said.or(from_rule).unwrap_or_default() }
+    let window = |directive: Option<Duration>, from_rule: Option<Duration>| {
+        if strict { Duration::ZERO } else { directive.or(from_rule).unwrap_or_default() }
     };
     let if_error = window(directives.stale_if_error, context.rule.stale_if_error);
     // §4.2.4: "disconnected" caches may serve stale; a gateway does, for an hour, where the response sets no window.

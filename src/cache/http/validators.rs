@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::freshness::date;
 
-/// Whether the client's conditions select 304 for a response with these fields: RFC 9110 §13.2.2, steps 3 and 4, as RFC
-/// 9111 §4.3.2 lets a cache evaluate them.
+/// Whether the client's conditions select 304 for a response with these fields. Implements RFC 9110 §13.2.2, steps 3
+/// and 4, as RFC 9111 §4.3.2 lets a cache evaluate them.
 pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> bool {
     // RFC 9110 §13.2.1: preconditions are ignored unless the response without them would be a success.
     if !status.is_success() {
@@ -95,13 +95,13 @@ pub(crate) fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
 }
 
 /// RFC 9111 §4.3.4: whether a 304 selects the stored response for update.
-pub(crate) fn selects_for_update(stored: &HeaderMap, answer: &HeaderMap) -> bool {
-    match (answer.get(header::ETAG), stored.get(header::ETAG)) {
+pub(crate) fn selects_for_update(stored: &HeaderMap, received: &HeaderMap) -> bool {
+    match (received.get(header::ETAG), stored.get(header::ETAG)) {
         (Some(new), Some(old)) => weakly_equal(new.as_bytes(), old.as_bytes()),
         // §4.3.4: "If the new response contains any strong validators", those must match; a stored response without one
         // does not.
         (Some(new), None) => !is_strong(new),
-        (None, _) => match (answer.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
+        (None, _) => match (received.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
             (Some(new), Some(old)) => new == old,
             _ => true,
         },

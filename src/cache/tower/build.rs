@@ -49,13 +49,19 @@ impl CacheBuilder {
             ));
         }
         if self.max_entry > self.memory {
-            return config_error(format!("cache: max_entry {} is over memory {}", self.max_entry, self.memory));
+            return config_error(format!(
+                "cache: max_entry {} exceeds memory {}; lower max_entry or raise memory",
+                self.max_entry, self.memory
+            ));
         }
         if !(0.0..1.0).contains(&self.jitter) {
             return config_error(format!("cache: jitter {} must be at least 0 and less than 1", self.jitter));
         }
         if !(self.refresh_ahead > 0.0 && self.refresh_ahead <= 1.0) {
-            return config_error(format!("cache: refresh_ahead {} must be over 0 and at most 1", self.refresh_ahead));
+            return config_error(format!(
+                "cache: refresh_ahead {} must be more than 0 and at most 1",
+                self.refresh_ahead
+            ));
         }
         if !matches!(&*self.default_scheme, "http" | "https") {
             return config_error(format!(
@@ -67,7 +73,10 @@ impl CacheBuilder {
             return config_error(format!("cache: cache_status_name {:?} must be a token", self.status_name));
         }
         if self.wait.is_zero() {
-            return config_error("cache: wait 0s would make every concurrent miss call the inner service".to_owned());
+            return config_error(
+                "cache: wait must be longer than 0; it bounds how long a request waits for a coalesced fetch"
+                    .to_owned(),
+            );
         }
         if self.idle < Duration::from_secs(1) {
             return config_error(format!("cache: idle_timeout {:?} must be at least 1 s", self.idle));
@@ -116,15 +125,15 @@ impl CacheBuilder {
             Some(store) => LevelOne::Custom(store),
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
-        let places = StorePlan { level_1, level_2: self.level_2 };
-        let Engine { store, barriers, clock, events, in_process } = Engine::new(places, self.clock, self.hook);
+        let levels = StorePlan { level_1, level_2: self.level_2 };
+        let Engine { store, barriers, clock, events, in_process } = Engine::new(levels, self.clock, self.hook);
         CacheShared {
             enabled: self.enabled,
             switch: SwitchCell::default(),
             settings,
             counters: CacheCounters::default(),
             rules: LiveRules::new(rules),
-            credentials: Credentials::new(self.identity.into_iter().chain(self.carriers)),
+            credentials: Credentials::new(self.identity.into_iter().chain(self.other_extractors)),
             routing,
             store,
             in_process,

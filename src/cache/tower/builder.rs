@@ -14,7 +14,7 @@ use crate::identity::{KeyExtractor, SharedExtractor};
 
 const MIB: u64 = 1 << 20;
 
-/// Builder for [`CacheLayer`].
+/// Builder for [`CacheLayer`](crate::cache::CacheLayer).
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct CacheBuilder {
     pub(super) profile: Profile,
     pub(super) rules: Rules,
     pub(super) identity: Option<SharedExtractor>,
-    pub(super) carriers: Vec<SharedExtractor>,
+    pub(super) other_extractors: Vec<SharedExtractor>,
     pub(super) routes: Vec<Box<str>>,
     pub(super) outbound: bool,
     pub(super) ignore_cookies: Vec<Box<str>>,
@@ -74,7 +74,7 @@ impl Default for CacheBuilder {
             profile: Profile::App,
             rules: Rules::new(),
             identity: None,
-            carriers: Vec::new(),
+            other_extractors: Vec::new(),
             routes: Vec::new(),
             outbound: false,
             ignore_cookies: Vec::new(),
@@ -178,14 +178,14 @@ impl CacheBuilder {
 
     /// Sets the extractors of the surrounding layers: the gate's own, and those of individual limits.
     pub(crate) fn identified_by(mut self, own: Option<SharedExtractor>, others: Vec<SharedExtractor>) -> Self {
-        self.carriers = own.iter().cloned().chain(others).collect();
+        self.other_extractors = own.iter().cloned().chain(others).collect();
         self.identity = self.identity.or(own);
         self
     }
 
-    /// Declares the routes of the service, in axum's syntax, for requests that no axum router has matched: for a layer
-    /// around the whole Router, in fallbacks, in `nest_service`, and around hyper and tonic services. Such requests get
-    /// the rule of the declared route that matches their path, selected as a router does.
+    /// Declares the routes of the service, in axum's syntax, for requests that no axum router has matched. Those are
+    /// requests to a layer around the whole Router, in fallbacks, in `nest_service`, and around hyper and tonic
+    /// services. Such requests get the rule of the declared route that matches their path, selected as a router does.
     ///
     /// Without declared routes, requests match the rules' own patterns, and a `same_for_everyone()` rule whose pattern
     /// has parameters does not cache them in profile `app`.
@@ -283,7 +283,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets how long the body of a fetch may make no progress before its followers get an error; the client that
+    /// Sets how long the body of a fetch may make no progress before its followers get an error. The client that
     /// triggered the fetch continues to wait. A refresh, or a fetch whose client has left, is aborted then. Defaults to
     /// 30 s; at least 1 s.
     ///
@@ -299,21 +299,21 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the largest share of a lifetime subtracted at random, so that entries stored together do not expire
-    /// together: at least 0, less than 1. Defaults to 0.
+    /// Sets the largest share of a lifetime subtracted at random. Entries stored together then do not expire together.
+    /// Accepts at least 0, less than 1. Defaults to 0.
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = share;
         self
     }
 
-    /// Refreshes an entry in the background when it is hit after this share of its lifetime: more than 0, up to 1.
-    /// Defaults to 1, which disables refreshing ahead.
+    /// Refreshes an entry in the background when it is hit after this share of its lifetime. Accepts more than 0, up to
+    /// 1. Defaults to 1, which disables refreshing ahead.
     pub fn refresh_ahead(mut self, share: f64) -> Self {
         self.refresh_ahead = share;
         self
     }
 
-    /// Sets the remaining quota of the service behind: as it runs low, responses are used past their freshness, and
+    /// Sets the remaining quota of the inner service. As it runs low, responses are used past their freshness, and
     /// stale ones are served instead of revalidated. See [`Budget`] for the policy.
     ///
     /// The budget does not apply to responses that say `must-revalidate`, `no-cache` or `s-maxage`, to requests that

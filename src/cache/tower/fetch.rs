@@ -101,8 +101,8 @@ pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
 ) -> (CacheResult<O::Body, O::Error>, Option<BodyTask>) {
     let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = job;
     let headers = request.headers().clone();
-    let theirs = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
-    let question = match theirs {
+    let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
+    let question = match client_headers {
         true => OriginRequest::Unchanged,
         false => rewrite_request(request.headers_mut(), stale.as_ref(), beginning),
     };
@@ -169,8 +169,8 @@ impl RunningFetch {
         let mut response = match (self.question.clone(), status) {
             (OriginRequest::Revalidation(entry), StatusCode::NOT_MODIFIED) => {
                 // The empty body need not be `Sync`: only the head is borrowed while storing.
-                let (answer, _) = response.into_parts();
-                return (Ok(self.update_entry(&entry, &answer).await), None);
+                let (head, _) = response.into_parts();
+                return (Ok(self.update_entry(&entry, &head).await), None);
             }
             (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => match self.complete(&entry, response) {
                 Ok(response) => response,

@@ -25,6 +25,21 @@ use crate::cache::http::cache_status::Report;
 
 pin_project! {
     /// Response future. `F` is the future of the inner service, for requests that bypass the cache.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    /// use tower::{Layer, ServiceExt};
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let service = CacheLayer::in_memory(1 << 20).layer(tower::service_fn(async |_: http::Request<Full<Bytes>>| {
+    ///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("42")))
+    /// }));
+    /// let response = service.oneshot(http::Request::get("http://localhost/").body(Full::<Bytes>::default())?);
+    /// assert_eq!(response.await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
     pub struct ResponseFuture<F, E, B> {
         #[pin]
         state: State<F, E, B>,

@@ -127,18 +127,18 @@ impl Invalidate {
     /// CacheLayer::in_memory(1 << 20).invalidate().prefix("https://api.example.com/prices/").await?;
     /// # Ok(()) }
     /// ```
-    pub async fn prefix(&self, beginning: &str) -> Result<(), Error> {
-        if beginning.starts_with('/') {
-            let path = beginning.as_bytes().into();
+    pub async fn prefix(&self, prefix: &str) -> Result<(), Error> {
+        if prefix.starts_with('/') {
+            let path = prefix.as_bytes().into();
             return self.raise(InvalidationScope::Prefix(Prefix { scheme: None, authority: None, path })).await;
         }
-        let (scheme, rest) = match beginning.split_once("://") {
+        let (scheme, rest) = match prefix.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, beginning),
+            None => (None, prefix),
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let resource = self.resource(scheme.unwrap_or("http"), authority, beginning)?;
-        let target = Target::of(&resource).ok_or_else(|| malformed(beginning))?;
+        let resource = self.resource(scheme.unwrap_or("http"), authority, prefix)?;
+        let target = Target::of(&resource).ok_or_else(|| malformed(prefix))?;
         self.raise(InvalidationScope::Prefix(Prefix {
             scheme: scheme.map(|scheme| scheme.to_ascii_lowercase().as_bytes().into()),
             authority: Some(target.authority.into()),
@@ -148,7 +148,7 @@ impl Invalidate {
     }
 
     /// Removes every entry whose URL matches a glob pattern, in this process and in the shared store, and returns their
-    /// number: `*` matches any sequence, `?` one byte, `\\` escapes the next byte.
+    /// number. `*` matches any sequence, `?` one byte, `\\` escapes the next byte.
     ///
     /// An administrative operation: it scans every entry, in Redis by `SCAN` in steps of 128, and does not stop a fetch
     /// under way from storing its response. In a program use [`tag`](Self::tag) or [`prefix`](Self::prefix).

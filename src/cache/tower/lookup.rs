@@ -22,8 +22,8 @@ use crate::cache::http::{client_directives, vary};
 
 /// A look-up under way.
 pub(super) struct Lookup {
-    pub(super) requested_at: PendingRead,
-    pub(super) answer: MaybeReady<Result<Option<Stored>, Error>>,
+    pub(super) read: PendingRead,
+    pub(super) result: MaybeReady<Result<Option<Stored>, Error>>,
 }
 
 /// Pending read of the store.
@@ -63,7 +63,7 @@ enum Selected {
 impl CacheShared {
     /// Starts a look-up.
     pub(super) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
-        Lookup { requested_at: PendingRead::Primary, answer: self.store.get(key, now) }
+        Lookup { read: PendingRead::Primary, result: self.store.get(key, now) }
     }
 
     /// Looks up as long as the store answers without waiting.
@@ -79,8 +79,8 @@ impl CacheShared {
     ) -> Result<(Option<Box<CacheKey>>, LookupResult), Lookup> {
         let mut search = self.start_lookup(&params.key, now);
         loop {
-            let Lookup { requested_at, answer: MaybeReady::Ready(answer) } = search else { return Err(search) };
-            match self.step(params, headers, requested_at, answer, now) {
+            let Lookup { read, result: MaybeReady::Ready(result) } = search else { return Err(search) };
+            match self.step(params, headers, read, result, now) {
                 LookupStep::Next(next) => search = next,
                 LookupStep::Done(variant, found) => return Ok((variant, found)),
             }
@@ -100,15 +100,15 @@ impl CacheShared {
         &self,
         params: &CacheRequest,
         headers: &HeaderMap,
-        requested_at: PendingRead,
-        answer: Result<Option<Stored>, Error>,
+        read: PendingRead,
+        result: Result<Option<Stored>, Error>,
         now: Timestamp,
     ) -> LookupStep {
-        let stored = answer.unwrap_or_else(|error| {
+        let stored = result.unwrap_or_else(|error| {
             self.store_failed(&error);
             None
         });
-        let (key, variant, elsewhere) = match requested_at {
+        let (key, variant, elsewhere) = match read {
             PendingRead::Primary => (&params.key, None, None),
             PendingRead::Variant(key) => (&*key.clone(), Some(key), None),
             PendingRead::SharedIndex(key) => (&params.key, None, Some(key)),
@@ -129,15 +129,15 @@ impl CacheShared {
             }
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
                 Selected::Variant(key) => {
-                    let answer = self.store.get(&key, now);
-                    LookupStep::Next(Lookup { requested_at: PendingRead::Variant(Box::new(key)), answer })
+                    let result = self.store.get(&key, now);
+                    LookupStep::Next(Lookup { read: PendingRead::Variant(Box::new(key)), result })
                 }
                 Selected::None(key) if elsewhere.is_some() => {
                     LookupStep::Done(Some(Box::new(key)), LookupResult::Miss(Forward::VaryMiss))
                 }
                 Selected::None(key) => {
-                    let answer = self.store.get_shared(&params.key, now);
-                    LookupStep::Next(Lookup { requested_at: PendingRead::SharedIndex(Box::new(key)), answer })
+                    let result = self.store.get_shared(&params.key, now);
+                    LookupStep::Next(Lookup { read: PendingRead::SharedIndex(Box::new(key)), result })
                 }
             },
             _ => LookupStep::Done(variant.or(elsewhere), LookupResult::Miss(missed)),

@@ -76,14 +76,14 @@ where
 /// Combined bytes are copied into blocks of their own: references would keep every part ever received alive.
 ///
 /// # Errors
-/// [`Reason::TooLarge`] beyond `most` bytes, [`Reason::NoRoom`] if no memory is available.
+/// [`Reason::TooLarge`] beyond `max` bytes, [`Reason::NoRoom`] if no memory is available.
 pub(super) fn combine(
     new: StoredBody,
     part: ContentRange,
     etag: Option<&HeaderValue>,
     old: Option<&Entry>,
     body_memory: &Arc<BodyMemory>,
-    most: u64,
+    max: u64,
 ) -> Result<(StoredBody, ContentRange), Reason> {
     let touching =
         old.filter(|old| validators::strongly_equal(etag, old.meta.headers.get(header::ETAG))).and_then(|old| {
@@ -92,7 +92,7 @@ pub(super) fn combine(
         });
     let Some((old, known)) = touching else { return Ok((new, part)) };
     let span = ByteSpan { start: known.start.min(part.span.start), end: known.end.max(part.span.end) };
-    if span.len() > most {
+    if span.len() > max {
         return Err(Reason::TooLarge);
     }
     let before = ByteSpan { start: span.start, end: part.span.start.max(span.start) };

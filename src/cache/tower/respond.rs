@@ -142,8 +142,8 @@ pub(super) fn from_head<B>(
     *response.headers_mut() = meta.headers.clone();
     // RFC 9111 §4: "the cache MUST generate an Age header field" in a response it has not just validated. Written into
     // its slot: `insert` would reserve space for another field first.
-    if let Some(place) = response.headers_mut().get_mut(header::AGE) {
-        *place = number(meta.age_at(now).as_secs());
+    if let Some(slot) = response.headers_mut().get_mut(header::AGE) {
+        *slot = number(meta.age_at(now).as_secs());
     }
     let mut response = match is_not_modified(view, meta.status, &meta.headers) {
         true => validators::into_not_modified(response),

@@ -57,8 +57,8 @@ async fn complete_lookup(
     mut search: Lookup,
 ) -> (Option<Box<CacheKey>>, LookupResult) {
     loop {
-        let answer = search.answer.await;
-        match core.step(params, headers, search.requested_at, answer, core.clock.now()) {
+        let result = search.result.await;
+        match core.step(params, headers, search.read, result, core.clock.now()) {
             LookupStep::Next(next) => search = next,
             LookupStep::Done(variant, found) => return (variant, found),
         }
@@ -247,7 +247,7 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>, key: &Cache
         return;
     }
     if let Role::Lead(leader) = join_or_lead(&core, &job.params, key) {
-        if completed_meanwhile(&job).is_some_and(|renewed| renewed.meta.stored_at > entry.meta.stored_at) {
+        if completed_meanwhile(&job).is_some_and(|newer| newer.meta.stored_at > entry.meta.stored_at) {
             return;
         }
         let Some(slot) = core.refreshes.try_acquire() else { return };
@@ -288,9 +288,9 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
     {
         return Ok(hit(&job, &entry));
     }
-    let answer = bypass(job, Some(reason)).await;
+    let response = bypass(job, Some(reason)).await;
     drop(turn);
-    answer
+    response
 }
 
 /// Fetches for this request only; the fetch is cancelled with its client.
@@ -301,11 +301,11 @@ async fn bypass<O: Origin<B>, B: Send + 'static>(
     if let Some(reason) = reason {
         job.params.route.bypass(reason);
     }
-    let (answer, fetch_rest) = fetch(job, None, reason).await;
+    let (response, fetch_rest) = fetch(job, None, reason).await;
     if let Some(fetch_rest) = fetch_rest {
         detach(fetch_rest);
     }
-    answer
+    response
 }
 
 /// Shadow mode: responds with the inner service's response, and stores it on a miss.
@@ -337,14 +337,14 @@ async fn spawn_fetch<O: Origin<B>, B: Send + 'static>(
 ) -> CacheResult<O::Body, O::Error> {
     let core = job.core.clone();
     let task = tokio::spawn(carry(async move {
-        let (answer, fetch_rest) = fetch(job, Some(leader), None).await;
+        let (response, fetch_rest) = fetch(job, Some(leader), None).await;
         if let Some(fetch_rest) = fetch_rest {
             detach(fetch_rest);
         }
-        answer
+        response
     }));
     match (DetachedFetch { task: Some(task), core }).await {
-        Ok(answer) => answer,
+        Ok(response) => response,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is shutting down, and with it this task.
@@ -392,8 +392,8 @@ fn detach(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(carry(work));
 }
 
-/// Whether a response with this head may be shared: it is not invalidated, and it is either younger than the request,
-/// or could be served from the store. (RFC 9111 §4: collapsing requires permission to reuse.)
+/// Whether a response with this head may be shared. It must be valid, and either younger than the request, or usable
+/// from the store. (RFC 9111 §4: collapsing requires permission to reuse.)
 fn is_new_enough<O, B>(job: &FetchJob<O, B>, meta: &StoredHead, arrived: Timestamp) -> bool {
     let now = job.core.clock.now();
     if job.core.barriers.check(&job.params.key, meta) != Validity::Valid

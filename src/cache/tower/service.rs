@@ -36,6 +36,14 @@ use crate::cache::http::reason::Reason;
 /// service to be ready, then calls that clone.
 ///
 /// Fetching, timers and background work need a tokio runtime with time enabled.
+///
+/// ```
+/// use tollgate::cache::{Cache, CacheLayer};
+/// use tower::Layer;
+///
+/// let service: Cache<&str> = CacheLayer::in_memory(1 << 20).layer("the inner service");
+/// # let _ = service;
+/// ```
 pub struct Cache<S, W = Wrap> {
     inner: S,
     core: Arc<CacheShared>,

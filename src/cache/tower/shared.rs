@@ -149,7 +149,7 @@ impl CacheShared {
         }
     }
 
-    /// Checks that a `same_for_everyone()` rule applies to the right route: a pattern with parameters matched by path
+    /// Checks that a `same_for_everyone()` rule applies to the right route. A pattern with parameters matched by path
     /// alone might cover the private page of another route.
     ///
     /// # Errors

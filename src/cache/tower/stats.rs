@@ -60,6 +60,13 @@ pub struct CacheStats {
 }
 
 /// Statistics of one route.
+///
+/// ```
+/// use tollgate::cache::CacheLayer;
+///
+/// let stats = CacheLayer::in_memory(1 << 20).stats();
+/// assert!(stats.routes.get("/prices/{symbol}").is_none_or(|route| route.hits == 0));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RouteStats {

@@ -110,9 +110,9 @@ impl StoreTask {
         {
             return Err(Reason::Partial);
         }
-        let most = self.core.settings.max_entry;
+        let max = self.core.settings.max_entry;
         let etag = self.meta.headers.get(header::ETAG);
-        let (body, part) = partial::combine(body, part, etag, old.as_deref(), &self.core.body_memory, most)?;
+        let (body, part) = partial::combine(body, part, etag, old.as_deref(), &self.core.body_memory, max)?;
         let length = part.span.len();
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };

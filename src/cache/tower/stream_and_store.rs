@@ -151,7 +151,7 @@ async fn read_and_store(task: StoreTask, mut pump: Pump, tee: Arc<Tee>, leader: 
         PumpStep::OutOfMemory => Err(Reason::NoRoom),
         PumpStep::Abandoned => Err(Reason::Abandoned),
     };
-    let kept = match read {
+    let to_store = match read {
         Ok(()) => {
             let took = task.meta.took + core.clock.now().since(task.meta.stored_at);
             task.route.fetch_times.record(took);
@@ -160,7 +160,7 @@ async fn read_and_store(task: StoreTask, mut pump: Pump, tee: Arc<Tee>, leader: 
         }
         Err(reason) => Err(reason),
     };
-    if let Err(reason) = kept {
+    if let Err(reason) = to_store {
         task.route.bypass(reason);
         core.warn_if_useless(&task.rule, reason);
         if reason == Reason::TooLarge {

@@ -21,18 +21,18 @@ use crate::cache::http::{storability, validators};
 
 impl RunningFetch {
     /// RFC 9111 §4.3.4: updates the stored response from a 304.
-    pub(super) async fn update_entry<I>(&self, old: &Arc<Entry>, answer: &Parts) -> Response<Body<I>> {
+    pub(super) async fn update_entry<I>(&self, old: &Arc<Entry>, head: &Parts) -> Response<Body<I>> {
         let core = &self.core;
         record_outcome(&self.params.route.revalidated, CacheNote::Revalidated);
-        let report = Report { forward_status: Some(answer.status), ..Report::forward(self.forward) };
+        let report = Report { forward_status: Some(head.status), ..Report::forward(self.forward) };
         let respond = |entry: &Entry| respond::from_entry(core, entry, self.view(), core.clock.now(), report);
-        let new = record::storable(&answer.headers, respond::not_forwarded(core));
+        let new = record::storable(&head.headers, respond::not_forwarded(core));
         if !validators::selects_for_update(&old.meta.headers, &new) {
             // It confirms the tag that was sent, but names another: serve the entry once and remove it.
             core.remove_key(&self.params.key);
             return respond(old);
         }
-        match self.updated(old, answer).await {
+        match self.updated(old, head).await {
             Ok(entry) => {
                 if let Some(leader) = &self.leader {
                     leader.publish(FetchProgress::Stored(entry.clone()));
@@ -43,17 +43,17 @@ impl RunningFetch {
                 respond(&with_headers(old, headers))
             }
             Err((reason, headers)) => {
-                self.mark_not_shareable(reason, answer.status);
+                self.mark_not_shareable(reason, head.status);
                 core.remove_key(&self.params.key);
                 respond(&with_headers(old, headers))
             }
         }
     }
 
-    /// Stores `old` again with the fields of `answer`; an error holds the reason and the updated fields.
-    async fn updated(&self, old: &Arc<Entry>, answer: &Parts) -> Result<Arc<Entry>, (Reason, HeaderMap)> {
+    /// Stores `old` again with the fields of `head`; an error holds the reason and the updated fields.
+    async fn updated(&self, old: &Arc<Entry>, head: &Parts) -> Result<Arc<Entry>, (Reason, HeaderMap)> {
         let core = &self.core;
-        let mut new = record::storable(&answer.headers, &[]);
+        let mut new = record::storable(&head.headers, &[]);
         let mut headers = old.meta.headers.clone();
         // Set by this cache, not by the origin.
         headers.remove(header::AGE);
@@ -65,8 +65,8 @@ impl RunningFetch {
         validators::update_stored(&mut headers, &new);
         // Targeted fields affect the decision but are not stored.
         let mut for_decision = headers.clone();
-        validators::update_stored(&mut for_decision, &answer.headers);
-        let handler = answer.extensions.get::<StoreHint>();
+        validators::update_stored(&mut for_decision, &head.headers);
+        let handler = head.extensions.get::<StoreHint>();
         let policy = match storability::evaluate(&self.store_context(), old.meta.status, &for_decision, handler) {
             Ok(policy) => policy,
             Err(reason) => return Err((reason, headers)),
@@ -87,20 +87,20 @@ impl RunningFetch {
     }
 
     /// RFC 9111 §4.3.5: updates the stored response to GET from a response to HEAD, or invalidates it.
-    pub(super) async fn update_from_head(&self, answer: &Parts) {
+    pub(super) async fn update_from_head(&self, head: &Parts) {
         let Some(old) = self.stale.as_ref().filter(|_| self.core.settings.profile == Profile::Shared) else { return };
-        if answer.status != StatusCode::OK || old.meta.status != StatusCode::OK || old.partial.is_some() {
+        if head.status != StatusCode::OK || old.meta.status != StatusCode::OK || old.partial.is_some() {
             return;
         }
-        let same = |name| answer.headers.get(&name).is_none_or(|value| old.meta.headers.get(&name) == Some(value));
-        // A response without a validator cannot be recognised: neither updated nor removed.
+        let same = |name| head.headers.get(&name).is_none_or(|value| old.meta.headers.get(&name) == Some(value));
+        // Without a validator the responses cannot be compared: neither update nor remove it.
         if !validators::has_validator(&old.meta.headers) && same(header::CONTENT_LENGTH) {
             return;
         }
         if same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH) {
             // No longer storable otherwise: removed below.
             if let Err((Reason::Invalidated | Reason::StoreFailed | Reason::Superseded, _)) | Ok(_) =
-                self.updated(old, answer).await
+                self.updated(old, head).await
             {
                 return;
             }

@@ -71,10 +71,10 @@ impl CacheStore for MemoryCache {
     }
 
     fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
-        let meant: Vec<_> =
+        let matching: Vec<_> =
             self.entries.iter().filter(|(key, _)| glob::matches_url(pattern, key)).map(|(key, _)| key).collect();
-        meant.iter().for_each(|key| self.entries.invalidate(&**key));
-        MaybeReady::Ready(Ok(meant.len() as u64))
+        matching.iter().for_each(|key| self.entries.invalidate(&**key));
+        MaybeReady::Ready(Ok(matching.len() as u64))
     }
 
     fn stats(&self) -> Vec<LevelStats> {

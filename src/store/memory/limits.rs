@@ -122,31 +122,31 @@ impl MemoryLimits {
         let (at_a, at_b) = (self.index(a.key), self.index(b.key));
         let (mut first, mut second) = (self.lock(at_a.min(at_b)), self.lock(at_a.max(at_b)));
         let (of_a, of_b) = if at_a < at_b { (&mut *first, &mut *second) } else { (&mut *second, &mut *first) };
-        let mut asked = [of_a.evaluate(a, now), of_b.evaluate(b, now)];
-        let admits = (asked[0].admits() || !a.enforced) && (asked[1].admits() || !b.enforced);
+        let mut evaluated = [of_a.evaluate(a, now), of_b.evaluate(b, now)];
+        let admits = (evaluated[0].admits() || !a.enforced) && (evaluated[1].admits() || !b.enforced);
         if charge && admits {
-            for (verdict, (shard, check)) in asked.iter_mut().zip([(of_a, a), (of_b, b)]) {
+            for (verdict, (shard, check)) in evaluated.iter_mut().zip([(of_a, a), (of_b, b)]) {
                 if verdict.admits() {
                     *verdict = shard.charge(check, now);
                 }
             }
         }
-        Verdicts::from_buf(asked)
+        Verdicts::from_buf(evaluated)
     }
 
     fn run_many(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
         let mut locked = self.lock_all(checks);
-        let mut asked: Verdicts =
+        let mut evaluated: Verdicts =
             checks.iter().map(|check| locked.shard(self.index(check.key)).evaluate(check, now)).collect();
-        if !charge || checks.iter().zip(&asked).any(|(check, verdict)| check.enforced && !verdict.admits()) {
-            return asked;
+        if !charge || checks.iter().zip(&evaluated).any(|(check, verdict)| check.enforced && !verdict.admits()) {
+            return evaluated;
         }
-        for (check, verdict) in checks.iter().zip(&mut asked) {
+        for (check, verdict) in checks.iter().zip(&mut evaluated) {
             if verdict.admits() {
                 *verdict = locked.shard(self.index(check.key)).charge(check, now);
             }
         }
-        asked
+        evaluated
     }
 }
 
@@ -185,8 +185,8 @@ impl LimitStore for MemoryLimits {
 /// pause is twice as long as the last: two threads on one key make about twice as many decisions.
 #[cold]
 fn wait_for(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    for turn in 0..MAX_PAUSES {
-        (0..FIRST_PAUSE << turn).for_each(|_| std::hint::spin_loop());
+    for attempt in 0..MAX_PAUSES {
+        (0..FIRST_PAUSE << attempt).for_each(|_| std::hint::spin_loop());
         if let Some(locked) = shard.try_lock() {
             return locked;
         }
@@ -200,8 +200,8 @@ struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>);
 impl Locked<'_> {
     /// Returns the shard at this index, which must be locked.
     fn shard(&mut self, index: usize) -> &mut Shard {
-        let held = self.0.iter().position(|(held, _)| *held == index).unwrap_or_default();
-        &mut self.0[held].1
+        let locked = self.0.iter().position(|(locked, _)| *locked == index).unwrap_or_default();
+        &mut self.0[locked].1
     }
 }
 

@@ -112,12 +112,12 @@ impl Shard {
             self.table.widen(self.capacity)
         } else {
             let select_victim = self.select_victim(now)?;
-            let gone = self.table.remove(select_victim);
-            self.pasts.take(gone);
+            let evicted_slot = self.table.remove(select_victim);
+            self.pasts.take(evicted_slot);
             true
         };
         if moved {
-            at = self.table.find(key).unwrap_or_else(|place| place);
+            at = self.table.find(key).unwrap_or_else(|slot| slot);
         }
         let state = self.pasts.put(KeyHistory::none(check.quota), self.capacity);
         self.table.insert(at, Slot::new(key, state, check.quota.packed()));
@@ -177,11 +177,11 @@ impl WindowLogs {
     }
 
     /// Stores a history; returns its representation in a slot.
-    fn put(&mut self, state: KeyHistory, most: usize) -> u64 {
+    fn put(&mut self, state: KeyHistory, capacity: usize) -> u64 {
         match state {
             KeyHistory::Tat(tat) => tat.as_nanos(),
-            KeyHistory::Narrow(log) => self.narrow.put(log, most),
-            KeyHistory::Wide(log) => self.wide.put(log, most),
+            KeyHistory::Narrow(log) => self.narrow.put(log, capacity),
+            KeyHistory::Wide(log) => self.wide.put(log, capacity),
         }
     }
 

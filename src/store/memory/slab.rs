@@ -15,28 +15,28 @@ impl<T> Default for Slab<T> {
 
 impl<T: Default> Slab<T> {
     #[inline]
-    pub(super) fn at(&mut self, place: u64) -> &mut T {
-        &mut self.values[place as usize]
+    pub(super) fn at(&mut self, index: u64) -> &mut T {
+        &mut self.values[index as usize]
     }
 
-    /// Stores a value and returns its index. Capacity grows to at most `most` values.
-    pub(super) fn put(&mut self, value: T, most: usize) -> u64 {
-        if let Some(place) = self.free.pop() {
-            self.values[place as usize] = value;
-            return u64::from(place);
+    /// Stores a value and returns its index. Capacity grows to at most `capacity` values.
+    pub(super) fn put(&mut self, value: T, capacity: usize) -> u64 {
+        if let Some(index) = self.free.pop() {
+            self.values[index as usize] = value;
+            return u64::from(index);
         }
         let len = self.values.len();
         if len == self.values.capacity() {
-            self.values.reserve_exact((len / 2).max(4).min(most.saturating_sub(len)).max(1));
+            self.values.reserve_exact((len / 2).max(4).min(capacity.saturating_sub(len)).max(1));
         }
         self.values.push(value);
         len as u64
     }
 
     /// Frees an index.
-    pub(super) fn take(&mut self, place: u64) -> T {
-        self.free.push(place as u32);
-        std::mem::take(self.at(place))
+    pub(super) fn take(&mut self, index: u64) -> T {
+        self.free.push(index as u32);
+        std::mem::take(self.at(index))
     }
 }
 
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_freed_place_is_used_again_and_room_is_made_for_no_more_than_told() {
+    fn freed_indices_are_reused_within_the_capacity() {
         let mut slab = Slab::default();
         let places: Vec<u64> = (0..10).map(|n| slab.put(n, 10)).collect();
         assert_eq!(slab.values.capacity(), 10);

@@ -74,22 +74,22 @@ impl Table {
     pub(super) fn remove(&mut self, at: usize) -> Slot {
         let removed = self.slots[at];
         let after = self.slots[at + 1..].iter().zip(at + 1..);
-        let moved = after.take_while(|(slot, place)| slot.key != FREE && self.home(slot.key) < *place).count();
+        let moved = after.take_while(|(slot, index)| slot.key != FREE && self.home(slot.key) < *index).count();
         self.slots.copy_within(at + 1..=at + moved, at);
         self.slots[at + moved] = EMPTY;
         self.len -= 1;
         removed
     }
 
-    /// Reserves space for one more of at most `capacity` keys; doubles when four fifths full, so that a key is copied a
-    /// constant number of times. Returns whether keys have moved.
+    /// Reserves space for one more of at most `capacity` keys. The table doubles when four fifths full, so that a key
+    /// is copied a constant number of times. Returns whether keys have moved.
     pub(super) fn widen(&mut self, capacity: usize) -> bool {
-        let most = capacity.saturating_add(capacity / 4).max(8);
-        if self.homes >= most || self.len * 5 < self.homes * 4 {
+        let capacity = capacity.saturating_add(capacity / 4).max(8);
+        if self.homes >= capacity || self.len * 5 < self.homes * 4 {
             return false;
         }
         let old = std::mem::take(&mut self.slots);
-        self.homes = (self.homes * 2).clamp(8, most);
+        self.homes = (self.homes * 2).clamp(8, capacity);
         self.slots.reserve_exact(self.homes + self.homes / 64 + 8);
         for slot in old.into_iter().filter(|slot| slot.key != FREE) {
             let home = self.home(slot.key);

@@ -69,7 +69,7 @@ redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('PUBLISH', ARGV[5], line)
 return line";
 
-/// Starts a new log if there is none, or if it ends before ARGV[2].
+/// Starts a new log if there is none, or if it ends before `ARGV[2]`.
 const RESTART: &str = r"
 local number = tonumber(redis.call('GET', KEYS[1]) or '0')
 local log = redis.call('ZCARD', KEYS[2])

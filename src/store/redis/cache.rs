@@ -204,11 +204,11 @@ impl CacheStore for RedisCache {
 
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.shared.backplane.start();
-        let (life, known) = match &stored {
+        let (ttl, known) = match &stored {
             Stored::Entry(entry) => (entry.retain_until().since(now), entry.meta.began.fleet > 0),
             Stored::Vary(_) => (INDEX_TTL, true),
         };
-        let millis = nanos(life.min(MAX_TTL)) / 1_000_000;
+        let millis = nanos(ttl.min(MAX_TTL)) / 1_000_000;
         let (Some(key_name), Some(clock)) = (self.shared.key_name("entry", key), self.shared.backplane.fleet_clock())
         else {
             return MaybeReady::Ready(Ok(()));

@@ -268,8 +268,8 @@ impl Conn {
             return self.query(command).await;
         };
         let address = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
-        let answer = cluster.route_command(command.clone(), RoutingInfo::SingleNode(address)).await;
-        answer
+        let reply = cluster.route_command(command.clone(), RoutingInfo::SingleNode(address)).await;
+        reply
             .and_then(|value| redis::from_redis_value(value).map_err(RedisError::from))
             .map_err(|error| fault(error, self.may_fail_over))
     }
@@ -331,8 +331,8 @@ pub(super) fn fault(error: RedisError, may_fail_over: bool) -> Fault {
         ErrorKind::Extension => error.code() != Some("NOAUTH"),
         _ => false,
     };
-    let told = Error::store(format!("redis: {}", reason(&error)), error);
-    if refused { Fault::Refused(told) } else { Fault::Lost(told) }
+    let message = Error::store(format!("redis: {}", reason(&error)), error);
+    if refused { Fault::Refused(message) } else { Fault::Lost(message) }
 }
 
 /// Returns the error in one line, without password: the client's errors contain none.

@@ -40,6 +40,14 @@ use queue::{CallQueue, QueuedGroup};
 use script::{Script, ScriptKeys};
 
 /// Mode of limits in Redis.
+///
+/// ```
+/// use tollgate::store::redis::{LimitMode, Redis};
+///
+/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
+/// # let _ = redis;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitMode {
@@ -173,7 +181,7 @@ impl LimitStore for RedisLimits {
         corrections.iter().for_each(|op| inner.local_cache.clear_refusal(op.key));
         let pending: Vec<_> = corrections.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
         MaybeReady::Pending(Box::pin(async move {
-            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|answer| answer.map(|_| ()))
+            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|reply| reply.map(|_| ()))
         }))
     }
 
@@ -265,8 +273,8 @@ impl LimitsShared {
     #[cold]
     fn lease_next_block(self: &Arc<Self>, key: u64, check: &Check, now: Timestamp) {
         let order = self.local_cache.lease_order(key, check.quota, 0, now, self.store_us(now));
-        let Some((want, life)) = order else { return };
-        let act = LimitCommand::Take { enforced: true, want, life };
+        let Some((want, ttl)) = order else { return };
+        let act = LimitCommand::Take { enforced: true, want, ttl };
         let op = Op { key, quota: check.quota, units: 0, act };
         if !self.submit(smallvec![op], now, None) {
             self.local_cache.lease_order_failed(key, check.quota);
@@ -299,32 +307,31 @@ impl LimitsShared {
         let key = check.fleet().map_or(0, |key| key.to_bits());
         let (quota, units, enforced) = (check.quota, check.cost, check.enforced);
         let order = || self.local_cache.lease_order(key, quota, units, now, self.store_us(now));
-        let (want, life) =
+        let (want, ttl) =
             if takes && self.mode == LimitMode::Leased { order().unwrap_or_default() } else { Default::default() };
-        let act = if takes { LimitCommand::Take { enforced, want, life } } else { LimitCommand::Ask { enforced } };
+        let act = if takes { LimitCommand::Take { enforced, want, ttl } } else { LimitCommand::Ask { enforced } };
         Op { key, quota, units, act }
     }
 
     /// Sends checks of several tags in parallel, and refunds them if one refuses.
     async fn send_to_several_tags(self: Arc<Self>, group: CheckGroup, now: Timestamp) -> Result<Verdicts, Error> {
         let pending: Vec<PendingReply> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
-        let answers = join_all(pending.into_iter().map(await_reply)).await;
+        let replies = join_all(pending.into_iter().map(await_reply)).await;
         let enforced = |op: &Op| {
             matches!(op.act, LimitCommand::Take { enforced: true, .. } | LimitCommand::Ask { enforced: true })
         };
-        let admits = |answer: &Result<Verdicts, Error>| {
-            answer.as_ref().is_ok_and(|verdicts| verdicts.iter().all(Verdict::admits))
-        };
-        let refused = group.iter().zip(&answers).any(|(op, answer)| enforced(op) && !admits(answer));
+        let admits =
+            |reply: &Result<Verdicts, Error>| reply.as_ref().is_ok_and(|verdicts| verdicts.iter().all(Verdict::admits));
+        let refused = group.iter().zip(&replies).any(|(op, reply)| enforced(op) && !admits(reply));
         if refused {
-            for (op, _) in group.iter().zip(&answers).filter(|(_, answer)| admits(answer)) {
+            for (op, _) in group.iter().zip(&replies).filter(|(_, reply)| admits(reply)) {
                 if let LimitCommand::Take { .. } = op.act {
                     let charged = self.store_us(now);
                     self.submit(smallvec![Op { act: LimitCommand::Refund { charged }, ..*op }], now, None);
                 }
             }
         }
-        answers.into_iter().map(|answer| answer.map(|verdicts| verdicts[0])).collect()
+        replies.into_iter().map(|reply| reply.map(|verdicts| verdicts[0])).collect()
     }
 
     fn correction(&self, settlement: &Settlement) -> Option<Op> {

@@ -51,13 +51,13 @@ impl KeyNames {
 
     /// Agrees on the fleet's secret: the one in Redis, else `known` or a new one, which is stored there.
     pub(super) async fn agree(connection: &mut Conn, name: &str, known: Option<&Self>) -> Result<Self, Fault> {
-        let ours = known.map_or_else(draw_secret, |known| known.secret.clone());
+        let own = known.map_or_else(draw_secret, |known| known.secret.clone());
         let mut propose = cmd("SET");
-        propose.arg(name).arg(&ours).arg("NX").arg("EX").arg(SECRET_EXPIRY_SECONDS);
+        propose.arg(name).arg(&own).arg("NX").arg("EX").arg(SECRET_EXPIRY_SECONDS);
         connection.query::<Option<String>>(&propose).await?;
         let agreed: Option<String> = connection.query(cmd("GET").arg(name)).await?;
         connection.query::<i64>(cmd("EXPIRE").arg(name).arg(SECRET_EXPIRY_SECONDS)).await?;
-        let agreed = agreed.unwrap_or(ours);
+        let agreed = agreed.unwrap_or(own);
         if !has_valid_checksum(&agreed) {
             // Names derived from it would match no other node's.
             return Err(Fault::Lost(Error::store(

@@ -34,7 +34,7 @@ fn all_or_none() {
 }
 
 #[test]
-fn a_dry_run_check_does_not_hold_the_others_back() {
+fn dry_run_checks_do_not_block_others() {
     let store = MemoryLimits::new(1_000);
     let mut trial = Check::new(key(1), Quota::per_minute(1));
     trial.enforced = false;
@@ -71,7 +71,7 @@ fn settling_refunds_or_charges_the_difference() {
 }
 
 #[test]
-fn a_flood_of_new_keys_is_bounded_and_forgives_no_limited_key() {
+fn floods_are_bounded_and_reset_no_exhausted_key() {
     let store = MemoryLimits::new(1_000);
     let quota = Quota::per_minute(5);
     let limited: Vec<Check> = (0..20).map(|n| Check::new(key(n), quota)).collect();
@@ -92,7 +92,7 @@ fn a_flood_of_new_keys_is_bounded_and_forgives_no_limited_key() {
 }
 
 #[test]
-fn where_everybody_is_at_the_limit_newcomers_share_buckets() {
+fn new_keys_share_overflow_buckets_if_all_are_exhausted() {
     let store = MemoryLimits::new(100);
     let quota = Quota::per_minute(1);
     // One more than fits, each at its limit: the rest share the overflow buckets.
@@ -127,7 +127,7 @@ fn threads_together_admit_exactly_the_limit() {
 
 /// The documentation states these sizes: tables are at most four fifths full.
 #[test]
-fn a_key_takes_what_is_said() {
+fn memory_per_key_matches_the_documentation() {
     use crate::limit::algorithm::window::Log;
     assert_eq!(size_of::<crate::store::memory::table::Slot>() * 5 / 4, 40);
     assert_eq!(40 + size_of::<Log<u16>>(), 160);

@@ -102,13 +102,13 @@ impl LocalCache {
         now: Timestamp,
         store_us: u64,
     ) -> Option<(u32, Duration)> {
-        let life = life(quota, store_us)?;
+        let ttl = life(quota, store_us)?;
         let mut slot = self.take_slot(key, quota, now)?;
         if cost > 0 {
-            slot.account.asked(cost, now, life);
+            slot.account.asked(cost, now, ttl);
         }
-        let wanted = slot.account.order(now, life);
-        (wanted > 0).then_some((wanted, life))
+        let units = slot.account.order(now, ttl);
+        (units > 0).then_some((units, ttl))
     }
 
     /// Records a block leased by a call sent at `sent`; returns the units left of the previous lease.
@@ -123,8 +123,8 @@ impl LocalCache {
         if !slot.is(key, quota) {
             return (sold.units > 0).then_some(Unspent { units: sold.units, charged: store_us });
         }
-        slot.replenished_at = slot.replenished_at.max(sent + sold.life + quota.period());
-        slot.account.bought(sold.units, sent + sold.life, store_us, sent)
+        slot.replenished_at = slot.replenished_at.max(sent + sold.ttl + quota.period());
+        slot.account.bought(sold.units, sent + sold.ttl, store_us, sent)
     }
 
     pub(super) fn lease_order_failed(&self, key: u64, quota: Quota) {

@@ -30,7 +30,7 @@ pub(super) struct Op {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum LimitCommand {
     /// Charges the units if all of the group fit, and then leases up to `want` more.
-    Take { enforced: bool, want: u32, life: Duration },
+    Take { enforced: bool, want: u32, ttl: Duration },
     /// Evaluates without charging.
     Ask { enforced: bool },
     /// Refunds units charged at that store time, in microseconds.
@@ -85,8 +85,8 @@ fn flags(act: &LimitCommand) -> (u8, [Option<f64>; 2]) {
     let enforced = |enforced: bool| if enforced { ENFORCED } else { 0 };
     match *act {
         LimitCommand::Take { enforced: e, want: 0, .. } => (enforced(e), [None; 2]),
-        LimitCommand::Take { enforced: e, want, life } => {
-            (enforced(e) | LEASES, [Some(f64::from(want)), Some(life.as_micros() as f64)])
+        LimitCommand::Take { enforced: e, want, ttl } => {
+            (enforced(e) | LEASES, [Some(f64::from(want)), Some(ttl.as_micros() as f64)])
         }
         LimitCommand::Ask { enforced: e } => (enforced(e) | ASKS, [None; 2]),
         LimitCommand::Refund { charged } => (REFUNDS, [Some(charged as f64), None]),
@@ -104,7 +104,7 @@ fn index<A: smallvec::Array<Item = T>, T: PartialEq>(list: &mut SmallVec<A>, ite
     at as u8 + 1
 }
 
-/// Encodes a quota for the script: a window's limit and period in microseconds, or a bucket's burst and negated
+/// Encodes a quota for the script. It is a window's limit and period in microseconds, or a bucket's burst and negated
 /// interval in nanoseconds.
 fn numbers(quota: Quota) -> (f64, f64) {
     let period = nanos(quota.period());
@@ -118,7 +118,7 @@ fn numbers(quota: Quota) -> (f64, f64) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SoldUnits {
     pub(super) units: u32,
-    pub(super) life: Duration,
+    pub(super) ttl: Duration,
 }
 
 /// The script's reply for one group.
@@ -151,18 +151,18 @@ impl<'a> Answers<'a> {
 
     /// Decodes one group; `None` if the reply does not match the request.
     pub(super) fn group(&mut self, group: &CheckGroup) -> Option<GroupResult> {
-        let mut told = GroupResult::default();
+        let mut results = GroupResult::default();
         for op in group {
             if matches!(op.act, LimitCommand::Take { .. } | LimitCommand::Ask { .. }) {
-                told.verdicts.push(self.verdict(op)?);
+                results.verdicts.push(self.verdict(op)?);
             }
             if matches!(op.act, LimitCommand::Take { want: 1.., .. }) {
                 let units = u32::try_from(self.next()?).ok()?;
-                let life = if units == 0 { 0 } else { u64::try_from(self.next()?).ok()? };
-                told.sold.push(SoldUnits { units, life: Duration::from_micros(life) });
+                let ttl = if units == 0 { 0 } else { u64::try_from(self.next()?).ok()? };
+                results.sold.push(SoldUnits { units, ttl: Duration::from_micros(ttl) });
             }
         }
-        Some(told)
+        Some(results)
     }
 
     /// Whether all values were decoded.

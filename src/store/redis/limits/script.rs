@@ -38,20 +38,20 @@ impl Script {
             }
             command
         };
-        let answer = connection.call_script(&command("EVALSHA", &self.hash)).await?;
-        let answer = match answer {
-            Some(answer) => answer,
+        let reply = connection.call_script(&command("EVALSHA", &self.hash)).await?;
+        let reply = match reply {
+            Some(reply) => reply,
             None => connection.query(&command("EVAL", self.source)).await?,
         };
-        integers(answer)
+        integers(reply)
     }
 }
 
 /// Decodes a reply of integers; any other reply belongs to another command.
-fn integers(answer: Value) -> Result<Vec<i64>, Fault> {
+fn integers(reply: Value) -> Result<Vec<i64>, Fault> {
     let foreign =
         || Fault::Lost(Error::store("redis: the limit script returned an unexpected reply", "not a list of integers"));
-    let Value::Array(values) = answer else { return Err(foreign()) };
+    let Value::Array(values) = reply else { return Err(foreign()) };
     values.into_iter().map(|value| if let Value::Int(value) = value { Ok(value) } else { Err(foreign()) }).collect()
 }
 

@@ -46,9 +46,9 @@ impl Bare {
         let values = self.runtime.block_on(values).expect("an answer");
         let mut answers = Answers::new(&values).expect("the time");
         assert_eq!(answers.now, now);
-        let told = groups.iter().map(|group| answers.group(group).expect("an answer that fits")).collect();
+        let results = groups.iter().map(|group| answers.group(group).expect("an answer that fits")).collect();
         assert!(answers.is_done());
-        told
+        results
     }
 }
 
@@ -60,11 +60,11 @@ fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
         check.enforced = enforced;
         check
     };
-    let (mut takes, mut asks) = (Vec::new(), Vec::new());
+    let (mut takes, mut evaluates) = (Vec::new(), Vec::new());
     for op in group {
         match op.act {
             LimitCommand::Take { enforced, .. } => takes.push(check(op, enforced)),
-            LimitCommand::Ask { enforced } => asks.push(check(op, enforced)),
+            LimitCommand::Ask { enforced } => evaluates.push(check(op, enforced)),
             LimitCommand::Refund { charged } => {
                 drop(engine.settle(&[Settlement::new(check(op, true), at(charged), 0)], at(now)))
             }
@@ -74,8 +74,8 @@ fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
             }
         }
     }
-    let answer = if takes.is_empty() { engine.peek(&asks, at(now)) } else { engine.decide(&takes, at(now)) };
-    let MaybeReady::Ready(Ok(verdicts)) = answer else { unreachable!("in process") };
+    let reply = if takes.is_empty() { engine.peek(&evaluates, at(now)) } else { engine.decide(&takes, at(now)) };
+    let MaybeReady::Ready(Ok(verdicts)) = reply else { unreachable!("in process") };
     verdicts
 }
 
@@ -95,7 +95,7 @@ type Row = (u64, u8, u32, bool);
 
 fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
     let act = match kind {
-        0..=6 => LimitCommand::Take { enforced, want: 0, life: Duration::ZERO },
+        0..=6 => LimitCommand::Take { enforced, want: 0, ttl: Duration::ZERO },
         7 => LimitCommand::Refund { charged: now - u64::from(units) * 37_000 },
         _ => LimitCommand::Charge,
     };
@@ -104,11 +104,11 @@ fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
 }
 
 /// Takes and asks share groups; corrections have groups of their own.
-fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota) -> CheckGroup {
+fn group(mut rows: Vec<Row>, evaluates: bool, now: u64, quota: impl Fn(u64) -> Quota) -> CheckGroup {
     // The limits of a request use distinct keys.
     rows.sort_by_key(|row| row.0);
     rows.dedup_by_key(|row| row.0);
-    if asks {
+    if evaluates {
         return rows
             .iter()
             .map(|row| Op { act: LimitCommand::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
@@ -121,7 +121,7 @@ fn group(mut rows: Vec<Row>, asks: bool, now: u64, quota: impl Fn(u64) -> Quota)
 }
 
 #[test]
-fn the_script_says_what_the_pure_engine_says() {
+fn the_script_agrees_with_the_in_process_engine() {
     if !server::wanted() {
         return;
     }
@@ -136,20 +136,20 @@ fn the_script_says_what_the_pure_engine_says() {
         let mut now = START_US;
         for (step, groups) in steps {
             now += step;
-            let groups: Vec<CheckGroup> = groups.into_iter().map(|(rows, asks)| {
+            let groups: Vec<CheckGroup> = groups.into_iter().map(|(rows, evaluates)| {
                 let rows = rows.into_iter().map(|row| (row.0 + base, row.1, row.2, row.3)).collect();
-                group(rows, asks, now, |key| quota(key - base))
+                group(rows, evaluates, now, |key| quota(key - base))
             }).collect();
-            let told = bare.call(&groups, now);
-            for (group, told) in groups.iter().zip(told) {
-                prop_assert_eq!(&told.verdicts[..], &model(&engine, group, now)[..], "{:?} at {}", group, now);
+            let results = bare.call(&groups, now);
+            for (group, results) in groups.iter().zip(results) {
+                prop_assert_eq!(&results.verdicts[..], &model(&engine, group, now)[..], "{:?} at {}", group, now);
             }
         }
     });
 }
 
 #[test]
-fn a_quota_that_changes_keeps_the_used_share_as_in_the_pure_engine() {
+fn changed_quotas_keep_the_used_share() {
     if !server::wanted() {
         return;
     }
@@ -161,22 +161,22 @@ fn a_quota_that_changes_keeps_the_used_share_as_in_the_pure_engine() {
         let mut now = START_US;
         for (step, quota, units) in steps {
             now += step;
-            let act = LimitCommand::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
             let group: CheckGroup = smallvec![Op { key, quota: quotas()[quota], units, act }];
-            let told = bare.call(std::slice::from_ref(&group), now)[0].verdicts[0];
+            let results = bare.call(std::slice::from_ref(&group), now)[0].verdicts[0];
             let expected = model(&engine, &group, now)[0];
             // A share of 2⁻³² is rounded in doubles there and in integers here.
-            let near = |a: Duration, b: Duration| a.abs_diff(b) < Duration::from_micros(1);
-            prop_assert!(told.admits() == expected.admits() && told.remaining().abs_diff(expected.remaining()) <= 1
-                && near(told.reset(), expected.reset())
-                && near(told.wait().unwrap_or_default(), expected.wait().unwrap_or_default()),
-                "{:?}: {:?} instead of {:?}", group, told, expected);
+            let local_cache = |a: Duration, b: Duration| a.abs_diff(b) < Duration::from_micros(1);
+            prop_assert!(results.admits() == expected.admits() && results.remaining().abs_diff(expected.remaining()) <= 1
+                && local_cache(results.reset(), expected.reset())
+                && local_cache(results.wait().unwrap_or_default(), expected.wait().unwrap_or_default()),
+                "{:?}: {:?} instead of {:?}", group, results, expected);
         }
     });
 }
 
 #[test]
-fn the_script_sells_what_the_simulated_store_sells() {
+fn the_script_leases_like_the_simulated_store() {
     if !server::wanted() {
         return;
     }
@@ -193,9 +193,9 @@ fn the_script_sells_what_the_simulated_store_sells() {
         ][which];
         let (mut store, key, mut now) = (Store::new(quota), case.fetch_add(1, Ordering::Relaxed), START_US);
         let mut last = None;
-        for (step, want, life, refunds) in steps {
+        for (step, want, ttl, refunds) in steps {
             now += step;
-            let life = Duration::from_micros(life);
+            let ttl = Duration::from_micros(ttl);
             if let (true, Some(unspent)) = (refunds, last.take()) {
                 let Unspent { units, charged } = unspent;
                 let group: CheckGroup = smallvec![Op { key, quota, units, act: LimitCommand::Refund { charged } }];
@@ -203,15 +203,15 @@ fn the_script_sells_what_the_simulated_store_sells() {
                 store.refund(unspent, at(now));
                 continue;
             }
-            let act = LimitCommand::Take { enforced: true, want, life };
+            let act = LimitCommand::Take { enforced: true, want, ttl };
             let group: CheckGroup = smallvec![Op { key, quota, units: 1, act }];
-            let told = bare.call(std::slice::from_ref(&group), now).remove(0);
-            let (admits, granted, lives) = store.ask(want, life, at(now));
-            prop_assert_eq!(told.verdicts[0].admits(), admits, "{} at {}", quota, now);
-            let sold = told.sold.first().map_or(0, |sold| sold.units);
+            let results = bare.call(std::slice::from_ref(&group), now).remove(0);
+            let (admits, granted, lives) = store.ask(want, ttl, at(now));
+            prop_assert_eq!(results.verdicts[0].admits(), admits, "{} at {}", quota, now);
+            let sold = results.sold.first().map_or(0, |sold| sold.units);
             prop_assert_eq!(sold, if want > 0 { granted } else { 0 }, "{} at {}", quota, now);
             if sold > 0 {
-                prop_assert_eq!(told.sold[0].life, lives);
+                prop_assert_eq!(results.sold[0].ttl, lives);
                 last = Some(Unspent { units: sold / 2, charged: now });
             }
         }
@@ -219,7 +219,7 @@ fn the_script_sells_what_the_simulated_store_sells() {
 }
 
 #[test]
-fn a_foreign_value_is_a_key_that_has_done_nothing() {
+fn foreign_values_count_as_missing() {
     if !server::wanted() {
         return;
     }
@@ -229,15 +229,15 @@ fn a_foreign_value_is_a_key_that_has_done_nothing() {
     for (key, value) in [(1, "short"), (2, &*long), (3, &long[..56])] {
         server.cli(&["SET", &format!("t:l:{key:016x}"), value]);
         for left in [4, 3] {
-            let act = LimitCommand::Take { enforced: true, want: 0, life: Duration::ZERO };
+            let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
             let group: CheckGroup = smallvec![Op { key, quota: Quota::per_minute(5), units: 1, act }];
-            let told = bare.call(std::slice::from_ref(&group), START_US);
-            assert_eq!(told[0].verdicts[0].remaining(), left, "{key}");
+            let results = bare.call(std::slice::from_ref(&group), START_US);
+            assert_eq!(results[0].verdicts[0].remaining(), left, "{key}");
         }
     }
     server.cli(&["DEL", "t:l:0000000000000004"]);
     server.cli(&["LPUSH", "t:l:0000000000000004", "a list"]);
-    let act = LimitCommand::Take { enforced: true, want: 0, life: Duration::ZERO };
+    let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
     let group: CheckGroup = smallvec![Op { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
     assert_eq!(bare.call(std::slice::from_ref(&group), START_US)[0].verdicts[0].remaining(), 4);
 }

@@ -68,15 +68,15 @@ async fn send(inner: &Arc<LimitsShared>, jobs: Vec<QueuedGroup>) {
     let call = encode(jobs.iter().map(|job| &job.group));
     let now = inner.passes_time.then(|| inner.clock.now().as_nanos() / 1_000);
     count(&inner.counters.commands);
-    let answer = inner.guard.call_by(by, async |connection| {
+    let reply = inner.guard.call_by(by, async |connection| {
         let values = inner.script.call(connection, &inner.names, &call, now).await?;
         let received = inner.clock.now();
         read(&values, &jobs).map(|(at, results)| (at, received, results)).ok_or_else(mismatched_reply)
     });
-    match answer.await {
+    match reply.await {
         Ok((at, received, results)) => {
-            let ours = (received.as_nanos() / 1_000) as i64;
-            inner.offset_us.store((at as i64).saturating_sub(ours), std::sync::atomic::Ordering::Relaxed);
+            let is_local = (received.as_nanos() / 1_000) as i64;
+            inner.offset_us.store((at as i64).saturating_sub(is_local), std::sync::atomic::Ordering::Relaxed);
             for (job, result) in jobs.into_iter().zip(results) {
                 deliver(inner, job, result, at);
             }
@@ -128,12 +128,12 @@ fn deliver_error(inner: &LimitsShared, job: QueuedGroup, outage: Outage) {
 
 fn record_lease(inner: &Arc<LimitsShared>, op: &Op, sold: SoldUnits, at: u64, sent: Timestamp) {
     // Clock rates may differ; a thousandth is a safe margin.
-    let sold = SoldUnits { life: sold.life - sold.life / 1_000, ..sold };
+    let sold = SoldUnits { ttl: sold.ttl - sold.ttl / 1_000, ..sold };
     if let Some(unspent) = inner.local_cache.record_lease((op.key, op.quota), sold, at, sent) {
         refund(inner, op.key, op.quota, unspent, sent);
     }
     if sold.units > 0 {
-        inner.leases.schedule_refund(inner, (op.key, op.quota, sent + sold.life));
+        inner.leases.schedule_refund(inner, (op.key, op.quota, sent + sold.ttl));
     }
 }
 
