@@ -55,7 +55,7 @@ async fn statuses_that_speak_of_one_request_are_never_stored() {
         });
         assert_eq!(world.get("/a").await.status.to_string(), status);
         assert_eq!(world.get("/a").await.body, "page", "{status}");
-        assert_eq!(world.stats().routes["unmatched"].bypassed["own-fields"], 1);
+        assert_eq!(world.stats().routes["unmatched"].bypassed["request-specific"], 1);
     }
 }
 

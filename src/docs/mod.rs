@@ -6,6 +6,7 @@
 //! | identify users behind proxies, by API key, by session | [`identity`] |
 //! | limit requests | [`limits`] |
 //! | cache responses | [`caching`] |
+//! | know what counts as a credential | [`sharing`] |
 //! | share both between processes | [`fleets`] |
 //! | protect the quota of an API | [`upstreams`] |
 //! | find slow queries | [`timing`] |
@@ -34,6 +35,11 @@ pub mod limits {
 /// Which responses are cached, for whom, and why not.
 pub mod caching {
     #![doc = include_str!("caching.md")]
+}
+
+/// The credentials of requests, and which responses are shared between them.
+pub mod sharing {
+    #![doc = include_str!("sharing.md")]
 }
 
 /// Limits and cache shared by several processes through Redis.

@@ -15,7 +15,7 @@
 //! | completes | completes | complete | start |
 //! | ends in an error | gets that error | get an error | fetch without sharing |
 //! | of unknown length exceeds a bound | continues from the inner body, in constant memory | none exist | fetch without sharing |
-//! | makes no progress for a second | waits | continue by a range request under the same strong `ETag`, else wait | fetch without sharing |
+//! | makes no progress for a second | waits | continue by a range request under the same strong `ETag`, else wait | share a new fetch |
 //! | makes none until the idle timeout | waits | get an error | – |
 //!
 //! After the leader's client has left, the pump continues for its followers, or to store the body, while it makes

@@ -92,7 +92,7 @@ reasons! {
     /// The status is not storable in this profile.
     Status = "status", "answer 200, 203, 301, 308, 404 or 410; profile `shared` stores every final status with explicit freshness";
     /// The error is specific to this request: its `Range`, condition, `Expect` or `Accept`, its rate, its connection.
-    OwnFields = "own-fields", "nothing: the error does not apply to other requests";
+    RequestSpecific = "request-specific", "nothing: the error does not apply to other requests";
     /// The response says `no-store`.
     NoStore = "no-store", "drop the directive from the response";
     /// The response says `private`.
@@ -138,7 +138,7 @@ reasons! {
     /// The coalesced fetch took longer than the waiters' deadline.
     WaitedTooLong = "waited-too-long", "raise `wait`, or make the inner service faster";
     /// The coalesced fetch failed, or its response does not match this request.
-    FlightFailed = "flight-failed", "see the log of the inner service";
+    FetchFailed = "fetch-failed", "see the log of the inner service";
     /// The key was requested fewer than `min_uses` times.
     MinUses = "min-uses", "lower `min_uses`";
     /// The expired response was served to save the remaining budget.

@@ -174,7 +174,7 @@ fn check_status(context: &StoreContext<'_>, status: StatusCode, headers: &Header
         return if app || !one || !context.flags.has(RequestFlags::RANGE) { Err(Reason::Partial) } else { Ok(()) };
     }
     if (status.is_client_error() || status.is_server_error()) && is_request_specific(context, status) {
-        return Err(Reason::OwnFields);
+        return Err(Reason::RequestSpecific);
     }
     let storable = if app {
         matches!(status.as_u16(), 200 | 203 | 301 | 308 | 404 | 410)

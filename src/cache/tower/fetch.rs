@@ -276,7 +276,7 @@ impl RunningFetch {
         let is_error = status.is_client_error() || status.is_server_error();
         let is_general = (matches!(status.as_u16(), 404 | 410) || !is_error)
             && !self.params.flags.has(RequestFlags::CREDENTIAL)
-            && reason != Reason::OwnFields
+            && reason != Reason::RequestSpecific
             && !self.params.wants_part();
         // A partial or conditional response does not predict a full one; neither does a shortage of memory.
         if is_general && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
@@ -288,7 +288,7 @@ impl RunningFetch {
             core.remove_key(&self.params.key);
         }
         // After an error that is not theirs, followers go on as after any failure: a few at a time.
-        let fails_followers = status.is_server_error() || reason == Reason::OwnFields;
+        let fails_followers = status.is_server_error() || reason == Reason::RequestSpecific;
         if let Some(leader) = self.leader.as_ref().filter(|_| !fails_followers) {
             leader.publish(FetchProgress::NotShareable);
         }

@@ -116,15 +116,15 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     let own_part = job.params.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
     if job.params.head_only || own_part || own_condition {
         job.unchanged = true;
-        return bypass(job, None).await;
+        return fetch_without_sharing(job, None).await;
     }
     if job.core.hit_for_miss.is_marked(&job.params.key, job.core.clock.now()) {
-        return bypass(job, Some(Reason::HitForMiss)).await;
+        return fetch_without_sharing(job, Some(Reason::HitForMiss)).await;
     }
     fetch_coalesced(job, key).await
 }
 
-/// Leads a fetch, or waits for one.
+/// Leads a fetch, or follows one; a follower that cannot use it fetches without sharing.
 async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     mut key: CacheKey,
@@ -145,7 +145,7 @@ async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
         let outcome = {
             let outcome = std::pin::pin!(follower.wait_for_progress());
             match select(outcome, deadline.as_mut()).await {
-                Either::Left((progress, _)) => progress.ok_or(Reason::FlightFailed),
+                Either::Left((progress, _)) => progress.ok_or(Reason::FetchFailed),
                 Either::Right(_) => Err(Reason::WaitedTooLong),
             }
         };
@@ -154,7 +154,7 @@ async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
             Err(reason) => return fetch_with_fallback_permit(job, follower, reason).await,
         };
         match progress {
-            FetchProgress::NotShareable => return bypass(job, Some(Reason::HitForMiss)).await,
+            FetchProgress::NotShareable => return fetch_without_sharing(job, Some(Reason::HitForMiss)).await,
             FetchProgress::Streaming(streaming) if matches_request(&job, &streaming, arrived) => {
                 let shareable = until_shareable(&core, &job.params.route, &streaming.tee, deadline.as_mut()).await;
                 match shareable {
@@ -162,12 +162,12 @@ async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
                     Ok(ShareState::Ready) if is_new_enough(&job, &streaming.meta, arrived) => {
                         return Ok(respond_while_streaming(job, &streaming));
                     }
-                    Ok(ShareState::Ready) => return bypass(job, Some(Reason::FlightFailed)).await,
+                    Ok(ShareState::Ready) => return fetch_without_sharing(job, Some(Reason::FetchFailed)).await,
                     // Make room in the table for a new fetch that later requests share.
                     Ok(ShareState::Stalled) => core.fetches.remove(&key, Some(&follower)),
-                    Ok(ShareState::TooLarge) => return bypass(job, Some(Reason::TooLarge)).await,
+                    Ok(ShareState::TooLarge) => return fetch_without_sharing(job, Some(Reason::TooLarge)).await,
                     Ok(ShareState::Failed) => {
-                        return fetch_with_fallback_permit(job, follower, Reason::FlightFailed).await;
+                        return fetch_with_fallback_permit(job, follower, Reason::FetchFailed).await;
                     }
                     Err(reason) => return fetch_with_fallback_permit(job, follower, reason).await,
                 }
@@ -180,13 +180,13 @@ async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
                 let selection = vary::selection(&streaming.names, job.request.headers(), core.settings.profile);
                 let own = job.params.key.variant(&selection);
                 if own == key {
-                    return bypass(job, Some(Reason::FlightFailed)).await;
+                    return fetch_without_sharing(job, Some(Reason::FetchFailed)).await;
                 }
                 key = own;
             }
             // The head arrived before this request, and is too old for it by now.
             FetchProgress::Streaming(_) | FetchProgress::Stored(_) => {
-                return bypass(job, Some(Reason::FlightFailed)).await;
+                return fetch_without_sharing(job, Some(Reason::FetchFailed)).await;
             }
         }
     }
@@ -288,13 +288,13 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
     {
         return Ok(hit(&job, &entry));
     }
-    let response = bypass(job, Some(reason)).await;
+    let response = fetch_without_sharing(job, Some(reason)).await;
     drop(turn);
     response
 }
 
 /// Fetches for this request only; the fetch is cancelled with its client.
-async fn bypass<O: Origin<B>, B: Send + 'static>(
+async fn fetch_without_sharing<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
     reason: Option<Reason>,
 ) -> CacheResult<O::Body, O::Error> {
@@ -321,13 +321,13 @@ pub(super) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O,
         job.core.counters.called();
         return job.origin.fetch(job.request).await;
     }
-    bypass(job, None).await
+    fetch_without_sharing(job, None).await
 }
 
 /// POST: never looked up, never shared; its response invalidates, and may be stored for later GETs.
 pub(super) async fn post<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
     job.unchanged = true;
-    bypass(job, None).await
+    fetch_without_sharing(job, None).await
 }
 
 /// Fetches in a detached task. Panics of the inner service propagate to the caller.

@@ -367,7 +367,7 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
 
 /// Returns the key of global limits and of requests without an identity.
 fn anonymous() -> Key<'static> {
-    Key::text("nobody", "")
+    Key::text("anonymous", "")
 }
 
 fn default_name(limit: &Limit, quota: Quota) -> String {
