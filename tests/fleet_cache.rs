@@ -266,7 +266,10 @@ async fn an_invalidation_that_cannot_be_told_says_so_and_is_told_later() {
     proxy.set(fault_proxy::Fault::Reset);
     until("cut off", || !far(&a).up).await;
     let error = a.layer.invalidate().tag("prices").await.expect_err("nobody hears");
-    assert!(error.is_store() && error.to_string().starts_with("invalidated in this process; other processes"), "{error}");
+    assert!(
+        error.is_store() && error.to_string().starts_with("invalidated in this process; other processes"),
+        "{error}"
+    );
     assert_eq!(far(&a).invalidations_pending, 1);
     assert_eq!(a.get("/a").await.body, "1", "here it binds");
     assert!(b.get("/a").await.is_hit(), "there nobody knows yet");
