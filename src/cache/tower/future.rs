@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | served from memory | ready | none |
 //! | bypasses the cache | the inner service's future | none |
-//! | fetched, or looked up in a remote store | a boxed task | one |
+//! | fetched, or looked up in a remote store | a boxed future | one |
 
 use std::fmt;
 use std::future::Future;
@@ -50,8 +50,8 @@ pin_project! {
     #[project = StateProj]
     enum State<F, E, B> {
         Ready { response: Option<Response<Body<B>>> },
-        Past { #[pin] future: F },
-        Work { future: BoxFuture<Result<Response<Body<B>>, E>> },
+        Bypass { #[pin] future: F },
+        Boxed { future: BoxFuture<Result<Response<Body<B>>, E>> },
     }
 }
 
@@ -61,11 +61,11 @@ impl<F, E, B> ResponseFuture<F, E, B> {
     }
 
     pub(super) const fn bypass(future: F) -> Self {
-        Self { state: State::Past { future } }
+        Self { state: State::Bypass { future } }
     }
 
-    pub(super) fn work(future: BoxFuture<Result<Response<Body<B>>, E>>) -> Self {
-        Self { state: State::Work { future } }
+    pub(super) fn boxed(future: BoxFuture<Result<Response<Body<B>>, E>>) -> Self {
+        Self { state: State::Boxed { future } }
     }
 }
 
@@ -80,8 +80,8 @@ where
             StateProj::Ready { response } => {
                 response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
             }
-            StateProj::Past { future } => future.poll(cx),
-            StateProj::Work { future } => future.as_mut().poll(cx),
+            StateProj::Bypass { future } => future.poll(cx),
+            StateProj::Boxed { future } => future.as_mut().poll(cx),
         }
     }
 }
@@ -148,6 +148,6 @@ where
 
 impl<F, W> fmt::Debug for Bypass<F, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cache::Past(..)")
+        f.write_str("cache::Bypass(..)")
     }
 }

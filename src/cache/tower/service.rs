@@ -1,4 +1,4 @@
-//! [`Cache`]: tower service. A hit returns a ready future; everything else becomes a task.
+//! [`Cache`]: tower service. Hits return a ready future, bypassing requests the inner service's, all others a boxed one.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -97,7 +97,7 @@ where
         }
         let params = match self.core.evaluate_request(&head, has_body(&request)) {
             Ok(params) if switch == Switch::Shadow && !params.post => {
-                return ResponseFuture::work(Box::pin(serve::shadow(self.job(request, params))));
+                return ResponseFuture::boxed(Box::pin(serve::shadow(self.job(request, params))));
             }
             _ if switch == Switch::Shadow => return self.forward_while_off(request),
             Ok(params) => params,
@@ -107,14 +107,14 @@ where
             }
         };
         if params.post {
-            return ResponseFuture::work(Box::pin(serve::post(self.job(request, params))));
+            return ResponseFuture::boxed(Box::pin(serve::post(self.job(request, params))));
         }
         let now = self.core.clock.now();
         let (variant, found) = match self.core.lookup_ready(&params, request.headers(), now) {
             Ok(found) => found,
             Err(pending) => {
                 let job = self.job(request, params);
-                return ResponseFuture::work(Box::pin(serve::run(job, pending)));
+                return ResponseFuture::boxed(Box::pin(serve::run(job, pending)));
             }
         };
         let view = RequestView { headers: request.headers(), flags: params.flags, head_only: params.head_only };
@@ -125,7 +125,7 @@ where
                 self.core.mark_useful(&params.rule);
                 ResponseFuture::ready(respond::from_entry(&self.core, &entry, view, now, Report::default()))
             }
-            found => ResponseFuture::work(Box::pin(serve::handle_lookup(self.job(request, params), variant, found))),
+            found => ResponseFuture::boxed(Box::pin(serve::handle_lookup(self.job(request, params), variant, found))),
         }
     }
 }
