@@ -12,7 +12,7 @@ use divan::{AllocProfiler, Bencher, black_box};
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use tollgate::upstream::{Credits, Mode, Priority, UpstreamBuilder, UpstreamLayer};
+use tollgate::upstream::{Credits, OnLimit, Priority, UpstreamBuilder, UpstreamLayer};
 use tower::{Layer, Service, ServiceExt};
 
 #[global_allocator]
@@ -82,17 +82,20 @@ fn a_bare_client(bencher: Bencher<'_, '_>, fields: bool) {
 
 #[divan::bench(args = [false, true])]
 fn observed(bencher: Bencher<'_, '_>, fields: bool) {
-    measure(bencher, layer(|builder| builder.mode(Mode::Observe)).layer(Bare { fields }));
+    measure(bencher, layer(|builder| builder.on_limit(OnLimit::Observe)).layer(Bare { fields }));
 }
 
 #[divan::bench(args = [false, true])]
 fn shedding(bencher: Bencher<'_, '_>, fields: bool) {
-    measure(bencher, layer(|builder| builder.mode(Mode::Reject)).layer(Bare { fields }));
+    measure(bencher, layer(|builder| builder.on_limit(OnLimit::Reject)).layer(Bare { fields }));
 }
 
 #[divan::bench]
 fn waiting_without_need(bencher: Bencher<'_, '_>) {
-    measure(bencher, layer(|builder| builder.mode(Mode::Wait(Duration::from_secs(1)))).layer(Bare { fields: false }));
+    measure(
+        bencher,
+        layer(|builder| builder.on_limit(OnLimit::Wait(Duration::from_secs(1)))).layer(Bare { fields: false }),
+    );
 }
 
 #[divan::bench]

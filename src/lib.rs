@@ -87,7 +87,7 @@ pub use base::clock::{Clock, ManualClock, Timestamp};
 pub use base::error::Error;
 pub use base::event::{Event, Hook};
 pub use base::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
-pub use base::mode::Switch;
+pub use base::mode::Mode;
 pub use base::request_head::{PeerAddr, RequestHead};
 pub use base::route::UNMATCHED;
 pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
@@ -95,7 +95,7 @@ pub use gate::inbound::{Tollgate, TollgateLayer, TollgateService};
 pub use gate::inbound_builder::TollgateBuilder;
 pub use gate::outbound::{UpstreamGate, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
 pub use gate::outbound_builder::UpstreamGateBuilder;
-pub use gate::stats::{RouteReport, Stats, Switches};
+pub use gate::stats::{LayerModes, RouteReport, Stats};
 pub use resilience::circuit::Circuit;
 #[cfg(feature = "redis")]
 pub use resilience::guard::GuardStats;

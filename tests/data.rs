@@ -13,7 +13,7 @@ use data_world::{Fault, World, seconds};
 use serde::{Deserialize, Serialize};
 use tollgate::cache::{CacheLayer, Cached, DataCache, LoadError, Loaded};
 use tollgate::store::memory::MemoryCache;
-use tollgate::{Clock, ManualClock, Switch};
+use tollgate::{Clock, ManualClock, Mode};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Price {
@@ -239,15 +239,15 @@ async fn a_store_that_fails_costs_a_load_and_no_error() {
 async fn switched_off_every_caller_loads_and_in_the_shadow_it_is_counted() {
     let world = World::new(|space| space.ttl(seconds(60)));
     world.load("a").await.expect("loaded");
-    world.cached.switch(Switch::Off);
+    world.cached.set_mode(Mode::Off);
     assert_eq!(*world.load("a").await.expect("loaded"), 2);
     assert!(world.cached.get("a").await.is_none());
-    world.cached.switch(Switch::Shadow);
+    world.cached.set_mode(Mode::Shadow);
     assert_eq!(*world.load("a").await.expect("loaded"), 3);
     assert_eq!(world.stats().hits, 1);
     assert!(world.cached.get("a").await.is_none());
     assert_eq!((world.cached.get_many(["a"]).await, world.stats().hits), (vec![None], 3));
-    world.cached.switch(Switch::On);
+    world.cached.set_mode(Mode::On);
     assert_eq!(world.loads("a"), 3);
     assert!(*world.load("a").await.expect("there") <= 3);
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use support::{Req, World, field, from};
-use tollgate::Switch;
+use tollgate::Mode;
 use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Draft, Limit, Quota, RateLimitLayer, TierLookup, Tiers};
 
@@ -213,13 +213,13 @@ async fn limits_are_switched_off_and_on_and_to_looking_only() {
     let handle = handle.expect("a layer");
     let ask = || from("192.0.2.1", "/");
     assert_eq!(world.admitted(3, ask).await, 3);
-    handle.switch(Switch::Off);
+    handle.set_mode(Mode::Off);
     let response = world.send(ask()).await;
     assert_eq!(field(&response, "x-ratelimit-limit"), "inner", "as if it were not there");
     assert_eq!(world.admitted(100, ask).await, 100);
-    handle.switch(Switch::Shadow);
+    handle.set_mode(Mode::Shadow);
     assert_eq!(world.admitted(10, ask).await, 10);
     assert_eq!(handle.stats().limits[0].would_refuse, 8, "counted, two of the ten fitted");
-    handle.switch(Switch::On);
+    handle.set_mode(Mode::On);
     assert_eq!(world.admitted(10, ask).await, 0, "what was used while looking is used");
 }

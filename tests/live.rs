@@ -1,4 +1,4 @@
-//! Cache and timing that are switched while requests go on.
+//! cache and timing whose mode changes while requests go on.
 #![expect(clippy::expect_used, reason = "a test may fail")]
 
 mod support;
@@ -14,7 +14,7 @@ use http_body_util::{Empty, Full};
 use support::{Req, text};
 use tollgate::cache::{Rule, Rules};
 use tollgate::limit::{Limit, Quota};
-use tollgate::{Clock, ManualClock, Switch, Tollgate};
+use tollgate::{Clock, ManualClock, Mode, Tollgate};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -55,9 +55,9 @@ async fn a_cache_that_was_off_still_has_its_entries() {
     let gate = gate();
     let app = App::new(&gate);
     assert_eq!((app.get().await.as_str(), app.get().await.as_str()), ("1", "1"));
-    gate.switch_cache(Switch::Off);
+    gate.set_cache_mode(Mode::Off);
     assert_eq!((app.get().await.as_str(), app.get().await.as_str()), ("2", "3"));
-    gate.switch_cache(Switch::On);
+    gate.set_cache_mode(Mode::On);
     assert_eq!(app.get().await, "1", "kept");
 }
 
@@ -66,9 +66,9 @@ async fn what_changes_while_the_cache_is_off_is_not_served_afterwards() {
     let gate = gate();
     let app = App::new(&gate);
     assert_eq!(app.get().await, "1");
-    gate.switch_cache(Switch::Off);
+    gate.set_cache_mode(Mode::Off);
     assert_eq!(app.send("PUT").await.0, "2");
-    gate.switch_cache(Switch::On);
+    gate.set_cache_mode(Mode::On);
     assert_eq!(app.get().await, "3");
 }
 
@@ -82,8 +82,8 @@ async fn a_cache_that_only_looks_changes_nothing_and_tells_what_it_would_have_do
         .clock(Clock::Manual(clock.clone()))
         .build()
         .expect("a gate");
-    gate.switch_cache(Switch::Shadow);
-    assert_eq!(gate.stats().switches.cache, Switch::Shadow);
+    gate.set_cache_mode(Mode::Shadow);
+    assert_eq!(gate.stats().modes.cache, Mode::Shadow);
     let calls = Arc::new(AtomicUsize::new(0));
     let inner = service_fn(move |request: Req| {
         let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -115,8 +115,8 @@ async fn a_cache_that_only_looks_changes_nothing_and_tells_what_it_would_have_do
     let route = &stats.routes["/x"];
     assert_eq!((route.shadowed, route.hits, route.stale, route.misses), (3, 0, 0, 2));
     assert_eq!((stats.inner_calls, stats.inner_calls_avoided), (5, 0));
-    gate.switch_cache(Switch::On);
-    assert_eq!(gate.stats().switches.cache, Switch::On);
+    gate.set_cache_mode(Mode::On);
+    assert_eq!(gate.stats().modes.cache, Mode::On);
     assert_eq!(text(send("x-nothing").await.expect("infallible")).await, "6", "stale by now: fetched");
     let hit = send("x-nothing").await.expect("infallible");
     assert!(hit.headers()["cache-status"].to_str().expect("text").contains("hit"));
@@ -127,13 +127,13 @@ async fn a_cache_that_only_looks_changes_nothing_and_tells_what_it_would_have_do
 async fn entries_made_while_it_only_looked_are_served_once_it_is_on() {
     let gate = gate();
     let app = App::new(&gate);
-    gate.switch_cache(Switch::Shadow);
+    gate.set_cache_mode(Mode::Shadow);
     assert_eq!((app.get().await.as_str(), app.get().await.as_str()), ("1", "2"));
-    gate.switch_cache(Switch::On);
+    gate.set_cache_mode(Mode::On);
     assert_eq!(app.get().await, "1");
-    gate.switch_cache(Switch::Shadow);
+    gate.set_cache_mode(Mode::Shadow);
     assert_eq!(app.send("PUT").await.0, "3");
-    gate.switch_cache(Switch::On);
+    gate.set_cache_mode(Mode::On);
     assert_eq!(app.get().await, "4", "what was changed meanwhile is not served");
 }
 
@@ -167,27 +167,27 @@ async fn rules_are_replaced_and_what_is_stored_keeps_its_life() {
 #[test]
 fn stats_tell_which_layers_are_on() {
     let gate = gate();
-    let switches = || serde_json::to_value(gate.stats()).expect("JSON")["switches"].clone();
-    assert_eq!(switches(), serde_json::json!({"limits": "off", "cache": "on", "timing": "on"}), "no limit was set");
-    gate.switch_timing(Switch::Shadow);
-    gate.switch_cache(Switch::Off);
-    assert_eq!(switches(), serde_json::json!({"limits": "off", "cache": "off", "timing": "shadow"}));
+    let modes = || serde_json::to_value(gate.stats()).expect("JSON")["modes"].clone();
+    assert_eq!(modes(), serde_json::json!({"limits": "off", "cache": "on", "timing": "on"}), "no limit was set");
+    gate.set_timing_mode(Mode::Shadow);
+    gate.set_cache_mode(Mode::Off);
+    assert_eq!(modes(), serde_json::json!({"limits": "off", "cache": "off", "timing": "shadow"}));
     let limited = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(9))).build().expect("a gate");
-    assert_eq!((limited.stats().switches.limits, limited.stats().switches.cache), (Switch::On, Switch::Off));
-    limited.switch_limits(Switch::Shadow);
-    assert_eq!(limited.stats().switches.limits, Switch::Shadow);
+    assert_eq!((limited.stats().modes.limits, limited.stats().modes.cache), (Mode::On, Mode::Off));
+    limited.set_limits_mode(Mode::Shadow);
+    assert_eq!(limited.stats().modes.limits, Mode::Shadow);
 }
 
 #[tokio::test]
 async fn timing_is_switched_and_keeps_what_it_measured() {
     let gate = gate();
     let app = App::new(&gate);
-    for (switch, told, requests) in
-        [(Switch::On, true, 1), (Switch::Off, false, 1), (Switch::Shadow, false, 2), (Switch::On, true, 3)]
+    for (mode, told, requests) in
+        [(Mode::On, true, 1), (Mode::Off, false, 1), (Mode::Shadow, false, 2), (Mode::On, true, 3)]
     {
-        gate.switch_timing(switch);
-        assert_eq!(app.send("GET").await.1, told, "{switch:?}");
-        assert_eq!(gate.stats().requests, requests, "{switch:?}");
+        gate.set_timing_mode(mode);
+        assert_eq!(app.send("GET").await.1, told, "{mode:?}");
+        assert_eq!(gate.stats().requests, requests, "{mode:?}");
     }
 }
 
@@ -206,11 +206,11 @@ async fn requests_are_answered_while_everything_is_switched() {
     });
     let clients: Vec<_> = clients.collect();
     while !clients.iter().all(tokio::task::JoinHandle::is_finished) {
-        for switch in [Switch::Off, Switch::Shadow, Switch::On] {
-            gate.switch_cache(switch);
-            gate.switch_timing(switch);
+        for mode in [Mode::Off, Mode::Shadow, Mode::On] {
+            gate.set_cache_mode(mode);
+            gate.set_timing_mode(mode);
             let ttl = Duration::from_secs(60);
-            let rules = Rules::new().route("/x", if switch == Switch::On { Rule::ttl(ttl) } else { Rule::never() });
+            let rules = Rules::new().route("/x", if mode == Mode::On { Rule::ttl(ttl) } else { Rule::never() });
             gate.set_rules(rules).expect("rules");
             tokio::task::yield_now().await;
         }

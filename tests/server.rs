@@ -219,11 +219,11 @@ async fn two_servers_over_one_redis_share_limits_and_prices() {
 #[tokio::test]
 async fn no_one_gets_another_answer_than_without_a_cache() {
     let without = |app: &Running| {
-        app.gate.switch_cache(tollgate::Switch::Off);
-        app.gate.switch_limits(tollgate::Switch::Off);
+        app.gate.set_cache_mode(tollgate::Mode::Off);
+        app.gate.set_limits_mode(tollgate::Mode::Off);
     };
     let (cached, plain) = (Running::start().await, Running::start().await);
-    cached.gate.switch_limits(tollgate::Switch::Off);
+    cached.gate.set_limits_mode(tollgate::Mode::Off);
     without(&plain);
     let credentials: [&[(&str, &str)]; 8] = [
         &[],

@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tollgate::Circuit;
 use tollgate::upstream::{
-    CallPace, CreditStore, Credits, Error, MemoryCredits, Mode, ObservedLimits, Priority, RejectedReason,
+    CallPace, CreditStore, Credits, Error, MemoryCredits, ObservedLimits, OnLimit, Priority, RejectedReason,
     UpstreamBuilder, UpstreamLayer,
 };
 use tollgate::{Body, Clock, ManualClock, MaybeReady};
@@ -188,7 +188,7 @@ async fn limits_told_inside_a_200_are_read_while_the_body_goes_by() {
 
 #[tokio::test]
 async fn thresholds_are_told_once_per_crossing_and_window() {
-    let world = World::new(|builder| builder.quota(Credits::per_minute(100)).mode(Mode::Observe), ok);
+    let world = World::new(|builder| builder.quota(Credits::per_minute(100)).on_limit(OnLimit::Observe), ok);
     assert_eq!(world.made(150).await, 150);
     let told = world.events("QuotaUsed");
     assert_eq!(told.len(), 2, "{told:?}");
@@ -260,7 +260,7 @@ async fn caches_hear_what_is_left() {
 #[tokio::test(start_paused = true)]
 async fn what_may_wait_waits_for_its_turn_and_nothing_longer_than_its_bound() {
     let most = Duration::from_millis(700);
-    let world = World::new(|builder| builder.mode(Mode::Wait(most)).pace(CallPace::per_second(10)), ok);
+    let world = World::new(|builder| builder.on_limit(OnLimit::Wait(most)).pace(CallPace::per_second(10)), ok);
     let start = tokio::time::Instant::now();
     let calls = (0..50).map(|_| async {
         let made = world.get("/").await.is_ok();
@@ -276,7 +276,10 @@ async fn what_may_wait_waits_for_its_turn_and_nothing_longer_than_its_bound() {
 async fn who_waits_for_a_window_is_called_when_it_begins_if_that_is_soon_enough() {
     let world = World::new(
         |builder| {
-            builder.quota(Credits::per_minute(1)).share(Priority::Normal, 1.0).mode(Mode::Wait(Duration::from_secs(20)))
+            builder
+                .quota(Credits::per_minute(1))
+                .share(Priority::Normal, 1.0)
+                .on_limit(OnLimit::Wait(Duration::from_secs(20)))
         },
         ok,
     );
@@ -416,13 +419,15 @@ impl CreditStore for Slow {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_the_store_longer_than_its_patience() {
-    for (store, mode, most) in
-        [(200, Mode::Reject, 250), (5_000, Mode::Reject, 250), (200, Mode::Wait(Duration::from_millis(40)), 40)]
-    {
+    for (store, mode, most) in [
+        (200, OnLimit::Reject, 250),
+        (5_000, OnLimit::Reject, 250),
+        (200, OnLimit::Wait(Duration::from_millis(40)), 40),
+    ] {
         let store = Arc::new(Slow(Duration::from_millis(store), MemoryCredits::default()));
         // A small limit: each block is one call, so that each stands in line for the store.
         let world = World::new(
-            move |b| b.quota(Credits::per_hour(30)).share(Priority::Normal, 1.0).mode(mode).store(store),
+            move |b| b.quota(Credits::per_hour(30)).share(Priority::Normal, 1.0).on_limit(mode).store(store),
             ok,
         );
         let start = tokio::time::Instant::now();

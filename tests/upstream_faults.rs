@@ -12,7 +12,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tollgate::Circuit;
-use tollgate::upstream::{Credits, MemoryCredits, Mode, Priority, Upstream, UpstreamLayer};
+use tollgate::upstream::{Credits, MemoryCredits, OnLimit, Priority, Upstream, UpstreamLayer};
 use tollgate::{Clock, ManualClock};
 use tower::{Layer, ServiceExt};
 
@@ -62,7 +62,7 @@ async fn under_random_faults_no_account_counts_less_than_the_api() {
         let api = PretendApi::start_with(behaviour, clock.clone(), faults(seed)).await;
         let ledger = Arc::new(MemoryCredits::default());
         let node = || {
-            let builder = UpstreamLayer::builder("api").quota(Credits::per_minute(100_000)).mode(Mode::Observe);
+            let builder = UpstreamLayer::builder("api").quota(Credits::per_minute(100_000)).on_limit(OnLimit::Observe);
             let layer = builder.clock(clock.clone()).store(ledger.clone()).circuit(None).build().expect("a layer");
             let service = layer.layer(client());
             (layer, service)

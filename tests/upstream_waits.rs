@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use proptest::prelude::*;
 use tollgate::upstream::{
-    Balance, Booking, CallPace, CreditStore, Credits, Error, MemoryCredits, Mode, Priority, UpstreamLayer,
+    Balance, Booking, CallPace, CreditStore, Credits, Error, MemoryCredits, OnLimit, Priority, UpstreamLayer,
 };
 use tollgate::{Clock, ManualClock, MaybeReady};
 use tower::{Layer, ServiceExt, service_fn};
@@ -58,7 +58,7 @@ fn layer(case: &Case, clock: &ManualClock) -> UpstreamLayer {
     let mut builder = UpstreamLayer::builder("api")
         .clock(Clock::Manual(clock.clone()))
         .quota(Credits::per_minute(case.quota))
-        .mode(Mode::Wait(Duration::from_millis(case.most)));
+        .on_limit(OnLimit::Wait(Duration::from_millis(case.most)));
     if let Some((calls, burst)) = case.pace {
         builder = builder.pace(CallPace::per_second(calls).burst(burst));
     }

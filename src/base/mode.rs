@@ -1,4 +1,4 @@
-//! [`Switch`]: the mode of a layer: on, off or shadow.
+//! [`Mode`]: the mode of a layer: on, off or shadow.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -8,15 +8,15 @@ use serde::Serialize;
 ///
 /// ```
 /// use tollgate::limit::{Quota, RateLimitLayer};
-/// use tollgate::Switch;
+/// use tollgate::Mode;
 ///
 /// let layer = RateLimitLayer::per_ip(Quota::per_minute(20));
-/// layer.switch(Switch::Shadow); // from now on it only counts rejections
+/// layer.set_mode(Mode::Shadow); // from now on it only counts rejections
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Switch {
+pub enum Mode {
     /// Works normally.
     #[default]
     On,
@@ -26,25 +26,25 @@ pub enum Switch {
     Shadow,
 }
 
-/// A [`Switch`] that can be changed while requests read it: one load each.
+/// A [`Mode`] that can be changed while requests read it: one load each.
 #[derive(Debug, Default)]
-pub(crate) struct SwitchCell(AtomicU8);
+pub(crate) struct ModeCell(AtomicU8);
 
-impl SwitchCell {
+impl ModeCell {
     #[inline]
-    pub(crate) fn get(&self) -> Switch {
+    pub(crate) fn get(&self) -> Mode {
         match self.0.load(Ordering::Acquire) {
-            0 => Switch::On,
-            1 => Switch::Off,
-            _ => Switch::Shadow,
+            0 => Mode::On,
+            1 => Mode::Off,
+            _ => Mode::Shadow,
         }
     }
 
-    pub(crate) fn set(&self, switch: Switch) {
-        let number = match switch {
-            Switch::On => 0,
-            Switch::Off => 1,
-            Switch::Shadow => 2,
+    pub(crate) fn set(&self, mode: Mode) {
+        let number = match mode {
+            Mode::On => 0,
+            Mode::Off => 1,
+            Mode::Shadow => 2,
         };
         self.0.store(number, Ordering::Release);
     }

@@ -16,7 +16,7 @@ use super::inbound_builder::TollgateBuilder;
 use super::stats::Stats;
 use crate::base::body::{Keep, Wrap};
 use crate::base::error::Error;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::limit::{Quota, RateLimit, RateLimitLayer};
 use crate::timing::{Timing, TimingLayer};
@@ -168,18 +168,18 @@ impl Tollgate {
         self.layer.limit.set_quota(name, quota)
     }
 
-    /// Changes the mode of the limits (on, off, shadow) from now on: see [`RateLimitLayer::switch`].
+    /// Changes the mode of the limits (on, off, shadow) from now on: see [`RateLimitLayer::set_mode`].
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota};
-    /// use tollgate::{Switch, Tollgate};
+    /// use tollgate::{Mode, Tollgate};
     ///
     /// let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(20))).build()?;
-    /// gate.switch_limits(Switch::Shadow);
+    /// gate.set_limits_mode(Mode::Shadow);
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn switch_limits(&self, switch: Switch) {
-        self.layer.limit.switch(switch);
+    pub fn set_limits_mode(&self, mode: Mode) {
+        self.layer.limit.set_mode(mode);
     }
 
     /// Replaces the cache rules for future requests: see [`CacheLayer::set_rules`].
@@ -200,31 +200,31 @@ impl Tollgate {
         self.layer.cache.set_rules(rules)
     }
 
-    /// Changes the mode of the cache (on, off, shadow) from now on: see [`CacheLayer::switch`].
+    /// Changes the mode of the cache (on, off, shadow) from now on: see [`CacheLayer::set_mode`].
     ///
     /// ```
     /// use tollgate::cache::Rules;
-    /// use tollgate::{Switch, Tollgate};
+    /// use tollgate::{Mode, Tollgate};
     ///
     /// let gate = Tollgate::builder().cache(Rules::new()).build()?;
-    /// gate.switch_cache(Switch::Off);
+    /// gate.set_cache_mode(Mode::Off);
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn switch_cache(&self, switch: Switch) {
-        self.layer.cache.switch(switch);
+    pub fn set_cache_mode(&self, mode: Mode) {
+        self.layer.cache.set_mode(mode);
     }
 
-    /// Changes the mode of timing (on, off, shadow) from now on: see [`TimingLayer::switch`].
+    /// Changes the mode of timing (on, off, shadow) from now on: see [`TimingLayer::set_mode`].
     ///
     /// ```
-    /// use tollgate::{Switch, Tollgate};
+    /// use tollgate::{Mode, Tollgate};
     ///
     /// let gate = Tollgate::builder().build()?;
-    /// gate.switch_timing(Switch::Off);
+    /// gate.set_timing_mode(Mode::Off);
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn switch_timing(&self, switch: Switch) {
-        self.layer.timing.switch(switch);
+    pub fn set_timing_mode(&self, mode: Mode) {
+        self.layer.timing.set_mode(mode);
     }
 
     /// Renders the statistics in Prometheus text format: the metrics of

@@ -31,7 +31,7 @@ use crate::upstream::{Credential, EfficiencyReport, Upstream, UpstreamLayer, Ups
 /// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// use tollgate::Tollgate;
 /// use tollgate::cache::{Rule, Rules};
-/// use tollgate::upstream::{Credits, Mode};
+/// use tollgate::upstream::{Credits, OnLimit};
 /// use tower::Layer;
 ///
 /// # fn example() -> Result<(), tollgate::Error> {

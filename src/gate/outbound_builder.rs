@@ -12,7 +12,7 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 #[cfg(feature = "redis")]
 use crate::store::redis::{Redis, RedisCache, RedisCredits};
 use crate::timing::{TimingBuilder, TimingLayer};
-use crate::upstream::{Credits, Mode, UpstreamBuilder, UpstreamLayer, Weights};
+use crate::upstream::{Credits, OnLimit, UpstreamBuilder, UpstreamLayer, Weights};
 
 /// Builds an [`UpstreamGate`]. The methods here cover common settings; [`upstream_with`](Self::upstream_with),
 /// [`cache_with`](Self::cache_with) and [`timing_with`](Self::timing_with) give access to all others.
@@ -20,11 +20,11 @@ use crate::upstream::{Credits, Mode, UpstreamBuilder, UpstreamLayer, Weights};
 /// ```
 /// use std::time::Duration;
 /// use tollgate::Tollgate;
-/// use tollgate::upstream::{Credits, Mode};
+/// use tollgate::upstream::{Credits, OnLimit};
 ///
 /// let search = Tollgate::upstream("search")
 ///     .quota(Credits::per_minute(100))
-///     .mode(Mode::Wait(Duration::from_secs(2)))
+///     .on_limit(OnLimit::Wait(Duration::from_secs(2)))
 ///     .cost(|head| if head.uri().path() == "/search" { 5 } else { 1 })
 ///     .routes(["/search", "/items/{id}"])
 ///     .build()?;
@@ -75,21 +75,21 @@ impl UpstreamGateBuilder {
         self.upstream_with(|upstream| upstream.quota(credits))
     }
 
-    /// Sets the treatment of calls beyond the quota. Defaults to [`Mode::Reject`].
+    /// Sets the treatment of calls beyond the quota. Defaults to [`OnLimit::Reject`].
     ///
     /// A rejected call is answered by a stale response if one is cached and its rule has
     /// [`stale_if_error`](crate::cache::Rule::stale_if_error).
     ///
     /// ```
     /// use tollgate::Tollgate;
-    /// use tollgate::upstream::Mode;
+    /// use tollgate::upstream::OnLimit;
     ///
-    /// let gate = Tollgate::upstream("search").mode(Mode::Reject).build()?;
+    /// let gate = Tollgate::upstream("search").on_limit(OnLimit::Reject).build()?;
     /// # let _ = gate;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn mode(self, mode: Mode) -> Self {
-        self.upstream_with(|upstream| upstream.mode(mode))
+    pub fn on_limit(self, on_limit: OnLimit) -> Self {
+        self.upstream_with(|upstream| upstream.on_limit(on_limit))
     }
 
     /// Sets the cost of a call in credits. Defaults to 1.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::{CacheStats, DataStats, LevelStats};
 use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
 use crate::timing::{Latency, TimingStats};
@@ -15,7 +15,7 @@ use crate::timing::{Latency, TimingStats};
 #[non_exhaustive]
 pub struct Stats {
     /// Mode of each layer.
-    pub switches: Switches,
+    pub modes: LayerModes,
     /// Requests received.
     pub requests: u64,
     /// Requests in progress.
@@ -55,13 +55,13 @@ pub struct Stats {
 /// Modes of the layers of a [`Tollgate`](crate::Tollgate): on, off or shadow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Switches {
-    /// Mode of the limits: see [`RateLimitLayer::switch`](crate::limit::RateLimitLayer::switch).
-    pub limits: Switch,
-    /// Mode of the cache: see [`CacheLayer::switch`](crate::cache::CacheLayer::switch).
-    pub cache: Switch,
-    /// Mode of timing: see [`TimingLayer::switch`](crate::timing::TimingLayer::switch).
-    pub timing: Switch,
+pub struct LayerModes {
+    /// Mode of the limits: see [`RateLimitLayer::set_mode`](crate::limit::RateLimitLayer::set_mode).
+    pub limits: Mode,
+    /// Mode of the cache: see [`CacheLayer::set_mode`](crate::cache::CacheLayer::set_mode).
+    pub cache: Mode,
+    /// Mode of timing: see [`TimingLayer::set_mode`](crate::timing::TimingLayer::set_mode).
+    pub timing: Mode,
 }
 
 /// Statistics of one route.
@@ -114,7 +114,7 @@ impl Stats {
             report.shadowed = route.shadowed;
         }
         Self {
-            switches: Switches { limits: limit.switch, cache: cache.switch, timing: timing.switch },
+            modes: LayerModes { limits: limit.mode, cache: cache.mode, timing: timing.mode },
             requests: timing.requests,
             in_flight: timing.in_flight,
             routes,

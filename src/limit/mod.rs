@@ -94,7 +94,7 @@
 //! | change | method |
 //! |---|---|
 //! | a quota | [`RateLimitLayer::set_quota`]; keys keep the share they have used |
-//! | mode: on, off, shadow | [`RateLimitLayer::switch`] |
+//! | mode: on, off, shadow | [`RateLimitLayer::set_mode`] |
 //! | a user's tier | [`Tiers::lookup`]: loaded from a database or another service and cached; stale values are used during an outage |
 //!
 //! # Cost

@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use tollgate::upstream::{Credits, Error, Mode, Priority, UpstreamLayer};
+//! use tollgate::upstream::{Credits, Error, OnLimit, Priority, UpstreamLayer};
 //! use tower::{Layer, ServiceExt};
 //! # use bytes::Bytes;
 //! # use http::{Request, Response};
@@ -15,7 +15,7 @@
 //!     .routes(["/repos/{owner}/{repo}", "/search"])
 //!     .cost(|head| if head.uri().path() == "/search" { 5 } else { 1 })
 //!     .free_not_modified()
-//!     .mode(Mode::Reject)
+//!     .on_limit(OnLimit::Reject)
 //!     .build()?;
 //! let client = github.layer(tower::service_fn(async |_: Request<Full<Bytes>>| {      // hyper-util's, reqwest's …
 //!     Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
@@ -41,15 +41,15 @@
 //!
 //! | | question | if not | otherwise |
 //! |---|---|---|---|
-//! | 1 | has its turn come? ([`Mode::Wait`] with a [`CallPace`]) | it waits in order of arrival; [`Paced`](RejectedReason::Paced) if that takes too long | 2 |
+//! | 1 | has its turn come? ([`OnLimit::Wait`] with a [`CallPace`]) | it waits in order of arrival; [`Paced`](RejectedReason::Paced) if that takes too long | 2 |
 //! | 2 | may the upstream be called, or did it send a retry time? | [`RetryAfter`](RejectedReason::RetryAfter) until then | 3 |
 //! | 3 | is the [circuit](crate::Circuit) closed, or is this its probe? | [`CircuitOpen`](RejectedReason::CircuitOpen) until the next probe | 4 |
 //! | 4 | do all windows of the quota have room for its cost, up to its [priority's](Priority) share? | [`Quota`](RejectedReason::Quota) until the last of them ends | 5 |
 //! | 5 | do the limits reported for its endpoint have room for it? | the same | 6 |
 //! | 6 | is it booked in the store? | it waits for the store, at most 250 ms; during an outage the call is sent and booked later | it is spent, and sent |
 //!
-//! A call that may not be sent fails at once ([`Mode::Reject`]), waits for a bounded time ([`Mode::Wait`]), or is
-//! only counted ([`Mode::Observe`]). Nothing is spent before all checks have passed.
+//! A call that may not be sent fails at once ([`OnLimit::Reject`]), waits for a bounded time ([`OnLimit::Wait`]), or is
+//! only counted ([`OnLimit::Observe`]). Nothing is spent before all checks have passed.
 //!
 //! The upstream's own limits are read from every response: `X-RateLimit-*` in all their spellings, `RateLimit` and
 //! `RateLimit-Policy` of the IETF's drafts up to 11, `Retry-After` (see the table in `upstream/learn/headers.rs`),
@@ -110,8 +110,10 @@ pub use engine::credit_store::{CreditStore, MemoryCredits};
 pub use engine::stats::{EndpointStats, UpstreamStats, WindowStats};
 pub use learn::observed_limits::ObservedLimits;
 pub use quota::balance::{Balance, Booking};
+pub use quota::call_pace::CallPace;
 pub use quota::credit::Credits;
-pub use quota::mode::{CallPace, Mode, Priority};
+pub use quota::on_limit::OnLimit;
+pub use quota::priority::Priority;
 pub use quota::rejected::{Error, Rejected, RejectedReason};
 pub(crate) use report::efficiency::Usage;
 pub use report::efficiency::{EfficiencyReport, EndpointReport};

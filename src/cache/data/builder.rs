@@ -17,7 +17,7 @@ use super::ttl::TtlPolicy;
 use crate::base::budget::Budget;
 use crate::base::error::Error;
 use crate::base::event::Once;
-use crate::base::mode::SwitchCell;
+use crate::base::mode::ModeCell;
 use crate::cache::engine::coalesce::Coalescer;
 use crate::cache::http::tag;
 
@@ -208,7 +208,7 @@ impl<V> CachedBuilder<V> {
             engine: data.engine(),
             fetches: Arc::new(Coalescer::default()),
             counters: NamespaceCounters::default(),
-            switch: SwitchCell::default(),
+            mode: ModeCell::default(),
             warned: Once::new(),
         };
         Ok(Cached { namespace: data.add(namespace)?, weigh })

@@ -18,7 +18,7 @@ use super::{load, record, shape};
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::engine::record::{Blocks, Entry};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::Freshness;
@@ -111,7 +111,7 @@ where
             }
         };
         match found {
-            TypedLookup::Value(value, entry) if self.namespace.switch.get() == Switch::On => {
+            TypedLookup::Value(value, entry) if self.namespace.mode.get() == Mode::On => {
                 self.namespace.counters.hit(entry.meta.took);
                 Ok(value)
             }
@@ -131,7 +131,7 @@ where
     /// ```
     pub async fn get<K: KeyPart>(&self, key: K) -> Option<Arc<V>> {
         let key = self.key(&key);
-        if self.namespace.switch.get() == Switch::Off {
+        if self.namespace.mode.get() == Mode::Off {
             return None;
         }
         let entry = self.lookup(&key).await;
@@ -217,20 +217,20 @@ where
         self.namespace.stats()
     }
 
-    /// Switches the namespace. [`Off`](Switch::Off): every caller loads by itself, results are not stored, and look-ups
-    /// miss. [`Shadow`](Switch::Shadow): the same, but results are stored, and look-ups are counted as if they had been
+    /// Changes the mode of the namespace. [`Off`](Mode::Off): every caller loads by itself, results are not stored, and look-ups
+    /// miss. [`Shadow`](Mode::Shadow): the same, but results are stored, and look-ups are counted as if they had been
     /// served.
     ///
     /// ```
-    /// use tollgate::Switch;
+    /// use tollgate::Mode;
     /// use tollgate::cache::{Cached, DataCache};
     ///
     /// let users: Cached<String> = DataCache::in_memory(1 << 20).cached("users").build()?;
-    /// users.switch(Switch::Off);
+    /// users.set_mode(Mode::Off);
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn switch(&self, switch: Switch) {
-        self.namespace.switch.set(switch);
+    pub fn set_mode(&self, mode: Mode) {
+        self.namespace.mode.set(mode);
     }
 
     #[inline]
@@ -264,7 +264,7 @@ where
                 None
             }
         };
-        value.filter(|_| self.namespace.switch.get() == Switch::On)
+        value.filter(|_| self.namespace.mode.get() == Mode::On)
     }
 
     /// Classifies an entry by its freshness.

@@ -20,7 +20,7 @@ use super::fleet::LoadPermit;
 use super::loaded::{LoadError, Loaded};
 use super::stats::count;
 use crate::base::detached_context::carry;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::coalesce::{Follower, Leader, Role};
 use crate::cache::engine::record::Entry;
@@ -50,12 +50,12 @@ where
     E: Send + 'static,
 {
     let counters = &cached.namespace.counters;
-    let switch = cached.namespace.switch.get();
-    if switch != Switch::On {
-        if switch == Switch::Shadow {
+    let mode = cached.namespace.mode.get();
+    if mode != Mode::On {
+        if mode == Mode::Shadow {
             cached.count_shadow_lookup(&found);
         }
-        return Caller { cached, key, stale: None, load }.load_uncached(switch).await;
+        return Caller { cached, key, stale: None, load }.load_uncached(mode).await;
     }
     let stale = match found {
         TypedLookup::Value(value, entry) => {
@@ -193,9 +193,9 @@ where
     }
 
     /// Loads for this caller without a look-up; in shadow mode the result is stored.
-    async fn load_uncached(self, switch: Switch) -> Result<Arc<V>, LoadError<E>> {
+    async fn load_uncached(self, mode: Mode) -> Result<Arc<V>, LoadError<E>> {
         let deadlines = LoadDeadlines::new(&self.cached.namespace.settings, false);
-        if switch == Switch::Shadow {
+        if mode == Mode::Shadow {
             return self.run_load(None, deadlines).await;
         }
         count(&self.cached.namespace.counters.misses);

@@ -13,7 +13,7 @@ use super::key::KeyPart;
 use super::load;
 use super::loaded::{LoadError, Loaded};
 use crate::base::error::Error;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::engine::record::Entry;
 use crate::cache::http::key::CacheKey;
 
@@ -36,7 +36,7 @@ where
     /// ```
     pub async fn get_many<K: KeyPart>(&self, keys: impl IntoIterator<Item = K>) -> Vec<Option<Arc<V>>> {
         let keys: Vec<CacheKey> = keys.into_iter().map(|key| self.key(&key)).collect();
-        if self.namespace.switch.get() == Switch::Off {
+        if self.namespace.mode.get() == Mode::Off {
             return vec![None; keys.len()];
         }
         let entries = self.lookup_many(&keys).await;
@@ -89,7 +89,7 @@ where
         let encoded: Vec<CacheKey> = keys.iter().map(|key| self.key(key)).collect();
         let entries = self.lookup_many(&encoded).await;
         let (load, now) = (Arc::new(load), self.namespace.engine.clock.now());
-        let on = self.namespace.switch.get() == Switch::On;
+        let on = self.namespace.mode.get() == Mode::On;
         let (mut results, mut jobs) = (Vec::with_capacity(keys.len()), Vec::new());
         for ((key, encoded), entry) in keys.into_iter().zip(encoded).zip(entries) {
             match self.classify(&encoded, entry, now) {

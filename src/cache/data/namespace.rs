@@ -15,7 +15,7 @@ use crate::base::budget::Budget;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::event::Once;
-use crate::base::mode::SwitchCell;
+use crate::base::mode::ModeCell;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::coalesce::{Coalescer, Role};
 use crate::cache::engine::engine_parts::Engine;
@@ -35,7 +35,7 @@ pub(super) struct Namespace {
     pub(super) engine: Engine,
     pub(super) fetches: Arc<Coalescer<Arc<Entry>>>,
     pub(super) counters: NamespaceCounters,
-    pub(super) switch: SwitchCell,
+    pub(super) mode: ModeCell,
     pub(super) warned: Once,
 }
 

@@ -12,7 +12,7 @@ use super::live_rules::LiveRules;
 use super::shared::CacheShared;
 use super::stats::CacheCounters;
 use crate::base::error::Error;
-use crate::base::mode::SwitchCell;
+use crate::base::mode::ModeCell;
 use crate::base::route::Patterns;
 use crate::cache::engine::background_slots::BackgroundSlots;
 use crate::cache::engine::body_memory::BodyMemory;
@@ -129,7 +129,7 @@ impl CacheBuilder {
         let Engine { store, barriers, clock, events, in_process } = Engine::new(levels, self.clock, self.hook);
         CacheShared {
             enabled: self.enabled,
-            switch: SwitchCell::default(),
+            mode: ModeCell::default(),
             settings,
             counters: CacheCounters::default(),
             rules: LiveRules::new(rules),

@@ -13,7 +13,7 @@ use super::shared::CacheShared;
 use super::stats::CacheStats;
 use crate::base::body::Wrap;
 use crate::base::error::Error;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::data::DataCache;
 use crate::cache::http::rules::{CompiledRules, Routing, Rules};
 
@@ -116,26 +116,26 @@ impl CacheLayer {
         self.core.stats()
     }
 
-    /// Switches the cache on, off, or to shadow mode. A cache that was not [enabled](CacheBuilder::enabled) stays off.
+    /// Changes the mode of the cache: on, off or shadow. A cache that was not [enabled](CacheBuilder::enabled) stays off.
     ///
     /// | | requests | entries |
     /// |---|---|---|
-    /// | [`Off`](Switch::Off) | bypass the cache | are retained; unsafe methods still invalidate them |
-    /// | [`Shadow`](Switch::Shadow) | get the inner service's response, unchanged; those that could have been served from the store are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are created and invalidated as with [`On`](Switch::On) |
+    /// | [`Off`](Mode::Off) | bypass the cache | are retained; unsafe methods still invalidate them |
+    /// | [`Shadow`](Mode::Shadow) | get the inner service's response, unchanged; those that could have been served from the store are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are created and invalidated as with [`On`](Mode::On) |
     ///
     /// In shadow mode requests are not coalesced, entries are not refreshed in the background, and stale entries do not
     /// replace failures.
     ///
     /// ```
-    /// use tollgate::Switch;
+    /// use tollgate::Mode;
     /// use tollgate::cache::CacheLayer;
     ///
     /// let cache = CacheLayer::in_memory(1 << 20);
-    /// cache.switch(Switch::Shadow);
-    /// assert_eq!(cache.stats().switch, Switch::Shadow);
+    /// cache.set_mode(Mode::Shadow);
+    /// assert_eq!(cache.stats().mode, Mode::Shadow);
     /// ```
-    pub fn switch(&self, switch: Switch) {
-        self.core.switch.set(switch);
+    pub fn set_mode(&self, mode: Mode) {
+        self.core.mode.set(mode);
     }
 
     /// Replaces the caching rules for requests that arrive from now on. Stored entries keep their lifetimes;

@@ -22,7 +22,7 @@ use super::unsafe_invalidation::UnsafeRequest;
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::detached_context::CacheNote;
 use crate::base::error::BoxError;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::key::CacheKey;
@@ -91,15 +91,15 @@ where
             return self.bypass(request, None);
         }
         let head = RequestHead::of(&request);
-        let switch = self.core.switch.get();
-        if switch == Switch::Off {
+        let mode = self.core.mode.get();
+        if mode == Mode::Off {
             return self.forward_while_off(request);
         }
         let params = match self.core.evaluate_request(&head, has_body(&request)) {
-            Ok(params) if switch == Switch::Shadow && !params.post => {
+            Ok(params) if mode == Mode::Shadow && !params.post => {
                 return ResponseFuture::boxed(Box::pin(serve::shadow(self.job(request, params))));
             }
-            _ if switch == Switch::Shadow => return self.forward_while_off(request),
+            _ if mode == Mode::Shadow => return self.forward_while_off(request),
             Ok(params) => params,
             Err((reason, _)) => {
                 let after = self.after(&head, reason);

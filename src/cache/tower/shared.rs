@@ -17,7 +17,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::Error;
 use crate::base::event::Events;
-use crate::base::mode::{Switch, SwitchCell};
+use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::{UNMATCHED, has_parameters};
 use crate::cache::data::DataCache;
@@ -47,7 +47,7 @@ const USELESS_AFTER: u64 = 100;
 /// State of a cache layer.
 pub(super) struct CacheShared {
     pub(super) enabled: bool,
-    pub(super) switch: SwitchCell,
+    pub(super) mode: ModeCell,
     pub(super) settings: CacheSettings,
     pub(super) rules: LiveRules,
     pub(super) routing: Routing,
@@ -259,7 +259,7 @@ impl CacheShared {
         stats.in_flight_bytes = self.body_memory.used();
         stats.background_fetches = self.detached_fetches.in_use() + self.refreshes.in_use();
         stats.unmatched_rules = self.rules.with_current(RuleSet::unmatched);
-        stats.switch = if self.enabled { self.switch.get() } else { Switch::Off };
+        stats.mode = if self.enabled { self.mode.get() } else { Mode::Off };
         stats
     }
 

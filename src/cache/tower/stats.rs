@@ -11,7 +11,7 @@ use crate::base::clock::nanos;
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::event::Once;
 use crate::base::lock::RwLock;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::cache::data::DataStats;
 use crate::cache::engine::fetch_times::FetchTimes;
 use crate::cache::engine::store::LevelStats;
@@ -35,7 +35,7 @@ const OTHER: &str = "other";
 #[non_exhaustive]
 pub struct CacheStats {
     /// Mode: on, off or shadow.
-    pub switch: Switch,
+    pub mode: Mode,
     /// By route: the first 256 by name, all others together as `other`.
     pub routes: BTreeMap<String, RouteStats>,
     /// By level of the store, the first level first.
@@ -80,7 +80,7 @@ pub struct RouteStats {
     pub misses: u64,
     /// Served by another request's fetch.
     pub collapsed: u64,
-    /// Fetched although the store had a usable entry, in [shadow mode](crate::Switch::Shadow).
+    /// Fetched although the store had a usable entry, in [shadow mode](crate::Mode::Shadow).
     pub shadowed: u64,
     /// Responses stored.
     pub stored: u64,

@@ -21,7 +21,7 @@ use crate::base::detached_context::{self, LimitNote};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Once};
 use crate::base::maybe_ready::MaybeReady;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::identity::KeyExtractor;
 use crate::limit::algorithm::check::Settlement;
@@ -232,7 +232,7 @@ impl Limiter {
         at: Timestamp,
     ) -> LimitStep {
         let mut admits = outcome.limits_admit();
-        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.reloaded.switch() == Switch::On)) {
+        if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.reloaded.mode() == Mode::On)) {
             let part = self.check_node(node, &outcome, at);
             admits = part.verdict.admits();
             outcome.node = Some(part);

@@ -13,7 +13,7 @@ use super::shared_limits::Waiting;
 use super::stats::RateLimitStats;
 use crate::base::error::Error;
 use crate::base::lock::RwLock;
-use crate::base::mode::{Switch, SwitchCell};
+use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::policy::compiled::Checks;
@@ -24,7 +24,7 @@ use crate::limit::policy::decision::LimitLabel;
 pub(crate) struct ReloadedLimits {
     /// Whether requests must take the slower path: after a change, or with tier look-ups.
     slow_path: AtomicBool,
-    switch: SwitchCell,
+    mode: ModeCell,
     quotas: RwLock<SmallVec<[(LimitLabel, Quota); 4]>>,
 }
 
@@ -38,12 +38,12 @@ impl ReloadedLimits {
         self.slow_path.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn switch(&self) -> Switch {
-        self.switch.get()
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode.get()
     }
 
-    fn set_switch(&self, switch: Switch) {
-        self.switch.set(switch);
+    fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
         self.slow_path.store(true, Ordering::Relaxed);
     }
 
@@ -56,7 +56,7 @@ impl ReloadedLimits {
 
     fn apply(&self, checks: &mut Checks) {
         let quotas = self.quotas.read();
-        let shadow = self.switch() == Switch::Shadow;
+        let shadow = self.mode() == Mode::Shadow;
         for (check, label) in checks.list.iter_mut().zip(&checks.labels) {
             if let Some((_, quota)) = quotas.iter().find(|(known, _)| known == label) {
                 check.quota = *quota;
@@ -67,7 +67,7 @@ impl ReloadedLimits {
 
     /// Overwrites the mode and the changed quotas in `stats`.
     pub(crate) fn overwrite<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
-        stats.switch = self.switch();
+        stats.mode = self.mode();
         for (label, quota) in self.quotas.read().iter() {
             let name = name(*label);
             for limit in stats.limits.iter_mut().filter(|limit| *limit.name == *name) {
@@ -81,7 +81,7 @@ impl Limiter {
     /// Decides on a request whose tier has to be looked up, or after a change.
     #[cold]
     pub(super) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
-        if self.reloaded.switch() == Switch::Off {
+        if self.reloaded.mode() == Mode::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
         let lookups = self.limits.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
@@ -105,7 +105,7 @@ impl Limiter {
         Ok(())
     }
 
-    pub(crate) fn set_switch(&self, switch: Switch) {
-        self.reloaded.set_switch(switch);
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.reloaded.set_mode(mode);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::store::{LimitStoreStats, RemoteStats};
 use crate::base::lock::Mutex;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::base::sharded_counter::ShardedCounter;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::decision::LimitLabel;
@@ -27,7 +27,7 @@ const ROUTES: usize = 256;
 #[non_exhaustive]
 pub struct RateLimitStats {
     /// Mode of the layer: on, off or shadow.
-    pub switch: Switch,
+    pub mode: Mode,
     /// Admitted requests.
     pub admitted: u64,
     /// Rejected requests.
@@ -135,7 +135,7 @@ impl LimitCounters {
             .collect();
         routes.sort_by(|a, b| a.route.cmp(&b.route));
         RateLimitStats {
-            switch: Switch::On,
+            mode: Mode::On,
             admitted: self.requests.sum(ADMITTED),
             refused: self.requests.sum(REFUSED),
             degraded: self.requests.sum(DEGRADED),

@@ -9,7 +9,7 @@ use super::builder::RateLimitBuilder;
 use super::service::RateLimit;
 use crate::base::body::Wrap;
 use crate::base::error::Error;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::prometheus;
@@ -79,7 +79,7 @@ impl RateLimitLayer {
     /// ```
     #[must_use]
     pub fn stats(&self) -> RateLimitStats {
-        let off = || RateLimitStats { switch: Switch::Off, ..RateLimitStats::default() };
+        let off = || RateLimitStats { mode: Mode::Off, ..RateLimitStats::default() };
         self.limiter.as_ref().map_or_else(off, |limiter| limiter.stats())
     }
 
@@ -119,20 +119,20 @@ impl RateLimitLayer {
 
     /// Changes the mode of all limits of this layer.
     ///
-    /// States are kept while limits are off, and continue when they are on again; in [`Switch::Shadow`] limits count
+    /// States are kept while limits are off, and continue when they are on again; in [`Mode::Shadow`] limits count
     /// without rejecting. A layer that was built disabled stays disabled.
     ///
     /// ```
-    /// use tollgate::Switch;
+    /// use tollgate::Mode;
     /// use tollgate::limit::{Quota, RateLimitLayer};
     ///
     /// let layer = RateLimitLayer::per_ip(Quota::per_minute(20));
-    /// layer.switch(Switch::Shadow);
-    /// assert_eq!(layer.stats().switch, Switch::Shadow);
+    /// layer.set_mode(Mode::Shadow);
+    /// assert_eq!(layer.stats().mode, Mode::Shadow);
     /// ```
-    pub fn switch(&self, switch: Switch) {
+    pub fn set_mode(&self, mode: Mode) {
         if let Some(limiter) = &self.limiter {
-            limiter.set_switch(switch);
+            limiter.set_mode(mode);
         }
     }
 

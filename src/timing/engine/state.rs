@@ -8,7 +8,7 @@ use super::request_log::UNATTRIBUTED;
 use super::route_stats::Route;
 use super::settings::TimingSettings;
 use super::shared::TimingShared;
-use crate::base::mode::{Switch, SwitchCell};
+use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::UNMATCHED;
 use crate::timing::measure::histogram::Histogram;
@@ -18,7 +18,7 @@ use crate::timing::measure::table::NamedCounters;
 /// Routes by name, and their shared state.
 pub(crate) struct TimingState {
     core: Arc<TimingShared>,
-    pub(crate) switch: SwitchCell,
+    pub(crate) mode: ModeCell,
     routes: NamedCounters<Arc<Route>>,
     /// Route of each declared pattern, by the pattern's index.
     patterns: Box<[Arc<Route>]>,
@@ -35,13 +35,13 @@ impl TimingState {
         let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));
         let unmatched = routes.of(UNMATCHED).clone();
         let patterns = core.settings().patterns.names().iter().map(|name| routes.of(name).clone()).collect();
-        Self { core, switch: SwitchCell::default(), routes, patterns, unmatched }
+        Self { core, mode: ModeCell::default(), routes, patterns, unmatched }
     }
 
     /// Counts a started request and returns its route; `None` if the layer is disabled.
     pub(crate) fn begin(&self, head: &RequestHead<'_>) -> Option<Arc<Route>> {
         let settings = self.core.settings();
-        if !settings.enabled || self.switch.get() == Switch::Off {
+        if !settings.enabled || self.mode.get() == Mode::Off {
             return None;
         }
         let route = match settings.patterns.routed(head) {
@@ -84,7 +84,7 @@ impl TimingState {
         let (findings, finding_counts) = self.core.findings();
         let slow = self.core.slow();
         TimingStats {
-            switch: if self.settings().enabled { self.switch.get() } else { Switch::Off },
+            mode: if self.settings().enabled { self.mode.get() } else { Mode::Off },
             requests: routes.iter().map(|route| route.requests).sum(),
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             latency: Latency::of(&all),

@@ -10,7 +10,7 @@ use super::findings::FindingKind;
 use super::histogram::Histogram;
 use super::latencies::Latencies;
 use crate::base::clock::Timestamp;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 
 /// Statistics of a [`TimingLayer`](crate::timing::TimingLayer) since it was built.
 ///
@@ -25,7 +25,7 @@ use crate::base::mode::Switch;
 #[non_exhaustive]
 pub struct TimingStats {
     /// Mode of the layer: on, off or shadow.
-    pub switch: Switch,
+    pub mode: Mode,
     /// Requests received.
     pub requests: u64,
     /// Requests in progress.

@@ -18,7 +18,7 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, LogSlot, Notes, RequestScope};
 use crate::base::error::BoxError;
 use crate::base::headers::SERVER_TIMING;
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::timing::engine::harvest_health;
 use crate::timing::engine::request_log::{RequestLog, Sums};
@@ -109,7 +109,7 @@ enum ResponseTimes {
 
 impl ResponseTimes {
     fn of(state: &TimingState, head: &RequestHead<'_>) -> Self {
-        if !state.settings().server_timing.wanted(head) || state.switch.get() != Switch::On {
+        if !state.settings().server_timing.wanted(head) || state.mode.get() != Mode::On {
             return Self::Nothing;
         }
         // RFC 9110 §10.1.4: a client announces with TE that it accepts trailers.

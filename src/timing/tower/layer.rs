@@ -11,7 +11,7 @@ use crate::base::body::Wrap;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events};
-use crate::base::mode::Switch;
+use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::timing::engine::settings::{Reporting, TimingSettings};
 use crate::timing::engine::state::TimingState;
@@ -119,20 +119,20 @@ impl TimingLayer {
     }
 
     /// Changes the mode of timing for future requests: on, off, or measuring without `Server-Timing`
-    /// ([`Switch::Shadow`]).
+    /// ([`Mode::Shadow`]).
     ///
     /// Measurements are kept. A layer that was built not [enabled](TimingBuilder::enabled) stays off.
     ///
     /// ```
-    /// use tollgate::Switch;
+    /// use tollgate::Mode;
     /// use tollgate::timing::TimingLayer;
     ///
     /// let timing = TimingLayer::new();
-    /// timing.switch(Switch::Off);
-    /// assert_eq!(timing.stats().switch, Switch::Off);
+    /// timing.set_mode(Mode::Off);
+    /// assert_eq!(timing.stats().mode, Mode::Off);
     /// ```
-    pub fn switch(&self, switch: Switch) {
-        self.state.switch.set(switch);
+    pub fn set_mode(&self, mode: Mode) {
+        self.state.mode.set(mode);
     }
 
     /// Wraps `inner`; `W` selects how its response body is wrapped.

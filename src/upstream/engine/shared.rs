@@ -25,7 +25,8 @@ use crate::upstream::quota::account::{
     Account, AccountEvents, AccountTicket, Alert, CallEnding, CallVerdict, PlannedCall,
 };
 use crate::upstream::quota::meter::Moment;
-use crate::upstream::quota::mode::{Mode, Priority, Shares};
+use crate::upstream::quota::on_limit::OnLimit;
+use crate::upstream::quota::priority::{Priority, Shares};
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 
 /// Interval between readings of the calendar.
@@ -37,7 +38,7 @@ pub(crate) type CreditCost = Arc<dyn Fn(&RequestHead<'_>) -> u64 + Send + Sync>;
 /// See the [module](self).
 pub(crate) struct UpstreamShared {
     pub(crate) name: Arc<str>,
-    pub(crate) mode: Mode,
+    pub(crate) on_limit: OnLimit,
     pub(crate) patterns: Patterns,
     pub(crate) cost: Option<CreditCost>,
     pub(crate) shares: Shares,
@@ -110,7 +111,7 @@ impl UpstreamShared {
     /// Returns the next step for a call.
     #[inline]
     pub(crate) fn begin(self: &Arc<Self>, call: PlannedCall) -> CallStep {
-        if let Some(pacer) = self.pacer.as_ref().filter(|_| matches!(self.mode, Mode::Wait(_)))
+        if let Some(pacer) = self.pacer.as_ref().filter(|_| matches!(self.on_limit, OnLimit::Wait(_)))
             && !pacer.try_acquire()
         {
             return CallStep::Wait(Box::pin(wait::turn(self.clone(), call)));
@@ -119,8 +120,8 @@ impl UpstreamShared {
             CallVerdict::Send(ticket) => CallStep::Send(ticket),
             CallVerdict::Reject(reason, until) => {
                 let wait = until.since(self.clock.now());
-                match self.mode {
-                    Mode::Wait(most) if wait <= most => {
+                match self.on_limit {
+                    OnLimit::Wait(most) if wait <= most => {
                         self.lock().account.waits += 1;
                         CallStep::Wait(Box::pin(wait::permission(self.clone(), call)))
                     }
@@ -239,6 +240,9 @@ impl UpstreamShared {
 
 impl fmt::Debug for UpstreamShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpstreamShared").field("name", &self.name).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("UpstreamShared")
+            .field("name", &self.name)
+            .field("on_limit", &self.on_limit)
+            .finish_non_exhaustive()
     }
 }

@@ -18,8 +18,8 @@ use crate::upstream::quota::rejected::RejectedReason;
 pub struct UpstreamStats {
     /// Name of the upstream.
     pub upstream: String,
-    /// Mode: `observe`, `wait` or `reject`.
-    pub mode: &'static str,
+    /// Treatment of calls beyond the quota: `observe`, `wait` or `reject`.
+    pub on_limit: &'static str,
     /// Configured windows, in configuration order.
     pub windows: Vec<WindowStats>,
     /// Limits reported by the upstream.
@@ -34,7 +34,7 @@ pub struct UpstreamStats {
     pub burn_last_day: u64,
     /// Calls rejected, by reason.
     pub rejections: BTreeMap<&'static str, u64>,
-    /// Calls that were sent only because of [`Mode::Observe`](crate::upstream::Mode::Observe).
+    /// Calls that were sent only because of [`OnLimit::Observe`](crate::upstream::OnLimit::Observe).
     pub would_reject: u64,
     /// Calls that waited.
     pub waits: u64,
@@ -108,7 +108,7 @@ impl UpstreamStats {
         let rejections = RejectedReason::ALL.map(|reason| (reason.as_str(), account.rejections[reason as usize]));
         Self {
             upstream: core.name.to_string(),
-            mode: core.mode.as_str(),
+            on_limit: core.on_limit.as_str(),
             windows: ours.collect(),
             learned: upstream_time.collect(),
             calls: account.endpoints.iter().map(|endpoint| endpoint.calls).sum(),

@@ -10,7 +10,7 @@ use crate::base::event::Event;
 use crate::resilience::isolate::{TIMEOUT, isolate};
 use crate::upstream::quota::account::{AccountTicket, BookingRequest, CallVerdict, PlannedCall};
 use crate::upstream::quota::balance::{Balance, Booking};
-use crate::upstream::quota::mode::Mode;
+use crate::upstream::quota::on_limit::OnLimit;
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 
 /// Minimum interval between two checks.
@@ -18,7 +18,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Waits for the call's turn, then for permission.
 pub(crate) async fn turn(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
-    let by = runtime_now() + core.mode.max_wait();
+    let by = runtime_now() + core.on_limit.max_wait();
     core.lock().account.waits += 1;
     if let Some(pacer) = &core.pacer
         && let Err(wait) = pacer.acquire(by).await
@@ -30,7 +30,7 @@ pub(crate) async fn turn(core: Arc<UpstreamShared>, call: PlannedCall) -> Result
 
 /// Waits for permission to send the call, within the maximum wait.
 pub(crate) async fn permission(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
-    let by = runtime_now() + core.mode.max_wait();
+    let by = runtime_now() + core.on_limit.max_wait();
     permission_by(core, call, by).await
 }
 
@@ -41,7 +41,7 @@ async fn permission_by(
 ) -> Result<AccountTicket, Rejected> {
     let deadline = runtime_now() + TIMEOUT;
     // Remaining part of the maximum wait, after the wait for its turn.
-    let unbooked_from = if matches!(core.mode, Mode::Wait(_)) { deadline.min(by) } else { deadline };
+    let unbooked_from = if matches!(core.on_limit, OnLimit::Wait(_)) { deadline.min(by) } else { deadline };
     loop {
         match core.admit(call) {
             CallVerdict::Send(ticket) => return Ok(ticket),
@@ -53,7 +53,7 @@ async fn permission_by(
             }
             CallVerdict::Reject(reason, until) => {
                 let wait = until.since(core.clock.now()).max(SHORTEST);
-                if !matches!(core.mode, Mode::Wait(_)) || runtime_now() + wait > by {
+                if !matches!(core.on_limit, OnLimit::Wait(_)) || runtime_now() + wait > by {
                     return Err(core.reject(reason, wait));
                 }
                 tokio::time::sleep(wait).await;

@@ -26,9 +26,11 @@ use crate::upstream::engine::shared::{AccountState, CreditCost, UpstreamShared, 
 use crate::upstream::learn::observed_limits::ObservedLimits;
 use crate::upstream::quota::account::{Account, AccountConfig};
 use crate::upstream::quota::alert;
+use crate::upstream::quota::call_pace::CallPace;
 use crate::upstream::quota::credit::Credits;
 use crate::upstream::quota::meter::Calendar;
-use crate::upstream::quota::mode::{CallPace, Mode, Priority, Shares};
+use crate::upstream::quota::on_limit::OnLimit;
+use crate::upstream::quota::priority::{Priority, Shares};
 
 /// Duration from which calls are slow.
 const SLOW: Duration = Duration::from_secs(10);
@@ -37,12 +39,12 @@ const SLOW: Duration = Duration::from_secs(10);
 ///
 /// ```
 /// use std::time::Duration;
-/// use tollgate::upstream::{Credits, Mode, Priority, UpstreamLayer};
+/// use tollgate::upstream::{Credits, OnLimit, Priority, UpstreamLayer};
 ///
 /// let search = UpstreamLayer::builder("search")
 ///     .quota(Credits::per_minute(100))
 ///     .quota(Credits::per_month(60_000).reset_day(15))
-///     .mode(Mode::Wait(Duration::from_secs(2)))
+///     .on_limit(OnLimit::Wait(Duration::from_secs(2)))
 ///     .routes(["/search", "/items/{id}"])
 ///     .cost(|head| if head.uri().path() == "/search" { 5 } else { 1 })
 ///     .free_not_modified()
@@ -55,7 +57,7 @@ const SLOW: Duration = Duration::from_secs(10);
 pub struct UpstreamBuilder {
     name: String,
     quotas: Vec<Credits>,
-    mode: Mode,
+    on_limit: OnLimit,
     pace: Option<CallPace>,
     circuit: Option<Circuit>,
     shares: Shares,
@@ -76,7 +78,7 @@ impl UpstreamBuilder {
         Self {
             name,
             quotas: Vec::new(),
-            mode: Mode::default(),
+            on_limit: OnLimit::default(),
             pace: None,
             circuit: Some(Circuit::default().percent(50).slow_after(SLOW)),
             shares: Shares::default(),
@@ -107,28 +109,28 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets the treatment of calls beyond the quota. Defaults to [`Mode::Reject`].
+    /// Sets the treatment of calls beyond the quota. Defaults to [`OnLimit::Reject`].
     ///
     /// ```
-    /// use tollgate::upstream::{Mode, UpstreamLayer};
+    /// use tollgate::upstream::{OnLimit, UpstreamLayer};
     ///
-    /// let layer = UpstreamLayer::builder("search").mode(Mode::Observe).build()?;
+    /// let layer = UpstreamLayer::builder("search").on_limit(OnLimit::Observe).build()?;
     /// # let _ = layer;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
+    pub fn on_limit(mut self, on_limit: OnLimit) -> Self {
+        self.on_limit = on_limit;
         self
     }
 
-    /// Sets the spacing of calls in [`Mode::Wait`]. Defaults to none: calls wait only for the quota.
+    /// Sets the spacing of calls in [`OnLimit::Wait`]. Defaults to none: calls wait only for the quota.
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tollgate::upstream::{CallPace, Mode, UpstreamLayer};
+    /// use tollgate::upstream::{CallPace, OnLimit, UpstreamLayer};
     ///
     /// let layer = UpstreamLayer::builder("search")
-    ///     .mode(Mode::Wait(Duration::from_secs(2)))
+    ///     .on_limit(OnLimit::Wait(Duration::from_secs(2)))
     ///     .pace(CallPace::per_second(10))
     ///     .build()?;
     /// # let _ = layer;
@@ -309,14 +311,14 @@ impl UpstreamBuilder {
             return Err(error);
         }
         self.check()?;
-        let Self { name, quotas, mode, pace, circuit, shares, alert_at, cost, free_not_modified, .. } = self;
+        let Self { name, quotas, on_limit, pace, circuit, shares, alert_at, cost, free_not_modified, .. } = self;
         self.clock.warm_up();
         let first = moment(&self.clock, self.clock.now());
         let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
         let circuit = circuit.map(Circuit::check).transpose()?;
         let breaker = circuit.map(|circuit| Breaker::new(circuit.policy));
         let config = AccountConfig {
-            enforce: mode != Mode::Observe,
+            enforce: on_limit != OnLimit::Observe,
             booked: self.store.is_some() && !calendars.is_empty(),
             free_not_modified,
             alert_at: SmallVec::from_vec(alert_at),
@@ -330,7 +332,7 @@ impl UpstreamBuilder {
         }
         let core = UpstreamShared {
             name: name.into(),
-            mode,
+            on_limit,
             patterns: self.patterns,
             cost,
             shares,
@@ -374,7 +376,7 @@ impl fmt::Debug for UpstreamBuilder {
         f.debug_struct("UpstreamBuilder")
             .field("name", &self.name)
             .field("quotas", &self.quotas)
-            .field("mode", &self.mode)
+            .field("on_limit", &self.on_limit)
             .finish_non_exhaustive()
     }
 }

@@ -53,7 +53,7 @@ pub struct UpstreamLayer {
 
 impl UpstreamLayer {
     /// Creates a layer with one quota; calls beyond it, or rejected by the upstream itself, are
-    /// [rejected](crate::upstream::Mode::Reject).
+    /// [rejected](crate::upstream::OnLimit::Reject).
     ///
     /// ```
     /// use tollgate::upstream::{Credits, UpstreamLayer};
