@@ -286,7 +286,7 @@ async fn stats_add_up() {
     assert_eq!((stats.levels[0].hits, stats.levels[0].entries), (4, 1));
     assert!(stats.levels[0].bytes > 0 && stats.levels[0].bytes < stats.levels[0].capacity_bytes);
     let json = serde_json::to_value(&stats).expect("json");
-    assert_eq!(json["time_saved_seconds"], 0.8);
+    assert_eq!(json["time_saved_ms"], 800.0);
 }
 
 #[tokio::test]

@@ -180,7 +180,7 @@ impl Frail {
 
     fn is_quiet(&self) -> bool {
         let stats = self.gate.stats();
-        (stats.in_flight, stats.fetches, stats.fetching_bytes) == (0, 0, 0)
+        (stats.in_flight, stats.fetches_in_flight, stats.in_flight_bytes) == (0, 0, 0)
     }
 }
 
@@ -218,7 +218,7 @@ async fn panics_and_clients_that_leave_free_everybody_and_leave_nothing_behind()
             assert!(freed < HANG, "{state}: waiters were kept for {freed:?}");
         }
         a.left(state, 500).await;
-        becomes(&format!("{state}: quiet, but {:?}", a.gate.stats().fetches), || a.is_quiet()).await;
+        becomes(&format!("{state}: quiet, but {:?}", a.gate.stats().fetches_in_flight), || a.is_quiet()).await;
         if state != "hung" {
             assert!(a.get(&format!("/body/{state}0")).await, "who left cancelled nothing");
             assert!(b.get(&format!("/body/{state}0")).await, "nor for the fleet");

@@ -78,7 +78,7 @@ async fn gateways_share_answers_and_a_limit() {
         until("joined", || gate.stats().cache.iter().all(|level| level.up)).await;
     }
     assert_eq!(ask(one, "/a").await, (200, "0".to_owned()));
-    until("it is in Redis", || first.stats().fetches == 0).await;
+    until("it is in Redis", || first.stats().fetches_in_flight == 0).await;
     assert_eq!(ask(other, "/a").await, (200, "0".to_owned()));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     let mut admitted = 0;

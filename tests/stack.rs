@@ -168,7 +168,7 @@ async fn stats_tell_what_happened_by_route() {
     send(&app, ask("/prices/ACME", "192.0.2.9")).await;
     assert_eq!(gate.stats().routes["/prices/{symbol}"].misses, 3);
     let json = serde_json::to_value(gate.stats()).expect("JSON");
-    assert_eq!(json["routes"]["/prices/{symbol}"]["hits"], 9);
+    assert_eq!(json["routes"]["/prices/{symbol}"]["hits_total"], 9);
 }
 
 #[tokio::test]

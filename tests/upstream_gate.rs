@@ -91,7 +91,7 @@ async fn one_call_serves_all_who_ask_until_it_is_too_old_or_taken_back() {
     assert_eq!(stats.upstream.windows[0].spent, 2);
     let json = serde_json::to_value(&stats).expect("JSON");
     assert_eq!(
-        (&json["efficiency"][0]["endpoint"], &json["efficiency"][0]["avoided"]),
+        (&json["efficiency"][0]["endpoint"], &json["efficiency"][0]["avoided_total"]),
         (&"/prices/{symbol}".into(), &50.into())
     );
     world.gate.shutdown().await;

@@ -9,6 +9,7 @@ pub(crate) mod detached_context;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod headers;
+pub(crate) mod json_units;
 pub(crate) mod lock;
 pub(crate) mod maybe_ready;
 pub(crate) mod mode;

@@ -58,10 +58,13 @@ pub(super) struct BatcherShared<K, V, E> {
 #[non_exhaustive]
 pub struct BatchStats {
     /// Number of keys requested by callers.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Number of bulk calls.
+    #[serde(rename = "calls_total")]
     pub calls: u64,
     /// Number of keys in these calls.
+    #[serde(rename = "keys_total")]
     pub keys: u64,
 }
 

@@ -191,10 +191,13 @@ impl fmt::Debug for UpstreamGate {
 #[non_exhaustive]
 pub struct UpstreamGateStats {
     /// Requests received.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Calls sent to the upstream.
+    #[serde(rename = "calls_total")]
     pub calls: u64,
     /// Requests answered without a call.
+    #[serde(rename = "calls_avoided_total")]
     pub calls_avoided: u64,
     /// Statistics of the quota: spent and remaining credits, reported limits, projected end.
     pub upstream: UpstreamStats,

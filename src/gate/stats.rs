@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::base::json_units::millis;
 use crate::base::mode::Mode;
 use crate::cache::{CacheStats, DataStats, LevelStats};
 use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
@@ -17,6 +18,7 @@ pub struct Stats {
     /// Mode of each layer.
     pub modes: LayerModes,
     /// Requests received.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Requests in progress.
     pub in_flight: u64,
@@ -33,14 +35,16 @@ pub struct Stats {
     /// Statistics per namespace of [typed values](crate::cache::Cached).
     pub data: Vec<DataStats>,
     /// Fetches in progress, including detached ones.
-    pub fetches: u64,
+    pub fetches_in_flight: u64,
     /// Bytes held for bodies in transfer.
-    pub fetching_bytes: u64,
+    pub in_flight_bytes: u64,
     /// Cache rules without a matching request, which usually indicates a typing mistake.
     pub unmatched_rules: Vec<String>,
     /// Calls of the inner service.
+    #[serde(rename = "inner_calls_total")]
     pub inner_calls: u64,
     /// Requests answered without a call of the inner service.
+    #[serde(rename = "inner_calls_avoided_total")]
     pub inner_calls_avoided: u64,
     /// Estimated duration of the avoided calls.
     #[serde(rename = "time_saved_ms", serialize_with = "millis")]
@@ -69,22 +73,31 @@ pub struct LayerModes {
 #[non_exhaustive]
 pub struct RouteReport {
     /// Requests received.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Requests rejected by a limit.
+    #[serde(rename = "limited_total")]
     pub limited: u64,
     /// Fresh hits.
+    #[serde(rename = "hits_total")]
     pub hits: u64,
     /// Stale hits.
+    #[serde(rename = "stale_total")]
     pub stale: u64,
     /// Hits after a successful revalidation.
+    #[serde(rename = "revalidated_total")]
     pub revalidated: u64,
     /// Misses, fetched from the service.
+    #[serde(rename = "misses_total")]
     pub misses: u64,
     /// Requests coalesced with another request's fetch.
+    #[serde(rename = "collapsed_total")]
     pub collapsed: u64,
     /// Requests fetched although the cache could have answered, in shadow mode.
+    #[serde(rename = "shadowed_total")]
     pub shadowed: u64,
     /// Requests that bypassed the cache or were not stored, by reason.
+    #[serde(rename = "bypassed_total")]
     pub bypassed: BTreeMap<&'static str, u64>,
     /// Time to the response head.
     #[serde(flatten)]
@@ -123,8 +136,8 @@ impl Stats {
             remote: limit.remote,
             cache: cache.levels,
             data: cache.data,
-            fetches: cache.fetches_in_flight,
-            fetching_bytes: cache.in_flight_bytes,
+            fetches_in_flight: cache.fetches_in_flight,
+            in_flight_bytes: cache.in_flight_bytes,
             unmatched_rules: cache.unmatched_rules,
             inner_calls: cache.inner_calls,
             inner_calls_avoided: cache.inner_calls_avoided,
@@ -133,8 +146,4 @@ impl Stats {
             timing,
         }
     }
-}
-
-fn millis<S: serde::Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64() * 1e3)
 }

@@ -228,7 +228,7 @@ impl Gate {
         let since = Instant::now();
         loop {
             let stats = self.gate.stats();
-            if stats.fetches == 0 && stats.fetching_bytes == 0 {
+            if stats.fetches_in_flight == 0 && stats.in_flight_bytes == 0 {
                 return;
             }
             assert!(since.elapsed() < BACK, "work is left behind: {stats:?}");

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::base::clock::nanos;
+use crate::base::json_units::millis;
 use crate::base::sharded_counter::ShardedCounter;
 
 /// Statistics of one namespace of typed values since it was built. Serializes to JSON with durations in milliseconds.
@@ -26,24 +27,34 @@ pub struct DataStats {
     /// Name of the namespace.
     pub name: String,
     /// Look-ups served by a fresh value.
+    #[serde(rename = "hits_total")]
     pub hits: u64,
     /// Look-ups served by a stale value: during a refresh, after a failed or slow load, or to save a budget.
+    #[serde(rename = "stale_total")]
     pub stale: u64,
     /// Those of `stale` that saved a budget.
+    #[serde(rename = "budget_stretched_total")]
     pub budget_stretched: u64,
     /// Look-ups served by another caller's load.
+    #[serde(rename = "collapsed_total")]
     pub collapsed: u64,
     /// Look-ups that loaded, or found nothing without loading.
+    #[serde(rename = "misses_total")]
     pub misses: u64,
     /// Loads, including background refreshes.
+    #[serde(rename = "loads_total")]
     pub loads: u64,
     /// Loads that failed or panicked.
+    #[serde(rename = "errors_total")]
     pub errors: u64,
     /// Callers that exceeded the hard timeout without a stale value to serve.
+    #[serde(rename = "timed_out_total")]
     pub timed_out: u64,
     /// Values that could not be encoded or decoded: another version or type, corrupt, or unsupported by postcard.
+    #[serde(rename = "decode_errors_total")]
     pub decode_errors: u64,
     /// Loads avoided: hits, stale and collapsed look-ups.
+    #[serde(rename = "avoided_total")]
     pub avoided: u64,
     /// Share of look-ups without a load, 0 to 1; 0 before the first.
     pub hit_ratio: f64,
@@ -75,10 +86,6 @@ impl DataStats {
         let lookups = self.avoided + self.misses;
         lookups >= 100 && self.target_hit_ratio.is_some_and(|target| self.hit_ratio < target)
     }
-}
-
-fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64() * 1e3)
 }
 
 /// Counters that every hit increments.

@@ -122,8 +122,10 @@ pub struct LevelStats {
     /// Name of the level, such as `memory`.
     pub name: String,
     /// Number of look-ups that it answered.
+    #[serde(rename = "hits_total")]
     pub hits: u64,
     /// Number of values that could not be used: corrupt, foreign, of another version or another key.
+    #[serde(rename = "decode_errors_total")]
     pub decode_errors: u64,
     /// Number of entries.
     pub entries: u64,
@@ -134,6 +136,7 @@ pub struct LevelStats {
     /// Whether the level is available. Unavailable levels are skipped.
     pub up: bool,
     /// Number of the latest invalidation received, for shared stores.
+    #[serde(rename = "invalidations_received_total")]
     pub invalidations_received: u64,
     /// Number of invalidations not yet delivered to the store.
     pub invalidations_pending: u64,

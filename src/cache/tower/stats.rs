@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::base::clock::nanos;
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::event::Once;
+use crate::base::json_units::millis;
 use crate::base::lock::RwLock;
 use crate::base::mode::Mode;
 use crate::cache::data::DataStats;
@@ -22,7 +23,7 @@ const MAX_ROUTES: usize = 256;
 /// Name of the counts of all other routes.
 const OTHER: &str = "other";
 
-/// Statistics of a cache since it was built. Serializes to JSON with durations in seconds.
+/// Statistics of a cache since it was built. Serializes to JSON with units in its keys.
 ///
 /// ```
 /// use tollgate::cache::CacheLayer;
@@ -43,11 +44,13 @@ pub struct CacheStats {
     /// By namespace of [typed values](crate::cache::Cached) in the same store.
     pub data: Vec<DataStats>,
     /// Number of calls of the inner service.
+    #[serde(rename = "inner_calls_total")]
     pub inner_calls: u64,
     /// Number of calls avoided by serving from the cache.
+    #[serde(rename = "inner_calls_avoided_total")]
     pub inner_calls_avoided: u64,
     /// Estimated duration of the avoided calls, from the fetches that created the entries.
-    #[serde(rename = "time_saved_seconds", serialize_with = "in_seconds")]
+    #[serde(rename = "time_saved_ms", serialize_with = "millis")]
     pub time_saved: Duration,
     /// Shared fetches in progress. Returns to 0.
     pub fetches_in_flight: u64,
@@ -71,26 +74,30 @@ pub struct CacheStats {
 #[non_exhaustive]
 pub struct RouteStats {
     /// Served from the store, fresh.
+    #[serde(rename = "hits_total")]
     pub hits: u64,
     /// Served from the store, stale: during a revalidation, or because the inner service failed.
+    #[serde(rename = "stale_total")]
     pub stale: u64,
     /// Served from the store after a successful revalidation.
+    #[serde(rename = "revalidated_total")]
     pub revalidated: u64,
     /// Fetched from the inner service.
+    #[serde(rename = "misses_total")]
     pub misses: u64,
     /// Served by another request's fetch.
+    #[serde(rename = "collapsed_total")]
     pub collapsed: u64,
     /// Fetched although the store had a usable entry, in [shadow mode](crate::Mode::Shadow).
+    #[serde(rename = "shadowed_total")]
     pub shadowed: u64,
     /// Responses stored.
+    #[serde(rename = "stored_total")]
     pub stored: u64,
     /// Requests that bypassed the cache and responses not stored, by [`Reason`]; `budget` counts stale responses served
     /// to save one.
+    #[serde(rename = "bypassed_total")]
     pub bypassed: BTreeMap<&'static str, u64>,
-}
-
-fn in_seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64())
 }
 
 /// Counters of one route.

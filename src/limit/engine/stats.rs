@@ -29,10 +29,13 @@ pub struct RateLimitStats {
     /// Mode of the layer: on, off or shadow.
     pub mode: Mode,
     /// Admitted requests.
+    #[serde(rename = "admitted_total")]
     pub admitted: u64,
     /// Rejected requests.
+    #[serde(rename = "refused_total")]
     pub refused: u64,
     /// Decisions made locally while the shared store was unavailable.
+    #[serde(rename = "degraded_total")]
     pub degraded: u64,
     /// Statistics per limit and tier, in configuration order.
     pub limits: Vec<LimitStats>,
@@ -53,8 +56,10 @@ pub struct LimitStats {
     /// Quota, such as `100/min`.
     pub quota: String,
     /// Requests that this limit rejected.
+    #[serde(rename = "refused_total")]
     pub refused: u64,
     /// Requests that this limit would have rejected without dry-run.
+    #[serde(rename = "would_refuse_total")]
     pub would_refuse: u64,
 }
 
@@ -65,6 +70,7 @@ pub struct RouteRefusals {
     /// Matched route, `"unmatched"` or `"other"`.
     pub route: String,
     /// Requests rejected on this route.
+    #[serde(rename = "refused_total")]
     pub refused: u64,
 }
 

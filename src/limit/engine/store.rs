@@ -25,6 +25,7 @@ pub struct LimitStoreStats {
     /// Capacity in keys; zero if the store has no bound of its own.
     pub capacity: u64,
     /// Live keys evicted to make room.
+    #[serde(rename = "evicted_total")]
     pub evicted: u64,
 }
 
@@ -45,16 +46,22 @@ pub struct RemoteStats {
     /// Whether the store is reachable and used.
     pub up: bool,
     /// Connections established.
+    #[serde(rename = "connections_total")]
     pub connections: u64,
     /// Decisions made by the store or on its behalf.
+    #[serde(rename = "decisions_total")]
     pub decisions: u64,
     /// Decisions paid from a lease, without a round trip.
+    #[serde(rename = "leased_total")]
     pub leased: u64,
     /// Rejections repeated from memory, without a round trip.
+    #[serde(rename = "remembered_total")]
     pub remembered: u64,
     /// Commands sent.
+    #[serde(rename = "commands_total")]
     pub commands: u64,
     /// Commands that failed or timed out.
+    #[serde(rename = "failures_total")]
     pub failures: u64,
     /// Last error, if any.
     pub last_error: Option<String>,

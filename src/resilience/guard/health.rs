@@ -24,16 +24,22 @@ pub struct GuardStats {
     /// Whether calls reach it.
     pub up: bool,
     /// Connections established.
+    #[serde(rename = "connections_total")]
     pub connections: u64,
     /// Attempts to connect.
+    #[serde(rename = "attempts_total")]
     pub attempts: u64,
     /// Calls made.
+    #[serde(rename = "calls_total")]
     pub calls: u64,
     /// Calls without an answer by the deadline.
+    #[serde(rename = "timeouts_total")]
     pub timeouts: u64,
     /// Calls that failed otherwise.
+    #[serde(rename = "failures_total")]
     pub failures: u64,
     /// Calls not made, because of an open breaker or a missing connection.
+    #[serde(rename = "skipped_total")]
     pub skipped: u64,
     /// The last error, if any.
     pub last_error: Option<String>,

@@ -4,12 +4,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::findings::FindingKind;
 use super::histogram::Histogram;
 use super::latencies::Latencies;
 use crate::base::clock::Timestamp;
+use crate::base::json_units::{millis, unix_millis};
 use crate::base::mode::Mode;
 
 /// Statistics of a [`TimingLayer`](crate::timing::TimingLayer) since it was built.
@@ -27,6 +28,7 @@ pub struct TimingStats {
     /// Mode of the layer: on, off or shadow.
     pub mode: Mode,
     /// Requests received.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Requests in progress.
     pub in_flight: u64,
@@ -99,18 +101,23 @@ pub struct RouteStats {
     /// Pattern of the route, `unmatched`, or `other`.
     pub route: String,
     /// Requests received.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Requests in progress.
     pub in_flight: u64,
     /// Requests answered with a 5xx status, or failed with an error of the service.
+    #[serde(rename = "errors_total")]
     pub errors: u64,
     /// Requests dropped before a response: client disconnect, outer timeout, or panic.
+    #[serde(rename = "cancelled_total")]
     pub cancelled: u64,
     /// Requests that took at least the layer's `slow_after`.
+    #[serde(rename = "slow_total")]
     pub slow: u64,
     /// Time to the response head, of answered requests.
     pub latency: Latency,
     /// Queries of these requests, including those of their detached work.
+    #[serde(rename = "queries_total")]
     pub queries: u64,
     /// Total time of these queries.
     #[serde(rename = "query_time_ms", serialize_with = "millis")]
@@ -128,8 +135,10 @@ pub struct QueryStats {
     /// Fingerprint, or name given to [`timed`](crate::timing::timed), or `other`.
     pub name: String,
     /// Rows returned or changed, if known.
+    #[serde(rename = "rows_total")]
     pub rows: u64,
     /// Queries dropped before their end; their time until then counts in `latency`.
+    #[serde(rename = "cancelled_total")]
     pub cancelled: u64,
     /// Count and durations.
     pub latency: Latency,
@@ -210,6 +219,7 @@ pub struct FindingCount {
     /// Route of the requests.
     pub route: String,
     /// Number of findings.
+    #[serde(rename = "count_total")]
     pub count: u64,
 }
 
@@ -323,13 +333,4 @@ pub struct QueryShare {
     pub duplicates: u64,
     /// File, line and column of the first call site, if known.
     pub at: Option<String>,
-}
-
-fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64() * 1e3)
-}
-
-fn unix_millis<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    serializer.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::shared::UpstreamShared;
 use crate::base::clock::Timestamp;
+use crate::base::json_units::{maybe_seconds, millis, seconds};
 use crate::base::route::UNMATCHED;
 use crate::upstream::quota::account::Endpoint;
 use crate::upstream::quota::meter::Moment;
@@ -25,24 +26,30 @@ pub struct UpstreamStats {
     /// Limits reported by the upstream.
     pub learned: Vec<WindowStats>,
     /// Calls sent.
+    #[serde(rename = "calls_total")]
     pub calls: u64,
     /// Cost in credits.
+    #[serde(rename = "credits_total")]
     pub credits: u64,
     /// Credits spent in the last hour.
     pub burn_last_hour: u64,
     /// Credits spent in the last day.
     pub burn_last_day: u64,
     /// Calls rejected, by reason.
+    #[serde(rename = "rejections_total")]
     pub rejections: BTreeMap<&'static str, u64>,
     /// Calls that were sent only because of [`OnLimit::Observe`](crate::upstream::OnLimit::Observe).
+    #[serde(rename = "would_reject_total")]
     pub would_reject: u64,
     /// Calls that waited.
+    #[serde(rename = "waits_total")]
     pub waits: u64,
     /// State of the circuit: `closed`, `open`, or `off` without one.
     pub circuit: &'static str,
     /// Whether the credit store is reachable; `None` without a store.
     pub store_up: Option<bool>,
     /// Credits spent here and not yet booked in the store.
+    #[serde(rename = "unbooked_total")]
     pub unbooked: u64,
     /// Endpoints that were called.
     pub endpoints: Vec<EndpointStats>,
@@ -76,15 +83,19 @@ pub struct EndpointStats {
     /// Pattern, or `unmatched`.
     pub endpoint: String,
     /// Calls sent.
+    #[serde(rename = "calls_total")]
     pub calls: u64,
     /// Cost in credits.
+    #[serde(rename = "credits_total")]
     pub credits: u64,
     /// Calls that failed with an error of the client.
+    #[serde(rename = "failed_total")]
     pub failed: u64,
     /// Responses with status 304 (Not Modified).
+    #[serde(rename = "not_modified_total")]
     pub not_modified: u64,
     /// Mean time to the response head.
-    #[serde(rename = "mean_latency_seconds", serialize_with = "seconds")]
+    #[serde(rename = "mean_latency_ms", serialize_with = "millis")]
     pub mean_latency: Duration,
 }
 
@@ -136,12 +147,4 @@ impl EndpointStats {
         let mean_latency = Duration::from_nanos(time.checked_div(answered).unwrap_or(0));
         Self { endpoint: name.to_owned(), calls, credits, failed, not_modified, mean_latency }
     }
-}
-
-fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64())
-}
-
-fn maybe_seconds<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    span.map(|span| span.as_secs_f64()).serialize(serializer)
 }

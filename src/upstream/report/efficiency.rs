@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+
+use crate::base::json_units::millis;
 
 use super::score::Weights;
 
@@ -33,19 +35,23 @@ pub struct EndpointReport {
     /// Pattern of the endpoint, or `unmatched`.
     pub endpoint: String,
     /// Requests, answered from the cache or by the upstream.
+    #[serde(rename = "requests_total")]
     pub requests: u64,
     /// Calls of the upstream.
+    #[serde(rename = "calls_total")]
     pub calls: u64,
     /// Requests that needed no call.
+    #[serde(rename = "avoided_total")]
     pub avoided: u64,
     /// The share of requests that needed no call, 0 to 1.
     pub hit_ratio: f64,
     /// Cost of the calls in credits.
+    #[serde(rename = "credits_total")]
     pub credits: u64,
     /// Credits per request.
     pub credits_per_request: f64,
     /// Mean duration of a request.
-    #[serde(rename = "mean_latency_seconds", serialize_with = "seconds")]
+    #[serde(rename = "mean_latency_ms", serialize_with = "millis")]
     pub mean_latency: Duration,
     /// Cost of the calls in money, if a credit has a price.
     pub money: Option<f64>,
@@ -151,10 +157,6 @@ impl EndpointReport {
             format!("{:.1}", self.score),
         ]
     }
-}
-
-fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(span.as_secs_f64())
 }
 
 #[cfg(test)]
