@@ -126,12 +126,12 @@ impl Patterns {
 
     /// Declares the routes of the service, for requests that no router has matched.
     pub(crate) fn declare(&mut self, routes: Arc<Patterns>) {
-        self.of_declared = routes.names.iter().map(|route| self.spelt_like(route)).collect();
+        self.of_declared = routes.names.iter().map(|route| self.pattern_equal_to(route)).collect();
         self.declared = Some(routes);
     }
 
     /// Makes them name outgoing requests: by path alone, whatever route a router left in the extensions.
-    pub(crate) fn go_out(&mut self) {
+    pub(crate) fn use_path_alone(&mut self) {
         self.outbound = true;
     }
 
@@ -152,7 +152,7 @@ impl Patterns {
                 self.of_declared[route].map(Match::exact).or_else(name)
             }
             Route::Routed(route) => {
-                let found = self.spelt_like(route).map(Match::exact).or_else(|| self.covering(route));
+                let found = self.pattern_equal_to(route).map(Match::exact).or_else(|| self.covering(route));
                 found.map(|found| Match { is_renamed: *self.names[found.place] != *route, ..found })
             }
             Route::Unknown if self.declared.is_some() => None,
@@ -209,7 +209,7 @@ impl Patterns {
 
     /// Returns the index of the pattern with the spelling of this route, whatever its parameters are called.
     #[inline]
-    fn spelt_like(&self, route: &str) -> Option<usize> {
+    fn pattern_equal_to(&self, route: &str) -> Option<usize> {
         if let Some(place) = self.exact.get(route) {
             return Some(*place);
         }
@@ -342,7 +342,7 @@ mod tests {
             ("/{{x}}/d", Some(braces)),
             ("/{{y}}/d", None),
         ] {
-            assert_eq!(patterns.spelt_like(route), found, "{route}");
+            assert_eq!(patterns.pattern_equal_to(route), found, "{route}");
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item<'_>)>> {
     let mut members: Vec<(&[u8], Item<'_>)> = Vec::new();
     Parser { text, at: 0 }.members(|parser| {
         let key = parser.key()?;
-        let value = if parser.eat(b'=') { parser.member()? } else { Item::True };
+        let value = if parser.consume(b'=') { parser.member()? } else { Item::True };
         parser.parameters(|_, _| {})?;
         // RFC 9651 §4.2.2: a later key overwrites an earlier one.
         members.retain(|(known, _)| *known != key);
@@ -80,7 +80,7 @@ impl<'a> Parser<'a> {
             if self.peek().is_none() {
                 return Some(());
             }
-            if !self.eat(b',') {
+            if !self.consume(b',') {
                 return None;
             }
             self.skip(b" \t");
@@ -99,7 +99,7 @@ impl<'a> Parser<'a> {
         Some(byte)
     }
 
-    fn eat(&mut self, byte: u8) -> bool {
+    fn consume(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
         found
@@ -128,17 +128,17 @@ impl<'a> Parser<'a> {
     }
 
     fn member(&mut self) -> Option<Item<'a>> {
-        if self.eat(b'(') { self.inner_list() } else { self.bare() }
+        if self.consume(b'(') { self.inner_list() } else { self.bare_item() }
     }
 
     /// Parses an inner list (RFC 9651 §4.2.1.2).
     fn inner_list(&mut self) -> Option<Item<'a>> {
         loop {
             self.skip(b" ");
-            if self.eat(b')') {
+            if self.consume(b')') {
                 return Some(Item::Other);
             }
-            self.bare()?;
+            self.bare_item()?;
             self.parameters(|_, _| {})?;
             if !matches!(self.peek()?, b' ' | b')') {
                 return None;
@@ -148,16 +148,16 @@ impl<'a> Parser<'a> {
 
     /// Parses parameters (RFC 9651 §4.2.3.2).
     fn parameters(&mut self, mut found: impl FnMut(&'a [u8], Item<'a>)) -> Option<()> {
-        while self.eat(b';') {
+        while self.consume(b';') {
             self.skip(b" ");
             let key = self.key()?;
-            found(key, if self.eat(b'=') { self.bare()? } else { Item::True });
+            found(key, if self.consume(b'=') { self.bare_item()? } else { Item::True });
         }
         Some(())
     }
 
     /// Parses a bare item (RFC 9651 §4.2.3.1).
-    fn bare(&mut self) -> Option<Item<'a>> {
+    fn bare_item(&mut self) -> Option<Item<'a>> {
         match self.peek()? {
             b'-' | b'0'..=b'9' => self.number(),
             b'"' => self.string(),
@@ -177,12 +177,12 @@ impl<'a> Parser<'a> {
 
     /// Parses a number (RFC 9651 §4.2.4): at most 15 digits, or 12 before and 3 after the point.
     fn number(&mut self) -> Option<Item<'a>> {
-        let negative = self.eat(b'-');
+        let negative = self.consume(b'-');
         let digits = self.take_while(|b| b.is_ascii_digit());
         if digits.is_empty() || digits.len() > 15 {
             return None;
         }
-        if self.eat(b'.') {
+        if self.consume(b'.') {
             let fraction = self.take_while(|b| b.is_ascii_digit());
             return (digits.len() <= 12 && (1..=3).contains(&fraction.len())).then_some(Item::Other);
         }
@@ -215,12 +215,12 @@ impl<'a> Parser<'a> {
     fn bytes(&mut self) -> Option<Item<'a>> {
         self.at += 1;
         self.take_while(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
-        self.eat(b':').then_some(Item::Other)
+        self.consume(b':').then_some(Item::Other)
     }
 
     fn display_string(&mut self) -> Option<Item<'a>> {
         self.at += 1;
-        if !self.eat(b'"') {
+        if !self.consume(b'"') {
             return None;
         }
         loop {

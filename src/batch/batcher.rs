@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::builder::BatcherBuilder;
-use super::call::Bulk;
+use super::call::BulkFn;
 use super::error::BatchError;
 use super::queue::{BatchAnswer, BatchQueue, CallerAction};
 use crate::base::lock::Mutex;
@@ -37,7 +37,7 @@ pub struct Batcher<K, V, E> {
 
 pub(super) struct BatcherShared<K, V, E> {
     pub(super) settings: BatcherBuilder,
-    pub(super) bulk: Bulk<K, V, E>,
+    pub(super) bulk: BulkFn<K, V, E>,
     queue: Mutex<BatchQueue<K, V, E>>,
     requests: AtomicU64,
     pub(super) calls: AtomicU64,
@@ -109,7 +109,7 @@ where
         BatcherBuilder::default().build(call)
     }
 
-    pub(super) fn new_with(settings: BatcherBuilder, bulk: Bulk<K, V, E>) -> Self {
+    pub(super) fn new_with(settings: BatcherBuilder, bulk: BulkFn<K, V, E>) -> Self {
         let zero = AtomicU64::default;
         let (queue, requests) = (Mutex::default(), zero());
         Self { shared: Arc::new(BatcherShared { settings, bulk, queue, requests, calls: zero(), keys: zero() }) }

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::batcher::Batcher;
-use super::call::Bulk;
+use super::call::BulkFn;
 
 /// Builder for [`Batcher`].
 ///
@@ -97,7 +97,7 @@ impl BatcherBuilder {
         Fut: Future<Output = Result<M, E>> + Send + 'static,
         M: IntoIterator<Item = (K, V)>,
     {
-        let bulk: Bulk<K, V, E> = Box::new(move |keys| {
+        let bulk: BulkFn<K, V, E> = Box::new(move |keys| {
             let result = call(keys);
             Box::pin(async move { result.await.map(|found| found.into_iter().collect::<HashMap<K, V>>()) })
         });

@@ -15,7 +15,7 @@ use super::queue::WaitingKey;
 use crate::base::maybe_ready::BoxFuture;
 
 /// User-supplied bulk call.
-pub(super) type Bulk<K, V, E> = Box<dyn Fn(Vec<K>) -> BoxFuture<Result<HashMap<K, V>, E>> + Send + Sync>;
+pub(super) type BulkFn<K, V, E> = Box<dyn Fn(Vec<K>) -> BoxFuture<Result<HashMap<K, V>, E>> + Send + Sync>;
 
 /// Keys of a failed call, and its error.
 type Failed<K, V, E> = (Vec<WaitingKey<K, V, E>>, E);

@@ -111,7 +111,7 @@ mod tower;
 pub use algorithm::check::{Check, Settlement};
 pub use algorithm::key_state::KeyState;
 pub(crate) use algorithm::key_state::{KeyHistory, KeyHistoryMut, StateKind};
-pub(crate) use algorithm::quota::Packed;
+pub(crate) use algorithm::quota::PackedQuota;
 pub use algorithm::quota::{Algorithm, Quota};
 pub use algorithm::verdict::{Verdict, Verdicts};
 pub use algorithm::{gcra, window};

@@ -33,7 +33,7 @@ pub(crate) fn isolate<T: Send + 'static>(
 }
 
 /// Returns the store's immediate answer, or the default if the store panics.
-pub(crate) fn contain_now<T: Default>(ask: impl FnOnce() -> T) -> T {
+pub(crate) fn isolate_now<T: Default>(ask: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(ask)).unwrap_or_default()
 }
 

@@ -63,7 +63,7 @@
 //! 1. A call is spent in every window before it is sent. Only a 304 response refunds its cost, and only if
 //!    [configured](UpstreamBuilder::free_not_modified). A call that failed or was cancelled may have been counted,
 //!    and stays spent.
-//! 2. A reported limit is as of the moment at which the upstream counted that call; other calls may have been counted
+//! 2. A reported limit is as of the time at which the upstream counted that call; other calls may have been counted
 //!    since, or before and answered later. All calls sent and not answered before that call was sent are added to the
 //!    report. A response that was overtaken by a later one changes nothing.
 //! 3. When a window ends, calls in flight also count in the next one, because either window may count them.

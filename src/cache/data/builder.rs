@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::cached::{Cached, SizeOf};
+use super::cached::{Cached, WeightFn};
 use super::data_cache::DataCache;
 use super::key;
 use super::namespace::{Namespace, NamespaceSettings};
@@ -51,7 +51,7 @@ pub struct CachedBuilder<V> {
     name: Box<str>,
     version: u32,
     settings: NamespaceSettings,
-    weigh: Option<SizeOf<V>>,
+    weigh: Option<WeightFn<V>>,
 }
 
 impl<V> CachedBuilder<V> {

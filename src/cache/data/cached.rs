@@ -46,11 +46,11 @@ use crate::cache::http::stored_head::LogPosition;
 /// The behaviour in each case is documented in [`cache`](crate::cache#typed-values).
 pub struct Cached<V> {
     pub(super) namespace: Arc<Namespace>,
-    pub(super) weigh: Option<SizeOf<V>>,
+    pub(super) weigh: Option<WeightFn<V>>,
 }
 
 /// Computes the size of a value in memory, in bytes.
-pub(super) type SizeOf<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
+pub(super) type WeightFn<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
 
 /// Result of a look-up.
 pub(super) enum TypedLookup<V> {

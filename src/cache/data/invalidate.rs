@@ -71,7 +71,7 @@ impl DataInvalidate {
     /// ```
     pub async fn key<K: KeyPart>(&self, key: K) -> Result<(), Error> {
         let key = key::key(&self.namespace.key_prefix, &key);
-        self.raise(InvalidationScope::Resource(key.resource().into())).await
+        self.invalidate_scope(InvalidationScope::Resource(key.resource().into())).await
     }
 
     /// Invalidates every value whose key begins with these parts: `("user", 7)` covers `("user", 7, "name")`, and not
@@ -93,7 +93,7 @@ impl DataInvalidate {
     /// # Ok(()) }
     /// ```
     pub async fn prefix<K: KeyPart>(&self, parts: K) -> Result<(), Error> {
-        self.raise(self.prefix_scope(key::prefix(&parts))).await
+        self.invalidate_scope(self.prefix_scope(key::prefix(&parts))).await
     }
 
     /// Invalidates every entry with this tag, in any namespace; also responses in the same store.
@@ -112,7 +112,7 @@ impl DataInvalidate {
     /// # Ok(()) }
     /// ```
     pub async fn tag(&self, tag: &str) -> Result<(), Error> {
-        self.raise(Invalidation::tag(tag)?.scope).await
+        self.invalidate_scope(Invalidation::tag(tag)?.scope).await
     }
 
     /// Invalidates everything in this namespace.
@@ -130,7 +130,7 @@ impl DataInvalidate {
     /// # Ok(()) }
     /// ```
     pub async fn all(&self) -> Result<(), Error> {
-        self.raise(self.prefix_scope(Box::default())).await
+        self.invalidate_scope(self.prefix_scope(Box::default())).await
     }
 
     fn prefix_scope(&self, path: Box<[u8]>) -> InvalidationScope {
@@ -138,7 +138,7 @@ impl DataInvalidate {
         InvalidationScope::Prefix(Prefix { scheme, authority, path })
     }
 
-    async fn raise(&self, scope: InvalidationScope) -> Result<(), Error> {
+    async fn invalidate_scope(&self, scope: InvalidationScope) -> Result<(), Error> {
         let engine = &self.namespace.engine;
         engine_parts::invalidate(&*engine.store, &engine.barriers, &Invalidation::new(scope, self.soft)).await
     }

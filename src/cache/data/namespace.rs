@@ -126,8 +126,8 @@ impl Namespace {
     /// Joins the load under way for this key, or starts one.
     pub(super) fn join(&self, key: &CacheKey) -> Role<Arc<Entry>> {
         let barriers = &self.engine.barriers;
-        let is_void = |began| barriers.compare(key, &self.settings.tags, began) != Validity::Valid;
-        self.fetches.join_or_lead(key, barriers.generation(), is_void)
+        let is_invalidated = |began| barriers.compare(key, &self.settings.tags, began) != Validity::Valid;
+        self.fetches.join_or_lead(key, barriers.generation(), is_invalidated)
     }
 
     /// Creates the entry of a value that has just been loaded.

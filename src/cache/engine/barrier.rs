@@ -43,7 +43,7 @@ struct Mark {
 }
 
 impl Mark {
-    fn raise(&mut self, generation: u64, soft: bool) {
+    fn insert(&mut self, generation: u64, soft: bool) {
         if soft { self.soft = generation } else { self.hard = generation }
     }
 
@@ -123,7 +123,7 @@ impl Barriers {
     }
 
     /// Raises a barrier at the next generation.
-    pub(super) fn raise(&self, scope: InvalidationScope, soft: bool) {
+    pub(super) fn insert(&self, scope: InvalidationScope, soft: bool) {
         let mut marks = self.marks.write();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         self.mark(&mut marks, scope, soft, generation);
@@ -131,7 +131,7 @@ impl Barriers {
 
     /// Raises a barrier at a given generation, greater than all before.
     #[cfg(feature = "redis")]
-    pub(super) fn raise_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
+    pub(super) fn insert_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
         let mut marks = self.marks.write();
         self.mark(&mut marks, scope, soft, generation);
     }
@@ -148,20 +148,20 @@ impl Barriers {
         match scope {
             InvalidationScope::Tag(tag) => {
                 let tag = marks.hasher.hash_one(tag.as_bytes());
-                raise(&mut marks.tags, tag, generation, soft, MAX_BARRIERS, &mut marks.floor);
+                insert(&mut marks.tags, tag, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Resource(key) => {
                 let key = marks.hasher.hash_one(&*key);
-                raise(&mut marks.resources, key, generation, soft, MAX_BARRIERS, &mut marks.floor);
+                insert(&mut marks.resources, key, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Path(path) => {
                 let path = marks.hasher.hash_one(&*path);
-                raise(&mut marks.paths, path, generation, soft, MAX_BARRIERS, &mut marks.floor);
+                insert(&mut marks.paths, path, generation, soft, MAX_BARRIERS, &mut marks.floor);
             }
             InvalidationScope::Prefix(prefix) => {
-                raise(&mut marks.prefixes, prefix, generation, soft, MAX_PREFIXES, &mut marks.floor);
+                insert(&mut marks.prefixes, prefix, generation, soft, MAX_PREFIXES, &mut marks.floor);
             }
-            InvalidationScope::All => marks.floor.raise(generation, soft),
+            InvalidationScope::All => marks.floor.insert(generation, soft),
         }
         // Stored after the mark: a reader that sees this generation also sees its mark.
         self.generation.store(generation, Ordering::Release);
@@ -213,7 +213,7 @@ impl Barriers {
     }
 }
 
-fn raise<K: Eq + Hash>(
+fn insert<K: Eq + Hash>(
     marks: &mut HashMap<K, Mark, foldhash::fast::RandomState>,
     key: K,
     generation: u64,
@@ -233,7 +233,7 @@ fn raise<K: Eq + Hash>(
             stays
         });
     }
-    marks.entry(key).or_default().raise(generation, soft);
+    marks.entry(key).or_default().insert(generation, soft);
 }
 
 #[cfg(test)]
@@ -268,7 +268,7 @@ mod tests {
             (InvalidationScope::All, true, true),
         ] {
             let before = barriers.generation();
-            barriers.raise(scope.clone(), false);
+            barriers.insert(scope.clone(), false);
             assert_eq!(barriers.check_fetch(&a, before) == Validity::Void, hits_a, "{scope:?}");
             assert_eq!(barriers.check_fetch(&b, before) == Validity::Void, hits_b, "{scope:?}");
             assert_eq!(barriers.check_fetch(&a, barriers.generation()), Validity::Valid);
@@ -279,10 +279,10 @@ mod tests {
     fn soft_barriers_mark_stale_and_tags_match_exactly() {
         let barriers = Barriers::default();
         let a = key("http://h/a");
-        barriers.raise(InvalidationScope::Tag("*".into()), true);
+        barriers.insert(InvalidationScope::Tag("*".into()), true);
         assert_eq!(barriers.compare(&a, &["*".into()], 0), Validity::Stale);
         assert_eq!(barriers.compare(&a, &["x".into()], 0), Validity::Valid);
-        barriers.raise(InvalidationScope::Tag("*".into()), false);
+        barriers.insert(InvalidationScope::Tag("*".into()), false);
         assert_eq!(barriers.compare(&a, &["*".into()], 0), Validity::Void);
     }
 
@@ -291,7 +291,7 @@ mod tests {
         let barriers = Barriers::default();
         let first = key("http://h/0");
         for n in 0..3 * MAX_BARRIERS {
-            barriers.raise(InvalidationScope::Resource(key(&format!("http://h/{n}")).resource().into()), false);
+            barriers.insert(InvalidationScope::Resource(key(&format!("http://h/{n}")).resource().into()), false);
         }
         assert!(barriers.marks.read().resources.len() <= MAX_BARRIERS);
         assert_eq!(barriers.check_fetch(&first, 0), Validity::Void);

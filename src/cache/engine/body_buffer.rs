@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::body_memory::{BLOCK_OVERHEAD, BodyMemory, MemoryReservation};
-use super::body_pump::PumpStep;
+use super::body_pump::BodyPumpStep;
 
 /// Maximum size of a block, unless a chunk is larger.
 const MAX_BLOCK: usize = 256 * 1024;
@@ -48,10 +48,10 @@ impl BodyBuffer {
     /// Copies a chunk into the buffer.
     ///
     /// # Errors
-    /// [`PumpStep::TooLarge`] or [`PumpStep::OutOfMemory`], after copying the part that fits.
-    pub(super) fn push(&mut self, mut data: &[u8], max_entry: u64) -> Result<(), PumpStep> {
+    /// [`BodyPumpStep::TooLarge`] or [`BodyPumpStep::OutOfMemory`], after copying the part that fits.
+    pub(super) fn push(&mut self, mut data: &[u8], max_entry: u64) -> Result<(), BodyPumpStep> {
         if self.promised.is_none() && self.length.saturating_add(data.len() as u64) > max_entry {
-            return Err(PumpStep::TooLarge);
+            return Err(BodyPumpStep::TooLarge);
         }
         while !data.is_empty() {
             let free_space = self.free_space(data.len())?;
@@ -68,7 +68,7 @@ impl BodyBuffer {
     }
 
     /// Returns the free space of the block being filled, after growing it for some of `needed_len`.
-    fn free_space(&mut self, needed_len: usize) -> Result<usize, PumpStep> {
+    fn free_space(&mut self, needed_len: usize) -> Result<usize, BodyPumpStep> {
         let free = self.tail.capacity() - self.tail.len();
         if free > 0 {
             return Ok(free);
@@ -80,12 +80,12 @@ impl BodyBuffer {
             None => self.tail.len().max(needed_len).min(MAX_BLOCK - self.tail.len().min(MAX_BLOCK - 1)),
         };
         if more == 0 {
-            return Err(PumpStep::TooLarge);
+            return Err(BodyPumpStep::TooLarge);
         }
         if self.promised.is_none() {
             let needed = (self.tail.len() + more) as u64 + BLOCK_OVERHEAD;
             if !self.reservation.grow(needed, self.length + needed_len as u64) {
-                return Err(PumpStep::OutOfMemory);
+                return Err(BodyPumpStep::OutOfMemory);
             }
         }
         self.tail.reserve_exact(more);
@@ -121,8 +121,8 @@ mod tests {
         assert!(BodyBuffer::new(Some(10_000), &body_memory).is_none());
         let mut unknown = BodyBuffer::new(None, &body_memory).expect("nothing is needed yet");
         assert_eq!(unknown.push(&[0; 9_000], 20_000), Ok(()));
-        assert_eq!(unknown.push(&[0; 9_000], 20_000), Err(PumpStep::OutOfMemory));
-        assert_eq!(unknown.push(&[0; 12_000], 20_000), Err(PumpStep::TooLarge));
+        assert_eq!(unknown.push(&[0; 9_000], 20_000), Err(BodyPumpStep::OutOfMemory));
+        assert_eq!(unknown.push(&[0; 12_000], 20_000), Err(BodyPumpStep::TooLarge));
         unknown.clear();
         drop(unknown);
         assert_eq!(body_memory.used(), 0);
@@ -132,7 +132,7 @@ mod tests {
     fn bytes_beyond_the_declared_length_are_rejected() {
         let body_memory = BodyMemory::new(10_000);
         let mut buffer = BodyBuffer::new(Some(3), &body_memory).expect("room");
-        assert_eq!(buffer.push(b"abcdef", 100), Err(PumpStep::TooLarge));
+        assert_eq!(buffer.push(b"abcdef", 100), Err(BodyPumpStep::TooLarge));
         assert_eq!((buffer.length, buffer.blocks.concat()), (3, b"abc".to_vec()));
     }
 

@@ -1,4 +1,4 @@
-//! [`Pump`]: reads a body into a [`Tee`] while it has consumers.
+//! [`BodyPump`]: reads a body into a [`Tee`] while it has consumers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const STALLED_TICKS: u32 = 3;
 
 /// Result of reading a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PumpStep {
+pub(crate) enum BodyPumpStep {
     /// The body was read completely.
     Complete,
     /// The body ended with trailers.
@@ -35,7 +35,7 @@ pub(crate) enum PumpStep {
 
 /// Limits of a body.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct BodyBounds {
     /// Maximum length of a stored body.
     pub(crate) entry: u64,
     /// Maximum time without progress.
@@ -43,10 +43,10 @@ pub(crate) struct Bounds {
 }
 
 /// Reads a body into a tee; aborts the body when dropped early.
-pub(crate) struct Pump {
+pub(crate) struct BodyPump {
     tee: Arc<Tee>,
     body: Option<Stream>,
-    bounds: Bounds,
+    bounds: BodyBounds,
     /// Slots for fetches that outlive their clients.
     slots: Arc<BackgroundSlots>,
     slot: Option<BackgroundSlot>,
@@ -55,17 +55,17 @@ pub(crate) struct Pump {
     idle_ticks: u32,
 }
 
-impl Pump {
-    pub(crate) fn new(tee: Arc<Tee>, body: Stream, bounds: Bounds, slots: Arc<BackgroundSlots>) -> Self {
+impl BodyPump {
+    pub(crate) fn new(tee: Arc<Tee>, body: Stream, bounds: BodyBounds, slots: Arc<BackgroundSlots>) -> Self {
         Self { tee, body: Some(body), bounds, slots, slot: None, tick: None, idle_ticks: 0 }
     }
 
     /// Reads the body to its end.
-    pub(crate) async fn run(&mut self) -> PumpStep {
+    pub(crate) async fn run(&mut self) -> BodyPumpStep {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpStep> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyPumpStep> {
         let mut progressed = false;
         if let Poll::Ready(step) = self.tee.poll_body(&mut self.body, self.bounds.entry, &mut progressed, cx) {
             return Poll::Ready(step);
@@ -81,7 +81,7 @@ impl Pump {
             self.tick = None;
             self.on_idle_tick();
         }
-        if self.has_consumer(cx) { Poll::Pending } else { Poll::Ready(PumpStep::Abandoned) }
+        if self.has_consumer(cx) { Poll::Pending } else { Poll::Ready(BodyPumpStep::Abandoned) }
     }
 
     /// Counts a tick without progress.
@@ -118,7 +118,7 @@ impl Pump {
     }
 }
 
-impl Drop for Pump {
+impl Drop for BodyPump {
     fn drop(&mut self) {
         self.tee.abort();
     }

@@ -20,7 +20,7 @@ const MAX_COPY: usize = 16 * 1024;
 pub(crate) type FetchRest = Box<dyn FnOnce(u64) -> BoxFuture<Option<Stream>> + Send>;
 
 /// State of a follower's range request after a stall.
-enum Resume {
+enum ReadState {
     No,
     Ready(FetchRest),
     Requesting(BoxFuture<Option<Stream>>),
@@ -35,7 +35,7 @@ pub(crate) struct BodyReader {
     sent: u64,
     is_leader: bool,
     rest: Option<Stream>,
-    resume: Resume,
+    resume: ReadState,
     done: bool,
 }
 
@@ -44,12 +44,12 @@ type Next = Option<Result<Frame<Bytes>, BoxError>>;
 impl BodyReader {
     /// Creates the reader of the client that triggered the fetch.
     pub(super) fn leader(tee: Arc<Tee>) -> Self {
-        Self { tee, block: 0, offset: 0, sent: 0, is_leader: true, rest: None, resume: Resume::No, done: false }
+        Self { tee, block: 0, offset: 0, sent: 0, is_leader: true, rest: None, resume: ReadState::No, done: false }
     }
 
     /// Creates the reader of another client.
     pub(super) fn follower(tee: Arc<Tee>, resume: Option<FetchRest>) -> Self {
-        let resume = resume.map_or(Resume::No, Resume::Ready);
+        let resume = resume.map_or(ReadState::No, ReadState::Ready);
         Self { tee, block: 0, offset: 0, sent: 0, is_leader: false, rest: None, resume, done: false }
     }
 
@@ -127,14 +127,14 @@ impl BodyReader {
 
     /// Continues with a range request; if that fails, waits for the body until the idle timeout.
     fn poll_resume(&mut self, tee_progress: TeeProgress, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Resume::Ready(_) = self.resume
-            && let Resume::Ready(fetch) = std::mem::replace(&mut self.resume, Resume::No)
+        if let ReadState::Ready(_) = self.resume
+            && let ReadState::Ready(fetch) = std::mem::replace(&mut self.resume, ReadState::No)
         {
-            self.resume = Resume::Requesting(fetch(self.sent));
+            self.resume = ReadState::Requesting(fetch(self.sent));
         }
-        if let Resume::Requesting(pending) = &mut self.resume {
+        if let ReadState::Requesting(pending) = &mut self.resume {
             let rest = ready!(pending.as_mut().poll(cx));
-            self.resume = Resume::No;
+            self.resume = ReadState::No;
             if rest.is_some() {
                 self.rest = rest;
                 return self.poll_rest(cx);
@@ -168,10 +168,10 @@ impl http_body::Body for BodyReader {
             return Poll::Ready(None);
         }
         // A range request under way is completed even if the shared body makes progress.
-        if let Resume::Requesting(_) = self.resume {
+        if let ReadState::Requesting(_) = self.resume {
             let tee_progress = self.tee.lock().tee_progress;
             match self.poll_resume(tee_progress, cx) {
-                Poll::Pending if matches!(self.resume, Resume::No) => {}
+                Poll::Pending if matches!(self.resume, ReadState::No) => {}
                 other => return other,
             }
         }

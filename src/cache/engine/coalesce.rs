@@ -83,16 +83,16 @@ pub(crate) enum Role<P = FetchProgress> {
 }
 
 impl<P> Coalescer<P> {
-    /// Joins the fetch for this key, or begins it. A fetch whose generation `is_void` rejects, since it began before an
+    /// Joins the fetch for this key, or begins it. A fetch whose generation `is_invalidated` rejects, since it began before an
     /// invalidation, is not joined.
     pub(crate) fn join_or_lead(
         self: &Arc<Self>,
         key: &CacheKey,
         generation: u64,
-        is_void: impl Fn(u64) -> bool,
+        is_invalidated: impl Fn(u64) -> bool,
     ) -> Role<P> {
         let mut shard = self.shard(key);
-        if let Some(fetch) = shard.get(key).filter(|fetch| !is_void(fetch.generation)) {
+        if let Some(fetch) = shard.get(key).filter(|fetch| !is_invalidated(fetch.generation)) {
             let (progress, fallback_permits) = (fetch.progress.clone(), fetch.fallback_permits.clone());
             return Role::Wait(Follower { id: fetch.id, progress, fallback_permits });
         }

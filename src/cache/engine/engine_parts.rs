@@ -73,7 +73,7 @@ pub(crate) fn invalidate(
 ) -> MaybeReady<Result<(), Error>> {
     // The store first: its reads are compared from then on, so no old entry arrives after the barrier.
     let result = store.invalidate(what);
-    barriers.raise(what.scope.clone(), what.soft);
+    barriers.insert(what.scope.clone(), what.soft);
     result
 }
 

@@ -212,7 +212,7 @@ impl InvalidationLog {
     /// Applies the next record; returns its invalidation if another process issued it.
     fn apply(&self, inner: &mut Inner, record: &LogRecord) -> Option<Invalidation> {
         if let Some(invalidation) = &record.invalidation {
-            self.barriers.raise_at(invalidation.scope.clone(), invalidation.soft, record.number);
+            self.barriers.insert_at(invalidation.scope.clone(), invalidation.soft, record.number);
         }
         inner.last = Some((record.number, record.id));
         self.number.store(record.number, Ordering::Release);
@@ -232,7 +232,7 @@ impl InvalidationScope {
     /// Whether it applies to an entry with this key and these tags.
     pub(super) fn applies_to(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
         let barriers = Barriers::default();
-        barriers.raise(self.clone(), false);
+        barriers.insert(self.clone(), false);
         barriers.compare(key, tags, 0) == Validity::Void
     }
 }

@@ -99,7 +99,7 @@ impl InvalidationSink {
     /// # let _ = on_message;
     /// ```
     pub fn invalidated(&self, invalidation: &Invalidation) {
-        self.barriers.raise(invalidation.scope.clone(), invalidation.soft);
+        self.barriers.insert(invalidation.scope.clone(), invalidation.soft);
     }
 
     /// Removes the copies of a key that another process removed.
@@ -130,7 +130,7 @@ impl InvalidationSink {
     /// # let _ = on_reconnect;
     /// ```
     pub fn updates_lost(&self) {
-        self.barriers.raise(InvalidationScope::All, false);
+        self.barriers.insert(InvalidationScope::All, false);
     }
 
     /// Returns the number of invalidations in this process.

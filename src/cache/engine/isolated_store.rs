@@ -11,7 +11,7 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::key::CacheKey;
-use crate::resilience::isolate::{contain_now, isolate};
+use crate::resilience::isolate::{isolate, isolate_now};
 
 /// Calls the store with panics caught and a timeout.
 pub(super) struct IsolatedStore(pub(super) Arc<dyn CacheStore>);
@@ -30,7 +30,7 @@ impl CacheStore for IsolatedStore {
     }
 
     fn stats(&self) -> Vec<LevelStats> {
-        contain_now(|| self.0.stats())
+        isolate_now(|| self.0.stats())
     }
 
     fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
@@ -51,7 +51,7 @@ impl CacheStore for IsolatedStore {
     }
 
     fn generation(&self) -> u64 {
-        contain_now(|| self.0.generation())
+        isolate_now(|| self.0.generation())
     }
 
     fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
@@ -64,6 +64,6 @@ impl CacheStore for IsolatedStore {
     }
 
     fn listen(&self, listener: InvalidationSink) {
-        contain_now(|| self.0.listen(listener));
+        isolate_now(|| self.0.listen(listener));
     }
 }

@@ -356,7 +356,7 @@ fn compact_values(headers: &mut HeaderMap) {
 pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePolicy, began: LogPosition) -> StoredHead {
     if !headers.contains_key(header::DATE) {
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date of arrival to a response it caches.
-        if let Some(date) = http_date(policy.moments.wall) {
+        if let Some(date) = http_date(policy.exchange.wall) {
             headers.insert(header::DATE, date);
         }
     }
@@ -368,12 +368,12 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePoli
         status,
         headers,
         age: policy.age,
-        stored_at: policy.moments.received_at,
+        stored_at: policy.exchange.received_at,
         deadlines,
         strict: policy.strict,
         immutable: policy.immutable,
         tags: policy.tags,
-        took: policy.moments.received_at.since(policy.moments.requested_at),
+        took: policy.exchange.received_at.since(policy.exchange.requested_at),
         began,
         checked: AtomicU64::new(0),
     }

@@ -31,7 +31,7 @@ use http::HeaderMap;
 
 use super::body_buffer::BodyBuffer;
 use super::body_memory::BodyMemory;
-use super::body_pump::PumpStep;
+use super::body_pump::BodyPumpStep;
 use super::body_reader::{BodyReader, FetchRest};
 use super::record::StoredBody;
 use crate::base::body::Stream;
@@ -150,19 +150,19 @@ impl Tee {
         max_entry: u64,
         moved: &mut bool,
         cx: &mut Context<'_>,
-    ) -> Poll<PumpStep> {
+    ) -> Poll<BodyPumpStep> {
         loop {
-            let Some(stream) = body.as_mut() else { return Poll::Ready(PumpStep::BodyError) };
+            let Some(stream) = body.as_mut() else { return Poll::Ready(BodyPumpStep::BodyError) };
             let frame = ready!(stream.as_mut().poll_frame(cx));
             *moved = true;
             let frame = match frame {
                 None => {
                     self.end(TeeEnd::Complete(None));
-                    return Poll::Ready(PumpStep::Complete);
+                    return Poll::Ready(BodyPumpStep::Complete);
                 }
                 Some(Err(error)) => {
                     self.end(TeeEnd::Failed(Some(error)));
-                    return Poll::Ready(PumpStep::BodyError);
+                    return Poll::Ready(BodyPumpStep::BodyError);
                 }
                 Some(Ok(frame)) => frame,
             };
@@ -175,14 +175,14 @@ impl Tee {
                 }
                 Err(frame) => {
                     self.end(TeeEnd::Complete(frame.into_trailers().ok()));
-                    return Poll::Ready(PumpStep::Trailers);
+                    return Poll::Ready(BodyPumpStep::Trailers);
                 }
             }
         }
     }
 
     /// Appends a chunk; returns the part that did not fit, and the reason, as an error.
-    fn append(&self, mut data: Bytes, max_entry: u64) -> Result<(), (Bytes, PumpStep)> {
+    fn append(&self, mut data: Bytes, max_entry: u64) -> Result<(), (Bytes, BodyPumpStep)> {
         let mut state = self.lock();
         let before = state.buffer.length;
         let pushed = state.buffer.push(&data, max_entry);

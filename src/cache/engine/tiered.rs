@@ -122,7 +122,7 @@ impl CacheStore for Levels {
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
         let level_1 = self.level_1.remove(key);
-        both(level_1, self.level_2.remove(key))
+        write_both(level_1, self.level_2.remove(key))
     }
 
     fn stats(&self) -> Vec<LevelStats> {
@@ -210,7 +210,7 @@ fn either(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) ->
 }
 
 /// Succeeds if both levels do.
-fn both(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) -> MaybeReady<WriteResult> {
+fn write_both(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) -> MaybeReady<WriteResult> {
     combine(level_1, level_2, Result::and)
 }
 

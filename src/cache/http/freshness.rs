@@ -61,15 +61,16 @@ pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime>
 ///
 /// Zero in profile `app` without an `Age` field: the inner service is the origin, and the time a handler takes does not
 /// count as age.
-pub(super) fn initial_age(headers: &HeaderMap, moments: &ExchangeTimes, profile: Profile) -> Duration {
+pub(super) fn initial_age(headers: &HeaderMap, exchange_times: &ExchangeTimes, profile: Profile) -> Duration {
     let age_value = age(headers);
     if profile == Profile::App && age_value.is_none() {
         return Duration::ZERO;
     }
     // "apparent_age = max(0, response_time - date_value)"
-    let apparent = date(headers, &header::DATE).and_then(|date| moments.wall.duration_since(date).ok());
+    let apparent = date(headers, &header::DATE).and_then(|date| exchange_times.wall.duration_since(date).ok());
     // "response_delay = response_time - request_time; corrected_age_value = age_value + response_delay"
-    let corrected = age_value.unwrap_or_default().saturating_add(moments.received_at.since(moments.requested_at));
+    let corrected =
+        age_value.unwrap_or_default().saturating_add(exchange_times.received_at.since(exchange_times.requested_at));
     // Dates have a resolution of one second: a smaller difference is rounding.
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
     apparent.max(corrected)
@@ -88,7 +89,7 @@ pub(super) fn lifetime(
     directives: &ResponseDirectives,
     targeted: bool,
     assigned: Option<Duration>,
-    moments: &ExchangeTimes,
+    exchange_times: &ExchangeTimes,
 ) -> Lifetime {
     // "If the cache is shared and the s-maxage response directive is present, use its value", then max-age.
     if let Some(span) = directives.s_maxage.or(directives.max_age) {
@@ -99,18 +100,23 @@ pub(super) fn lifetime(
         // §5.3: "A cache recipient MUST interpret invalid date formats, especially the value "0", as representing a
         // time in the past". Two lines are as invalid as none that parses.
         let Some(expires) = date(headers, &header::EXPIRES) else { return Lifetime::Explicit(Duration::ZERO) };
-        let born = date(headers, &header::DATE).unwrap_or(moments.wall);
+        let born = date(headers, &header::DATE).unwrap_or(exchange_times.wall);
         return Lifetime::Explicit(expires.duration_since(born).unwrap_or_default());
     }
     assigned.map_or(Lifetime::Unknown, Lifetime::Explicit)
 }
 
 /// §4.2.2: a tenth of the time since the last modification, for statuses that are heuristically cacheable.
-pub(super) fn heuristic(headers: &HeaderMap, status: StatusCode, public: bool, moments: &ExchangeTimes) -> Lifetime {
+pub(super) fn heuristic(
+    headers: &HeaderMap,
+    status: StatusCode,
+    public: bool,
+    exchange_times: &ExchangeTimes,
+) -> Lifetime {
     if !public && !is_heuristically_cacheable(status) {
         return Lifetime::Unknown;
     }
-    let born = date(headers, &header::DATE).unwrap_or(moments.wall);
+    let born = date(headers, &header::DATE).unwrap_or(exchange_times.wall);
     match date(headers, &header::LAST_MODIFIED).and_then(|modified| born.duration_since(modified).ok()) {
         Some(since) => Lifetime::Heuristic((since / 10).min(MAX_HEURISTIC)),
         None => Lifetime::Unknown,
@@ -136,7 +142,7 @@ mod tests {
         map
     }
 
-    fn moments() -> ExchangeTimes {
+    fn exchange_times() -> ExchangeTimes {
         let wall = httpdate::parse_http_date("Thu, 01 Jan 2026 00:01:00 GMT").expect("a date");
         let requested_at = Timestamp::from_nanos(1_000_000_000);
         ExchangeTimes { requested_at, received_at: requested_at + Duration::from_secs(2), wall }
@@ -144,7 +150,7 @@ mod tests {
 
     fn lifetime_of(fields: &[(&'static str, &str)]) -> Lifetime {
         let headers = headers(fields);
-        lifetime(&headers, &ResponseDirectives::of(&headers), false, None, &moments())
+        lifetime(&headers, &ResponseDirectives::of(&headers), false, None, &exchange_times())
     }
 
     const fn secs(n: u64) -> Lifetime {
@@ -190,8 +196,9 @@ mod tests {
 
     #[test]
     fn age_takes_the_larger_of_date_and_age() {
-        let shared =
-            |fields: &[(&'static str, &str)]| initial_age(&headers(fields), &moments(), Profile::Shared).as_secs();
+        let shared = |fields: &[(&'static str, &str)]| {
+            initial_age(&headers(fields), &exchange_times(), Profile::Shared).as_secs()
+        };
         assert_eq!(shared(&[]), 2, "the delay alone");
         assert_eq!(shared(&[("age", "10")]), 12);
         assert_eq!(shared(&[("date", "Thu, 01 Jan 2026 00:00:00 GMT"), ("age", "10")]), 60);
@@ -202,14 +209,14 @@ mod tests {
             assert_eq!(shared(&[("age", line)]), expected, "{line}");
         }
         assert_eq!(shared(&[("age", "7"), ("age", "1000")]), 9);
-        assert_eq!(initial_age(&headers(&[]), &moments(), Profile::App), Duration::ZERO);
-        assert_eq!(initial_age(&headers(&[("age", "10")]), &moments(), Profile::App).as_secs(), 12);
+        assert_eq!(initial_age(&headers(&[]), &exchange_times(), Profile::App), Duration::ZERO);
+        assert_eq!(initial_age(&headers(&[("age", "10")]), &exchange_times(), Profile::App).as_secs(), 12);
     }
 
     #[test]
     fn heuristic_is_a_tenth_and_at_most_a_day() {
         let heuristic_at =
-            |modified, status| heuristic(&headers(&[("last-modified", modified)]), status, false, &moments());
+            |modified, status| heuristic(&headers(&[("last-modified", modified)]), status, false, &exchange_times());
         assert_eq!(
             heuristic_at("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK),
             Lifetime::Heuristic(Duration::from_secs(60))

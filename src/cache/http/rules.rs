@@ -303,7 +303,7 @@ impl Rules {
     pub(crate) fn compile(self, routing: &Routing) -> Result<CompiledRules, Error> {
         let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new() };
         if routing.outbound {
-            compiled.patterns.go_out();
+            compiled.patterns.use_path_alone();
         }
         if let Some(routes) = &routing.declared {
             compiled.patterns.declare(routes.clone());

@@ -30,7 +30,7 @@ const REVALIDATION_RETENTION: Duration = Duration::from_secs(3600);
 /// Properties with which a response is stored.
 #[derive(Debug)]
 pub(crate) struct StorePolicy {
-    pub(crate) moments: ExchangeTimes,
+    pub(crate) exchange: ExchangeTimes,
     /// Age on arrival.
     pub(crate) age: Duration,
     /// Freshness lifetime counted from generation, after jitter.
@@ -52,7 +52,7 @@ pub(crate) struct StorePolicy {
 impl StorePolicy {
     pub(crate) fn deadlines(&self) -> Deadlines {
         let stale_for = self.age.saturating_sub(self.lifetime);
-        let fresh_until = self.moments.received_at + self.lifetime.saturating_sub(self.age);
+        let fresh_until = self.exchange.received_at + self.lifetime.saturating_sub(self.age);
         let beyond = |window: Duration| fresh_until + window.saturating_sub(stale_for);
         let left = self.lifetime.saturating_sub(self.age);
         let longest = self.while_revalidate.max(self.if_error).max(self.if_down);
@@ -60,7 +60,7 @@ impl StorePolicy {
             fresh_until,
             initial_staleness: stale_for,
             refresh_from: match self.refresh_ahead {
-                share if share < 1.0 => self.moments.received_at + left.mul_f64(share),
+                share if share < 1.0 => self.exchange.received_at + left.mul_f64(share),
                 _ => fresh_until,
             },
             revalidate_until: beyond(self.while_revalidate),
@@ -79,12 +79,12 @@ pub(crate) struct StoreContext<'a> {
     pub(crate) flags: RequestFlags,
     /// Whether the key includes an identity.
     pub(crate) keyed: bool,
-    pub(crate) moments: ExchangeTimes,
+    pub(crate) exchange: ExchangeTimes,
     /// Whether the request is a POST: only explicit freshness in the response counts.
     pub(crate) post: bool,
     /// Whether the forwarded request held fields specific to it that may cause an error. These are the client's
     /// `Range`, condition or `Expect`, or a `Range` added by the cache.
-    pub(crate) own_fields: bool,
+    pub(crate) request_specific: bool,
     /// Whether `Accept-Encoding` rejects the identity coding, which variants by `Accept-Encoding` do not distinguish.
     pub(crate) refuses_identity: bool,
     /// Random number, for jitter.
@@ -110,7 +110,7 @@ pub(crate) fn evaluate(
     check_directives(&directives, status, app)?;
     // A rule applies where the response is silent; it does not share one client's cookie.
     let by_rule =
-        |headers| freshness::lifetime(headers, &directives, targeted, None, &context.moments) == Lifetime::Unknown;
+        |headers| freshness::lifetime(headers, &directives, targeted, None, &context.exchange) == Lifetime::Unknown;
     denied(headers.contains_key(header::SET_COOKIE) && (app || by_rule(headers)), Reason::SetCookie)?;
     // RFC 9111 §3.5: a shared cache stores the response to an authorized request only if the response allows it.
     let allowed = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
@@ -134,7 +134,7 @@ pub(crate) fn evaluate(
     } else {
         // In `shared` a stale response is useful for clients that send max-stale and while the origin is down.
         let useful = if app { deadlines.fresh_until.max(deadlines.revalidate_until) } else { deadlines.retain_until };
-        denied(useful <= store_policy.moments.received_at && !validated, Reason::AlreadyStale)?;
+        denied(useful <= store_policy.exchange.received_at && !validated, Reason::AlreadyStale)?;
     }
     Ok(store_policy)
 }
@@ -192,7 +192,7 @@ fn check_status(context: &StoreContext<'_>, status: StatusCode, headers: &Header
 /// connection; 406, 412, 413, 415, 416, 417 and 426 one request's `Accept`, conditions, content, `Range`, `Expect` and
 /// `Upgrade`.
 fn is_request_specific(context: &StoreContext<'_>, status: StatusCode) -> bool {
-    context.own_fields
+    context.request_specific
         || context.refuses_identity
         || matches!(
             status.as_u16(),
@@ -262,9 +262,9 @@ fn lifetime(
         _ => None,
     };
     let app = context.settings.profile == Profile::App;
-    let mut found = freshness::lifetime(headers, directives, targeted, from_rule, &context.moments);
+    let mut found = freshness::lifetime(headers, directives, targeted, from_rule, &context.exchange);
     if found == Lifetime::Unknown && !app && !context.post {
-        found = freshness::heuristic(headers, status, directives.public, &context.moments);
+        found = freshness::heuristic(headers, status, directives.public, &context.exchange);
     }
     match found {
         Lifetime::Explicit(span) | Lifetime::Heuristic(span) => Ok(span),
@@ -316,8 +316,8 @@ fn store_policy(
     let retention =
         retention.max(Duration::try_from_secs_f64(lifetime.as_secs_f64() * (stretch - 1.0)).unwrap_or(MAX_LIFETIME));
     StorePolicy {
-        moments: context.moments,
-        age: freshness::initial_age(headers, &context.moments, context.settings.profile),
+        exchange: context.exchange,
+        age: freshness::initial_age(headers, &context.exchange, context.settings.profile),
         lifetime: if no_cache { Duration::ZERO } else { jittered(lifetime, context.settings.jitter, context.random) },
         while_revalidate: window(directives.stale_while_revalidate, context.rule.stale_while_revalidate),
         if_error,

@@ -217,16 +217,16 @@ impl RunningFetch {
             rule: self.core.rules.rule(&self.params.rule),
             flags: self.params.flags,
             keyed: self.params.keyed,
-            moments: ExchangeTimes { requested_at: self.requested_at, received_at, wall: self.core.clock.wall() },
+            exchange: ExchangeTimes { requested_at: self.requested_at, received_at, wall: self.core.clock.wall() },
             post: self.params.post,
-            own_fields: self.sent_own_fields(),
+            request_specific: self.was_request_specific(),
             refuses_identity: !vary::accepts_identity(&self.headers),
             random: self.params.key.hash64() ^ received_at.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
 
     /// Whether the forwarded request had a `Range`, a condition or an `Expect` specific to this client.
-    fn sent_own_fields(&self) -> bool {
+    fn was_request_specific(&self) -> bool {
         let flags = self.params.flags;
         let forwarded = match self.question {
             OriginRequest::Unchanged => {
@@ -258,7 +258,7 @@ impl RunningFetch {
         // To its callers, an upstream that rate-limits has failed.
         let is_rate_limited = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
         let failure_class = if is_rate_limited { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
-        if !self.params.accepts_instead_of(failure_class, &entry.meta, now) {
+        if !self.params.may_serve_stale_for(failure_class, &entry.meta, now) {
             return None;
         }
         record_outcome(&self.params.route.stale, CacheNote::Stale);
@@ -271,7 +271,7 @@ impl RunningFetch {
     pub(super) fn mark_not_shareable(&self, reason: Reason, status: StatusCode) {
         let core = &self.core;
         self.params.route.bypass(reason);
-        core.warn_if_useless(&self.params.rule, reason);
+        core.warn_of_unused_rule(&self.params.rule, reason);
         // An error describes the resource only if it says that there is none, and an answer to a credential only its user.
         let is_error = status.is_client_error() || status.is_server_error();
         let is_general = (matches!(status.as_u16(), 404 | 410) || !is_error)

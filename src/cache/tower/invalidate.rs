@@ -79,7 +79,7 @@ impl Invalidate {
         if !tag::is_valid(tag) {
             return Err(Error::config(format!("invalid tag {tag:?}")));
         }
-        self.raise(InvalidationScope::Tag(tag.into())).await
+        self.invalidate_scope(InvalidationScope::Tag(tag.into())).await
     }
 
     /// Invalidates the entries of one resource, every variant and identity: `https://host/path?query`, `host/path`
@@ -102,13 +102,15 @@ impl Invalidate {
         if url.starts_with('/') {
             let resource = self.resource("http", &format!("any{url}"), url)?;
             let target = Target::of(&resource).ok_or_else(|| malformed(url))?;
-            return self.raise(InvalidationScope::Path([target.path, target.query].concat().into())).await;
+            return self.invalidate_scope(InvalidationScope::Path([target.path, target.query].concat().into())).await;
         }
         match url.split_once("://") {
-            Some((scheme, rest)) => self.raise(InvalidationScope::Resource(self.resource(scheme, rest, url)?)).await,
+            Some((scheme, rest)) => {
+                self.invalidate_scope(InvalidationScope::Resource(self.resource(scheme, rest, url)?)).await
+            }
             None => {
-                let plain = self.raise(InvalidationScope::Resource(self.resource("http", url, url)?)).await;
-                plain.and(self.raise(InvalidationScope::Resource(self.resource("https", url, url)?)).await)
+                let plain = self.invalidate_scope(InvalidationScope::Resource(self.resource("http", url, url)?)).await;
+                plain.and(self.invalidate_scope(InvalidationScope::Resource(self.resource("https", url, url)?)).await)
             }
         }
     }
@@ -130,7 +132,9 @@ impl Invalidate {
     pub async fn prefix(&self, prefix: &str) -> Result<(), Error> {
         if prefix.starts_with('/') {
             let path = prefix.as_bytes().into();
-            return self.raise(InvalidationScope::Prefix(Prefix { scheme: None, authority: None, path })).await;
+            return self
+                .invalidate_scope(InvalidationScope::Prefix(Prefix { scheme: None, authority: None, path }))
+                .await;
         }
         let (scheme, rest) = match prefix.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),
@@ -139,7 +143,7 @@ impl Invalidate {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let resource = self.resource(scheme.unwrap_or("http"), authority, prefix)?;
         let target = Target::of(&resource).ok_or_else(|| malformed(prefix))?;
-        self.raise(InvalidationScope::Prefix(Prefix {
+        self.invalidate_scope(InvalidationScope::Prefix(Prefix {
             scheme: scheme.map(|scheme| scheme.to_ascii_lowercase().as_bytes().into()),
             authority: Some(target.authority.into()),
             path: path.as_bytes().into(),
@@ -180,10 +184,10 @@ impl Invalidate {
     /// # Ok(()) }
     /// ```
     pub async fn all(&self) -> Result<(), Error> {
-        self.raise(InvalidationScope::All).await
+        self.invalidate_scope(InvalidationScope::All).await
     }
 
-    async fn raise(&self, scope: InvalidationScope) -> Result<(), Error> {
+    async fn invalidate_scope(&self, scope: InvalidationScope) -> Result<(), Error> {
         self.core.invalidate(&Invalidation::new(scope, self.soft)).await
     }
 

@@ -226,7 +226,7 @@ impl CacheShared {
     }
 
     /// Whether an invalidation since `began` rules out joining a fetch under way.
-    pub(super) fn is_void(&self, key: &CacheKey, began: u64) -> bool {
+    pub(super) fn is_invalidated(&self, key: &CacheKey, began: u64) -> bool {
         self.barriers.check_fetch(key, began) != Validity::Valid
     }
 }

@@ -222,7 +222,7 @@ fn completed_meanwhile<O, B>(job: &FetchJob<O, B>) -> Option<Arc<Entry>> {
 }
 
 fn join_or_lead(core: &Arc<CacheShared>, params: &CacheRequest, key: &CacheKey) -> Role {
-    core.fetches.join_or_lead(key, core.barriers.generation(), |began| core.is_void(&params.key, began))
+    core.fetches.join_or_lead(key, core.barriers.generation(), |began| core.is_invalidated(&params.key, began))
 }
 
 /// Responds with a fresh entry.
@@ -276,7 +276,7 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
 ) -> CacheResult<O::Body, O::Error> {
     let core = job.core.clone();
     let now = core.clock.now();
-    if let Some(entry) = job.stale.as_ref().filter(|entry| job.params.accepts_instead_of(None, &entry.meta, now)) {
+    if let Some(entry) = job.stale.as_ref().filter(|entry| job.params.may_serve_stale_for(None, &entry.meta, now)) {
         let report = Report { detail: Some(reason), ..Report::forward(job.forward) };
         return Ok(stale(&job, entry, report));
     }

@@ -95,7 +95,7 @@ impl CacheRequest {
     }
 
     /// Whether an entry with this head may replace a failure for this request.
-    pub(super) fn accepts_instead_of(&self, failure: Option<StatusCode>, meta: &StoredHead, now: Timestamp) -> bool {
+    pub(super) fn may_serve_stale_for(&self, failure: Option<StatusCode>, meta: &StoredHead, now: Timestamp) -> bool {
         let Some(until) = policy::stale_if_error_until(&meta.deadlines, failure) else { return false };
         match &self.directives {
             // The request demands validation.
@@ -142,7 +142,7 @@ impl CacheShared {
                 route.bypass(reason);
                 detached_context::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
-                    self.warn_if_useless(&matched, reason);
+                    self.warn_of_unused_rule(&matched, reason);
                 }
                 Err((reason, route))
             }
@@ -235,7 +235,7 @@ impl CacheShared {
     }
 
     /// Warns about a rule that has bypassed 100 requests and served none.
-    pub(super) fn warn_if_useless(&self, rule: &MatchedRule, reason: Reason) {
+    pub(super) fn warn_of_unused_rule(&self, rule: &MatchedRule, reason: Reason) {
         let counters = self.rules.counters(rule);
         let tried = counters.matched.load(Ordering::Relaxed);
         let (Some(pattern), false) = (self.rules.pattern(rule), self.rules.rule(rule).never) else { return };

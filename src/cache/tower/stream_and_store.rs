@@ -11,7 +11,7 @@ use super::store_response::StoreTask;
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
-use crate::cache::engine::body_pump::{Bounds, Pump, PumpStep};
+use crate::cache::engine::body_pump::{BodyBounds, BodyPump, BodyPumpStep};
 use crate::cache::engine::coalesce::{FetchProgress, Leader, StreamingResponse};
 use crate::cache::engine::record::{self, Language};
 use crate::cache::engine::tee::Tee;
@@ -73,9 +73,9 @@ impl RunningFetch {
         }
         self.write_cache_status(&mut response, None, true);
         let settings = &self.core.settings;
-        let bounds = Bounds { entry: settings.max_entry, idle: settings.idle };
+        let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
-        let pump = Pump::new(tee.clone(), body, bounds, self.core.detached_fetches.clone());
+        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.detached_fetches.clone());
         let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee, leader));
         // A body that is available at once is stored before its head is sent, which saves a task.
         match futures_util::future::poll_immediate(&mut rest).await {
@@ -139,17 +139,17 @@ fn copy_date(headers: &mut HeaderMap, meta: &StoredHead) {
 }
 
 /// Reads the body to its end and stores it. The fetch leaves the coalescing table afterwards.
-async fn read_and_store(task: StoreTask, mut pump: Pump, tee: Arc<Tee>, leader: Option<Leader>) {
+async fn read_and_store(task: StoreTask, mut pump: BodyPump, tee: Arc<Tee>, leader: Option<Leader>) {
     let core = task.core.clone();
     let read = match pump.run().await {
-        PumpStep::Complete => Ok(()),
+        BodyPumpStep::Complete => Ok(()),
         // RFC 9110 §6.5.1: trailers may be discarded; `app` replays a response completely or not at all.
-        PumpStep::Trailers if core.settings.profile == Profile::Shared => Ok(()),
-        PumpStep::Trailers => Err(Reason::Trailers),
-        PumpStep::BodyError => Err(Reason::BodyError),
-        PumpStep::TooLarge => Err(Reason::TooLarge),
-        PumpStep::OutOfMemory => Err(Reason::NoRoom),
-        PumpStep::Abandoned => Err(Reason::Abandoned),
+        BodyPumpStep::Trailers if core.settings.profile == Profile::Shared => Ok(()),
+        BodyPumpStep::Trailers => Err(Reason::Trailers),
+        BodyPumpStep::BodyError => Err(Reason::BodyError),
+        BodyPumpStep::TooLarge => Err(Reason::TooLarge),
+        BodyPumpStep::OutOfMemory => Err(Reason::NoRoom),
+        BodyPumpStep::Abandoned => Err(Reason::Abandoned),
     };
     let to_store = match read {
         Ok(()) => {
@@ -162,7 +162,7 @@ async fn read_and_store(task: StoreTask, mut pump: Pump, tee: Arc<Tee>, leader: 
     };
     if let Err(reason) = to_store {
         task.route.bypass(reason);
-        core.warn_if_useless(&task.rule, reason);
+        core.warn_of_unused_rule(&task.rule, reason);
         if reason == Reason::TooLarge {
             core.hit_for_miss.mark(&task.key, core.clock.now(), core.settings.hit_for_miss);
         }

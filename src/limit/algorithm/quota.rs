@@ -34,13 +34,13 @@ pub struct Quota {
     period_ms: u32,
     /// Burst of a token bucket; zero for the exact window.
     burst: u32,
-    mistake: Mistake,
+    error: QuotaError,
     /// Step of the algorithm in nanoseconds, divided once: emission interval of a bucket, sub-bucket of a window.
     step: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Mistake {
+enum QuotaError {
     None,
     Period,
     Burst,
@@ -111,7 +111,7 @@ impl Quota {
     pub const fn new(limit: u32, period: Duration) -> Self {
         let ms = period.as_millis();
         if ms == 0 || ms > u32::MAX as u128 {
-            return Self { mistake: Mistake::Period, ..Self::of(limit, 1) };
+            return Self { error: QuotaError::Period, ..Self::of(limit, 1) };
         }
         Self::of(limit, ms as u32)
     }
@@ -129,7 +129,7 @@ impl Quota {
     #[must_use]
     pub const fn bucket(mut self, burst: u32) -> Self {
         if burst == 0 {
-            self.mistake = Mistake::Burst;
+            self.error = QuotaError::Burst;
         }
         self.burst = burst;
         self.step = Gcra::interval(self.limit, self.period_nanos());
@@ -182,24 +182,24 @@ impl Quota {
     /// Returns one node's share of this quota: divided by the number of nodes, at least 1.
     pub(crate) fn share(&self, nodes: u32) -> Self {
         let of = |whole: u32| (whole / nodes.max(1)).max(1);
-        let part = Self { mistake: self.mistake, ..Self::of(of(self.limit), self.period_ms) };
+        let part = Self { error: self.error, ..Self::of(of(self.limit), self.period_ms) };
         if self.burst == 0 { part } else { part.bucket(of(self.burst)) }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let what = match self.mistake {
-            Mistake::Period => "its period must be between 1 ms and 49 days",
-            Mistake::Burst => "its burst must be at least 1",
-            Mistake::None if self.limit == 0 => "its limit must be at least 1",
-            Mistake::None if self.period_nanos() < u64::from(self.limit) => "it allows more than one per nanosecond",
-            Mistake::None => return Ok(()),
+        let what = match self.error {
+            QuotaError::Period => "its period must be between 1 ms and 49 days",
+            QuotaError::Burst => "its burst must be at least 1",
+            QuotaError::None if self.limit == 0 => "its limit must be at least 1",
+            QuotaError::None if self.period_nanos() < u64::from(self.limit) => "it allows more than one per nanosecond",
+            QuotaError::None => return Ok(()),
         };
         Err(Error::config(format!("impossible quota {:?}: {what}", self.to_string())))
     }
 
     const fn of(limit: u32, period_ms: u32) -> Self {
         let step = Window::width(period_ms as u64 * 1_000_000);
-        Self { limit, period_ms, burst: 0, mistake: Mistake::None, step }
+        Self { limit, period_ms, burst: 0, error: QuotaError::None, step }
     }
 
     const fn period_nanos(&self) -> u64 {
@@ -209,19 +209,19 @@ impl Quota {
 
 /// Quota packed into twelve bytes, for engines that store one per key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packed {
+pub(crate) struct PackedQuota {
     limit: u32,
     period_ms: u32,
     burst: u32,
 }
 
 impl Quota {
-    pub(crate) const fn packed(self) -> Packed {
-        Packed { limit: self.limit, period_ms: self.period_ms, burst: self.burst }
+    pub(crate) const fn packed(self) -> PackedQuota {
+        PackedQuota { limit: self.limit, period_ms: self.period_ms, burst: self.burst }
     }
 }
 
-impl Packed {
+impl PackedQuota {
     /// Empty slot.
     pub(crate) const ZERO: Self = Self { limit: 0, period_ms: 0, burst: 0 };
 

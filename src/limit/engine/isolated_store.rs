@@ -9,7 +9,7 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::identity::FleetSecret;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::Verdicts;
-use crate::resilience::isolate::{contain_now, isolate};
+use crate::resilience::isolate::{isolate, isolate_now};
 
 /// Wraps a store: panics and timeouts become errors.
 pub(crate) struct IsolatedLimitStore(pub(crate) Arc<dyn LimitStore>);
@@ -28,18 +28,18 @@ impl LimitStore for IsolatedLimitStore {
     }
 
     fn stats(&self) -> LimitStoreStats {
-        contain_now(|| self.0.stats())
+        isolate_now(|| self.0.stats())
     }
 
     fn secret(&self) -> Option<FleetSecret> {
-        contain_now(|| self.0.secret())
+        isolate_now(|| self.0.secret())
     }
 
     fn generation(&self) -> u64 {
-        contain_now(|| self.0.generation())
+        isolate_now(|| self.0.generation())
     }
 
     fn remote(&self) -> Option<RemoteStats> {
-        contain_now(|| self.0.remote())
+        isolate_now(|| self.0.remote())
     }
 }

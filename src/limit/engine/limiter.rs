@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::fallback::Fallback;
 use super::reload::ReloadedLimits;
 use super::reservation::Reservation;
-use super::shared_limits::Waiting;
+use super::shared_limits::PendingDecision;
 use super::stats::{LimitCounters, RateLimitStats};
 use super::store::LimitStore;
 use crate::base::clock::{Clock, Timestamp};
@@ -82,7 +82,7 @@ pub(crate) enum LimitStep {
     /// Respond without calling the inner service.
     Reject(Box<Response<Bytes>>),
     /// Wait for the store or a tier look-up.
-    Wait(Box<Waiting>),
+    Wait(Box<PendingDecision>),
 }
 
 /// Changes to the response of an admitted request.
@@ -213,7 +213,7 @@ impl Limiter {
     ) -> LimitStep {
         let plain = !reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.has_hook() {
-            return self.finish_slowly(head, reserves, outcome, at);
+            return self.finish_with_remote(head, reserves, outcome, at);
         }
         self.counters.count(true, false);
         detached_context::note(|notes| notes.limit = Some(LimitNote::Allowed));
@@ -224,7 +224,7 @@ impl Limiter {
     }
 
     #[inline(never)]
-    fn finish_slowly(
+    fn finish_with_remote(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         reserves: bool,

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use smallvec::SmallVec;
 
 use super::limiter::{LimitStep, Limiter, ResponseEdits};
-use super::shared_limits::Waiting;
+use super::shared_limits::PendingDecision;
 use super::stats::RateLimitStats;
 use crate::base::error::Error;
 use crate::base::lock::RwLock;
@@ -90,7 +90,7 @@ impl Limiter {
             return self.decide_with_known_tiers(head);
         }
         let lookups = Box::pin(async move { drop(join_all(lookups).await) });
-        LimitStep::Wait(Box::new(Waiting::Tier { lookup: lookups, limiter: self.clone() }))
+        LimitStep::Wait(Box::new(PendingDecision::Tier { lookup: lookups, limiter: self.clone() }))
     }
 
     /// Decides with the tiers known now.

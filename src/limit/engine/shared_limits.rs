@@ -24,10 +24,10 @@ use crate::limit::policy::decision::Outcome;
 
 /// Pending decision of a request.
 #[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
-pub(crate) enum Waiting {
-    /// Waiting for a remote store.
+pub(crate) enum PendingDecision {
+    /// Waits for a remote store.
     Store(RemoteCheck),
-    /// Waiting for a tier look-up. Afterwards the request is decided with the tiers known then, without a second
+    /// Waits for a tier look-up. Afterwards the request is decided with the tiers known then, without a second
     /// wait.
     Tier { lookup: BoxFuture<()>, limiter: Arc<Limiter> },
 }
@@ -42,7 +42,7 @@ pub(crate) struct RemoteCheck {
     precharged: Option<Verdicts>,
 }
 
-impl Waiting {
+impl PendingDecision {
     /// Resolves to the next step of the request.
     pub(crate) fn poll(&mut self, head: &RequestHead<'_>, cx: &mut Context<'_>) -> Poll<LimitStep> {
         match self {
@@ -85,7 +85,7 @@ impl Limiter {
             MaybeReady::Ready(ref result) => self.complete(fallback, head, &checks, result, (at, precharged)),
             MaybeReady::Pending(result) => {
                 let check = RemoteCheck { result, limiter: self.clone(), checks, at, precharged };
-                LimitStep::Wait(Box::new(Waiting::Store(check)))
+                LimitStep::Wait(Box::new(PendingDecision::Store(check)))
             }
         }
     }

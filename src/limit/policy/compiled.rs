@@ -12,7 +12,7 @@ use super::compiled_quota::CompiledQuota;
 use super::decision::{LimitLabel, Outcome};
 use super::limit::{Limit, LimitCost, Quotas, Subject};
 use super::tier_lookup::{ResolveTier, TierLookup};
-use super::tiers::Assign;
+use super::tiers::AssignTier;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
@@ -43,7 +43,7 @@ struct CompiledLimit {
     anonymous: KeyHash,
     subject: Subject,
     quotas: Vec<Arc<CompiledQuota>>,
-    assign: Option<Assign>,
+    assign: Option<AssignTier>,
     lookup: Option<Box<dyn ResolveTier>>,
     route: Option<usize>,
     per_route: bool,

@@ -8,7 +8,7 @@ use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::limit::algorithm::quota::Quota;
 
-pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str> + Send + Sync>;
+pub(crate) type AssignTier = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str> + Send + Sync>;
 
 /// Plans and their quotas.
 ///
@@ -39,7 +39,7 @@ pub(crate) type Assign = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a str>
 #[derive(Clone)]
 pub struct Tiers {
     pub(crate) tiers: Vec<(String, Quota)>,
-    pub(crate) assign: Option<Assign>,
+    pub(crate) assign: Option<AssignTier>,
     pub(crate) lookup: Option<TierLookup>,
     mistake: Option<String>,
 }

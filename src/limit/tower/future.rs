@@ -19,7 +19,7 @@ use tower_service::Service;
 use crate::base::body::{Adopt, Body};
 use crate::base::request_head::RequestHead;
 use crate::limit::engine::limiter::{LimitStep, ResponseEdits};
-use crate::limit::engine::shared_limits::Waiting;
+use crate::limit::engine::shared_limits::PendingDecision;
 
 pin_project! {
     /// Response future of a [`RateLimit`](crate::limit::RateLimit).
@@ -51,7 +51,7 @@ pub(crate) type Rejection = Box<Response<Bytes>>;
 /// A request that waits for a store, a tier or the inner service.
 pub(crate) struct PendingRequest<S, ReqB> {
     /// Pending tier or check; `None` while waiting for the inner service.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<PendingDecision>>,
     inner: S,
     request: Request<ReqB>,
 }
@@ -70,7 +70,7 @@ where
     }
 
     #[cold]
-    pub(crate) fn waiting(waiting: Box<Waiting>, inner: S, request: Request<ReqB>) -> Self {
+    pub(crate) fn waiting(waiting: Box<PendingDecision>, inner: S, request: Request<ReqB>) -> Self {
         let pending = PendingRequest { waiting: Some(waiting), inner, request };
         Self {
             state: FutureState::Waiting { pending: Some(Box::new(pending)) },

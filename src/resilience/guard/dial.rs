@@ -20,7 +20,7 @@ pub(super) fn start<C: Clone + Send + Sync + 'static>(inner: &Arc<Inner<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(turn) = inner.lock().start_dialling() else { return };
     let task = runtime.spawn(run(Dialling { inner: Arc::downgrade(inner), turn }));
-    inner.lock().dialled_by(turn, task.abort_handle());
+    inner.lock().set_dialling_task(turn, task.abort_handle());
 }
 
 /// Marks the dialling task as running; released when the task ends, also with its runtime.

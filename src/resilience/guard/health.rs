@@ -184,7 +184,7 @@ impl<C> Health<C> {
         Some(self.dial_turns)
     }
 
-    pub(super) fn dialled_by(&mut self, turn: u64, task: AbortHandle) {
+    pub(super) fn set_dialling_task(&mut self, turn: u64, task: AbortHandle) {
         if let Some((current, handle)) = &mut self.dialling
             && *current == turn
         {

@@ -5,7 +5,7 @@
 //! smaller: about three adjacent slots of 32 bytes if the table is four fifths full. Insertion shifts the few slots
 //! that follow by one, removal shifts them back: no tombstones, no sweep.
 
-use crate::limit::Packed;
+use crate::limit::PackedQuota;
 
 /// Slot of a key in the table.
 #[derive(Clone, Copy, Debug)]
@@ -14,12 +14,12 @@ pub(super) struct Slot {
     key: u64,
     /// Theoretical arrival time of a bucket, or index of a window's log.
     pub(super) state: u64,
-    pub(super) quota: Packed,
+    pub(super) quota: PackedQuota,
 }
 
 const FREE: u64 = u64::MAX;
 
-const EMPTY: Slot = Slot { key: FREE, state: 0, quota: Packed::ZERO };
+const EMPTY: Slot = Slot { key: FREE, state: 0, quota: PackedQuota::ZERO };
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -29,7 +29,7 @@ pub(super) struct Table {
 }
 
 impl Slot {
-    pub(super) fn new(key: u64, state: u64, quota: Packed) -> Self {
+    pub(super) fn new(key: u64, state: u64, quota: PackedQuota) -> Self {
         Self { key: key.min(FREE - 1), state, quota }
     }
 }
@@ -148,7 +148,7 @@ mod tests {
                 match (insert, table.find(key)) {
                     (true, Err(at)) => {
                         let at = if table.widen(1_000) { table.find(key).expect_err("new") } else { at };
-                        table.insert(at, Slot::new(key, n, Packed::ZERO));
+                        table.insert(at, Slot::new(key, n, PackedQuota::ZERO));
                         prop_assert!(map.insert(key, n).is_none());
                     }
                     (false, Ok(at)) => prop_assert_eq!(Some(table.remove(at).state), map.remove(&key)),

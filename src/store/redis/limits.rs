@@ -35,7 +35,7 @@ use crate::identity::FleetSecret;
 use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdict, Verdicts};
 use crate::resilience::guard::FailOpen;
 use local_cache::LocalCache;
-use protocol::{CheckGroup, LimitCommand, Op};
+use protocol::{CheckGroup, LimitCommand, ScriptOp};
 use queue::{CallQueue, QueuedGroup};
 use script::{Script, ScriptKeys};
 
@@ -171,7 +171,8 @@ impl LimitStore for RedisLimits {
 
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         let inner = &self.inner;
-        let corrections: Vec<Op> = settlements.iter().filter_map(|settlement| inner.correction(settlement)).collect();
+        let corrections: Vec<ScriptOp> =
+            settlements.iter().filter_map(|settlement| inner.correction(settlement)).collect();
         if corrections.is_empty() {
             return MaybeReady::Ready(Ok(()));
         }
@@ -275,7 +276,7 @@ impl LimitsShared {
         let order = self.local_cache.lease_order(key, check.quota, 0, now, self.store_us(now));
         let Some((want, ttl)) = order else { return };
         let act = LimitCommand::Take { enforced: true, want, ttl };
-        let op = Op { key, quota: check.quota, units: 0, act };
+        let op = ScriptOp { key, quota: check.quota, units: 0, act };
         if !self.submit(smallvec![op], now, None) {
             self.local_cache.lease_order_failed(key, check.quota);
         }
@@ -303,21 +304,21 @@ impl LimitsShared {
         MaybeReady::Pending(Box::pin(self.clone().send_to_several_tags(group, now)))
     }
 
-    fn op(&self, check: &Check, now: Timestamp, takes: bool) -> Op {
+    fn op(&self, check: &Check, now: Timestamp, takes: bool) -> ScriptOp {
         let key = check.fleet().map_or(0, |key| key.to_bits());
         let (quota, units, enforced) = (check.quota, check.cost, check.enforced);
         let order = || self.local_cache.lease_order(key, quota, units, now, self.store_us(now));
         let (want, ttl) =
             if takes && self.mode == LimitMode::Leased { order().unwrap_or_default() } else { Default::default() };
         let act = if takes { LimitCommand::Take { enforced, want, ttl } } else { LimitCommand::Ask { enforced } };
-        Op { key, quota, units, act }
+        ScriptOp { key, quota, units, act }
     }
 
     /// Sends checks of several tags in parallel, and refunds them if one refuses.
     async fn send_to_several_tags(self: Arc<Self>, group: CheckGroup, now: Timestamp) -> Result<Verdicts, Error> {
         let pending: Vec<PendingReply> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
         let replies = join_all(pending.into_iter().map(await_reply)).await;
-        let enforced = |op: &Op| {
+        let enforced = |op: &ScriptOp| {
             matches!(op.act, LimitCommand::Take { enforced: true, .. } | LimitCommand::Ask { enforced: true })
         };
         let admits =
@@ -327,24 +328,24 @@ impl LimitsShared {
             for (op, _) in group.iter().zip(&replies).filter(|(_, reply)| admits(reply)) {
                 if let LimitCommand::Take { .. } = op.act {
                     let charged = self.store_us(now);
-                    self.submit(smallvec![Op { act: LimitCommand::Refund { charged }, ..*op }], now, None);
+                    self.submit(smallvec![ScriptOp { act: LimitCommand::Refund { charged }, ..*op }], now, None);
                 }
             }
         }
         replies.into_iter().map(|reply| reply.map(|verdicts| verdicts[0])).collect()
     }
 
-    fn correction(&self, settlement: &Settlement) -> Option<Op> {
+    fn correction(&self, settlement: &Settlement) -> Option<ScriptOp> {
         let Settlement { check, at, actual } = settlement;
         let (key, quota) = (check.fleet()?.to_bits(), check.quota);
         let charged = self.store_us(*at);
         match actual.cmp(&check.cost) {
             std::cmp::Ordering::Less => {
-                Some(Op { key, quota, units: check.cost - actual, act: LimitCommand::Refund { charged } })
+                Some(ScriptOp { key, quota, units: check.cost - actual, act: LimitCommand::Refund { charged } })
             }
             std::cmp::Ordering::Equal => None,
             std::cmp::Ordering::Greater => {
-                Some(Op { key, quota, units: actual - check.cost, act: LimitCommand::Charge })
+                Some(ScriptOp { key, quota, units: actual - check.cost, act: LimitCommand::Charge })
             }
         }
     }

@@ -105,7 +105,7 @@ impl RequestLog {
     }
 
     /// Returns the findings of a finished request.
-    pub(crate) fn review(&self) -> Vec<RequestFinding> {
+    pub(crate) fn findings(&self) -> Vec<RequestFinding> {
         let (settings, repeats) = (self.route.core().settings(), self.route.repeats());
         let work = self.work();
         let repeated = |group: &QueryGroup| {

@@ -123,7 +123,7 @@ impl Route {
             self.slow(ended);
         }
         if let Some(log) = ended.log {
-            log.review().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
+            log.findings().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
         }
         self.core.report_pending();
     }

@@ -105,7 +105,7 @@ impl Sliding {
         }
         let middle = at(&mut self.middle, into);
         middle.turn = into;
-        middle.pour(slot);
+        middle.merge_into_total(slot);
     }
 
     /// Moves a slot of the middle ring to the coarse ring; older contents are dropped.
@@ -117,7 +117,7 @@ impl Sliding {
             coarse.turn = into;
         }
         if coarse.turn == into {
-            coarse.pour(slot);
+            coarse.merge_into_total(slot);
         }
     }
 }
@@ -155,7 +155,7 @@ impl Slot {
         std::mem::replace(self, Self::new())
     }
 
-    fn pour(&mut self, from: Self) {
+    fn merge_into_total(&mut self, from: Self) {
         self.counts.iter_mut().zip(&from.counts).for_each(|(mine, theirs)| *mine += theirs);
         self.max = self.max.max(from.max);
     }

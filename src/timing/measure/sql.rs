@@ -42,7 +42,7 @@ impl<'a> Scanner<'a> {
 
     pub(super) fn next_token(&mut self) -> Option<Token<'a>> {
         if !self.skip_blanks() {
-            return Some(self.unclear());
+            return Some(self.ambiguous());
         }
         let first = self.peek(0)?;
         let token = match first {
@@ -50,7 +50,7 @@ impl<'a> Scanner<'a> {
             b'"' => self.quoted(),
             b'`' => self.backticks(),
             b'$' => self.dollar(),
-            b'#' if !matches!(self.peek(1), Some(b'>' | b'-' | b'=' | b'#')) => self.unclear(),
+            b'#' if !matches!(self.peek(1), Some(b'>' | b'-' | b'=' | b'#')) => self.ambiguous(),
             b'?' | b':' | b'@' => self.parameter(),
             b'0'..=b'9' => self.number(),
             b'.' if self.peek(1).is_some_and(|b| b.is_ascii_digit()) && self.signed => self.number(),
@@ -82,12 +82,12 @@ impl<'a> Scanner<'a> {
         self.at += self.rest().iter().take_while(|b| wanted(**b)).count();
     }
 
-    fn unclear(&mut self) -> Token<'a> {
+    fn ambiguous(&mut self) -> Token<'a> {
         self.at = self.sql.len();
         Token::Unclear
     }
 
-    /// Skips white space and comments; returns false if the end of a comment is unclear.
+    /// Skips white space and comments; returns false if the end of a comment is ambiguous.
     fn skip_blanks(&mut self) -> bool {
         loop {
             match (self.peek(0), self.peek(1)) {
@@ -134,7 +134,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads up to the closing quote and returns the text with its quotes; `None` if a backslash makes the end
-    /// unclear.
+    /// ambiguous.
     fn closed_by(&mut self, quote: u8, backslashes: bool) -> Option<&'a str> {
         let from = self.at;
         self.at += 1;
@@ -148,7 +148,7 @@ impl<'a> Scanner<'a> {
                 (Some(b'\\'), _) if backslashes => self.at = (self.at + 2).min(self.sql.len()),
                 (Some(b'\\'), Some(b'\\')) => self.at += 2,
                 (Some(b'\\'), Some(next)) if next == quote => {
-                    self.unclear();
+                    self.ambiguous();
                     return None;
                 }
                 (Some(b'\\'), _) => self.at += 1,
@@ -214,7 +214,7 @@ impl<'a> Scanner<'a> {
             (Some(b'\''), "n" | "N" | "x" | "X" | "b" | "B") => self.text(false),
             (Some(b'\''), _) if word.starts_with('_') => self.text(false),
             // Oracle's q'[it's]': text between brackets of any kind.
-            (Some(b'\''), "q" | "Q" | "nq" | "NQ" | "nQ" | "Nq") => self.unclear(),
+            (Some(b'\''), "q" | "Q" | "nq" | "NQ" | "nQ" | "Nq") => self.ambiguous(),
             _ => Token::Word(word),
         }
     }

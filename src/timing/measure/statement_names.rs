@@ -14,12 +14,12 @@ use super::table::NamedCounters;
 const MOST: usize = 1_024;
 const LONGEST: usize = 2_048;
 
-static SEEN: LazyLock<NamedCounters<Known>> = LazyLock::new(|| NamedCounters::new(MOST, Known::read));
+static SEEN: LazyLock<NamedCounters<KnownStatement>> = LazyLock::new(|| NamedCounters::new(MOST, KnownStatement::read));
 static HASHER: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
 
 /// Cached properties of a statement.
 #[derive(Clone)]
-pub(crate) struct Known {
+pub(crate) struct KnownStatement {
     pub(crate) name: QueryName,
     /// Hash of the name.
     pub(crate) hash: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Known {
     text: u64,
 }
 
-impl Known {
+impl KnownStatement {
     fn read(sql: &str) -> Self {
         let (print, parameters) = fingerprint::read(sql);
         let text = hash(sql);
@@ -44,9 +44,9 @@ impl Known {
 }
 
 /// Returns the properties of a statement.
-pub(crate) fn named(sql: &str) -> Known {
+pub(crate) fn named(sql: &str) -> KnownStatement {
     let remembered = if sql.len() <= LONGEST { SEEN.find(sql) } else { None };
-    remembered.cloned().unwrap_or_else(|| Known::read(sql))
+    remembered.cloned().unwrap_or_else(|| KnownStatement::read(sql))
 }
 
 /// Hashes with a per-process seed; not stable across processes.

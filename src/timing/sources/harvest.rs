@@ -18,7 +18,7 @@ use crate::timing::engine::request_log::{RequestLog, UNATTRIBUTED};
 use crate::timing::engine::route_stats::QuerySource;
 use crate::timing::engine::span::TARGET;
 use crate::timing::measure::group::Sample;
-use crate::timing::measure::statement_names::{self, Known};
+use crate::timing::measure::statement_names::{self, KnownStatement};
 
 const QUERY: &str = "sqlx::query";
 const ACQUIRE: &str = "sqlx::pool::acquire";
@@ -123,7 +123,7 @@ where
     }
 }
 
-impl Known {
+impl KnownStatement {
     fn sample(&self, took: Duration, rows: u64) -> Sample<'_> {
         Sample { name: &self.name, hash: self.hash, took, rows, cancelled: false, whole: self.whole, at: None }
     }
@@ -132,7 +132,7 @@ impl Known {
 /// Fields of one sqlx event.
 #[derive(Default)]
 struct QueryEvent {
-    query: Option<Known>,
+    query: Option<KnownStatement>,
     took: Option<Duration>,
     rows: u64,
 }

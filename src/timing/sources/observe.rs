@@ -60,7 +60,7 @@ impl Observed {
 
     /// Returns the names of queries with findings of this kind.
     pub(crate) fn found(&self, kind: FindingKind) -> Vec<String> {
-        let found = self.0.review().into_iter().filter(|found| found.kind == kind);
+        let found = self.0.findings().into_iter().filter(|found| found.kind == kind);
         found.filter_map(|found| found.query.map(|name| name.as_str().to_owned())).collect()
     }
 }

@@ -15,7 +15,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::timing::engine::request_log::{RequestLog, UNATTRIBUTED};
 use crate::timing::engine::route_stats::QuerySource;
 use crate::timing::measure::group::{QueryName, Sample};
-use crate::timing::measure::statement_names::{self, Known};
+use crate::timing::measure::statement_names::{self, KnownStatement};
 
 /// Measures a future, usually one query, and counts it for the current request.
 ///
@@ -203,7 +203,7 @@ enum Kind {
 /// Name of the measured work.
 enum Label {
     Word(&'static str),
-    Statement(Known),
+    Statement(KnownStatement),
 }
 
 impl Label {

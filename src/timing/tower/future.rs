@@ -188,10 +188,11 @@ impl RequestWatch {
             let (scope, started) = (scope.clone(), self.started);
             let trailer = move || {
                 let now = parts(&scope).map_or(started, |(route, _)| route.core().now());
-                said(&scope, started, now, notes).map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
+                server_timing_value(&scope, started, now, notes)
+                    .map(|value| HeaderMap::from_iter([(SERVER_TIMING, value)]))
             };
             response.body_mut().add_trailers(Box::new(trailer));
-        } else if let Some(value) = said(scope, self.started, ended, notes) {
+        } else if let Some(value) = server_timing_value(scope, self.started, ended, notes) {
             response.headers_mut().append(SERVER_TIMING, value);
         }
         response
@@ -207,7 +208,12 @@ fn parts(scope: &RequestScope) -> Option<(&Route, Option<&RequestLog>)> {
     }
 }
 
-fn said(scope: &RequestScope, started: Timestamp, ended: Timestamp, notes: Notes) -> Option<HeaderValue> {
+fn server_timing_value(
+    scope: &RequestScope,
+    started: Timestamp,
+    ended: Timestamp,
+    notes: Notes,
+) -> Option<HeaderValue> {
     let sums = parts(scope).and_then(|(_, log)| log).map_or_else(Sums::default, RequestLog::sums);
     server_timing::value(ended.since(started), &sums, notes)
 }

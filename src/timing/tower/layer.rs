@@ -277,7 +277,7 @@ impl TimingBuilder {
 
     /// Times outgoing requests.
     pub(crate) fn outbound(mut self) -> Self {
-        self.settings.patterns.go_out();
+        self.settings.patterns.use_path_alone();
         self
     }
 

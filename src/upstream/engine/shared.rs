@@ -24,7 +24,7 @@ use crate::upstream::learn::observed_limits::ObservedLimits;
 use crate::upstream::quota::account::{
     Account, AccountEvents, AccountTicket, Alert, CallEnding, CallVerdict, PlannedCall,
 };
-use crate::upstream::quota::meter::Moment;
+use crate::upstream::quota::meter::PointInTime;
 use crate::upstream::quota::on_limit::OnLimit;
 use crate::upstream::quota::priority::{Priority, Shares};
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
@@ -60,9 +60,9 @@ pub(crate) struct AccountState {
     clocks: Clocks,
 }
 
-/// Both clocks at one moment.
+/// Both clocks at one time.
 #[derive(Clone, Copy)]
-pub(crate) struct Clocks(Moment);
+pub(crate) struct Clocks(PointInTime);
 
 /// Next step for a call.
 pub(crate) enum CallStep {
@@ -75,35 +75,36 @@ pub(crate) enum CallStep {
 }
 
 impl AccountState {
-    pub(crate) const fn new(account: Account, moment: Moment) -> Self {
-        Self { account, clocks: Clocks(moment) }
+    pub(crate) const fn new(account: Account, point: PointInTime) -> Self {
+        Self { account, clocks: Clocks(point) }
     }
 
-    /// Returns the current moment; the calendar is read once a second and computed in between.
-    fn moment(&mut self, clock: &Clock) -> Moment {
+    /// Returns the current time; the calendar is read once a second and computed in between.
+    fn point_in_time(&mut self, clock: &Clock) -> PointInTime {
         let now = clock.now();
         let since = now.since(self.clocks.0.now);
         if since >= CALENDAR_INTERVAL {
-            self.clocks = Clocks(moment(clock, now));
+            self.clocks = Clocks(point_in_time(clock, now));
             self.account.reset_clock(self.clocks.0);
             return self.clocks.0;
         }
         let unix = self.clocks.0.unix.saturating_add(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
-        Moment { now, unix }
+        PointInTime { now, unix }
     }
 }
 
 /// Reads both clocks.
-pub(crate) fn moment(clock: &Clock, now: Timestamp) -> Moment {
+pub(crate) fn point_in_time(clock: &Clock, now: Timestamp) -> PointInTime {
     let unix = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Moment { now, unix: i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX) }
+    PointInTime { now, unix: i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX) }
 }
 
 impl UpstreamShared {
     /// Returns the planned call of a request.
     pub(crate) fn call(&self, head: &RequestHead<'_>) -> PlannedCall {
         let endpoint = self.patterns.at(head.uri().path()).unwrap_or(self.patterns.names().len());
-        let cost = self.cost.as_ref().map_or(1, |cost| crate::upstream::learn::observed_limits::credible(cost(head)));
+        let cost =
+            self.cost.as_ref().map_or(1, |cost| crate::upstream::learn::observed_limits::clamp_limit(cost(head)));
         let share = self.shares.of(head.extension::<Priority>().copied().unwrap_or_default());
         PlannedCall { endpoint, cost, share, unbooked: false }
     }
@@ -114,7 +115,7 @@ impl UpstreamShared {
         if let Some(pacer) = self.pacer.as_ref().filter(|_| matches!(self.on_limit, OnLimit::Wait(_)))
             && !pacer.try_acquire()
         {
-            return CallStep::Wait(Box::pin(wait::turn(self.clone(), call)));
+            return CallStep::Wait(Box::pin(wait::admit_in_order(self.clone(), call)));
         }
         match self.admit(call) {
             CallVerdict::Send(ticket) => CallStep::Send(ticket),
@@ -136,47 +137,47 @@ impl UpstreamShared {
     #[inline]
     pub(crate) fn admit(self: &Arc<Self>, call: PlannedCall) -> CallVerdict {
         let mut held = self.lock();
-        let moment = held.moment(&self.clock);
-        let verdict = held.account.admit(call, moment);
+        let point = held.point_in_time(&self.clock);
+        let verdict = held.account.admit(call, point);
         let alerts = if matches!(verdict, CallVerdict::Send(_)) { held.account.alerts() } else { Default::default() };
-        let runs_low = self.store.is_some() && held.account.runs_low(moment.now);
+        let runs_low = self.store.is_some() && held.account.runs_low(point.now);
         drop(held);
         if runs_low {
             wait::top_up(self, call.cost);
         }
-        self.emit(&AccountEvents { alerts, circuit: None }, moment.now);
+        self.emit(&AccountEvents { alerts, circuit: None }, point.now);
         verdict
     }
 
     /// Records a response.
     pub(crate) fn answered(&self, ticket: &AccountTicket, status: StatusCode, headers: &HeaderMap) {
         let mut held = self.lock();
-        let moment = held.moment(&self.clock);
-        let observed = learn(status, headers, moment.unix as f64 / 1e9);
-        let events = held.account.settle(ticket, CallEnding::Answered(status, &observed), moment);
+        let point = held.point_in_time(&self.clock);
+        let observed = learn(status, headers, point.unix as f64 / 1e9);
+        let events = held.account.settle(ticket, CallEnding::Answered(status, &observed), point);
         self.feed(&mut held);
         drop(held);
-        self.emit(&events, moment.now);
+        self.emit(&events, point.now);
     }
 
     /// Records the end of a call without a response.
     pub(crate) fn ended(&self, ticket: &AccountTicket, ending: CallEnding<'_>) {
         let mut held = self.lock();
-        let moment = held.moment(&self.clock);
-        let events = held.account.settle(ticket, ending, moment);
+        let point = held.point_in_time(&self.clock);
+        let events = held.account.settle(ticket, ending, point);
         self.feed(&mut held);
         drop(held);
-        self.emit(&events, moment.now);
+        self.emit(&events, point.now);
     }
 
     /// Applies limits observed in a response body.
     pub(crate) fn observed_in_body(&self, ticket: &AccountTicket, observed: &ObservedLimits) {
         let mut held = self.lock();
-        let moment = held.moment(&self.clock);
-        let events = held.account.observed_in_body(ticket, observed, moment);
+        let point = held.point_in_time(&self.clock);
+        let events = held.account.observed_in_body(ticket, observed, point);
         self.feed(&mut held);
         drop(held);
-        self.emit(&events, moment.now);
+        self.emit(&events, point.now);
     }
 
     /// Counts a rejected call and emits the event.
@@ -192,11 +193,11 @@ impl UpstreamShared {
     }
 
     /// Returns the account after advancing its windows to now.
-    pub(crate) fn now(&self) -> (MutexGuard<'_, AccountState>, Moment) {
+    pub(crate) fn now(&self) -> (MutexGuard<'_, AccountState>, PointInTime) {
         let mut held = self.lock();
-        let moment = held.moment(&self.clock);
-        held.account.turn(moment);
-        (held, moment)
+        let point = held.point_in_time(&self.clock);
+        held.account.advance(point);
+        (held, point)
     }
 
     pub(super) fn is_stopped(&self) -> bool {

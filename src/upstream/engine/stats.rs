@@ -10,7 +10,7 @@ use crate::base::clock::Timestamp;
 use crate::base::json_units::{maybe_seconds, millis, seconds};
 use crate::base::route::UNMATCHED;
 use crate::upstream::quota::account::Endpoint;
-use crate::upstream::quota::meter::Moment;
+use crate::upstream::quota::meter::PointInTime;
 use crate::upstream::quota::rejected::RejectedReason;
 
 /// Statistics of one upstream. Serialises to JSON, with durations in seconds.
@@ -101,7 +101,7 @@ pub struct EndpointStats {
 
 impl UpstreamStats {
     pub(crate) fn of(core: &UpstreamShared) -> Self {
-        let (held, Moment { now, .. }) = core.now();
+        let (held, PointInTime { now, .. }) = core.now();
         let account = &held.account;
         let window = |window: String, limit: u64, spent: u64, ends: Timestamp| {
             let remaining = limit.saturating_sub(spent);

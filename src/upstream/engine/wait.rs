@@ -17,7 +17,7 @@ use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Waits for the call's turn, then for permission.
-pub(crate) async fn turn(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
+pub(crate) async fn admit_in_order(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
     let by = runtime_now() + core.on_limit.max_wait();
     core.lock().account.waits += 1;
     if let Some(pacer) = &core.pacer
@@ -68,11 +68,11 @@ async fn permission_by(
 async fn book(core: &Arc<UpstreamShared>, cost: u64) {
     let Ok(_turn) = core.booking.acquire().await else { return };
     let bookings = {
-        let (mut held, moment) = core.now();
-        if !held.account.must_book(cost, moment.now) {
+        let (mut held, point) = core.now();
+        if !held.account.must_book(cost, point.now) {
             return;
         }
-        held.account.next_block(cost, moment.now)
+        held.account.next_block(cost, point.now)
     };
     settle(core, &bookings, send_bookings(core, &bookings).await);
 }
@@ -87,11 +87,11 @@ pub(super) fn top_up(core: &Arc<UpstreamShared>, cost: u64) {
     runtime.spawn(async move {
         let Ok(_turn) = core.booking.try_acquire() else { return };
         let bookings = {
-            let (mut held, moment) = core.now();
-            if !held.account.runs_low(moment.now) {
+            let (mut held, point) = core.now();
+            if !held.account.runs_low(point.now) {
                 return;
             }
-            held.account.next_block(cost, moment.now)
+            held.account.next_block(cost, point.now)
         };
         settle(&core, &bookings, send_bookings(&core, &bookings).await);
     });
@@ -111,11 +111,11 @@ pub(crate) async fn close(core: &Arc<UpstreamShared>) {
 }
 
 fn settle(core: &UpstreamShared, bookings: &[BookingRequest], answer: Result<Vec<Balance>, Error>) {
-    let (mut held, moment) = core.now();
+    let (mut held, point) = core.now();
     match answer {
         Ok(balances) => held.account.booked(bookings, &balances),
         Err(error) => {
-            held.account.not_booked(moment.now);
+            held.account.not_booked(point.now);
             drop(held);
             let event = Event::StoreFailed { store: "credits", error: &error };
             if error.is_outage() { core.events.emit_unlogged(&event) } else { core.events.emit(&event) }

@@ -16,7 +16,7 @@
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::observed_limits::{ObservedLimits, credible};
+use super::observed_limits::{ObservedLimits, clamp_limit};
 use super::reset_time::{self, until};
 use crate::base::structured_fields::{self, Item};
 
@@ -166,12 +166,12 @@ fn whole(value: &[u8]) -> Option<u64> {
         return None;
     }
     let add = |n: u64, b: &u8| n.saturating_mul(10).saturating_add(u64::from(b - b'0'));
-    Some(credible(value[..digits].iter().fold(0, add)))
+    Some(clamp_limit(value[..digits].iter().fold(0, add)))
 }
 
 fn integer(item: Option<Item<'_>>) -> Option<u64> {
     match item? {
-        Item::Integer(n) => u64::try_from(n).ok().map(credible),
+        Item::Integer(n) => u64::try_from(n).ok().map(clamp_limit),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 const MAX_NAME: usize = 24;
 /// Maximum number of limits per response.
 const MAX_LIMITS: usize = 8;
-/// Largest credible limit; larger ones are clamped.
+/// Largest limit that is believed; larger ones are clamped.
 const MAX_CREDIBLE: u64 = 1 << 50;
 
 /// Name of one of an upstream's limits, such as `core` or `requests`; empty if it has none.
@@ -118,7 +118,7 @@ pub(crate) fn named(name: &[u8]) -> LimitName {
     SmallVec::from_slice(&name[..name.len().min(MAX_NAME)])
 }
 
-/// Clamps a number of credits to a credible value.
-pub(crate) const fn credible(n: u64) -> u64 {
+/// Clamps a number of credits to that.
+pub(crate) const fn clamp_limit(n: u64) -> u64 {
     if n > MAX_CREDIBLE { MAX_CREDIBLE } else { n }
 }

@@ -29,7 +29,7 @@ pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
             n => n,
         })
         .or_else(|| span(text))
-        .or_else(|| Some(moment(text)? - unix))?;
+        .or_else(|| Some(parse_date(text)? - unix))?;
     Some(clamped(seconds))
 }
 
@@ -74,7 +74,7 @@ fn span(text: &str) -> Option<f64> {
 }
 
 /// Parses an HTTP date (RFC 9110 §5.6.7) or a timestamp (RFC 3339) as Unix time.
-fn moment(text: &str) -> Option<f64> {
+fn parse_date(text: &str) -> Option<f64> {
     date(text).or_else(|| timestamp(text))
 }
 

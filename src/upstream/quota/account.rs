@@ -1,6 +1,6 @@
 //! [`Account`]: the state of one upstream, and the decision whether a call may be sent.
 //!
-//! Pure: a call and a moment go in, a verdict comes out; a response and a moment go in, events come out. The owner
+//! Pure: a call and a time go in, a verdict comes out; a response and a time go in, events come out. The owner
 //! locks it twice per call, for a few dozen comparisons each.
 //!
 //! All or none: nothing is spent before every check has passed.
@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::burn::BurnRate;
 use super::in_flight::InFlight;
-use super::meter::{Calendar, LearnedLimit, Moment};
+use super::meter::{Calendar, LearnedLimit, PointInTime};
 use super::rejected::RejectedReason;
 use super::reservation_size::ReservationSize;
 use crate::base::budget::Allowance;
@@ -142,29 +142,29 @@ impl Account {
         }
     }
 
-    /// Advances the windows to this moment.
-    pub(crate) fn turn(&mut self, moment: Moment) {
-        self.in_flight.age(moment.now);
-        let under_way = self.in_flight.under_way();
-        for calendar in self.calendars.iter_mut().filter(|calendar| moment.now >= calendar.ends) {
-            calendar.turn(moment, under_way);
+    /// Advances the windows to this time.
+    pub(crate) fn advance(&mut self, point: PointInTime) {
+        self.in_flight.age(point.now);
+        let in_flight_credits = self.in_flight.in_flight_credits();
+        for calendar in self.calendars.iter_mut().filter(|calendar| point.now >= calendar.ends) {
+            calendar.advance(point, in_flight_credits);
         }
         for learned in &mut self.learned {
-            learned.turn(moment.now, under_way);
+            learned.advance(point.now, in_flight_credits);
         }
     }
 
     /// Restarts the windows after the calendar was read again, because it may have been set.
-    pub(crate) fn reset_clock(&mut self, moment: Moment) {
-        let under_way = self.in_flight.under_way();
-        self.calendars.iter_mut().for_each(|calendar| calendar.turn(moment, under_way));
+    pub(crate) fn reset_clock(&mut self, point: PointInTime) {
+        let in_flight_credits = self.in_flight.in_flight_credits();
+        self.calendars.iter_mut().for_each(|calendar| calendar.advance(point, in_flight_credits));
     }
 
     /// Decides, and spends the cost.
-    pub(crate) fn admit(&mut self, call: PlannedCall, moment: Moment) -> CallVerdict {
-        self.turn(moment);
-        let now = moment.now;
-        if let Some((reason, until)) = self.objection(call, now) {
+    pub(crate) fn admit(&mut self, call: PlannedCall, point: PointInTime) -> CallVerdict {
+        self.advance(point);
+        let now = point.now;
+        if let Some((reason, until)) = self.rejection_of(call, now) {
             if self.config.enforce {
                 return CallVerdict::Reject(reason, until);
             }
@@ -186,7 +186,7 @@ impl Account {
     }
 
     /// Returns the reason against sending the call now, and when that ends.
-    fn objection(&mut self, call: PlannedCall, now: Timestamp) -> Option<(RejectedReason, Timestamp)> {
+    fn rejection_of(&mut self, call: PlannedCall, now: Timestamp) -> Option<(RejectedReason, Timestamp)> {
         if now < self.paused_until {
             return Some((RejectedReason::RetryAfter, self.paused_until));
         }

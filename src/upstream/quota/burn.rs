@@ -81,7 +81,7 @@ impl<const N: usize> Ring<N> {
     }
 
     /// Returns the current bucket, after clearing those that are over.
-    fn turn(&mut self, now: Timestamp) -> &mut u64 {
+    fn advance(&mut self, now: Timestamp) -> &mut u64 {
         let index = now.as_nanos() / self.span;
         if index > self.newest {
             let passed = (index - self.newest).min(N as u64);
@@ -92,11 +92,11 @@ impl<const N: usize> Ring<N> {
     }
 
     fn add(&mut self, cost: u64, now: Timestamp) {
-        *self.turn(now) += cost;
+        *self.advance(now) += cost;
     }
 
     fn take(&mut self, cost: u64, now: Timestamp) {
-        let sum = self.turn(now);
+        let sum = self.advance(now);
         *sum = sum.saturating_sub(cost);
     }
 

@@ -5,7 +5,7 @@
 //!
 //! > counted by now ≤ *used* + sent by now − answered before that call was sent − that call
 //!
-//! [`unseen`](InFlight::unseen) is what has to be added to the report, from two totals, for any number of overlapping
+//! [`unreported`](InFlight::unreported) is what has to be added to the report, from two totals, for any number of overlapping
 //! calls and any order of responses. A call that ended without a response (error, cancelled) may still be on its way:
 //! it counts as answered only after [`LOST`](InFlight) has passed, one to two minutes later.
 
@@ -44,7 +44,7 @@ impl InFlight {
     }
 
     /// Records the end of a call without a response.
-    pub(crate) fn lose(&mut self, cost: u64, now: Timestamp) {
+    pub(crate) fn forget(&mut self, cost: u64, now: Timestamp) {
         self.age(now);
         self.doubtful[0] += cost;
     }
@@ -65,12 +65,12 @@ impl InFlight {
     }
 
     /// Returns the cost that may be counted beyond the report in the response to a call with this mark and cost.
-    pub(crate) const fn unseen(&self, mark: u64, cost: u64) -> u64 {
+    pub(crate) const fn unreported(&self, mark: u64, cost: u64) -> u64 {
         (self.sent - mark).saturating_sub(cost)
     }
 
     /// Cost that the upstream may still count: in flight, or ended without a response.
-    pub(super) const fn under_way(&self) -> u64 {
+    pub(super) const fn in_flight_credits(&self) -> u64 {
         self.sent - self.answered
     }
 }
@@ -86,13 +86,13 @@ mod tests {
         let mut flow = InFlight::default();
         let first = flow.send(1);
         flow.answer(1);
-        assert_eq!((flow.unseen(first, 1), flow.under_way()), (0, 0));
+        assert_eq!((flow.unreported(first, 1), flow.in_flight_credits()), (0, 0));
         let (second, third) = (flow.send(2), flow.send(3));
-        assert_eq!((flow.unseen(second, 2), flow.unseen(third, 3)), (3, 2));
+        assert_eq!((flow.unreported(second, 2), flow.unreported(third, 3)), (3, 2));
         flow.answer(2);
-        assert_eq!(flow.unseen(third, 3), 2, "answered after the third was sent: its number may lack the second");
+        assert_eq!(flow.unreported(third, 3), 2, "answered after the third was sent: its number may lack the second");
         let fourth = flow.send(5);
-        assert_eq!(flow.unseen(fourth, 5), 3);
+        assert_eq!(flow.unreported(fourth, 5), 3);
     }
 
     #[test]
@@ -100,15 +100,15 @@ mod tests {
         let start = Timestamp::ZERO + Duration::from_secs(86_400);
         let mut flow = InFlight { since: start, ..InFlight::default() };
         flow.send(4);
-        flow.lose(4, start);
+        flow.forget(4, start);
         for (seconds, left) in [(59, 4), (60, 4), (119, 4), (120, 0)] {
             flow.age(start + Duration::from_secs(seconds));
-            assert_eq!(flow.under_way(), left, "{seconds} s");
+            assert_eq!(flow.in_flight_credits(), left, "{seconds} s");
         }
     }
 
     proptest! {
-        /// Model of a server that counts each call between sending and response: the report plus the unseen cost is
+        /// Model of a server that counts each call between sending and response: the report plus the unreported cost is
         /// never less than what it has counted by then.
         #[test]
         fn reported_and_unseen_cost_cover_the_count(
@@ -127,13 +127,13 @@ mod tests {
                     }
                     (2, Some(at)) if calls[at].2.is_some() => {
                         let (cost, mark, observed) = calls.swap_remove(at);
-                        let bound = observed.unwrap_or_default() + flow.unseen(mark, cost);
+                        let bound = observed.unwrap_or_default() + flow.unreported(mark, cost);
                         prop_assert!(bound >= counted, "{bound} < {counted}");
                         flow.answer(cost);
                     }
                     (3, Some(at)) if calls[at].2.is_none() => {
                         let (cost, ..) = calls.swap_remove(at);
-                        flow.lose(cost, now);
+                        flow.forget(cost, now);
                         // It is counted nevertheless.
                         counted += cost;
                     }

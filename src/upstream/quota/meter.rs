@@ -25,9 +25,9 @@ const SAME: Duration = Duration::from_secs(2);
 /// Assumed window of a limit without a reported one.
 const UNKNOWN: Duration = Duration::from_secs(60);
 
-/// A moment by both clocks: monotonic, and Unix time in nanoseconds.
+/// A time by both clocks: monotonic, and Unix time in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moment {
+pub(crate) struct PointInTime {
     pub(crate) now: Timestamp,
     pub(crate) unix: i64,
 }
@@ -52,26 +52,26 @@ pub(crate) struct Calendar {
 }
 
 impl Calendar {
-    pub(crate) fn new(credits: Credits, moment: Moment) -> Self {
+    pub(crate) fn new(credits: Credits, point: PointInTime) -> Self {
         let span = WindowSpan { start: i64::MIN, end: i64::MIN };
         let ends = Timestamp::ZERO;
         let mut calendar =
             Self { credits, span, ends, balance: Balance::default(), block: 0, alerts: Alerts::default() };
-        calendar.turn(moment, 0);
+        calendar.advance(point, 0);
         calendar
     }
 
-    /// Starts the window of this moment if it is a later one. Setting the calendar back changes nothing: spent
+    /// Starts the window of this time if it is a later one. Setting the calendar back changes nothing: spent
     /// credits stay spent.
-    pub(crate) fn turn(&mut self, moment: Moment, under_way: u64) {
-        let second = moment.unix.div_euclid(SECOND);
+    pub(crate) fn advance(&mut self, point: PointInTime, in_flight_credits: u64) {
+        let second = point.unix.div_euclid(SECOND);
         if second >= self.span.end {
             self.span = self.credits.span(second);
-            (self.balance, self.block) = (Balance::default(), -signed(under_way));
+            (self.balance, self.block) = (Balance::default(), -signed(in_flight_credits));
             self.alerts.reset();
         }
-        let left = self.span.end.saturating_mul(SECOND).saturating_sub(moment.unix);
-        self.ends = moment.now.after(u64::try_from(left).unwrap_or(0));
+        let left = self.span.end.saturating_mul(SECOND).saturating_sub(point.unix);
+        self.ends = point.now.after(u64::try_from(left).unwrap_or(0));
     }
 
     /// Returns the credits spent in this window by all processes.
@@ -91,7 +91,7 @@ impl Calendar {
         self.block -= signed(cost);
     }
 
-    pub(crate) fn give_back(&mut self, cost: u64) {
+    pub(crate) fn refund(&mut self, cost: u64) {
         self.block += signed(cost);
     }
 
@@ -101,7 +101,7 @@ impl Calendar {
     }
 
     /// Returns the credits to book so that `wanted` can be spent.
-    pub(super) fn lacks(&self, wanted: u64) -> u64 {
+    pub(super) fn shortfall(&self, wanted: u64) -> u64 {
         u64::try_from(signed(wanted) - self.block).unwrap_or(0)
     }
 
@@ -158,7 +158,7 @@ pub(crate) struct CountedResponse {
     /// Time at which its call was sent.
     pub(crate) sent: Timestamp,
     /// Cost of calls that the report cannot include.
-    pub(crate) unseen: u64,
+    pub(crate) unreported: u64,
 }
 
 impl LearnedLimit {
@@ -208,7 +208,7 @@ impl LearnedLimit {
             self.length = observed.window.or(observed.resets_in).unwrap_or(UNKNOWN);
         }
         (self.limit, self.used, self.reported_at) = (limit, used, now);
-        self.spent = used + answer.unseen;
+        self.spent = used + answer.unreported;
         self.ends = match ends {
             Some(ends) => ends,
             None if now >= self.ends => now + self.length,
@@ -217,17 +217,17 @@ impl LearnedLimit {
     }
 
     /// Blocks the limit until then, regardless of the remaining units.
-    pub(crate) fn hold(&mut self, until: Timestamp) {
+    pub(crate) fn block_until(&mut self, until: Timestamp) {
         self.spent = self.spent.max(self.limit);
         self.ends = self.ends.max(until);
     }
 
     /// Starts a new window if this one is over; its units are known after the next report.
-    pub(crate) fn turn(&mut self, now: Timestamp, under_way: u64) {
+    pub(crate) fn advance(&mut self, now: Timestamp, in_flight_credits: u64) {
         if now < self.ends {
             return;
         }
-        (self.spent, self.used) = (under_way, 0);
+        (self.spent, self.used) = (in_flight_credits, 0);
         self.ends = now + self.length.max(Duration::from_millis(1));
         self.alerts.reset();
     }

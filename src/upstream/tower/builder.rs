@@ -22,7 +22,7 @@ use crate::resilience::circuit::Circuit;
 use crate::store::governor::Pacer;
 use crate::upstream::engine::body_inspector::BodyHook;
 use crate::upstream::engine::credit_store::CreditStore;
-use crate::upstream::engine::shared::{AccountState, CreditCost, UpstreamShared, moment};
+use crate::upstream::engine::shared::{AccountState, CreditCost, UpstreamShared, point_in_time};
 use crate::upstream::learn::observed_limits::ObservedLimits;
 use crate::upstream::quota::account::{Account, AccountConfig};
 use crate::upstream::quota::alert;
@@ -313,7 +313,7 @@ impl UpstreamBuilder {
         self.check()?;
         let Self { name, quotas, on_limit, pace, circuit, shares, alert_at, cost, free_not_modified, .. } = self;
         self.clock.warm_up();
-        let first = moment(&self.clock, self.clock.now());
+        let first = point_in_time(&self.clock, self.clock.now());
         let calendars: SmallVec<[Calendar; 2]> = quotas.iter().map(|credits| Calendar::new(*credits, first)).collect();
         let circuit = circuit.map(Circuit::check).transpose()?;
         let breaker = circuit.map(|circuit| Breaker::new(circuit.policy));

@@ -56,7 +56,7 @@ impl<S, Q, W> ResponseFuture<S, Q, W>
 where
     S: Service<Request<Q>>,
 {
-    pub(crate) const fn calling(future: S::Future, watch: CallWatch) -> Self {
+    pub(crate) const fn sending(future: S::Future, watch: CallWatch) -> Self {
         Self { state: State::Calling { future }, watch: Some(watch), body: PhantomData }
     }
 

@@ -50,7 +50,7 @@ where
                 // The task's own waker replaces this one if the client is polled again. An error is left for that
                 // poll: a failed service keeps failing.
                 if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
-                    return ResponseFuture::calling(inner.call(request), watch);
+                    return ResponseFuture::sending(inner.call(request), watch);
                 }
                 ResponseFuture::unready(inner, request, watch)
             }

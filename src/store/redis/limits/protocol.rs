@@ -19,7 +19,7 @@ const LEASES: u8 = 32;
 
 /// One check or correction.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Op {
+pub(super) struct ScriptOp {
     /// The key's name in the fleet.
     pub(super) key: u64,
     pub(super) quota: Quota,
@@ -40,7 +40,7 @@ pub(super) enum LimitCommand {
 }
 
 /// Checks that are charged together or not at all.
-pub(super) type CheckGroup = SmallVec<[Op; 2]>;
+pub(super) type CheckGroup = SmallVec<[ScriptOp; 2]>;
 
 /// One call of the script.
 #[derive(Debug, Default)]
@@ -170,7 +170,7 @@ impl<'a> Answers<'a> {
         self.values.len() == 0
     }
 
-    fn verdict(&mut self, op: &Op) -> Option<Verdict> {
+    fn verdict(&mut self, op: &ScriptOp) -> Option<Verdict> {
         let used = self.next()?;
         let charged = used >= 0;
         let used = u64::try_from(if charged { used } else { -1 - used }).ok()?;

@@ -55,7 +55,7 @@ impl Bare {
 /// Applies the same operations to the in-process engine.
 fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
     let at = |us: u64| Timestamp::from_nanos(us * 1_000);
-    let check = |op: &Op, enforced| {
+    let check = |op: &ScriptOp, enforced| {
         let mut check = Check::new(KeyHash::from_bits(op.key), op.quota).cost(op.units);
         check.enforced = enforced;
         check
@@ -93,14 +93,14 @@ fn quotas() -> [Quota; 6] {
 /// A generated operation: key, kind, units and whether it is enforced; its quota follows its key.
 type Row = (u64, u8, u32, bool);
 
-fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> Op {
+fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> ScriptOp {
     let act = match kind {
         0..=6 => LimitCommand::Take { enforced, want: 0, ttl: Duration::ZERO },
         7 => LimitCommand::Refund { charged: now - u64::from(units) * 37_000 },
         _ => LimitCommand::Charge,
     };
     // A correction by zero is omitted.
-    Op { key, quota, units: units.max(u32::from(kind > 6)), act }
+    ScriptOp { key, quota, units: units.max(u32::from(kind > 6)), act }
 }
 
 /// Takes and asks share groups; corrections have groups of their own.
@@ -111,7 +111,7 @@ fn group(mut rows: Vec<Row>, evaluates: bool, now: u64, quota: impl Fn(u64) -> Q
     if evaluates {
         return rows
             .iter()
-            .map(|row| Op { act: LimitCommand::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
+            .map(|row| ScriptOp { act: LimitCommand::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
             .collect();
     }
     match rows[0].1 {
@@ -162,7 +162,7 @@ fn changed_quotas_keep_the_used_share() {
         for (step, quota, units) in steps {
             now += step;
             let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
-            let group: CheckGroup = smallvec![Op { key, quota: quotas()[quota], units, act }];
+            let group: CheckGroup = smallvec![ScriptOp { key, quota: quotas()[quota], units, act }];
             let results = bare.call(std::slice::from_ref(&group), now)[0].verdicts[0];
             let expected = model(&engine, &group, now)[0];
             // A share of 2⁻³² is rounded in doubles there and in integers here.
@@ -198,13 +198,13 @@ fn the_script_leases_like_the_simulated_store() {
             let ttl = Duration::from_micros(ttl);
             if let (true, Some(unspent)) = (refunds, last.take()) {
                 let Unspent { units, charged } = unspent;
-                let group: CheckGroup = smallvec![Op { key, quota, units, act: LimitCommand::Refund { charged } }];
+                let group: CheckGroup = smallvec![ScriptOp { key, quota, units, act: LimitCommand::Refund { charged } }];
                 bare.call(std::slice::from_ref(&group), now);
                 store.refund(unspent, at(now));
                 continue;
             }
             let act = LimitCommand::Take { enforced: true, want, ttl };
-            let group: CheckGroup = smallvec![Op { key, quota, units: 1, act }];
+            let group: CheckGroup = smallvec![ScriptOp { key, quota, units: 1, act }];
             let results = bare.call(std::slice::from_ref(&group), now).remove(0);
             let (admits, granted, lives) = store.ask(want, ttl, at(now));
             prop_assert_eq!(results.verdicts[0].admits(), admits, "{} at {}", quota, now);
@@ -230,7 +230,7 @@ fn foreign_values_count_as_missing() {
         server.cli(&["SET", &format!("t:l:{key:016x}"), value]);
         for left in [4, 3] {
             let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
-            let group: CheckGroup = smallvec![Op { key, quota: Quota::per_minute(5), units: 1, act }];
+            let group: CheckGroup = smallvec![ScriptOp { key, quota: Quota::per_minute(5), units: 1, act }];
             let results = bare.call(std::slice::from_ref(&group), START_US);
             assert_eq!(results[0].verdicts[0].remaining(), left, "{key}");
         }
@@ -238,6 +238,6 @@ fn foreign_values_count_as_missing() {
     server.cli(&["DEL", "t:l:0000000000000004"]);
     server.cli(&["LPUSH", "t:l:0000000000000004", "a list"]);
     let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
-    let group: CheckGroup = smallvec![Op { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
+    let group: CheckGroup = smallvec![ScriptOp { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
     assert_eq!(bare.call(std::slice::from_ref(&group), START_US)[0].verdicts[0].remaining(), 4);
 }

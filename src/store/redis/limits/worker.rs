@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::smallvec;
 use tokio::runtime::Handle;
 
-use super::protocol::{Answers, CheckGroup, GroupResult, LimitCommand, Op, SoldUnits, encode};
+use super::protocol::{Answers, CheckGroup, GroupResult, LimitCommand, ScriptOp, SoldUnits, encode};
 use super::queue::{Queued, QueuedGroup};
 use super::{LimitsShared, count};
 use crate::base::clock::{Timestamp, runtime_now};
@@ -126,7 +126,7 @@ fn deliver_error(inner: &LimitsShared, job: QueuedGroup, outage: Outage) {
     }
 }
 
-fn record_lease(inner: &Arc<LimitsShared>, op: &Op, sold: SoldUnits, at: u64, sent: Timestamp) {
+fn record_lease(inner: &Arc<LimitsShared>, op: &ScriptOp, sold: SoldUnits, at: u64, sent: Timestamp) {
     // Clock rates may differ; a thousandth is a safe margin.
     let sold = SoldUnits { ttl: sold.ttl - sold.ttl / 1_000, ..sold };
     if let Some(unspent) = inner.local_cache.record_lease((op.key, op.quota), sold, at, sent) {
@@ -139,7 +139,7 @@ fn record_lease(inner: &Arc<LimitsShared>, op: &Op, sold: SoldUnits, at: u64, se
 
 fn refund(inner: &Arc<LimitsShared>, key: u64, quota: Quota, unspent: Unspent, now: Timestamp) {
     let act = LimitCommand::Refund { charged: unspent.charged };
-    let group: CheckGroup = smallvec![Op { key, quota, units: unspent.units, act }];
+    let group: CheckGroup = smallvec![ScriptOp { key, quota, units: unspent.units, act }];
     // If it cannot be sent, the units remain unused: never spent twice.
     inner.submit(group, now, None);
 }

@@ -52,7 +52,7 @@ impl Account {
         let left = self.calendars.iter().map(|calendar| calendar.limit().saturating_sub(calendar.spent())).min();
         let block = self.block.next(cost, left.unwrap_or(0), now);
         let bookings = self.calendars.iter().enumerate().map(|(at, calendar)| {
-            let credits = calendar.lacks(block).cast_signed();
+            let credits = calendar.shortfall(block).cast_signed();
             BookingRequest { at, start: calendar.span.start, end: calendar.span.end, credits }
         });
         bookings.collect()

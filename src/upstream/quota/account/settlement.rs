@@ -9,7 +9,7 @@ use super::{Account, AccountTicket, Alert, MAX_LEARNED};
 use crate::base::clock::{Timestamp, nanos};
 use crate::resilience::breaker::CallOutcome;
 use crate::upstream::learn::observed_limits::{ObservedLimits, named};
-use crate::upstream::quota::meter::{CountedResponse, LearnedLimit, Moment};
+use crate::upstream::quota::meter::{CountedResponse, LearnedLimit, PointInTime};
 
 /// First pause after a rejection without a retry time, doubled each time, up to sixty-four times.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -35,9 +35,14 @@ pub(crate) struct AccountEvents {
 
 impl Account {
     /// Settles a call that ended.
-    pub(crate) fn settle(&mut self, ticket: &AccountTicket, ending: CallEnding<'_>, moment: Moment) -> AccountEvents {
-        self.turn(moment);
-        let now = moment.now;
+    pub(crate) fn settle(
+        &mut self,
+        ticket: &AccountTicket,
+        ending: CallEnding<'_>,
+        point: PointInTime,
+    ) -> AccountEvents {
+        self.advance(point);
+        let now = point.now;
         let mut events = AccountEvents::default();
         match ending {
             CallEnding::Answered(status, observed) => {
@@ -47,14 +52,14 @@ impl Account {
                 events.circuit = self.record(ticket, Some(status), now).or(events.circuit);
             }
             CallEnding::Failed => {
-                self.in_flight.lose(ticket.call.cost, now);
+                self.in_flight.forget(ticket.call.cost, now);
                 self.endpoints[ticket.call.endpoint].failed += 1;
                 events.circuit = self.record(ticket, None, now);
             }
             CallEnding::Cancelled => {
-                self.in_flight.lose(ticket.call.cost, now);
+                self.in_flight.forget(ticket.call.cost, now);
                 if now.nanos_since(ticket.sent) >= self.config.slow_after {
-                    events.circuit = self.tell_breaker(ticket, CallOutcome::Slow, now);
+                    events.circuit = self.record_in_breaker(ticket, CallOutcome::Slow, now);
                 }
             }
         }
@@ -77,7 +82,7 @@ impl Account {
         let limits = endpoint.limits;
         self.in_flight.refund(cost);
         self.burn.refund(cost, now);
-        self.calendars.iter_mut().for_each(|calendar| calendar.give_back(cost));
+        self.calendars.iter_mut().for_each(|calendar| calendar.refund(cost));
         for learned in super::marked(&mut self.learned, limits) {
             learned.spent = learned.spent.saturating_sub(cost);
         }
@@ -86,8 +91,8 @@ impl Account {
 
     /// Applies the limits that the response to a call reported, of whose cost `counted` is counted.
     fn apply_report(&mut self, ticket: &AccountTicket, counted: u64, observed: &ObservedLimits, now: Timestamp) {
-        let unseen = self.in_flight.unseen(ticket.mark, counted);
-        let answer = CountedResponse { sent: ticket.sent, unseen };
+        let unreported = self.in_flight.unreported(ticket.mark, counted);
+        let answer = CountedResponse { sent: ticket.sent, unreported };
         let mut limits = 0_u16;
         for limit in &observed.limits {
             let known = self.learned.iter().position(|learned| learned.name == limit.name);
@@ -132,7 +137,7 @@ impl Account {
         for name in used_up {
             let until = observed.retry_after.map_or(now, |span| now + span);
             for learned in self.learned.iter_mut().filter(|learned| learned.name == *name) {
-                learned.hold(until);
+                learned.block_until(until);
                 held = true;
             }
         }
@@ -149,12 +154,12 @@ impl Account {
         &mut self,
         ticket: &AccountTicket,
         observed: &ObservedLimits,
-        moment: Moment,
+        point: PointInTime,
     ) -> AccountEvents {
-        self.turn(moment);
+        self.advance(point);
         // Whether the call itself was free is no longer known: its cost is treated as not included in the report.
-        self.apply_report(ticket, 0, observed, moment.now);
-        let circuit = self.apply_pause(observed, moment.now);
+        self.apply_report(ticket, 0, observed, point.now);
+        let circuit = self.apply_pause(observed, point.now);
         AccountEvents { alerts: self.alerts(), circuit }
     }
 
@@ -165,10 +170,10 @@ impl Account {
             Some(_) if now.nanos_since(ticket.sent) >= self.config.slow_after => CallOutcome::Slow,
             Some(_) => CallOutcome::Success,
         };
-        self.tell_breaker(ticket, outcome, now)
+        self.record_in_breaker(ticket, outcome, now)
     }
 
-    fn tell_breaker(&mut self, ticket: &AccountTicket, outcome: CallOutcome, now: Timestamp) -> Option<bool> {
+    fn record_in_breaker(&mut self, ticket: &AccountTicket, outcome: CallOutcome, now: Timestamp) -> Option<bool> {
         self.breaker.as_mut()?.record(ticket.permit?, outcome, now)
     }
 

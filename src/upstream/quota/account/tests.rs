@@ -14,8 +14,8 @@ const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 const NEW_YEAR: i64 = 1_767_225_600_000_000_000;
 const CALL: PlannedCall = PlannedCall { endpoint: 0, cost: 1, share: 1.0, unbooked: false };
 
-fn at(nanos: u64) -> Moment {
-    Moment { now: START.after(nanos), unix: NEW_YEAR + nanos as i64 }
+fn at(nanos: u64) -> PointInTime {
+    PointInTime { now: START.after(nanos), unix: NEW_YEAR + nanos as i64 }
 }
 
 fn seconds(n: u64) -> u64 {
@@ -58,9 +58,9 @@ fn settle(
     ticket: &AccountTicket,
     status: StatusCode,
     observed: ObservedLimits,
-    moment: Moment,
+    point: PointInTime,
 ) -> AccountEvents {
-    account.settle(ticket, CallEnding::Answered(status, &observed), moment)
+    account.settle(ticket, CallEnding::Answered(status, &observed), point)
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn thresholds_are_told_once() {
 #[test]
 fn caches_are_told_where_it_changed() {
     let mut account = account(config(), &[Credits::per_hour(10_000)]);
-    account.turn(at(0));
+    account.advance(at(0));
     assert_eq!(account.changed_allowances().map(|observed| observed[0].left), Some(1.0));
     let mut times = 0;
     for n in 0..4_500 {
@@ -249,7 +249,7 @@ proptest! {
                     }
                 }
             }
-            account.turn(at(now));
+            account.advance(at(now));
             let counted = server.in_minute(now);
             prop_assert!(account.calendars[0].spent() >= counted, "{} < {counted}", account.calendars[0].spent());
             if let Some(learned) = account.learned.first() {

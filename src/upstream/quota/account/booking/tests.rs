@@ -5,7 +5,7 @@ use crate::upstream::learn::observed_limits::ObservedLimits;
 use crate::upstream::quota::account::{AccountConfig, CallVerdict, PlannedCall};
 use crate::upstream::quota::balance::Balance;
 use crate::upstream::quota::credit::Credits;
-use crate::upstream::quota::meter::Moment;
+use crate::upstream::quota::meter::PointInTime;
 
 const LIMIT: u64 = 120;
 const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
@@ -27,8 +27,8 @@ impl Fleet {
         fleet
     }
 
-    fn moment(&self) -> Moment {
-        Moment { now: START.after(self.now), unix: 1_767_225_600_000_000_000 + self.now as i64 }
+    fn point_in_time(&self) -> PointInTime {
+        PointInTime { now: START.after(self.now), unix: 1_767_225_600_000_000_000 + self.now as i64 }
     }
 
     fn node(&self) -> Account {
@@ -40,21 +40,21 @@ impl Fleet {
             usual_share: 1.0,
             slow_after: u64::MAX,
         };
-        let month = Calendar::new(Credits::per_month(LIMIT), self.moment());
+        let month = Calendar::new(Credits::per_month(LIMIT), self.point_in_time());
         Account::new(config, SmallVec::from_iter([month]), None, 1)
     }
 
     fn call(&mut self, node: usize) {
         for _ in 0..10 {
-            let moment = self.moment();
-            match self.nodes[node].admit(CALL, moment) {
+            let point = self.point_in_time();
+            match self.nodes[node].admit(CALL, point) {
                 CallVerdict::Send(ticket) => {
                     self.spent += 1;
                     let observed = ObservedLimits::new();
                     let answered =
                         crate::upstream::quota::account::CallEnding::Answered(http::StatusCode::OK, &observed);
-                    self.nodes[node].settle(&ticket, answered, moment);
-                    if self.nodes[node].runs_low(moment.now) {
+                    self.nodes[node].settle(&ticket, answered, point);
+                    if self.nodes[node].runs_low(point.now) {
                         self.book(node);
                     }
                     return;
@@ -66,7 +66,7 @@ impl Fleet {
     }
 
     fn book(&mut self, node: usize) {
-        let now = self.moment().now;
+        let now = self.point_in_time().now;
         let bookings = self.nodes[node].next_block(1, now);
         self.ask(node, &bookings);
     }
