@@ -210,7 +210,7 @@ async fn a_value_that_cannot_be_written_is_returned_and_not_kept() {
 #[tokio::test]
 async fn memory_is_bounded_by_what_values_weigh() {
     let data = DataCache::in_memory(1 << 20);
-    let large: Cached<Vec<u8>> = data.cached("large").weigh(Vec::len).build().expect("a namespace");
+    let large: Cached<Vec<u8>> = data.cached("large").weigher(Vec::len).build().expect("a namespace");
     for n in 0..100 {
         large.put(n, vec![0; 100_000]).await.expect("kept");
     }

@@ -90,7 +90,7 @@ async fn a_fleet_loads_once_and_a_failure_lets_the_next_one_try_at_once() {
     let server = RedisServer::start();
     let mut nodes = Vec::new();
     for _ in 0..4 {
-        nodes.push(node(&server, |space| space.lease(Duration::from_secs(20))).await);
+        nodes.push(node(&server, |space| space.lease_ttl(Duration::from_secs(20))).await);
     }
     let loads = Arc::new(AtomicU64::new(0));
     let ask = |cached: &Cached<Price>, key: u64, fails: u64| {
@@ -183,7 +183,7 @@ async fn what_was_damaged_on_its_way_is_loaded_anew_and_never_a_wrong_value() {
     let (_one, a) = node(&server, |space| space).await;
     a.put_many((0..200).map(|n| (n, price(n)))).await.expect("kept");
     let proxy = FaultProxy::before(server.port());
-    let (_two, b) = node_at(&proxy.url(), |space| space.lease(Duration::ZERO)).await;
+    let (_two, b) = node_at(&proxy.url(), |space| space.lease_ttl(Duration::ZERO)).await;
     let mut n = 0;
     for fault in [Fault::Flip, Fault::Swap, Fault::Half, Fault::Cut, Fault::Answer("-LOADING it is loading")] {
         proxy.set(fault);
@@ -207,7 +207,7 @@ async fn a_redis_that_hangs_keeps_no_hit_waiting_and_a_miss_for_a_few_deadlines(
     }
     let server = RedisServer::start();
     let proxy = FaultProxy::before(server.port());
-    let (_one, a) = node_at(&proxy.url(), |space| space.lease(Duration::from_secs(60))).await;
+    let (_one, a) = node_at(&proxy.url(), |space| space.lease_ttl(Duration::from_secs(60))).await;
     a.put(1, price(1)).await.expect("kept");
     proxy.set(Fault::Partition);
     let hit = a.get_or_load(1, || async { Err::<Price, _>("not asked") });

@@ -51,7 +51,7 @@ pub struct CachedBuilder<V> {
     name: Box<str>,
     version: u32,
     settings: NamespaceSettings,
-    weigh: Option<WeightFn<V>>,
+    weigher: Option<WeightFn<V>>,
 }
 
 impl<V> CachedBuilder<V> {
@@ -71,11 +71,11 @@ impl<V> CachedBuilder<V> {
             hard_timeout: None,
             wait: Duration::from_secs(3),
             lease: Duration::from_secs(3),
-            parallel: 100,
+            concurrency: 100,
             target: None,
             budget: None,
         };
-        Self { data, name, version: 0, settings, weigh: None }
+        Self { data, name, version: 0, settings, weigher: None }
     }
 
     /// Sets the lifetime of values whose load does not [set one](super::Loaded::ttl). Defaults to 1 min.
@@ -140,8 +140,8 @@ impl<V> CachedBuilder<V> {
 
     /// Sets a function for the size of a value in memory, in bytes. Defaults to an estimate from the parts that its
     /// `Serialize` shows; set it for values that hold more than they serialize.
-    pub fn weigh(mut self, weigh: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
-        self.weigh = Some(Arc::new(weigh));
+    pub fn weigher(mut self, weigher: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Arc::new(weigher));
         self
     }
 
@@ -153,14 +153,14 @@ impl<V> CachedBuilder<V> {
 
     /// Sets how long a loading process makes those that share its store wait. Should exceed the usual duration of a
     /// load. Defaults to 3 s; zero lets each process load by itself.
-    pub fn lease(mut self, span: Duration) -> Self {
+    pub fn lease_ttl(mut self, span: Duration) -> Self {
         self.settings.lease = span;
         self
     }
 
     /// Sets the concurrency of [`get_or_load_many`](super::Cached::get_or_load_many). Defaults to 100 loads.
-    pub fn parallel(mut self, loads: usize) -> Self {
-        self.settings.parallel = loads;
+    pub fn concurrency(mut self, loads: usize) -> Self {
+        self.settings.concurrency = loads;
         self
     }
 
@@ -198,7 +198,7 @@ impl<V> CachedBuilder<V> {
     where
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let Self { data, name, version, settings, weigh } = self;
+        let Self { data, name, version, settings, weigher } = self;
         check(&name, &settings)?;
         let namespace = Namespace {
             key_prefix: key::namespace_prefix(&name),
@@ -211,7 +211,7 @@ impl<V> CachedBuilder<V> {
             mode: ModeCell::default(),
             warned: Once::new(),
         };
-        Ok(Cached { namespace: data.add(namespace)?, weigh })
+        Ok(Cached { namespace: data.add(namespace)?, weigher })
     }
 }
 
@@ -236,8 +236,11 @@ fn check(name: &str, settings: &NamespaceSettings) -> Result<(), Error> {
     if let Some(tag) = settings.tags.iter().find(|tag| !tag::is_valid(tag)) {
         return config_error(format!("tag {tag:?} must be 1 to 256 visible ASCII characters without a comma"));
     }
-    if settings.wait.is_zero() || settings.parallel == 0 {
-        return config_error(format!("wait {:?} and parallel {} must not be 0", settings.wait, settings.parallel));
+    if settings.wait.is_zero() || settings.concurrency == 0 {
+        return config_error(format!(
+            "wait {:?} and concurrency {} must not be 0",
+            settings.wait, settings.concurrency
+        ));
     }
     if hard.is_some_and(|hard| hard.is_zero() || soft.is_some_and(|soft| soft >= hard)) {
         return config_error(format!("soft_timeout {soft:?} must be shorter than hard_timeout {hard:?}"));

@@ -46,7 +46,7 @@ use crate::cache::http::stored_head::LogPosition;
 /// The behaviour in each case is documented in [`cache`](crate::cache#typed-values).
 pub struct Cached<V> {
     pub(super) namespace: Arc<Namespace>,
-    pub(super) weigh: Option<WeightFn<V>>,
+    pub(super) weigher: Option<WeightFn<V>>,
 }
 
 /// Computes the size of a value in memory, in bytes.
@@ -328,7 +328,7 @@ where
         let Loaded { value, ttl, tags } = loaded;
         // A value that cannot be serialized has no shape; its weight is its size.
         let (shape, weight) = shape::of(&value).unwrap_or((0, size_of::<V>()));
-        let weight = self.weigh.as_ref().map_or(weight, |weigh| weigh(&value));
+        let weight = self.weigher.as_ref().map_or(weight, |weigher| weigher(&value));
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let encoded = match self.namespace.engine.in_process {
             true => Ok(Bytes::new()),
@@ -346,7 +346,7 @@ where
 
 impl<V> Clone for Cached<V> {
     fn clone(&self) -> Self {
-        Self { namespace: self.namespace.clone(), weigh: self.weigh.clone() }
+        Self { namespace: self.namespace.clone(), weigher: self.weigher.clone() }
     }
 }
 

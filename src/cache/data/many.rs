@@ -44,7 +44,7 @@ where
     }
 
     /// Returns the values under these keys, in order. Missing ones are loaded by one call of `load` each, with bounded
-    /// [concurrency](super::CachedBuilder::parallel), and stored.
+    /// [concurrency](super::CachedBuilder::concurrency), and stored.
     ///
     /// The store is queried once. Loads are shared and fail per key, as in [`get_or_load`](Self::get_or_load). A
     /// [`Batcher`](crate::Batcher) combines them into one call:
@@ -106,7 +106,7 @@ where
                 }
             }
         }
-        let mut loads = stream::iter(jobs).buffer_unordered(self.namespace.settings.parallel);
+        let mut loads = stream::iter(jobs).buffer_unordered(self.namespace.settings.concurrency);
         while let Some((at, result)) = loads.next().await {
             results[at] = Some(result);
         }
@@ -134,7 +134,7 @@ where
     {
         let puts: Vec<_> = values.into_iter().map(|(key, value)| self.put(key, value)).collect();
         let done: Vec<Result<_, Error>> =
-            stream::iter(puts).buffer_unordered(self.namespace.settings.parallel).collect().await;
+            stream::iter(puts).buffer_unordered(self.namespace.settings.concurrency).collect().await;
         done.into_iter().find_map(Result::err).map_or(Ok(()), Err)
     }
 

@@ -52,7 +52,7 @@ pub(super) struct NamespaceSettings {
     /// Longest time one process makes the others wait.
     pub(super) lease: Duration,
     /// Number of concurrent loads of a call for many keys.
-    pub(super) parallel: usize,
+    pub(super) concurrency: usize,
     pub(super) target: Option<f64>,
     pub(super) budget: Option<Budget>,
 }

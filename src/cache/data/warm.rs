@@ -23,19 +23,19 @@ const CHUNK: usize = 100;
 /// ```
 /// use tollgate::cache::WarmUpLimits;
 ///
-/// let gentle = WarmUpLimits::default().parallel(2).per_second(10);
+/// let gentle = WarmUpLimits::default().concurrency(2).per_second(10);
 /// # let _ = gentle;
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct WarmUpLimits {
-    parallel: usize,
+    concurrency: usize,
     per_second: Option<u32>,
 }
 
 impl Default for WarmUpLimits {
     fn default() -> Self {
-        Self { parallel: 8, per_second: None }
+        Self { concurrency: 8, per_second: None }
     }
 }
 
@@ -45,11 +45,11 @@ impl WarmUpLimits {
     /// ```
     /// use tollgate::cache::WarmUpLimits;
     ///
-    /// let limits = WarmUpLimits::default().parallel(2);
+    /// let limits = WarmUpLimits::default().concurrency(2);
     /// # let _ = limits;
     /// ```
-    pub fn parallel(mut self, loads: usize) -> Self {
-        self.parallel = loads.max(1);
+    pub fn concurrency(mut self, loads: usize) -> Self {
+        self.concurrency = loads.max(1);
         self
     }
 
@@ -148,7 +148,7 @@ where
                     }
                 })
                 .collect();
-            let mut loads = stream::iter(loads).buffer_unordered(limits.parallel);
+            let mut loads = stream::iter(loads).buffer_unordered(limits.concurrency);
             while let Some(done) = loads.next().await {
                 *if done.is_ok() { &mut warmed.loaded } else { &mut warmed.failed } += 1;
             }
