@@ -6,14 +6,14 @@ mod data_world;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use data_world::{Fault, World, seconds};
 use serde::{Deserialize, Serialize};
 use tollgate::cache::{CacheLayer, Cached, DataCache, LoadError, Loaded};
 use tollgate::store::memory::MemoryCache;
-use tollgate::{Clock, ManualClock, Mode};
+use tollgate::{Clock, Event, ManualClock, Mode};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Price {
@@ -147,7 +147,7 @@ async fn many_are_looked_up_at_once_and_only_the_missing_are_loaded() {
     let found = world.cached.get_or_load_many(["a", "b", "a", "fails"], loader).await;
     let values: Vec<_> = found.iter().map(|found| found.as_ref().map(|value| **value).ok()).collect();
     assert_eq!(values, [Some(1), Some(1), Some(1), None]);
-    assert!(matches!(found[3], Err(LoadError::Failed(Fault))));
+    assert!(matches!(found[3], Err(LoadError::Failed(_))));
     assert_eq!((world.loads("a"), world.loads("b"), world.loads("fails")), (1, 1, 1));
     let there: Vec<_> = world.cached.get_many(["fails", "b", "a"]).await.iter().map(Option::is_some).collect();
     assert_eq!(there, [false, true, true]);
@@ -182,29 +182,68 @@ async fn a_store_behind_is_asked_once_for_many_and_its_values_are_read_once() {
 }
 
 #[tokio::test]
-async fn a_value_that_cannot_be_written_is_returned_and_not_kept() {
+async fn a_value_that_cannot_be_encoded_is_kept_and_shared_in_this_process_only() {
     #[derive(Debug)]
-    struct Endless;
+    struct Opaque;
 
-    impl Serialize for Endless {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            use serde::ser::SerializeSeq;
-            serializer.serialize_seq(None)?.end()
+    impl Serialize for Opaque {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("a handle of this process"))
         }
     }
 
-    impl<'de> Deserialize<'de> for Endless {
+    impl<'de> Deserialize<'de> for Opaque {
         fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
             Ok(Self)
         }
     }
 
-    let data = DataCache::builder().level_2(Arc::new(MemoryCache::new(1 << 20))).build();
-    let cached: Cached<Endless> = data.cached("endless").build().expect("a namespace");
-    cached.get_or_load(1, || async { Ok::<_, Infallible>(Endless) }).await.expect("loaded");
-    assert!(cached.get(1).await.is_none());
-    assert!(cached.put(1, Endless).await.expect_err("not kept").to_string().contains("endless"));
-    assert_eq!(cached.stats().decode_errors, 2);
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let seen = warnings.clone();
+    let data = DataCache::builder()
+        .level_2(Arc::new(MemoryCache::new(1 << 20)))
+        .hook(move |event| {
+            if let Event::Warning { code, message } = event {
+                seen.lock().expect("no panic").push((code.to_owned(), message.to_string()));
+            }
+        })
+        .build();
+    let cached: Cached<Opaque> = data.cached("handles").build().expect("a namespace");
+    let load = || async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok::<_, Infallible>(Opaque)
+    };
+    let (one, two) = tokio::join!(cached.get_or_load(1, load), cached.get_or_load(1, load));
+    assert!(Arc::ptr_eq(&one.expect("loaded"), &two.expect("shared")));
+    assert!(cached.get(1).await.is_some(), "kept");
+    assert!(cached.get_or_load(2, load).await.is_ok());
+    let error = cached.put(3, Opaque).await.expect_err("other processes could not see it");
+    assert!(error.to_string().contains("handles"), "{error}");
+    assert!(cached.get(3).await.is_none());
+    let stats = cached.stats();
+    assert_eq!((stats.loads, stats.collapsed, stats.encode_errors, stats.decode_errors), (2, 1, 3, 0));
+    let warnings = warnings.lock().expect("no panic");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].1.contains("handles") && warnings[0].1.contains("a handle of this process"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn putting_what_does_not_fit_is_an_error_and_leaves_the_old_value() {
+    for level_2 in [false, true] {
+        let data = match level_2 {
+            true => DataCache::builder().memory(1 << 20).level_2(Arc::new(MemoryCache::new(1 << 20))).build(),
+            false => DataCache::in_memory(1 << 20),
+        };
+        let cached: Cached<Vec<u8>> = data.cached("blobs").build().expect("a namespace");
+        cached.put(1, vec![1; 10]).await.expect("kept");
+        let error = cached.put(1, vec![2; 2 << 20]).await.expect_err("larger than memory");
+        assert!(error.is_store() && error.to_string().contains("1048576"), "{error}");
+        assert_eq!(cached.get(1).await.as_deref(), Some(&vec![1; 10]));
+        // A load is returned all the same.
+        let loaded = cached.get_or_load(2, || async { Ok::<_, Infallible>(vec![3; 2 << 20]) }).await.expect("loaded");
+        assert_eq!(loaded.len(), 2 << 20);
+        assert!(cached.get(2).await.is_none());
+    }
 }
 
 #[tokio::test]

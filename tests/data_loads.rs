@@ -5,6 +5,7 @@
 mod data_world;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use data_world::{Fault, World, seconds};
@@ -44,14 +45,84 @@ async fn a_thousand_callers_cost_one_load_and_who_leaves_cancels_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_its_callers_and_the_next_one_leads() {
+async fn a_failed_load_is_the_error_of_all_who_waited_for_it_at_once() {
     let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
-    let asked: Vec<_> = (0..5).map(|_| ask(&world, "fails", millis(10))).collect();
+    let begun = Instant::now();
+    let asked: Vec<_> = (0..40).map(|_| ask(&world, "fails", millis(10))).collect();
+    let mut errors = Vec::new();
     for task in asked {
-        assert!(matches!(task.await.expect("no panic"), Err(LoadError::Failed(Fault))));
+        match task.await.expect("no panic") {
+            Err(LoadError::Failed(error)) => errors.push(error),
+            other => panic!("{other:?}"),
+        }
     }
-    assert_eq!((world.loads("fails"), world.most_at_once()), (5, 1));
-    assert_eq!(world.stats().errors, 5);
+    assert!(errors.iter().all(|error| Arc::ptr_eq(error, &errors[0])), "one error");
+    assert!(begun.elapsed() < millis(20), "{:?}", begun.elapsed());
+    assert_eq!((world.loads("fails"), world.stats().errors, world.stats().misses), (1, 1, 40));
+    // The next caller loads.
+    assert!(ask(&world, "fails", millis(10)).await.expect("no panic").is_err());
+    assert_eq!((world.loads("fails"), world.stats().fetches_in_flight), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_of_another_error_type_is_not_answered_by_a_foreign_error() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60))));
+    let fails = ask(&world, "fails", millis(10));
+    tokio::task::yield_now().await;
+    let load = || async { Err::<u64, _>("another type") };
+    let error = world.cached.get_or_load("fails", load).await.expect_err("its own");
+    assert_eq!(error.into_inner().as_deref(), Some(&"another type"));
+    assert!(matches!(fails.await.expect("no panic"), Err(LoadError::Failed(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_never_returns_does_not_hold_its_key() {
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    for hard in [None, Some(millis(500))] {
+        let world = Arc::new(World::new(|space| {
+            let space = space.ttl(seconds(60)).wait(seconds(3));
+            match hard {
+                Some(hard) => space.hard_timeout(hard),
+                None => space,
+            }
+        }));
+        let dropped = Arc::new(AtomicBool::new(false));
+        let (guard, stuck) = (Dropped(dropped.clone()), world.clone());
+        let first = tokio::spawn(async move {
+            let load = || async move {
+                let _guard = guard;
+                std::future::pending::<Result<u64, Fault>>().await
+            };
+            stuck.cached.get_or_load("a", load).await
+        });
+        tokio::task::yield_now().await;
+        let begun = Instant::now();
+        // Callers that come once a second: one of them loads as soon as the wait is over.
+        let answered = loop {
+            let asked = ask(&world, "a", millis(10));
+            if let Ok(value) = asked.await.expect("no panic") {
+                break *value;
+            }
+            sleep(seconds(1)).await;
+        };
+        assert_eq!(answered, 1);
+        assert!(begun.elapsed() <= seconds(5), "{hard:?}: {:?}", begun.elapsed());
+        assert_eq!(*ask(&world, "a", millis(10)).await.expect("no panic").expect("a hit"), 1);
+        match hard {
+            Some(_) => {
+                assert!(matches!(first.await.expect("no panic"), Err(LoadError::TimedOut)));
+                assert!(dropped.load(Ordering::SeqCst), "the stuck load is gone");
+                assert_eq!(world.stats().fetches_in_flight, 0);
+            }
+            None => first.abort(),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

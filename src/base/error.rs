@@ -29,6 +29,7 @@ enum Kind {
     Config,
     Store,
     Outage,
+    TooLarge,
 }
 
 impl Error {
@@ -60,6 +61,16 @@ impl Error {
         self.kind == Kind::Outage
     }
 
+    /// Creates the error of a value that no level of the store can hold.
+    pub(crate) fn too_large(store: &str, bytes: u64, max: u64) -> Self {
+        let message = format!("{store}: {bytes} bytes exceed its bound of {max}; raise the bound or store less");
+        Self { kind: Kind::TooLarge, message: message.into(), source: None }
+    }
+
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.kind == Kind::TooLarge
+    }
+
     pub(crate) fn config(message: impl Into<String>) -> Self {
         Self { kind: Kind::Config, message: message.into().into(), source: None }
     }
@@ -73,7 +84,7 @@ impl Error {
     /// Returns whether a store failed.
     #[must_use]
     pub fn is_store(&self) -> bool {
-        matches!(self.kind, Kind::Store | Kind::Outage)
+        matches!(self.kind, Kind::Store | Kind::Outage | Kind::TooLarge)
     }
 }
 

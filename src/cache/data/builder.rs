@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::cached::{Cached, WeightFn};
 use super::data_cache::DataCache;
+use super::encoding::SchemaStamp;
 use super::key;
 use super::namespace::{Namespace, NamespaceSettings};
-use super::record::SchemaStamp;
 use super::stats::NamespaceCounters;
 use super::ttl::TtlPolicy;
 use crate::base::budget::Budget;
@@ -210,6 +210,8 @@ impl<V> CachedBuilder<V> {
             counters: NamespaceCounters::default(),
             mode: ModeCell::default(),
             warned: Once::new(),
+            unencodable: Once::new(),
+            too_large: Once::new(),
         };
         Ok(Cached { namespace: data.add(namespace)?, weigher })
     }

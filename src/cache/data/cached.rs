@@ -14,7 +14,7 @@ use super::key::{self, KeyPart};
 use super::loaded::{LoadError, Loaded};
 use super::namespace::{LoadedValue, Namespace};
 use super::stats::{DataStats, count};
-use super::{load, record, shape};
+use super::{encoding, load, value_size};
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
@@ -99,7 +99,7 @@ where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<L, E>> + Send + 'static,
         L: Into<Loaded<V>> + Send + 'static,
-        E: Send + 'static,
+        E: Send + Sync + 'static,
     {
         let key = self.key(&key);
         let now = self.namespace.engine.clock.now();
@@ -161,8 +161,8 @@ where
         let key = self.key(&key);
         let (requested_at, began) = (self.namespace.engine.clock.now(), self.namespace.engine.log_position());
         let (value, entry) = self.new_entry(&key, value.into(), requested_at, began);
-        let entry = entry?;
         self.namespace.check_storable(&entry)?;
+        self.namespace.check_encoded(&entry)?;
         self.namespace.fetches.remove(&key, None);
         self.namespace.put(&entry).await.map(|()| value)
     }
@@ -309,7 +309,7 @@ where
             Blocks::One(bytes) => bytes,
             Blocks::Many(_) => return None,
         };
-        let Some(value) = record::decode::<V>(bytes, self.namespace.stamp) else {
+        let Some(value) = encoding::decode::<V>(bytes, self.namespace.stamp) else {
             count(&self.namespace.counters.decode_errors);
             return None;
         };
@@ -317,30 +317,29 @@ where
         self.downcast(entry.typed.value.get_or_init(|| (self.namespace.stamp.version, Arc::new(value))))
     }
 
-    /// Creates the entry of a loaded value; an error if the value cannot be serialized for other processes.
+    /// Creates the entry of a loaded value. A value that cannot be encoded for other processes stays in this one.
     pub(super) fn new_entry(
         &self,
         key: &CacheKey,
         loaded: Loaded<V>,
         requested_at: Timestamp,
         began: LogPosition,
-    ) -> (Arc<V>, Result<Arc<Entry>, Error>) {
+    ) -> (Arc<V>, Arc<Entry>) {
         let Loaded { value, ttl, tags } = loaded;
-        // A value that cannot be serialized has no shape; its weight is its size.
-        let (shape, weight) = shape::of(&value).unwrap_or((0, size_of::<V>()));
-        let weight = self.weigher.as_ref().map_or(weight, |weigher| weigher(&value));
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let encoded = match self.namespace.engine.in_process {
-            true => Ok(Bytes::new()),
-            false => record::encode(&value, self.namespace.stamp, weight, shape)
-                .map_err(|error| self.namespace.encode_error(error)),
+        let weight = match &self.weigher {
+            Some(weigher) => weigher(&value),
+            None => value_size::of(&value),
         };
-        let value = Arc::new(value);
-        let entry = encoded.map(|encoded| {
-            let fresh = LoadedValue { value: value.clone(), weight, encoded, ttl, tags, requested_at, began };
-            Arc::new(self.namespace.entry(key, fresh))
-        });
-        (value, entry)
+        let encoded = match self.namespace.engine.in_process {
+            true => Bytes::new(),
+            false => encoding::encode(&value, self.namespace.stamp).unwrap_or_else(|error| {
+                self.namespace.report_unencodable(&error);
+                Bytes::new()
+            }),
+        };
+        let (value, weight) = (Arc::new(value), u32::try_from(weight).unwrap_or(u32::MAX));
+        let loaded = LoadedValue { value: value.clone(), weight, encoded, ttl, tags, requested_at, began };
+        (value, Arc::new(self.namespace.entry(key, loaded)))
     }
 }
 

@@ -128,12 +128,6 @@ pub(super) fn prefix<K: KeyPart + ?Sized>(parts: &K) -> Box<[u8]> {
     key.0.0.to_vec().into()
 }
 
-/// Whether this is the key of a typed value.
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "read by remote stores"))]
-pub(super) fn is_typed(key: &CacheKey) -> bool {
-    key.resource().starts_with(&[0, 0, 0, 1, SCHEME[0]])
-}
-
 macro_rules! integers {
     ($($unsigned:ty, $signed:ty);*) => {$(
         impl KeyPart for $unsigned {

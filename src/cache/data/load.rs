@@ -1,13 +1,17 @@
 //! Loads: serves a stale value, waits for another caller's load, or loads.
 //!
-//! A load runs in a detached task, so that a caller that leaves does not cancel it. Its error or panic is returned to
-//! the caller that triggered it; the followers are notified of the failure, and one of them starts the next load. So a
+//! A load runs in a detached task, so that a caller that leaves does not cancel it. Its value or error goes to all who
+//! wait for it, at once. Its panic goes to the caller that triggered it; one of the others starts the next load. So a
 //! key has one load at a time, unless a caller has waited longer than its deadline, or the value was invalidated
 //! meanwhile.
+//!
+//! With a hard timeout, a load that takes longer than that and than the wait of its followers is dropped: it may never
+//! return.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::Serialize;
@@ -17,7 +21,7 @@ use tokio::task::JoinHandle;
 use super::cached::{Cached, TypedLookup};
 use super::deadlines::{LoadDeadlines, PassedDeadline};
 use super::fleet::LoadPermit;
-use super::loaded::{LoadError, Loaded};
+use super::loaded::{LoadError, LoadProgress, Loaded};
 use super::stats::count;
 use crate::base::detached_context::carry;
 use crate::base::mode::Mode;
@@ -47,7 +51,7 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<L, E>> + Send + 'static,
     L: Into<Loaded<V>> + Send + 'static,
-    E: Send + 'static,
+    E: Send + Sync + 'static,
 {
     let counters = &cached.namespace.counters;
     let mode = cached.namespace.mode.get();
@@ -83,7 +87,7 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<L, E>> + Send + 'static,
     L: Into<Loaded<V>> + Send + 'static,
-    E: Send + 'static,
+    E: Send + Sync + 'static,
 {
     /// Leads a load, or waits for one.
     async fn load_coalesced(self) -> Result<Arc<V>, LoadError<E>> {
@@ -95,14 +99,24 @@ where
                 Role::Wait(follower) => follower,
             };
             match deadlines.wait(follower.wait_for_progress()).await {
-                Ok(Some(entry)) => {
+                Ok(Some(LoadProgress::Loaded(entry))) => {
                     if let Some(value) = self.shared_value(&entry) {
                         return Ok(value);
                     }
                     // Invalidated during the load: start another.
                     namespace.fetches.remove(&self.key, Some(&follower));
                 }
-                // The load failed: serve a stale value, or compete to lead the next load.
+                Ok(Some(LoadProgress::Failed(error))) => {
+                    if let Some(value) = self.stale_value() {
+                        return Ok(value);
+                    }
+                    // A load of another call site may fail with another type: then this one loads.
+                    if let Ok(error) = error.downcast::<E>() {
+                        return Err(self.failed(error));
+                    }
+                    namespace.fetches.remove(&self.key, Some(&follower));
+                }
+                // The load panicked: serve a stale value, or compete to lead the next load.
                 Ok(None) => {
                     if let Some(value) = self.stale_value() {
                         return Ok(value);
@@ -113,7 +127,11 @@ where
                         return Ok(value);
                     }
                 }
-                Err(PassedDeadline::Wait) => return self.load_without_sharing(follower, deadlines).await,
+                Err(PassedDeadline::Wait) => {
+                    // It may be stuck: the next caller begins another.
+                    namespace.fetches.remove(&self.key, Some(&follower));
+                    return self.load_without_sharing(follower, deadlines).await;
+                }
                 Err(PassedDeadline::Hard) => return self.on_timeout(),
             }
         }
@@ -122,7 +140,7 @@ where
     /// Loads in a detached task, and waits for it until the deadlines.
     async fn run_load(
         self,
-        leader: Option<Leader<Arc<Entry>>>,
+        leader: Option<Leader<LoadProgress>>,
         mut deadlines: LoadDeadlines,
     ) -> Result<Arc<V>, LoadError<E>> {
         let Self { cached, key, stale, load } = self;
@@ -134,7 +152,10 @@ where
                     count(&caller.cached.namespace.counters.misses);
                     return Ok(value);
                 }
-                Ok(Ok(Err(error))) => return caller.stale_value().ok_or_else(|| caller.failed(error)),
+                Ok(Ok(Err(LoadError::Failed(error)))) => {
+                    return caller.stale_value().ok_or_else(|| caller.failed(error));
+                }
+                Ok(Ok(Err(LoadError::TimedOut))) => return caller.on_timeout(),
                 Ok(Err(join_error)) => match join_error.try_into_panic() {
                     Ok(panic) => resume_unwind(panic),
                     // The runtime is shutting down, and with it this task.
@@ -153,7 +174,7 @@ where
     /// Waits for a permit, looks up once more, and loads without sharing; permits bound the concurrency.
     async fn load_without_sharing(
         self,
-        follower: Follower<Arc<Entry>>,
+        follower: Follower<LoadProgress>,
         mut deadlines: LoadDeadlines,
     ) -> Result<Arc<V>, LoadError<E>> {
         if let Some(value) = self.stale_value() {
@@ -180,7 +201,7 @@ where
         let Role::Lead(leader) = cached.namespace.join(&key) else { return };
         tokio::spawn(carry(async move {
             match cached.namespace.acquire_refresh_permit(&key, &old).await {
-                LoadPermit::Loaded(entry) => leader.publish(entry),
+                LoadPermit::Loaded(entry) => leader.publish(LoadProgress::Loaded(entry)),
                 LoadPermit::Denied => {}
                 permit => {
                     let loading = load_and_store(&cached, &key, load, Some(&leader));
@@ -199,7 +220,7 @@ where
             return self.run_load(None, deadlines).await;
         }
         count(&self.cached.namespace.counters.misses);
-        let loaded = (self.load)().await.map_err(LoadError::Failed)?;
+        let loaded = (self.load)().await.map_err(|error| LoadError::Failed(Arc::new(error)))?;
         Ok(Arc::new(loaded.into().value))
     }
 }
@@ -227,7 +248,7 @@ where
         Some(value.clone())
     }
 
-    fn failed<E>(&self, error: E) -> LoadError<E> {
+    fn failed<E>(&self, error: Arc<E>) -> LoadError<E> {
         count(&self.cached.namespace.counters.misses);
         LoadError::Failed(error)
     }
@@ -246,14 +267,14 @@ async fn run<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
     load: F,
-    leader: Option<Leader<Arc<Entry>>>,
-) -> Result<Arc<V>, E>
+    leader: Option<Leader<LoadProgress>>,
+) -> Result<Arc<V>, LoadError<E>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce() -> Fut + Send,
     Fut: Future<Output = Result<L, E>> + Send,
     L: Into<Loaded<V>> + Send,
-    E: Send,
+    E: Send + Sync + 'static,
 {
     let permit = match &leader {
         Some(_) => cached.namespace.acquire_load_permit(&key).await,
@@ -263,7 +284,7 @@ where
         && let Some(value) = cached.value(entry)
     {
         if let Some(leader) = &leader {
-            leader.publish(entry.clone());
+            leader.publish(LoadProgress::Loaded(entry.clone()));
         }
         return Ok(value);
     }
@@ -278,40 +299,53 @@ async fn load_and_store<V, F, Fut, L, E>(
     cached: &Cached<V>,
     key: &CacheKey,
     load: F,
-    leader: Option<&Leader<Arc<Entry>>>,
-) -> Result<Arc<V>, E>
+    leader: Option<&Leader<LoadProgress>>,
+) -> Result<Arc<V>, LoadError<E>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce() -> Fut + Send,
     Fut: Future<Output = Result<L, E>> + Send,
     L: Into<Loaded<V>> + Send,
-    E: Send,
+    E: Send + Sync + 'static,
 {
     let namespace = &cached.namespace;
     let (requested_at, began) = (namespace.engine.clock.now(), namespace.engine.log_position());
     let mut outcome = LoadOutcome { namespace, requested_at, failed: true };
-    let loaded = load().await?.into();
+    let loaded = match within(namespace.settings.load_timeout(), load()).await {
+        Some(Ok(loaded)) => loaded.into(),
+        Some(Err(error)) => {
+            let error = Arc::new(error);
+            if let Some(leader) = leader {
+                leader.publish(LoadProgress::Failed(error.clone()));
+            }
+            return Err(LoadError::Failed(error));
+        }
+        None => return Err(LoadError::TimedOut),
+    };
     outcome.failed = false;
     drop(outcome);
     let (value, entry) = cached.new_entry(key, loaded, requested_at, began);
-    match entry {
-        Ok(entry) => {
-            let current = leader.is_none_or(Leader::is_current);
-            if let Some(leader) = leader {
-                leader.publish(entry.clone());
-            }
-            // A newer value was put or the key invalidated if this load is no longer current.
-            if current {
-                namespace.store_loaded(&entry, requested_at).await;
-                if !leader.is_none_or(Leader::is_current) {
-                    // Invalidated or replaced while storing: remove the entry rather than keep a possibly older one.
-                    namespace.remove(key).await;
-                }
-            }
+    let current = leader.is_none_or(Leader::is_current);
+    if let Some(leader) = leader {
+        leader.publish(LoadProgress::Loaded(entry.clone()));
+    }
+    // A newer value was put or the key invalidated if this load is no longer current.
+    if current {
+        namespace.store_loaded(&entry, requested_at).await;
+        if !leader.is_none_or(Leader::is_current) {
+            // Invalidated or replaced while storing: remove the entry rather than keep a possibly older one.
+            namespace.remove(key).await;
         }
-        Err(error) => namespace.store_failed(&error),
     }
     Ok(value)
+}
+
+/// Drives a load, at most this long.
+async fn within<T>(timeout: Option<Duration>, load: impl Future<Output = T>) -> Option<T> {
+    match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, load).await.ok(),
+        None => Some(load.await),
+    }
 }
 
 /// Counts a load when dropped, also after a panic.

@@ -1,7 +1,11 @@
-//! [`Loaded`]: result of a load with storage options. [`LoadError`]: why a load returned no value.
+//! [`Loaded`], [`LoadProgress`], [`LoadError`]: outcomes of a load.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::cache::engine::record::Entry;
 
 /// A value with storage options. Loads may also return a plain value.
 ///
@@ -76,21 +80,31 @@ impl<V> From<V> for Loaded<V> {
     }
 }
 
+/// Progress of a shared load.
+#[derive(Clone)]
+pub(super) enum LoadProgress {
+    /// The value is there.
+    Loaded(Arc<Entry>),
+    /// The load failed, with an error of the type of its call site.
+    Failed(Arc<dyn Any + Send + Sync>),
+}
+
 /// Error of [`get_or_load`](super::Cached::get_or_load).
 ///
 /// ```
+/// use std::sync::Arc;
 /// use tollgate::cache::LoadError;
 ///
-/// let error = LoadError::Failed(std::io::Error::other("no route to host"));
+/// let error = LoadError::Failed(Arc::new(std::io::Error::other("no route to host")));
 /// assert_eq!(error.to_string(), "no route to host");
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError<E> {
-    /// The load failed with this error.
-    Failed(E),
+    /// The load failed with this error, which all callers that waited for it share.
+    Failed(Arc<E>),
     /// The load exceeded the [hard timeout](super::CachedBuilder::hard_timeout). It continues, and its result is
-    /// stored.
+    /// stored, unless it exceeds [`wait`](super::CachedBuilder::wait) too.
     TimedOut,
 }
 
@@ -100,10 +114,12 @@ impl<E> LoadError<E> {
     /// ```
     /// use tollgate::cache::LoadError;
     ///
-    /// assert_eq!(LoadError::Failed("no route to host").into_inner(), Some("no route to host"));
+    /// # use std::sync::Arc;
+    /// let error = LoadError::Failed(Arc::new("no route to host"));
+    /// assert_eq!(error.into_inner().as_deref(), Some(&"no route to host"));
     /// assert_eq!(LoadError::<&str>::TimedOut.into_inner(), None);
     /// ```
-    pub fn into_inner(self) -> Option<E> {
+    pub fn into_inner(self) -> Option<Arc<E>> {
         match self {
             Self::Failed(error) => Some(error),
             Self::TimedOut => None,

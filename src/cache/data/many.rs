@@ -83,7 +83,7 @@ where
         F: Fn(K) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<L, E>> + Send + 'static,
         L: Into<Loaded<V>> + Send + 'static,
-        E: Send + 'static,
+        E: Send + Sync + 'static,
     {
         let keys: Vec<K> = keys.into_iter().collect();
         let encoded: Vec<CacheKey> = keys.iter().map(|key| self.key(key)).collect();

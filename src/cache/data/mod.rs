@@ -2,7 +2,7 @@
 //!
 //! | files | contents |
 //! |---|---|
-//! | `key` `record` `shape` `ttl` | decisions: encoding of keys and values, lifetimes |
+//! | `key` `encoding` `value_size` `ttl` | decisions: encoding of keys and values, sizes, lifetimes |
 //! | `cached` `many` `warm` | the handle: one key, many keys, warm-up |
 //! | `load` `deadlines` `fleet` | misses: coalesced loads, timeouts, leases between processes |
 //! | `namespace` `stats` | state of a namespace, independent of the value type |
@@ -12,6 +12,7 @@ mod builder;
 mod cached;
 mod data_cache;
 mod deadlines;
+mod encoding;
 mod fleet;
 mod invalidate;
 mod key;
@@ -19,10 +20,9 @@ mod load;
 mod loaded;
 mod many;
 mod namespace;
-pub(crate) mod record;
-mod shape;
 mod stats;
 mod ttl;
+mod value_size;
 mod warm;
 
 pub use builder::CachedBuilder;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::record::SchemaStamp;
+use super::encoding::SchemaStamp;
+use super::loaded::LoadProgress;
 use super::stats::{DataStats, NamespaceCounters, count};
 use super::ttl::TtlPolicy;
 use crate::base::budget::Budget;
@@ -33,10 +34,12 @@ pub(super) struct Namespace {
     pub(super) stamp: SchemaStamp,
     pub(super) settings: NamespaceSettings,
     pub(super) engine: Engine,
-    pub(super) fetches: Arc<Coalescer<Arc<Entry>>>,
+    pub(super) fetches: Arc<Coalescer<LoadProgress>>,
     pub(super) counters: NamespaceCounters,
     pub(super) mode: ModeCell,
     pub(super) warned: Once,
+    pub(super) unencodable: Once,
+    pub(super) too_large: Once,
 }
 
 /// Validated configuration of a namespace.
@@ -55,6 +58,13 @@ pub(super) struct NamespaceSettings {
     pub(super) concurrency: usize,
     pub(super) target: Option<f64>,
     pub(super) budget: Option<Budget>,
+}
+
+impl NamespaceSettings {
+    /// Returns how long a load may run: with a hard timeout, until neither its caller nor its followers wait for it.
+    pub(super) fn load_timeout(&self) -> Option<Duration> {
+        self.hard_timeout.map(|hard| hard.max(self.wait))
+    }
 }
 
 /// Loaded value with its storage options.
@@ -124,7 +134,7 @@ impl Namespace {
     }
 
     /// Joins the load under way for this key, or starts one.
-    pub(super) fn join(&self, key: &CacheKey) -> Role<Arc<Entry>> {
+    pub(super) fn join(&self, key: &CacheKey) -> Role<LoadProgress> {
         let barriers = &self.engine.barriers;
         let is_invalidated = |began| barriers.compare(key, &self.settings.tags, began) != Validity::Valid;
         self.fetches.join_or_lead(key, barriers.generation(), is_invalidated)
@@ -181,8 +191,13 @@ impl Namespace {
         if stored.is_some_and(|old| old.meta.stored_at > requested_at && is_valid(&old)) {
             return;
         }
-        if let Err(error) = self.put(entry).await {
-            self.store_failed(&error);
+        match self.put(entry).await {
+            Err(error) if error.is_too_large() => {
+                let text = format!("{:?}: a loaded value is not kept; {error}", self.name);
+                self.engine.events.warn_once(&self.too_large, "value-too-large", &text);
+            }
+            Err(error) => self.store_failed(&error),
+            Ok(()) => {}
         }
     }
 
@@ -218,10 +233,25 @@ impl Namespace {
         crate::cache::engine::engine_parts::emit_store_error(&self.engine.events, error);
     }
 
-    /// Counts and returns the error of a value that postcard cannot serialize.
-    pub(super) fn encode_error(&self, error: postcard::Error) -> Error {
-        count(&self.counters.decode_errors);
-        Error::store(format!("cannot serialize a value of namespace {:?}", self.name), error)
+    /// Counts a value that cannot be encoded for other processes, and warns once.
+    pub(super) fn report_unencodable(&self, error: &rmp_serde::encode::Error) {
+        count(&self.counters.encode_errors);
+        let text = format!(
+            "values of {:?} stay in this process: {error}; let the type's Serialize succeed to share them",
+            self.name
+        );
+        self.engine.events.warn_once(&self.unencodable, "unencodable-value", &text);
+    }
+
+    /// Checks whether other processes can read this entry.
+    ///
+    /// # Errors
+    /// If the value could not be encoded.
+    pub(super) fn check_encoded(&self, entry: &Entry) -> Result<(), Error> {
+        match self.engine.in_process || !entry.stays_in_process() {
+            true => Ok(()),
+            false => Err(Error::config(format!("{:?}: the value cannot be serialized for other processes", self.name))),
+        }
     }
 
     pub(super) fn stats(&self) -> DataStats {

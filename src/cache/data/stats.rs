@@ -50,7 +50,10 @@ pub struct DataStats {
     /// Callers that exceeded the hard timeout without a stale value to serve.
     #[serde(rename = "timed_out_total")]
     pub timed_out: u64,
-    /// Values that could not be encoded or decoded: another version or type, corrupt, or unsupported by postcard.
+    /// Values that could not be encoded for other processes, and stay in this one.
+    #[serde(rename = "encode_errors_total")]
+    pub encode_errors: u64,
+    /// Values of other processes that could not be decoded: another version or type, or corrupt.
     #[serde(rename = "decode_errors_total")]
     pub decode_errors: u64,
     /// Loads avoided: hits, stale and collapsed look-ups.
@@ -105,6 +108,7 @@ pub(super) struct NamespaceCounters {
     pub(super) misses: AtomicU64,
     pub(super) errors: AtomicU64,
     pub(super) timed_out: AtomicU64,
+    pub(super) encode_errors: AtomicU64,
     pub(super) decode_errors: AtomicU64,
     loads: AtomicU64,
     loading: AtomicU64,
@@ -161,6 +165,7 @@ impl NamespaceCounters {
             loads,
             errors: read(&self.errors),
             timed_out: read(&self.timed_out),
+            encode_errors: read(&self.encode_errors),
             decode_errors: read(&self.decode_errors),
             avoided,
             hit_ratio: if avoided == 0 { 0.0 } else { avoided as f64 / (avoided + misses) as f64 },

@@ -119,7 +119,7 @@ where
         F: Fn(K) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<L, E>> + Send + 'static,
         L: Into<Loaded<V>> + Send + 'static,
-        E: Send + 'static,
+        E: Send + Sync + 'static,
     {
         let loading = Arc::new(load);
         let ticks = limits.per_second.map(|loads| Mutex::new(interval_of(Duration::from_secs(1) / loads)));

@@ -23,14 +23,13 @@ use super::compression;
 use super::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::codec::{Reader, Writer};
-use crate::cache::data::record;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
 use crate::cache::http::stored_head::{LogPosition, StoredHead};
 
 /// Magic number; its last byte is the version.
-const MAGIC: [u8; 4] = *b"TGC\x01";
+const MAGIC: [u8; 4] = *b"TGC\x02";
 /// End of the checksum, and start of the bytes it covers.
 const CHECKSUM_END: usize = 8;
 /// Flag: the record is compressed.
@@ -210,6 +209,7 @@ fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
         out.bytes(name.as_str().as_bytes());
         out.bytes(value.as_bytes());
     }
+    out.u32(entry.typed.weight);
     out.u64(entry.length);
     entry.body.chunks().iter().for_each(|chunk| out.0.extend_from_slice(chunk));
 }
@@ -245,12 +245,12 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64) -> 
         let name = HeaderName::from_bytes(reader.bytes()?).ok()?;
         headers.append(name, HeaderValue::from_bytes(reader.bytes()?).ok()?);
     }
+    let typed = TypedPayload { weight: reader.u32()?, ..TypedPayload::default() };
     let length = reader.u64()?;
     if length != reader.0.len() as u64 {
         return None;
     }
     let body = record.slice_ref(reader.0);
-    let typed = TypedPayload { weight: record::weight_of(key, &body), ..TypedPayload::default() };
     let meta = StoredHead {
         status,
         headers,

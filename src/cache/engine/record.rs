@@ -150,6 +150,11 @@ impl Entry {
         self.meta.deadlines.retain_until
     }
 
+    /// Whether this is a typed value that no other process could decode: it has no encoded form.
+    pub(crate) fn stays_in_process(&self) -> bool {
+        self.length == 0 && self.typed.value.get().is_some()
+    }
+
     /// Returns a copy that became stale at `now`.
     #[cfg(feature = "redis")]
     pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {

@@ -59,6 +59,10 @@ impl CacheStore for MemoryCache {
     }
 
     fn put(&self, key: &CacheKey, stored: Stored, _now: Timestamp) -> MaybeReady<Result<(), Error>> {
+        let weight = stored.weight();
+        if weight > self.capacity_bytes {
+            return MaybeReady::Ready(Err(Error::too_large("memory", weight, self.capacity_bytes)));
+        }
         self.entries.insert(key.clone(), stored);
         // moka evicts in batches; with entries of a megabyte a batch would exceed the bound by half a gigabyte.
         self.entries.run_pending_tasks();
@@ -90,6 +94,6 @@ impl CacheStore for MemoryCache {
 
 impl fmt::Debug for MemoryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryCache").field("bound", &self.capacity_bytes).finish_non_exhaustive()
+        f.debug_struct("MemoryCache").field("capacity_bytes", &self.capacity_bytes).finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@
 //! | operation | command | while Redis is unavailable |
 //! |---|---|---|
 //! | look-up | `GET`, or `MGET` for several | a miss |
-//! | storing | `SET … PX` with the remaining lifetime | stored in memory only |
+//! | storing | `SET … PX` with the remaining lifetime | an error; `Levels` keeps the entry in memory |
 //! | removal | `UNLINK`, then `PUBLISH` | effective in this process |
 //! | lease of a refresh | `SET … NX PX` | granted: each process refreshes by itself |
 //! | release of a lease | `UNLINK` | expires |
@@ -205,29 +205,34 @@ impl CacheStore for RedisCache {
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.shared.backplane.start();
         let (ttl, known) = match &stored {
-            Stored::Entry(entry) => (entry.retain_until().since(now), entry.meta.began.fleet > 0),
+            Stored::Entry(entry) => {
+                (entry.retain_until().since(now), entry.meta.began.fleet > 0 && !entry.stays_in_process())
+            }
             Stored::Vary(_) => (INDEX_TTL, true),
         };
         let millis = nanos(ttl.min(MAX_TTL)) / 1_000_000;
+        // Without a log position the validity could not be checked later.
+        if millis == 0 || !known {
+            return MaybeReady::Ready(Ok(()));
+        }
+        if let Err(outage) = self.shared.backplane.guard.check() {
+            return MaybeReady::Ready(Err(Error::outage("redis cache", outage)));
+        }
         let (Some(key_name), Some(clock)) = (self.shared.key_name("entry", key), self.shared.backplane.fleet_clock())
         else {
             return MaybeReady::Ready(Ok(()));
         };
-        // Without a log position the validity could not be checked later.
-        if millis == 0 || !known || self.shared.backplane.guard.check().is_err() {
-            return MaybeReady::Ready(Ok(()));
-        }
         let encoded = codec::encode(&stored, clock, self.shared.compress_over);
         if encoded.len() > self.shared.max_entry {
-            return MaybeReady::Ready(Ok(()));
+            let error = Error::too_large("redis cache", encoded.len() as u64, self.shared.max_entry as u64);
+            return MaybeReady::Ready(Err(error));
         }
         let shared = self.shared.clone();
         MaybeReady::Pending(Box::pin(async move {
             let command = cmd("SET").arg(key_name).arg(encoded).arg("PX").arg(millis).take();
             let guard = &shared.backplane.guard;
-            // A store may lose entries.
-            let _ = guard.call(async |mut connection: Conn| connection.query::<()>(&command).await).await;
-            Ok(())
+            let stored = guard.call(async |mut connection: Conn| connection.query::<()>(&command).await).await;
+            stored.map_err(|outage| Error::outage("redis cache", outage))
         }))
     }
 

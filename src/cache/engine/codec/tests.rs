@@ -127,7 +127,7 @@ fn decode_errors_are_distinguished() {
     let with = |at: usize, byte: u8| [&encoded[..at], &[byte], &encoded[at + 1..]].concat();
     assert_eq!(decoded(b"{}".to_vec()).err(), Some(DecodeError::Foreign));
     assert_eq!(decoded(with(0, b'X')).err(), Some(DecodeError::Foreign));
-    assert_eq!(decoded(with(3, 2)).err(), Some(DecodeError::Version));
+    assert_eq!(decoded(with(3, 1)).err(), Some(DecodeError::Version));
     assert_eq!(decoded(with(20, encoded[20] ^ 1)).err(), Some(DecodeError::Corrupt));
     let other = CacheKey::from_bytes(b"another resource, and more", 10);
     assert_eq!(decode(&encoded.into(), &other, CLOCK, 0).err(), Some(DecodeError::KeyMismatch));
