@@ -318,3 +318,31 @@ async fn one_users_credential_does_not_end_coalescing() {
     calls_for_100(s, "/a").await;
     assert_eq!(n.load(SeqCst), 1);
 }
+
+#[tokio::test]
+async fn unsafe_requests_to_many_urls_invalidate_what_they_name_and_nothing_else() {
+    let s = rule(Rule::ttl(600 * S))
+        .build()
+        .unwrap()
+        .layer(service_fn(move |r: Req| async move { full(200, if r.method() == "POST" { "done" } else { "page" }) }));
+    let send = async |method: &str, path: String| {
+        let response = s.clone().oneshot(req(method, &path, &NO)).await.unwrap();
+        let status = response.headers().get("cache-status").map(|value| value.to_str().unwrap().to_owned());
+        response.into_body().collect().await.unwrap();
+        status.unwrap_or_default()
+    };
+    for n in 0..1_000 {
+        send("GET", format!("/kept/{n}")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for n in 0..60_000 {
+        send("POST", format!("/other/{n}")).await;
+    }
+    send("POST", "/kept/0".into()).await;
+    assert!(!send("GET", "/kept/0".into()).await.contains("; hit"), "invalidated");
+    let mut hits = 0;
+    for n in 1..1_000 {
+        hits += usize::from(send("GET", format!("/kept/{n}")).await.contains("; hit"));
+    }
+    assert!(hits > 990, "{hits} of 999 are left");
+}

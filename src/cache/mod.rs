@@ -74,7 +74,8 @@
 //! parses no directive of the response and copies no body, whatever its size. That takes about half a microsecond and
 //! two allocations in `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A miss costs a task
 //! and a box, some 7 µs. Memory: the bound for entries, at most as much again for bodies being read by the cache or by
-//! slow clients (counted by allocation), and one small record for each of the latest 16 384 invalidations.
+//! slow clients (counted by allocation), one small record for each of the latest 32 768 invalidations, and
+//! three bytes for each of the three million before them.
 //!
 //! # Invalidation
 //!

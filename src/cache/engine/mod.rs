@@ -2,6 +2,7 @@
 
 pub(super) mod background_slots;
 pub(crate) mod barrier;
+mod barrier_filters;
 pub(super) mod body_buffer;
 pub(super) mod body_memory;
 pub(super) mod body_pump;
