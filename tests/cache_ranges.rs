@@ -82,6 +82,17 @@ async fn several_ranges_come_as_multipart() {
 }
 
 #[tokio::test]
+async fn a_multipart_response_does_not_repeat_a_content_range_that_was_stored() {
+    let world = World::shared(|_| async {
+        Ok(reply(&[("cache-control", "max-age=60"), ("content-range", "bytes 0-9/10")], DIGITS))
+    });
+    world.get("/a").await;
+    let got = part(&world, "bytes=0-1, 5-5").await;
+    assert_eq!((got.status, got.header("content-range")), (206, None));
+    assert_eq!(part(&world, "bytes=0-1").await.header("content-range"), Some("bytes 0-1/10"));
+}
+
+#[tokio::test]
 async fn if_range_of_both_kinds_guards_a_range() {
     let world = ranged("\"a\"");
     world.get("/a").await;

@@ -175,6 +175,13 @@ async fn stale_is_served_to_those_who_take_it_and_only_then() {
         world.advance(70);
         assert_eq!(world.get_with("/a", &[("cache-control", asked)]).await.is_hit(), served, "{said} {asked}");
     }
+    // An upper bound also where the response lets stale be served.
+    for (asked, served) in [("max-stale=50", true), ("max-stale=45", true), ("max-stale=40", false), ("", true)] {
+        let world = World::gateway(&[("cache-control", "max-age=60, stale-while-revalidate=100")]);
+        world.get("/a").await;
+        world.advance(105);
+        assert_eq!(world.get_with("/a", &[("cache-control", asked)]).await.is_hit(), served, "{asked}");
+    }
     let old = World::gateway(&[("cache-control", "max-age=1500"), ("age", "2000")]);
     old.get("/a").await;
     assert!(old.get_with("/a", &[("cache-control", "max-stale=1000")]).await.is_hit());
@@ -349,7 +356,55 @@ async fn a_304_about_another_representation_freshens_nothing() {
 }
 
 #[tokio::test]
-async fn targeted_fields_decide_first_and_go_no_further() {
+async fn a_304_with_a_strong_tag_does_not_update_an_entry_with_a_weak_one() {
+    for (stored, said, updated) in [
+        (&[("etag", "W/\"a\"")][..], &[("etag", "\"a\"")][..], false),
+        (&[("etag", "W/\"a\"")], &[("etag", "W/\"a\"")], true),
+        (&[("etag", "\"a\"")], &[("etag", "W/\"a\"")], true),
+        (&[("etag", "\"a\"")], &[("last-modified", NOW)], false),
+        (&[("etag", "\"a\"")], &[], true),
+        (&[("last-modified", NOW)], &[("etag", "W/\"a\"")], false),
+    ] {
+        let (stored, said) = (stored.to_vec(), said.to_vec());
+        let (first, then) = (stored.clone(), said.clone());
+        let world = World::shared(move |asked| {
+            let fields = match asked.call {
+                0 => [&[("cache-control", "max-age=10")], &first[..]].concat(),
+                _ => {
+                    [&[(":status", "304"), ("cache-control", "max-age=1000"), ("x-updated", "yes")], &then[..]].concat()
+                }
+            };
+            async move { Ok(reply(&fields, "body")) }
+        });
+        world.get("/a").await;
+        world.advance(20);
+        let got = world.get("/a").await;
+        assert_eq!((got.status, got.body.as_str()), (200, "body"), "{stored:?} {said:?}");
+        assert_eq!(got.header("x-updated").is_some(), updated, "{stored:?} {said:?}");
+        let tag =
+            |fields: &[(&str, &'static str)]| fields.iter().find(|(name, _)| *name == "etag").map(|(_, tag)| *tag);
+        assert_eq!(got.header("etag"), tag(&said).filter(|_| updated).or(tag(&stored)));
+    }
+}
+
+#[tokio::test]
+async fn a_304_that_was_not_asked_for_is_not_sent_to_a_client_without_a_copy() {
+    let world = World::shared(|asked| async move {
+        Ok(match asked.call {
+            0 => reply(&[("cache-control", "max-age=10")], "body"),
+            _ => reply(&[(":status", "304"), ("cache-control", "max-age=30")], ""),
+        })
+    });
+    world.get("/a").await;
+    world.advance(20);
+    let got = world.get("/a").await;
+    assert_eq!((got.status, got.body.as_str()), (200, "body"));
+    world.advance(20);
+    assert!(world.get("/a").await.is_hit(), "it updated the entry");
+}
+
+#[tokio::test]
+async fn targeted_fields_decide_first_and_are_forwarded_but_for_our_own() {
     let set = |b: tollgate::cache::CacheBuilder| b.profile(Profile::Shared).targeted_field("CDN-Cache-Control");
     for (fields, cached) in [
         (&[("cdn-cache-control", "max-age=60")][..], true),
@@ -367,21 +422,26 @@ async fn targeted_fields_decide_first_and_go_no_further() {
         (&[("cdn-cache-control", "max-age=60"), ("tollgate-cache-control", "no-store")], false),
     ] {
         let fields: Vec<(&'static str, &'static str)> = fields.to_vec();
+        let sent = fields.clone();
         let world = World::with(set, move |_| {
-            let fields = fields.clone();
+            let fields = sent.clone();
             async move { Ok(reply(&fields, "")) }
         });
         let first = world.get("/a").await;
         let second = world.get("/a").await;
         assert_eq!(second.is_hit(), cached, "{:?}", first.headers);
-        assert!(first.header("cdn-cache-control").is_none() && second.header("cdn-cache-control").is_none());
+        for got in [first, second] {
+            assert!(got.header("tollgate-cache-control").is_none(), "meant for this cache alone");
+            let said = fields.iter().find(|(name, _)| *name == "cdn-cache-control").map(|(_, value)| *value);
+            assert_eq!(got.header("cdn-cache-control"), said, "RFC 9213 §3: there may be another such cache in front");
+        }
     }
     let world = World::with(
-        |b| set(b).forward_targeted(true),
+        |b| set(b).forward_targeted(false),
         |_| async { Ok(reply(&[("cdn-cache-control", "max-age=60")], "")) },
     );
     world.get("/a").await;
-    assert_eq!(world.get("/a").await.header("cdn-cache-control"), Some("max-age=60"));
+    assert_eq!(world.get("/a").await.header("cdn-cache-control"), None);
 }
 
 #[tokio::test]

@@ -244,6 +244,11 @@ impl Model {
 
     /// §4.3.4.
     fn refreshed(&mut self, ask: &Ask, says: &Says, now: i64, held: &Held) -> Client {
+        // A strong tag that the entry lacks identifies another representation.
+        if says.etag.is_some_and(|tag| !tag.starts_with("W/") && held.field("etag") != Some(tag)) {
+            self.forget(ask.path);
+            return held.served(ask, now);
+        }
         let mut new = held.clone();
         new.received = now;
         new.v = ask.v;
@@ -413,7 +418,8 @@ impl Held {
     fn may_be_served_while_revalidated(&self, ask: &Ask, now: i64) -> bool {
         let wishes = ask.has("no-cache")
             || ask.has("min-fresh")
-            || ask.number("max-age").is_some_and(|most| self.age(now) > most);
+            || ask.number("max-age").is_some_and(|most| self.age(now) > most)
+            || ask.number("max-stale").is_some_and(|most| self.staleness(now) > most * 10);
         !wishes && !self.is_fresh(now) && self.staleness(now) < self.window_while_revalidating() * 10
     }
 

@@ -7,6 +7,7 @@
 //! | `max-age=n`, and it is older | revalidated, unless it is `immutable` (RFC 8246) | revalidated |
 //! | `min-fresh=n`, and less is left | revalidated | revalidated |
 //! | `max-stale[=n]`, and it is no more stale than that | served | served, unless the response forbids it |
+//! | `max-stale=n`, and it is more stale than that | served | revalidated, also within stale-while-revalidate |
 //! | `stale-if-error=n` | served | usable for that long if the inner service fails |
 //! | `only-if-cached` | served | 504 where it would have to be fetched |
 
@@ -42,8 +43,13 @@ pub(crate) fn apply_client_directives(
     }
     // §5.2.1.2: "willing to accept a response that has exceeded its freshness lifetime", unless §4.2.4 prohibits it.
     let staleness = meta.staleness_at(now);
-    if !meta.strict && directives.max_stale.is_some_and(|max| staleness <= max) {
-        return Freshness::Fresh;
+    if let Some(max) = directives.max_stale {
+        match staleness <= max {
+            true if !meta.strict => return Freshness::Fresh,
+            true => {}
+            // "… by no more than the specified number of seconds": an upper bound for every stale response.
+            false => return asked_again,
+        }
     }
     match freshness {
         Freshness::Stale { on_error } => {

@@ -48,13 +48,46 @@ pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime>
     let mut lines = headers.get_all(name).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let text = line.to_str().ok()?;
+    httpdate_of(text)
+}
+
+/// Parses an HTTP date as RFC 9111 §4.2 asks of a cache: letters match case-insensitively. A weekday that belongs to
+/// another date is ignored, since the rest names the moment.
+fn httpdate_of(text: &str) -> Option<SystemTime> {
+    let (day, rest) = text.split_once(' ')?;
     // The parser reads by position, so the length of each form is checked first.
-    let exact = match text.split_once(' ')?.0 {
-        day if day.ends_with(',') && day.len() == 4 => text.len() == 29 && text.ends_with(" GMT"),
-        day if day.ends_with(',') => text.ends_with(" GMT"),
-        _ => text.len() == 24,
+    let ends_in_gmt = text.len() > 4 && text.as_bytes()[text.len() - 4..].eq_ignore_ascii_case(b" GMT");
+    let (exact, days) = match day {
+        day if day.ends_with(',') && day.len() == 4 => (text.len() == 29 && ends_in_gmt, &SHORT_DAYS),
+        day if day.ends_with(',') => (ends_in_gmt, &LONG_DAYS),
+        _ => (text.len() == 24, &SHORT_DAYS),
     };
-    if exact { httpdate::parse_http_date(text).ok() } else { None }
+    if !exact {
+        return None;
+    }
+    if let Ok(date) = httpdate::parse_http_date(text) {
+        return Some(date);
+    }
+    let (name, comma) = day.strip_suffix(',').map_or((day, ""), |name| (name, ","));
+    if !days.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        return None;
+    }
+    let rest = canonical_case(rest);
+    days.iter().find_map(|day| httpdate::parse_http_date(&format!("{day}{comma} {rest}")).ok())
+}
+
+const SHORT_DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+const LONG_DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+
+/// Writes the month as `Jan` and the zone as `GMT`.
+fn canonical_case(rest: &str) -> String {
+    let mut starts_word = true;
+    let month = rest.chars().map(|letter| {
+        let cased = if starts_word { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+        starts_word = !letter.is_ascii_alphabetic();
+        cased
+    });
+    month.collect::<String>().replace(" Gmt", " GMT")
 }
 
 /// §4.2.3: age of the response when its head arrived.
@@ -183,13 +216,26 @@ mod tests {
             "Thu, 1 Jan 2036 00:00:00 GMT",
             "Thu, 01 Jan 2036 00.00.00 GMT",
             "Thu, 01 Jan 2036 00:00:00 GMT, x",
+            "Tux, 01 Jan 2036 00:00:00 GMT",
+            "Tuesday, 01 Jan 2036 00:00:00 GMT",
+            "Tue, 32 Jan 2036 00:00:00 GMT",
         ] {
             assert_eq!(lifetime_of(&[("expires", bad)]), secs(0), "{bad}");
         }
         let good = "Tue, 01 Jan 2036 00:01:00 GMT";
         assert_eq!(lifetime_of(&[("expires", good), ("expires", good)]), secs(0), "two lines");
         let ten_years = secs(315_532_800);
-        for good in [good, "Tuesday, 01-Jan-36 00:01:00 GMT", "Tue Jan  1 00:01:00 2036"] {
+        for good in [
+            good,
+            "Tuesday, 01-Jan-36 00:01:00 GMT",
+            "Tue Jan  1 00:01:00 2036",
+            "tue, 01 jan 2036 00:01:00 gmt",
+            "TUESDAY, 01-JAN-36 00:01:00 GMT",
+            "tue jan  1 00:01:00 2036",
+            "Fri, 01 Jan 2036 00:01:00 GMT",
+            "Thursday, 01-Jan-36 00:01:00 GMT",
+            "Mon Jan  1 00:01:00 2036",
+        ] {
             assert_eq!(lifetime_of(&[("expires", good)]), ten_years, "{good}");
         }
     }
@@ -221,7 +267,11 @@ mod tests {
             heuristic_at("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::OK),
             Lifetime::Heuristic(Duration::from_secs(60))
         );
-        assert_eq!(heuristic_at("Wed, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Unknown, "a wrong weekday");
+        assert_eq!(
+            heuristic_at("Wed, 31 Dec 2005 23:51:00 GMT", StatusCode::OK),
+            Lifetime::Heuristic(MAX_HEURISTIC),
+            "a wrong weekday"
+        );
         assert_eq!(heuristic_at("Sat, 31 Dec 2005 23:51:00 GMT", StatusCode::OK), Lifetime::Heuristic(MAX_HEURISTIC));
         assert_eq!(heuristic_at("Wed, 31 Dec 2025 23:51:00 GMT", StatusCode::CREATED), Lifetime::Unknown);
     }

@@ -102,7 +102,10 @@ impl KeyBuilder {
         match uri.query().filter(|_| !parts.without_query) {
             None => self.put(b""),
             Some(query) if parts.ignore_query.is_empty() => self.put_query(query.as_bytes()),
-            Some(query) => self.put_query(without_ignored(query, parts.ignore_query).as_bytes()),
+            Some(query) => match without_ignored(query, parts.ignore_query) {
+                Some(rest) => self.put_query(rest.as_bytes()),
+                None => self.put(b""),
+            },
         }
         self.resource = self.bytes().len();
         Ok(())
@@ -192,11 +195,14 @@ impl KeyBuilder {
     }
 }
 
-fn without_ignored(query: &str, ignored: &[Box<str>]) -> String {
-    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    let remaining: Vec<_> =
-        query.split('&').filter(|pair| !ignored.iter().any(|known| **known == name(pair))).collect();
-    remaining.join("&")
+/// Returns the query without these parameters; `None` if it consists of them, as if there were no query.
+fn without_ignored(query: &str, ignored: &[Box<str>]) -> Option<String> {
+    let is_ignored = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        ignored.iter().any(|known| **known == *name)
+    };
+    let remaining: Vec<_> = query.split('&').filter(|pair| !is_ignored(pair)).collect();
+    (!remaining.is_empty()).then(|| remaining.join("&"))
 }
 
 fn same_authority(scheme: &str, one: &[u8], other: &[u8]) -> bool {
@@ -333,7 +339,14 @@ mod tests {
 
     #[test]
     fn ignored_parameters_leave_the_rest_in_order() {
-        assert_eq!(without_ignored("b=2&utm=x&a=1&utm", &["utm".into()]), "b=2&a=1");
+        let without = |query: &str| without_ignored(query, &["utm".into()]);
+        assert_eq!(without("b=2&utm=x&a=1&utm").as_deref(), Some("b=2&a=1"));
+        assert_eq!(without("utm=1&utm"), None, "as if there were no query");
+        assert_eq!(without("").as_deref(), Some(""), "an empty query is one");
+        for query in ["utm=1", "a=1&utm", "a", "utm&", "&utm=1"] {
+            let Some(once) = without(query) else { continue };
+            assert_eq!(without(&once), Some(once.clone()), "idempotent: {query}");
+        }
     }
 
     proptest! {

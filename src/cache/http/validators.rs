@@ -96,15 +96,16 @@ pub(crate) fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
 
 /// RFC 9111 §4.3.4: whether a 304 selects the stored response for update.
 pub(crate) fn selects_for_update(stored: &HeaderMap, received: &HeaderMap) -> bool {
-    match (received.get(header::ETAG), stored.get(header::ETAG)) {
-        (Some(new), Some(old)) => weakly_equal(new.as_bytes(), old.as_bytes()),
-        // §4.3.4: "If the new response contains any strong validators", those must match; a stored response without one
-        // does not.
-        (Some(new), None) => !is_strong(new),
-        (None, _) => match (received.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
-            (Some(new), Some(old)) => new == old,
-            _ => true,
-        },
+    match (received.get(header::ETAG), received.get(header::LAST_MODIFIED)) {
+        // "If the new response contains one or more strong validators, then each of those strong validators identifies a
+        // selected representation for update."
+        (Some(new), _) if is_strong(new) => strongly_equal(Some(new), stored.get(header::ETAG)),
+        // "… contains no strong validators but does contain one or more weak validators, and if those validators
+        // correspond to one of the cache's stored responses"
+        (Some(new), _) => stored.get(header::ETAG).is_some_and(|old| weakly_equal(new.as_bytes(), old.as_bytes())),
+        (None, Some(new)) => stored.get(header::LAST_MODIFIED) == Some(new),
+        // Without any validator it confirms the one response it was asked about.
+        (None, None) => true,
     }
 }
 
@@ -219,6 +220,11 @@ mod tests {
     fn a_304_for_another_representation_selects_nothing() {
         let stored = map(&[("etag", "\"a\"")]);
         assert!(selects_for_update(&stored, &map(&[("etag", "W/\"a\"")])) && selects_for_update(&stored, &map(&[])));
+        let weak = map(&[("etag", "W/\"a\"")]);
+        assert!(selects_for_update(&weak, &weak));
+        assert!(!selects_for_update(&weak, &map(&[("etag", "\"a\"")])), "a strong tag that the entry lacks");
+        assert!(!selects_for_update(&map(&[]), &weak));
+        assert!(!selects_for_update(&stored, &map(&[("last-modified", "x")])), "a date that the entry lacks");
         assert!(!selects_for_update(&stored, &map(&[("etag", "\"b\"")])));
         assert!(!selects_for_update(&map(&[("last-modified", "x")]), &map(&[("etag", "\"b\"")])));
         assert!(!selects_for_update(&map(&[("last-modified", "x")]), &map(&[("last-modified", "y")])));

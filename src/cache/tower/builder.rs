@@ -80,7 +80,7 @@ impl Default for CacheBuilder {
             ignore_cookies: Vec::new(),
             key_fields: Vec::new(),
             targeted: Vec::new(),
-            forward_targeted: false,
+            forward_targeted: true,
             cache_status: false,
             status_key: false,
             status_name: "Tollgate".into(),
@@ -245,7 +245,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Forwards targeted fields other than `Tollgate-Cache-Control` to downstream caches. Off by default.
+    /// Forwards targeted fields other than `Tollgate-Cache-Control` to the caches in front, which may be targets too (RFC
+    /// 9213 §3). On by default.
     pub fn forward_targeted(mut self, forward: bool) -> Self {
         self.forward_targeted = forward;
         self

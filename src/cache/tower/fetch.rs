@@ -172,6 +172,12 @@ impl RunningFetch {
                 let (head, _) = response.into_parts();
                 return (Ok(self.update_entry(&entry, &head).await), None);
             }
+            // RFC 9111 §4.3.4: a 304 to a request without conditions, and without a validator, updates the one response that
+            // has none. The client has no copy that it could refer to.
+            (OriginRequest::Full, StatusCode::NOT_MODIFIED) if let Some(entry) = self.stale.clone() => {
+                let (head, _) = response.into_parts();
+                return (Ok(self.update_entry(&entry, &head).await), None);
+            }
             (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => match self.complete(&entry, response) {
                 Ok(response) => response,
                 Err(refusal) => return (Ok(*refusal), None),

@@ -93,6 +93,8 @@ fn select_ranges<B>(mut response: Response<Body<B>>, entry: &Entry, view: Reques
         if let Ok(kind) = HeaderValue::try_from(kind) {
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
         }
+        // RFC 9110 §15.3.7.2: a multipart response has no Content-Range of its own, not even one that was stored.
+        response.headers_mut().remove(header::CONTENT_RANGE);
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         (chunks, length)
     };
