@@ -97,7 +97,6 @@ pub use gate::outbound::{UpstreamGate, UpstreamGateLayer, UpstreamGateService, U
 pub use gate::outbound_builder::UpstreamGateBuilder;
 pub use gate::stats::{LayerModes, RouteReport, Stats};
 pub use resilience::circuit::Circuit;
-#[cfg(feature = "redis")]
 pub use resilience::guard::GuardStats;
 
 /// Compiles the code of the README.

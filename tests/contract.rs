@@ -18,8 +18,9 @@ use redis::{RedisCluster, RedisServer, wanted};
 use tollgate::cache::{CacheKey, CacheLayer, CacheStore, Levels, Rule, Rules};
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, RateLimitLayer};
+use tollgate::store::RemoteStore;
 use tollgate::store::memory::{MemoryCache, MemoryLimits};
-use tollgate::store::redis::{LimitMode, Redis, RedisCache, RedisLimits};
+use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
 use tollgate::testing::{FakePeer, Faulty, InjectedFault, contract};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -39,12 +40,12 @@ async fn memory_keeps_it() {
     contract::cache(Arc::new(Levels::new(memory(), memory()))).await;
 }
 
-fn redis_cache(url: &str) -> RedisCache {
-    RedisCache::new(Redis::new(url).expect("a URL")).expect("a store")
+fn redis_cache(url: &str) -> RemoteStore {
+    RemoteStore::redis(Redis::new(url).expect("a URL")).expect("a store")
 }
 
 /// The store, once it has joined its fleet.
-async fn joined(store: RedisCache) -> Arc<RedisCache> {
+async fn joined(store: RemoteStore) -> Arc<RemoteStore> {
     let store = Arc::new(store);
     for _ in 0..5_000 {
         if store.stats()[0].up {
@@ -63,7 +64,8 @@ async fn redis_keeps_it() {
     }
     let server = RedisServer::start();
     contract::cache(joined(redis_cache(&server.url())).await).await;
-    contract::cache(joined(redis_cache(&server.url()).compress_over(0)).await).await;
+    let compressed = Redis::new(&server.url()).expect("a URL").compress_over(0);
+    contract::cache(joined(RemoteStore::redis(compressed).expect("a store")).await).await;
     for mode in [LimitMode::Exact, LimitMode::Leased] {
         contract::limits(limits(&server.url(), mode).await).await;
     }

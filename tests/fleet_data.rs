@@ -16,7 +16,8 @@ use redis::{RedisServer, wanted};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tollgate::cache::{Cached, CachedBuilder, DataCache};
-use tollgate::store::redis::{Redis, RedisCache};
+use tollgate::store::RemoteStore;
+use tollgate::store::redis::Redis;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Price {
@@ -40,7 +41,7 @@ async fn node_at(
     url: &str,
     set: impl FnOnce(CachedBuilder<Price>) -> CachedBuilder<Price>,
 ) -> (DataCache, Cached<Price>) {
-    let redis = RedisCache::new(Redis::new(url).expect("a URL")).expect("settings");
+    let redis = RemoteStore::redis(Redis::new(url).expect("a URL")).expect("settings");
     let data = DataCache::builder().memory(8 << 20).level_2(Arc::new(redis)).build();
     let prices = set(data.cached("prices").ttl(Duration::from_secs(60))).build().expect("a namespace");
     // The first look-up connects.

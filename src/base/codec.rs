@@ -2,8 +2,6 @@
 //!
 //! Big-endian; strings are preceded by their length. Decoding never panics and never allocates more than was sent.
 
-#![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "records are written for shared stores only"))]
-
 use smallvec::SmallVec;
 
 /// Buffer that a [`Writer`] appends to.

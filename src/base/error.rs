@@ -46,13 +46,25 @@ impl Error {
     }
 
     /// Creates the error of a store in an outage, which is logged once and not for each request.
-    #[cfg(feature = "redis")]
     pub(crate) fn outage(store: &str, why: crate::base::outage::Outage) -> Self {
         Self { kind: Kind::Outage, message: format!("{store}: {why}").into(), source: None }
     }
 
+    /// Creates the error of a connection that cannot be used any more: a [`RemoteStore`](crate::store::RemoteStore) makes
+    /// another one.
+    ///
+    /// ```
+    /// use tollgate::Error;
+    ///
+    /// let error = Error::disconnected(std::io::Error::other("connection reset"));
+    /// assert!(error.is_store());
+    /// ```
+    pub fn disconnected(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let source = source.into();
+        Self { kind: Kind::Outage, message: source.to_string().into(), source: Some(source) }
+    }
+
     /// Creates the error of an outage with a specific message.
-    #[cfg(feature = "redis")]
     pub(crate) fn outage_with(message: String, why: crate::base::outage::Outage) -> Self {
         Self { kind: Kind::Outage, message: message.into(), source: Some(why.into()) }
     }

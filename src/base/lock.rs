@@ -43,7 +43,6 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 pub(crate) struct RwLock<T>(sync::RwLock<T>);
 
 impl<T> RwLock<T> {
-    #[cfg(any(feature = "redis", test))]
     pub(crate) const fn new(value: T) -> Self {
         Self(sync::RwLock::new(value))
     }

@@ -13,7 +13,6 @@ pub(crate) mod json_units;
 pub(crate) mod lock;
 pub(crate) mod maybe_ready;
 pub(crate) mod mode;
-#[cfg(feature = "redis")]
 pub(crate) mod outage;
 pub(crate) mod request_head;
 pub(crate) mod route;

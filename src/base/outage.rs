@@ -14,6 +14,7 @@ pub(crate) enum Outage {
     /// The server rejected the call.
     Refused,
     /// The queue is full: the answer would arrive too late.
+    #[cfg(feature = "redis")]
     Full,
 }
 
@@ -24,6 +25,7 @@ impl Outage {
             Self::Deadline => "it did not answer in time",
             Self::Disconnected => "it is not connected",
             Self::Refused => "it refused",
+            #[cfg(feature = "redis")]
             Self::Full => "too much waits for it already",
         }
     }

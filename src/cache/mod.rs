@@ -140,11 +140,12 @@ pub use data::{
     Cached, CachedBuilder, DataBuilder, DataCache, DataInvalidate, DataStats, KeyPart, KeyWriter, LoadError, Loaded,
     WarmUpLimits, WarmUpReport,
 };
+pub use engine::byte_store::{ByteLog, ByteStore, LogMessage, ScanPage, may_replace};
 pub use engine::invalidation::Invalidation;
 pub use engine::invalidation_sink::InvalidationSink;
 pub use engine::record::{Entry, Stored, VaryIndex};
 #[cfg(feature = "testing")]
-pub(crate) use engine::sample::entry_for_tests;
+pub(crate) use engine::sample::{encoded_for_tests, entry_for_tests};
 pub use engine::store::{CacheStore, LevelStats};
 pub use engine::tiered::Levels;
 pub use http::conformance;

@@ -12,7 +12,9 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisCache, RedisLimits};
+use crate::store::RemoteStore;
+#[cfg(feature = "redis")]
+use crate::store::redis::{Redis, RedisLimits};
 use crate::timing::{TimingBuilder, TimingLayer};
 
 /// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
@@ -301,7 +303,7 @@ impl TollgateBuilder {
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         if self.cached {
-            self.cache = self.cache.level_2(Arc::new(RedisCache::new(redis.clone())?));
+            self.cache = self.cache.level_2(Arc::new(RemoteStore::redis(redis.clone())?));
         }
         if self.limited {
             self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));

@@ -10,7 +10,9 @@ use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisCache, RedisCredits};
+use crate::store::RemoteStore;
+#[cfg(feature = "redis")]
+use crate::store::redis::{Redis, RedisCredits};
 use crate::timing::{TimingBuilder, TimingLayer};
 use crate::upstream::{Credits, OnLimit, UpstreamBuilder, UpstreamLayer, Weights};
 
@@ -361,7 +363,7 @@ impl UpstreamGateBuilder {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         redis.check()?;
         if self.cached {
-            self.cache = self.cache.level_2(std::sync::Arc::new(RedisCache::new(redis.clone())?));
+            self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::redis(redis.clone())?));
         }
         self.upstream = self.upstream.store(std::sync::Arc::new(RedisCredits::new(&redis)?));
         Ok(self)

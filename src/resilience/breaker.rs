@@ -133,7 +133,6 @@ impl Breaker {
     }
 
     /// Admits the next call as a probe, because something has changed.
-    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "connections are made for Redis"))]
     pub(super) fn probe_now(&mut self, now: Timestamp) {
         self.probe_at = self.probe_at.map(|at| at.min(now));
     }

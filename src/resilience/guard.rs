@@ -78,6 +78,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    #[cfg(feature = "redis")]
     pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Lost(error) | Self::Refused(error) => error,
@@ -140,6 +141,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
     ///
     /// # Errors
     /// Returns the cause of the outage. The engine's error is in the [`stats`](Self::stats) and in the event.
+    #[cfg(feature = "redis")]
     pub(crate) async fn call<T, F, Fut>(&self, f: F) -> Result<T, Outage>
     where
         F: FnOnce(C) -> Fut,

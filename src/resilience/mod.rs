@@ -3,6 +3,5 @@
 
 pub(crate) mod breaker;
 pub(crate) mod circuit;
-#[cfg(feature = "redis")]
 pub(crate) mod guard;
 pub(crate) mod isolate;

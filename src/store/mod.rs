@@ -4,9 +4,13 @@
 //! |---|---|---|
 //! | [`memory`] | limits and cached responses in this process | own table; `moka` |
 //! | [`redis`] | limits and cached responses shared by a fleet (feature `redis`) | `redis` |
+//! | [`RemoteStore`] | cached responses in any server that keeps [bytes](crate::cache::ByteStore) | your own client |
 //! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
 
 pub(crate) mod governor;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub(crate) mod remote;
+
+pub use remote::{RemoteSettings, RemoteStore};

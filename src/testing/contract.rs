@@ -1,6 +1,6 @@
 //! Contract tests for stores, to run on your own implementation.
 //!
-//! Both functions panic at the first violation with a description. They use new keys, so that they can run on a store
+//! The functions panic at the first violation with a description. They use new keys, so that they can run on a store
 //! in use, and sleep for a little over a second of runtime time (none if the runtime's time is paused and the store
 //! takes `now` from its arguments).
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::clock::{Clock, Timestamp};
-use crate::cache::{CacheKey, CacheStore, Stored, entry_for_tests};
+use crate::cache::{ByteStore, CacheKey, CacheStore, Stored, encoded_for_tests, entry_for_tests};
 use crate::identity::KeyHash;
 use crate::limit::{Check, LimitStore, Quota, Settlement, Verdict, Verdicts};
 
@@ -104,6 +104,103 @@ pub async fn cache(store: Arc<dyn CacheStore>) {
     assert!(store.claim(&keys[2], Duration::from_secs(1)).await, "a released lease is still held");
     expect_ok(store.release(&keys[2]).await, "release");
     drop(store.stats());
+}
+
+/// Runs the contract tests of [`ByteStore`] on a store, and of its log if it has one.
+///
+/// | aspect | requirement |
+/// |---|---|
+/// | names | a value is found under its name and under no other; bytes of any kind and length are preserved |
+/// | batches | values of several names are in the order of the names |
+/// | order | a value whose fetch began earlier does not replace a later one, unless it is five minutes older |
+/// | removal | removed values are not found |
+/// | leases | one of those that ask at once gets one, and the next after its release or end |
+/// | log | records have growing positions, are read from any of them on, and are published |
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::testing::{MemoryBytes, contract};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// contract::bytes(Arc::new(MemoryBytes::with_log())).await;
+/// # }
+/// ```
+///
+/// # Panics
+/// If the store violates its contract, or returns an error.
+pub async fn bytes(store: Arc<dyn ByteStore>) {
+    let names: Vec<String> = (0..3).map(|_| format!("contract:{:x}", unique_number())).collect();
+    keeps_bytes(&*store, &names).await;
+    orders_by_start(&*store, &names[2]).await;
+    expect_ok(store.remove(names.clone()).await, "remove");
+    assert_eq!(expect_ok(store.get_many(names.clone()).await, "get"), vec![None; 3], "a removed value is found");
+    expect_ok(store.remove(names.clone()).await, "removing missing values");
+    leases(&*store, &names[0]).await;
+    logs(&*store).await;
+}
+
+async fn keeps_bytes(store: &dyn ByteStore, names: &[String]) {
+    let ttl = Duration::from_secs(60);
+    assert_eq!(expect_ok(store.get_many(names.to_vec()).await, "get"), vec![None; 3], "a value that was never put");
+    let every_byte: Bytes = (0..=u8::MAX).cycle().take(100_000).collect::<Vec<u8>>().into();
+    let put = async |name: &String, value: Bytes| expect_ok(store.put(name.clone(), value, ttl).await, "put");
+    assert!(put(&names[0], every_byte.clone()).await, "a first value is not stored");
+    assert!(put(&names[1], Bytes::from_static(b"second")).await, "a first value is not stored");
+    let asked = vec![names[1].clone(), names[2].clone(), names[0].clone()];
+    let found = expect_ok(store.get_many(asked).await, "get");
+    assert!(found == [Some(Bytes::from_static(b"second")), None, Some(every_byte)], "other bytes, or another order");
+    assert!(put(&names[1], Bytes::from_static(b"third")).await, "a value without an order is not replaced");
+    let found = expect_ok(store.get_many(vec![names[1].clone()]).await, "get");
+    assert_eq!(found, [Some(Bytes::from_static(b"third"))], "a replaced value is found");
+}
+
+async fn orders_by_start(store: &dyn ByteStore, name: &str) {
+    let key = unique_key();
+    let value = |seconds: u64| encoded_for_tests(&key, NOW + Duration::from_secs(seconds));
+    let put =
+        async |seconds| expect_ok(store.put(name.to_owned(), value(seconds), Duration::from_secs(60)).await, "put");
+    let found = async || expect_ok(store.get_many(vec![name.to_owned()]).await, "get").remove(0);
+    assert!(put(100).await && put(200).await, "a later value is not stored");
+    assert!(!put(150).await, "an earlier value is said to be stored");
+    assert!(found().await == Some(value(200)), "an earlier value replaced a later one");
+    assert!(put(1_000).await && put(100).await, "a clock that was set back stops the store");
+    assert!(found().await == Some(value(100)), "a value is said to be stored and is not");
+}
+
+async fn leases(store: &dyn ByteStore, name: &str) {
+    let claim = async |lease| expect_ok(store.claim(name.to_owned(), lease).await, "claim");
+    claim(Duration::from_secs(60)).await;
+    expect_ok(store.release(name.to_owned()).await, "release");
+    assert!(claim(Duration::from_secs(1)).await, "a released lease is still held");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(claim(Duration::from_secs(60)).await, "a lease outlives its end");
+    expect_ok(store.release(name.to_owned()).await, "release");
+}
+
+async fn logs(store: &dyn ByteStore) {
+    let Some(log) = store.log() else { return };
+    let secret = expect_ok(log.agree("a first proposal".to_owned()).await, "agree");
+    assert_eq!(expect_ok(log.agree("another one".to_owned()).await, "agree"), secret, "two secrets");
+    assert!(expect_ok(log.now().await, "now") > 1_600_000_000_000_000_000, "nanoseconds since 1970");
+    let mut messages = expect_ok(log.subscribe().await, "subscribe");
+    let record = |n: u8| Bytes::from(vec![n; 40]);
+    let append = async |n| expect_ok(log.append(record(0), record(n)).await, "append");
+    let (one, two) = (append(1).await, append(2).await);
+    assert_eq!(two, one + 1, "positions do not grow by one");
+    let read = expect_ok(log.read(Some(one)).await, "read");
+    assert_eq!(read, [(one, record(1)), (two, record(2))], "records are not read from a position on");
+    let all = expect_ok(log.read(None).await, "read");
+    assert!(all.len() > read.len() && all.ends_with(&read), "a log begins with the record that started it");
+    expect_ok(log.restart(record(9), two).await, "restart");
+    assert_eq!(expect_ok(log.read(Some(two)).await, "read"), [(two, record(2))], "a log that goes on was restarted");
+    let wait = async {
+        while let Some(message) = futures_util::StreamExt::next(&mut messages).await {
+            if message == crate::cache::LogMessage::Record(two, record(2)) {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(5), wait).await.is_ok(), "a record was not published");
 }
 
 async fn found(store: &dyn CacheStore, key: &CacheKey) -> Option<Stored> {

@@ -35,11 +35,13 @@
 //!
 //! [`queries()`] asserts the number of queries of a request, and the absence of N+1 patterns.
 
+mod bytes;
 pub mod contract;
 mod faulty;
 mod peer;
 mod queries;
 
+pub use bytes::MemoryBytes;
 pub use faulty::{Faulty, InjectedFault};
 pub use peer::{FakePeer, FromPeer};
 pub use queries::{Queries, queries};

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tollgate::cache::{CacheBuilder, LevelStats};
-use tollgate::store::redis::{Redis, RedisCache};
+use tollgate::store::RemoteStore;
+use tollgate::store::redis::Redis;
 use tollgate::{Clock, ManualClock};
 
 use super::cache_world::{Asked, Fault, Reply, World};
@@ -29,7 +30,7 @@ pub fn node<F>(
 where
     F: Future<Output = Result<Reply, Fault>> + Send + 'static,
 {
-    let redis = RedisCache::new(Redis::new(url).expect("a URL")).expect("settings");
+    let redis = RemoteStore::redis(Redis::new(url).expect("a URL")).expect("settings");
     let world = |builder: CacheBuilder| {
         set(builder.memory(1 << 20).clock(Clock::Manual(clock.clone())).level_2(Arc::new(redis)))
     };

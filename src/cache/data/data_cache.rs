@@ -152,7 +152,7 @@ impl fmt::Debug for DataCache {
 ///
 /// let data = DataCache::builder()
 ///     .memory(8 << 20)
-/// .level_2(Arc::new(MemoryCache::new(64 << 20))) // a `RedisCache` in production
+/// .level_2(Arc::new(MemoryCache::new(64 << 20))) // a `RemoteStore` in production
 ///     .build();
 /// assert_eq!(data.levels().len(), 2);
 /// ```

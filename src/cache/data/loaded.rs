@@ -119,6 +119,7 @@ impl<E> LoadError<E> {
     /// assert_eq!(error.into_inner().as_deref(), Some(&"no route to host"));
     /// assert_eq!(LoadError::<&str>::TimedOut.into_inner(), None);
     /// ```
+    #[must_use]
     pub fn into_inner(self) -> Option<Arc<E>> {
         match self {
             Self::Failed(error) => Some(error),

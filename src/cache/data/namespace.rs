@@ -152,6 +152,7 @@ impl Namespace {
             headers: HeaderMap::new(),
             age: Duration::ZERO,
             stored_at: now,
+            requested_at: loaded.requested_at,
             deadlines: self.settings.ttl_policy.deadlines(loaded.ttl, now, random),
             strict: false,
             immutable: false,
@@ -159,6 +160,7 @@ impl Namespace {
             took: now.since(loaded.requested_at),
             began: loaded.began,
             checked: AtomicU64::new(0),
+            copied_at: AtomicU64::new(0),
         };
         let length = loaded.encoded.len() as u64;
         let typed = TypedPayload { weight: loaded.weight, value: (self.stamp.version, loaded.value).into() };

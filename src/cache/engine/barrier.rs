@@ -142,14 +142,12 @@ impl Barriers {
     }
 
     /// Sets a barrier at a given generation, greater than all before.
-    #[cfg(feature = "redis")]
     pub(super) fn insert_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
         let mut marks = self.marks.write();
         self.mark(&mut marks, scope, soft, generation);
     }
 
     /// Voids everything older than `generation` and drops all other barriers.
-    #[cfg(feature = "redis")]
     pub(super) fn start_at(&self, generation: u64) {
         let mut marks = self.marks.write();
         *marks = Marks { floor: Mark { hard: generation, soft: 0 }, hasher: marks.hasher.clone(), ..Marks::default() };

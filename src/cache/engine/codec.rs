@@ -1,7 +1,7 @@
 //! Codec of stored records for stores that several processes share, across versions of this crate.
 //!
 //! ```text
-//! "TGC" version │ CRC-32 of all that follows │ flags │ kind │ key │ record
+//! "TGC" version │ CRC-32 of all that follows │ flags │ kind │ order │ key │ record
 //! ```
 //!
 //! Anything unexpected is a [`DecodeError`], which the store counts and the cache treats as a miss: another version, a
@@ -32,6 +32,10 @@ use crate::cache::http::stored_head::{LogPosition, StoredHead};
 const MAGIC: [u8; 4] = *b"TGC\x02";
 /// End of the checksum, and start of the bytes it covers.
 const CHECKSUM_END: usize = 8;
+/// Position of the [order](FetchOrder): its two numbers in eight bytes each; 0 for an index.
+const ORDER: usize = 10;
+/// End of the order.
+const ORDER_END: usize = ORDER + 16;
 /// Flag: the record is compressed.
 const COMPRESSED: u8 = 1;
 const ENTRY: u8 = 0;
@@ -121,6 +125,14 @@ pub(crate) fn encode(stored: &Stored, clock: FleetClock, compress_over: usize) -
     out.u32(0);
     out.u8(if compressed.is_some() { COMPRESSED } else { 0 });
     out.u8(kind);
+    let order = match stored {
+        Stored::Entry(entry) => {
+            FetchOrder { started_at: clock.fleet(entry.meta.requested_at) / 1_000, position: entry.meta.began.fleet }
+        }
+        Stored::Vary(_) => FetchOrder::default(),
+    };
+    out.u64(order.started_at);
+    out.u64(order.position);
     write_key(&mut out, stored.key());
     out.0.extend_from_slice(compressed.as_ref().unwrap_or(&record));
     let checksum = crc32fast::hash(&out.0[CHECKSUM_END..]);
@@ -145,6 +157,8 @@ pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: 
     }
     let mut reader = Reader(checked);
     let (flags, kind) = reader.u8().zip(reader.u8()).ok_or(DecodeError::Corrupt)?;
+    let (started_at, position) = reader.u64().zip(reader.u64()).ok_or(DecodeError::Corrupt)?;
+    let order = FetchOrder { started_at, position };
     if read_key(&mut reader).ok_or(DecodeError::Corrupt)? != *key {
         return Err(DecodeError::KeyMismatch);
     }
@@ -155,7 +169,7 @@ pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: 
         _ => return Err(DecodeError::Version),
     };
     match kind {
-        ENTRY => read_entry(&record, key, clock, local).map(|entry| Stored::Entry(Arc::new(entry))),
+        ENTRY => read_entry(&record, key, clock, local, order).map(|entry| Stored::Entry(Arc::new(entry))),
         VARY => read_index(&record, key).map(|index| Stored::Vary(Arc::new(index))),
         _ => return Err(DecodeError::Version),
     }
@@ -164,8 +178,41 @@ pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: 
 
 /// Decodes the key at the beginning of a value, without verifying the checksum. For scans over many values.
 pub(crate) fn decode_key(beginning: &[u8]) -> Option<CacheKey> {
-    let (head, rest) = beginning.split_at_checked(CHECKSUM_END + 2)?;
+    let (head, rest) = beginning.split_at_checked(ORDER_END)?;
     (head[..4] == MAGIC).then(|| read_key(&mut Reader(rest))).flatten()
+}
+
+/// Order of the fetches of encoded values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FetchOrder {
+    /// Start of the fetch, in microseconds since 1970 by the fleet clock.
+    started_at: u64,
+    /// Log position at its start.
+    position: u64,
+}
+
+impl FetchOrder {
+    /// Reads the order from the beginning of a value; the default if it has none.
+    pub(crate) fn of(value: &[u8]) -> Self {
+        match value.split_at_checked(ORDER_END) {
+            Some((head, _)) if head[..4] == MAGIC => {
+                let mut reader = Reader(&head[ORDER..]);
+                let (started_at, position) = (reader.u64(), reader.u64());
+                Self { started_at: started_at.unwrap_or_default(), position: position.unwrap_or_default() }
+            }
+            _ => Self::default(),
+        }
+    }
+
+    /// Whether a value of this order may replace one of that: it began later, by the clock or by the log, or so much
+    /// earlier that a clock was set back.
+    pub(crate) fn may_replace(self, old: Self) -> bool {
+        const LONGEST_FETCH_MICROS: u64 = 300_000_000;
+        old.started_at <= self.started_at
+            || old.position < self.position
+            || self.started_at == 0
+            || old.started_at - self.started_at > LONGEST_FETCH_MICROS
+    }
 }
 
 fn write_key(out: &mut Writer, key: &CacheKey) {
@@ -181,7 +228,6 @@ fn read_key(reader: &mut Reader<'_>) -> Option<CacheKey> {
 
 fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     let meta = &*entry.meta;
-    out.u64(meta.began.fleet);
     out.u16(meta.status.as_u16());
     out.u8(u8::from(meta.strict) | u8::from(meta.immutable) << 1 | u8::from(entry.partial.is_some()) << 2);
     let deadlines = &meta.deadlines;
@@ -214,9 +260,8 @@ fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     entry.body.chunks().iter().for_each(|chunk| out.0.extend_from_slice(chunk));
 }
 
-fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64) -> Option<Entry> {
+fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64, order: FetchOrder) -> Option<Entry> {
     let mut reader = Reader(record);
-    let fleet = reader.u64()?;
     let status = StatusCode::from_u16(reader.u16()?).ok()?;
     let flags = reader.u8()?;
     let (stored_at, before) = clock.local(reader.u64()?);
@@ -256,13 +301,15 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64) -> 
         headers,
         age,
         stored_at,
+        requested_at: clock.local(order.started_at.saturating_mul(1_000)).0,
         deadlines,
         strict: flags & 1 != 0,
         immutable: flags & 2 != 0,
         tags,
         took,
-        began: LogPosition { local, fleet },
+        began: LogPosition { local, fleet: order.position },
         checked: AtomicU64::new(0),
+        copied_at: AtomicU64::new(0),
     };
     Some(Entry { key: key.clone(), meta: Arc::new(meta), body: StoredBody::one(body), length, partial, typed })
 }

@@ -59,11 +59,9 @@ impl LogRecord {
         out.0
     }
 
-    /// Decodes `number:record`.
-    pub(crate) fn decode(line: &[u8]) -> Option<Self> {
-        let colon = line.iter().position(|b| *b == b':')?;
-        let number = std::str::from_utf8(&line[..colon]).ok()?.parse().ok()?;
-        let (record, checksum) = line[colon + 1..].split_last_chunk::<4>()?;
+    /// Decodes the record with this number.
+    pub(crate) fn decode(number: u64, record: &[u8]) -> Option<Self> {
+        let (record, checksum) = record.split_last_chunk::<4>()?;
         if *checksum != crc32fast::hash(record).to_be_bytes() {
             return None;
         }

@@ -55,9 +55,7 @@ use crate::cache::http::stored_head::StoredHead;
 #[derive(Clone)]
 pub struct InvalidationSink {
     barriers: Arc<Barriers>,
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "read by remote stores"))]
     clock: Clock,
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "read by remote stores"))]
     events: Events,
     /// Levels in front of the subscribed store, which hold copies.
     level_1: Vec<Arc<dyn CacheStore>>,
@@ -69,13 +67,11 @@ impl InvalidationSink {
     }
 
     /// Returns the clock of the cache.
-    #[cfg(feature = "redis")]
     pub(crate) const fn clock(&self) -> &Clock {
         &self.clock
     }
 
     /// Returns the event sink of the cache.
-    #[cfg(feature = "redis")]
     pub(crate) fn events(&self) -> Events {
         self.events.clone()
     }

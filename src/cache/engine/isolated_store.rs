@@ -50,6 +50,10 @@ impl CacheStore for IsolatedStore {
         isolate("cache", || self.0.release(key))
     }
 
+    fn copy_ttl(&self) -> Option<Duration> {
+        isolate_now(|| self.0.copy_ttl())
+    }
+
     fn generation(&self) -> u64 {
         isolate_now(|| self.0.generation())
     }

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -150,13 +151,22 @@ impl Entry {
         self.meta.deadlines.retain_until
     }
 
+    /// Whether this entry may replace that one: its fetch began later, by the clock or after a later invalidation, or so
+    /// much earlier that a clock was set back.
+    pub(crate) fn may_replace(&self, old: &Self) -> bool {
+        const LONGEST_FETCH: Duration = Duration::from_secs(300);
+        let (old, new) = (&old.meta, &self.meta);
+        old.requested_at <= new.requested_at
+            || old.began.local < new.began.local
+            || old.requested_at.since(new.requested_at) > LONGEST_FETCH
+    }
+
     /// Whether this is a typed value that no other process could decode: it has no encoded form.
     pub(crate) fn stays_in_process(&self) -> bool {
         self.length == 0 && self.typed.value.get().is_some()
     }
 
     /// Returns a copy that became stale at `now`.
-    #[cfg(feature = "redis")]
     pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {
         let mut meta = self.meta.with_headers(self.meta.headers.clone());
         meta.deadlines.fresh_until = meta.deadlines.fresh_until.min(now);
@@ -374,6 +384,7 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePoli
         headers,
         age: policy.age,
         stored_at: policy.exchange.received_at,
+        requested_at: policy.exchange.requested_at,
         deadlines,
         strict: policy.strict,
         immutable: policy.immutable,
@@ -381,6 +392,7 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePoli
         took: policy.exchange.received_at.since(policy.exchange.requested_at),
         began,
         checked: AtomicU64::new(0),
+        copied_at: AtomicU64::new(0),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::codec::{self, FleetClock};
 use super::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
@@ -40,6 +41,7 @@ pub(crate) fn entry_for_tests(
         headers,
         age: Duration::ZERO,
         stored_at: now,
+        requested_at: now,
         deadlines,
         strict: false,
         immutable: false,
@@ -47,6 +49,7 @@ pub(crate) fn entry_for_tests(
         took: Duration::ZERO,
         began: LogPosition { local: 0, fleet },
         checked: AtomicU64::new(0),
+        copied_at: AtomicU64::new(0),
     };
     let length = body.len() as u64;
     Stored::Entry(Arc::new(Entry {
@@ -63,4 +66,10 @@ impl Entry {
     pub(crate) fn body_for_tests(&self) -> Vec<u8> {
         self.body.chunks().concat()
     }
+}
+
+/// Returns the bytes of an entry whose fetch began at that time after 1970.
+pub(crate) fn encoded_for_tests(key: &CacheKey, began: Timestamp) -> Bytes {
+    let stored = entry_for_tests(key, &[], Bytes::from_static(b"body"), began, 1);
+    codec::encode(&stored, FleetClock::reading(Timestamp::ZERO, 0), usize::MAX).into()
 }

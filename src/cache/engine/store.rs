@@ -86,6 +86,12 @@ pub trait CacheStore: Send + Sync + 'static {
         MaybeReady::Ready(Ok(()))
     }
 
+    /// Returns how long a level in front may serve a copy of what this store holds without asking it; `None` for as long as
+    /// the copy lives, since removals in other processes reach it.
+    fn copy_ttl(&self) -> Option<Duration> {
+        None
+    }
+
     /// Returns the number of the latest known invalidation, which fetches record when they begin.
     fn generation(&self) -> u64 {
         0
@@ -127,6 +133,9 @@ pub struct LevelStats {
     /// Number of values that could not be used: corrupt, foreign, of another version or another key.
     #[serde(rename = "decode_errors_total")]
     pub decode_errors: u64,
+    /// Number of values that were not stored because a fetch that began later had been.
+    #[serde(rename = "superseded_total")]
+    pub superseded: u64,
     /// Number of entries.
     pub entries: u64,
     /// Size of the entries in bytes.

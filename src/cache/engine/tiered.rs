@@ -12,6 +12,7 @@
 //! `Levels` is a store itself and can be nested: memory, then Redis, then a database.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ type WriteResult = Result<(), Error>;
 pub struct Levels {
     level_1: Arc<dyn CacheStore>,
     level_2: Arc<dyn CacheStore>,
+    /// How long level 1 serves a value without asking level 2.
+    copy_ttl: Option<Duration>,
     sink: OnceLock<InvalidationSink>,
 }
 
@@ -59,8 +62,21 @@ impl Levels {
     /// # let _ = levels;
     /// ```
     #[must_use]
-    pub const fn new(level_1: Arc<dyn CacheStore>, level_2: Arc<dyn CacheStore>) -> Self {
-        Self { level_1, level_2, sink: OnceLock::new() }
+    pub fn new(level_1: Arc<dyn CacheStore>, level_2: Arc<dyn CacheStore>) -> Self {
+        let copy_ttl = level_2.copy_ttl();
+        Self { level_1, level_2, copy_ttl, sink: OnceLock::new() }
+    }
+
+    /// Returns the value of level 1, unless it may have been removed from level 2 meanwhile.
+    fn current(&self, found: Option<Stored>, now: Timestamp) -> Option<Stored> {
+        let Some(ttl) = self.copy_ttl else { return found };
+        found.filter(|found| match found {
+            Stored::Entry(entry) => {
+                let copied_at = Timestamp::from_nanos(entry.meta.copied_at.load(Ordering::Relaxed));
+                now < copied_at + ttl
+            }
+            Stored::Vary(_) => false,
+        })
     }
 
     /// Whether a value of level 1 may be served without querying level 2.
@@ -97,6 +113,7 @@ impl Levels {
             // An entry of another key is none.
             let found = found.unwrap_or_default().filter(|found| found.key() == &copy_key && prefers(found));
             if let Some(found) = &found {
+                note_copy(found, now);
                 // If storing the copy fails, the next look-up fetches it again.
                 drop(store.put(&copy_key, found.clone(), now));
             }
@@ -108,13 +125,16 @@ impl Levels {
 impl CacheStore for Levels {
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<LevelAnswer> {
         match self.level_1.get(key, now) {
-            MaybeReady::Ready(Ok(Some(found))) if self.serves(key, &found, now) => MaybeReady::Ready(Ok(Some(found))),
-            MaybeReady::Ready(found) => self.get_from_level_2(key, found.unwrap_or_default(), now),
+            MaybeReady::Ready(found) => match self.current(found.unwrap_or_default(), now) {
+                Some(found) if self.serves(key, &found, now) => MaybeReady::Ready(Ok(Some(found))),
+                found => self.get_from_level_2(key, found, now),
+            },
             pending @ MaybeReady::Pending(_) => pending,
         }
     }
 
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
+        note_copy(&stored, now);
         let level_1 = self.level_1.put(key, stored.clone(), now);
         let level_2 = self.level_2.put(key, stored, now);
         either(level_1, level_2)
@@ -134,6 +154,7 @@ impl CacheStore for Levels {
             MaybeReady::Ready(found) => found.unwrap_or_else(|_| vec![None; keys.len()]),
             pending @ MaybeReady::Pending(_) => return pending,
         };
+        let level_1: Vec<_> = level_1.into_iter().map(|found| self.current(found, now)).collect();
         let served = |(key, found): (&CacheKey, &Option<Stored>)| {
             found.as_ref().is_some_and(|found| self.serves(key, found, now))
         };
@@ -149,6 +170,7 @@ impl CacheStore for Levels {
             let results = missing.into_iter().zip(&missing_keys).zip(choices);
             for (((at, key), prefers), found) in results.zip(found.unwrap_or_default()) {
                 if let Some(found) = found.filter(|found| found.key() == key && prefers(found)) {
+                    note_copy(&found, now);
                     drop(store.put(key, found.clone(), now));
                     all[at] = Some(found);
                 }
@@ -159,7 +181,7 @@ impl CacheStore for Levels {
 
     fn get_shared(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<LevelAnswer> {
         let level_1 = match self.level_1.get(key, now) {
-            MaybeReady::Ready(found) => found.unwrap_or_default(),
+            MaybeReady::Ready(found) => self.current(found.unwrap_or_default(), now),
             MaybeReady::Pending(_) => None,
         };
         self.get_from_level_2(key, level_1, now)
@@ -171,6 +193,10 @@ impl CacheStore for Levels {
 
     fn release(&self, key: &CacheKey) -> MaybeReady<WriteResult> {
         self.level_2.release(key)
+    }
+
+    fn copy_ttl(&self) -> Option<Duration> {
+        self.copy_ttl
     }
 
     fn generation(&self) -> u64 {
@@ -201,6 +227,13 @@ impl CacheStore for Levels {
 impl fmt::Debug for Levels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Levels").finish_non_exhaustive()
+    }
+}
+
+/// Notes the time at which level 1 takes a value.
+fn note_copy(stored: &Stored, now: Timestamp) {
+    if let Stored::Entry(entry) = stored {
+        entry.meta.copied_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) mod rules;
 pub(super) mod settings;
 pub(super) mod storability;
 pub(super) mod store_hint;
-pub(super) mod stored_head;
+pub(crate) mod stored_head;
 pub(super) mod tag;
 pub(super) mod validators;
 pub(super) mod vary;

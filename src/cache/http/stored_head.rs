@@ -26,6 +26,8 @@ pub(crate) struct StoredHead {
     /// Age at `stored_at`.
     pub(crate) age: Duration,
     pub(crate) stored_at: Timestamp,
+    /// Start of the latest fetch that stored or updated it: of two, the later one wins.
+    pub(crate) requested_at: Timestamp,
     pub(crate) deadlines: Deadlines,
     /// §4.2.4: must not be served stale.
     pub(crate) strict: bool,
@@ -38,6 +40,8 @@ pub(crate) struct StoredHead {
     pub(crate) began: LogPosition,
     /// Latest generation at which this entry was found valid.
     pub(crate) checked: AtomicU64,
+    /// Time at which level 1 took it, in nanoseconds, where it may keep it for a limited time only.
+    pub(crate) copied_at: AtomicU64,
 }
 
 impl StoredHead {
@@ -57,6 +61,7 @@ impl StoredHead {
             headers,
             age: self.age,
             stored_at: self.stored_at,
+            requested_at: self.requested_at,
             deadlines: self.deadlines,
             strict: self.strict,
             immutable: self.immutable,
@@ -64,6 +69,7 @@ impl StoredHead {
             took: self.took,
             began: self.began,
             checked: AtomicU64::new(0),
+            copied_at: AtomicU64::new(0),
         }
     }
 }

@@ -357,7 +357,7 @@ impl CacheBuilder {
     /// use tollgate::cache::CacheLayer;
     /// use tollgate::store::memory::MemoryCache;
     ///
-    /// let level_2 = Arc::new(MemoryCache::new(64 << 20)); // a `RedisCache` in production
+    /// let level_2 = Arc::new(MemoryCache::new(64 << 20)); // a `RemoteStore` in production
     /// let layer = CacheLayer::builder().level_2(level_2).build()?;
     /// assert_eq!(layer.stats().levels.len(), 2);
     /// # Ok::<(), tollgate::Error>(())

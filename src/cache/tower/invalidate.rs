@@ -10,7 +10,7 @@ use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::cache::engine::barrier::{InvalidationScope, Prefix};
 use crate::cache::engine::invalidation::Invalidation;
-use crate::cache::http::key::Target;
+use crate::cache::http::key::{CacheKey, Target};
 use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::tag;
 
@@ -105,12 +105,10 @@ impl Invalidate {
             return self.invalidate_scope(InvalidationScope::Path([target.path, target.query].concat().into())).await;
         }
         match url.split_once("://") {
-            Some((scheme, rest)) => {
-                self.invalidate_scope(InvalidationScope::Resource(self.resource(scheme, rest, url)?)).await
-            }
+            Some((scheme, rest)) => self.invalidate_resource(self.resource(scheme, rest, url)?).await,
             None => {
-                let plain = self.invalidate_scope(InvalidationScope::Resource(self.resource("http", url, url)?)).await;
-                plain.and(self.invalidate_scope(InvalidationScope::Resource(self.resource("https", url, url)?)).await)
+                let plain = self.invalidate_resource(self.resource("http", url, url)?).await;
+                plain.and(self.invalidate_resource(self.resource("https", url, url)?).await)
             }
         }
     }
@@ -185,6 +183,16 @@ impl Invalidate {
     /// ```
     pub async fn all(&self) -> Result<(), Error> {
         self.invalidate_scope(InvalidationScope::All).await
+    }
+
+    /// Invalidates a resource, and removes the value under its key: a store without a log knows no other way.
+    async fn invalidate_resource(&self, resource: Box<[u8]>) -> Result<(), Error> {
+        let key = CacheKey::from_bytes(&resource, resource.len());
+        let logged = self.invalidate_scope(InvalidationScope::Resource(resource)).await;
+        if self.soft {
+            return logged;
+        }
+        logged.and(self.core.store.remove(&key).await)
     }
 
     async fn invalidate_scope(&self, scope: InvalidationScope) -> Result<(), Error> {

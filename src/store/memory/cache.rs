@@ -12,6 +12,7 @@ use moka::sync::Cache;
 use super::hashed::Hashed;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::glob;
 use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
@@ -27,6 +28,8 @@ use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 pub struct MemoryCache {
     entries: Cache<CacheKey, Stored, Hashed>,
     hits: AtomicU64,
+    superseded: AtomicU64,
+    puts: [Mutex<()>; 16],
     capacity_bytes: u64,
 }
 
@@ -45,7 +48,13 @@ impl MemoryCache {
             .max_capacity(bytes)
             .weigher(|_, stored: &Stored| u32::try_from(stored.weight()).unwrap_or(u32::MAX))
             .build_with_hasher(Hashed);
-        Self { entries, hits: AtomicU64::new(0), capacity_bytes: bytes }
+        Self {
+            entries,
+            hits: AtomicU64::new(0),
+            superseded: AtomicU64::new(0),
+            puts: Default::default(),
+            capacity_bytes: bytes,
+        }
     }
 }
 
@@ -62,6 +71,14 @@ impl CacheStore for MemoryCache {
         let weight = stored.weight();
         if weight > self.capacity_bytes {
             return MaybeReady::Ready(Err(Error::too_large("memory", weight, self.capacity_bytes)));
+        }
+        // One put of a key at a time, so that of two fetches the one that began later stays.
+        let _one = self.puts[key.hash64() as usize % self.puts.len()].lock();
+        if let (Stored::Entry(new), Some(Stored::Entry(old))) = (&stored, self.entries.get(key))
+            && !new.may_replace(&old)
+        {
+            self.superseded.fetch_add(1, Ordering::Relaxed);
+            return MaybeReady::Ready(Ok(()));
         }
         self.entries.insert(key.clone(), stored);
         // moka evicts in batches; with entries of a megabyte a batch would exceed the bound by half a gigabyte.
@@ -85,6 +102,7 @@ impl CacheStore for MemoryCache {
         self.entries.run_pending_tasks();
         let mut level = LevelStats::new("memory");
         level.hits = self.hits.load(Ordering::Relaxed);
+        level.superseded = self.superseded.load(Ordering::Relaxed);
         level.entries = self.entries.entry_count();
         level.bytes = self.entries.weighted_size();
         level.capacity_bytes = self.capacity_bytes;

@@ -1,308 +1,270 @@
-//! Cache engine in Redis, shared by several processes behind the memory of each.
+//! Redis as a [`ByteStore`] with a [`ByteLog`].
 //!
-//! | operation | command | while Redis is unavailable |
-//! |---|---|---|
-//! | look-up | `GET`, or `MGET` for several | a miss |
-//! | storing | `SET … PX` with the remaining lifetime | an error; `Levels` keeps the entry in memory |
-//! | removal | `UNLINK`, then `PUBLISH` | effective in this process |
-//! | lease of a refresh | `SET … NX PX` | granted: each process refreshes by itself |
-//! | release of a lease | `UNLINK` | expires |
-//!
-//! Keys are keyed hashes; values carry a checksum and the full key. Entries are compared with the invalidations since
-//! their fetch began, in whichever process.
+//! | operation | command |
+//! |---|---|
+//! | look-up | `GET`, or `MGET` for several |
+//! | storing | a script: `SET … PX`, unless what is stored began later |
+//! | removal | `UNLINK` |
+//! | lease, release | `SET … NX PX`, `UNLINK` |
+//! | scan | `SCAN` in bounded steps on every primary; `KEYS`, which blocks the server, is never used |
+//! | log | a sorted set of the latest invalidations by number; a script appends and publishes |
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use futures_util::stream::BoxStream;
 use redis::cmd;
 
-use super::backplane::Backplane;
-use super::connect::Conn;
+use super::connect::{Address, Authority, Conn, Primary};
+use super::log;
+use super::secret;
 use super::settings::Redis;
-use super::sweep;
-use crate::base::clock::{Timestamp, nanos};
+use crate::base::clock::nanos;
 use crate::base::error::Error;
-use crate::base::event::{Event, Events};
-use crate::base::maybe_ready::MaybeReady;
-use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::codec::{self, DecodeError};
-use crate::cache::{CacheKey, CacheStore, Invalidation, InvalidationSink, LevelStats, Stored};
+use crate::base::maybe_ready::BoxFuture;
+use crate::cache::{ByteLog, ByteStore, LogMessage, ScanPage};
+use crate::resilience::guard::Fault;
+use crate::store::remote::RemoteStore;
 
-/// Lifetime of a variant index after the last update.
-const INDEX_TTL: Duration = Duration::from_secs(86_400);
-/// Upper bound of a lifetime.
-const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
-const MIB: usize = 1 << 20;
+/// Approximate number of keys per step of a scan.
+const SCAN_STEP: usize = 128;
+/// Number of bytes read from a value in a scan.
+const HEAD_BYTES: isize = 8 * 1024;
 
-/// Cache store in a Redis shared by a fleet, to be used behind a local memory.
-/// [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) configures it; manually:
-///
-/// ```
-/// use std::sync::Arc;
-/// use tollgate::cache::{CacheLayer, Levels};
-/// use tollgate::store::memory::MemoryCache;
-/// use tollgate::store::redis::{Redis, RedisCache};
-///
-/// let redis = RedisCache::new(Redis::new("redis://127.0.0.1")?)?;
-/// let levels = Levels::new(Arc::new(MemoryCache::new(64 << 20)), Arc::new(redis));
-/// let layer = CacheLayer::builder().store(Arc::new(levels)).build()?;
-/// # let _ = layer;
-/// # Ok::<(), tollgate::Error>(())
-/// ```
-///
-/// A store serves one layer, to which it passes the invalidations of other processes.
-pub struct RedisCache {
-    shared: Arc<Shared>,
-}
+/// Stores a value unless the fetch of the stored one began later, as [`may_replace`](crate::cache::may_replace) says.
+const PUT: &str = r"
+local old = redis.call('GETRANGE', KEYS[1], 0, 25)
+if #old == 26 and string.sub(old, 1, 4) == string.sub(ARGV[1], 1, 4) then
+  local began, position = struct.unpack('>I8>I8', string.sub(old, 11, 26))
+  local begins, at = struct.unpack('>I8>I8', string.sub(ARGV[1], 11, 26))
+  if begins > 0 and began > begins and position >= at and began - begins <= 300000000 then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
 
-struct Shared {
-    backplane: Arc<Backplane>,
-    max_entry: usize,
-    compress_over: usize,
-    hits: AtomicU64,
-    decode_errors: AtomicU64,
-}
-
-impl RedisCache {
-    /// Creates a store; connects on first use.
+impl RemoteStore {
+    /// Creates a cache store in a Redis shared by a fleet, to be used behind a local memory; connects in the background.
+    /// [`TollgateBuilder::redis`](crate::TollgateBuilder::redis) configures one; manually:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tollgate::cache::{CacheLayer, Levels};
+    /// use tollgate::store::RemoteStore;
+    /// use tollgate::store::memory::MemoryCache;
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = RemoteStore::redis(Redis::new("redis://127.0.0.1")?)?;
+    /// let levels = Levels::new(Arc::new(MemoryCache::new(64 << 20)), Arc::new(redis));
+    /// let layer = CacheLayer::builder().store(Arc::new(levels)).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     ///
     /// # Errors
     /// If a setting is invalid: see [`Redis`].
-    ///
-    /// # Examples
-    /// ```
-    /// use tollgate::store::redis::{Redis, RedisCache};
-    ///
-    /// let store = RedisCache::new(Redis::new("redis://127.0.0.1")?)?.max_entry(1 << 20);
-    /// # let _ = store;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    pub fn new(redis: Redis) -> Result<Self, Error> {
+    pub fn redis(redis: Redis) -> Result<Self, Error> {
         redis.check()?;
-        let guard = redis.guard_cache(Events::default());
-        let shared = Shared {
-            backplane: Backplane::new(redis, guard),
-            max_entry: 8 * MIB,
-            compress_over: usize::MAX,
-            hits: AtomicU64::new(0),
-            decode_errors: AtomicU64::new(0),
+        let settings = redis.cache_settings();
+        let connector = redis.connector();
+        let names = Arc::new(LogNames { prefix: redis.prefix, address: redis.address, authority: redis.authority });
+        let dial = move || -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> {
+            let (connecting, names) = (connector(), names.clone());
+            Box::pin(async move {
+                let store: Arc<dyn ByteStore> = Arc::new(RedisBytes { connection: connecting.await?, names });
+                Ok(store)
+            })
         };
-        Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
-    ///
-    /// ```
-    /// use tollgate::store::redis::{Redis, RedisCache};
-    ///
-    /// let store = RedisCache::new(Redis::new("redis://127.0.0.1")?)?.max_entry(1 << 20);
-    /// # let _ = store;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    #[must_use]
-    pub fn max_entry(self, bytes: usize) -> Self {
-        self.with(|shared| Shared { max_entry: bytes, ..shared })
-    }
-
-    /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
-    #[cfg(feature = "lz4")]
-    #[must_use]
-    pub fn compress_over(self, bytes: usize) -> Self {
-        self.with(|shared| Shared { compress_over: bytes, ..shared })
-    }
-
-    fn with(self, f: impl FnOnce(Shared) -> Shared) -> Self {
-        match Arc::try_unwrap(self.shared) {
-            Ok(shared) => Self { shared: Arc::new(f(shared)) },
-            // Setters run before the store is shared.
-            Err(shared) => Self { shared },
-        }
+        Self::dialled(dial, true, settings)
     }
 }
 
-impl Shared {
-    fn key_name(&self, kind: &str, key: &CacheKey) -> Option<String> {
-        let names = self.backplane.names()?;
-        Some(format!("{}:{kind}:{}", self.backplane.redis.prefix, names.of(key.as_bytes())))
-    }
+/// What the names of the log are made of, and where its channel is.
+struct LogNames {
+    prefix: String,
+    address: Address,
+    authority: Authority,
+}
 
-    /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
-    fn decode(&self, key: &CacheKey, encoded: Option<Vec<u8>>, local_generation: u64) -> Option<Stored> {
-        let encoded = Bytes::from(encoded?);
-        let clock = self.backplane.fleet_clock()?;
-        let found = match codec::decode(&encoded, key, clock, local_generation) {
-            Ok(found) => found,
-            Err(decode_errors) => {
-                // Reported at powers of two: a fleet of mixed versions would flood the log.
-                if (self.decode_errors.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
-                    self.emit_decode_error(decode_errors);
-                }
-                return None;
+impl LogNames {
+    /// Returns the name of a key of the log; all of them share one slot of a Cluster.
+    fn key(&self, suffix: &str) -> String {
+        format!("{}:{{cache}}:{suffix}", self.prefix)
+    }
+}
+
+/// One connection to Redis.
+struct RedisBytes {
+    connection: Conn,
+    names: Arc<LogNames>,
+}
+
+impl RedisBytes {
+    /// Runs commands on the connection.
+    fn run<T, F, Fut>(&self, commands: F) -> BoxFuture<Result<T, Error>>
+    where
+        F: FnOnce(Conn, Arc<LogNames>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, Fault>> + Send + 'static,
+        T: 'static,
+    {
+        let commands = commands(self.connection.clone(), self.names.clone());
+        Box::pin(async move { commands.await.map_err(into_error) })
+    }
+}
+
+/// A lost connection is an outage, after which the store reconnects.
+fn into_error(fault: Fault) -> Error {
+    match fault {
+        Fault::Lost(error) => Error::disconnected(error),
+        Fault::Refused(error) => error,
+    }
+}
+
+impl ByteStore for RedisBytes {
+    fn get_many(&self, names: Vec<String>) -> BoxFuture<Result<Vec<Option<Bytes>>, Error>> {
+        self.run(async move |mut connection: Conn, _| {
+            if let [name] = &names[..] {
+                let found: Option<Vec<u8>> = connection.query(cmd("GET").arg(name)).await?;
+                return Ok(vec![found.map(Bytes::from)]);
             }
-        };
-        let found = match &found {
-            Stored::Vary(_) => return Some(found),
-            Stored::Entry(entry) => match self.backplane.invalidation_log.check(key, &entry.meta) {
-                Validity::Void => return None,
-                Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
-                Validity::Valid => found,
-            },
-        };
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(found)
+            let found: Vec<Option<Vec<u8>>> = connection.query(cmd("MGET").arg(names)).await?;
+            Ok(found.into_iter().map(|found| found.map(Bytes::from)).collect())
+        })
     }
 
-    fn emit_decode_error(&self, decode_errors: DecodeError) {
-        if let Some(sink) = self.backplane.sink() {
-            let error = Error::store(format!("redis: entry is {}", decode_errors.as_str()), decode_errors.as_str());
-            sink.events().emit(&Event::StoreFailed { store: "redis cache", error: &error });
-        }
+    fn put(&self, name: String, value: Bytes, ttl: Duration) -> BoxFuture<Result<bool, Error>> {
+        self.run(async move |mut connection: Conn, _| {
+            let mut put = cmd("EVAL");
+            put.arg(PUT).arg(1).arg(name).arg(&value[..]).arg((nanos(ttl) / 1_000_000).max(1));
+            connection.query(&put).await
+        })
     }
 
-    fn local_generation(&self) -> u64 {
-        self.backplane.sink().map_or(0, InvalidationSink::generation)
-    }
-}
-
-impl CacheStore for RedisCache {
-    fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
-        self.shared.backplane.start();
-        let (shared, key, local_generation) = (self.shared.clone(), key.clone(), self.shared.local_generation());
-        let Some(key_name) = shared.key_name("entry", &key) else { return MaybeReady::Ready(Ok(None)) };
-        MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("GET").arg(key_name).take();
-            let guard = &shared.backplane.guard;
-            let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
-            // An outage is a miss, reported by the guard.
-            Ok(shared.decode(&key, found.unwrap_or_default(), local_generation))
-        }))
+    fn remove(&self, names: Vec<String>) -> BoxFuture<Result<u64, Error>> {
+        self.run(async move |connection: Conn, _| {
+            // One command per key, since each is in a slot of its own; pipelined.
+            let removals = names.into_iter().map(|name| {
+                let mut connection = connection.clone();
+                async move { connection.query::<u64>(cmd("UNLINK").arg(name)).await }
+            });
+            Ok(try_join_all(removals).await?.iter().sum())
+        })
     }
 
-    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
-        self.shared.backplane.start();
-        let (shared, keys, local_generation) = (self.shared.clone(), keys.to_vec(), self.shared.local_generation());
-        let names: Option<Vec<String>> = keys.iter().map(|key| shared.key_name("entry", key)).collect();
-        let Some(names) = names.filter(|names| !names.is_empty()) else {
-            return MaybeReady::Ready(Ok(vec![None; keys.len()]));
-        };
-        MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("MGET").arg(names).take();
-            let guard = &shared.backplane.guard;
-            let found = guard.call(async |mut connection: Conn| connection.query(&command).await).await;
-            let mut found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
-            found.resize(keys.len(), None);
-            Ok(keys.iter().zip(found).map(|(key, found)| shared.decode(key, found, local_generation)).collect())
-        }))
+    fn claim(&self, name: String, lease: Duration) -> BoxFuture<Result<bool, Error>> {
+        self.run(async move |mut connection: Conn, _| {
+            let mut claim = cmd("SET");
+            claim.arg(name).arg(1).arg("NX").arg("PX").arg((nanos(lease) / 1_000_000).max(1));
+            Ok(connection.query::<Option<String>>(&claim).await?.is_some())
+        })
     }
 
-    fn get_shared(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
-        self.get(key, now)
+    fn release(&self, name: String) -> BoxFuture<Result<(), Error>> {
+        self.run(async move |mut connection: Conn, _| connection.query::<i64>(cmd("UNLINK").arg(name)).await.map(drop))
     }
 
-    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
-        self.shared.backplane.start();
-        let (ttl, known) = match &stored {
-            Stored::Entry(entry) => {
-                (entry.retain_until().since(now), entry.meta.began.fleet > 0 && !entry.stays_in_process())
-            }
-            Stored::Vary(_) => (INDEX_TTL, true),
-        };
-        let millis = nanos(ttl.min(MAX_TTL)) / 1_000_000;
-        // Without a log position the validity could not be checked later.
-        if millis == 0 || !known {
-            return MaybeReady::Ready(Ok(()));
-        }
-        if let Err(outage) = self.shared.backplane.guard.check() {
-            return MaybeReady::Ready(Err(Error::outage("redis cache", outage)));
-        }
-        let (Some(key_name), Some(clock)) = (self.shared.key_name("entry", key), self.shared.backplane.fleet_clock())
-        else {
-            return MaybeReady::Ready(Ok(()));
-        };
-        let encoded = codec::encode(&stored, clock, self.shared.compress_over);
-        if encoded.len() > self.shared.max_entry {
-            let error = Error::too_large("redis cache", encoded.len() as u64, self.shared.max_entry as u64);
-            return MaybeReady::Ready(Err(error));
-        }
-        let shared = self.shared.clone();
-        MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("SET").arg(key_name).arg(encoded).arg("PX").arg(millis).take();
-            let guard = &shared.backplane.guard;
-            let stored = guard.call(async |mut connection: Conn| connection.query::<()>(&command).await).await;
-            stored.map_err(|outage| Error::outage("redis cache", outage))
-        }))
+    fn scan(&self, prefix: String, cursor: Option<String>) -> BoxFuture<Result<ScanPage, Error>> {
+        self.run(async move |mut connection: Conn, _| {
+            let primaries = connection.primaries().await?;
+            let (at, cursor) = cursor.as_deref().and_then(parse_cursor).unwrap_or_default();
+            let Some(primary) = primaries.get(at) else { return Ok(ScanPage::default()) };
+            let (next, names) = scan_step(&mut connection, primary, &prefix, cursor).await?;
+            let heads = heads(&connection, names).await?;
+            let next = match next {
+                0 if at + 1 < primaries.len() => Some(format!("{}:0", at + 1)),
+                0 => None,
+                next => Some(format!("{at}:{next}")),
+            };
+            Ok(ScanPage::new(heads, next))
+        })
     }
 
-    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
-        let (shared, key) = (self.shared.clone(), key.clone());
-        let Some(key_name) = shared.key_name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
-        MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("UNLINK").arg(key_name).take();
-            let guard = &shared.backplane.guard;
-            let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
-            shared.backplane.publish_removal(&key).await;
-            Ok(())
-        }))
-    }
-
-    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
-        let shared = self.shared.clone();
-        let Some(key_name) = shared.key_name("lease", key) else { return MaybeReady::Ready(true) };
-        MaybeReady::Pending(Box::pin(async move {
-            let millis = (nanos(lease) / 1_000_000).max(1);
-            let command = cmd("SET").arg(key_name).arg(1).arg("NX").arg("PX").arg(millis).take();
-            let guard = &shared.backplane.guard;
-            let granted =
-                guard.call(async |mut connection: Conn| connection.query::<Option<String>>(&command).await).await;
-            granted.map_or(true, |granted| granted.is_some())
-        }))
-    }
-
-    fn release(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
-        let shared = self.shared.clone();
-        let Some(key_name) = shared.key_name("lease", key) else { return MaybeReady::Ready(Ok(())) };
-        MaybeReady::Pending(Box::pin(async move {
-            let command = cmd("UNLINK").arg(key_name).take();
-            let guard = &shared.backplane.guard;
-            // Without a release the lease expires.
-            let _ = guard.call(async |mut connection: Conn| connection.query::<i64>(&command).await).await;
-            Ok(())
-        }))
-    }
-
-    fn generation(&self) -> u64 {
-        self.shared.backplane.invalidation_log.number()
-    }
-
-    fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
-        MaybeReady::Pending(Box::pin(self.shared.backplane.invalidate(invalidation)))
-    }
-
-    fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
-        let (backplane, pattern) = (self.shared.backplane.clone(), pattern.to_owned());
-        MaybeReady::Pending(Box::pin(async move { sweep::sweep(&backplane, &pattern).await }))
-    }
-
-    fn listen(&self, sink: InvalidationSink) {
-        self.shared.backplane.listen(sink);
-    }
-
-    fn stats(&self) -> Vec<LevelStats> {
-        let mut level = LevelStats::new("redis");
-        level.hits = self.shared.hits.load(Ordering::Relaxed);
-        level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
-        level.up = self.shared.backplane.guard.stats().up && self.generation() > 0;
-        level.invalidations_received = self.generation();
-        level.invalidations_pending = self.shared.backplane.invalidation_log.pending_count();
-        vec![level]
+    fn log(&self) -> Option<&dyn ByteLog> {
+        Some(self)
     }
 }
 
-impl fmt::Debug for RedisCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisCache").field("redis", &self.shared.backplane.redis).finish_non_exhaustive()
+fn parse_cursor(cursor: &str) -> Option<(usize, u64)> {
+    let (primary, cursor) = cursor.split_once(':')?;
+    Some((primary.parse().ok()?, cursor.parse().ok()?))
+}
+
+async fn scan_step(
+    connection: &mut Conn,
+    primary: &Primary,
+    prefix: &str,
+    cursor: u64,
+) -> Result<(u64, Vec<String>), Fault> {
+    let mut scan = cmd("SCAN");
+    scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCAN_STEP);
+    connection.query_at(primary, &scan).await
+}
+
+async fn heads(connection: &Conn, names: Vec<String>) -> Result<Vec<(String, Bytes)>, Fault> {
+    let reads = names.into_iter().map(|name| {
+        let mut connection = connection.clone();
+        async move {
+            let mut read = cmd("GETRANGE");
+            read.arg(&name).arg(0).arg(HEAD_BYTES);
+            connection.query::<Vec<u8>>(&read).await.map(|head| (name, head.into()))
+        }
+    });
+    // Pipelined over one connection.
+    try_join_all(reads).await
+}
+
+impl ByteLog for RedisBytes {
+    fn now(&self) -> BoxFuture<Result<u64, Error>> {
+        self.run(async |mut connection: Conn, _| {
+            let (seconds, micros): (u64, u64) = connection.query(&cmd("TIME")).await?;
+            Ok(seconds.saturating_mul(1_000_000).saturating_add(micros).saturating_mul(1_000))
+        })
+    }
+
+    fn agree(&self, proposed: String) -> BoxFuture<Result<String, Error>> {
+        self.run(async move |mut connection: Conn, names: Arc<LogNames>| {
+            secret::agree(&mut connection, &names.key("secret"), &proposed).await
+        })
+    }
+
+    fn append(&self, first: Bytes, record: Bytes) -> BoxFuture<Result<u64, Error>> {
+        self.run(async move |mut connection: Conn, names: Arc<LogNames>| {
+            let append = log::append(|suffix| names.key(suffix), &first, &record);
+            connection.query(&append).await
+        })
+    }
+
+    fn read(&self, from: Option<u64>) -> BoxFuture<Result<Vec<(u64, Bytes)>, Error>> {
+        self.run(async move |mut connection: Conn, names: Arc<LogNames>| {
+            let from = from.map_or("-inf".to_owned(), |from| from.to_string());
+            let mut read = cmd("ZRANGEBYSCORE");
+            read.arg(names.key("log")).arg(from).arg("+inf");
+            let lines: Vec<Vec<u8>> = connection.query(&read).await?;
+            Ok(lines.iter().map_while(|line| log::parse_line(line)).collect())
+        })
+    }
+
+    fn restart(&self, first: Bytes, known: u64) -> BoxFuture<Result<(), Error>> {
+        self.run(async move |mut connection: Conn, names: Arc<LogNames>| {
+            connection.query::<i64>(&log::restart(|suffix| names.key(suffix), &first, known)).await.map(drop)
+        })
+    }
+
+    fn publish_removal(&self, key: Bytes) -> BoxFuture<Result<(), Error>> {
+        self.run(async move |mut connection: Conn, names: Arc<LogNames>| {
+            let message = log::removal(&key);
+            connection.query::<i64>(cmd("PUBLISH").arg(names.key("channel")).arg(message)).await.map(drop)
+        })
+    }
+
+    fn subscribe(&self) -> BoxFuture<Result<BoxStream<'static, LogMessage>, Error>> {
+        let names = self.names.clone();
+        Box::pin(async move {
+            let subscribed = names.address.subscribe(&names.authority, &names.key("channel")).await;
+            let messages = subscribed.map_err(Error::disconnected)?;
+            Ok(messages.map(|message| log::parse_message(message.get_payload_bytes())).boxed())
+        })
     }
 }

@@ -27,16 +27,14 @@
 //! Every addition to the log is published on the channel `…:{cache}:channel`. After thirty days without an invalidation
 //! the log starts anew, as after `FLUSHALL`.
 
-mod backplane;
 mod cache;
 mod connect;
 mod credits;
 mod limits;
-mod names;
+mod log;
+mod secret;
 mod settings;
-mod sweep;
 
-pub use cache::RedisCache;
 pub use credits::RedisCredits;
 pub use limits::{LimitMode, RedisLimits};
 pub use settings::Redis;

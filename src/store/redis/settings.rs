@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::connect::{Address, Authority, Conn, without_password};
 use super::limits::LimitMode;
-use super::names::KeyNames;
+use super::secret;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::Events;
@@ -15,6 +15,8 @@ use crate::base::maybe_ready::BoxFuture;
 use crate::identity::FleetSecret;
 use crate::resilience::circuit::Circuit;
 use crate::resilience::guard::{FailOpen, Fault, GuardSettings};
+use crate::store::remote::RemoteSettings;
+use crate::store::remote::names::KeyNames;
 
 /// Deadline of a decision on limits.
 const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
@@ -49,6 +51,9 @@ pub struct Redis {
     cache_circuit: Circuit,
     pub(super) prefix: String,
     pub(super) secret: Option<Arc<[u8]>>,
+    max_entry: usize,
+    #[cfg(feature = "lz4")]
+    compress_over: usize,
     pub(super) mode: LimitMode,
     pub(super) time: Option<Clock>,
 }
@@ -77,6 +82,9 @@ impl Redis {
             cache_circuit: Circuit::default(),
             prefix: "tollgate".to_owned(),
             secret: None,
+            max_entry: 8 << 20,
+            #[cfg(feature = "lz4")]
+            compress_over: usize::MAX,
             mode: LimitMode::default(),
             time: None,
         })
@@ -182,6 +190,29 @@ impl Redis {
         self
     }
 
+    /// Sets the maximum size of a cached entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    ///
+    /// ```
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.max_entry(1 << 20);
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_entry(mut self, bytes: usize) -> Self {
+        self.max_entry = bytes;
+        self
+    }
+
+    /// Compresses cached entries of more than this many bytes. They are misses for processes without the feature `lz4`.
+    #[cfg(feature = "lz4")]
+    #[must_use]
+    pub fn compress_over(mut self, bytes: usize) -> Self {
+        self.compress_over = bytes;
+        self
+    }
+
     /// Sets the clock of limits, for tests. Defaults to the server's.
     #[cfg(feature = "testing")]
     #[must_use]
@@ -217,8 +248,9 @@ impl Redis {
                 let mut connection = connecting.await?;
                 if !given {
                     let known = agreed.lock().clone();
-                    let names =
-                        KeyNames::agree(&mut connection, &name, known.as_ref()).await.map_err(Fault::into_error)?;
+                    let names = secret::agree_on_names(&mut connection, &name, known.as_ref())
+                        .await
+                        .map_err(Fault::into_error)?;
                     secret.set(names.secret());
                     *agreed.lock() = Some(names);
                 }
@@ -228,13 +260,20 @@ impl Redis {
         FailOpen::new(guard, settings, agreeing, events)
     }
 
-    /// Creates the guard of the cache.
-    pub(super) fn guard_cache(&self, events: Events) -> FailOpen<Conn> {
-        let settings = GuardSettings { circuit: self.cache_circuit, ..GuardSettings::new(self.cache_deadline) };
-        FailOpen::new("redis cache", settings, self.connector(), events)
+    /// Returns the settings of the cache.
+    pub(super) fn cache_settings(&self) -> RemoteSettings {
+        let settings = RemoteSettings::new("redis").guard_name("redis cache").deadline(self.cache_deadline);
+        let settings = settings.circuit(self.cache_circuit).prefix(self.prefix.clone()).max_entry(self.max_entry);
+        let settings = match &self.secret {
+            Some(secret) => settings.secret(secret),
+            None => settings,
+        };
+        #[cfg(feature = "lz4")]
+        let settings = settings.compress_over(self.compress_over);
+        settings
     }
 
-    fn connector(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
+    pub(super) fn connector(&self) -> impl Fn() -> BoxFuture<Result<Conn, Error>> + Send + Sync + use<> + 'static {
         let (address, authority) = (Arc::new(self.address.clone()), self.authority.clone());
         move || {
             let (address, authority) = (address.clone(), authority.clone());

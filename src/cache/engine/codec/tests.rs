@@ -34,6 +34,7 @@ fn entry(body: StoredBody, length: u64, fields: &[(&'static str, Vec<u8>)], tags
         headers,
         age: Duration::from_secs(3),
         stored_at: NOW,
+        requested_at: NOW,
         deadlines,
         strict: true,
         immutable: false,
@@ -41,6 +42,7 @@ fn entry(body: StoredBody, length: u64, fields: &[(&'static str, Vec<u8>)], tags
         took: Duration::from_millis(7),
         began: LogPosition { local: 5, fleet: 77 },
         checked: AtomicU64::new(5),
+        copied_at: AtomicU64::new(0),
     };
     Entry { key: key(), meta: Arc::new(meta), body, length, partial: None, typed: TypedPayload::default() }
 }

@@ -15,6 +15,7 @@ fn meta(fleet: u64, tag: &str) -> StoredHead {
         headers: http::HeaderMap::new(),
         age: std::time::Duration::ZERO,
         stored_at: Timestamp::ZERO,
+        requested_at: Timestamp::ZERO,
         deadlines: Deadlines {
             fresh_until: never,
             initial_staleness: std::time::Duration::ZERO,
@@ -30,6 +31,7 @@ fn meta(fleet: u64, tag: &str) -> StoredHead {
         took: std::time::Duration::ZERO,
         began: LogPosition { local: 0, fleet },
         checked: AtomicU64::new(0),
+        copied_at: AtomicU64::new(0),
     }
 }
 
@@ -48,17 +50,16 @@ fn log_from_ten() -> InvalidationLog {
 fn records_round_trip() {
     for invalidation in [None, Some("a")] {
         let sent = record(7, 3, invalidation);
-        let line = [b"7:", &LogRecord::encode(sent.id, sent.invalidation.as_ref())[..]].concat();
-        assert_eq!(LogRecord::decode(&line), Some(sent));
-        for at in 2..line.len() {
-            let mut flipped = line.clone();
+        let encoded = LogRecord::encode(sent.id, sent.invalidation.as_ref());
+        assert_eq!(LogRecord::decode(7, &encoded), Some(sent));
+        for at in 0..encoded.len() {
+            let mut flipped = encoded.clone();
             flipped[at] ^= 1;
-            assert_eq!(LogRecord::decode(&flipped), None, "byte {at}");
+            assert_eq!(LogRecord::decode(7, &flipped), None, "byte {at}");
         }
-        assert_eq!(LogRecord::decode(&line[..line.len() - 1]), None);
+        assert_eq!(LogRecord::decode(7, &encoded[..encoded.len() - 1]), None);
     }
-    assert_eq!(LogRecord::decode(b"x"), None);
-    assert_eq!(LogRecord::decode(b"x:y"), None);
+    assert_eq!(LogRecord::decode(7, b"x"), None);
 }
 
 #[test]

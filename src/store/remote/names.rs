@@ -1,36 +1,26 @@
-//! Key names: keyed hashes, so that Redis holds no URLs, cookies or users in clear text.
+//! Names of values: keyed hashes, so that a server holds no URLs, cookies or users in clear text.
 //!
 //! The hash is SipHash-2-4 with 128 bits under the fleet's secret, the same on every node and in every version. Unless
-//! a secret is configured, the first node draws one and stores it in Redis for the others; a node that reconnects to a
-//! Redis without it stores its own again.
+//! a secret is configured, the first node draws one and stores it in the server for the others; a node that reconnects to
+//! a server without it stores its own again.
 
 use std::fmt::Write;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use redis::cmd;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::connect::Conn;
 use crate::base::error::Error;
-use crate::resilience::guard::Fault;
-
-/// Expiry of untouched keys, in seconds: thirty days.
-pub(super) const KEY_EXPIRY_SECONDS: u64 = 30 * 86_400;
-
-/// Expiry of the secret, in seconds: ten years. A node connected for longer than that would use other names than a new
-/// one.
-const SECRET_EXPIRY_SECONDS: u64 = 3_650 * 86_400;
 
 /// Derives key names under one secret.
 #[derive(Clone)]
-pub(super) struct KeyNames {
+pub(crate) struct KeyNames {
     secret: String,
     /// Hasher keyed with the secret, without input.
     hasher: SipHasher24,
 }
 
 impl KeyNames {
-    pub(super) fn under(secret: &[u8]) -> Self {
+    pub(crate) fn under(secret: &[u8]) -> Self {
         let mut first = SipHasher24::new_with_keys(0x746f_6c6c, 0x6761_7465);
         first.write(secret);
         let keys = first.finish128();
@@ -38,36 +28,35 @@ impl KeyNames {
     }
 
     /// Returns the name for `bytes`, as 32 hexadecimal digits.
-    pub(super) fn of(&self, bytes: &[u8]) -> String {
+    pub(crate) fn of(&self, bytes: &[u8]) -> String {
         let mut hasher = self.hasher;
         hasher.write(bytes);
         let hash = hasher.finish128();
         format!("{:016x}{:016x}", hash.h1, hash.h2)
     }
 
-    pub(super) fn secret(&self) -> &[u8] {
+    #[cfg(feature = "redis")]
+    pub(crate) fn secret(&self) -> &[u8] {
         self.secret.as_bytes()
     }
 
-    /// Agrees on the fleet's secret: the one in Redis, else `known` or a new one, which is stored there.
-    pub(super) async fn agree(connection: &mut Conn, name: &str, known: Option<&Self>) -> Result<Self, Fault> {
-        let own = known.map_or_else(draw_secret, |known| known.secret.clone());
-        let mut propose = cmd("SET");
-        propose.arg(name).arg(&own).arg("NX").arg("EX").arg(SECRET_EXPIRY_SECONDS);
-        connection.query::<Option<String>>(&propose).await?;
-        let agreed: Option<String> = connection.query(cmd("GET").arg(name)).await?;
-        connection.query::<i64>(cmd("EXPIRE").arg(name).arg(SECRET_EXPIRY_SECONDS)).await?;
-        let agreed = agreed.unwrap_or(own);
-        if !has_valid_checksum(&agreed) {
-            // Names derived from it would match no other node's.
-            return Err(Fault::Lost(Error::store(
-                "redis: the fleet secret is corrupt; delete it to draw another",
-                "checksum mismatch",
-            )));
+    /// Returns the secret to propose to the fleet: the known one, else a new one.
+    pub(crate) fn proposal(known: Option<&Self>) -> String {
+        known.map_or_else(draw_secret, |known| known.secret.clone())
+    }
+
+    /// Creates the names under the secret that the fleet agreed on.
+    ///
+    /// # Errors
+    /// If the secret is corrupt: names derived from it would match no other node's.
+    pub(crate) fn agreed(secret: &str, known: Option<&Self>) -> Result<Self, Error> {
+        if !has_valid_checksum(secret) {
+            let message = "the fleet secret in the store is corrupt; delete it to draw another";
+            return Err(Error::store(message, "checksum mismatch"));
         }
         Ok(match known {
-            Some(known) if known.secret == agreed => known.clone(),
-            _ => Self { secret: agreed.clone(), ..Self::under(agreed.as_bytes()) },
+            Some(known) if known.secret == secret => known.clone(),
+            _ => Self { secret: secret.to_owned(), ..Self::under(secret.as_bytes()) },
         })
     }
 }
@@ -86,7 +75,7 @@ fn has_valid_checksum(secret: &str) -> bool {
 }
 
 /// Returns a random number.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u8(0);
     hasher.finish()

@@ -1,0 +1,41 @@
+//! [`LocalBarriers`]: invalidations of one process over a store without a log, by the time of its calendar.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::barrier::{Barriers, Validity};
+use super::invalidation::Invalidation;
+use crate::base::clock::nanos;
+use crate::cache::http::key::CacheKey;
+use crate::cache::http::stored_head::StoredHead;
+
+/// Barriers whose generations are microseconds since 1970, so that they compare with entries from before a restart and of
+/// other processes, as far as calendars agree.
+#[derive(Debug, Default)]
+pub(crate) struct LocalBarriers {
+    barriers: Barriers,
+    /// Position of the latest barrier: a calendar that is set back does not go back here.
+    latest: AtomicU64,
+}
+
+impl LocalBarriers {
+    /// Returns the position of a fetch that begins now.
+    pub(crate) fn position(&self, wall: SystemTime) -> u64 {
+        (Self::unix_nanos(wall) / 1_000).max(self.latest.load(Ordering::Acquire)).max(1)
+    }
+
+    /// Invalidates what began until now.
+    pub(crate) fn insert(&self, invalidation: &Invalidation, wall: SystemTime) {
+        let position = self.position(wall) + 1;
+        self.latest.fetch_max(position, Ordering::AcqRel);
+        self.barriers.insert_at(invalidation.scope.clone(), invalidation.is_soft(), position);
+    }
+
+    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+        self.barriers.compare(key, &meta.tags, meta.began.fleet)
+    }
+
+    pub(crate) fn unix_nanos(wall: SystemTime) -> u64 {
+        wall.duration_since(UNIX_EPOCH).map_or(0, nanos)
+    }
+}

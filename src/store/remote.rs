@@ -1,0 +1,303 @@
+//! [`RemoteStore`]: a cache store over any [`ByteStore`], to be used behind a local memory.
+//!
+//! | it adds | how |
+//! |---|---|
+//! | encoding | a format with a version and a checksum; anything else is a miss, and counted |
+//! | names | keyed hashes of the keys |
+//! | failures | a deadline, a circuit breaker, reconnection in the background: a call that fails is a miss |
+//! | invalidation | every entry is compared with the [log](crate::cache::ByteLog) of invalidations since its fetch began |
+//! | order | of two fetches the one that began later wins |
+//!
+//! While the server is unavailable, invalidations take effect in this process, are queued, and are appended to the log
+//! afterwards.
+
+mod backplane;
+pub(crate) mod names;
+mod settings;
+mod sweep;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::clock::{Timestamp, nanos};
+use crate::base::error::Error;
+use crate::base::event::{Event, Events};
+use crate::base::maybe_ready::{BoxFuture, MaybeReady};
+use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::codec::{self, DecodeError};
+use crate::cache::{ByteStore, CacheKey, CacheStore, Invalidation, InvalidationSink, LevelStats, Stored};
+use crate::resilience::guard::FailOpen;
+use backplane::Backplane;
+pub use settings::RemoteSettings;
+
+/// Lifetime of a variant index after the last update.
+const INDEX_TTL: Duration = Duration::from_secs(86_400);
+/// Upper bound of a lifetime.
+const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
+/// How long other processes may keep copies of what a store without a log holds.
+const COPY_TTL: Duration = Duration::from_secs(5);
+
+/// Cache store over a [`ByteStore`] that processes share, to be used behind a local memory.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::cache::{ByteStore, CacheLayer};
+/// use tollgate::store::{RemoteSettings, RemoteStore};
+///
+/// fn layer(bytes: impl ByteStore) -> Result<CacheLayer, tollgate::Error> {
+///     let store = RemoteStore::new(bytes, RemoteSettings::new("dynamodb").secret("the same on every node"))?;
+///     CacheLayer::builder().level_2(Arc::new(store)).build()
+/// }
+/// # let _ = layer::<tollgate::testing::MemoryBytes>;
+/// ```
+///
+/// A store serves one layer, to which it passes the invalidations of other processes.
+pub struct RemoteStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backplane: Arc<Backplane>,
+    hits: AtomicU64,
+    decode_errors: AtomicU64,
+    superseded: AtomicU64,
+}
+
+impl RemoteStore {
+    /// Creates a store over these bytes.
+    ///
+    /// # Errors
+    /// If a setting is invalid: see [`RemoteSettings`].
+    pub fn new(bytes: impl ByteStore, settings: RemoteSettings) -> Result<Self, Error> {
+        let bytes: Arc<dyn ByteStore> = Arc::new(bytes);
+        let has_log = bytes.log().is_some();
+        Self::dialled(
+            move || -> BoxFuture<Result<_, Error>> { Box::pin(std::future::ready(Ok(bytes.clone()))) },
+            has_log,
+            settings,
+        )
+    }
+
+    /// Returns the state of the connection: calls, failures, time-outs.
+    #[must_use]
+    pub fn guard_stats(&self) -> crate::GuardStats {
+        self.shared.backplane.guard.stats()
+    }
+
+    /// Creates a store whose connections are made by `dial`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn dialled(
+        dial: impl Fn() -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> + Send + Sync + 'static,
+        has_log: bool,
+        settings: RemoteSettings,
+    ) -> Result<Self, Error> {
+        settings.check()?;
+        settings.check_log(has_log)?;
+        let guard = FailOpen::new(settings.guard_name, settings.guard, dial, Events::default());
+        let shared = Shared {
+            backplane: Backplane::new(settings, guard, has_log),
+            hits: AtomicU64::new(0),
+            decode_errors: AtomicU64::new(0),
+            superseded: AtomicU64::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    fn name(&self, kind: &str, key: &CacheKey) -> Option<String> {
+        let names = self.backplane.names()?;
+        Some(format!("{}:{kind}:{}", self.backplane.settings.prefix, names.of(key.as_bytes())))
+    }
+
+    /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
+    fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
+        let encoded = encoded?;
+        let clock = self.backplane.fleet_clock()?;
+        let found = match codec::decode(&encoded, key, clock, local_generation) {
+            Ok(found) => found,
+            Err(error) => {
+                // Reported at powers of two: a fleet of mixed versions would flood the log.
+                if (self.decode_errors.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two() {
+                    self.emit_decode_error(error);
+                }
+                return None;
+            }
+        };
+        let found = match &found {
+            Stored::Vary(_) => return Some(found),
+            Stored::Entry(entry) => match self.backplane.check(key, &entry.meta) {
+                Validity::Void => return None,
+                Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
+                Validity::Valid => found,
+            },
+        };
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(found)
+    }
+
+    fn emit_decode_error(&self, error: DecodeError) {
+        if let Some(sink) = self.backplane.sink() {
+            let store = self.backplane.settings.guard_name;
+            let error = Error::store(format!("{store}: entry is {}", error.as_str()), error.as_str());
+            sink.events().emit(&Event::StoreFailed { store, error: &error });
+        }
+    }
+
+    fn local_generation(&self) -> u64 {
+        self.backplane.sink().map_or(0, InvalidationSink::generation)
+    }
+
+    /// Encodes a value with its name and lifetime; `None` if it cannot be stored.
+    ///
+    /// # Errors
+    /// If the server is unavailable, or the value too large.
+    fn prepare(
+        &self,
+        key: &CacheKey,
+        stored: &Stored,
+        now: Timestamp,
+    ) -> Result<Option<(String, Bytes, Duration)>, Error> {
+        let (ttl, known) = match stored {
+            Stored::Entry(entry) => {
+                (entry.retain_until().since(now), entry.meta.began.fleet > 0 && !entry.stays_in_process())
+            }
+            Stored::Vary(_) => (INDEX_TTL, true),
+        };
+        // Without a log position the validity could not be checked later.
+        if nanos(ttl) < 1_000_000 || !known {
+            return Ok(None);
+        }
+        let settings = &self.backplane.settings;
+        self.backplane.guard.check().map_err(|outage| Error::outage(settings.guard_name, outage))?;
+        let (Some(name), Some(clock)) = (self.name("entry", key), self.backplane.fleet_clock()) else {
+            return Ok(None);
+        };
+        let encoded = codec::encode(stored, clock, settings.compress_over);
+        if encoded.len() > settings.max_entry {
+            return Err(Error::too_large(settings.guard_name, encoded.len() as u64, settings.max_entry as u64));
+        }
+        Ok(Some((name, encoded.into(), ttl.min(MAX_TTL))))
+    }
+}
+
+impl CacheStore for RemoteStore {
+    fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
+        let found = self.get_many(std::slice::from_ref(key), now);
+        found.map(|found| found.map(|found| found.into_iter().next().flatten()))
+    }
+
+    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
+        self.shared.backplane.start();
+        let (shared, keys, local_generation) = (self.shared.clone(), keys.to_vec(), self.shared.local_generation());
+        let names: Option<Vec<String>> = keys.iter().map(|key| shared.name("entry", key)).collect();
+        let Some(names) = names.filter(|names| !names.is_empty()) else {
+            return MaybeReady::Ready(Ok(vec![None; keys.len()]));
+        };
+        MaybeReady::Pending(Box::pin(async move {
+            // An outage is a miss, reported by the guard.
+            let found = shared.backplane.call(|bytes| bytes.get_many(names)).await;
+            let mut found = found.unwrap_or_default();
+            found.resize(keys.len(), None);
+            Ok(keys.iter().zip(found).map(|(key, found)| shared.decode(key, found, local_generation)).collect())
+        }))
+    }
+
+    fn get_shared(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
+        self.get(key, now)
+    }
+
+    fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
+        self.shared.backplane.start();
+        let (name, encoded, ttl) = match self.shared.prepare(key, &stored, now) {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => return MaybeReady::Ready(Ok(())),
+            Err(error) => return MaybeReady::Ready(Err(error)),
+        };
+        let shared = self.shared.clone();
+        MaybeReady::Pending(Box::pin(async move {
+            match shared.backplane.call(|bytes| bytes.put(name, encoded, ttl)).await {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    shared.superseded.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+                Err(outage) => Err(Error::outage(shared.backplane.settings.guard_name, outage)),
+            }
+        }))
+    }
+
+    fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
+        let (shared, key) = (self.shared.clone(), key.clone());
+        let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
+        MaybeReady::Pending(Box::pin(async move {
+            // The guard has reported a failure; the invalidation that goes before a removal is queued.
+            let _ = shared.backplane.call(|bytes| bytes.remove(vec![name])).await;
+            shared.backplane.publish_removal(&key).await;
+            Ok(())
+        }))
+    }
+
+    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
+        let shared = self.shared.clone();
+        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(true) };
+        MaybeReady::Pending(Box::pin(async move {
+            shared.backplane.call(|bytes| bytes.claim(name, lease)).await.unwrap_or(true)
+        }))
+    }
+
+    fn release(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
+        let shared = self.shared.clone();
+        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(Ok(())) };
+        MaybeReady::Pending(Box::pin(async move {
+            // Without a release the lease expires.
+            let _ = shared.backplane.call(|bytes| bytes.release(name)).await;
+            Ok(())
+        }))
+    }
+
+    fn copy_ttl(&self) -> Option<Duration> {
+        (!self.shared.backplane.has_log()).then_some(COPY_TTL)
+    }
+
+    fn generation(&self) -> u64 {
+        self.shared.backplane.generation()
+    }
+
+    fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
+        MaybeReady::Pending(Box::pin(self.shared.backplane.invalidate(invalidation)))
+    }
+
+    fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
+        let (backplane, pattern) = (self.shared.backplane.clone(), pattern.to_owned());
+        MaybeReady::Pending(Box::pin(async move { sweep::sweep(&backplane, &pattern).await }))
+    }
+
+    fn listen(&self, sink: InvalidationSink) {
+        self.shared.backplane.listen(sink);
+    }
+
+    fn stats(&self) -> Vec<LevelStats> {
+        let backplane = &self.shared.backplane;
+        let mut level = LevelStats::new(backplane.settings.name);
+        level.hits = self.shared.hits.load(Ordering::Relaxed);
+        level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
+        level.superseded = self.shared.superseded.load(Ordering::Relaxed);
+        level.up = backplane.guard.stats().up && backplane.is_ready();
+        level.invalidations_received = backplane.logged();
+        level.invalidations_pending = backplane.pending_count();
+        vec![level]
+    }
+}
+
+impl fmt::Debug for RemoteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteStore").field("settings", &self.shared.backplane.settings).finish_non_exhaustive()
+    }
+}

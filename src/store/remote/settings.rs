@@ -1,0 +1,136 @@
+//! [`RemoteSettings`]: deadline, circuit, names and bounds of a remote store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::error::Error;
+use crate::resilience::circuit::Circuit;
+use crate::resilience::guard::GuardSettings;
+
+/// Deadline of a look-up.
+const DEADLINE: Duration = Duration::from_millis(50);
+const MIB: usize = 1 << 20;
+
+/// Settings of a [`RemoteStore`](super::RemoteStore).
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::store::RemoteSettings;
+///
+/// let settings = RemoteSettings::new("dynamodb")
+///     .deadline(Duration::from_millis(20))
+///     .secret("the same on every node");
+/// # let _ = settings;
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct RemoteSettings {
+    pub(super) name: &'static str,
+    pub(super) guard_name: &'static str,
+    pub(super) guard: GuardSettings,
+    pub(super) prefix: String,
+    pub(super) secret: Option<Arc<[u8]>>,
+    pub(super) max_entry: usize,
+    pub(super) compress_over: usize,
+}
+
+impl RemoteSettings {
+    /// Creates the defaults of a store with this name in statistics and events.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            guard_name: name,
+            guard: GuardSettings::new(DEADLINE),
+            prefix: "tollgate".to_owned(),
+            secret: None,
+            max_entry: 8 * MIB,
+            compress_over: usize::MAX,
+        }
+    }
+
+    /// Sets the deadline of a call, after which it is a miss. Defaults to 50 ms.
+    pub const fn deadline(mut self, span: Duration) -> Self {
+        self.guard.deadline = span;
+        self
+    }
+
+    /// Sets the circuit breaker. Defaults to [`Circuit`]'s defaults.
+    pub const fn circuit(mut self, circuit: Circuit) -> Self {
+        self.guard.circuit = circuit;
+        self
+    }
+
+    /// Sets the prefix of all names. Defaults to `tollgate`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets the secret under which names are hashed, the same on every node; at least 8 bytes. By default the first node
+    /// draws one and stores it in the log of the store; a store without a log needs one.
+    pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.secret = Some(secret.as_ref().into());
+        self
+    }
+
+    /// Sets the maximum size of an encoded entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    pub const fn max_entry(mut self, bytes: usize) -> Self {
+        self.max_entry = bytes;
+        self
+    }
+
+    /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
+    #[cfg(feature = "lz4")]
+    pub const fn compress_over(mut self, bytes: usize) -> Self {
+        self.compress_over = bytes;
+        self
+    }
+
+    /// Sets the name in events of outages.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn guard_name(mut self, name: &'static str) -> Self {
+        self.guard_name = name;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let name = self.name;
+        if self.guard.deadline.is_zero() {
+            return Err(Error::config(format!("{name}: a deadline of 0 is too short; set a longer one")));
+        }
+        self.guard.circuit.check()?;
+        let printable = |b: u8| b.is_ascii_graphic() && !b"{}*?[]\\".contains(&b);
+        if self.prefix.is_empty() || self.prefix.len() > 64 || !self.prefix.bytes().all(printable) {
+            return Err(Error::config(format!(
+                "{name}: prefix {:?} must be 1 to 64 printable ASCII characters without {{}}*?[]\\",
+                self.prefix
+            )));
+        }
+        if self.secret.as_ref().is_some_and(|secret| secret.len() < 8) {
+            return Err(Error::config(format!("{name}: the secret must have at least 8 bytes")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_log(&self, has_log: bool) -> Result<(), Error> {
+        match has_log || self.secret.is_some() {
+            true => Ok(()),
+            false => Err(Error::config(format!(
+                "{}: a store without a log needs a secret for its names; set one with .secret(…), the same on every node",
+                self.name
+            ))),
+        }
+    }
+}
+
+impl fmt::Debug for RemoteSettings {
+    /// Omits the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteSettings")
+            .field("name", &self.name)
+            .field("deadline", &self.guard.deadline)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
