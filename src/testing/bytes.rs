@@ -165,7 +165,7 @@ impl ByteLog for MemoryBytes {
             }
             let position = contents.log.last().map_or(0, |(last, _)| *last) + 1;
             contents.log.push((position, record.clone()));
-            // Without subscribers nobody hears of it, and reads the log.
+            // Without subscribers it is read in the log.
             let _ = messages.send(LogMessage::Record(position, record));
             position
         })

@@ -51,7 +51,7 @@ const TOLERANCE: Duration = Duration::from_secs(1);
 
 type Messages = BoxStream<'static, LogMessage>;
 
-/// What decides on the validity of entries.
+/// Source of the validity of entries.
 enum Validation {
     /// The log that processes share.
     Log(InvalidationLog),

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 const MAX_NAME: usize = 24;
 /// Maximum number of limits per response.
 const MAX_LIMITS: usize = 8;
-/// Largest limit that is believed; larger ones are clamped.
+/// Largest accepted limit; larger ones are clamped.
 const MAX_CREDIBLE: u64 = 1 << 50;
 
 /// Name of one of an upstream's limits, such as `core` or `requests`; empty if it has none.
