@@ -58,10 +58,50 @@ fn piece() -> impl Strategy<Value = String> {
             "]",
             " INSERT INTO t (",
             " COUNT(*) ",
+            " TRIM(LEADING ",
+            " DISTINCT ",
+            " VALUES ",
+            " ROW(",
+            " ARRAY[",
+            " CASE ",
+            " WHEN ",
+            " OR ",
+            " UNION ALL ",
+            " SET ",
+            " CHARACTER ",
+            " AS ",
+            " CREATE ",
+            " FROM TRIM(\"zqsecretqz\") ",
+            " /*! 1 */ ",
+            "; SAVEPOINT ",
+            "; USE ",
         ])
         .prop_map(str::to_owned),
         value(),
     ]
+}
+
+/// An expression without names that differ from row to row.
+fn expression() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "1",
+        "-1.5",
+        "'x'",
+        "$1",
+        "$1::int",
+        "CAST($1 AS text)",
+        "DEFAULT",
+        "NULL",
+        "now()",
+        "lower('x')",
+        "(1 + 2)",
+        "DATE '2024-01-01'",
+        "ARRAY[1, 2]",
+        "(SELECT max(a) FROM u WHERE b IN (1, 2))",
+        "E'\\''",
+        "TRUE",
+    ])
+    .prop_map(str::to_owned)
 }
 
 fn statement() -> impl Strategy<Value = String> {
@@ -100,6 +140,30 @@ proptest! {
         let one = fingerprint(&format!("select {columns} from t where a=1 and b in (1,2)"));
         let other = fingerprint(&format!("SELECT\t{}\nFROM t -- all\n WHERE a = 22\r\n AND b IN ( 7 )", columns.replace(", ", ",")));
         prop_assert_eq!(one, other);
+    }
+
+    /// One row or many, of whatever expressions: the statement is the same.
+    #[test]
+    fn the_number_of_fingerprints_does_not_grow_with_the_data(
+        before in prop::collection::vec(piece(), 0..6),
+        rows in prop::collection::vec(prop::collection::vec(expression(), 2), 1..40),
+        list in prop::collection::vec(expression(), 1..40),
+    ) {
+        let row = |row: &Vec<String>| format!("({})", row.join(", "));
+        let all: Vec<String> = rows.iter().map(row).collect();
+        let arms = |n: usize| " WHEN $1 THEN $2::int".repeat(n);
+        let alternatives = |n: usize| vec!["(a = 1 AND b = $2)"; n].join(" OR ");
+        for (one, many) in [
+            (format!("INSERT INTO t(a, b) VALUES {}", all[0]), format!("INSERT INTO t(a, b) VALUES {}", all.join(", "))),
+            ("SELECT a FROM t WHERE b IN (1) AND c".to_owned(), format!("SELECT a FROM t WHERE b IN ({}) AND c", list.join(", "))),
+            ("SELECT ARRAY[1] FROM t".to_owned(), format!("SELECT ARRAY[{}] FROM t", list.join(", "))),
+            (format!("SELECT CASE x{} END", arms(1)), format!("SELECT CASE x{} END", arms(list.len()))),
+            (format!("SELECT a WHERE {}", alternatives(1)), format!("SELECT a WHERE {}", alternatives(list.len()))),
+        ] {
+            prop_assert_eq!(fingerprint(&one), fingerprint(&many), "{}", many);
+        }
+        let print = fingerprint(&before.concat());
+        prop_assert!(print.contains('…') || fingerprint(&print) == print, "{print}");
     }
 
     /// MySQL's text in double quotes, standing where a value stands.

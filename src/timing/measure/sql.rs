@@ -50,7 +50,7 @@ impl<'a> Scanner<'a> {
             b'"' => self.quoted(),
             b'`' => self.backticks(),
             b'$' => self.dollar(),
-            b'#' if !matches!(self.peek(1), Some(b'>' | b'-' | b'=' | b'#')) => self.ambiguous(),
+            b'#' => self.hash(),
             b'?' | b':' | b'@' => self.parameter(),
             b'0'..=b'9' => self.number(),
             b'.' if self.peek(1).is_some_and(|b| b.is_ascii_digit()) && self.signed => self.number(),
@@ -92,7 +92,11 @@ impl<'a> Scanner<'a> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (Some(b), _) if b.is_ascii_whitespace() || b.is_ascii_control() => self.at += 1,
-                (Some(b'-'), Some(b'-')) => self.pass(|b| b != b'\n'),
+                (Some(b'-'), Some(b'-')) => {
+                    if !self.line_comment() {
+                        return false;
+                    }
+                }
                 (Some(b'/'), Some(b'*')) => {
                     // PostgreSQL nests comments, MySQL does not.
                     let body = &self.sql[self.at + 2..];
@@ -100,7 +104,7 @@ impl<'a> Scanner<'a> {
                         self.at = self.sql.len();
                         return true;
                     };
-                    if body[..end].contains("/*") {
+                    if body[..end].contains("/*") || is_run(&body[..end]) {
                         return false;
                     }
                     self.at += end + 4;
@@ -110,13 +114,49 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Skips a comment up to the end of the line; returns false if its end is unclear.
+    fn line_comment(&mut self) -> bool {
+        let from = self.at;
+        self.pass(|b| b != b'\n');
+        let line = &self.sql[from + 2..self.at];
+        let begun = line.is_empty() || line.starts_with(|first: char| first.is_ascii_whitespace());
+        // In MySQL `5--1` is a difference. In PostgreSQL a carriage return ends the line.
+        let one_line = !line.trim_end_matches('\r').contains('\r');
+        one_line && (begun || !line.contains(QUOTES) && !line.contains("/*"))
+    }
+
+    /// Reads an operator on JSON; in MySQL a comment begins here.
+    fn hash(&mut self) -> Token<'a> {
+        let rest = &self.sql[self.at..];
+        let operator = ["#>>", "#>", "#-"].into_iter().find(|operator| rest.starts_with(operator));
+        let Some(operator) = operator else { return self.ambiguous() };
+        let operand = rest[operator.len()..].trim_start_matches(' ');
+        if operand.starts_with(['\'', '$', '?', ':', '@']) || operand.starts_with("ARRAY") {
+            self.at += operator.len();
+            Token::Punctuation(operator)
+        } else {
+            self.ambiguous()
+        }
+    }
+
     /// Reads `'text'`, with backslash escapes only if the dialect is known to have them.
     fn text(&mut self, backslashes: bool) -> Token<'a> {
+        if self.tripled("'''") {
+            return self.ambiguous();
+        }
         self.closed_by(b'\'', backslashes).map_or(Token::Unclear, |_| Token::Value)
     }
 
     fn quoted(&mut self) -> Token<'a> {
+        if self.tripled("\"\"\"") {
+            return self.ambiguous();
+        }
         self.closed_by(b'"', false).map_or(Token::Unclear, Token::Quoted)
+    }
+
+    /// Returns whether a text begins with three quotes: in BigQuery these are one, and three more end it.
+    fn tripled(&self, quotes: &str) -> bool {
+        self.sql[self.at..].starts_with(quotes)
     }
 
     fn backticks(&mut self) -> Token<'a> {
@@ -207,6 +247,12 @@ impl<'a> Scanner<'a> {
     fn word(&mut self) -> Token<'a> {
         let from = self.at;
         self.pass(is_word);
+        if self.peek(0) == Some(b'$') {
+            self.pass(|b| is_word(b) || b == b'$');
+            let dollars = self.sql[from..self.at].bytes().filter(|b| *b == b'$').count();
+            // `v$session` is a name. Two dollars may enclose a text, where a blank was forgotten.
+            return if dollars == 1 { Token::Word(&self.sql[from..self.at]) } else { self.ambiguous() };
+        }
         let word = &self.sql[from..self.at];
         // E'…', N'…', X'…', B'…', _utf8'…': text with a prefix.
         match (self.peek(0), word) {
@@ -246,6 +292,13 @@ impl<'a> Scanner<'a> {
         }
         Token::Punctuation(&self.sql[from..self.at])
     }
+}
+
+const QUOTES: [char; 3] = ['\'', '"', '`'];
+
+/// Returns whether MySQL reads the inside of a comment, where a text may hold the comment's end.
+fn is_run(comment: &str) -> bool {
+    (comment.starts_with(['!', '+']) || comment.starts_with("M!")) && comment.contains(QUOTES)
 }
 
 /// Bytes beyond ASCII are letters. A dollar is not, although PostgreSQL allows it in names: it may start a text.
