@@ -67,6 +67,7 @@ fn words(event: &Event<'_>) -> String {
     match event {
         Event::SlowQuery { route, query, took, at } => format!("slow {route} {query} {took:?} {}", at.is_some()),
         Event::NPlusOne { route, query, count, total, .. } => format!("n+1 {route} {query} {count} {total:?}"),
+        Event::UnbatchedWrites { route, query, count, .. } => format!("writes {route} {query} {count}"),
         Event::DuplicateQueries { route, query, count, .. } => format!("duplicate {route} {query} {count}"),
         Event::PoolStarvation { route, waits, waited } => format!("starved {route} {waits} {waited:?}"),
         Event::SlowRequest { route, took } => format!("slow request {route} {took:?}"),
@@ -347,4 +348,68 @@ async fn prometheus_reads_the_page() {
     assert!(
         matches!(find("tollgate_findings_total", "kind", "n_plus_one"), PrometheusValue::Counter(n) if n.value.as_f64() == 1.0)
     );
+}
+
+#[tokio::test]
+async fn advice_fits_the_statement() {
+    for (sql, wanted) in [
+        ("SELECT a FROM t WHERE b = 1", Some("duplicate /users SELECT a FROM t WHERE b = ? 6")),
+        ("INSERT INTO t VALUES (1)", Some("writes /users INSERT INTO t VALUES (?) 6")),
+        ("UPDATE t SET a = $1 WHERE b = $2", Some("writes /users UPDATE t SET a = ? WHERE b = ? 6")),
+        ("TRUNCATE t", None),
+        ("COPY t FROM STDIN", None),
+        ("SELECT nextval('ids')", None),
+        ("SELECT a FROM jobs LIMIT 1 FOR UPDATE SKIP LOCKED", None),
+        ("SELECT a FROM t FOR UPDATE", None),
+        ("SET search_path = a", None),
+        ("CALL p(1)", None),
+    ] {
+        let world = World::new(|b| b);
+        world
+            .asks(move |hand| async move {
+                for _ in 0..6 {
+                    timed_query(sql, async { hand.advance(ms(1)) }).await;
+                }
+            })
+            .await;
+        assert_eq!(world.said(), wanted.map(str::to_owned).into_iter().collect::<Vec<_>>(), "{sql}");
+    }
+}
+
+/// sqlx tells of a `COMMIT` and not of a `BEGIN`.
+#[tokio::test]
+async fn the_ends_of_transactions_take_time_and_are_no_queries() {
+    let world = World::new(|b| b);
+    world
+        .asks(|hand| async move {
+            for sql in ["BEGIN", "SAVEPOINT a1", USER, "RELEASE SAVEPOINT a1", "SAVEPOINT a2", "COMMIT"] {
+                timed_query(sql, async { hand.advance(ms(1)) }).await;
+            }
+        })
+        .await;
+    let stats = world.timing.stats();
+    assert_eq!((stats.routes[0].queries, stats.routes[0].query_time), (1, ms(6)));
+    assert_eq!(stats.query("COMMIT").map(|commit| commit.latency.count), Some(1));
+    assert_eq!(stats.query("SAVEPOINT ?").map(|savepoint| savepoint.latency.count), Some(2));
+    assert_eq!(world.said(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_query_that_comes_late_has_statistics_of_its_own() {
+    let world = World::new(|b| b);
+    for name in 0..1_000 {
+        world
+            .asks(move |hand| async move {
+                timed_query(&format!("SELECT a FROM t WHERE c{name}x = 1"), async { hand.advance(ms(1)) }).await;
+            })
+            .await;
+    }
+    for _ in 0..5 {
+        world.asks(|hand| n_users(2, hand)).await;
+    }
+    let stats = world.timing.stats();
+    let users = stats.query("SELECT name FROM users WHERE id = ?").expect("a place");
+    assert!(users.latency.count >= 9, "{users:?}");
+    assert_eq!(stats.queries.iter().map(|query| query.latency.count).sum::<u64>(), 1_010);
+    assert!(stats.queries.len() <= 257);
 }

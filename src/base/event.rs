@@ -99,6 +99,19 @@ pub enum Event<'a> {
         /// Call site in the program, if known.
         at: Option<&'static Location<'static>>,
     },
+    /// A request wrote rows with the same statement repeatedly.
+    UnbatchedWrites {
+        /// Matched route.
+        route: &'a str,
+        /// Fingerprint or name of the statement; never a value.
+        query: &'a str,
+        /// Number of repetitions.
+        count: u64,
+        /// Total duration.
+        total: Duration,
+        /// Call site in the program, if known.
+        at: Option<&'static Location<'static>>,
+    },
     /// A request made an identical query more than once.
     DuplicateQueries {
         /// Matched route.
@@ -246,6 +259,13 @@ fn log(event: &Event<'_>) {
             tracing::warn!(
                 target: "tollgate", route, query, count, ?total, at,
                 "N+1: the same query {count} times in one request; load all rows with one query"
+            );
+        }
+        Event::UnbatchedWrites { route, query, count, total, at } => {
+            let at = at.map(tracing::field::display);
+            tracing::warn!(
+                target: "tollgate", route, query, count, ?total, at,
+                "unbatched writes: the same statement {count} times in one request; write all rows with one statement"
             );
         }
         Event::DuplicateQueries { route, query, count, total, at } => {

@@ -120,6 +120,24 @@ impl<T> Queries<T> {
         self.none(FindingKind::DuplicateQueries, "duplicate queries; reuse the first result")
     }
 
+    /// Asserts that no statement wrote rows five times or more.
+    ///
+    /// # Panics
+    /// If one did; the message lists it.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::testing::queries;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// queries(async {}).await.no_unbatched_writes();
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn no_unbatched_writes(self) -> Self {
+        self.none(FindingKind::UnbatchedWrites, "unbatched writes in a loop; write all rows with one statement")
+    }
+
     #[track_caller]
     #[expect(clippy::panic, reason = "documented: an assertion of a test")]
     fn none(self, kind: FindingKind, why: &str) -> Self {
@@ -130,7 +148,7 @@ impl<T> Queries<T> {
         self
     }
 
-    /// Returns the number of queries.
+    /// Returns the number of queries. `BEGIN`, `COMMIT` and their like are none.
     ///
     /// ```
     /// use tollgate::testing::queries;
@@ -143,7 +161,7 @@ impl<T> Queries<T> {
     /// ```
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.groups().iter().map(|group| group.count).sum()
+        self.observed.count()
     }
 
     /// Returns the queries by fingerprint or name, ordered by total duration.

@@ -83,13 +83,16 @@
 //! |---|---|---|
 //! | 1 | a query took [`slow_query_after`](TimingBuilder::slow_query_after) (100 ms) or longer | [`Event::SlowQuery`](crate::Event::SlowQuery) |
 //! | 2 | the request took [`slow_after`](TimingBuilder::slow_after) (250 ms) or longer | [`Event::SlowRequest`](crate::Event::SlowRequest) |
-//! | 3 | the same query ran five times or more, for different things | [`Event::NPlusOne`](crate::Event::NPlusOne) |
-//! | 4 | a query was repeated exactly | [`Event::DuplicateQueries`](crate::Event::DuplicateQueries) |
-//! | 5 | waits for connections took [`starved_after`](TimingBuilder::starved_after) (100 ms) or longer together | [`Event::PoolStarvation`](crate::Event::PoolStarvation) |
+//! | 3 | the same query read five times or more, for different rows | [`Event::NPlusOne`](crate::Event::NPlusOne) |
+//! | 4 | the same statement wrote five times or more | [`Event::UnbatchedWrites`](crate::Event::UnbatchedWrites) |
+//! | 5 | a query that only reads was repeated exactly | [`Event::DuplicateQueries`](crate::Event::DuplicateQueries) |
+//! | 6 | waits for connections took [`starved_after`](TimingBuilder::starved_after) (100 ms) or longer together | [`Event::PoolStarvation`](crate::Event::PoolStarvation) |
 //!
 //! Each is reported once a minute per route and query, to the hook and (feature `tracing`) as a warning with route,
 //! fingerprint, count, time and, for [`timed`] and [`timed_query`], the call site. All are counted in
-//! [`TimingStats::finding_counts`]. [`Repeats`] configures rows 3 and 4, for the layer or for a route.
+//! [`TimingStats::finding_counts`]. [`Repeats`] configures rows 3 to 5, for the layer or for a route. Statements
+//! that neither read nor write rows, and reads with an effect (`nextval`, `FOR UPDATE SKIP LOCKED`), are repeated without a
+//! finding. `BEGIN`, `COMMIT`, `SAVEPOINT` and their like are no queries, however the driver reports them; their time counts.
 //!
 //! # Failures
 //!
@@ -105,7 +108,7 @@
 //! | a request without a query | two clock readings and six additions: about 110 ns over the bare service, no allocation |
 //! | a query | about 200 ns; the first one allocates the request's log |
 //! | a query harvested from sqlx | about 0.3 µs in addition to sqlx's own event (0.2 µs) |
-//! | memory | about 26 KB per route and per query that occurred (256 of each); 256 groups per request; 2 MB of cached statements; 80 slow requests, 64 findings |
+//! | memory | about 26 KB per route and per query that occurred (256 of each; less recent queries make room, and add their counts to `other`); 256 groups per request; 2 MB of cached statements; 80 slow requests, 64 findings |
 //!
 //! Percentiles since the layer was built are within 1⁄64 (1.6 %) of the exact value, those of the last minute, five
 //! minutes and hour ([`Windows`]) within 1⁄16.

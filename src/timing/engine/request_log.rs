@@ -59,7 +59,7 @@ impl RequestLog {
     pub(crate) fn query(&self, sample: &Sample<'_>, source: QuerySource) {
         let now = self.now();
         self.route.core().query(sample, now);
-        self.route.query(sample.took);
+        self.route.query(sample.took, !sample.transaction);
         self.work().queries.add(sample);
         if sample.took >= self.route.core().settings().slow_query_after {
             let (query, total, at) = (Some(sample.name.clone()), sample.took, sample.at);
@@ -111,6 +111,7 @@ impl RequestLog {
         let repeated = |group: &QueryGroup| {
             let kind = match repeats.classify(group)? {
                 Repeated::NPlusOne => FindingKind::NPlusOne,
+                Repeated::UnbatchedWrites => FindingKind::UnbatchedWrites,
                 Repeated::Duplicate => FindingKind::DuplicateQueries,
             };
             let (query, Sum { count, total }) = (Some(group.name.clone()), group.sum);

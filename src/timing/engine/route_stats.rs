@@ -102,9 +102,9 @@ impl Route {
         self.started.add(0, 1);
     }
 
-    /// Records a query of a request on this route.
-    pub(crate) fn query(&self, took: Duration) {
-        add(&self.queries, 1);
+    /// Records the time of a statement of a request on this route, and whether it is a query.
+    pub(crate) fn query(&self, took: Duration, query: bool) {
+        add(&self.queries, u64::from(query));
         add(&self.query_nanos, nanos(took));
     }
 

@@ -1,6 +1,6 @@
 //! [`TimingShared`]: state shared by the routes of one layer: settings, queries, findings, slow requests.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -13,13 +13,16 @@ use crate::timing::measure::findings::{Findings, RequestFinding};
 use crate::timing::measure::group::Sample;
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::latencies::Latencies;
+use crate::timing::measure::recent_names::RecentNames;
 use crate::timing::measure::slow::SlowLog;
 use crate::timing::measure::stats::{Finding, FindingCount, Latency, PoolStats, QueryStats, Windows};
-use crate::timing::measure::table::NamedCounters;
+use crate::timing::measure::table::OTHER;
 
 /// Maximum number of distinct queries, and of other services.
 const MAX_QUERIES: usize = 256;
 const MAX_UPSTREAMS: usize = 64;
+/// Maximum number of queries with a series of their own in the `metrics` facade, whose exporters keep every name.
+const MAX_SERIES: usize = 4 * MAX_QUERIES;
 /// Maximum number of pending findings.
 const MAX_PENDING: usize = 64;
 
@@ -28,8 +31,8 @@ pub(crate) struct TimingShared {
     settings: TimingSettings,
     /// Slow-request threshold in nanoseconds, compared with every request.
     slow_after: u64,
-    queries: NamedCounters<Work>,
-    upstreams: NamedCounters<Work>,
+    queries: RecentNames<Work>,
+    upstreams: RecentNames<Work>,
     pool: Work,
     slow: Mutex<SlowLog>,
     findings: Mutex<Findings>,
@@ -48,8 +51,8 @@ impl TimingShared {
         Self {
             slow_after: nanos(settings.slow_after),
             settings,
-            queries: NamedCounters::new(MAX_QUERIES, |name| Work::new(name, Some(Series::queries(name)))),
-            upstreams: NamedCounters::new(MAX_UPSTREAMS, |name| Work::new(name, None)),
+            queries: RecentNames::new(MAX_QUERIES, series(), Work::absorb),
+            upstreams: RecentNames::new(MAX_UPSTREAMS, |name| Work::new(name, None), Work::absorb),
             pool: Work::new("pool", Some(Series::waits())),
             slow: Mutex::default(),
             findings: Mutex::default(),
@@ -71,12 +74,12 @@ impl TimingShared {
 
     /// Records a query.
     pub(crate) fn query(&self, sample: &Sample<'_>, now: Timestamp) {
-        self.queries.of(sample.name.as_str()).add(sample, now);
+        self.queries.with(sample.name.as_str(), |work| work.add(sample, now));
     }
 
     /// Records a call of another service.
     pub(crate) fn called(&self, sample: &Sample<'_>, now: Timestamp) {
-        self.upstreams.of(sample.name.as_str()).add(sample, now);
+        self.upstreams.with(sample.name.as_str(), |work| work.add(sample, now));
     }
 
     /// Records a wait for a connection.
@@ -124,8 +127,8 @@ impl TimingShared {
     }
 
     /// Returns the histograms behind [`query_stats`](Self::query_stats), by name.
-    pub(crate) fn queries(&self) -> impl Iterator<Item = (&str, Histogram)> {
-        self.queries.sorted().into_iter().map(|work| (&*work.name, work.latencies.overall()))
+    pub(crate) fn queries(&self) -> Vec<(Box<str>, Histogram)> {
+        self.queries.sorted(|work| (work.name.clone(), work.latencies.overall()))
     }
 
     pub(crate) fn pool(&self) -> Histogram {
@@ -142,9 +145,18 @@ impl TimingShared {
     }
 }
 
-fn stats(table: &NamedCounters<Work>, now: Timestamp) -> Vec<QueryStats> {
-    let all = table.sorted().into_iter().map(|work| work.stats(now));
-    let mut all: Vec<QueryStats> = all.filter(|work| work.latency.count > 0).collect();
+/// Returns what makes the counters of a query.
+fn series() -> impl Fn(&str) -> Work + Send + Sync {
+    let made = AtomicUsize::new(0);
+    move |name| {
+        let own = made.fetch_add(1, Ordering::Relaxed) <= MAX_SERIES;
+        Work::new(name, Some(Series::queries(if own { name } else { OTHER })))
+    }
+}
+
+fn stats(table: &RecentNames<Work>, now: Timestamp) -> Vec<QueryStats> {
+    let mut all = table.sorted(|work| work.stats(now));
+    all.retain(|work| work.latency.count > 0);
     all.sort_by_key(|work| std::cmp::Reverse(work.latency.total));
     all
 }
@@ -181,6 +193,13 @@ impl Work {
         if sample.rows > 0 {
             self.rows.fetch_add(sample.rows, Ordering::Relaxed);
         }
+    }
+
+    /// Adds what `old` counted.
+    fn absorb(&self, old: &Self) {
+        self.latencies.absorb(&old.latencies);
+        self.cancelled.fetch_add(old.cancelled.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.rows.fetch_add(old.rows.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn record(&self, took: Duration, now: Timestamp) {

@@ -36,6 +36,8 @@ pub enum FindingKind {
     SlowRequest,
     /// One request made the same query repeatedly, for different rows.
     NPlusOne,
+    /// One request wrote rows with the same statement repeatedly.
+    UnbatchedWrites,
     /// One request made the same query for the same rows more than once.
     DuplicateQueries,
     /// One request waited at least [`starved_after`](crate::timing::TimingBuilder::starved_after) for a connection.
@@ -54,6 +56,7 @@ impl FindingKind {
             Self::SlowQuery => "slow_query",
             Self::SlowRequest => "slow_request",
             Self::NPlusOne => "n_plus_one",
+            Self::UnbatchedWrites => "unbatched_writes",
             Self::DuplicateQueries => "duplicate_queries",
             Self::PoolStarvation => "pool_starvation",
         }
@@ -77,6 +80,7 @@ impl RequestFinding {
             FindingKind::SlowQuery => Event::SlowQuery { route, query, took: total, at: self.at },
             FindingKind::SlowRequest => Event::SlowRequest { route, took: total },
             FindingKind::NPlusOne => Event::NPlusOne { route, query, count, total, at: self.at },
+            FindingKind::UnbatchedWrites => Event::UnbatchedWrites { route, query, count, total, at: self.at },
             FindingKind::DuplicateQueries => Event::DuplicateQueries { route, query, count, total, at: self.at },
             FindingKind::PoolStarvation => Event::PoolStarvation { route, waits: count, waited: total },
         }

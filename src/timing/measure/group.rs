@@ -50,6 +50,8 @@ pub(crate) struct Sample<'a> {
     pub(crate) rows: u64,
     /// Whether it was dropped before its end.
     pub(crate) cancelled: bool,
+    /// Whether it begins or ends a transaction: its time counts, but it is no query.
+    pub(crate) transaction: bool,
     /// Hash of the text and parameters, if known.
     pub(crate) whole: Option<u64>,
     /// Call site in the program, if known.
@@ -81,14 +83,17 @@ pub(crate) struct QueryGroup {
     pub(crate) sum: Sum,
     pub(crate) slowest: Duration,
     pub(crate) rows: u64,
+    /// Whether these begin or end transactions.
+    pub(crate) transaction: bool,
     pub(crate) at: Option<&'static Location<'static>>,
     /// Counts by hash of text and parameters.
     distinct: SmallVec<[(u64, u64); 2]>,
 }
 
 impl QueryGroup {
-    fn new(name: QueryName, at: Option<&'static Location<'static>>) -> Self {
-        Self { name, sum: Sum::default(), slowest: Duration::ZERO, rows: 0, at, distinct: SmallVec::new() }
+    fn new(name: QueryName, transaction: bool, at: Option<&'static Location<'static>>) -> Self {
+        let (sum, distinct) = (Sum::default(), SmallVec::new());
+        Self { name, sum, slowest: Duration::ZERO, rows: 0, transaction, at, distinct }
     }
 
     fn add(&mut self, sample: &Sample<'_>) {
@@ -135,10 +140,10 @@ impl QueryGroups {
     /// Returns the index of a new name.
     fn place(&mut self, sample: &Sample<'_>) -> usize {
         if self.list.len() < MAX_GROUPS {
-            self.list.push(QueryGroup::new(sample.name.clone(), sample.at));
+            self.list.push(QueryGroup::new(sample.name.clone(), sample.transaction, sample.at));
             self.hashes.push(sample.hash);
         } else if self.list.len() == MAX_GROUPS {
-            self.list.push(QueryGroup::new(QueryName::Word(OTHER), None));
+            self.list.push(QueryGroup::new(QueryName::Word(OTHER), false, None));
         }
         self.list.len() - 1
     }
@@ -147,10 +152,10 @@ impl QueryGroups {
         self.list.iter()
     }
 
-    /// Returns the total.
+    /// Returns the number of queries and their time, with that of the beginnings and ends of transactions.
     pub(crate) fn sum(&self) -> Sum {
         self.list.iter().fold(Sum::default(), |mut all, group| {
-            all.join(group.sum);
+            all.join(Sum { count: if group.transaction { 0 } else { group.sum.count }, ..group.sum });
             all
         })
     }
@@ -162,7 +167,16 @@ mod tests {
 
     fn sample(name: &QueryName, whole: Option<u64>) -> Sample<'_> {
         let hash = name.as_str().bytes().fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
-        Sample { name, hash, took: Duration::from_millis(2), rows: 3, cancelled: false, whole, at: None }
+        Sample {
+            name,
+            hash,
+            took: Duration::from_millis(2),
+            rows: 3,
+            cancelled: false,
+            transaction: false,
+            whole,
+            at: None,
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl Histogram {
         self.include(other.sum, other.max);
     }
 
+    /// Returns the middle and the count of each bucket with values.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        let counts = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        counts.map(|(bucket, count)| (middle(bucket), *count))
+    }
+
     /// Returns the number of values up to `nanos`. Values up to 1⁄32 above it are included if they share its bucket.
     pub(crate) fn up_to(&self, nanos: u64) -> u64 {
         self.counts.iter().take(index(nanos) + 1).sum()

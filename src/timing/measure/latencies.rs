@@ -74,6 +74,17 @@ impl Latencies {
         reading
     }
 
+    /// Adds the overall distribution of `other`; recent windows do not change.
+    pub(crate) fn absorb(&self, other: &Self) {
+        let reading = other.overall();
+        let mut settled = self.settled();
+        for (value, times) in reading.buckets() {
+            settled.ever.add(value, times);
+        }
+        settled.ever.include(0, reading.max());
+        self.sum.add(0, reading.sum());
+    }
+
     /// Adds the current slot to `reading`; returns about its sum.
     fn add_to(&self, reading: &mut Histogram) -> u64 {
         let mut sum = 0_u64;

@@ -2,9 +2,14 @@
 //!
 //! | | queries of one name in a request | finding |
 //! |---|---|---|
-//! | 1 | are on the allow-list, or control a transaction (`BEGIN`, `COMMIT`, `SAVEPOINT` …) | none |
-//! | 2 | ran at least 5 times and for at least the minimum total, for at least two different rows | N+1: a query in a loop |
-//! | 3 | repeated an earlier query exactly, and only read | duplicate queries: keep the first result |
+//! | 1 | are on the allow-list | none |
+//! | 2 | neither read nor write rows (`COMMIT`, `TRUNCATE`, `nextval`), or take rows from a queue (`SKIP LOCKED`) | none |
+//! | 3 | read, at least 5 times and for at least the minimum total, for at least two different rows | N+1: a query in a loop |
+//! | 4 | write, at least 5 times and for at least the minimum total | unbatched writes: one statement can write many rows |
+//! | 5 | repeated an earlier query exactly, and only read, without locks | duplicate queries: keep the first result |
+//!
+//! A name given to [`timed`](crate::timing::timed) is read as SQL if it begins with a verb of SQL in upper case; otherwise
+//! it counts as a query that only reads.
 //!
 //! Rows are distinguished by the key given to [`Timed::key`](crate::timing::Timed::key), or by the text if it has no
 //! parameters. If neither is known, every repetition counts as N+1 and none as a duplicate.
@@ -12,13 +17,16 @@
 use std::time::Duration;
 
 use super::fingerprint::fingerprint;
-use super::group::QueryGroup;
+use super::group::{QueryGroup, QueryName};
+use super::statement_kind::StatementKind;
 
 /// Kind of repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeated {
     /// The same query for many rows.
     NPlusOne,
+    /// The same statement writes many rows.
+    UnbatchedWrites,
     /// The same query for the same rows.
     Duplicate,
 }
@@ -117,15 +125,17 @@ impl Repeats {
         let duplicates = group.duplicates();
         // Of n queries with d exact repetitions, n − d are different.
         let different = group.sum.count - duplicates;
-        let many = group.sum.count >= self.times && different > 1;
-        let twice = self.duplicates && duplicates > 0 && reads(name);
-        if !(many || twice) || group.is_other() || group.sum.total < self.floor {
+        let (often, twice) = (group.sum.count >= self.times, self.duplicates && duplicates > 0);
+        if !(often || twice) || group.is_other() || group.sum.total < self.floor {
             return None;
         }
-        if controls(name) || self.allowed.iter().any(|allowed| **allowed == *name) {
-            return None;
-        }
-        Some(if many { Repeated::NPlusOne } else { Repeated::Duplicate })
+        let repeated = match kind(&group.name) {
+            StatementKind::Write if often => Repeated::UnbatchedWrites,
+            StatementKind::Read | StatementKind::LockingRead if often && different > 1 => Repeated::NPlusOne,
+            StatementKind::Read if twice => Repeated::Duplicate,
+            _ => return None,
+        };
+        (!self.allowed.iter().any(|allowed| **allowed == *name)).then_some(repeated)
     }
 }
 
@@ -135,16 +145,18 @@ impl Default for Repeats {
     }
 }
 
-/// Returns whether a statement controls a transaction or a session.
-fn controls(name: &str) -> bool {
-    let first = name.split([' ', ';']).next().unwrap_or_default();
-    ["BEGIN", "START", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SET", "PRAGMA"].contains(&first)
+/// Returns the effect of a query.
+fn kind(name: &QueryName) -> StatementKind {
+    match (name, StatementKind::of(name.as_str())) {
+        // A name in the program's own words.
+        (QueryName::Word(word), StatementKind::Other) if !begins_in_upper_case(word) => StatementKind::Read,
+        (_, kind) => kind,
+    }
 }
 
-/// Returns whether a statement only reads; a repeated write is no duplicate.
-fn reads(name: &str) -> bool {
+fn begins_in_upper_case(name: &str) -> bool {
     let first = name.split(' ').next().unwrap_or_default();
-    !["INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CALL", "DO", "NOTIFY"].contains(&first)
+    first.len() > 1 && first.bytes().all(|b| b.is_ascii_uppercase())
 }
 
 #[cfg(test)]
@@ -156,7 +168,16 @@ mod tests {
         let (name, mut groups) = (QueryName::Word(name), QueryGroups::default());
         for whole in wholes {
             let took = Duration::from_millis(2);
-            groups.add(&Sample { name: &name, hash: 7, took, rows: 0, cancelled: false, whole: *whole, at: None });
+            groups.add(&Sample {
+                name: &name,
+                hash: 7,
+                took,
+                rows: 0,
+                cancelled: false,
+                transaction: false,
+                whole: *whole,
+                at: None,
+            });
         }
         groups.iter().next().and_then(|group| repeats.classify(group))
     }
@@ -175,7 +196,18 @@ mod tests {
             (&usual, query, vec![Some(1); 2], Some(Repeated::Duplicate)),
             (&usual, query, vec![Some(1), Some(2)], None),
             (&usual, "INSERT INTO t VALUES (?)", vec![Some(1); 2], None),
-            (&usual, "INSERT INTO t VALUES (?)", vec![None; 5], Some(Repeated::NPlusOne)),
+            (&usual, "INSERT INTO t VALUES (?)", vec![None; 5], Some(Repeated::UnbatchedWrites)),
+            (&usual, "INSERT INTO t VALUES (?)", vec![Some(1); 5], Some(Repeated::UnbatchedWrites)),
+            (&usual, "UPDATE t SET a = ? WHERE b = ?", keys(5), Some(Repeated::UnbatchedWrites)),
+            (&usual, "TRUNCATE t", vec![Some(1); 7], None),
+            (&usual, "COPY t FROM STDIN", vec![Some(1); 7], None),
+            (&usual, "SELECT nextval(?)", vec![Some(1); 7], None),
+            (&usual, "SELECT nextval(?)", vec![None; 7], None),
+            (&usual, "SELECT a FROM t FOR UPDATE SKIP LOCKED", vec![None; 7], None),
+            (&usual, "SELECT a FROM t FOR UPDATE", vec![Some(1); 7], None),
+            (&usual, "SELECT a FROM t WHERE b = ? FOR UPDATE", keys(7), Some(Repeated::NPlusOne)),
+            (&usual, "BEGIN", vec![Some(1); 50], None),
+            (&usual, "Load the users", keys(5), Some(Repeated::NPlusOne)),
             (&usual, "SAVEPOINT a", vec![None; 50], None),
             (&usual, "COMMIT", vec![Some(1); 50], None),
             (&usual, "other", vec![None; 50], None),

@@ -1,7 +1,7 @@
 //! Names of statements: fingerprints, cached.
 //!
-//! Programs repeat a small set of statements: the first 1 024 of at most 2 KB keep their fingerprint, and a look-up
-//! takes one hash and one comparison. Other statements are parsed each time. Memory is therefore bounded even if
+//! Programs repeat a small set of statements: up to 1 024 of at most 2 KB keep their fingerprint while they are in use,
+//! and a look-up takes one hash and one comparison. Other statements are parsed each time. Memory is therefore bounded even if
 //! every statement is new because values are written into it.
 
 use std::hash::{BuildHasher, Hash};
@@ -9,12 +9,15 @@ use std::sync::{Arc, LazyLock};
 
 use super::fingerprint;
 use super::group::QueryName;
-use super::table::NamedCounters;
+use super::recent_names::RecentNames;
+use super::statement_kind::StatementKind;
+use super::table::OTHER;
 
 const MOST: usize = 1_024;
 const LONGEST: usize = 2_048;
 
-static SEEN: LazyLock<NamedCounters<KnownStatement>> = LazyLock::new(|| NamedCounters::new(MOST, KnownStatement::read));
+static SEEN: LazyLock<RecentNames<Option<KnownStatement>>> =
+    LazyLock::new(|| RecentNames::new(MOST, |sql| (sql != OTHER).then(|| KnownStatement::read(sql)), |_, _| {}));
 static HASHER: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
 
 /// Cached properties of a statement.
@@ -23,6 +26,8 @@ pub(crate) struct KnownStatement {
     pub(crate) name: QueryName,
     /// Hash of the name.
     pub(crate) hash: u64,
+    /// Whether it begins or ends a transaction or a part of one.
+    pub(crate) transaction: bool,
     /// Hash of text and parameters; known if the statement has none.
     pub(crate) whole: Option<u64>,
     /// Hash of the text, combined with a key for the parameters.
@@ -34,7 +39,9 @@ impl KnownStatement {
         let (print, parameters) = fingerprint::read(sql);
         let text = hash(sql);
         let of_name = hash(&*print);
-        Self { name: QueryName::Print(Arc::from(print)), hash: of_name, whole: (!parameters).then_some(text), text }
+        let transaction = StatementKind::of(&print) == StatementKind::Transaction;
+        let whole = (!parameters).then_some(text);
+        Self { name: QueryName::Print(Arc::from(print)), hash: of_name, transaction, whole, text }
     }
 
     /// Returns the hash of the text and the given parameters.
@@ -45,8 +52,8 @@ impl KnownStatement {
 
 /// Returns the properties of a statement.
 pub(crate) fn named(sql: &str) -> KnownStatement {
-    let remembered = if sql.len() <= LONGEST { SEEN.find(sql) } else { None };
-    remembered.cloned().unwrap_or_else(|| KnownStatement::read(sql))
+    let remembered = if sql.len() <= LONGEST { SEEN.with(sql, Clone::clone) } else { None };
+    remembered.unwrap_or_else(|| KnownStatement::read(sql))
 }
 
 /// Hashes with a per-process seed; not stable across processes.

@@ -40,17 +40,6 @@ impl<T> NamedCounters<T> {
         self.at(self.place(name))
     }
 
-    /// Returns the counters of a name; `None` if it arrived when the table was full.
-    pub(crate) fn find(&self, name: &str) -> Option<&T> {
-        self.slots.get(self.place(name)).and_then(OnceLock::get).map(|entry| &entry.value)
-    }
-
-    /// Returns the number of names.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
     /// Returns the place of a name, allocating one if necessary.
     pub(crate) fn place(&self, name: &str) -> usize {
         let mask = self.slots.len() - 1;

@@ -24,7 +24,7 @@ pub(crate) fn render(state: &TimingState) -> String {
     by_route(&mut page, &routes.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>());
     page.family("db_client_operation_duration_seconds", "histogram", "Time of queries, by fingerprint or name.");
     for (name, latency) in core.queries() {
-        page.histogram("db_client_operation_duration_seconds", &label("db_query_summary", name), &latency, &DB);
+        page.histogram("db_client_operation_duration_seconds", &label("db_query_summary", &name), &latency, &DB);
     }
     page.family("db_client_connection_wait_time_seconds", "histogram", "Waits for database connections.");
     page.histogram("db_client_connection_wait_time_seconds", "", &core.pool(), &DB);

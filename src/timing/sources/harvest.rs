@@ -125,7 +125,8 @@ where
 
 impl KnownStatement {
     fn sample(&self, took: Duration, rows: u64) -> Sample<'_> {
-        Sample { name: &self.name, hash: self.hash, took, rows, cancelled: false, whole: self.whole, at: None }
+        let Self { name, hash, transaction, whole, .. } = self;
+        Sample { name, hash: *hash, took, rows, cancelled: false, transaction: *transaction, whole: *whole, at: None }
     }
 }
 

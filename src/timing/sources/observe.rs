@@ -58,6 +58,11 @@ impl Observed {
         self.0.reading().shares()
     }
 
+    /// Returns the number of queries, without the beginnings and ends of transactions.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.sums().queries.count
+    }
+
     /// Returns the names of queries with findings of this kind.
     pub(crate) fn found(&self, kind: FindingKind) -> Vec<String> {
         let found = self.0.findings().into_iter().filter(|found| found.kind == kind);

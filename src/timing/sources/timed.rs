@@ -214,6 +214,14 @@ impl Label {
         }
     }
 
+    /// Returns whether it begins or ends a transaction.
+    const fn transaction(&self) -> bool {
+        match self {
+            Self::Word(_) => false,
+            Self::Statement(known) => known.transaction,
+        }
+    }
+
     fn with_key(&self, key: &(impl Hash + ?Sized)) -> u64 {
         match self {
             Self::Word(word) => statement_names::hash(&(word, key)),
@@ -273,7 +281,8 @@ impl Measure {
     fn count(&self, log: &RequestLog, took: Duration, cancelled: bool) {
         let name = self.label.name();
         let (rows, whole, at) = (self.rows, self.whole, Some(self.at));
-        let sample = Sample { name: &name, hash: self.label.hash(), took, rows, cancelled, whole, at };
+        let transaction = self.label.transaction();
+        let sample = Sample { name: &name, hash: self.label.hash(), took, rows, cancelled, transaction, whole, at };
         match self.kind {
             Kind::Query => log.query(&sample, QuerySource::Program),
             Kind::Upstream => log.called(&sample),
