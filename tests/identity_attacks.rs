@@ -202,3 +202,64 @@ async fn never_with_a_catch_all_holds_inside_a_router() {
     ask!(app, req("GET", "/admin/stats", &NO));
     assert!(!ask!(app, req("GET", "/admin/stats", &NO)).1.contains("hit"));
 }
+
+fn from(peer: &str, fields: &[(&str, &str)]) -> Req {
+    let mut request = req("GET", "/", fields);
+    request.extensions_mut().insert(PeerAddr(std::net::SocketAddr::new(peer.parse().unwrap(), 1)));
+    request
+}
+
+#[tokio::test]
+async fn a_list_with_empty_elements_still_names_each_client() {
+    for (field, values) in [
+        ("x-forwarded-for", ["203.0.113.9,", "203.0.113.10 , ,"]),
+        ("x-forwarded-for", ["203.0.113.9:70000", "203.0.113.10:70000"]),
+        ("forwarded", ["for=203.0.113.9;", "for=203.0.113.10;"]),
+        ("forwarded", ["for=\"203.0.113.9:_p\"", "for=\"203.0.113.10:_p\""]),
+        ("forwarded", ["for=203.0.113.9, ,", "for=203.0.113.10,"]),
+    ] {
+        let proxies = TrustedProxies::cidrs(["::ffff:10.0.0.0/104"]).header(field);
+        let layer = tollgate::limit::RateLimitLayer::builder()
+            .identify(by::client_ip(proxies))
+            .limit(Limit::per_ip(Quota::per_minute(1)))
+            .build()
+            .unwrap();
+        let s = layer.layer(service_fn(|_: Req| async { full(200, "ok") }));
+        let statuses: Vec<u16> = [
+            ask!(s, from("10.0.0.1", &[(field, values[0])])).0,
+            ask!(s, from("10.0.0.1", &[(field, values[0]), (field, "")])).0,
+            ask!(s, from("10.0.0.1", &[(field, values[1])])).0,
+        ]
+        .into();
+        assert_eq!(statuses, [200, 429, 200], "{values:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_addresses_that_are_allowed_are_exempt() {
+    for (allowed, peer, exempt) in [
+        ("::1", "::1", true),
+        ("2001:db8::5", "2001:db8::5", true),
+        ("2001:db8::5", "2001:db8::6", false),
+        ("2001:db8::/128", "2001:db8::1", false),
+        ("2001:db8::/64", "2001:db8::1", true),
+        ("::ffff:192.0.2.0/120", "192.0.2.7", true),
+        ("192.0.2.7", "::ffff:192.0.2.7", true),
+        ("::/0", "192.0.2.7", false),
+    ] {
+        let layer = tollgate::limit::RateLimitLayer::builder()
+            .limit(Limit::per_ip(Quota::per_minute(1)))
+            .allow_ips([allowed])
+            .build()
+            .unwrap();
+        let s = layer.layer(service_fn(|_: Req| async { full(200, "ok") }));
+        ask!(s, from(peer, &[]));
+        assert_eq!(ask!(s, from(peer, &[])).0 == 200, exempt, "{allowed} for {peer}");
+    }
+    let refused = tollgate::limit::RateLimitLayer::builder()
+        .limit(Limit::per_ip(Quota::per_minute(1)))
+        .allow_ips(["::ffff:10.0.0.0/90"])
+        .build()
+        .unwrap_err();
+    assert!(refused.to_string().contains("::ffff:10.0.0.0/90"), "{refused}");
+}

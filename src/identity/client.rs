@@ -85,8 +85,12 @@ impl ClientIp {
     /// ```
     #[must_use]
     pub fn address(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
-        let client = self.proxies.client(self.peer(head)?, head.headers());
-        Some(mask(client.to_canonical(), self.ipv6_prefix))
+        Some(mask(self.unmasked(head)?, self.ipv6_prefix))
+    }
+
+    /// Returns the client's whole address, in its canonical form.
+    pub(crate) fn unmasked(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
+        Some(self.proxies.client(self.peer(head)?, head.headers()).to_canonical())
     }
 
     /// The address's hash as counted by the limit `id`. An IPv4 peer that is no proxy, as most are, is hashed where it
@@ -124,8 +128,7 @@ impl KeyExtractor for ClientIp {
 
     /// The whole address: neighbours in one network share a limit, not their answers.
     fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        let client = self.proxies.client(self.peer(head)?, head.headers());
-        Some(Key::ip(client.to_canonical()))
+        self.unmasked(head).map(Key::ip)
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -1,8 +1,7 @@
 //! Parses forwarding fields from the right: the list of `X-Forwarded-For`, or `Forwarded` (RFC 7239).
 
 use std::borrow::Cow;
-use std::net::IpAddr;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::{HeaderMap, HeaderName};
 
@@ -17,6 +16,8 @@ pub(super) fn entries<'a>(
         .iter()
         .rev()
         .flat_map(move |line| Elements { rest: Some(line.as_bytes()), quotes: structured })
+        // RFC 9110 §5.6.1.2: "A recipient MUST parse and ignore a reasonable number of empty list elements".
+        .filter(|element| !element.trim_ascii().is_empty())
         .map(move |element| {
             let text = std::str::from_utf8(element).ok()?;
             if structured { parse_address(&node(text)?) } else { parse_address(text) }
@@ -64,7 +65,8 @@ fn escaped(bytes: &[u8], at: usize) -> bool {
 /// The node of a `for=` parameter. RFC 7239 §4: "Each parameter MUST NOT occur more than once per field-value."
 fn node(element: &str) -> Option<Cow<'_, str>> {
     let mut found = None;
-    for pair in split_parameters(element) {
+    // RFC 7239 §4: `forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] )`.
+    for pair in split_parameters(element).filter(|pair| !pair.trim().is_empty()) {
         let (name, value) = pair.split_once('=')?;
         if name.trim().eq_ignore_ascii_case("for") && found.replace(value.trim()).is_some() {
             return None;
@@ -97,14 +99,22 @@ pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(ip);
     }
-    if let Ok(socket) = text.parse::<SocketAddr>() {
-        return Some(socket.ip());
+    if let Some((v4, port)) = text.split_once(':')
+        && let Ok(ip) = v4.parse::<Ipv4Addr>()
+    {
+        return is_port(port).then_some(IpAddr::V4(ip));
     }
     let inside = text.strip_prefix('[').map_or(Some(text), |rest| {
         let (inside, port) = rest.split_once(']')?;
-        (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit())))
-            .then_some(inside)
+        (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then_some(inside)
     })?;
     let address = inside.split_once('%').map_or(inside, |(address, _zone)| address);
     address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+/// Returns whether this follows a colon after an address: digits, or an obfuscated port (RFC 7239 §6). Its value does not
+/// matter.
+fn is_port(text: &str) -> bool {
+    let obfuscated = |rest: &str| rest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    text.bytes().all(|b| b.is_ascii_digit()) || text.strip_prefix('_').is_some_and(obfuscated)
 }

@@ -31,6 +31,7 @@ mod extract;
 mod fleet;
 mod forwarded;
 mod key;
+mod network;
 mod proxy;
 
 pub use client::ClientIp;
@@ -38,4 +39,5 @@ pub(crate) use extract::SharedExtractor;
 pub use extract::{And, Func, Identity, KeyExtractor, Or};
 pub use fleet::FleetSecret;
 pub use key::{Key, KeyHash, KeyHasher};
+pub(crate) use network::network;
 pub use proxy::TrustedProxies;

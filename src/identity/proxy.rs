@@ -7,6 +7,8 @@
 //! 2. moves left while the current address is trusted (or hops remain), with all lines of the field joined;
 //! 3. stops at the first untrusted address, or at the last trusted one if an entry does not parse (`unknown`, `_obf`).
 //!
+//! Empty entries are skipped (RFC 9110 §5.6.1.2), and so are empty parameters (RFC 7239 §4). Ports do not matter.
+//!
 //! Reading from the right also means that an unbalanced quote written by a client cannot hide what a proxy appended.
 
 use std::fmt;
@@ -17,6 +19,7 @@ use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::forwarded;
+use super::network::network;
 use crate::base::error::Error;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -66,8 +69,8 @@ impl TrustedProxies {
         matches!(&self.trust, Trust::Networks(networks) if networks.is_empty())
     }
 
-    /// Trusts proxies in these networks, such as `10.0.0.0/8`; a bare address is one host. A network that does not parse
-    /// fails when the layer is built.
+    /// Trusts proxies in these networks, such as `10.0.0.0/8`; a bare address is one host, and an IPv4-mapped one is IPv4.
+    /// A network that does not parse, or that no address can be within, fails when the layer is built.
     ///
     /// ```
     /// use tollgate::identity::{TrustedProxies, by};
@@ -82,8 +85,7 @@ impl TrustedProxies {
     {
         let mut mistake = None;
         let mut parse = |text: &str| {
-            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            net.map_err(|_| mistake = Some(format!("trusted proxy {text:?} is not an address or CIDR"))).ok()
+            network(text).map_err(|reason| mistake = Some(format!("trusted proxy {text:?} {reason}"))).ok()
         };
         let networks = networks.into_iter().filter_map(|text| parse(text.as_ref())).collect();
         Self { mistake, ..Self::with(Trust::Networks(networks)) }

@@ -22,6 +22,12 @@ fn an_attackers_leftmost_entries_are_never_reached() {
         (vec![(xff, "6.6.6.6, nonsense, 10.0.0.7")], "10.0.0.7"),
         (vec![(xff, "6.6.6.6, nonsense")], "10.0.0.1"),
         (vec![(xff, "")], "10.0.0.1"),
+        (vec![(xff, "203.0.113.9,")], "203.0.113.9"),
+        (vec![(xff, "203.0.113.9"), (xff, "")], "203.0.113.9"),
+        (vec![(xff, "203.0.113.9, ,\t,, 10.0.0.7 ,")], "203.0.113.9"),
+        (vec![(xff, ", ,")], "10.0.0.1"),
+        (vec![(xff, "203.0.113.9:70000")], "203.0.113.9"),
+        (vec![(xff, "[2001:db8::1]:70000")], "2001:db8::1"),
         (vec![], "10.0.0.1"),
         (vec![(xff, "10.0.0.9")], "10.0.0.9"),
     ] {
@@ -60,6 +66,14 @@ fn forwarded_is_walked_like_any_other() {
         // A client's unbalanced quote does not swallow what the proxy appended.
         ("for=\"6.6.6.6, for=203.0.113.9", "203.0.113.9"),
         ("for=6.6.6.6;for=203.0.113.9", "10.0.0.1"),
+        ("for=203.0.113.9;", "203.0.113.9"),
+        (";; for=203.0.113.9 ; ;proto=http", "203.0.113.9"),
+        ("for=203.0.113.9,", "203.0.113.9"),
+        ("for=\"203.0.113.9:_p\"", "203.0.113.9"),
+        ("for=\"203.0.113.9:70000\"", "203.0.113.9"),
+        ("for=\"[2001:db8::1]:_p-1\"", "2001:db8::1"),
+        ("for=\"203.0.113.9:x y\"", "10.0.0.1"),
+        ("for=6.6.6.6, ;", "10.0.0.1"),
     ] {
         assert_eq!(client(&proxies, "10.0.0.1", &[("forwarded", value)]), expected, "{value}");
     }
@@ -96,7 +110,9 @@ fn addresses_are_read_as_proxies_write_them() {
 #[test]
 fn mapped_addresses_match_ipv4_networks() {
     let lines = [("x-forwarded-for", "203.0.113.9, ::ffff:10.0.0.2")];
-    assert_eq!(client(&TrustedProxies::cidrs(["10.0.0.0/8"]), "10.0.0.1", &lines), "203.0.113.9");
+    for network in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
+        assert_eq!(client(&TrustedProxies::cidrs([network]), "10.0.0.1", &lines), "203.0.113.9", "{network}");
+    }
 }
 
 #[test]

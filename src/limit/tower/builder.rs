@@ -1,9 +1,6 @@
 //! [`RateLimitBuilder`]: configuration of a layer.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-
-use ipnet::IpNet;
 
 use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
@@ -11,7 +8,7 @@ use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
-use crate::identity::{KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::identity::{KeyExtractor, SharedExtractor, TrustedProxies, by, network};
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
@@ -228,8 +225,8 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Exempts client addresses, as found by the identity: addresses or CIDRs. An invalid one fails when the layer is
-    /// built.
+    /// Exempts client addresses, as found by the identity: addresses or CIDRs. They are compared with the whole address,
+    /// not with the prefix by which IPv6 is counted. An invalid one fails when the layer is built.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
@@ -428,15 +425,16 @@ impl RateLimitBuilder {
         if self.allowed.is_empty() {
             return Ok(());
         }
-        let parse = |text: &String| {
-            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| Error::config(format!("allowed address {text:?} is not an address or CIDR")))
-        };
+        let parse =
+            |text: &String| network(text).map_err(|reason| Error::config(format!("allowed address {text:?} {reason}")));
         let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
         self.exempt.push(Arc::new(move |head| {
-            let address = who.fallback(head).and_then(|key| key.as_ip()).or_else(|| peer.address(head));
-            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+            // The whole address, not the prefix by which it is counted.
+            let named = || who.fallback(head).and_then(|key| key.as_ip());
+            let address = who.client_ip().map_or_else(named, |client| client.unmasked(head));
+            let address = address.or_else(|| peer.unmasked(head));
+            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address.to_canonical())))
         }));
         Ok(())
     }

@@ -63,7 +63,12 @@ impl StatementKind {
 
     fn of_query(print: &str) -> Self {
         let calls = || print.contains('(') && !has_word(print, &["FROM"]);
-        if has_word(print, &["SKIP", "INTO"]) || print.contains("NEXT VALUE") || volatile(print) || calls() {
+        if has_word(print, &["SKIP", "INTO"])
+            || print.contains("NEXT value")
+            || print.contains("NEXT VALUE")
+            || volatile(print)
+            || calls()
+        {
             Self::Other
         } else if locks(print) || print.ends_with('…') {
             Self::LockingRead
@@ -79,7 +84,7 @@ pub(crate) fn controls_a_transaction(first: &str) -> bool {
 }
 
 fn locks(print: &str) -> bool {
-    [" FOR UPDATE", " FOR SHARE", " FOR NO KEY", " FOR KEY SHARE", " IN SHARE"].iter().any(|lock| print.contains(lock))
+    [" FOR UPDATE", " FOR SHARE", " KEY UPDATE", " KEY SHARE", " IN SHARE"].iter().any(|lock| print.contains(lock))
 }
 
 /// Returns whether one of these keywords occurs.

@@ -2,12 +2,15 @@
 //!
 //! Frames are forwarded unchanged and at once. A bounded copy of the first bytes is kept until the hook has read it:
 //! at the bound, at the end, or when the body is dropped.
+//!
+//! The body of a 403 is inspected without a hook too: GitHub's secondary limit says so only there.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::response::Parts;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -36,41 +39,56 @@ pin_project! {
     }
 }
 
+/// Bytes of a 403's body that are inspected.
+const FORBIDDEN: usize = 4_096;
+
 /// The bytes inspected so far.
 struct Prefix {
     core: Arc<UpstreamShared>,
     ticket: AccountTicket,
     parts: Option<Box<Parts>>,
     seen: Vec<u8>,
+    most: usize,
 }
 
 impl<B> BodyInspector<B> {
     pub(crate) fn new(inner: B, parts: Parts, core: Arc<UpstreamShared>, ticket: AccountTicket) -> Self {
-        Self { inner, prefix: Prefix { core, ticket, parts: Some(Box::new(parts)), seen: Vec::new() } }
+        let hooked = core.in_body.as_ref().map_or(0, |hook| hook.most);
+        let most = if parts.status == StatusCode::FORBIDDEN { hooked.max(FORBIDDEN) } else { hooked };
+        Self { inner, prefix: Prefix { core, ticket, parts: Some(Box::new(parts)), seen: Vec::new(), most } }
     }
 }
 
 impl Prefix {
     fn at(&mut self, data: &[u8]) {
-        let Some(most) = self.core.in_body.as_ref().map(|hook| hook.most) else { return };
         if self.parts.is_none() {
             return;
         }
-        let room = most - self.seen.len();
+        let room = self.most - self.seen.len();
         self.seen.extend_from_slice(&data[..data.len().min(room)]);
-        if self.seen.len() == most {
+        if self.seen.len() == self.most {
             self.run_hook();
         }
     }
 
     fn run_hook(&mut self) {
         let seen = std::mem::take(&mut self.seen);
-        if let (Some(parts), Some(hook)) = (self.parts.take(), self.core.in_body.as_ref())
-            && let Some(observed) = (hook.read)(&parts, &seen)
-        {
+        let Some(parts) = self.parts.take() else { return };
+        let hook = self.core.in_body.as_ref();
+        let observed = hook.and_then(|hook| (hook.read)(&parts, &seen[..seen.len().min(hook.most)]));
+        let secondary = || tells_of_a_rate_limit(&parts, &seen).then(ObservedLimits::secondary);
+        if let Some(observed) = observed.or_else(secondary) {
             self.core.observed_in_body(&self.ticket, &observed);
         }
     }
+}
+
+/// Returns whether the body of a 403 says that a rate limit was the reason: in its message or `documentation_url`
+/// (GitHub), or in its reason (Google).
+fn tells_of_a_rate_limit(parts: &Parts, body: &[u8]) -> bool {
+    const SIGNS: [&[u8]; 4] = [b"rate limit", b"rate-limit", b"ratelimit", b"abuse detection"];
+    let says = |sign: &[u8]| body.windows(sign.len()).any(|bytes| bytes.eq_ignore_ascii_case(sign));
+    parts.status == StatusCode::FORBIDDEN && SIGNS.into_iter().any(says)
 }
 
 impl Drop for Prefix {

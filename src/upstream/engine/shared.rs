@@ -149,8 +149,8 @@ impl UpstreamShared {
         verdict
     }
 
-    /// Records a response.
-    pub(crate) fn answered(&self, ticket: &AccountTicket, status: StatusCode, headers: &HeaderMap) {
+    /// Records a response; returns whether its body must say whether the call was rejected.
+    pub(crate) fn answered(&self, ticket: &AccountTicket, status: StatusCode, headers: &HeaderMap) -> bool {
         let mut held = self.lock();
         let point = held.point_in_time(&self.clock);
         let observed = learn(status, headers, point.unix as f64 / 1e9);
@@ -158,6 +158,7 @@ impl UpstreamShared {
         self.feed(&mut held);
         drop(held);
         self.emit(&events, point.now);
+        observed.undecided
     }
 
     /// Records the end of a call without a response.

@@ -113,6 +113,7 @@ impl UpstreamStats {
         let upstream_time = account
             .learned
             .iter()
+            .filter(|l| !l.is_unknown())
             .map(|l| window(String::from_utf8_lossy(&l.name).into_owned(), l.limit, l.spent, l.ends));
         let names = core.patterns.names().iter().map(|name| &**name).chain([UNMATCHED]);
         let endpoints = names.zip(&account.endpoints).filter(|(_, endpoint)| endpoint.calls > 0);

@@ -11,8 +11,12 @@
 //! | `RateLimit: "default";r=5;t=30`, `RateLimit-Policy: "default";q=10;w=60` | draft 11 |
 //! | `Retry-After` with 429, 403 or 503 | all of them; GitHub's secondary limits |
 //!
-//! Malformed values are ignored; implausible ones are clamped. Points in time are relative to the response's own
-//! `Date`, that is, to the clock of their sender.
+//! Malformed values are ignored, and times that are implausibly far away too; implausible numbers are clamped. Of several
+//! statements of one limit the strictest counts. Points in time are relative to the response's own `Date`, that is, to
+//! the clock of their sender. A response with an `Age` comes from a cache (RFC 9111 §5.1): its limits are someone else's,
+//! and only its `Retry-After` counts, less its age.
+
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
@@ -38,7 +42,11 @@ pub(crate) fn learn(status: StatusCode, headers: &HeaderMap, unix: f64) -> Obser
         let left = limit.limit.zip(limit.used).map(|(limit, used)| limit.saturating_sub(used));
         limit.remaining = limit.remaining.or(left);
     }
-    observed.limits.retain(|limit| limit.remaining.is_some() || limit.limit.is_some());
+    for limit in &mut observed.limits {
+        limit.window = limit.window.or_else(|| window_by_name(&limit.name));
+    }
+    let cached = age(headers) > 0.0;
+    observed.limits.retain(|limit| !cached && (limit.remaining.is_some() || limit.limit.is_some()));
     apply_status(&mut observed, status, headers, unix);
     observed
 }
@@ -48,17 +56,59 @@ fn apply_status(observed: &mut ObservedLimits, status: StatusCode, headers: &Hea
     let used_up = observed.limits.iter().any(|limit| limit.remaining == Some(0));
     observed.unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
     let may_wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::FORBIDDEN) || observed.unavailable;
-    if may_wait && let Some(after) = headers.get(header::RETRY_AFTER) {
-        observed.retry_after = until(after.as_bytes(), upstream_time(headers, unix));
+    if may_wait && headers.contains_key(header::RETRY_AFTER) {
+        let since = age(headers);
+        let spans = headers.get_all(header::RETRY_AFTER).iter().filter_map(|after| {
+            // A delay counts from when the response was made; a point in time does not.
+            let made = upstream_time(headers, unix) - since;
+            until(after.as_bytes(), made).map(|span| span.saturating_sub(super::reset_time::clamped(since)))
+        });
+        observed.retry_after = spans.max();
     }
     // A 403 alone concerns permissions; with a used-up limit or a retry time it is GitHub's rate limiting.
     observed.refused = status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::FORBIDDEN && (used_up || observed.retry_after.is_some());
+    observed.undecided = status == StatusCode::FORBIDDEN && !observed.refused;
 }
 
 /// Returns the time by the upstream's clock if it sent one, else by the local clock.
 fn upstream_time(headers: &HeaderMap, unix: f64) -> f64 {
-    headers.get(header::DATE).and_then(|date| reset_time::date(date.to_str().ok()?)).unwrap_or(unix)
+    let date = headers.get(header::DATE).and_then(|date| reset_time::date(date.to_str().ok()?));
+    date.map_or(unix, |date| date + age(headers))
+}
+
+/// Returns the `Age` in seconds; 0 without a valid one (RFC 9111 §5.1).
+fn age(headers: &HeaderMap) -> f64 {
+    let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.split(',').next()?.trim().parse::<u32>().ok());
+    age.map_or(0.0, f64::from)
+}
+
+/// Returns the window that a limit's name says: Kong's `minute`.
+fn window_by_name(name: &[u8]) -> Option<Duration> {
+    let seconds = name.split(|b| *b == b'-').find_map(|part| match part {
+        b"second" => Some(1),
+        b"minute" => Some(60),
+        b"hour" => Some(3_600),
+        b"day" => Some(86_400),
+        b"week" => Some(7 * 86_400),
+        b"month" => Some(31 * 86_400),
+        _ => None,
+    });
+    seconds.map(Duration::from_secs)
+}
+
+/// Returns the window of `100;w=60` or `100, 100;w=60`.
+fn window_of(value: &[u8]) -> Option<Duration> {
+    let windows = value.split(|b| *b == b',').filter_map(|member| {
+        let parameter = member.split(|b| *b == b';').skip(1).find_map(|p| p.trim_ascii().strip_prefix(b"w="))?;
+        std::str::from_utf8(parameter).ok()?.trim().parse::<u32>().ok()
+    });
+    reset_time::believed(f64::from(windows.into_iter().next()?))
+}
+
+/// Returns the stricter of two statements, of which a smaller number is stricter.
+fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 struct Reader<'a> {
@@ -103,17 +153,19 @@ impl Reader<'_> {
         let name = name.as_bytes();
         if word == "reset" {
             let upstream_time = *self.upstream_time.get_or_insert_with(|| upstream_time(self.headers, self.unix));
-            if let Some(span) = until(value, upstream_time) {
-                self.observed.entry(name).resets_in = Some(span);
-            }
+            let entry = self.observed.entry(name);
+            entry.resets_in = entry.resets_in.max(until(value, upstream_time));
             return;
         }
         let Some(n) = whole(value) else { return };
         let entry = self.observed.entry(name);
         match word {
-            "limit" => entry.limit = Some(n),
-            "remaining" => entry.remaining = Some(n),
-            _ => entry.used = Some(n),
+            "limit" => {
+                entry.limit = least(entry.limit, Some(n));
+                entry.window = entry.window.max(window_of(value));
+            }
+            "remaining" => entry.remaining = least(entry.remaining, Some(n)),
+            _ => entry.used = entry.used.max(Some(n)),
         }
     }
 
@@ -123,8 +175,8 @@ impl Reader<'_> {
         for member in members {
             let Item::Text(name) = member.value else { continue };
             let entry = self.observed.entry(name);
-            entry.remaining = integer(member.parameter("r")).or(entry.remaining);
-            entry.resets_in = seconds(member.parameter("t")).or(entry.resets_in);
+            entry.remaining = least(entry.remaining, integer(member.parameter("r")));
+            entry.resets_in = entry.resets_in.max(seconds(member.parameter("t")));
         }
     }
 
@@ -132,9 +184,9 @@ impl Reader<'_> {
         for (key, item) in structured_fields::dictionary(value).unwrap_or_default() {
             let entry = self.observed.entry(b"");
             match key {
-                b"limit" => entry.limit = integer(Some(item)),
-                b"remaining" => entry.remaining = integer(Some(item)),
-                b"reset" => entry.resets_in = seconds(Some(item)),
+                b"limit" => entry.limit = least(entry.limit, integer(Some(item))),
+                b"remaining" => entry.remaining = least(entry.remaining, integer(Some(item))),
+                b"reset" => entry.resets_in = entry.resets_in.max(seconds(Some(item))),
                 _ => {}
             }
         }
@@ -147,8 +199,8 @@ impl Reader<'_> {
             // §3.1.2: the costs of calls in units other than requests are unknown here.
             let requests = matches!(member.parameter("qu"), None | Some(Item::Text(b"requests")));
             let entry = self.observed.entry(name);
-            entry.limit = integer(member.parameter("q")).filter(|_| requests).or(entry.limit);
-            entry.window = seconds(member.parameter("w")).or(entry.window);
+            entry.limit = least(entry.limit, integer(member.parameter("q")).filter(|_| requests));
+            entry.window = entry.window.max(seconds(member.parameter("w")));
         }
     }
 }
@@ -176,8 +228,8 @@ fn integer(item: Option<Item<'_>>) -> Option<u64> {
     }
 }
 
-fn seconds(item: Option<Item<'_>>) -> Option<std::time::Duration> {
-    integer(item).map(|n| super::reset_time::clamped(n as f64))
+fn seconds(item: Option<Item<'_>>) -> Option<Duration> {
+    reset_time::believed(integer(item)? as f64)
 }
 
 #[cfg(test)]

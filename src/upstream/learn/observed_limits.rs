@@ -35,6 +35,10 @@ pub struct ObservedLimits {
     pub(crate) retry_after: Option<Duration>,
     /// Whether the call was rejected by rate limiting.
     pub(crate) refused: bool,
+    /// Whether the body must say whether the call was rejected by rate limiting: a 403 alone does not.
+    pub(crate) undecided: bool,
+    /// Whether it is GitHub's secondary limit, which asks for a minute's pause.
+    pub(crate) secondary: bool,
     /// Whether the upstream is unavailable.
     pub(crate) unavailable: bool,
 }
@@ -69,14 +73,18 @@ impl ObservedLimits {
     /// ```
     #[must_use]
     pub fn limit(mut self, name: &str, limit: u64, remaining: u64, resets_in: Duration) -> Self {
-        self.add(ObservedLimit {
-            name: named(name.as_bytes()),
-            limit: Some(limit.min(MAX_CREDIBLE)),
-            remaining: Some(remaining.min(MAX_CREDIBLE)),
-            resets_in: Some(super::reset_time::clamped(resets_in.as_secs_f64())),
-            ..ObservedLimit::default()
-        });
+        // Of several statements of one limit the strictest counts.
+        let entry = self.entry(name.as_bytes());
+        let (limit, remaining) = (limit.min(MAX_CREDIBLE), remaining.min(MAX_CREDIBLE));
+        entry.limit = Some(entry.limit.map_or(limit, |held| held.min(limit)));
+        entry.remaining = Some(entry.remaining.map_or(remaining, |held| held.min(remaining)));
+        entry.resets_in = entry.resets_in.max(Some(super::reset_time::clamped(resets_in.as_secs_f64())));
         self
+    }
+
+    /// Creates the report of a rejection by GitHub's secondary limit.
+    pub(crate) fn secondary() -> Self {
+        Self { refused: true, secondary: true, ..Self::default() }
     }
 
     /// Records a rejection with a retry time.

@@ -4,13 +4,13 @@
 //! |---|---|---|
 //! | `30`, `1.5` | seconds from now | the IETF's fields, `Retry-After`, Discord, Stripe |
 //! | `1767225600` | Unix time in seconds, from 10⁹ | GitHub, Twitter |
-//! | `1767225600123` | Unix time in milliseconds, from 10¹² | several |
-//! | `6m0s`, `120ms`, `1h2m3.5s` | duration | OpenAI |
-//! | `2026-01-01T00:00:00Z` | point in time | Anthropic |
+//! | `1767225600123` | Unix time in milliseconds, from 10¹²; microseconds from 10¹⁵, nanoseconds from 10¹⁸ | several |
+//! | `6m0s`, `120ms`, `1h2m3.5s`, `30 seconds` | duration | OpenAI |
+//! | `2026-01-01T00:00:00Z`, `2026-01-01 00:00:00 +0000` | point in time | Anthropic |
 //! | `Thu, 01 Jan 2026 00:00:00 GMT` | point in time | `Retry-After` |
 //!
-//! A delay of 10⁹ seconds would be 31 years: larger numbers are points in time. Past times count as now, and none is
-//! further away than [`FURTHEST`].
+//! A delay of 10⁹ seconds would be 31 years: larger numbers are points in time. Past times count as now. Times further
+//! away than [`FURTHEST`] are not believed: they are read as if they were absent.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,13 +24,20 @@ pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let seconds = number(text)
         .map(|n| match n {
+            n if n >= 1e18 => n / 1e9 - unix,
+            n if n >= 1e15 => n / 1e6 - unix,
             n if n >= 1e12 => n / 1e3 - unix,
             n if n >= 1e9 => n - unix,
             n => n,
         })
         .or_else(|| span(text))
         .or_else(|| Some(parse_date(text)? - unix))?;
-    Some(clamped(seconds))
+    believed(seconds)
+}
+
+/// Converts seconds to a duration; `None` beyond [`FURTHEST`].
+pub(super) fn believed(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds.max(0.0)).ok().filter(|span| *span <= FURTHEST)
 }
 
 /// Converts seconds to a duration between zero and [`FURTHEST`].
@@ -57,11 +64,11 @@ fn span(text: &str) -> Option<f64> {
         let n = number(&rest[..unit_at])?;
         let after = &rest[unit_at..];
         let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let unit = match &after[..unit_end] {
-            "d" => 86_400.0,
-            "h" => 3_600.0,
-            "m" => 60.0,
-            "s" => 1.0,
+        let unit = match after[..unit_end].trim() {
+            "d" | "day" | "days" => 86_400.0,
+            "h" | "hour" | "hours" => 3_600.0,
+            "m" | "min" | "minute" | "minutes" => 60.0,
+            "s" | "sec" | "second" | "seconds" => 1.0,
             "ms" => 1e-3,
             "us" | "µs" => 1e-6,
             "ns" => 1e-9,
@@ -75,7 +82,9 @@ fn span(text: &str) -> Option<f64> {
 
 /// Parses an HTTP date (RFC 9110 §5.6.7) or a timestamp (RFC 3339) as Unix time.
 fn parse_date(text: &str) -> Option<f64> {
-    date(text).or_else(|| timestamp(text))
+    // RFC 5322 writes another zone than RFC 9110.
+    let utc = || ["+0000", "-0000", "UTC"].iter().find_map(|zone| date(&format!("{}GMT", text.strip_suffix(zone)?)));
+    date(text).or_else(|| timestamp(text)).or_else(utc)
 }
 
 /// Parses an HTTP date as Unix time.
@@ -104,7 +113,7 @@ fn fixed(text: &[u8]) -> Option<f64> {
         .then(|| (day_number(year, month, day) * DAY + hour * 3_600 + minute * 60 + second) as f64)
 }
 
-/// Parses RFC 3339 §5.6, including a space instead of the `T`.
+/// Parses RFC 3339 §5.6 and ISO 8601's other zones, including a space instead of the `T` and before the zone.
 fn timestamp(text: &str) -> Option<f64> {
     let bytes = text.as_bytes();
     let digits = |from: usize, to: usize| -> Option<i64> {
@@ -121,7 +130,7 @@ fn timestamp(text: &str) -> Option<f64> {
         return None;
     }
     let rest = text.get(19..)?;
-    let zone_at = rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len());
+    let zone_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     let fraction = if zone_at == 0 { 0.0 } else { number(&format!("0{}", &rest[..zone_at]))? };
     let seconds = day_number(year, month, day) * DAY + hour * 3_600 + minute * 60 + second;
     Some(seconds as f64 + fraction - zone(&rest[zone_at..])?)
@@ -129,10 +138,16 @@ fn timestamp(text: &str) -> Option<f64> {
 
 /// Parses a time zone as seconds ahead of UTC.
 fn zone(text: &str) -> Option<f64> {
-    if matches!(text, "" | "Z" | "z") {
+    let text = text.trim_start_matches(' ');
+    if matches!(text, "" | "Z" | "z" | "UTC" | "GMT") {
         return Some(0.0);
     }
-    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let digits = text.strip_prefix(['+', '-'])?;
+    let (hours, minutes) = match digits.len() {
+        2 => (digits, "0"),
+        4 => digits.split_at_checked(2)?,
+        _ => digits.split_once(':')?,
+    };
     let seconds = number(hours)?.mul_add(3_600.0, number(minutes)? * 60.0);
     Some(if text.starts_with('-') { -seconds } else { seconds })
 }
@@ -160,14 +175,22 @@ mod tests {
             ("120ms", 0.12),
             ("1s", 1.0),
             ("2d", 172_800.0),
+            ("30 seconds", 30.0),
+            ("1 hour 2 minutes", 3_720.0),
+            ("1767225660500000", 60.5),
+            ("1767225660500000000", 60.5),
+            ("2026-01-01 00:20:00 +0000", 1_200.0),
+            ("2026-01-01 00:20:00 UTC", 1_200.0),
+            ("2026-01-01 01:20:00.5 +0100", 1_200.5),
+            ("2026-01-01T01:20:00+01", 1_200.0),
+            ("Thu, 01 Jan 2026 00:01:00 +0000", 60.0),
+            ("2764800", 32.0 * 86_400.0),
             ("2026-01-01T00:01:00Z", 60.0),
             ("2026-01-01T00:01:00.500Z", 60.5),
             ("2026-01-01 01:01:00+01:00", 60.0),
             ("2025-12-31T23:01:00-01:00", 60.0),
             ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0),
             ("Thu, 01 Jan 1970 00:01:00 GMT", 0.0),
-            ("999999999", 32.0 * 86_400.0),
-            ("99999999999999999999999999", 32.0 * 86_400.0),
         ] {
             let read = until(text.as_bytes(), NEW_YEAR).unwrap_or_else(|| unreachable!("{text}")).as_secs_f64();
             assert!((read - seconds).abs() < 1e-3, "{text}: {read}");
@@ -200,6 +223,11 @@ mod tests {
             "5m s",
             "NaN",
             "inf",
+            "2764801",
+            "999999999",
+            "99999999999999999999999999",
+            "2026-01-01 00:20:00 +0000x",
+            "2027-01-01T00:00:00Z",
         ] {
             assert_eq!(until(text.as_bytes(), NEW_YEAR), None, "{text}");
         }

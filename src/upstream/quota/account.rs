@@ -44,6 +44,8 @@ pub(crate) struct AccountConfig {
     pub(crate) usual_share: f64,
     /// Duration from which a call is slow, in nanoseconds.
     pub(crate) slow_after: u64,
+    /// Time for which a report of the upstream is believed before one call checks it.
+    pub(crate) probe_interval: Duration,
 }
 
 /// See the [module](self).
@@ -58,6 +60,8 @@ pub(crate) struct Account {
     block: ReservationSize,
     /// End of the pause requested by the upstream.
     paused_until: Timestamp,
+    /// From when one call may find out whether the pause still holds.
+    pause_probe_at: Timestamp,
     /// Consecutive rejections by the upstream without a retry time.
     refusals: u32,
     /// End of the period in which calls do not wait for the store, after a failure.
@@ -132,6 +136,7 @@ impl Account {
             in_flight: InFlight::default(),
             block: ReservationSize::new(),
             paused_until: Timestamp::ZERO,
+            pause_probe_at: Timestamp::ZERO,
             refusals: 0,
             store_away_until: Timestamp::ZERO,
             endpoints: vec![Endpoint::default(); endpoints],
@@ -172,11 +177,14 @@ impl Account {
         } else if self.config.enforce && !call.unbooked && self.must_book(call.cost, now) {
             return CallVerdict::Book;
         }
+        if now < self.paused_until && now >= self.pause_probe_at {
+            self.pause_probe_at = now + self.config.probe_interval;
+        }
         let permit = self.breaker.as_mut().and_then(|breaker| breaker.admit(now));
         self.calendars.iter_mut().for_each(|calendar| calendar.spend(call.cost));
         let limits = self.endpoints[call.endpoint].limits;
         for learned in marked(&mut self.learned, limits) {
-            learned.spent += call.cost;
+            learned.spend(call.cost, call.share, now);
         }
         self.burn.spend(call.cost, now);
         let endpoint = &mut self.endpoints[call.endpoint];
@@ -187,8 +195,8 @@ impl Account {
 
     /// Returns the reason against sending the call now, and when that ends.
     fn rejection_of(&mut self, call: PlannedCall, now: Timestamp) -> Option<(RejectedReason, Timestamp)> {
-        if now < self.paused_until {
-            return Some((RejectedReason::RetryAfter, self.paused_until));
+        if now < self.paused_until && now < self.pause_probe_at {
+            return Some((RejectedReason::RetryAfter, self.paused_until.min(self.pause_probe_at)));
         }
         if let Some(breaker) = self.breaker.as_ref().filter(|breaker| !breaker.admits(now)) {
             return Some((RejectedReason::CircuitOpen, breaker.probe_at().unwrap_or(now)));
@@ -199,8 +207,8 @@ impl Account {
         let full = self.calendars.iter().filter(|calendar| !calendar.fits(call.cost, call.share));
         let ours = full.map(|calendar| calendar.ends).max();
         let limits = self.endpoints[call.endpoint].limits;
-        let full = marked(&mut self.learned, limits).filter(|learned| !learned.fits(call.cost, call.share));
-        let upstream_time = full.map(|learned| learned.ends).max();
+        let full = marked(&mut self.learned, limits).filter(|learned| !learned.fits(call.cost, call.share, now));
+        let upstream_time = full.map(|learned| learned.opens_at()).max();
         ours.max(upstream_time).map(|until| (RejectedReason::Quota, until))
     }
 
@@ -208,7 +216,8 @@ impl Account {
     pub(crate) fn changed_allowances(&mut self) -> Option<Vec<Allowance>> {
         let share = self.config.usual_share;
         let ours = self.calendars.iter().map(|c| (c.spent(), c.limit(), c.span.length(), c.ends));
-        let upstream_time = self.learned.iter().map(|l| (l.spent, l.limit, l.length, l.ends));
+        let known = self.learned.iter().filter(|l| !l.is_unknown());
+        let upstream_time = known.map(|l| (l.spent, l.limit, l.length, l.ends));
         let left: SmallVec<[(f64, Duration, Timestamp); 4]> = ours
             .chain(upstream_time)
             .map(|(spent, limit, length, ends)| {

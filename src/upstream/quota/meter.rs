@@ -145,6 +145,14 @@ pub(crate) struct LearnedLimit {
     pub(crate) spent: u64,
     /// Units used according to the upstream.
     used: u64,
+    /// Whether the upstream has stated the limit, not only what remains of it.
+    stated: bool,
+    /// Whether a report speaks of this window.
+    confirmed: bool,
+    /// From when one call may find out whether the limit still holds: only a call can correct what was reported.
+    probe_at: Timestamp,
+    /// Time between such calls.
+    probe_interval: Duration,
     pub(crate) ends: Timestamp,
     pub(crate) length: Duration,
     /// Time of the last report.
@@ -166,6 +174,7 @@ impl LearnedLimit {
     pub(crate) fn new(
         observed: &observed_limits::ObservedLimit,
         answer: CountedResponse,
+        probe_interval: Duration,
         now: Timestamp,
     ) -> Option<Self> {
         observed.remaining?;
@@ -174,6 +183,10 @@ impl LearnedLimit {
             limit: 0,
             spent: 0,
             used: 0,
+            stated: false,
+            confirmed: false,
+            probe_at: Timestamp::ZERO,
+            probe_interval,
             ends: Timestamp::ZERO,
             length: UNKNOWN,
             reported_at: Timestamp::ZERO,
@@ -191,7 +204,8 @@ impl LearnedLimit {
         now: Timestamp,
     ) {
         let Some(remaining) = observed.remaining else { return };
-        let limit = observed.limit.unwrap_or(self.limit).max(remaining);
+        let held = if self.is_unknown() { 0 } else { self.limit };
+        let limit = observed.limit.unwrap_or(held).max(remaining);
         let used = limit - remaining;
         let ends = observed.resets_in.map(|span| now + span);
         // The call was sent after the last report: this one is newer.
@@ -208,6 +222,8 @@ impl LearnedLimit {
             self.length = observed.window.or(observed.resets_in).unwrap_or(UNKNOWN);
         }
         (self.limit, self.used, self.reported_at) = (limit, used, now);
+        self.stated |= observed.limit.is_some();
+        (self.confirmed, self.probe_at) = (true, now + self.probe_interval);
         self.spent = used + answer.unreported;
         self.ends = match ends {
             Some(ends) => ends,
@@ -217,7 +233,8 @@ impl LearnedLimit {
     }
 
     /// Blocks the limit until then, regardless of the remaining units.
-    pub(crate) fn block_until(&mut self, until: Timestamp) {
+    pub(crate) fn block_until(&mut self, until: Timestamp, now: Timestamp) {
+        (self.confirmed, self.probe_at) = (true, now + self.probe_interval);
         self.spent = self.spent.max(self.limit);
         self.ends = self.ends.max(until);
     }
@@ -229,11 +246,39 @@ impl LearnedLimit {
         }
         (self.spent, self.used) = (in_flight_credits, 0);
         self.ends = now + self.length.max(Duration::from_millis(1));
+        self.confirmed = false;
+        // A limit of nothing may have been lifted.
+        self.probe_at = if self.limit == 0 { now } else { now + self.probe_interval };
         self.alerts.reset();
     }
 
-    pub(crate) fn fits(&self, cost: u64, share: f64) -> bool {
-        self.spent + cost <= allowed(self.limit, share)
+    /// Returns whether nothing is known of this window: the upstream never stated the limit, and what remained of it
+    /// was that of an earlier window.
+    pub(crate) const fn is_unknown(&self) -> bool {
+        !self.stated && !self.confirmed
+    }
+
+    /// Returns whether a call may be sent. One that costs more than the limit counts as all of it.
+    pub(crate) fn fits(&self, cost: u64, share: f64, now: Timestamp) -> bool {
+        self.is_unknown() || self.has_left(cost, share) || now >= self.probe_at
+    }
+
+    fn has_left(&self, cost: u64, share: f64) -> bool {
+        let allowed = allowed(self.limit, share);
+        allowed > 0 && self.spent.saturating_add(cost.min(allowed)) <= allowed
+    }
+
+    /// Returns when a call that does not fit may be sent.
+    pub(crate) fn opens_at(&self) -> Timestamp {
+        self.ends.min(self.probe_at)
+    }
+
+    /// Counts a call that is sent.
+    pub(crate) fn spend(&mut self, cost: u64, share: f64, now: Timestamp) {
+        if !self.is_unknown() && !self.has_left(cost, share) && now >= self.probe_at {
+            self.probe_at = now + self.probe_interval;
+        }
+        self.spent = self.spent.saturating_add(cost);
     }
 }
 

@@ -34,6 +34,8 @@ use crate::upstream::quota::priority::{Priority, Shares};
 
 /// Duration from which calls are slow.
 const SLOW: Duration = Duration::from_secs(10);
+/// Time for which a report is believed before one call checks it.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Builds an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
 ///
@@ -69,6 +71,7 @@ pub struct UpstreamBuilder {
     in_body: Option<BodyHook>,
     store: Option<Arc<dyn CreditStore>>,
     effect: BudgetPolicy,
+    probe_interval: Duration,
     clock: Clock,
     hook: Option<Hook>,
 }
@@ -90,6 +93,7 @@ impl UpstreamBuilder {
             in_body: None,
             store: None,
             effect: BudgetPolicy::default(),
+            probe_interval: PROBE_INTERVAL,
             clock: Clock::default(),
             hook: None,
         }
@@ -266,6 +270,22 @@ impl UpstreamBuilder {
         self
     }
 
+    /// Sets the time for which a used-up limit, a pause or a `Retry-After` of the upstream is believed before one call
+    /// checks whether it still holds. Defaults to an hour.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::upstream::UpstreamLayer;
+    ///
+    /// let layer = UpstreamLayer::builder("search").probe_interval(Duration::from_secs(600)).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn probe_interval(mut self, interval: Duration) -> Self {
+        self.probe_interval = interval;
+        self
+    }
+
     /// Sets the policy of caches for a low budget.
     pub fn effect(mut self, policy: BudgetPolicy) -> Self {
         self.effect = policy;
@@ -324,6 +344,7 @@ impl UpstreamBuilder {
             alert_at: SmallVec::from_vec(alert_at),
             usual_share: shares.of(Priority::Normal),
             slow_after: Account::slow_after(circuit.and_then(|circuit| circuit.slow_after)),
+            probe_interval: self.probe_interval,
         };
         let account = Account::new(config, calendars, breaker, self.patterns.names().len() + 1);
         let store = self.store;
@@ -364,6 +385,9 @@ impl UpstreamBuilder {
         {
             let given = &self.alert_at;
             return Err(Error::config(format!("thresholds {given:?}: at most eight, each within 1 and 100 per cent")));
+        }
+        if self.probe_interval.is_zero() {
+            return Err(Error::config("the probe interval must be at least a nanosecond"));
         }
         self.shares.check()?;
         self.pace.map(CallPace::check).transpose()?;

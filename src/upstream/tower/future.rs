@@ -143,8 +143,8 @@ impl CallWatch {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         self.settled = true;
-        self.core.answered(&self.ticket, response.status(), response.headers());
-        if self.core.in_body.is_none() {
+        let undecided = self.core.answered(&self.ticket, response.status(), response.headers());
+        if self.core.in_body.is_none() && !undecided {
             return response;
         }
         let (parts, body) = response.into_parts();

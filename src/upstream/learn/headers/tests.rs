@@ -95,6 +95,39 @@ const VENDORS: &[Vendor] = &[
         &[("minute", (Some(10), Some(4), None))],
     ),
     (
+        "several statements of one limit",
+        &[
+            ("x-ratelimit-limit", "1000"),
+            ("x-ratelimit-limit", "100"),
+            ("x-ratelimit-remaining", "7"),
+            ("x-ratelimit-remaining", "90"),
+            ("x-ratelimit-reset", "30"),
+            ("x-ratelimit-reset", "5"),
+            ("ratelimit", "limit=200, remaining=9, reset=31"),
+        ],
+        &[("", all(100, 7, 31.0))],
+    ),
+    (
+        "a name twice",
+        &[("ratelimit", "\"a\";r=9;t=5, \"a\";r=2;t=1"), ("ratelimit", "\"a\";r=4;t=6")],
+        &[("a", (None, Some(2), Some(6.0)))],
+    ),
+    (
+        "a cache's answer",
+        &[("age", "30"), ("x-ratelimit-limit", "10"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "60")],
+        &[],
+    ),
+    (
+        "an age that is none",
+        &[("age", "-1"), ("x-ratelimit-limit", "10"), ("x-ratelimit-remaining", "3"), ("x-ratelimit-reset", "60")],
+        &[("", all(10, 3, 60.0))],
+    ),
+    (
+        "a reset in nanoseconds",
+        &[("x-ratelimit-remaining", "3"), ("x-ratelimit-reset", "1767225660000000000")],
+        &[("", (None, Some(3), Some(60.0)))],
+    ),
+    (
         "draft 03, with its policy behind the number",
         &[("ratelimit-limit", "100, 100;w=60"), ("ratelimit-remaining", "50"), ("ratelimit-reset", "30")],
         &[("", all(100, 50, 30.0))],
@@ -136,6 +169,20 @@ fn every_vendor_is_understood() {
 }
 
 #[test]
+fn windows_are_read_where_they_are_stated() {
+    for (fields, seconds) in [
+        (&[("x-ratelimit-limit", "100;w=21600"), ("x-ratelimit-remaining", "4")][..], Some(21_600)),
+        (&[("ratelimit-limit", "100, 100;w=60, 1000;w=3600"), ("ratelimit-remaining", "4")], Some(60)),
+        (&[("x-ratelimit-limit-minute", "100"), ("x-ratelimit-remaining-minute", "4")], Some(60)),
+        (&[("x-ratelimit-limit-requests-day", "100"), ("x-ratelimit-remaining-requests-day", "4")], Some(86_400)),
+        (&[("x-ratelimit-limit", "100"), ("x-ratelimit-remaining", "4")], None),
+        (&[("x-ratelimit-limit", "100;w=x"), ("x-ratelimit-remaining", "4")], None),
+    ] {
+        assert_eq!(observed(200, fields).limits[0].window, seconds.map(Duration::from_secs), "{fields:?}");
+    }
+}
+
+#[test]
 fn refusals_are_told_from_other_failures() {
     let used_up = ("x-ratelimit-remaining", "0");
     for (status, fields, refused, unavailable, wait) in [
@@ -150,6 +197,10 @@ fn refusals_are_told_from_other_failures() {
         (503, &[("retry-after", "120")], false, true, Some(120)),
         (503, &[], false, true, None),
         (500, &[("retry-after", "1")], false, false, None),
+        (429, &[("retry-after", "5"), ("retry-after", "30")], true, false, Some(30)),
+        (429, &[("retry-after", "120"), ("age", "20")], true, false, Some(100)),
+        (429, &[("retry-after", "5"), ("age", "20")], true, false, Some(0)),
+        (429, &[("retry-after", "9999999999999")], true, false, None),
     ] {
         let observed = observed(status, fields);
         let wait = wait.map(Duration::from_secs);
@@ -173,8 +224,7 @@ fn absurd_numbers_are_clamped_or_ignored() {
         ],
     );
     assert_eq!((observed.limits[0].limit, observed.limits[0].remaining), (Some(1 << 50), None));
-    let furthest = Some(Duration::from_secs(32 * 86_400));
-    assert_eq!((observed.limits[0].resets_in, observed.retry_after), (furthest, furthest));
+    assert_eq!((observed.limits[0].resets_in, observed.retry_after), (None, None));
 }
 
 proptest! {

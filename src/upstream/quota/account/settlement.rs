@@ -13,6 +13,8 @@ use crate::upstream::quota::meter::{CountedResponse, LearnedLimit, PointInTime};
 
 /// First pause after a rejection without a retry time, doubled each time, up to sixty-four times.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The same for GitHub's secondary limit, as its documentation asks.
+const SECONDARY_PAUSE: Duration = Duration::from_secs(60);
 
 /// Ending of a call.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +104,7 @@ impl Account {
                     limits |= 1 << at;
                 }
                 None if self.learned.len() < MAX_LEARNED => {
-                    if let Some(learned) = LearnedLimit::new(limit, answer, now) {
+                    if let Some(learned) = LearnedLimit::new(limit, answer, self.config.probe_interval, now) {
                         limits |= 1 << self.learned.len();
                         self.learned.push(learned);
                     }
@@ -118,14 +120,17 @@ impl Account {
     /// Pauses as requested by the upstream.
     fn apply_pause(&mut self, observed: &ObservedLimits, now: Timestamp) -> Option<bool> {
         if observed.unavailable {
-            let until = now + observed.retry_after?;
+            let until = now + observed.retry_after?.min(self.config.probe_interval);
             return match &mut self.breaker {
                 Some(breaker) => breaker.open_until(until, now),
                 None => {
-                    self.paused_until = self.paused_until.max(until);
+                    self.pause(until, now);
                     None
                 }
             };
+        }
+        if observed.undecided {
+            return None;
         }
         if !observed.refused {
             self.refusals = 0;
@@ -137,16 +142,22 @@ impl Account {
         for name in used_up {
             let until = observed.retry_after.map_or(now, |span| now + span);
             for learned in self.learned.iter_mut().filter(|learned| learned.name == *name) {
-                learned.block_until(until);
+                learned.block_until(until, now);
                 held = true;
             }
         }
         if !held {
-            let pause = observed.retry_after.unwrap_or_else(|| PAUSE * (1 << self.refusals.min(6)));
+            let first = if observed.secondary { SECONDARY_PAUSE } else { PAUSE };
+            let pause = observed.retry_after.unwrap_or_else(|| first * (1 << self.refusals.min(6)));
             self.refusals = self.refusals.saturating_add(1);
-            self.paused_until = self.paused_until.max(now + pause);
+            self.pause(now + pause, now);
         }
         None
+    }
+
+    fn pause(&mut self, until: Timestamp, now: Timestamp) {
+        self.paused_until = self.paused_until.max(until);
+        self.pause_probe_at = now + self.config.probe_interval;
     }
 
     /// Applies limits from a body, after the head was settled.
@@ -187,7 +198,7 @@ impl Account {
                 alerts.push(Alert { window, percent, spent, limit, ends });
             }
         }
-        for learned in &mut self.learned {
+        for learned in self.learned.iter_mut().filter(|learned| !learned.is_unknown()) {
             let (spent, limit, ends) = (learned.spent, learned.limit, learned.ends);
             for percent in learned.alerts.crossed(at, spent, limit) {
                 alerts.push(Alert { window: learned.name.clone(), percent, spent, limit, ends });

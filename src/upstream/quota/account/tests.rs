@@ -31,6 +31,7 @@ fn config() -> AccountConfig {
         alert_at,
         usual_share: 0.9,
         slow_after: seconds(10),
+        probe_interval: Duration::from_secs(3_600),
     }
 }
 

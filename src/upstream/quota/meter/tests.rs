@@ -58,7 +58,8 @@ fn a_booked_credit_counts_when_it_is_booked_by_others_and_when_it_is_spent_here(
 fn a_report_counts_with_what_it_cannot_include() {
     let answer = |sent: u64, unreported| CountedResponse { sent: START + Duration::from_secs(sent), unreported };
     let after = |seconds: u64| START + Duration::from_secs(seconds);
-    let mut core = LearnedLimit::new(&observed(100, 90, 60), answer(0, 3), after(1)).expect("a limit");
+    let mut core =
+        LearnedLimit::new(&observed(100, 90, 60), answer(0, 3), Duration::from_secs(3_600), after(1)).expect("a limit");
     assert_eq!((core.limit, core.spent, core.ends), (100, 13, after(61)));
     core.spent += 5;
     core.report(&observed(100, 95, 60), answer(0, 0), after(2));
@@ -72,9 +73,12 @@ fn a_report_counts_with_what_it_cannot_include() {
     core.report(&observed(50, 49, 5), answer(6, 0), after(7));
     assert_eq!((core.limit, core.spent, core.ends), (50, 1, after(12)), "the last report applies");
     core.advance(after(12), 2);
-    assert_eq!((core.spent, core.fits(48, 1.0), core.fits(49, 1.0), core.fits(24, 0.5)), (2, true, false, false));
-    core.block_until(after(9_000));
-    assert!(!core.fits(1, 1.0) && core.ends == after(9_000));
+    assert_eq!(
+        (core.spent, core.fits(48, 1.0, after(8)), core.fits(49, 1.0, after(8)), core.fits(24, 0.5, after(8))),
+        (2, true, false, false)
+    );
+    core.block_until(after(9_000), after(8));
+    assert!(!core.fits(1, 1.0, after(8)) && core.ends == after(9_000));
 }
 
 #[test]
@@ -90,10 +94,15 @@ fn a_share_of_a_small_limit_is_not_nothing() {
 fn a_limit_without_numbers_is_none_and_one_without_a_moment_lasts_a_minute() {
     let answer = CountedResponse { sent: START, unreported: 0 };
     assert!(
-        LearnedLimit::new(&observed_limits::ObservedLimit { remaining: None, ..observed(1, 1, 1) }, answer, START)
-            .is_none()
+        LearnedLimit::new(
+            &observed_limits::ObservedLimit { remaining: None, ..observed(1, 1, 1) },
+            answer,
+            Duration::from_secs(3_600),
+            START
+        )
+        .is_none()
     );
     let only = observed_limits::ObservedLimit { limit: None, resets_in: None, ..observed(0, 7, 0) };
-    let learned = LearnedLimit::new(&only, answer, START).expect("a limit");
+    let learned = LearnedLimit::new(&only, answer, Duration::from_secs(3_600), START).expect("a limit");
     assert_eq!((learned.limit, learned.spent, learned.ends), (7, 0, START + Duration::from_secs(60)));
 }

@@ -39,6 +39,7 @@ impl Fleet {
             alert_at: SmallVec::new(),
             usual_share: 1.0,
             slow_after: u64::MAX,
+            probe_interval: std::time::Duration::from_secs(3_600),
         };
         let month = Calendar::new(Credits::per_month(LIMIT), self.point_in_time());
         Account::new(config, SmallVec::from_iter([month]), None, 1)
