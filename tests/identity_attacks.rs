@@ -263,3 +263,19 @@ async fn only_the_addresses_that_are_allowed_are_exempt() {
         .unwrap_err();
     assert!(refused.to_string().contains("::ffff:10.0.0.0/90"), "{refused}");
 }
+
+/// A proxy on a Unix socket: the server knows no peer.
+#[tokio::test]
+async fn clients_behind_a_socket_without_addresses_are_told_apart() {
+    let layer = tollgate::limit::RateLimitLayer::builder()
+        .identify(by::client_ip(TrustedProxies::hops(1)))
+        .limit(Limit::per_ip(Quota::per_minute(1)))
+        .build()
+        .unwrap();
+    let s = layer.layer(service_fn(|_: Req| async { full(200, "ok") }));
+    let mut statuses = Vec::new();
+    for client in ["203.0.113.9", "203.0.113.10", "203.0.113.9"] {
+        statuses.push(ask!(s, req("GET", "/", &[("x-forwarded-for", &format!("6.6.6.6, {client}"))])).0);
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+}

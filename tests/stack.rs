@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use support::field;
 use tollgate::cache::{CacheLayer, Rule, Rules};
 use tollgate::identity::{KeyExtractor, TrustedProxies, by};
-use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
+use tollgate::limit::{Limit, Quota, RateLimitLayer, Reservation, Tiers};
 use tollgate::testing::FakePeer;
 use tollgate::timing::{TimingLayer, timed};
 use tollgate::{Body, Clock, Event, ManualClock, Tollgate};
@@ -92,6 +92,35 @@ async fn a_cache_hit_costs_what_the_limit_says() {
     }
     let error = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(20)).hit_cost(2)).build();
     assert!(error.expect_err("a hit costs more than a request").to_string().contains("costs more"));
+}
+
+/// A stale hit refunds; the refresh behind it runs the handler, which settles the same charge.
+#[tokio::test]
+async fn a_charge_is_settled_once_by_the_hit_or_by_the_handler() {
+    let hand = ManualClock::new();
+    let rule = Rule::ttl(Duration::from_secs(1)).stale_while_revalidate(Duration::from_secs(3_600));
+    let limit = Limit::per_ip(Quota::per_hour(100)).cost(10).reserve().hit_cost(0);
+    let gate = Tollgate::builder().limit(limit).cache(Rules::new().route("/", rule)).clock(Clock::Manual(hand.clone()));
+    let gate = gate.build().expect("a gate");
+    let handler = |request: Request<AxumBody>| async move {
+        if let Some(reservation) = request.extensions().get::<Reservation>() {
+            reservation.clone().release();
+        }
+        "x"
+    };
+    let app = Router::new().route("/", get(handler)).layer(gate.layer());
+    for n in 0..40 {
+        hand.advance(Duration::from_secs(2));
+        let response = send(&app, ask("/", "192.0.2.1")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{n}");
+        let _ = response.into_body().collect().await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let remaining: u64 =
+            field(&send(&app, ask("/", "192.0.2.1")).await, "x-ratelimit-remaining").parse().expect("a number");
+        assert_eq!(remaining, 9, "100 less this request's 10, in tenths");
+    }
 }
 
 fn gate(hand: &ManualClock, events: &Arc<Mutex<Vec<String>>>) -> Tollgate {

@@ -14,7 +14,8 @@ type PeerFn = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<SocketAddr> + Send 
 
 /// Identifies a client by its address. Made by [`by::client_ip`](crate::identity::by::client_ip).
 ///
-/// 1. The socket peer is taken. Unknown peer: no answer.
+/// 1. The socket peer is taken. Unknown peer (a Unix socket has no address): the forwarding field is read if
+///    [`hops`](TrustedProxies::hops) are trusted, else there is no answer.
 /// 2. Where the peer is a trusted proxy, the one configured forwarding field is walked from the right.
 /// 3. IPv4-mapped IPv6 becomes IPv4 (`to_canonical`), then IPv6 is masked to its prefix, so that a client rotating
 ///    through its own /64 stays one client.
@@ -90,7 +91,12 @@ impl ClientIp {
 
     /// Returns the client's whole address, in its canonical form.
     pub(crate) fn unmasked(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
-        Some(self.proxies.client(self.peer(head)?, head.headers()).to_canonical())
+        let client = match self.peer(head) {
+            Some(peer) => self.proxies.client(peer, head.headers()),
+            // A Unix socket has no address; hops are trusted whatever their address is.
+            None => self.proxies.client_behind_hops(head.headers())?,
+        };
+        Some(client.to_canonical())
     }
 
     /// The address's hash as counted by the limit `id`. An IPv4 peer that is no proxy, as most are, is hashed where it

@@ -15,7 +15,7 @@
 //!
 //! | the socket peer | the configured field | the client is |
 //! |---|---|---|
-//! | unknown | – | unknown: one warning, one shared bucket, never an error |
+//! | unknown | walked from the right, if a number of [`hops`](TrustedProxies::hops) is trusted (a proxy on a Unix socket) | the last of so many entries; without one, unknown: one warning, one shared bucket, never an error |
 //! | not a trusted proxy | ignored | the peer |
 //! | a trusted proxy | walked from the right | the first untrusted address, or the last trusted one before an entry that does not parse |
 //!

@@ -92,7 +92,7 @@ impl TrustedProxies {
     }
 
     /// Trusts that many proxies in a row, whatever their addresses; the nearest is the socket peer. Use it only if no client
-    /// can reach the service without passing all of them.
+    /// can reach the service without passing all of them. The nearest may be on a Unix socket, which has no address.
     ///
     /// ```
     /// use tollgate::identity::{TrustedProxies, by};
@@ -148,6 +148,13 @@ impl TrustedProxies {
             hops -= 1;
         }
         at
+    }
+
+    /// Returns the client's address if the nearest proxy has none: one of a number of trusted hops on a Unix socket.
+    pub(super) fn client_behind_hops(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let Trust::Hops(hops) = self.trust else { return None };
+        let entries = forwarded::entries(headers, &self.field, self.field == FORWARDED);
+        entries.take(hops).map_while(|entry| entry).last()
     }
 
     pub(super) fn trusts(&self, address: IpAddr) -> bool {

@@ -28,7 +28,7 @@
 //!
 //! | situation | status | reported limit | `Retry-After` |
 //! |---|---|---|---|
-//! | admitted | the inner service's | the lowest remaining share | – |
+//! | admitted | the inner service's | the one that admits the fewest further requests like this one | – |
 //! | rejected by limits | 429 (gRPC: 200 with `grpc-status: 8`) | the longest wait | its wait, rounded up, at least 1 |
 //! | rejected by [`Limit::per_node`] | 503 (gRPC: `grpc-status: 14`) | the ceiling | the same |
 //! | exempt, or no limit applies | the inner service's | none: no fields | – |
@@ -39,8 +39,8 @@
 //! | field | value |
 //! |---|---|
 //! | `X-RateLimit-Limit` | the number of the reported limit |
-//! | `X-RateLimit-Remaining` | a lower bound on the units that would be admitted now |
-//! | `X-RateLimit-Reset` | whole seconds, rounded up, until Remaining equals Limit ([`Reset::Epoch`]: as a Unix time) |
+//! | `X-RateLimit-Remaining` | a lower bound on the requests of the same cost that would be admitted now |
+//! | `X-RateLimit-Reset` | whole seconds, rounded up, until the whole limit is available ([`Reset::Epoch`]: as a Unix time) |
 //! | `RateLimit`, `RateLimit-Policy` | the IETF's fields with every enforced limit, if [enabled](RateLimitBuilder::ietf_fields) |
 //!
 //! Fields of these names from the inner service are overwritten: the outermost limit takes precedence.
@@ -58,8 +58,8 @@
 //!
 //! Fixed windows, and the two-bucket "sliding counter", admit 2 L in a window across a boundary. Neither is offered.
 //!
-//! After a change of quota or tier a key keeps its used **share**: a user at half of 100 is at half of 1 000
-//! afterwards. A refund never creates burst: a bucket refunds only units that have not drained since, a window only
+//! After a change of quota or tier a key keeps its used **share**, rounded up: a user at half of 100 is at half of 1 000
+//! afterwards. What it used under a longer quota is remembered: a change to another tier and back earns nothing. A refund never creates burst: a bucket refunds only units that have not drained since, a window only
 //! units that still count.
 //!
 //! # Failures

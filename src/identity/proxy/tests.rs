@@ -88,6 +88,25 @@ fn hops_are_counted_from_the_right() {
 }
 
 #[test]
+fn a_hop_without_an_address_is_a_hop() {
+    let behind = |proxies: &TrustedProxies, value: &'static str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", value.parse().expect("a value"));
+        proxies.client_behind_hops(&headers).map(|client| client.to_string())
+    };
+    for (hops, value, expected) in [
+        (1, "6.6.6.6, 203.0.113.9", Some("203.0.113.9")),
+        (2, "6.6.6.6, 203.0.113.9, 198.51.100.1", Some("203.0.113.9")),
+        (1, "6.6.6.6, unknown", None),
+        (1, "", None),
+        (0, "203.0.113.9", None),
+    ] {
+        assert_eq!(behind(&TrustedProxies::hops(hops), value).as_deref(), expected, "{hops} hops: {value}");
+    }
+    assert_eq!(behind(&TrustedProxies::cidrs(["0.0.0.0/0"]), "203.0.113.9"), None, "which proxy it is, is unknown");
+}
+
+#[test]
 fn addresses_are_read_as_proxies_write_them() {
     for (text, expected) in [
         ("1.2.3.4", "1.2.3.4"),

@@ -46,6 +46,9 @@ enum QuotaError {
     Burst,
 }
 
+/// Longest time in which a bucket may refill: beyond 584 years, nanoseconds do not fit 64 bits.
+const LONGEST_REFILL: u128 = 100 * 366 * 86_400 * 1_000_000_000;
+
 const UNITS: [(&str, u32); 4] = [("second", 1_000), ("minute", 60_000), ("hour", 3_600_000), ("day", 86_400_000)];
 
 impl Quota {
@@ -192,6 +195,7 @@ impl Quota {
             QuotaError::Burst => "its burst must be at least 1",
             QuotaError::None if self.limit == 0 => "its limit must be at least 1",
             QuotaError::None if self.period_nanos() < u64::from(self.limit) => "it allows more than one per nanosecond",
+            QuotaError::None if self.refill_nanos() > LONGEST_REFILL => "its burst takes more than 100 years to refill",
             QuotaError::None => return Ok(()),
         };
         Err(Error::config(format!("impossible quota {:?}: {what}", self.to_string())))
@@ -200,6 +204,16 @@ impl Quota {
     const fn of(limit: u32, period_ms: u32) -> Self {
         let step = Window::width(period_ms as u64 * 1_000_000);
         Self { limit, period_ms, burst: 0, error: QuotaError::None, step }
+    }
+
+    /// Returns the nanoseconds after which nothing that was used counts any more.
+    pub(crate) const fn memory_nanos(&self) -> u64 {
+        if self.burst == 0 { self.period_nanos() } else { self.refill_nanos() as u64 }
+    }
+
+    /// Returns the time in which an empty bucket is refilled.
+    const fn refill_nanos(&self) -> u128 {
+        Gcra::interval(self.limit, self.period_nanos()) as u128 * self.burst as u128
     }
 
     const fn period_nanos(&self) -> u64 {
@@ -363,6 +377,8 @@ mod tests {
             Quota::new(1, Duration::MAX),
             Quota::per_minute(5).bucket(0),
             Quota::new(u32::MAX, Duration::from_millis(1)),
+            Quota::per_day(1).bucket(u32::MAX),
+            Quota::new(1, Duration::from_secs(49 * 86_400)).bucket(5_000),
         ] {
             assert!(quota.check().is_err(), "{quota}");
         }

@@ -246,10 +246,12 @@ impl Window {
         (u64::from(log.total) << 32).div_ceil(u64::from(self.limit.max(1)))
     }
 
-    /// Creates a log that has used `share`, as of the time `last`.
+    /// Creates a log that has used `share`, rounded up to whole units, as of the time `last`.
     pub(super) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
         let mut log = Log::default();
-        let units = (u128::from(share) * u128::from(self.limit)) >> 32;
+        // The share itself was rounded up, in Redis in floating point: 2⁻³¹ of the limit is no unit.
+        let limit = u128::from(self.limit);
+        let units = (u128::from(share) * limit).saturating_sub(2 * limit).div_ceil(1 << 32);
         self.charge(&mut log, last, units.min(u128::from(u32::MAX)) as u32);
         log
     }

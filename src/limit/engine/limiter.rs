@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::{Extensions, Response};
@@ -105,9 +105,14 @@ struct RareEdits {
 #[derive(Debug)]
 struct Discount {
     limiter: Arc<Limiter>,
-    settlements: SmallVec<[Settlement; 2]>,
+    settlements: SmallVec<[(Settlement, Shared); 2]>,
+    /// Taken by whichever settles the charges that a reservation holds too.
+    settled: Arc<AtomicBool>,
     degraded: bool,
 }
+
+/// Whether a charge can be settled both by the handler and for a cache hit: the first of them does.
+pub(crate) type Shared = bool;
 
 impl ResponseEdits {
     /// Inserts the reservation into the request's extensions.
@@ -143,9 +148,18 @@ impl RareEdits {
             response.extensions_mut().insert(decision);
         }
         if let Some(discount) = self.discount.filter(|_| detached_context::answered_from_cache()) {
-            let now = discount.limiter.clock.now();
-            discount.limiter.settle(&discount.settlements, now, discount.degraded);
+            discount.settle();
         }
+    }
+}
+
+impl Discount {
+    fn settle(&self) {
+        let shares = self.settlements.iter().any(|(_, shared)| *shared);
+        let first = !shares || !self.settled.swap(true, Ordering::AcqRel);
+        let due = self.settlements.iter().filter(|(_, shared)| first || !shared);
+        let due: SmallVec<[Settlement; 2]> = due.map(|(settlement, _)| *settlement).collect();
+        self.limiter.settle(&due, self.limiter.clock.now(), self.degraded);
     }
 }
 
@@ -262,14 +276,17 @@ impl Limiter {
     ) -> Box<RareEdits> {
         let reserved = if reserves { self.limits.reserving(outcome) } else { SmallVec::new() };
         let settlements = if reserves { self.limits.discounts(outcome, at) } else { SmallVec::new() };
+        let settled = Arc::<AtomicBool>::default();
         let (some_reserved, some_discount) = (!reserved.is_empty(), !settlements.is_empty());
         Box::new(RareEdits {
             draft: draft.map(|draft| DraftFields::new(&self.limits, draft, outcome)),
             decision: outcome.degraded.then(|| self.decision(outcome)),
-            reservation: some_reserved.then(|| Reservation::new(self.clone(), reserved, at, outcome.degraded)),
+            reservation: some_reserved
+                .then(|| Reservation::new(self.clone(), reserved, at, settled.clone(), outcome.degraded)),
             discount: some_discount.then(|| Discount {
                 limiter: self.clone(),
                 settlements,
+                settled: settled.clone(),
                 degraded: outcome.degraded,
             }),
         })
@@ -313,7 +330,7 @@ impl Limiter {
             let refunds: Vec<Settlement> = charged.map(|(check, _)| Settlement::new(*check, now, 0)).collect();
             self.settle(&refunds, now, outcome.degraded);
         }
-        LimitOutcome { label: node.label, quota: node.quota, verdict, enforced: true }
+        LimitOutcome { label: node.label, quota: node.quota, verdict, cost: node.cost, enforced: true }
     }
 
     fn decision(&self, outcome: &Outcome<'_>) -> Decision {

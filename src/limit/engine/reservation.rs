@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::limiter::Limiter;
+use super::limiter::{Limiter, Shared};
 use crate::base::clock::Timestamp;
 use crate::limit::algorithm::check::{Check, Settlement};
 
@@ -28,16 +28,24 @@ use crate::limit::algorithm::check::{Check, Settlement};
 #[derive(Clone)]
 pub struct Reservation {
     limiter: Arc<Limiter>,
-    checks: SmallVec<[Check; 2]>,
+    checks: SmallVec<[(Check, Shared); 2]>,
     at: Timestamp,
+    /// Taken by whichever settles the charges that a cache hit refunds too.
+    shared: Arc<AtomicBool>,
     settled: Arc<AtomicBool>,
     /// Whether the charge was made in this process only.
     degraded: bool,
 }
 
 impl Reservation {
-    pub(crate) fn new(limiter: Arc<Limiter>, checks: SmallVec<[Check; 2]>, at: Timestamp, degraded: bool) -> Self {
-        Self { limiter, checks, at, settled: Arc::default(), degraded }
+    pub(crate) fn new(
+        limiter: Arc<Limiter>,
+        checks: SmallVec<[(Check, Shared); 2]>,
+        at: Timestamp,
+        shared: Arc<AtomicBool>,
+        degraded: bool,
+    ) -> Self {
+        Self { limiter, checks, at, shared, settled: Arc::default(), degraded }
     }
 
     /// Returns the reserved units of the first reserving limit.
@@ -52,7 +60,7 @@ impl Reservation {
     /// ```
     #[must_use]
     pub fn reserved(&self) -> u32 {
-        self.checks.first().map_or(0, |check| check.cost)
+        self.checks.first().map_or(0, |(check, _)| check.cost)
     }
 
     /// Settles the actual cost: the difference is refunded, or charged even if it does not fit. Only the first
@@ -69,8 +77,11 @@ impl Reservation {
         if self.settled.swap(true, Ordering::AcqRel) {
             return;
         }
+        let shares = self.checks.iter().any(|(_, shared)| *shared);
+        let first = !shares || !self.shared.swap(true, Ordering::AcqRel);
+        let due = self.checks.iter().filter(|(_, shared)| first || !shared);
         let settlements: SmallVec<[Settlement; 2]> =
-            self.checks.iter().map(|check| Settlement::new(*check, self.at, actual)).collect();
+            due.map(|(check, _)| Settlement::new(*check, self.at, actual)).collect();
         self.limiter.settle(&settlements, self.limiter.clock.now(), self.degraded);
     }
 

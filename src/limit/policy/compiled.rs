@@ -240,20 +240,22 @@ impl CompiledLimits {
     }
 
     /// Returns the charges of reserving limits, without those that a dry run would have rejected.
-    pub(crate) fn reserving(&self, outcome: &Outcome<'_>) -> SmallVec<[Check; 2]> {
+    /// The flag says whether a cache hit would refund the charge too.
+    pub(crate) fn reserving(&self, outcome: &Outcome<'_>) -> SmallVec<[(Check, bool); 2]> {
         let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
         let charged =
             decided.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
-        charged.map(|((check, _), _)| *check).collect()
+        charged.map(|((check, label), _)| (*check, self.rules[label.rule as usize].hit_cost.is_some())).collect()
     }
 
-    /// Returns the settlements to make if the cache answers.
-    pub(crate) fn discounts(&self, outcome: &Outcome<'_>, at: Timestamp) -> SmallVec<[Settlement; 2]> {
+    /// Returns the settlements to make if the cache answers. The flag says whether the charge is reserved too.
+    pub(crate) fn discounts(&self, outcome: &Outcome<'_>, at: Timestamp) -> SmallVec<[(Settlement, bool); 2]> {
         let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
         let charged = decided.filter(|(_, verdict)| verdict.admits());
         let discount = |(check, label): (&Check, &LimitLabel)| {
-            let cost = self.rules[label.rule as usize].hit_cost?;
-            Some(Settlement::new(*check, at, cost.min(check.cost)))
+            let rule = &self.rules[label.rule as usize];
+            let cost = rule.hit_cost?;
+            Some((Settlement::new(*check, at, cost.min(check.cost)), rule.reserve))
         };
         charged.filter_map(|(pair, _)| discount(pair)).collect()
     }

@@ -1,7 +1,8 @@
 //! Combines the verdicts of all limits into one decision.
 //!
 //! A request is admitted only if the [`Verdict`]s of all limits admit it. The response reports one limit: after an
-//! admission the one with the lowest remaining share, after a rejection the one with the longest wait.
+//! admission the one that admits the fewest further requests like this one, after a rejection the one with the longest
+//! wait. The per-node ceiling, whose rest belongs to all clients, is reported only if it rejects or is alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +28,26 @@ pub(crate) struct LimitOutcome {
     pub(crate) label: LimitLabel,
     pub(crate) quota: Quota,
     pub(crate) verdict: Verdict,
+    /// Units that the request costs.
+    pub(crate) cost: u32,
     pub(crate) enforced: bool,
 }
 
 impl LimitOutcome {
+    /// Returns how many more requests of this cost would be admitted now; for a free request, the remaining units.
+    #[inline]
+    pub(crate) const fn passes(&self) -> u32 {
+        if self.cost <= 1 { self.verdict.remaining() } else { self.verdict.remaining() / self.cost }
+    }
+
     pub(crate) const fn rejects(&self) -> bool {
         self.enforced && !self.verdict.admits()
     }
 
-    /// Compares remaining ⁄ limit without a division.
-    const fn is_tighter_than(&self, other: &Self) -> bool {
-        self.verdict.remaining * (other.quota.capacity() as u64)
-            < other.verdict.remaining * (self.quota.capacity() as u64)
+    /// Compares the requests that pass; of equal ones, the time until the limit is whole again.
+    fn is_tighter_than(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.passes(), other.passes());
+        mine < theirs || mine == theirs && self.verdict.reset() > other.verdict.reset()
     }
 }
 
@@ -73,29 +82,33 @@ impl Outcome<'_> {
         (0..self.verdicts.len()).map(|i| self.part(i)).chain(self.node)
     }
 
-    /// Returns the limit that an admitted request reports: the lowest remaining share; `None` in dry-run.
+    /// Returns the limit that an admitted request reports: the one that admits the fewest further ones; `None` in
+    /// dry-run.
+    #[inline]
     pub(super) fn tightest(&self) -> Option<LimitOutcome> {
-        self.best(|part| part.enforced, LimitOutcome::is_tighter_than)
+        self.best(None, |part| part.enforced, LimitOutcome::is_tighter_than).or(self.node)
     }
 
     /// Returns the limit that a rejected request reports: the longest wait.
     pub(crate) fn longest(&self) -> Option<LimitOutcome> {
-        self.best(LimitOutcome::rejects, |part, best| part.verdict.wait > best.verdict.wait)
+        self.best(self.node, LimitOutcome::rejects, |part, best| part.verdict.wait > best.verdict.wait)
     }
 
     fn part(&self, i: usize) -> LimitOutcome {
         let check = &self.checks[i];
-        LimitOutcome { label: self.labels[i], quota: check.quota, verdict: self.verdicts[i], enforced: check.enforced }
+        let Check { quota, cost, enforced, .. } = *check;
+        LimitOutcome { label: self.labels[i], quota, verdict: self.verdicts[i], cost, enforced }
     }
 
     /// Selects a limit; the common case of one limit needs no comparison.
     #[inline]
     fn best(
         &self,
+        first: Option<LimitOutcome>,
         counts: impl Fn(&LimitOutcome) -> bool,
         beats: impl Fn(&LimitOutcome, &LimitOutcome) -> bool,
     ) -> Option<LimitOutcome> {
-        let mut best = self.node.filter(&counts);
+        let mut best = first.filter(&counts);
         for i in 0..self.verdicts.len() {
             let part = self.part(i);
             if counts(&part) && best.as_ref().is_none_or(|best| beats(&part, best)) {
@@ -226,10 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn an_admitted_request_reports_the_tightest_share() {
-        with(&[(1_000, 400, None, true), (10, 5, None, true)], |outcome| {
+    fn an_admitted_request_reports_the_limit_that_admits_the_fewest_more() {
+        with(&[(20_000, 19_095, None, true), (1_000, 999, None, true)], |outcome| {
             assert!(outcome.admits());
-            assert_eq!(outcome.tightest().expect("a part").label.rule, 0);
+            assert_eq!(outcome.tightest().expect("a part").label.rule, 1);
+        });
+        with(&[(1_000, 400, None, true), (10, 5, None, true)], |outcome| {
+            assert_eq!(outcome.tightest().expect("a part").label.rule, 1);
         });
     }
 

@@ -85,7 +85,7 @@ impl RateLimitHeaders {
             Reset::Seconds => part.verdict.reset_seconds(),
             Reset::Epoch => epoch(wall(), part.verdict.reset()),
         };
-        Some(Self { limit: NonZeroU32::new(part.quota.limit())?, remaining: part.verdict.remaining(), reset })
+        Some(Self { limit: NonZeroU32::new(part.quota.limit())?, remaining: part.passes(), reset })
     }
 
     /// Writes the fields, overwriting fields of the same name.
@@ -173,7 +173,7 @@ mod tests {
 
     fn part(quota: Quota, remaining: u32, wait: Option<u64>) -> LimitOutcome {
         let verdict = Verdict::new(wait.map(Duration::from_millis), remaining, Duration::from_secs(40));
-        LimitOutcome { label: LimitLabel { rule: 0, tier: 0 }, quota, verdict, enforced: true }
+        LimitOutcome { label: LimitLabel { rule: 0, tier: 0 }, quota, verdict, cost: 1, enforced: true }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! A new key without a free slot samples [`SAMPLE`] random slots and replaces
 //! 1. one whose state is equivalent to none (its limit is fully replenished), without loss;
 //! 2. else the one that has used the smallest share of its limit;
-//! 3. none, if all of them are exhausted: the new key then shares one of [`OVERFLOW`] buckets per shard, so that a
-//!    flood never resets an exhausted key, and new keys are slowed in groups rather than rejected together.
+//! 3. none, if none of them can afford another request of the cost of its last one: the new key then shares one of [`OVERFLOW`] buckets per shard, so that a
+//!    flood never resets a limited key, and new keys are slowed in groups rather than rejected together.
 //!
 //! Each step is O(1): no request pays for a sweep.
 
@@ -97,31 +97,86 @@ impl Shard {
                 None => return self.with_overflow_bucket(check, now, f),
             },
         };
-        let slot = self.table.slot(at);
+        let mut slot = self.table.slot(at);
         if slot.quota != check.quota.packed() {
-            self.pasts.adapt(slot, check.quota, now);
+            let at = self.change_quota(at, check, now);
+            slot = self.table.slot(at);
         }
+        slot.cost = check.cost;
         self.pasts.with_history(slot, StateKind::of(check.quota), f)
     }
 
     /// Returns a slot for a new key, evicting another if necessary and possible.
     #[cold]
-    fn allocate(&mut self, mut at: usize, check: &Check, now: Timestamp) -> Option<usize> {
-        let key = check.key.to_bits();
+    fn allocate(&mut self, at: usize, check: &Check, now: Timestamp) -> Option<usize> {
+        let (key, history) = (check.key.to_bits(), KeyHistory::none(check.quota));
+        let at = self.make_room(at, key, None, now)?;
+        self.insert(at, key, history, check.quota);
+        Some(at)
+    }
+
+    /// Returns the index at which to insert a key, evicting another if necessary and possible, but not `kept`.
+    fn make_room(&mut self, at: usize, key: u64, kept: Option<u64>, now: Timestamp) -> Option<usize> {
         let moved = if self.table.len() < self.capacity {
             self.table.widen(self.capacity)
         } else {
-            let select_victim = self.select_victim(now)?;
-            let evicted_slot = self.table.remove(select_victim);
+            let victim = self.select_victim(now)?;
+            if kept == Some(self.table.slot(victim).key()) {
+                return None;
+            }
+            let evicted_slot = self.table.remove(victim);
             self.pasts.take(evicted_slot);
             true
         };
-        if moved {
-            at = self.table.find(key).unwrap_or_else(|slot| slot);
+        Some(if moved { self.table.find(key).unwrap_or_else(|slot| slot) } else { at })
+    }
+
+    fn insert(&mut self, at: usize, key: u64, history: KeyHistory, quota: Quota) {
+        let state = self.pasts.put(history, self.capacity);
+        self.table.insert(at, Slot::new(key, state, quota.packed()));
+    }
+
+    /// Gives a key another quota; returns its index.
+    ///
+    /// It carries its used share along, and takes up again what it had used under that quota before, if that is more:
+    /// otherwise a key that changes to a shorter window and back would be as new. What is counted for longer than
+    /// under the new quota is set aside for that, in a slot of its own.
+    #[cold]
+    fn change_quota(&mut self, at: usize, check: &Check, now: Timestamp) -> usize {
+        let (key, quota) = (check.key.to_bits(), check.quota);
+        let was = self.table.slot(at).quota.quota();
+        let slot = self.table.remove(at);
+        let mut old = self.pasts.take(slot);
+        let own = self.take_aside(aside(key, quota), quota);
+        let mut carried = old.clone().adapt(was, quota, now);
+        if let Some(mut own) = own
+            && own.borrow().share(quota, now) > carried.borrow().share(quota, now)
+        {
+            carried = own;
         }
-        let state = self.pasts.put(KeyHistory::none(check.quota), self.capacity);
-        self.table.insert(at, Slot::new(key, state, check.quota.packed()));
-        Some(at)
+        let at = self.table.find(key).unwrap_or_else(|at| at);
+        self.insert(at, key, carried, quota);
+        if was.memory_nanos() > quota.memory_nanos() && old.borrow().share(was, now) > 0 {
+            self.put_aside(aside(key, was), old, was, key, now);
+        }
+        self.table.find(key).unwrap_or_else(|at| at)
+    }
+
+    fn take_aside(&mut self, key: u64, quota: Quota) -> Option<KeyHistory> {
+        let at = self.table.find(key).ok()?;
+        if self.table.slot(at).quota != quota.packed() {
+            return None;
+        }
+        let slot = self.table.remove(at);
+        Some(self.pasts.take(slot))
+    }
+
+    fn put_aside(&mut self, key: u64, history: KeyHistory, quota: Quota, kept: u64, now: Timestamp) {
+        if let Err(at) = self.table.find(key)
+            && let Some(at) = self.make_room(at, key, Some(kept.min(u64::MAX - 1)), now)
+        {
+            self.insert(at, key, history, quota);
+        }
     }
 
     /// Selects the slot to evict: see the module documentation.
@@ -131,9 +186,9 @@ impl Shard {
             let random = self.next_random();
             let at = self.table.any(random)?;
             let slot = self.table.slot(at);
-            let quota = slot.quota.quota();
+            let (quota, cost) = (slot.quota.quota(), slot.cost.max(1));
             let (share, spent) = self.pasts.with_history(slot, StateKind::of(quota), |mut state| {
-                (state.share(quota, now), state.is_spent(quota, now))
+                (state.share(quota, now), !state.peek(quota, cost, now).admits())
             });
             if share == 0 {
                 return Some(at);
@@ -192,11 +247,14 @@ impl WindowLogs {
             StateKind::Wide => KeyHistory::Wide(self.wide.take(slot.state)),
         }
     }
+}
 
-    #[cold]
-    fn adapt(&mut self, slot: &mut Slot, quota: Quota, now: Timestamp) {
-        let state = self.take(*slot).adapt(slot.quota.quota(), quota, now);
-        slot.state = self.put(state, usize::MAX);
-        slot.quota = quota.packed();
+/// Returns the key under which a key's use of an earlier quota is set aside, in the same shard.
+fn aside(key: u64, quota: Quota) -> u64 {
+    let mut mixed = 0xCBF2_9CE4_8422_2325_u64;
+    for part in [u64::from(quota.limit()), quota.period().as_nanos() as u64, quota.memory_nanos()] {
+        mixed = (mixed ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mixed ^= mixed >> 29;
     }
+    key ^ (mixed >> 32 | 1)
 }

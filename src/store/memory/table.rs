@@ -15,11 +15,13 @@ pub(super) struct Slot {
     /// Theoretical arrival time of a bucket, or index of a window's log.
     pub(super) state: u64,
     pub(super) quota: PackedQuota,
+    /// Units that the key's last request cost.
+    pub(super) cost: u32,
 }
 
 const FREE: u64 = u64::MAX;
 
-const EMPTY: Slot = Slot { key: FREE, state: 0, quota: PackedQuota::ZERO };
+const EMPTY: Slot = Slot { key: FREE, state: 0, quota: PackedQuota::ZERO, cost: 0 };
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -29,8 +31,12 @@ pub(super) struct Table {
 }
 
 impl Slot {
+    pub(super) const fn key(&self) -> u64 {
+        self.key
+    }
+
     pub(super) fn new(key: u64, state: u64, quota: PackedQuota) -> Self {
-        Self { key: key.min(FREE - 1), state, quota }
+        Self { key: key.min(FREE - 1), state, quota, cost: 1 }
     }
 }
 

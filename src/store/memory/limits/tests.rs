@@ -92,6 +92,43 @@ fn floods_are_bounded_and_reset_no_exhausted_key() {
 }
 
 #[test]
+fn a_flood_evicts_no_key_that_cannot_afford_its_next_request() {
+    let (store, quota) = (MemoryLimits::new(1_000), Quota::per_hour(7));
+    let limited: Vec<Check> = (0..20).map(|n| Check::new(key(n), quota).cost(5)).collect();
+    for check in &limited {
+        assert!(decide(&store, &[*check], START)[0].admits());
+        assert!(!decide(&store, &[*check], START)[0].admits(), "2 of 7 are left");
+    }
+    for n in 0..100_000 {
+        decide(&store, &[Check::new(key(1_000_000 + n), quota).cost(5)], START + Duration::from_micros(n));
+    }
+    for check in &limited {
+        assert!(!decide(&store, &[*check], START + Duration::from_secs(1))[0].admits(), "forgiven by the flood");
+    }
+}
+
+#[test]
+fn what_was_used_under_a_longer_quota_is_remembered() {
+    for (long, short) in [
+        (Quota::per_day(10), Quota::per_minute(15)),
+        (Quota::per_day(10).bucket(10), Quota::per_minute(15)),
+        (Quota::per_day(10), Quota::per_minute(15).bucket(3)),
+    ] {
+        for capacity in [1, 64, 1_000] {
+            let store = MemoryLimits::new(capacity.max(2));
+            let check = |quota| Check::new(key(1), quota);
+            let admitted = |quota, now| (0..50).filter(|_| decide(&store, &[check(quota)], now)[0].admits()).count();
+            assert_eq!(admitted(long, START), 10);
+            assert_eq!(admitted(short, START), 0, "the share is carried along");
+            let later = START + Duration::from_secs(600);
+            assert!(admitted(short, later) > 0);
+            assert_eq!(admitted(long, later), 0, "{long} and {short}");
+            assert!(store.stats().keys <= 2);
+        }
+    }
+}
+
+#[test]
 fn new_keys_share_overflow_buckets_if_all_are_exhausted() {
     let store = MemoryLimits::new(100);
     let quota = Quota::per_minute(1);

@@ -150,30 +150,84 @@ local function adapt(s, q1, q2)
     return
   end
   s.t, s.total, s.oldest, s.newest, s.last, s.body = 0, 0, 0, 0, 0, ''
-  charge(s, floor(share * q1 / WHOLE), t)
+  charge(s, max(ceil((share * q1 - 2 * q1) / WHOLE), 0), t)
+end
+
+local function decode(v)
+  local size, kind = v and #v or 0, v and byte(v)
+  if kind == 1 and size == 33 then
+    local b, i, t, debt = unp('<dddd', v, 2)
+    return { q1 = b, q2 = i, t = t, debt = max(0, debt - (now - t) * 1000) }
+  elseif kind == 2 and size >= 57 then
+    local l, p, t, total, oldest, newest, last = unp('<ddddddd', v, 2)
+    if size == 57 + 4 * (newest - oldest) then
+      return { q1 = l, q2 = p, t = t, total = total, oldest = oldest, newest = newest, last = last, body = sub(v, 58) }
+    end
+  end
+end
+
+-- Written once for all keys that share it.
+local written = {}
+local function ms(span)
+  local text = written[span]
+  if not text then
+    text = string.format('%d', span)
+    written[span] = text
+  end
+  return text
+end
+
+-- Whether there was anything to store.
+local function store(name, s)
+  if s.q2 < 0 and s.debt > 0 then
+    call('PSETEX', name, ms(ceil(s.debt / 1000000) + grace), pack('<Bdddd', 1, s.q1, s.q2, now, s.debt))
+    return true
+  elseif s.q2 > 0 and s.total > 0 then
+    local value = pack('<Bddddddd', 2, s.q1, s.q2, s.t, s.total, s.oldest, s.newest, s.last) .. s.body
+    call('PSETEX', name, ms(max(ceil((s.t + s.q2 - now) / 1000), 1) + grace), value)
+    return true
+  end
+end
+
+local function used_share(s)
+  if s.q2 < 0 then return s.debt / max(s.q1 * -s.q2, 1) end
+  roll(s)
+  return s.total / max(s.q1, 1)
+end
+
+-- After how many us nothing that was used counts any more.
+local function memory(q1, q2)
+  return q2 < 0 and q1 * -q2 / 1000 or q2
+end
+
+-- A key carries its used share to another quota, and takes up again what it had used under that one before, if that is
+-- more. What is counted for longer than under the new quota is set aside for that.
+local function change(k, s, q1, q2)
+  local function aside(l, p) return string.format('%s:%.17g:%.17g', KEYS[k], l, p) end
+  if memory(s.q1, s.q2) > memory(q1, q2) and used_share(s) > 0 then store(aside(s.q1, s.q2), s) end
+  local name = aside(q1, q2)
+  local own = call('GET', name)
+  if own then
+    call('DEL', name)
+    own = decode(own)
+  end
+  adapt(s, q1, q2)
+  if own and own.q1 == q1 and own.q2 == q2 and used_share(own) > used_share(s) then return own end
+  return s
 end
 
 -- The state of a key under this quota, loaded once a call.
 local function state(k, q1, q2)
   local s = states[k]
   if not s then
-    local v = held[k]
-    local size, kind = v and #v or 0, v and byte(v)
-    if kind == 1 and size == 33 then
-      local b, i, t, debt = unp('<dddd', v, 2)
-      s = { q1 = b, q2 = i, t = t, debt = max(0, debt - (now - t) * 1000) }
-    elseif kind == 2 and size >= 57 then
-      local l, p, t, total, oldest, newest, last = unp('<ddddddd', v, 2)
-      if size == 57 + 4 * (newest - oldest) then
-        s = { q1 = l, q2 = p, t = t, total = total, oldest = oldest, newest = newest, last = last, body = sub(v, 58) }
-      end
-    end
     -- What nobody has written, or somebody else has, is a key that has done nothing.
-    if not s then s = { q1 = q1, q2 = q2, t = 0, debt = 0, total = 0, oldest = 0, newest = 0, last = 0, body = '' } end
+    s = decode(held[k])
+      or { q1 = q1, q2 = q2, t = 0, debt = 0, total = 0, oldest = 0, newest = 0, last = 0, body = '' }
     states[k] = s
   end
   if s.q1 ~= q1 or s.q2 ~= q2 then
-    adapt(s, q1, q2)
+    s = change(k, s, q1, q2)
+    states[k] = s
     dirty[k] = true
   end
   return s
@@ -275,27 +329,8 @@ while i < nops do
   end
 end
 
--- Written once for all keys that share it.
-local written = {}
-local function ms(span)
-  local text = written[span]
-  if not text then
-    text = string.format('%d', span)
-    written[span] = text
-  end
-  return text
-end
-
 for k in pairs(dirty) do
-  local s, name = states[k], KEYS[k]
-  if s.q2 < 0 and s.debt > 0 then
-    call('PSETEX', name, ms(ceil(s.debt / 1000000) + grace), pack('<Bdddd', 1, s.q1, s.q2, now, s.debt))
-  elseif s.q2 > 0 and s.total > 0 then
-    local value = pack('<Bddddddd', 2, s.q1, s.q2, s.t, s.total, s.oldest, s.newest, s.last) .. s.body
-    call('PSETEX', name, ms(max(ceil((s.t + s.q2 - now) / 1000), 1) + grace), value)
-  elseif held[k] then
-    call('DEL', name)
-  end
+  if not store(KEYS[k], states[k]) and held[k] then call('DEL', KEYS[k]) end
 end
 local sum = 0
 for j = 1, n do sum = sum + out[j] % WHOLE end
