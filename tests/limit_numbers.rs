@@ -4,14 +4,17 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use support::{Req, Res, World, field, from};
-use tollgate::RequestHead;
 use tollgate::identity::by;
-use tollgate::limit::{Limit, Quota, RateLimitLayer, Tiers};
+use tollgate::limit::{Check, Limit, LimitStore, LimitStoreStats, Quota, RateLimitLayer, Settlement, Tiers, Verdicts};
+use tollgate::store::memory::MemoryLimits;
+use tollgate::{Error, MaybeReady, RequestHead, Timestamp};
 
 const DAY: u64 = 86_400_000;
 /// Name, quota, and limit and period in milliseconds of the exact windows.
@@ -176,4 +179,49 @@ async fn a_change_of_tier_and_back_earns_nothing() {
         by_day += admitted(&world, of(0));
     }
     assert_eq!(by_day, 10, "a day's worth");
+}
+
+/// A shared store that can be away.
+struct Away {
+    store: MemoryLimits,
+    away: AtomicBool,
+}
+
+impl LimitStore for Away {
+    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+        if self.away.load(Ordering::SeqCst) {
+            return MaybeReady::Ready(Err(Error::store("away", "away")));
+        }
+        self.store.decide(checks, now)
+    }
+
+    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
+        self.store.peek(checks, now)
+    }
+
+    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
+        self.store.settle(settlements, now)
+    }
+
+    fn stats(&self) -> LimitStoreStats {
+        self.store.stats()
+    }
+}
+
+/// The store has seen nothing of what was admitted without it, and this process still counts that.
+#[tokio::test]
+async fn after_an_outage_the_smaller_rest_of_both_engines_is_reported() {
+    let store = Arc::new(Away { store: MemoryLimits::new(100), away: AtomicBool::new(true) });
+    let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(10))).store(store.clone());
+    let world = World::new(|clock| builder.clock(clock).build().expect("a layer"));
+    let ask = async || world.send(from("192.0.2.1", "/")).await;
+    for _ in 0..7 {
+        assert_eq!(ask().await.status(), 200);
+    }
+    store.away.store(false, Ordering::SeqCst);
+    for left in ["2", "1", "0"] {
+        let response = ask().await;
+        assert_eq!((response.status().as_u16(), field(&response, "x-ratelimit-remaining")), (200, left));
+    }
+    assert_eq!(ask().await.status(), 429);
 }

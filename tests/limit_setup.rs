@@ -83,6 +83,9 @@ fn misconfigurations_fail_when_built_and_name_the_value() {
         (with(limit().cost(0)), "cost of 0"),
         (with(limit().on("/a/{x}")).limit(limit().on("/a/{y}")), "/a/{y}"),
         (with(limit().on("a")), "\"a\""),
+        (with(limit().on("/users/:id")), "\"/users/{id}\""),
+        (with(limit().on("/api/*")), "\"/api/{*rest}\""),
+        (with(limit()).routes(["/users/:id"]), "\"/users/{id}\""),
         (with(limit()).capacity(0), "0 keys"),
         (with(limit()).allow_ips(["10.0.0.0/33"]), "10.0.0.0/33"),
         (with(limit()).identify(by::client_ip(TrustedProxies::cidrs(["10.0.0.0/33"]))), "10.0.0.0/33"),
@@ -107,4 +110,102 @@ fn the_shortest_form_panics_at_start_up() {
 async fn a_switched_off_layer_lets_everything_through() {
     let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(1))).enabled(false);
     assert_eq!(world(builder).admitted(50, anonymous).await, 50);
+}
+
+/// Codes and texts of the warnings of a layer.
+fn warned(builder: RateLimitBuilder) -> (World, Arc<Mutex<Vec<(&'static str, String)>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let sink = warnings.clone();
+    let builder = builder.hook(move |event| {
+        if let Event::Warning { code, message } = event {
+            sink.lock().expect("not poisoned").push((*code, (*message).to_owned()));
+        }
+    });
+    (world(builder), warnings)
+}
+
+fn with(mut request: Req, name: &'static str, value: &str) -> Req {
+    request.headers_mut().insert(name, value.parse().expect("a value"));
+    request
+}
+
+#[tokio::test]
+async fn a_warning_names_the_cause_the_value_and_the_remedy() {
+    let tiers = || Tiers::default().assign(|head| head.header("x-plan").and_then(|plan| plan.to_str().ok()));
+    let proxies = || by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8"]).header("forwarded"));
+    let quota = || Quota::per_minute(5);
+    for (builder, request, code, named) in [
+        (
+            RateLimitLayer::builder().limit(Limit::by(by::header("x-api-key"), quota()).named("keys")),
+            anonymous(),
+            "unknown-identity",
+            &["\"keys\"", "header \"x-api-key\"", "\"unmatched\"", ".or(by::client_ip("][..],
+        ),
+        (
+            RateLimitLayer::builder().identify(by::bearer()).limit(Limit::from(Tiers::default())),
+            anonymous(),
+            "unknown-identity",
+            &["bearer token", ".or(by::client_ip("],
+        ),
+        (
+            RateLimitLayer::builder().limit(Limit::from(tiers()).named("plans")),
+            with(anonymous(), "x-plan", "platinum"),
+            "unknown-tier",
+            &["\"plans", "\"platinum\"", "\"pro\"", ".tier("],
+        ),
+        (
+            RateLimitLayer::builder().identify(proxies()).limit(Limit::per_ip(quota())),
+            with(from("10.0.0.1", "/"), "x-forwarded-for", "203.0.113.9"),
+            "other-forwarding-field",
+            &["\"x-forwarded-for\"", "\"forwarded\"", ".header(\"x-forwarded-for\")"],
+        ),
+        (
+            RateLimitLayer::builder().limit(Limit::per_ip(quota()).named("ip")),
+            http::Request::get("/").body(http_body_util::Empty::new()).expect("a request"),
+            "unknown-peer",
+            &["\"ip\"", "into_make_service_with_connect_info", "axum 0.7", "by::peer_from", "hops(1)"],
+        ),
+    ] {
+        let (world, warnings) = warned(builder);
+        for _ in 0..3 {
+            world.send(request.clone()).await;
+        }
+        let warnings = warnings.lock().expect("not poisoned");
+        assert_eq!(warnings.iter().map(|(code, _)| *code).collect::<Vec<_>>(), [code]);
+        for named in named {
+            assert!(warnings[0].1.contains(named), "{named}: {}", warnings[0].1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_whose_route_never_matches_is_listed_and_warned_about_once() {
+    let builder = RateLimitLayer::builder()
+        .limit(Limit::per_ip(Quota::per_minute(1_000)).on("/report/{id}").named("reports"))
+        .limit(Limit::per_ip(Quota::per_minute(1_000)).on("/reprot/{id}").named("misspelt"));
+    let (world, warnings) = warned(builder);
+    for n in 0..300 {
+        assert_eq!(warnings.lock().expect("not poisoned").len(), usize::from(n >= 100), "after {n}");
+        world.send(from("192.0.2.1", "/report/7")).await;
+    }
+    let warnings = warnings.lock().expect("not poisoned");
+    let (code, message) = &warnings[0];
+    assert_eq!((*code, warnings.len()), ("unmatched-limit", 1));
+    assert!(message.contains("\"misspelt\" on \"/reprot/{id}\"") && !message.contains("\"reports\""), "{message}");
+    let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(5)).on("/a").named("a")).build();
+    assert_eq!(layer.expect("a layer").stats().unmatched_limits, ["a"]);
+}
+
+#[tokio::test]
+async fn a_preflight_may_be_exempt() {
+    let preflight = |complete: bool| {
+        let mut request = with(anonymous(), "origin", "https://example.com");
+        *request.method_mut() = http::Method::OPTIONS;
+        if complete { with(request, "access-control-request-method", "PUT") } else { request }
+    };
+    let limit = || RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(5)));
+    assert_eq!(world(limit()).admitted(9, || preflight(true)).await, 5);
+    assert_eq!(world(limit().exempt_preflight()).admitted(9, || preflight(true)).await, 9);
+    assert_eq!(world(limit().exempt_preflight()).admitted(9, || preflight(false)).await, 5, "an ordinary OPTIONS");
+    assert_eq!(world(limit().exempt_preflight()).admitted(9, anonymous).await, 5);
 }

@@ -1,9 +1,11 @@
 //! Events that layers report to a hook and to `tracing`.
 //!
 //! An [`Event`] is emitted for decisions that an operator may want to count or be alerted of. Events contain no user,
-//! address or key. Without a hook and without the feature `tracing` an event costs one branch.
+//! address or key. Without a hook and without the feature `tracing` an event costs one branch. The first warning that
+//! neither receives is printed to standard error.
 
 use std::fmt;
+use std::io::Write;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -199,8 +201,10 @@ impl Events {
     }
 
     pub(crate) fn emit(&self, event: &Event<'_>) {
-        if let Some(hook) = &self.hook {
-            hook(event);
+        match (&self.hook, event) {
+            (Some(hook), _) => hook(event),
+            (None, Event::Warning { message, .. }) if !is_logged() => print_once(message),
+            (None, _) => {}
         }
         log(event);
     }
@@ -238,6 +242,30 @@ impl Once {
     pub(crate) fn first(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0 && self.0.swap(1, Ordering::Relaxed) == 0
     }
+}
+
+/// Prints the first warning of the process that neither a hook nor a log receives: a misconfiguration is never silent.
+fn print_once(message: &str) {
+    static PRINTED: Once = Once::new();
+    if PRINTED.first() {
+        // Without a standard error there is no place for it.
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "tollgate: {message}\ntollgate: further warnings are not printed; set a hook, or enable the feature `tracing` \
+             and let its filter pass tollgate=info"
+        );
+    }
+}
+
+/// Returns whether the program's log receives warnings.
+#[cfg(feature = "tracing")]
+fn is_logged() -> bool {
+    tracing::enabled!(target: "tollgate", tracing::Level::WARN)
+}
+
+#[cfg(not(feature = "tracing"))]
+const fn is_logged() -> bool {
+    false
 }
 
 #[cfg(feature = "tracing")]

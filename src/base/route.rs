@@ -86,6 +86,11 @@ impl Patterns {
         if !pattern.starts_with('/') {
             return Err(Error::config(format!("route pattern {pattern:?} must start with '/'")));
         }
+        if let Some(today) = today(pattern) {
+            return Err(Error::config(format!(
+                "route pattern {pattern:?} has the syntax of axum 0.7; write {today:?}"
+            )));
+        }
         self.router.insert(pattern, index).map_err(|e| match e {
             matchit::InsertError::Conflict { with } => {
                 Error::config(format!("route pattern {pattern:?} conflicts with {with:?}"))
@@ -218,6 +223,19 @@ impl Patterns {
         }
         self.shapes.get(&shape(route)).copied()
     }
+}
+
+/// Returns a pattern of axum 0.7 (`/users/:id`, `/files/*path`) in today's syntax; `None` for any other. axum refuses such
+/// patterns too.
+fn today(pattern: &str) -> Option<String> {
+    let old = |segment: &str| segment.starts_with([':', '*']);
+    let segment = |segment: &str| match segment.split_at_checked(1) {
+        Some((":", name)) => format!("{{{name}}}"),
+        Some(("*", "")) => "{*rest}".to_owned(),
+        Some(("*", name)) => format!("{{*{name}}}"),
+        _ => segment.to_owned(),
+    };
+    pattern.split('/').any(old).then(|| pattern.split('/').map(segment).collect::<Vec<_>>().join("/"))
 }
 
 /// Whether a pattern matches more than one path.
@@ -380,5 +398,15 @@ mod tests {
         assert!(conflict.contains("/a/{y}") && conflict.contains("/a/{x}"), "{conflict}");
         assert!(patterns.add("a").expect_err("no slash").to_string().contains("\"a\""));
         assert!(patterns.add("/b/{").expect_err("malformed").is_config());
+        for (old, today) in [
+            ("/users/:id", "/users/{id}"),
+            ("/api/*", "/api/{*rest}"),
+            ("/f/*path", "/f/{*path}"),
+            ("/:a/b/:c", "/{a}/b/{c}"),
+        ] {
+            let refused = patterns.add(old).expect_err("old syntax").to_string();
+            assert!(refused.contains(old) && refused.contains(today), "{refused}");
+        }
+        patterns.add("/a:b/c*d").expect("within a segment they are literal");
     }
 }

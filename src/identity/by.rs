@@ -90,6 +90,10 @@ impl KeyExtractor for Bearer {
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         head.headers().contains_key(AUTHORIZATION)
     }
+
+    fn describe(&self) -> String {
+        "the bearer token".to_owned()
+    }
 }
 
 /// The value of this header field, such as an API key; no answer if it is missing or sent twice.
@@ -119,6 +123,10 @@ impl KeyExtractor for Header {
 
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         head.headers().contains_key(&self.0)
+    }
+
+    fn describe(&self) -> String {
+        format!("header {:?}", self.1)
     }
 }
 
@@ -162,6 +170,10 @@ impl<T: Identity> KeyExtractor for Extension<T> {
 
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         head.extension::<T>().is_some()
+    }
+
+    fn describe(&self) -> String {
+        format!("extension {:?}", std::any::type_name::<T>())
     }
 }
 

@@ -144,6 +144,10 @@ impl KeyExtractor for ClientIp {
         self.proxies.check()
     }
 
+    fn describe(&self) -> String {
+        "the client's address".to_owned()
+    }
+
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
         if self.proxies.trusts_everybody() {
             report("everybody-trusted", "the trusted proxies cover every address: any client can claim any address");
@@ -151,6 +155,7 @@ impl KeyExtractor for ClientIp {
         if self.ipv6_prefix > 64 {
             report("unmasked-ipv6", "IPv6 prefixes longer than /64 let one client use 2^64 addresses: use 64 or less");
         }
+        self.inspect_fields(head, report);
         let Some(peer) = self.peer(head) else { return };
         if is_private(peer)
             && !self.proxies.trusts(peer)
@@ -160,6 +165,27 @@ impl KeyExtractor for ClientIp {
                 "untrusted-proxy",
                 "a private peer sends forwarding fields but is not trusted: everybody behind it shares one bucket. \
                  If it is your proxy, use by::client_ip(TrustedProxies::cidrs([..]))",
+            );
+        }
+    }
+}
+
+impl ClientIp {
+    /// Reports a trusted proxy that sends another forwarding field than the one that is read.
+    fn inspect_fields(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
+        let field = self.proxies.field();
+        let trusted = self.peer(head).map_or(self.proxies.trusts_hops(), |peer| self.proxies.trusts(peer));
+        if !trusted || head.headers().contains_key(field) {
+            return;
+        }
+        if let Some(sent) = FORWARDING_FIELDS.iter().find(|sent| head.headers().contains_key(**sent)) {
+            report(
+                "other-forwarding-field",
+                &format!(
+                    "a trusted proxy sends {sent:?} and not {:?}, which is read: everybody behind it shares one bucket. \
+                     If the proxy sets or removes {sent:?} itself, read that: TrustedProxies::….header({sent:?})",
+                    field.as_str()
+                ),
             );
         }
     }
@@ -254,6 +280,8 @@ mod tests {
         };
         assert_eq!(codes(ClientIp::new(TrustedProxies::none())), ["untrusted-proxy"]);
         assert_eq!(codes(ClientIp::new(TrustedProxies::cidrs(["10.0.0.0/8"]))), [""; 0]);
+        let other = TrustedProxies::cidrs(["10.0.0.0/8"]).header("forwarded");
+        assert_eq!(codes(ClientIp::new(other)), ["other-forwarding-field"]);
         assert_eq!(codes(ClientIp::new(TrustedProxies::cidrs(["0.0.0.0/0"]))), ["everybody-trusted"]);
         assert_eq!(codes(ClientIp::new(TrustedProxies::cidrs(["10.0.0.0/8"])).ipv6_prefix(128)), ["unmasked-ipv6"]);
     }

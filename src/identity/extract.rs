@@ -60,6 +60,11 @@ pub trait KeyExtractor: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Describes what it reads, for warnings: `header "x-api-key"`. Defaults to "its identity".
+    fn describe(&self) -> String {
+        "its identity".to_owned()
+    }
+
     /// Reports misconfigurations that a request reveals, as a stable code and a message. Called for the first requests only;
     /// each code is warned about once.
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
@@ -144,6 +149,10 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
         (**self).check()
     }
 
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
         (**self).inspect(head, report);
     }
@@ -187,6 +196,10 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
         self.second.check()
     }
 
+    fn describe(&self) -> String {
+        format!("{} or {}", self.first.describe(), self.second.describe())
+    }
+
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {
         self.first.inspect(head, report);
         self.second.inspect(head, report);
@@ -216,6 +229,10 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
     fn check(&self) -> Result<(), Error> {
         self.first.check()?;
         self.second.check()
+    }
+
+    fn describe(&self) -> String {
+        format!("{} and {}", self.first.describe(), self.second.describe())
     }
 
     fn inspect(&self, head: &RequestHead<'_>, report: &mut dyn FnMut(&'static str, &str)) {

@@ -157,6 +157,14 @@ impl TrustedProxies {
         entries.take(hops).map_while(|entry| entry).last()
     }
 
+    pub(super) const fn field(&self) -> &HeaderName {
+        &self.field
+    }
+
+    pub(super) const fn trusts_hops(&self) -> bool {
+        matches!(self.trust, Trust::Hops(count) if count > 0)
+    }
+
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         match &self.trust {
             Trust::Networks(networks) => networks.iter().any(|network| network.contains(&address)),

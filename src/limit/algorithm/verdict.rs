@@ -45,6 +45,15 @@ impl Verdict {
         Self { wait, reset, remaining: remaining as u64 }
     }
 
+    /// Returns the verdict of two engines that both admit or both bind: what is left of either, whole when both are.
+    pub(crate) const fn stricter(&self, other: &Self) -> Self {
+        Self {
+            wait: if self.wait > other.wait { self.wait } else { other.wait },
+            reset: if self.reset > other.reset { self.reset } else { other.reset },
+            remaining: if self.remaining < other.remaining { self.remaining } else { other.remaining },
+        }
+    }
+
     /// Returns the whole seconds until the limit is fully available, rounded up.
     pub(crate) const fn reset_seconds(&self) -> u64 {
         self.reset.div_ceil(1_000_000_000)

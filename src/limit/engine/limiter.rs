@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{Extensions, Response};
@@ -35,9 +35,6 @@ use crate::store::governor::NodeCeiling;
 
 /// Number of requests inspected for a misconfigured identity.
 const INSPECTED: u32 = 100;
-
-const UNKNOWN_PEER: &str = "the client's address is unknown, so such requests share one bucket: serve with \
-    into_make_service_with_connect_info::<SocketAddr>() and the feature `axum`, or leave a PeerAddr in the extensions";
 
 pub(crate) type Exempt = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
 
@@ -70,7 +67,8 @@ pub(crate) struct NodeLimit {
 #[derive(Debug, Default)]
 pub(crate) struct Warnings {
     inspected: AtomicU32,
-    anonymous: Once,
+    /// One bit for each limit that found no identity.
+    anonymous: AtomicU64,
     unknown_tier: Once,
     findings: crate::base::lock::Mutex<Vec<&'static str>>,
 }
@@ -204,16 +202,41 @@ impl Limiter {
 
     #[inline]
     fn warn(&self, head: &RequestHead<'_>, seen: RequestSubject) {
-        if seen.anonymous {
-            self.events.warn_once(&self.warnings.anonymous, "unknown-peer", UNKNOWN_PEER);
+        if seen.anonymous > 0 {
+            self.warn_anonymous(seen.anonymous, head);
         }
-        if seen.unknown_tier {
-            let message = "a tier was assigned that does not exist: such requests count as anonymous";
-            self.events.warn_once(&self.warnings.unknown_tier, "unknown-tier", message);
+        if seen.unknown_tier && self.warnings.unknown_tier.first() {
+            let message = &*self.limits.explain_unknown_tier(head);
+            self.events.emit(&Event::Warning { code: "unknown-tier", message });
         }
         if self.warnings.inspected.load(Ordering::Relaxed) < INSPECTED {
             self.inspect(head);
         }
+    }
+
+    /// Warns once about a limit that found no identity, and once about the same cause.
+    fn warn_anonymous(&self, limit: u16, head: &RequestHead<'_>) {
+        let bit = 1 << (limit % 64);
+        let warned = &self.warnings.anonymous;
+        if warned.load(Ordering::Relaxed) & bit == 0
+            && warned.fetch_or(bit, Ordering::Relaxed) & bit == 0
+            && let Some((code, message)) = self.limits.explain_anonymous(limit, head)
+        {
+            self.warn_of(if code == "unknown-peer" { code } else { "" }, code, &message);
+        }
+    }
+
+    /// Emits a warning unless one was emitted for the same `cause`.
+    fn warn_of(&self, cause: &'static str, code: &'static str, message: &str) {
+        let mut reported = self.warnings.findings.lock();
+        if !cause.is_empty() {
+            if reported.contains(&cause) {
+                return;
+            }
+            reported.push(cause);
+        }
+        drop(reported);
+        self.events.emit(&Event::Warning { code, message });
     }
 
     /// Finishes a request; the common case is an admission that only writes fields.
@@ -368,14 +391,12 @@ impl Limiter {
     /// Checks the first requests for a misconfigured identity; reports each problem once.
     #[cold]
     fn inspect(&self, head: &RequestHead<'_>) {
-        self.warnings.inspected.fetch_add(1, Ordering::Relaxed);
-        self.limits.identify().inspect(head, &mut |code, message| {
-            let mut reported = self.warnings.findings.lock();
-            if !reported.contains(&code) {
-                reported.push(code);
-                self.events.emit(&Event::Warning { code, message });
-            }
-        });
+        self.limits.identify().inspect(head, &mut |code, message| self.warn_of(code, code, message));
+        if self.warnings.inspected.fetch_add(1, Ordering::Relaxed) + 1 == INSPECTED
+            && let Some(message) = self.limits.explain_unmatched(INSPECTED)
+        {
+            self.warn_of("unmatched-limit", "unmatched-limit", &message);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | admits | is charged too | admitted |
 //! | rejects | refunds its charge | rejected |
 //! | fails, or is known to be down | decides, by [`OnOutage`](crate::limit::OnOutage) | marked as degraded |
-//! | is back for less than a period | decides first, and binds | rejected by either |
+//! | is back for less than a period | decides first, and binds | rejected by either; the smaller rest of both is reported |
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -110,7 +110,11 @@ impl Limiter {
                     Some(precharged) if rejects(&checks.list, verdicts) => {
                         fallback.release(&checks.list, &precharged, at)
                     }
-                    Some(_) => {}
+                    // Both bind: the next request needs what is left of either.
+                    Some(precharged) => {
+                        let both = verdicts.iter().zip(&precharged).map(|(one, other)| one.stricter(other));
+                        return self.combine(head, checks, &both.collect::<Verdicts>(), at, false);
+                    }
                 }
                 return self.combine(head, checks, verdicts, at, false);
             }

@@ -39,6 +39,8 @@ pub struct RateLimitStats {
     pub degraded: u64,
     /// Statistics per limit and tier, in configuration order.
     pub limits: Vec<LimitStats>,
+    /// Limits whose route no request has matched.
+    pub unmatched_limits: Vec<String>,
     /// Rejections per matched route.
     pub routes: Vec<RouteRefusals>,
     /// Statistics of the store.
@@ -128,6 +130,7 @@ impl LimitCounters {
     }
 
     pub(crate) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
+        let unmatched_limits = limits.unmatched().map(|(name, _)| name.to_owned()).collect();
         let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
             name: compiled.name.to_string(),
             quota: compiled.quota.to_string(),
@@ -146,6 +149,7 @@ impl LimitCounters {
             refused: self.requests.sum(REFUSED),
             degraded: self.requests.sum(DEGRADED),
             limits: limits.collect(),
+            unmatched_limits,
             routes,
             store,
             remote: None,

@@ -2,9 +2,11 @@
 //!
 //! Pure except for user-supplied closures: no clock, no store.
 
+mod explain;
 mod naming;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
@@ -46,6 +48,8 @@ struct CompiledLimit {
     assign: Option<AssignTier>,
     lookup: Option<Box<dyn ResolveTier>>,
     route: Option<usize>,
+    /// Whether a request has matched its route.
+    matched: AtomicBool,
     per_route: bool,
     cost: LimitCost,
     enforced: bool,
@@ -70,8 +74,8 @@ impl Checks {
 /// Observations made while the checks were computed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RequestSubject {
-    /// Whether no identity and no address was found: the request counts in the shared bucket.
-    pub(crate) anonymous: bool,
+    /// The limit that found no identity, from 1: the request counts in its shared bucket. 0 if all found one.
+    pub(crate) anonymous: u16,
     /// Whether the assigned tier does not exist.
     pub(crate) unknown_tier: bool,
     /// Whether a limit makes a reservation, or refunds a cache hit.
@@ -151,10 +155,15 @@ impl CompiledLimits {
         if other_route || matches!(rule.subject, Subject::Node) {
             return None;
         }
+        if rule.route.is_some() && !rule.matched.load(Ordering::Relaxed) {
+            rule.matched.store(true, Ordering::Relaxed);
+        }
         let (tier, unknown) = rule.tier(head);
         let key = self.key(rule, head, tier.is_some());
         seen.unknown_tier |= unknown;
-        seen.anonymous |= key.is_none();
+        if key.is_none() {
+            seen.anonymous = index as u16 + 1;
+        }
         seen.reserves |= rule.reserve || rule.hit_cost.is_some();
         let key = key.unwrap_or(rule.anonymous);
         let tier = tier.unwrap_or(0);
@@ -317,6 +326,7 @@ impl CompiledLimit {
             assign,
             lookup,
             route,
+            matched: AtomicBool::new(false),
             per_route: limit.per_route,
             cost: limit.cost.clone(),
             enforced: limit.enforced,

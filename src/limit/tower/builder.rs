@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use http::Method;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+
 use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
@@ -223,6 +226,28 @@ impl RateLimitBuilder {
     {
         self.exempt.push(Arc::new(f));
         self
+    }
+
+    /// Exempts CORS preflight requests: `OPTIONS` with `Origin` and `Access-Control-Request-Method`
+    /// (<https://fetch.spec.whatwg.org/#cors-preflight-request>). A browser sends them on its own.
+    ///
+    /// Any client can send such requests, so let a layer inside answer them without work. A CORS layer outside of this one
+    /// answers them itself, and also adds its fields to rejections.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer =
+    ///     RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(20))).exempt_preflight().build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn exempt_preflight(self) -> Self {
+        self.exempt(|head| {
+            let has = |name| head.headers().contains_key(name);
+            head.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)
+        })
     }
 
     /// Exempts client addresses, as found by the identity: addresses or CIDRs. They are compared with the whole address,
