@@ -10,10 +10,12 @@
 //! |---|---|
 //! | `gateway/flags.rs` | the command line |
 //! | `gateway/forward.rs` | changes to forwarded messages |
+//! | `gateway/host.rs` | answers 400 to requests whose host is unclear |
 //! | `gateway/metrics.rs` | a path that is answered by the gateway: metrics for Prometheus |
 //! | `gateway/mirror.rs` | large stored bodies in a file, which the kernel sends without copying (Linux; elsewhere `no_mirror.rs`) |
 //! | `gateway/offering.rs` | offers sent blocks to the mirror |
 //! | `gateway/origin.rs` | the innermost service: calls the origin, answers 502 or 504 if it does not respond |
+//! | `gateway/outgoing.rs` | the body of a request on its way to the origin |
 //! | `gateway/patience.rs` | the timeout of a request's head |
 //! | `gateway/serve.rs` | accepts connections, and completes requests in flight at shutdown |
 //! | `gateway/wire.rs` | writes responses: short ones together, large ones from the mirror |
@@ -36,6 +38,8 @@ use tower::Layer;
 pub(crate) mod flags;
 #[path = "gateway/forward.rs"]
 mod forward;
+#[path = "gateway/host.rs"]
+mod host;
 #[path = "gateway/metrics.rs"]
 mod metrics;
 #[cfg(target_os = "linux")]
@@ -48,6 +52,8 @@ mod mirror;
 mod offering;
 #[path = "gateway/origin.rs"]
 mod origin;
+#[path = "gateway/outgoing.rs"]
+mod outgoing;
 #[path = "gateway/patience.rs"]
 mod patience;
 #[path = "gateway/serve.rs"]
@@ -56,6 +62,7 @@ mod serve;
 mod wire;
 
 use flags::{Flags, USAGE};
+use host::HostCheck;
 use metrics::Metrics;
 use mirror::Mirror;
 use origin::Origin;
@@ -144,6 +151,7 @@ pub(crate) async fn run(
     let mirror = Mirror::of(flags.mirror.unwrap_or(flags.memory), flags.mirror_in.as_deref());
     let mirror = mirror.map_err(|e| format!("--mirror-in {:?}: {e}", flags.mirror_in))?.map(Arc::new);
     let service = Metrics::of(gate, flags.metrics.clone()).layer(gate.layer().layer(Origin::new(flags)));
+    let service = HostCheck.layer(service);
     serve::until(end, listener, mirror, service).await;
     gate.shutdown().await;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
@@ -37,6 +37,10 @@ pub(crate) fn request(head: &mut http::request::Parts, upstream: &Authority, pee
 
 /// Converts a response of the origin.
 pub(crate) fn response(head: &mut http::response::Parts) {
+    // RFC 9112 §6.3: `Transfer-Encoding` overrides `Content-Length`, which "MUST" be removed "prior to forwarding".
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        head.headers.remove(CONTENT_LENGTH);
+    }
     remove_hop_by_hop(&mut head.headers);
     via(&mut head.headers, head.version);
     head.version = Version::HTTP_11;

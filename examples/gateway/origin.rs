@@ -10,19 +10,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self as client, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tollgate::PeerAddr;
 use tower::Service;
 
 use super::flags::Flags;
 use super::forward;
+use super::outgoing::{Broken, Outgoing};
 
 /// Body of the origin, frame by frame, or a short text of the gateway.
 pub(crate) type OriginBody = BoxBody<Bytes, hyper::Error>;
@@ -34,7 +36,7 @@ pub(crate) type OriginBody = BoxBody<Bytes, hyper::Error>;
 pub(crate) struct Origin(Arc<Upstream>);
 
 struct Upstream {
-    client: Client<HttpConnector, Incoming>,
+    client: Client<HttpConnector, Outgoing>,
     authority: Authority,
     timeout: Duration,
 }
@@ -74,15 +76,46 @@ impl Service<Request<Incoming>> for Origin {
             if body.size_hint().exact().is_none() {
                 head.headers.remove(CONTENT_LENGTH);
             }
-            let asked = upstream.client.request(Request::from_parts(head, body));
+            let broken = Broken::default();
+            let asked = upstream.ask(head, Outgoing::of(body, &broken));
             Ok(match tokio::time::timeout(upstream.timeout, asked).await {
                 Ok(Ok(response)) => answer(response),
+                Ok(Err(_)) if broken.is() => say(StatusCode::BAD_REQUEST, "the request's body is malformed\n"),
                 Ok(Err(error)) if timed_out(&error) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
                 Ok(Err(_)) => say(StatusCode::BAD_GATEWAY, "the origin is unreachable\n"),
                 Err(_) => say(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer\n"),
             })
         })
     }
+}
+
+impl Upstream {
+    /// Sends a request; once more if the connection was closed before the answer, and the request is safe and has no
+    /// body. The connection may have been idle for too long (RFC 9112 §9.3.1, RFC 9110 §9.2.2).
+    async fn ask(&self, head: Parts, body: Outgoing) -> Result<Response<Incoming>, client::Error> {
+        let again = (head.method.is_safe() && body.is_end_stream()).then(|| head.clone());
+        let answered = self.client.request(Request::from_parts(head, body)).await;
+        match (answered, again) {
+            (Err(error), Some(head)) if !error.is_connect() && was_closed(&error) => {
+                self.client.request(Request::from_parts(head, Outgoing::none())).await
+            }
+            (answered, _) => answered,
+        }
+    }
+}
+
+/// Returns whether the connection ended, rather than answering something else.
+fn was_closed(error: &(dyn Error + 'static)) -> bool {
+    let by_hyper = error.downcast_ref::<hyper::Error>();
+    let by_system = error.downcast_ref::<io::Error>();
+    by_hyper.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+        || by_system.is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
+            )
+        })
+        || error.source().is_some_and(was_closed)
 }
 
 fn answer(response: Response<Incoming>) -> Response<OriginBody> {
