@@ -46,8 +46,8 @@ say "cargo build --example fleet --all-features"
 cargo build --quiet --example fleet --all-features
 say "cargo test --all-targets --all-features"
 cargo test --all-targets --all-features -- "$@"
-say "recipes for other drivers"
-cargo check --quiet --manifest-path examples/recipes/Cargo.toml
+say "recipes for other drivers, and for axum 0.7"
+cargo test --quiet --manifest-path examples/recipes/Cargo.toml
 say "cargo test --doc --all-features"
 cargo test --doc --all-features -- "$@"
 say "all tests passed"

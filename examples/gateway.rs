@@ -18,6 +18,7 @@
 //! | `gateway/outgoing.rs` | the body of a request on its way to the origin |
 //! | `gateway/patience.rs` | the timeout of a request's head |
 //! | `gateway/serve.rs` | accepts connections, and completes requests in flight at shutdown |
+//! | `common/shutdown.rs` | SIGINT and SIGTERM |
 //! | `gateway/wire.rs` | writes responses: short ones together, large ones from the mirror |
 //!
 //! Not supported: TLS, WebSockets (`Upgrade` is removed, so the origin answers a request without it), and `CONNECT`.
@@ -58,6 +59,8 @@ mod outgoing;
 mod patience;
 #[path = "gateway/serve.rs"]
 mod serve;
+#[path = "common/shutdown.rs"]
+mod shutdown;
 #[path = "gateway/wire.rs"]
 mod wire;
 
@@ -99,13 +102,16 @@ fn main() -> ExitCode {
     }
 }
 
-async fn start(flags: Flags) -> Result<(), BoxError> {
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Returns an error if a flag is invalid or the address cannot be bound.
+pub(crate) async fn start(flags: Flags) -> Result<(), BoxError> {
     let gate = gate(&flags)?;
     let listener =
         TcpListener::bind(flags.listen).await.map_err(|e| format!("cannot listen on {}: {e}", flags.listen))?;
     println!("http://{} in front of http://{}", listener.local_addr()?, flags.upstream);
-    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    run(listener, &flags, &gate, ctrl_c).await?;
+    run(listener, &flags, &gate, shutdown::signal()).await?;
     let stats = gate.stats();
     println!("{} requests → {} origin calls, {} avoided", stats.requests, stats.inner_calls, stats.inner_calls_avoided);
     Ok(())
@@ -152,7 +158,7 @@ pub(crate) async fn run(
     let mirror = mirror.map_err(|e| format!("--mirror-in {:?}: {e}", flags.mirror_in))?.map(Arc::new);
     let service = Metrics::of(gate, flags.metrics.clone()).layer(gate.layer().layer(Origin::new(flags)));
     let service = HostCheck.layer(service);
-    serve::until(end, listener, mirror, service).await;
+    serve::until(end, flags.grace, listener, mirror, service).await;
     gate.shutdown().await;
     Ok(())
 }

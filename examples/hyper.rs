@@ -20,6 +20,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tollgate::cache::{Rule, Rules};
 use tollgate::limit::{Limit, Quota};
@@ -27,14 +28,14 @@ use tollgate::timing::timed;
 use tollgate::{PeerAddr, Tollgate};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+#[path = "common/shutdown.rs"]
+mod shutdown;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let listener = TcpListener::bind(listen_address()?).await?;
     println!("Listening. Try:\n  curl -i http://{}/prices/ACME", listener.local_addr()?);
-    tokio::select! {
-        served = serve(listener) => served,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+    shutdown::within(shutdown::GRACE, serve(listener)).await.unwrap_or(Ok(()))
 }
 
 fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
@@ -46,7 +47,7 @@ fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
     }
 }
 
-/// Serves HTTP/1.1 and HTTP/2 until the listener fails.
+/// Serves HTTP/1.1 and HTTP/2 until SIGINT or SIGTERM, or until the listener fails.
 pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
     // There is no router, so the routes are declared, for limits, cache and timing.
     let gate = Tollgate::builder()
@@ -59,26 +60,35 @@ pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + S
     accept(listener, gate.layer().layer(service_fn(price))).await
 }
 
-/// Serves a service on every connection.
+/// Serves a service on every connection, until SIGINT or SIGTERM; then lets requests in flight finish.
 pub async fn accept<S, B>(listener: TcpListener, service: S) -> Result<(), Box<dyn Error + Send + Sync>>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
+    let (connections, mut end) = (GracefulShutdown::new(), std::pin::pin!(shutdown::signal()));
     loop {
-        let (stream, peer) = listener.accept().await?;
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = &mut end => break,
+        };
         let service = service.clone();
         let connection = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(PeerAddr(peer));
             service.clone().oneshot(request)
         });
+        let server = auto::Builder::new(TokioExecutor::new());
+        let connection = server.serve_connection(TokioIo::new(stream), connection).into_owned();
+        let connection = connections.watch(connection);
         tokio::spawn(async move {
-            let server = auto::Builder::new(TokioExecutor::new());
-            if let Err(error) = server.serve_connection(TokioIo::new(stream), connection).await {
+            if let Err(error) = connection.await {
                 eprintln!("a connection failed: {error}");
             }
         });
     }
+    drop(listener);
+    connections.shutdown().await;
+    Ok(())
 }
 
 async fn price(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

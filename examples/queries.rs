@@ -26,6 +26,8 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 #[path = "queries/api.rs"]
 mod api;
+#[path = "common/shutdown.rs"]
+mod shutdown;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,8 +51,8 @@ async fn main() -> Result<(), BoxError> {
     let app = api::app(pool.clone(), &timing);
     let listener = tokio::net::TcpListener::bind(listen).await?;
     greet(listener.local_addr()?);
-    let ended = async { drop(tokio::signal::ctrl_c().await) };
-    axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown::signal());
+    shutdown::within(shutdown::GRACE, server).await.unwrap_or(Ok(()))?;
     println!();
     for query in timing.stats().top_queries(5) {
         println!("{:>9.1?} in {:>5} × {}", query.latency.total, query.latency.count, query.name);

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 #[path = "server/api.rs"]
 mod api;
+#[path = "common/shutdown.rs"]
+mod shutdown;
 
 const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL]";
 
@@ -27,9 +29,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = listener.local_addr()?;
     let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, options.redis.as_deref())?;
     greet(address);
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
-        .await?;
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
+    let ended = shutdown::within(shutdown::GRACE, server.with_graceful_shutdown(shutdown::signal())).await;
+    ended.unwrap_or(Ok(()))?;
     gate.shutdown().await;
     let stats = gate.stats();
     println!(

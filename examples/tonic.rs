@@ -32,14 +32,14 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
+#[path = "common/shutdown.rs"]
+mod shutdown;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let listener = TcpListener::bind(listen_address()?).await?;
     println!("gRPC on http://{}, 20 calls a minute: /{}", listener.local_addr()?, METHOD);
-    tokio::select! {
-        served = serve(listener) => served,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+    shutdown::within(shutdown::GRACE, serve(listener)).await.unwrap_or(Ok(()))
 }
 
 fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
@@ -51,7 +51,7 @@ fn listen_address() -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
     }
 }
 
-/// Serves gRPC until the listener fails.
+/// Serves gRPC until SIGINT or SIGTERM, then lets calls in flight finish; or until the listener fails.
 pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + Sync>> {
     let peer = by::peer_from(|connection: &TcpConnectInfo| connection.remote_addr());
     let gate = Tollgate::builder()
@@ -59,7 +59,8 @@ pub async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error + Send + S
         .limit(Limit::per_ip(Quota::per_minute(20)))
         .timing_with(|timing| timing.routes(["/shop.Prices/{method}"]))
         .build()?;
-    Server::builder().layer(gate.layer()).add_service(Prices).serve_with_incoming(TcpIncoming::from(listener)).await?;
+    let server = Server::builder().layer(gate.layer()).add_service(Prices);
+    server.serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown::signal()).await?;
     Ok(())
 }
 

@@ -29,6 +29,7 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --forwarded-header NAME      field in which they send it (x-forwarded-for)
   --redis URL                  share limits and cache with other gateways, such as redis://127.0.0.1
   --timing                     send Server-Timing
+  --grace SECONDS              time for requests in flight to finish after SIGINT or SIGTERM (10)
   --metrics PATH               serve metrics for Prometheus on this path, such as /metrics";
 
 /// Parsed flags.
@@ -50,6 +51,7 @@ pub(crate) struct Flags {
     pub(crate) timing: bool,
     pub(crate) metrics: Option<String>,
     pub(crate) redis: Option<String>,
+    pub(crate) grace: Duration,
 }
 
 impl Flags {
@@ -72,6 +74,7 @@ impl Flags {
             timing: false,
             metrics: None,
             redis: None,
+            grace: Duration::from_secs(10),
         }
     }
 
@@ -128,6 +131,11 @@ impl Flags {
                 let seconds = value.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
                 let positive = seconds.filter(|timeout| !timeout.is_zero());
                 self.upstream_timeout = positive.ok_or_else(|| wrong(&value, "a number of seconds"))?;
+            }
+            "--grace" => {
+                let value = value()?;
+                let seconds = value.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+                self.grace = seconds.ok_or_else(|| wrong(&value, "a number of seconds"))?;
             }
             "--profile" => {
                 self.profile = match &*value()? {

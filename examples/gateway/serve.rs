@@ -21,12 +21,11 @@ use super::offering::Offering;
 use super::patience::Patience;
 use super::wire::Wire;
 
-/// Time for requests in flight to finish.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// Serves every connection with a clone of `service`; requests carry the socket peer.
+/// Serves every connection with a clone of `service`; requests carry the socket peer. After `end`, requests in flight
+/// have `grace` to finish; a client that holds its connection open does not extend it.
 pub(crate) async fn until<S, B>(
     end: impl Future<Output = ()>,
+    grace: Duration,
     listener: TcpListener,
     mirror: Option<Arc<Mirror>>,
     service: S,
@@ -67,5 +66,5 @@ pub(crate) async fn until<S, B>(
         tokio::spawn(turn(connections.watch(connection)));
     }
     drop(listener);
-    let _ = tokio::time::timeout(GRACE, connections.shutdown()).await;
+    let _ = tokio::time::timeout(grace, connections.shutdown()).await;
 }

@@ -1,5 +1,6 @@
-//! Recipes for other database drivers and HTTP clients: a few lines each, to be copied.
+//! Recipes for other database drivers, HTTP clients and axum 0.7: a few lines each, to be copied.
 
+pub mod axum_0_7;
 pub mod diesel;
 pub mod redis;
 pub mod reqwest;
