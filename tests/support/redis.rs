@@ -289,9 +289,27 @@ pub struct RedisSentinel {
 
 impl RedisSentinel {
     pub fn start() -> Self {
-        let primary = RedisServer::start();
-        let replica = RedisServer::replica_of(&primary);
-        let sentinel = RedisServer::absent();
+        Self::watching(RedisServer::start(), None)
+    }
+
+    /// A primary and a sentinel that ask for these passwords.
+    pub fn with_passwords(primary: &str, sentinel: &str) -> Self {
+        Self::watching(RedisServer::with_password(primary), Some((primary, sentinel)))
+    }
+
+    fn watching(primary: RedisServer, passwords: Option<(&str, &str)>) -> Self {
+        let replicaof = format!("127.0.0.1 {}", primary.port);
+        let replica = match passwords {
+            None => RedisServer::replica_of(&primary),
+            Some((password, _)) => {
+                let args = ["--replicaof", &replicaof, "--masterauth", password, "--requirepass", password];
+                let mut replica = RedisServer::absent_with(&args);
+                replica.door.password = Some(password.to_owned());
+                replica.running()
+            }
+        };
+        let mut sentinel = RedisServer::absent();
+        sentinel.door.password = passwords.map(|(_, sentinel)| sentinel.to_owned());
         let file = sentinel.folder.join("sentinel.conf");
         let watch = format!(
             "sentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 300\n\
@@ -302,7 +320,9 @@ impl RedisSentinel {
             sentinel.folder.display(),
             sentinel.folder.display()
         );
-        std::fs::write(&file, watch).expect("a file");
+        let guarded = passwords
+            .map(|(primary, sentinel)| format!("sentinel auth-pass mymaster {primary}\nrequirepass {sentinel}\n"));
+        std::fs::write(&file, watch + &guarded.unwrap_or_default()).expect("a file");
         let mut command = Command::new("redis-server");
         let child = command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         *sentinel.slot() = Some(child.expect("redis-server is installed"));

@@ -7,6 +7,9 @@
 //! | `redis+sentinel://user:password@s1:26379,s2:26379/mymaster/0` | the primary that the sentinels name |
 //! | `redis+cluster://user:password@n1:7000,n2:7001` | a cluster, discovered through any of these nodes |
 //!
+//! A parameter that would be ignored (`?db=3`) is an error. Sentinels are asked with the server's credentials, else without,
+//! unless they have [their own](super::Redis::sentinel_credentials).
+//!
 //! `rediss+sentinel` and `rediss+cluster` use TLS; `valkey` and `valkeys` are aliases of `redis` and `rediss`.
 
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubStream};
@@ -30,8 +33,15 @@ const WRITE_BUFFER: usize = 1_024;
 #[derive(Clone)]
 pub(super) enum Address {
     One(ConnectionInfo),
-    Sentinel { sentinels: Vec<ConnectionInfo>, primary: String },
+    Sentinel { sentinels: Vec<ConnectionInfo>, primary: String, own: Option<Credentials> },
     Cluster(Vec<ConnectionInfo>),
+}
+
+/// User name, empty for the default user, and password.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    pub(super) username: String,
+    pub(super) password: String,
 }
 
 /// Certificates of a certificate authority, in PEM.
@@ -48,6 +58,9 @@ impl Address {
         if matches!(scheme, "rediss" | "valkeys") && !cfg!(feature = "redis-tls") {
             return Err(wrong(&"TLS requires the feature redis-tls"));
         }
+        if let Some(parameter) = unknown_parameter(rest, kind) {
+            return Err(wrong(&parameter));
+        }
         let one = |url: &str| url.into_connection_info().map(without_nagle).map_err(|error| wrong(&reason(&error)));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
@@ -60,13 +73,14 @@ impl Address {
         };
         match kind {
             "" => Ok(Self::One(one(url)?)),
+            "cluster" if !matches!(path, "" | "0") => Err(wrong(&"a cluster has no numbered databases")),
             "cluster" => Ok(Self::Cluster(each("")?)),
             "sentinel" => {
                 let (primary, db) = path.split_once('/').unwrap_or((path, ""));
                 if primary.is_empty() {
                     return Err(wrong(&"the primary's name follows the sentinels: …/mymaster"));
                 }
-                Ok(Self::Sentinel { sentinels: each(db)?, primary: primary.to_owned() })
+                Ok(Self::Sentinel { sentinels: each(db)?, primary: primary.to_owned(), own: None })
             }
             other => Err(wrong(&format!("unknown kind {other:?}"))),
         }
@@ -85,10 +99,16 @@ impl Address {
                 let connected = connecting.get_multiplexed_async_connection_with_config(&config()).await;
                 Ok(Conn { link: Link::One(connected.map_err(refused)?), may_fail_over: false })
             }
-            Self::Sentinel { sentinels, primary } => {
-                let mut client = sentinel(sentinels, primary, authority).map_err(refused)?;
-                let connected = client.get_async_connection_with_config(&config()).await;
-                Ok(Conn { link: Link::One(connected.map_err(refused)?), may_fail_over: true })
+            Self::Sentinel { sentinels, primary, own } => {
+                let mut first = None;
+                for to_sentinel in credentials_to_try(sentinels, own.as_ref()) {
+                    let mut client = sentinel(sentinels, primary, authority, to_sentinel.as_ref()).map_err(refused)?;
+                    match client.get_async_connection_with_config(&config()).await {
+                        Ok(connected) => return Ok(Conn { link: Link::One(connected), may_fail_over: true }),
+                        Err(error) => drop(first.get_or_insert(error)),
+                    }
+                }
+                Err(first.map_or_else(|| Error::config("no sentinels"), refused))
             }
             Self::Cluster(nodes) => {
                 let client = cluster(nodes, authority).map_err(refused)?;
@@ -107,8 +127,23 @@ impl Address {
         let refused = |error: RedisError| Error::store(format!("redis: {}", reason(&error)), error);
         let client = match self {
             Self::One(info) => client(info.clone(), authority).map_err(refused)?,
-            Self::Sentinel { sentinels, primary } => {
-                sentinel(sentinels, primary, authority).map_err(refused)?.async_get_client().await.map_err(refused)?
+            Self::Sentinel { sentinels, primary, own } => {
+                let (mut found, mut first) = (None, None);
+                for to_sentinel in credentials_to_try(sentinels, own.as_ref()) {
+                    let mut client = sentinel(sentinels, primary, authority, to_sentinel.as_ref()).map_err(refused)?;
+                    match client.async_get_client().await {
+                        Ok(client) => {
+                            found = Some(client);
+                            break;
+                        }
+                        Err(error) => drop(first.get_or_insert(error)),
+                    }
+                }
+                match (found, first) {
+                    (Some(client), _) => client,
+                    (None, Some(error)) => return Err(refused(error)),
+                    (None, None) => return Err(Error::config("no sentinels")),
+                }
             }
             Self::Cluster(nodes) => {
                 let mut last = Error::config("the Redis cluster has no nodes; name at least one");
@@ -125,6 +160,35 @@ impl Address {
         subscription.subscribe(channel).await.map_err(refused)?;
         Ok(subscription.into_on_message())
     }
+}
+
+/// Returns the parameter of a URL that would be ignored, with the remedy.
+fn unknown_parameter(rest: &str, kind: &str) -> Option<String> {
+    // An unescaped password may contain a question mark.
+    let (_, query) = rest.rsplit_once('@').map_or(rest, |(_, after)| after).split_once('?')?;
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    let unknown = |pair: &&str| !(kind.is_empty() && matches!(*pair, "protocol=resp2" | "protocol=resp3"));
+    let pair = query.split('&').find(unknown)?;
+    let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+    Some(if name == "db" {
+        "unknown parameter \"db\"; write the database behind the address: …/3".to_owned()
+    } else {
+        format!("unknown parameter {name:?}")
+    })
+}
+
+/// Returns the credentials with which sentinels are asked, in order: their own; else the server's, and none, because a
+/// sentinel without a password refuses any.
+fn credentials_to_try(sentinels: &[ConnectionInfo], own: Option<&Credentials>) -> Vec<Option<Credentials>> {
+    if let Some(own) = own {
+        return vec![Some(own.clone())];
+    }
+    let settings = sentinels.first().map(ConnectionInfo::redis_settings);
+    let servers = settings.and_then(|settings| {
+        let username = settings.username().unwrap_or_default().to_owned();
+        Some(Credentials { username, password: settings.password()?.to_owned() })
+    });
+    servers.map_or_else(|| vec![None], |servers| vec![Some(servers), None])
 }
 
 /// Disables Nagle's algorithm: commands are small and replies are awaited.
@@ -164,11 +228,18 @@ fn sentinel(
     sentinels: &[ConnectionInfo],
     primary: &str,
     _authority: &Authority,
+    own: Option<&Credentials>,
 ) -> Result<redis::sentinel::SentinelClient, RedisError> {
     let addresses = sentinels.iter().map(|info| info.addr().clone());
     let mut builder = SentinelClientBuilder::new(addresses, primary, SentinelServerType::Master)?;
     let tcp = TcpSettings::default().set_nodelay(true);
     builder = builder.set_client_to_redis_tcp_settings(tcp.clone()).set_client_to_sentinel_tcp_settings(tcp);
+    if let Some(Credentials { username, password }) = own {
+        builder = builder.set_client_to_sentinel_password(password);
+        if !username.is_empty() {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+    }
     if let Some(first) = sentinels.first() {
         let settings = first.redis_settings();
         builder = builder.set_client_to_redis_db(settings.db());
@@ -357,7 +428,7 @@ mod tests {
         let kind = |url: &str| match Address::parse(url) {
             Ok(Address::One(info)) => format!("one {}", info.addr()),
             Ok(Address::Cluster(nodes)) => format!("cluster of {}", nodes.len()),
-            Ok(Address::Sentinel { sentinels, primary }) => {
+            Ok(Address::Sentinel { sentinels, primary, .. }) => {
                 format!("{primary} of {} db {}", sentinels.len(), sentinels[0].redis_settings().db())
             }
             Err(error) => format!("{error}"),
@@ -368,6 +439,27 @@ mod tests {
         assert_eq!(kind("redis+sentinel://:p@a:1,b:2/mymaster/3"), "mymaster of 2 db 3");
         for wrong in ["127.0.0.1", "http://a", "redis+ring://a", "redis+sentinel://a", "redis://", "redis://a:x"] {
             assert!(kind(wrong).contains("unsupported redis URL"), "{wrong}: {}", kind(wrong));
+        }
+    }
+
+    #[test]
+    fn what_a_url_says_is_obeyed_or_refused() {
+        for (url, named) in [
+            ("redis://a?db=3", Some("…/3")),
+            ("redis://u:p?q@a/0?db=3", Some("\"db\"")),
+            ("redis://a/3?timeout=5", Some("\"timeout\"")),
+            ("redis+sentinel://a/mymaster?db=3", Some("…/3")),
+            ("redis+cluster://a/3", Some("numbered databases")),
+            ("redis+cluster://a?protocol=resp3", Some("\"protocol\"")),
+            ("redis://a/3?protocol=resp3", None),
+            ("redis://u:p?q@a/3", None),
+            ("redis+cluster://a/0", None),
+        ] {
+            let refused = Address::parse(url).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), named.is_some(), "{url}: {refused:?}");
+            if let (Some(refused), Some(named)) = (&refused, named) {
+                assert!(refused.contains(named) && !refused.contains("p?q"), "{refused}");
+            }
         }
     }
 

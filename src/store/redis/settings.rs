@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::{Address, Authority, Conn, without_password};
+use super::connect::{Address, Authority, Conn, Credentials, without_password};
 use super::limits::LimitMode;
 use super::secret;
 use crate::base::clock::Clock;
@@ -164,6 +164,25 @@ impl Redis {
     #[must_use]
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.secret = Some(secret.as_ref().into());
+        self
+    }
+
+    /// Sets the credentials of the sentinels; an empty `username` is the default user. Without them, sentinels are asked
+    /// with the credentials of the URL, and if they refuse those, with none.
+    ///
+    /// ```
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis+sentinel://:primarys@s1:26379,s2:26379/mymaster")?
+    ///     .sentinel_credentials("", "the sentinels' own");
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn sentinel_credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        if let Address::Sentinel { own, .. } = &mut self.address {
+            *own = Some(Credentials { username: username.into(), password: password.into() });
+        }
         self
     }
 
