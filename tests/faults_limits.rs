@@ -122,6 +122,47 @@ async fn while_nothing_fails_the_fleet_admits_the_limit_exactly() {
     assert_eq!(all + 2, LIMIT as usize, "and two that were asked before");
 }
 
+/// Nodes that start together: the first requests come before the first connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_requests_of_a_fleet_are_counted_together() {
+    if !wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    for round in 0..5 {
+        let redis = || {
+            let redis = Redis::new(&server.url()).expect("a URL").prefix(format!("first{round}"));
+            redis.limit_deadline(Duration::from_secs(5))
+        };
+        let nodes: Vec<Gate> = (0..3).map(|_| node_over(redis(), LIMIT, OnOutage::Local)).collect();
+        assert_eq!(admitted(&nodes, 1_000).await, LIMIT as usize, "nobody has waited for a connection before");
+    }
+}
+
+/// What was admitted before the first connection counts for the fleet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nodes_admitted_before_the_first_connection_is_charged_to_the_store() {
+    if !wanted() {
+        return;
+    }
+    let server = RedisServer::absent();
+    let nodes: Vec<Gate> = (0..3).map(|_| node_of(&server.url(), "late", LIMIT, OnOutage::Local)).collect();
+    let before = admitted(&nodes, 50).await;
+    assert_eq!(before, 150, "each decides alone");
+    server.restart();
+    for node in &nodes {
+        reached(node).await;
+    }
+    let mut after = 0;
+    for _ in 0..3 {
+        for node in &nodes {
+            after += usize::from(node.send("/none").await.status() == 200);
+        }
+    }
+    after += admitted(&nodes, 1_000).await;
+    assert_eq!(before + after, LIMIT as usize);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_down_at_the_start() {
     if !wanted() {

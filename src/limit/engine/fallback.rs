@@ -11,11 +11,14 @@
 //! | `Allow` | everything | uncounted |
 //! | `Deny` | nothing | |
 //!
+//! What is admitted before the first connection is charged to the store when the key is seen again.
+//!
 //! A window in which the outage begins also contains what the store admitted before it: with `Share(n)` up to twice
 //! the limit if one node had most of the traffic, the limit if the traffic was spread evenly.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -23,6 +26,7 @@ use smallvec::SmallVec;
 use super::store::LimitStore;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
+use crate::base::lock::Mutex;
 use crate::base::maybe_ready::MaybeReady;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
@@ -64,6 +68,8 @@ impl OnOutage {
     }
 }
 
+/// Maximum number of keys of which units are owed to the store.
+const MAX_OWED: usize = 4_096;
 /// `Retry-After` while every request is rejected.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -75,11 +81,28 @@ pub(crate) struct Fallback {
     last_outage: AtomicU64,
     /// Last observed generation of the store's connection.
     generation: AtomicU64,
+    /// Units that were admitted before the first connection, by local key.
+    owed: Mutex<HashMap<u64, OwedUnits, foldhash::fast::RandomState>>,
+    owes: AtomicBool,
+}
+
+/// Units that the store has not been charged, and when the last of them were admitted.
+#[derive(Clone, Copy, Debug)]
+struct OwedUnits {
+    units: u32,
+    at: Timestamp,
 }
 
 impl Fallback {
     pub(crate) fn new(policy: OnOutage, engine: Arc<dyn LimitStore>) -> Self {
-        Self { policy, engine, last_outage: AtomicU64::new(0), generation: AtomicU64::new(0) }
+        Self {
+            policy,
+            engine,
+            last_outage: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            owed: Mutex::default(),
+            owes: AtomicBool::new(false),
+        }
     }
 
     /// Charges locally before the remote store decides, if local decisions bind now; `None` if they do not.
@@ -106,7 +129,11 @@ impl Fallback {
     pub(crate) fn decide(&self, checks: &[Check], precharged: Option<Verdicts>, now: Timestamp) -> Verdicts {
         self.mark(now);
         match self.policy {
-            OnOutage::Local | OnOutage::Share(_) => precharged.unwrap_or_else(|| self.decide_locally(checks, now)),
+            OnOutage::Local | OnOutage::Share(_) => {
+                let verdicts = precharged.unwrap_or_else(|| self.decide_locally(checks, now));
+                self.owe(checks, &verdicts, now);
+                verdicts
+            }
             OnOutage::Allow => checks.iter().map(|_| Verdict::new(None, 0, Duration::ZERO)).collect(),
             OnOutage::Deny => {
                 if let Some(precharged) = precharged {
@@ -115,6 +142,41 @@ impl Fallback {
                 checks.iter().map(|_| Verdict::new(Some(RETRY_AFTER), 0, RETRY_AFTER)).collect()
             }
         }
+    }
+
+    /// Notes what is admitted before the first connection, for a bounded number of keys: nodes that start together would
+    /// otherwise admit a limit each.
+    fn owe(&self, checks: &[Check], verdicts: &[Verdict], now: Timestamp) {
+        let rejected = checks.iter().zip(verdicts).any(|(check, verdict)| check.enforced && !verdict.admits());
+        if rejected || self.generation.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        let mut owed = self.owed.lock();
+        for (check, _) in checks.iter().zip(verdicts).filter(|(_, verdict)| verdict.admits()) {
+            let key = check.key.to_bits();
+            if owed.len() < MAX_OWED || owed.contains_key(&key) {
+                let units = owed.get(&key).map_or(0, |owed| owed.units).saturating_add(check.cost);
+                owed.insert(key, OwedUnits { units, at: now });
+            }
+        }
+        self.owes.store(!owed.is_empty(), Ordering::Release);
+    }
+
+    /// Returns what the store is to be charged for these keys, once it is connected and their names are known.
+    pub(super) fn owed(&self, checks: &[Check], generation: u64, now: Timestamp) -> SmallVec<[Settlement; 2]> {
+        let known = generation != 0 && checks.iter().all(|check| check.fleet().is_some());
+        if !known || !self.owes.load(Ordering::Acquire) {
+            return SmallVec::new();
+        }
+        let mut owed = self.owed.lock();
+        let due = checks.iter().filter_map(|check| {
+            let OwedUnits { units, at } = owed.remove(&check.key.to_bits())?;
+            let counts = now.since(at) < Duration::from_nanos(check.quota.memory_nanos());
+            counts.then(|| Settlement::new(check.cost(0), at, units))
+        });
+        let due = due.collect();
+        self.owes.store(!owed.is_empty(), Ordering::Release);
+        due
     }
 
     /// Charges the store's admissions locally too. If they do not fit and an outage began during the remote check,
@@ -243,6 +305,34 @@ mod tests {
         let fallback = fallback(OnOutage::Local);
         assert!(fallback.precharge(&[check()], 1, START).is_none(), "the first connection has lost nothing");
         assert!(fallback.precharge(&[check()], 2, START).is_some());
+    }
+
+    #[test]
+    fn what_is_admitted_before_the_first_connection_is_owed_to_the_store() {
+        let fallback = fallback(OnOutage::Local);
+        let named = |key: u64| {
+            let quota = Quota::per_minute(20);
+            Check::new(KeyHash::from_bits(key), quota).cost(2).in_fleet(KeyHash::from_bits(key + 100))
+        };
+        let nameless = Check::new(KeyHash::from_bits(7), Quota::per_minute(20)).cost(2);
+        assert_eq!(admitted(15, || fallback.decide(&[nameless], None, START)), 10);
+        let owed = |check: Check, generation, now| {
+            fallback.owed(&[check], generation, now).iter().map(|due| (due.check.cost, due.actual)).collect::<Vec<_>>()
+        };
+        assert_eq!(owed(named(7), 0, START), [], "not connected");
+        assert_eq!(owed(nameless, 1, START), [], "its name is not known");
+        assert_eq!(owed(named(8), 1, START), []);
+        assert_eq!(owed(named(7), 1, START), [(0, 20)]);
+        assert_eq!(owed(named(7), 1, START), [], "charged once");
+        fallback.decide(&[named(9)], None, START);
+        assert_eq!(owed(named(9), 1, START + Duration::from_secs(60)), [], "it counts no more");
+        assert!(fallback.precharge(&[named(7)], 1, START).is_some());
+        fallback.decide(&[named(10)], None, START);
+        assert_eq!(owed(named(10), 2, START), [], "a later outage: local decisions bind");
+        for key in 0..10_000 {
+            fallback.owe(&[named(key)], &[Verdict::new(None, 1, Duration::ZERO)], START);
+        }
+        assert!(fallback.owed.lock().len() <= MAX_OWED);
     }
 
     #[test]

@@ -89,8 +89,8 @@ impl Limiter {
         if lookups.is_empty() {
             return self.decide_with_known_tiers(head);
         }
-        let lookups = Box::pin(async move { drop(join_all(lookups).await) });
-        LimitStep::Wait(Box::new(PendingDecision::Tier { lookup: lookups, limiter: self.clone() }))
+        let ready = Box::pin(async move { drop(join_all(lookups).await) });
+        LimitStep::Wait(Box::new(PendingDecision::Inputs { ready, limiter: self.clone() }))
     }
 
     /// Decides with the tiers known now.

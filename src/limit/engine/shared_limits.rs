@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | admits | is charged too | admitted |
 //! | rejects | refunds its charge | rejected |
+//! | has not been reached yet | – | waits for it, at most for the deadline of a decision |
 //! | fails, or is known to be down | decides, by [`OnOutage`](crate::limit::OnOutage) | marked as degraded |
+//! | is reached for the first time | what it admitted before is charged to the store | decided by both |
 //! | is back for less than a period | decides first, and binds | rejected by either; the smaller rest of both is reported |
 
 use std::sync::Arc;
@@ -27,9 +29,9 @@ use crate::limit::policy::decision::Outcome;
 pub(crate) enum PendingDecision {
     /// Waits for a remote store.
     Store(RemoteCheck),
-    /// Waits for a tier look-up. Afterwards the request is decided with the tiers known then, without a second
-    /// wait.
-    Tier { lookup: BoxFuture<()>, limiter: Arc<Limiter> },
+    /// Waits for a tier look-up, or for the store's first connection. Afterwards the request is decided with the tiers
+    /// known then.
+    Inputs { ready: BoxFuture<()>, limiter: Arc<Limiter> },
 }
 
 /// Check in progress at a remote store.
@@ -50,8 +52,8 @@ impl PendingDecision {
                 let result = ready!(check.result.as_mut().poll(cx));
                 Poll::Ready(check.complete(head, &result))
             }
-            Self::Tier { lookup, limiter } => {
-                ready!(lookup.as_mut().poll(cx));
+            Self::Inputs { ready, limiter } => {
+                ready!(ready.as_mut().poll(cx));
                 Poll::Ready(limiter.decide_with_known_tiers(head))
             }
         }
@@ -76,10 +78,17 @@ impl Limiter {
         mut checks: Checks,
         at: Timestamp,
     ) -> LimitStep {
+        if let MaybeReady::Pending(ready) = self.store.ready() {
+            return LimitStep::Wait(Box::new(PendingDecision::Inputs { ready, limiter: self.clone() }));
+        }
         self.limits.add_fleet_keys(head, &mut checks);
         let precharged = fallback.precharge(&checks.list, self.store.generation(), at);
         if let Some(precharged) = precharged.as_ref().filter(|precharged| rejects(&checks.list, precharged)) {
             return self.combine(head, &checks, precharged, at, true);
+        }
+        let owed = fallback.owed(&checks.list, self.store.generation(), at);
+        if !owed.is_empty() {
+            settle(self.store.settle(&owed, at));
         }
         match self.store.decide(&checks.list, at) {
             MaybeReady::Ready(ref result) => self.complete(fallback, head, &checks, result, (at, precharged)),

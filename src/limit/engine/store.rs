@@ -142,6 +142,12 @@ pub trait LimitStore: Send + Sync + 'static {
         None
     }
 
+    /// Resolves when the store can be asked for the first time, or has kept requests waiting for as long as a decision
+    /// may take. Afterwards it is always ready, connected or not. Defaults to ready, for in-process stores.
+    fn ready(&self) -> MaybeReady<()> {
+        MaybeReady::Ready(())
+    }
+
     /// Returns a number that changes whenever the store may have lost its data, for example after a reconnection.
     fn generation(&self) -> u64 {
         0

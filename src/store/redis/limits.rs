@@ -5,6 +5,7 @@
 //! | on a key that was just refused | this process, until the retry time | 0 |
 //! | on a hot key, in [`LimitMode::Leased`] | this process, from a leased block | 0 |
 //! | any other | Redis, in one call for all queued decisions | 1, shared |
+//! | before the first connection | waits for it, at most for the deadline of a decision | – |
 //! | while Redis is unavailable | an immediate error; the layer falls back to local decisions | 0 |
 //!
 //! In a Cluster keys are spread over sixteen hash tags. Checks of one request on several tags are sent in parallel and
@@ -17,16 +18,17 @@ mod script;
 mod worker;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use futures_util::future::join_all;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::connect::Conn;
 use super::settings::Redis;
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp, runtime_now};
 use crate::base::error::Error;
 use crate::base::event::{Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
@@ -97,6 +99,10 @@ struct LimitsShared {
     /// Lower bound of Redis's time minus the local time, in microseconds.
     offset_us: AtomicI64,
     counters: RedisCounters,
+    /// Whether decisions no longer wait for the first connection.
+    started: AtomicBool,
+    /// Time until which they wait, from the first one on.
+    starts_by: OnceLock<Instant>,
 }
 
 #[derive(Default)]
@@ -142,6 +148,8 @@ impl RedisLimits {
             passes_time: redis.time.is_some(),
             offset_us: AtomicI64::new(0),
             counters: RedisCounters::default(),
+            started: AtomicBool::new(false),
+            starts_by: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -194,6 +202,10 @@ impl LimitStore for RedisLimits {
         Some(self.inner.secret.clone())
     }
 
+    fn ready(&self) -> MaybeReady<()> {
+        if self.inner.started.load(Ordering::Relaxed) { MaybeReady::Ready(()) } else { self.inner.start() }
+    }
+
     fn generation(&self) -> u64 {
         self.inner.guard.generation()
     }
@@ -234,6 +246,25 @@ fn outage_error(outage: Outage) -> Error {
 }
 
 impl LimitsShared {
+    /// Waits for the first connection, at most for the deadline of a decision: what each node of a fleet admitted alone
+    /// meanwhile would add up.
+    #[cold]
+    fn start(self: &Arc<Self>) -> MaybeReady<()> {
+        // Starts to connect if that has not been possible before.
+        let _ = self.guard.check();
+        let by = *self.starts_by.get_or_init(|| runtime_now() + self.guard.remaining_timeout());
+        let late = self.guard.generation() > 0 || runtime_now() >= by;
+        if late || tokio::runtime::Handle::try_current().is_err() {
+            self.started.store(late, Ordering::Relaxed);
+            return MaybeReady::Ready(());
+        }
+        let (shared, mut connects) = (self.clone(), self.guard.connects());
+        MaybeReady::Pending(Box::pin(async move {
+            let _ = tokio::time::timeout_at(by, connects.wait_for(|generation| *generation > 0)).await;
+            shared.started.store(true, Ordering::Relaxed);
+        }))
+    }
+
     /// Returns the verdicts if one of the checks has a cached refusal.
     fn refusal(&self, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
         let cached_refusal = |check: &Check| {
