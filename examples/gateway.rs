@@ -60,7 +60,7 @@ mod patience;
 #[path = "gateway/serve.rs"]
 mod serve;
 #[path = "common/shutdown.rs"]
-mod shutdown;
+pub(crate) mod shutdown;
 #[path = "gateway/wire.rs"]
 mod wire;
 

@@ -1,5 +1,4 @@
 //! The gateway's duties towards messages that are ambiguous, malformed or cut off (RFC 9110, RFC 9112).
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,4 +135,28 @@ async fn a_get_on_a_connection_that_closes_is_repeated_once_and_a_post_is_not() 
     });
     assert_eq!(get(support::gateway(address, "").await, "/").await.0, StatusCode::BAD_GATEWAY);
     assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+/// RFC 9213 §3: caches behind this one may obey it too. Only the gateway's own field goes no further.
+#[tokio::test]
+async fn a_targeted_field_that_is_obeyed_is_forwarded() {
+    let origin = Origin::new(|_| async {
+        let mut response = Response::new(full("ok"));
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("cdn-cache-control", "max-age=60"),
+            ("tollgate-cache-control", "max-age=120"),
+        ] {
+            response.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        response
+    })
+    .await;
+    let gateway = gateway(origin.address, "--targeted-field CDN-Cache-Control").await;
+    for _ in 0..2 {
+        let (_, headers, _) = get(gateway, "/").await;
+        assert_eq!(headers["cdn-cache-control"], "max-age=60");
+        assert!(!headers.contains_key("tollgate-cache-control"), "{headers:?}");
+    }
+    assert_eq!(origin.calls(), 1, "and it is obeyed");
 }

@@ -112,8 +112,11 @@ async fn a_switched_off_layer_lets_everything_through() {
     assert_eq!(world(builder).admitted(50, anonymous).await, 50);
 }
 
-/// Codes and texts of the warnings of a layer.
-fn warned(builder: RateLimitBuilder) -> (World, Arc<Mutex<Vec<(&'static str, String)>>>) {
+/// Codes and texts of warnings.
+type Warnings = Arc<Mutex<Vec<(&'static str, String)>>>;
+
+/// A world and what it warns about.
+fn warned(builder: RateLimitBuilder) -> (World, Warnings) {
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let sink = warnings.clone();
     let builder = builder.hook(move |event| {

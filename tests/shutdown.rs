@@ -2,7 +2,7 @@
 //!
 //! Each program runs in a process of its own, which gets the signal.
 #![cfg(unix)]
-#![expect(clippy::expect_used, clippy::print_stdout, reason = "a test may fail; a program says where it listens")]
+#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and measures real time")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use axum::{Router, routing::get};
 
-#[path = "../examples/common/shutdown.rs"]
-mod shutdown;
 #[path = "support/gateway.rs"]
 mod support;
 
 use support::example::flags::Flags;
+use support::example::shutdown;
 
 const PROGRAM: &str = "TOLLGATE_TEST_PROGRAM";
 const GRACE: Duration = Duration::from_millis(1_500);

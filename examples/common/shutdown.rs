@@ -1,5 +1,5 @@
 //! Ends a server well: on SIGINT or SIGTERM it stops accepting, lets requests in flight finish, and exits after a grace
-//! period at the latest, whoever still holds a connection open.
+//! period at the latest, also if a client holds its connection open.
 #![allow(dead_code, reason = "each example uses its part")]
 
 use std::future::IntoFuture;

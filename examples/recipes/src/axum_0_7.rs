@@ -1,5 +1,5 @@
 //! axum 0.7: its `ConnectInfo` and `MatchedPath` are other types than those of axum 0.8, which the feature `axum` reads.
-//! So the gate is told where the client's address is, and which routes there are.
+//! So name the extension that holds the client's address, and declare the routes.
 
 use std::net::SocketAddr;
 

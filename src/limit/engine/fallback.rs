@@ -11,7 +11,7 @@
 //! | `Allow` | everything | uncounted |
 //! | `Deny` | nothing | |
 //!
-//! What is admitted before the first connection is charged to the store when the key is seen again.
+//! Admissions before the first connection are charged to the store when the key is seen again.
 //!
 //! A window in which the outage begins also contains what the store admitted before it: with `Share(n)` up to twice
 //! the limit if one node had most of the traffic, the limit if the traffic was spread evenly.

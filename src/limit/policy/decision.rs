@@ -44,7 +44,7 @@ impl LimitOutcome {
         self.enforced && !self.verdict.admits()
     }
 
-    /// Compares the requests that pass; of equal ones, the time until the limit is whole again.
+    /// Compares the requests that pass; if equal, the time until the limit is fully available.
     fn is_tighter_than(&self, other: &Self) -> bool {
         let (mine, theirs) = (self.passes(), other.passes());
         mine < theirs || mine == theirs && self.verdict.reset() > other.verdict.reset()

@@ -22,7 +22,7 @@ pub(crate) type AssignTier = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a 
 /// A request is counted by its identity if [`assign`](Self::assign) returns a tier for it. Otherwise, or if that tier
 /// does not exist, the request is anonymous and counted by the last alternative of its identity, usually the address.
 /// A thousand forged tokens from one address therefore share the anonymous 20. A user whose tier changes keeps the
-/// used share, or what was used in the new tier before, if that is more: nobody gains by changing to and fro.
+/// used share, or what was used in the new tier before, if that is more: changing to and fro gains nothing.
 ///
 /// ```
 /// use tollgate::limit::{Quota, Tiers};

@@ -33,13 +33,13 @@ const WRITE_BUFFER: usize = 1_024;
 #[derive(Clone)]
 pub(super) enum Address {
     One(ConnectionInfo),
-    Sentinel { sentinels: Vec<ConnectionInfo>, primary: String, own: Option<Credentials> },
+    Sentinel { sentinels: Vec<ConnectionInfo>, primary: String, own: Option<SentinelAuth> },
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// User name, empty for the default user, and password.
+/// Credentials of the sentinels: a user name, empty for the default user, and a password.
 #[derive(Clone)]
-pub(super) struct Credentials {
+pub(super) struct SentinelAuth {
     pub(super) username: String,
     pub(super) password: String,
 }
@@ -179,14 +179,14 @@ fn unknown_parameter(rest: &str, kind: &str) -> Option<String> {
 
 /// Returns the credentials with which sentinels are asked, in order: their own; else the server's, and none, because a
 /// sentinel without a password refuses any.
-fn credentials_to_try(sentinels: &[ConnectionInfo], own: Option<&Credentials>) -> Vec<Option<Credentials>> {
+fn credentials_to_try(sentinels: &[ConnectionInfo], own: Option<&SentinelAuth>) -> Vec<Option<SentinelAuth>> {
     if let Some(own) = own {
         return vec![Some(own.clone())];
     }
     let settings = sentinels.first().map(ConnectionInfo::redis_settings);
     let servers = settings.and_then(|settings| {
         let username = settings.username().unwrap_or_default().to_owned();
-        Some(Credentials { username, password: settings.password()?.to_owned() })
+        Some(SentinelAuth { username, password: settings.password()?.to_owned() })
     });
     servers.map_or_else(|| vec![None], |servers| vec![Some(servers), None])
 }
@@ -228,13 +228,13 @@ fn sentinel(
     sentinels: &[ConnectionInfo],
     primary: &str,
     _authority: &Authority,
-    own: Option<&Credentials>,
+    own: Option<&SentinelAuth>,
 ) -> Result<redis::sentinel::SentinelClient, RedisError> {
     let addresses = sentinels.iter().map(|info| info.addr().clone());
     let mut builder = SentinelClientBuilder::new(addresses, primary, SentinelServerType::Master)?;
     let tcp = TcpSettings::default().set_nodelay(true);
     builder = builder.set_client_to_redis_tcp_settings(tcp.clone()).set_client_to_sentinel_tcp_settings(tcp);
-    if let Some(Credentials { username, password }) = own {
+    if let Some(SentinelAuth { username, password }) = own {
         builder = builder.set_client_to_sentinel_password(password);
         if !username.is_empty() {
             builder = builder.set_client_to_sentinel_username(username);

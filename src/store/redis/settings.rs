@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::{Address, Authority, Conn, Credentials, without_password};
+use super::connect::{Address, Authority, Conn, SentinelAuth, without_password};
 use super::limits::LimitMode;
 use super::secret;
 use crate::base::clock::Clock;
@@ -181,7 +181,7 @@ impl Redis {
     #[must_use]
     pub fn sentinel_credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         if let Address::Sentinel { own, .. } = &mut self.address {
-            *own = Some(Credentials { username: username.into(), password: password.into() });
+            *own = Some(SentinelAuth { username: username.into(), password: password.into() });
         }
         self
     }

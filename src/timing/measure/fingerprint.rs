@@ -24,7 +24,7 @@ mod lists;
 mod repeated;
 mod writer;
 
-use self::writer::{LONGEST, Writer};
+use self::writer::{LONGEST, PrintWriter};
 use super::sql::Scanner;
 
 /// Returns the statement without its values: statements that differ only in values have the same fingerprint.
@@ -51,7 +51,7 @@ pub fn fingerprint(sql: &str) -> String {
 /// Returns the fingerprint, and whether the statement may have parameters.
 pub(crate) fn read(sql: &str) -> (String, bool) {
     let mut out = String::with_capacity(sql.len().min(LONGEST));
-    let mut writer = Writer::new(&mut out);
+    let mut writer = PrintWriter::new(&mut out);
     let mut scanner = Scanner::new(sql);
     let mut cut = false;
     while let Some(token) = scanner.next_token() {

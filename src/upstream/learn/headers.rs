@@ -103,7 +103,7 @@ fn window_of(value: &[u8]) -> Option<Duration> {
         let parameter = member.split(|b| *b == b';').skip(1).find_map(|p| p.trim_ascii().strip_prefix(b"w="))?;
         std::str::from_utf8(parameter).ok()?.trim().parse::<u32>().ok()
     });
-    reset_time::believed(f64::from(windows.into_iter().next()?))
+    reset_time::plausible(f64::from(windows.into_iter().next()?))
 }
 
 /// Returns the stricter of two statements, of which a smaller number is stricter.
@@ -229,7 +229,7 @@ fn integer(item: Option<Item<'_>>) -> Option<u64> {
 }
 
 fn seconds(item: Option<Item<'_>>) -> Option<Duration> {
-    reset_time::believed(integer(item)? as f64)
+    reset_time::plausible(integer(item)? as f64)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! | `Thu, 01 Jan 2026 00:00:00 GMT` | point in time | `Retry-After` |
 //!
 //! A delay of 10⁹ seconds would be 31 years: larger numbers are points in time. Past times count as now. Times further
-//! away than [`FURTHEST`] are not believed: they are read as if they were absent.
+//! away than [`FURTHEST`] are implausible: they are read as if they were absent.
 
 use std::time::{Duration, SystemTime};
 
@@ -32,11 +32,11 @@ pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
         })
         .or_else(|| span(text))
         .or_else(|| Some(parse_date(text)? - unix))?;
-    believed(seconds)
+    plausible(seconds)
 }
 
 /// Converts seconds to a duration; `None` beyond [`FURTHEST`].
-pub(super) fn believed(seconds: f64) -> Option<Duration> {
+pub(super) fn plausible(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds.max(0.0)).ok().filter(|span| *span <= FURTHEST)
 }
 

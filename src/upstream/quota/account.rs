@@ -44,7 +44,7 @@ pub(crate) struct AccountConfig {
     pub(crate) usual_share: f64,
     /// Duration from which a call is slow, in nanoseconds.
     pub(crate) slow_after: u64,
-    /// Time for which a report of the upstream is believed before one call checks it.
+    /// Interval between calls that check whether a report of the upstream still holds.
     pub(crate) probe_interval: Duration,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Account {
     block: ReservationSize,
     /// End of the pause requested by the upstream.
     paused_until: Timestamp,
-    /// From when one call may find out whether the pause still holds.
+    /// Time from which one call may check whether the pause still holds.
     pause_probe_at: Timestamp,
     /// Consecutive rejections by the upstream without a retry time.
     refusals: u32,

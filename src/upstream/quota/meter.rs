@@ -149,7 +149,7 @@ pub(crate) struct LearnedLimit {
     stated: bool,
     /// Whether a report speaks of this window.
     confirmed: bool,
-    /// From when one call may find out whether the limit still holds: only a call can correct what was reported.
+    /// Time from which one call may check whether the limit still holds: only a call can correct a report.
     probe_at: Timestamp,
     /// Time between such calls.
     probe_interval: Duration,

@@ -34,7 +34,7 @@ use crate::upstream::quota::priority::{Priority, Shares};
 
 /// Duration from which calls are slow.
 const SLOW: Duration = Duration::from_secs(10);
-/// Time for which a report is believed before one call checks it.
+/// Interval between calls that check whether a report still holds.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Builds an [`UpstreamLayer`]. Made by [`UpstreamLayer::builder`].
@@ -270,8 +270,8 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets the time for which a used-up limit, a pause or a `Retry-After` of the upstream is believed before one call
-    /// checks whether it still holds. Defaults to an hour.
+    /// Sets the interval between calls that check whether a used-up limit, a pause or a `Retry-After` of the upstream
+    /// still holds. Defaults to an hour.
     ///
     /// ```
     /// use std::time::Duration;

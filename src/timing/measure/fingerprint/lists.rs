@@ -1,7 +1,7 @@
 //! [`Lists`]: the lists of values in a statement, of which one `?` is written.
 //!
-//! What stands in `VALUES (…)`, `IN (…)` and `ARRAY[…]` is data, however it is written: with casts, functions, `DEFAULT`
-//! or sub-lists. Only a query in `IN (SELECT …)` is not.
+//! The elements of `VALUES (…)`, `IN (…)` and `ARRAY[…]` are data in every form: with casts, functions, `DEFAULT` or
+//! sub-lists. Only a query in `IN (SELECT …)` is not.
 
 use crate::timing::measure::sql::Token;
 
@@ -19,7 +19,7 @@ pub(super) enum Last {
     Dot,
 }
 
-/// What becomes of a token.
+/// Treatment of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate<'a> {
     Write,

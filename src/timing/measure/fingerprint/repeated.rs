@@ -3,7 +3,7 @@
 //! `a = ? OR a = ? OR a = ?` has as many parts as the program had values; so have the arms of a `CASE`, a list of
 //! arguments, a batch of statements.
 
-/// What stands between two parts.
+/// Separator of two parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Separator {
     Comma,
@@ -51,7 +51,7 @@ impl Run {
         }
     }
 
-    /// Takes back the last separator.
+    /// Joins the part to the one before, without the separator.
     pub(super) fn rejoin(&mut self) {
         (self.start, self.by) = (self.previous.0, None);
     }

@@ -1,4 +1,4 @@
-//! [`Writer`]: the tokens of a statement, written without values.
+//! [`PrintWriter`]: the tokens of a statement, written without values.
 
 use super::keywords::{keyword, statement};
 use super::lists::{Fate, Last, Lists};
@@ -20,7 +20,7 @@ enum Columns {
     Inside,
 }
 
-/// What the words of the statement are, apart from names.
+/// Form of the statement, by its first word, and the progress within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// No word yet.
@@ -41,7 +41,7 @@ enum Form {
     Written,
 }
 
-pub(super) struct Writer<'a> {
+pub(super) struct PrintWriter<'a> {
     out: &'a mut String,
     last: Last,
     /// Whether a name must follow the last keyword.
@@ -66,7 +66,7 @@ pub(super) struct Writer<'a> {
     statements: Run,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> PrintWriter<'a> {
     pub(super) fn new(out: &'a mut String) -> Self {
         Self {
             out,
