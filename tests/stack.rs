@@ -340,3 +340,34 @@ async fn nothing_shows_who_asked() {
     let shown = format!("{gate:?} {} {:?}", serde_json::to_string(&gate.stats()).expect("JSON"), events);
     assert!(shown.contains("Refused") && !shown.contains(secret) && !shown.contains("203.0.113.77"), "{shown}");
 }
+
+/// A misspelt rule is silent otherwise: the requests it was meant for match none.
+#[tokio::test]
+async fn a_cache_rule_that_never_matches_is_warned_about_once() {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let sink = warnings.clone();
+    let rule = || Rule::ttl(Duration::from_secs(60));
+    let gate = Tollgate::builder()
+        .cache(Rules::new().route("/prices/{symbol}", rule()).route("/oders/{id}", rule()))
+        .hook(move |event| {
+            if let Event::Warning { code, message } = event {
+                sink.lock().expect("not poisoned").push((*code, (*message).to_owned()));
+            }
+        })
+        .build()
+        .expect("a gate");
+    let app = Router::new()
+        .route("/prices/{symbol}", get(|| async { "1" }))
+        .route("/orders/{id}", get(|| async { "2" }))
+        .layer(gate.layer());
+    send(&app, ask("/prices/ACME", "192.0.2.1")).await;
+    for n in 1..=300 {
+        send(&app, ask("/orders/7", "192.0.2.1")).await;
+        assert_eq!(warnings.lock().expect("not poisoned").len(), usize::from(n >= 100), "after {n}");
+    }
+    let warnings = warnings.lock().expect("not poisoned");
+    assert_eq!(warnings[0].0, "unmatched-cache-rule");
+    assert!(warnings[0].1.contains("/oders/{id}") && !warnings[0].1.contains("/prices"), "{warnings:?}");
+    let old = Tollgate::builder().cache(Rules::new().route("/users/:id", rule())).build();
+    assert!(old.expect_err("old syntax").to_string().contains("/users/{id}"));
+}

@@ -16,7 +16,7 @@ use super::stats::{CacheCounters, CacheStats, RouteCounters, count};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::Error;
-use crate::base::event::Events;
+use crate::base::event::{Events, Once};
 use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::{UNMATCHED, has_parameters};
@@ -129,6 +129,9 @@ impl CacheShared {
             _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
         };
         count(&counters.matched);
+        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
+            self.warn_of_unmatched_rules(&counters.warned);
+        }
         let mut flags = RequestFlags::scan(head.headers());
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
@@ -244,6 +247,21 @@ impl CacheShared {
             let message =
                 format!("the cache rule for {pattern:?} has cached nothing in {tried} requests: {reason}. {remedy}");
             self.events.warn_once(&counters.warned, "useless-cache-rule", &message);
+        }
+    }
+
+    /// Warns about rules that no request has matched, once 100 requests have matched none.
+    #[cold]
+    fn warn_of_unmatched_rules(&self, once: &Once) {
+        let unmatched = self.rules.with_current(RuleSet::unmatched);
+        if !unmatched.is_empty() {
+            let message = format!(
+                "no request has matched the cache rules for {}, and {USELESS_AFTER} have matched none: if those routes are \
+                 used seldom, all is well; otherwise check their spelling against the router's, or declare the \
+                 service's routes with .routes([…])",
+                unmatched.join(", ")
+            );
+            self.events.warn_once(once, "unmatched-cache-rule", &message);
         }
     }
 
