@@ -66,6 +66,12 @@ impl<'a> RequestHead<'a> {
         original_uri(self).unwrap_or(self.uri)
     }
 
+    /// Returns the request target as sent by the client, if a router has left it in the extensions.
+    #[inline]
+    pub(crate) fn stripped_from(&self) -> Option<&'a Uri> {
+        original_uri(self)
+    }
+
     /// Returns the HTTP version.
     #[must_use]
     pub const fn version(&self) -> Version {

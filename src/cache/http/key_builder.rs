@@ -55,7 +55,8 @@ impl KeyBuilder {
     /// [`Reason::Authority`] unless the request names exactly one authority.
     pub(crate) fn request(&mut self, head: &RequestHead<'_>, parts: KeyParts<'_>) -> Result<(), Reason> {
         // A nested router strips the prefix from the target; the key needs the full target.
-        let uri = head.original_uri();
+        let original = head.stripped_from();
+        let uri = original.unwrap_or(head.uri());
         let scheme = uri.scheme_str().or_else(|| head.uri().scheme_str()).unwrap_or(parts.default_scheme);
         let mut hosts = head.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
@@ -73,8 +74,8 @@ impl KeyBuilder {
             (Some(_), Some(_)) => return Err(Reason::Authority),
         };
         self.target(scheme, authority, uri, parts)?;
-        let (path, original) = (head.uri().path_and_query(), uri.path_and_query());
-        if path != original {
+        let path = head.uri().path_and_query();
+        if original.is_some_and(|original| original.path_and_query() != path) {
             // Another layer may have rewritten the target by information that the original target lacks.
             self.byte(3);
             self.put(path.map_or("", |target| target.as_str()).as_bytes());
@@ -93,9 +94,16 @@ impl KeyBuilder {
         uri: &Uri,
         parts: KeyParts<'_>,
     ) -> Result<(), Reason> {
-        let authority = canonical_authority(scheme, authority).ok_or(Reason::Authority)?;
-        self.put_lower(scheme.as_bytes());
-        self.put_lower(authority);
+        let classes = classes(authority);
+        let authority = canonical_authority(scheme, authority, classes).ok_or(Reason::Authority)?;
+        match scheme {
+            "http" | "https" => self.put(scheme.as_bytes()),
+            _ => self.put_lower(scheme.as_bytes()),
+        }
+        match classes & UPPER_CASE {
+            0 => self.put(authority),
+            _ => self.put_lower(authority),
+        }
         // RFC 9110 §4.2.3: "an empty path component is equivalent to an absolute path of "/"".
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
         self.put(path.as_bytes());
@@ -206,39 +214,48 @@ fn without_ignored(query: &str, ignored: &[Box<str>]) -> Option<String> {
 }
 
 fn same_authority(scheme: &str, one: &[u8], other: &[u8]) -> bool {
-    match (canonical_authority(scheme, one), canonical_authority(scheme, other)) {
+    let canonical = |authority| canonical_authority(scheme, authority, classes(authority));
+    match (canonical(one), canonical(other)) {
         (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
         _ => false,
     }
 }
 
-/// Bytes allowed in host and port (RFC 3986 §3.2.2), except the colon.
-static IN_HOST: [bool; 256] = {
-    let mut table = [false; 256];
+/// Class of each byte in host and port (RFC 3986 §3.2.2).
+static CLASS: [u8; 256] = {
+    let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
-            | b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-            | b'[' | b']');
+        table[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' => IN_HOST,
+            b'A'..=b'Z' => UPPER_CASE,
+            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+            | b'[' | b']' => IN_HOST,
+            b':' => COLON,
+            _ => FORBIDDEN,
+        };
         byte += 1;
     }
     table
 };
+const IN_HOST: u8 = 0;
+const UPPER_CASE: u8 = 1;
+const COLON: u8 = 2;
+const FORBIDDEN: u8 = 4;
+
+/// Returns the union of the classes of these bytes.
+fn classes(authority: &[u8]) -> u8 {
+    authority.iter().fold(IN_HOST, |all, byte| all | CLASS[usize::from(*byte)])
+}
 
 /// Strips the scheme's default port; `None` if the authority is malformed or carries user information.
-fn canonical_authority<'a>(scheme: &str, authority: &'a [u8]) -> Option<&'a [u8]> {
-    // The last colon outside an IPv6 address.
-    let mut colon = None;
-    for (at, byte) in authority.iter().enumerate() {
-        match byte {
-            b':' => colon = Some(at),
-            b']' => colon = None,
-            _ => {}
-        }
-        if !IN_HOST[usize::from(*byte)] && *byte != b':' {
-            return None;
-        }
+fn canonical_authority<'a>(scheme: &str, authority: &'a [u8], classes: u8) -> Option<&'a [u8]> {
+    if classes & FORBIDDEN != 0 {
+        return None;
     }
+    // The last colon outside an IPv6 address.
+    let last = || authority.iter().rposition(|byte| matches!(byte, b':' | b']')).filter(|at| authority[*at] == b':');
+    let colon = if classes & COLON == 0 { None } else { last() };
     let Some(colon) = colon else { return (!authority.is_empty()).then_some(authority) };
     let (host, port) = (&authority[..colon], &authority[colon + 1..]);
     let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b"443" } else { b"80" };
