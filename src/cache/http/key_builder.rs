@@ -10,19 +10,20 @@
 //!
 //! It runs once per request, hits included; parts are written into a stack buffer.
 
+use http::Uri;
 use http::uri::Authority;
-use http::{Uri, header};
 use smallvec::SmallVec;
 
 use super::key::CacheKey;
 use super::reason::Reason;
+use super::request_flags::HostField;
 use crate::base::request_head::RequestHead;
 use crate::identity::Key;
 
 /// Maximum length of a key.
 const MAX_KEY_LEN: usize = 16 * 1024;
 /// Keys up to this length are built without allocation.
-const INLINE_LEN: usize = 256;
+const INLINE_LEN: usize = 128;
 
 /// Configuration of the layer that affects keys.
 #[derive(Clone, Copy, Debug)]
@@ -49,23 +50,28 @@ impl KeyBuilder {
         Self { inline: [0; INLINE_LEN], length: 0, heap: Vec::new(), resource: 0 }
     }
 
-    /// Writes the resource of a request.
+    /// Writes the resource of a request with this `Host`.
     ///
     /// # Errors
     /// [`Reason::Authority`] unless the request names exactly one authority.
-    pub(crate) fn request(&mut self, head: &RequestHead<'_>, parts: KeyParts<'_>) -> Result<(), Reason> {
+    pub(crate) fn request(
+        &mut self,
+        head: &RequestHead<'_>,
+        host: HostField<'_>,
+        parts: KeyParts<'_>,
+    ) -> Result<(), Reason> {
         // A nested router strips the prefix from the target; the key needs the full target.
-        let original = head.stripped_from();
-        let uri = original.unwrap_or(head.uri());
-        let scheme = uri.scheme_str().or_else(|| head.uri().scheme_str()).unwrap_or(parts.default_scheme);
-        let mut hosts = head.headers().get_all(header::HOST).iter();
-        let host = match (hosts.next(), hosts.next()) {
-            (None, _) => None,
-            (Some(host), None) => Some(host.as_bytes()),
+        let (target, original) = (head.uri(), head.stripped_from());
+        let uri = original.unwrap_or(target);
+        let fallback = original.is_some().then_some(target);
+        let scheme = uri.scheme_str().or_else(|| fallback?.scheme_str()).unwrap_or(parts.default_scheme);
+        let host = match host {
+            HostField::Missing => None,
+            HostField::One(host) => Some(host.as_bytes()),
             // RFC 9112 §3.2: a server answers 400 to several Host fields.
-            (Some(_), Some(_)) => return Err(Reason::Authority),
+            HostField::Several => return Err(Reason::Authority),
         };
-        let from_target = uri.authority().or_else(|| head.uri().authority()).map(Authority::as_str);
+        let from_target = uri.authority().or_else(|| fallback?.authority()).map(Authority::as_str);
         let authority = match (from_target.map(str::as_bytes), host) {
             (None, None) => return Err(Reason::Authority),
             (Some(one), None) | (None, Some(one)) => one,
@@ -74,7 +80,7 @@ impl KeyBuilder {
             (Some(_), Some(_)) => return Err(Reason::Authority),
         };
         self.target(scheme, authority, uri, parts)?;
-        let path = head.uri().path_and_query();
+        let path = target.path_and_query();
         if original.is_some_and(|original| original.path_and_query() != path) {
             // Another layer may have rewritten the target by information that the original target lacks.
             self.byte(3);
@@ -146,12 +152,16 @@ impl KeyBuilder {
     ///
     /// # Errors
     /// [`Reason::KeyTooLong`] beyond 16 KiB.
-    pub(crate) fn finish(&self) -> Result<CacheKey, Reason> {
-        let bytes = self.bytes();
-        if bytes.len() > MAX_KEY_LEN {
+    #[inline]
+    pub(crate) fn finish(self) -> Result<CacheKey, Reason> {
+        if self.heap.len() > MAX_KEY_LEN {
             return Err(Reason::KeyTooLong);
         }
-        Ok(CacheKey::seal(SmallVec::from_slice(bytes), self.resource))
+        let bytes = match self.heap.is_empty() {
+            true => SmallVec::from_slice(&self.inline[..self.length]),
+            false => SmallVec::from_vec(self.heap),
+        };
+        Ok(CacheKey::seal(bytes, self.resource))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -160,10 +170,12 @@ impl KeyBuilder {
 
     fn put(&mut self, bytes: &[u8]) {
         let prefix = (bytes.len() as u32).to_be_bytes();
-        let (start, end) = (self.length + 4, self.length + 4 + bytes.len());
-        if self.heap.is_empty() && end <= INLINE_LEN {
-            self.inline[self.length..start].copy_from_slice(&prefix);
-            self.inline[start..end].copy_from_slice(bytes);
+        let end = self.length + prefix.len() + bytes.len();
+        if let Some(room) = self.inline.get_mut(self.length..end).filter(|_| self.heap.is_empty())
+            && let Some((start, rest)) = room.split_first_chunk_mut()
+        {
+            *start = prefix;
+            rest.copy_from_slice(bytes);
             self.length = end;
             return;
         }
@@ -197,6 +209,7 @@ impl KeyBuilder {
             return;
         }
         if self.heap.is_empty() {
+            self.heap.reserve(2 * (end + INLINE_LEN));
             self.heap.extend_from_slice(&self.inline[..self.length]);
         }
         self.heap.extend_from_slice(bytes);
@@ -229,8 +242,8 @@ static CLASS: [u8; 256] = {
         table[byte] = match byte as u8 {
             b'a'..=b'z' | b'0'..=b'9' => IN_HOST,
             b'A'..=b'Z' => UPPER_CASE,
-            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-            | b'[' | b']' => IN_HOST,
+            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';'
+            | b'=' | b'[' | b']' => IN_HOST,
             b':' => COLON,
             _ => FORBIDDEN,
         };
@@ -272,6 +285,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::key::Target;
+    use super::super::request_flags::RequestFlags;
     use super::*;
 
     const PARTS: KeyParts<'static> = KeyParts { default_scheme: "http", ignore_query: &[], without_query: false };
@@ -283,7 +297,8 @@ mod tests {
         }
         let request = request.body(()).expect("a request");
         let mut key = KeyBuilder::new();
-        key.request(&RequestHead::of(&request), PARTS)?;
+        let (_, host) = RequestFlags::scan(request.headers());
+        key.request(&RequestHead::of(&request), host, PARTS)?;
         key.finish()
     }
 
