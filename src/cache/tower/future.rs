@@ -17,7 +17,6 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::respond;
@@ -128,72 +127,71 @@ impl AfterBypass {
 }
 
 pin_project! {
-    /// Call of the inner service. Nearly all services are ready at once, and are called before the future exists.
-    #[project = InnerCallProj]
-    pub enum InnerCall<S, B>
+    /// Future of a request that is forwarded in the client's own task; `W` wraps its body.
+    pub struct Bypass<S, B, W>
     where
         S: Service<Request<B>>,
     {
-        Called { #[pin] future: S::Future },
-        /// Waits for the service to be ready.
-        Waiting { #[pin] future: Oneshot<S, Request<B>> },
-    }
-}
-
-impl<S, B> InnerCall<S, B>
-where
-    S: Service<Request<B>>,
-{
-    pub(super) fn new(mut service: S, request: Request<B>) -> Self {
-        // The task's own waker replaces this one if the service is polled again. An error is left for that poll.
-        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Self::Called { future: service.call(request) },
-            _ => Self::Waiting { future: Oneshot::new(service, request) },
-        }
-    }
-}
-
-impl<S, B> Future for InnerCall<S, B>
-where
-    S: Service<Request<B>>,
-{
-    type Output = Result<S::Response, S::Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            InnerCallProj::Called { future } => future.poll(cx),
-            InnerCallProj::Waiting { future } => future.poll(cx),
-        }
-    }
-}
-
-pin_project! {
-    /// Future of a request that is forwarded in the client's own task; `W` wraps its body.
-    pub struct Bypass<F, W> {
         #[pin]
-        future: F,
+        call: InnerCall<S, B, S::Future>,
         after: Option<AfterResponse>,
         adopt: PhantomData<fn() -> W>,
     }
 }
 
-impl<F, W> Bypass<F, W> {
-    pub(super) const fn new(future: F, after: Option<AfterResponse>) -> Self {
-        Self { future, after, adopt: PhantomData }
+pin_project! {
+    /// Call of the inner service. Nearly all services are ready at once, and are called before the future exists.
+    #[project = InnerCallProj]
+    enum InnerCall<S, B, F> {
+        Called { #[pin] future: F },
+        /// Waits for the service to be ready.
+        Waiting { service: S, request: Option<Request<B>> },
     }
 }
 
-impl<F, W, E, B> Future for Bypass<F, W>
+impl<S, B, W> Bypass<S, B, W>
 where
-    F: Future<Output = Result<Response<B>, E>>,
-    W: Adopt<B>,
+    S: Service<Request<B>>,
+{
+    pub(super) fn new(mut service: S, request: Request<B>, after: Option<AfterResponse>) -> Self {
+        // The task's own waker replaces this one if the service is polled again. An error is left for that poll.
+        let call = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => InnerCall::Called { future: service.call(request) },
+            _ => InnerCall::Waiting { service, request: Some(request) },
+        };
+        Self { call, after, adopt: PhantomData }
+    }
+}
+
+impl<S, B> InnerCall<S, B, S::Future>
+where
+    S: Service<Request<B>>,
+{
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Response, S::Error>> {
+        if let InnerCallProj::Waiting { service, request } = self.as_mut().project() {
+            ready!(service.poll_ready(cx))?;
+            let Some(request) = request.take() else { return Poll::Pending };
+            let future = service.call(request);
+            self.set(Self::Called { future });
+        }
+        match self.project() {
+            InnerCallProj::Called { future } => future.poll(cx),
+            InnerCallProj::Waiting { .. } => Poll::Pending,
+        }
+    }
+}
+
+impl<S, B, W, R> Future for Bypass<S, B, W>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    W: Adopt<R>,
     W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    type Output = Result<Response<Body<W::Inner>>, E>;
+    type Output = Result<Response<Body<W::Inner>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = match ready!(this.future.poll(cx)) {
+        let mut response = match ready!(this.call.poll(cx)) {
             Ok(response) => response,
             Err(error) => {
                 if let Some(AfterResponse::Uncovered(fetch)) = this.after {
@@ -213,7 +211,10 @@ where
     }
 }
 
-impl<F, W> fmt::Debug for Bypass<F, W> {
+impl<S, B, W> fmt::Debug for Bypass<S, B, W>
+where
+    S: Service<Request<B>>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cache::Bypass(..)")
     }

@@ -11,7 +11,7 @@ use http::{Method, Request, Response};
 use tower_service::Service;
 
 use super::fetch::FetchJob;
-use super::future::{AfterBypass, AfterResponse, Bypass, InnerCall, ResponseFuture};
+use super::future::{AfterBypass, AfterResponse, Bypass, ResponseFuture};
 use super::lookup::LookupResult;
 use super::origin::InnerService;
 use super::respond::{self, RequestView};
@@ -139,7 +139,7 @@ where
 }
 
 /// Future of a request that bypasses the cache, or may.
-type BypassFuture<S, B, W, E, I> = ResponseFuture<Bypass<InnerCall<S, B>, W>, E, I>;
+type BypassFuture<S, B, W, E, I> = ResponseFuture<Bypass<S, B, W>, E, I>;
 
 impl<S: Clone, W> Cache<S, W> {
     fn job<B>(&self, request: Request<B>, params: CacheRequest) -> Box<FetchJob<InnerService<S, W>, B>> {
@@ -161,7 +161,7 @@ impl<S: Clone, W> Cache<S, W> {
     where
         S: Service<Request<B>>,
     {
-        ResponseFuture::bypass(Bypass::new(InnerCall::new(self.inner.clone(), request), after))
+        ResponseFuture::bypass(Bypass::new(self.inner.clone(), request, after))
     }
 
     /// Forwards a request that missed and that no rule covers.
