@@ -2,8 +2,10 @@
 //! `cargo bench --bench sockets -- --seconds 12 --connections 32`.
 //!
 //! Each service runs on one thread, and one thread sends requests over connections that are kept open, on loopback. The
-//! services take turns of a quarter of a second; a ratio is the median of those to the bare service in the same round. The
-//! client is small, so that the server is what is busy. Compare rows of one run only. Under `cargo test` it runs for a moment.
+//! services take turns of a quarter of a second; a ratio is the median of those to the bare service in the same round.
+//!
+//! On Linux the ratio is also given by the processor time of the server's thread, which other processes disturb less: it is the
+//! throughput of a server that has a core to itself. Compare rows of one run only. Under `cargo test` it runs for a moment.
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::io::Write;
@@ -31,8 +33,33 @@ const BODY: &str = "{\"symbol\":\"ACME\",\"price\":179.05}";
 struct Server {
     name: &'static str,
     address: SocketAddr,
-    /// Requests per second, by round.
-    rates: Vec<f64>,
+    /// The thread's statistics; empty if there are none.
+    schedstat: String,
+    /// By round.
+    turns: Vec<Turn>,
+}
+
+/// What one turn measured, per request.
+#[derive(Clone, Copy)]
+struct Turn {
+    seconds: f64,
+    /// Processor time of the server.
+    busy: f64,
+}
+
+impl Server {
+    /// Processor time that the server's thread has used, in seconds.
+    fn busy(&self) -> f64 {
+        let text = std::fs::read_to_string(&self.schedstat).unwrap_or_default();
+        text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or_default() / 1e9
+    }
+
+    /// Median over all rounds.
+    fn median(&self, of: impl Fn(usize, Turn) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.turns.iter().enumerate().map(|(round, turn)| of(round, *turn)).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    }
 }
 
 fn main() -> Result<(), Failure> {
@@ -50,8 +77,10 @@ fn main() -> Result<(), Failure> {
         for server in &mut servers {
             eprint!("\rround {} of {rounds}, {:32}", round + 1, server.name);
             let _ = std::io::stderr().flush();
-            let requests = client.block_on(load(server.address, connections, turn))?;
-            server.rates.push(requests as f64 / turn.as_secs_f64());
+            let before = server.busy();
+            let requests = client.block_on(load(server.address, connections, turn))? as f64;
+            let busy = (server.busy() - before) / requests;
+            server.turns.push(Turn { seconds: turn.as_secs_f64() / requests, busy });
         }
     }
     eprintln!("\r{:60}", "");
@@ -60,18 +89,19 @@ fn main() -> Result<(), Failure> {
         rounds as f64 * turn.as_secs_f64(),
         turn.as_millis()
     );
-    println!("{:40} {:>10} {:>8}", "service", "requests/s", "to bare");
-    let bare = servers.first().map(|bare| bare.rates.clone()).unwrap_or_default();
+    println!("{:40} {:>10} {:>8} {:>11} {:>12}", "service", "requests/s", "to bare", "µs of CPU", "to bare, CPU");
+    let bare = servers.first().map(|bare| bare.turns.clone()).unwrap_or_default();
     for server in &servers {
-        let ratios = server.rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
-        println!("{:40} {:>10.0} {:>8.2}", server.name, median(server.rates.clone()), median(ratios));
+        println!(
+            "{:40} {:>10.0} {:>8.2} {:>11.2} {:>12.2}",
+            server.name,
+            server.median(|_, turn| 1.0 / turn.seconds),
+            server.median(|round, turn| bare[round].seconds / turn.seconds),
+            server.median(|_, turn| turn.busy * 1e6),
+            server.median(|round, turn| bare[round].busy / turn.busy),
+        );
     }
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// The same route behind nothing, each layer, and all of them.
@@ -94,16 +124,22 @@ fn servers() -> Result<Vec<Server>, Failure> {
         ("Tollgate, with harvest", routes().layer(gate()?.layer()), true),
     ]
     .into_iter()
-    .map(|(name, app, harvests)| Ok(Server { name, address: serve(app, harvests)?, rates: Vec::new() }))
+    .map(|(name, app, harvests)| {
+        let (address, schedstat) = serve(app, harvests)?;
+        Ok(Server { name, address, schedstat, turns: Vec::new() })
+    })
     .collect()
 }
 
 /// Serves on a thread of its own, until the process ends.
-fn serve(app: Router, harvests: bool) -> Result<SocketAddr, Failure> {
+fn serve(app: Router, harvests: bool) -> Result<(SocketAddr, String), Failure> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
+    let (sender, thread) = std::sync::mpsc::channel();
     std::thread::spawn(move || -> Result<(), Failure> {
+        let thread = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+        sender.send(format!("/proc/{}/schedstat", thread.display()))?;
         // The subscriber of this thread alone.
         let _harvest =
             harvests.then(|| tracing::subscriber::set_default(tracing_subscriber::registry().with(harvest())));
@@ -114,7 +150,7 @@ fn serve(app: Router, harvests: bool) -> Result<SocketAddr, Failure> {
             Ok(())
         })
     });
-    Ok(address)
+    Ok((address, thread.recv()?))
 }
 
 /// Sends requests for `span`; returns how many were answered.
