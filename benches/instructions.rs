@@ -1,4 +1,5 @@
-//! Instructions per request on the paths every request takes, counted by valgrind: `cargo bench --bench instructions`.
+//! Instructions and allocations per request on the paths every request takes, counted by valgrind:
+//! `cargo bench --bench instructions`.
 //!
 //! Unlike nanoseconds they are the same on a busy machine, so they can be a gate: `-- --check` fails if a path takes more than
 //! 2 % over `benches/instructions.txt`, and `-- --accept` writes that file anew. The figures belong to one compiler. Under
@@ -7,6 +8,7 @@
 //! Each path is run 1 000 and 2 000 times; the difference is what the path costs, without what is around it.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench may fail, and prints what it counted")]
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::process::Command;
@@ -35,13 +37,21 @@ const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instruction
 /// A name, and what sends that many requests.
 type Path = (&'static str, fn(u64));
 
+/// What a request costs, or a run of many.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    instructions: u64,
+    allocations: u64,
+}
+
 /// The paths, by name.
-const PATHS: [Path; 11] = [
+const PATHS: [Path; 12] = [
     ("bare service", |n| run(Origin, n)),
     ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).dry_run()).layer(Origin), n)),
     ("limit, accepted, three fields", |n| run(limit(Limit::per_ip(plenty())).layer(Origin), n)),
     ("limit, refused", |n| run(limit(Limit::per_ip(Quota::per_hour(1))).layer(Origin), n)),
     ("cache hit", |n| run(cache().layer(Origin), n)),
+    ("cache, no rule covers it", |n| run(cache_for("/quotes/{symbol}").layer(Origin), n)),
     ("timing", |n| run(TimingLayer::builder().clock(still()).build().expect("a layer").layer(Origin), n)),
     ("timing, two limits", |n| run(gate(false).layer().layer(Origin), n)),
     ("timing, two limits, cache hit", |n| run(gate(true).layer().layer(Origin), n)),
@@ -66,8 +76,8 @@ fn main() -> Result<(), Failure> {
         PATHS.iter().enumerate().map(|(i, (name, _))| Ok((*name, count(i)?))).collect::<Result<Vec<_>, Failure>>()?;
     if args.iter().any(|arg| arg == "--accept") {
         let mut text = format!("# {}\n", compiler()?);
-        for (name, count) in &counted {
-            writeln!(text, "{count:>7}  {name}")?;
+        for (name, Cost { instructions, allocations }) in &counted {
+            writeln!(text, "{instructions:>7} {allocations:>4}  {name}")?;
         }
         std::fs::write(BASELINE, text)?;
     }
@@ -75,7 +85,7 @@ fn main() -> Result<(), Failure> {
 }
 
 /// Prints the figures beside the baseline; with `check`, one that has grown is an error.
-fn compare(counted: &[(&str, u64)], check: bool) -> Result<(), Failure> {
+fn compare(counted: &[(&str, Cost)], check: bool) -> Result<(), Failure> {
     let baseline = std::fs::read_to_string(BASELINE).unwrap_or_default();
     let known = |name: &str| {
         let line = baseline
@@ -85,12 +95,13 @@ fn compare(counted: &[(&str, u64)], check: bool) -> Result<(), Failure> {
     };
     let same_compiler = baseline.lines().next() == Some(&format!("# {}", compiler()?));
     let bare = |count: u64, of: Option<u64>| count as f64 / of.unwrap_or(1).max(1) as f64;
-    let (bare_now, bare_before) = (counted.first().map(|(_, count)| *count), known(counted[0].0));
+    let (bare_now, bare_before) = (counted.first().map(|(_, cost)| cost.instructions), known(counted[0].0));
     let mut grown = Vec::new();
-    println!("{:>10} {:>10}   instructions per request", "now", "baseline");
-    for (name, count) in counted {
+    println!("{:>10} {:>10} {:>11}   per request", "instr.", "baseline", "allocations");
+    for (name, Cost { instructions: count, allocations }) in counted {
         let before = known(name);
-        println!("{count:>10} {:>10}   {name}", before.map_or("–".to_owned(), |before| before.to_string()));
+        let baseline = before.map_or("–".to_owned(), |before| before.to_string());
+        println!("{count:>10} {baseline:>10} {allocations:>11}   {name}");
         let has_grown = |before: u64| match same_compiler {
             true => *count as f64 > before as f64 * TOLERANCE,
             false => bare(*count, bare_now) > bare(before, bare_before) * OTHER_COMPILER,
@@ -112,21 +123,49 @@ fn compiler() -> Result<String, Failure> {
     Ok(String::from_utf8(Command::new("rustc").arg("--version").output()?.stdout)?.trim().to_owned())
 }
 
-/// Instructions one more request takes.
-fn count(path: usize) -> Result<u64, Failure> {
-    Ok((total(path, 2 * FEW)? - total(path, FEW)?) / FEW)
+/// Cost of one more request.
+fn count(path: usize) -> Result<Cost, Failure> {
+    let (many, few) = (total(path, 2 * FEW)?, total(path, FEW)?);
+    Ok(Cost {
+        instructions: (many.instructions - few.instructions) / FEW,
+        // Rounded: tables that grow allocate a few more.
+        allocations: (many.allocations - few.allocations + FEW / 2) / FEW,
+    })
 }
 
-fn total(path: usize, n: u64) -> Result<u64, Failure> {
+fn total(path: usize, n: u64) -> Result<Cost, Failure> {
+    let profile = std::env::temp_dir().join(format!("tollgate-instructions-{}", std::process::id()));
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(std::env::current_exe()?)
         .args(["--run", &path.to_string(), &n.to_string()])
         .output()
         .map_err(|e| format!("valgrind: {e}"))?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let line = text.lines().find(|line| line.contains("Collected")).ok_or("valgrind counted nothing")?;
-    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+    let allocations = allocations(&String::from_utf8_lossy(&std::fs::read(&profile)?));
+    std::fs::remove_file(profile)?;
+    Ok(Cost { instructions: line.rsplit(' ').next().unwrap_or_default().parse()?, allocations })
+}
+
+/// Counts the calls of the C library's allocator in a profile: `cfn=(id) name` names the callee, `calls=n` follows. A name
+/// is written once.
+fn allocations(profile: &str) -> u64 {
+    const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
+    let (mut ids, mut counted, mut total) = (HashSet::new(), false, 0);
+    for line in profile.lines() {
+        if let Some(function) = line.strip_prefix("cfn=").or_else(|| line.strip_prefix("fn=")) {
+            let (id, name) = function.split_once(' ').unwrap_or((function, ""));
+            if ALLOCATORS.contains(&name.split('@').next().unwrap_or_default()) {
+                ids.insert(id);
+            }
+            counted = line.starts_with("cfn=") && ids.contains(id);
+        } else if let Some(calls) = line.strip_prefix("calls=").filter(|_| counted) {
+            total += calls.split(' ').next().and_then(|calls| calls.parse::<u64>().ok()).unwrap_or_default();
+        }
+    }
+    total
 }
 
 /// Sends `n` requests from one address, one after the other.
@@ -195,7 +234,13 @@ fn rules() -> Rules {
 }
 
 fn cache() -> CacheLayer {
-    CacheLayer::builder().rules(rules()).clock(still()).build().expect("a layer")
+    cache_for("/prices/{symbol}")
+}
+
+/// A cache with one rule.
+fn cache_for(pattern: &str) -> CacheLayer {
+    let rules = Rules::new().route(pattern, Rule::ttl(Duration::from_secs(3600)));
+    CacheLayer::builder().rules(rules).clock(still()).build().expect("a layer")
 }
 
 fn gate(cached: bool) -> Tollgate {

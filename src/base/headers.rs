@@ -27,8 +27,13 @@ pub(crate) const RATE_FIELDS: [HeaderName; 5] =
 const WIDTH: usize = 4;
 const COUNT: usize = 10_000;
 
-/// Digits of 0000 to 9999, concatenated.
-static DIGITS: [u8; COUNT * WIDTH] = {
+/// Digits of 0000 to 9999, concatenated, as text.
+static DIGITS: &str = match std::str::from_utf8(&DIGIT_BYTES) {
+    Ok(digits) => digits,
+    Err(_) => "",
+};
+
+static DIGIT_BYTES: [u8; COUNT * WIDTH] = {
     let mut digits = [b'0'; COUNT * WIDTH];
     let mut n = 0;
     while n < COUNT {
@@ -62,7 +67,7 @@ fn written(n: u64) -> HeaderValue {
         _ => return HeaderValue::from(n),
     };
     let end = (n as usize + 1) * WIDTH;
-    std::str::from_utf8(&DIGITS[end - width..end]).map_or_else(|_| HeaderValue::from(n), HeaderValue::from_static)
+    DIGITS.get(end - width..end).map_or_else(|| HeaderValue::from(n), HeaderValue::from_static)
 }
 
 /// Converts to whole seconds, rounded up.

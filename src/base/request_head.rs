@@ -25,6 +25,14 @@ pub struct RequestHead<'a> {
     version: Version,
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
+    router: Option<RouterExtensions<'a>>,
+}
+
+/// What a router left in the extensions, looked up once.
+#[derive(Clone, Copy, Debug)]
+struct RouterExtensions<'a> {
+    matched_path: Option<&'a str>,
+    original_uri: Option<&'a Uri>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -36,7 +44,16 @@ impl<'a> RequestHead<'a> {
             version: request.version(),
             headers: request.headers(),
             extensions: request.extensions(),
+            router: None,
         }
+    }
+
+    /// Looks up once what several decisions ask for: the extensions of a router.
+    #[must_use]
+    #[inline]
+    pub(crate) fn with_router_extensions(self) -> Self {
+        let router = RouterExtensions { matched_path: matched_path(&self), original_uri: original_uri(&self) };
+        Self { router: Some(router), ..self }
     }
 
     /// Returns the method.
@@ -63,7 +80,13 @@ impl<'a> RequestHead<'a> {
     /// stripped a prefix, else the target.
     #[must_use]
     pub fn original_uri(&self) -> &'a Uri {
-        original_uri(self).unwrap_or(self.uri)
+        self.stripped_from().unwrap_or(self.uri)
+    }
+
+    /// Returns the request target as sent by the client, if a router has left it in the extensions.
+    #[inline]
+    pub(crate) fn stripped_from(&self) -> Option<&'a Uri> {
+        self.router.map_or_else(|| original_uri(self), |router| router.original_uri)
     }
 
     /// Returns the HTTP version.
@@ -123,7 +146,7 @@ impl<'a> RequestHead<'a> {
     /// Returns the pattern of the route that axum matched (feature `axum`), such as `/prices/{symbol}`.
     #[must_use]
     pub fn matched_path(&self) -> Option<&'a str> {
-        matched_path(self)
+        self.router.map_or_else(|| matched_path(self), |router| router.matched_path)
     }
 }
 

@@ -191,8 +191,9 @@ impl Patterns {
 
     /// Returns the path of the whole target, with the prefix that a nested router has stripped.
     fn path<'a>(&self, head: &RequestHead<'a>) -> &'a str {
-        let (path, original) = (head.uri().path(), head.original_uri().path());
-        if !self.outbound && original.ends_with(path) { original } else { path }
+        let path = head.uri().path();
+        let original = if self.outbound { None } else { head.stripped_from() };
+        original.map(http::Uri::path).filter(|original| original.ends_with(path)).unwrap_or(path)
     }
 
     /// Returns the catch-all pattern with the longest prefix that covers this route.

@@ -33,8 +33,8 @@
 //! | 3 | is it fresh? | serve it: a look-up, a comparison, an `Age` | 4 |
 //! | 4 | is it within stale-while-revalidate? | serve it; one request revalidates it in the background | 5 |
 //! | 5 | does it have a validator? | send a conditional request to the inner service; 304 updates the entry | 6 |
-//! | 6 | is another request fetching it? | wait for the head, at most 3 s, then read along as the body arrives; see [below](#long-slow-and-stalled-bodies) | 7 |
-//! | 7 | fetch it in a detached task. Does the fetch fail while a stale entry may be served? | serve that entry | 8 |
+//! | 6 | does a rule cover it, or has its route lately sent a response that may be stored? (profile `shared`: always) Is another request fetching it? | wait for the head, at most 3 s, then read along as the body arrives; see [below](#long-slow-and-stalled-bodies) | 7 |
+//! | 7 | fetch it, in a detached task if a rule covers it and it takes time. Does the fetch fail while a stale entry may be served? | serve that entry | 8 |
 //! | 8 | may the response be stored? (decided on its head) | send the head, stream the body to all readers, then store it | send it to this client alone, unchanged; waiting requests fetch without sharing, at once |
 //!
 //! [`Profile`] sets how strict steps 1 and 8 are; [`Rules`] and [`StoreHint`] adjust them by route and handler.
@@ -104,9 +104,10 @@
 //! | `http/` | pure decisions of RFC 9111: directives, freshness, storability, validators, `Vary`, ranges, keys, rules |
 //! | `engine/` `record` `store` `tiered` | stored records, the storage trait, and two stores combined into one |
 //! | `engine/` `codec` `compression` `invalidation` `invalidation_log` `invalidation_sink` | encoding of records and invalidations for shared stores |
-//! | `engine/` `barrier` `coalesce` `tee` `body_*` `background_slots` `fetch_times` `hit_for_miss` `min_uses` | shared state of concurrent requests |
+//! | `engine/` `barrier` `coalesce` `tee` `body_*` `background_slots` `fetch_times` `hit_for_miss` `storable_routes` `stored_keys` `min_uses` | shared state of concurrent requests |
 //! | `tower/` `service` `lookup` | a request up to a hit |
-//! | `tower/` `serve` `fetch` `stream_and_store` `store_response` `update_from_304` `partial` `unsafe_invalidation` | a request after a miss |
+//! | `tower/` `uncovered` | a request that missed and that no rule covers |
+//! | `tower/` `serve` `detached_fetch` `fetch` `stream_and_store` `store_response` `update_from_304` `partial` `unsafe_invalidation` | a request after a miss |
 //! | `tower/` `respond` | the response sent to the client |
 //! | `data/` | typed values |
 //!

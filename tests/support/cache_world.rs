@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use tollgate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats, Profile};
+use tollgate::cache::{Cache, CacheBuilder, CacheLayer, CacheStats, Profile, Rule, Rules};
 use tollgate::{Body, Clock, ManualClock};
 use tower::{Layer, Service, ServiceExt};
 
@@ -174,7 +174,9 @@ impl World {
         F: Future<Output = Result<Reply, Fault>> + Send + 'static,
     {
         let clock = ManualClock::new();
-        let builder = CacheLayer::builder().clock(Clock::Manual(clock.clone())).cache_status(true);
+        // One rule covers everything: what none covers is not coalesced.
+        let rules = Rules::new().otherwise(Rule::from_headers());
+        let builder = CacheLayer::builder().rules(rules).clock(Clock::Manual(clock.clone())).cache_status(true);
         let layer = set(builder).build().expect("a valid configuration");
         Self { clock, layer, origin: Origin::new(script) }
     }

@@ -1,7 +1,6 @@
 //! Deadlines of a caller: soft timeout, wait for another's load, and hard timeout, each counted from its arrival.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
@@ -57,7 +56,7 @@ impl LoadDeadlines {
     /// Waits for a permit, at most `longest`.
     pub(super) async fn permit<'a>(
         &mut self,
-        permits: &'a Arc<Semaphore>,
+        permits: &'a Semaphore,
         longest: Duration,
     ) -> Result<Option<SemaphorePermit<'a>>, PassedDeadline> {
         self.soft = None;

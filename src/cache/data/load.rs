@@ -180,7 +180,7 @@ where
         if let Some(value) = self.stale_value() {
             return Ok(value);
         }
-        let permit = match deadlines.permit(&follower.fallback_permits, self.cached.namespace.settings.wait).await {
+        let permit = match deadlines.permit(follower.fallback_permits(), self.cached.namespace.settings.wait).await {
             Ok(permit) => permit,
             Err(_) => return self.on_timeout(),
         };

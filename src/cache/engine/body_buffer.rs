@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::body_memory::{BLOCK_OVERHEAD, BodyMemory, MemoryReservation};
 use super::body_pump::BodyPumpStep;
@@ -22,7 +23,7 @@ fn allocation_size(length: u64) -> u64 {
 
 /// Bytes received: finished blocks, and the block being filled.
 pub(super) struct BodyBuffer {
-    pub(super) blocks: Vec<Bytes>,
+    pub(super) blocks: SmallVec<[Bytes; 1]>,
     pub(super) tail: Vec<u8>,
     pub(super) length: u64,
     promised: Option<u64>,
@@ -36,12 +37,12 @@ impl BodyBuffer {
             Some(length) => body_memory.reserve(allocation_size(length), length)?,
             None => body_memory.empty(),
         };
-        Some(Self { blocks: Vec::new(), tail: Vec::new(), length: 0, promised, reservation })
+        Some(Self { blocks: SmallVec::new(), tail: Vec::new(), length: 0, promised, reservation })
     }
 
     /// Drops the bytes received.
     pub(super) fn clear(&mut self) {
-        (self.blocks, self.tail) = (Vec::new(), Vec::new());
+        (self.blocks, self.tail) = (SmallVec::new(), Vec::new());
         self.reservation.release();
     }
 
@@ -102,7 +103,7 @@ impl BodyBuffer {
 }
 
 /// Copies chunks of this total length into accounted blocks; `None` if no memory is available.
-pub(crate) fn copied(chunks: &[Bytes], length: u64, body_memory: &Arc<BodyMemory>) -> Option<Vec<Bytes>> {
+pub(crate) fn copied(chunks: &[Bytes], length: u64, body_memory: &Arc<BodyMemory>) -> Option<SmallVec<[Bytes; 1]>> {
     let mut buffer = BodyBuffer::new(Some(length), body_memory)?;
     chunks.iter().try_for_each(|chunk| buffer.push(chunk, length)).ok()?;
     buffer.seal();

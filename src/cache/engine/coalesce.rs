@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 
 use super::record::Entry;
 use super::tee::Tee;
@@ -50,27 +50,37 @@ pub(crate) enum FetchProgress {
     NotShareable,
 }
 
+/// A fetch, shared by the table, its leader and its followers.
 struct SharedFetch<P> {
-    id: u64,
+    key: CacheKey,
     /// Generation at the start of the fetch.
     generation: u64,
-    /// `None` until progress is published.
-    progress: watch::Receiver<Option<P>>,
-    fallback_permits: Arc<Semaphore>,
+    progress: Mutex<Progress<P>>,
+    changed: Notify,
+    /// Bounds concurrent fetches after a failure.
+    fallback_permits: Semaphore,
 }
 
-type Shard<P> = HashMap<CacheKey, SharedFetch<P>, foldhash::fast::RandomState>;
+/// Latest progress of a fetch.
+enum Progress<P> {
+    /// None yet.
+    Pending,
+    Published(P),
+    /// The leader was dropped before it published any.
+    Failed,
+}
+
+type Shard<P> = HashMap<CacheKey, Arc<SharedFetch<P>>, foldhash::fast::RandomState>;
 
 /// Table of fetches under way, which publish a `P` to their followers.
 pub(crate) struct Coalescer<P = FetchProgress> {
     shards: [Mutex<Shard<P>>; SHARDS],
-    ids: AtomicU64,
     count: AtomicU64,
 }
 
 impl<P> Default for Coalescer<P> {
     fn default() -> Self {
-        Self { shards: Default::default(), ids: AtomicU64::new(0), count: AtomicU64::new(0) }
+        Self { shards: Default::default(), count: AtomicU64::new(0) }
     }
 }
 
@@ -93,22 +103,25 @@ impl<P> Coalescer<P> {
     ) -> Role<P> {
         let mut shard = self.shard(key);
         if let Some(fetch) = shard.get(key).filter(|fetch| !is_invalidated(fetch.generation)) {
-            let (progress, fallback_permits) = (fetch.progress.clone(), fetch.fallback_permits.clone());
-            return Role::Wait(Follower { id: fetch.id, progress, fallback_permits });
+            return Role::Wait(Follower { fetch: fetch.clone() });
         }
-        let (sender, progress) = watch::channel(None);
-        let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let fallback_permits = Arc::new(Semaphore::new(FALLBACK_CONCURRENCY));
-        shard.insert(key.clone(), SharedFetch { id, generation, progress, fallback_permits });
+        let fetch = Arc::new(SharedFetch {
+            key: key.clone(),
+            generation,
+            progress: Mutex::new(Progress::Pending),
+            changed: Notify::new(),
+            fallback_permits: Semaphore::new(FALLBACK_CONCURRENCY),
+        });
+        shard.insert(key.clone(), fetch.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
-        Role::Lead(Leader { fetches: self.clone(), key: key.clone(), id, progress: sender })
+        Role::Lead(Leader { fetches: self.clone(), fetch })
     }
 
     /// Removes the fetch for this key, or only the one of this follower. It takes no more followers and is no longer
     /// [current](Leader::is_current).
     pub(crate) fn remove(&self, key: &CacheKey, only: Option<&Follower<P>>) {
         let mut shard = self.shard(key);
-        if shard.get(key).is_some_and(|fetch| only.is_none_or(|waiter| waiter.id == fetch.id)) {
+        if shard.get(key).is_some_and(|fetch| only.is_none_or(|waiter| Arc::ptr_eq(&waiter.fetch, fetch))) {
             shard.remove(key);
         }
     }
@@ -128,45 +141,65 @@ impl<P> Coalescer<P> {
 /// Leadership of the fetch for a key.
 pub(crate) struct Leader<P = FetchProgress> {
     fetches: Arc<Coalescer<P>>,
-    key: CacheKey,
-    id: u64,
-    progress: watch::Sender<Option<P>>,
+    fetch: Arc<SharedFetch<P>>,
 }
 
 impl<P> Leader<P> {
     /// Publishes progress to the followers.
     pub(crate) fn publish(&self, progress: P) {
-        self.progress.send_replace(Some(progress));
+        *self.fetch.progress.lock() = Progress::Published(progress);
+        self.fetch.changed.notify_waiters();
     }
 
     /// Whether this is still the fetch in the table for its key.
     pub(crate) fn is_current(&self) -> bool {
-        self.fetches.shard(&self.key).get(&self.key).is_some_and(|fetch| fetch.id == self.id)
+        let key = &self.fetch.key;
+        self.fetches.shard(key).get(key).is_some_and(|fetch| Arc::ptr_eq(fetch, &self.fetch))
     }
 }
 
 impl<P> Drop for Leader<P> {
     fn drop(&mut self) {
-        let mut shard = self.fetches.shard(&self.key);
-        if shard.get(&self.key).is_some_and(|fetch| fetch.id == self.id) {
-            shard.remove(&self.key);
+        let key = &self.fetch.key;
+        let mut shard = self.fetches.shard(key);
+        if shard.get(key).is_some_and(|fetch| Arc::ptr_eq(fetch, &self.fetch)) {
+            shard.remove(key);
         }
         drop(shard);
         self.fetches.count.fetch_sub(1, Ordering::Relaxed);
+        let mut progress = self.fetch.progress.lock();
+        if matches!(*progress, Progress::Pending) {
+            *progress = Progress::Failed;
+            drop(progress);
+            self.fetch.changed.notify_waiters();
+        }
     }
 }
 
 /// Subscription to another request's fetch.
 pub(crate) struct Follower<P = FetchProgress> {
-    id: u64,
-    progress: watch::Receiver<Option<P>>,
-    /// Bounds concurrent fetches after a failure.
-    pub(crate) fallback_permits: Arc<Semaphore>,
+    fetch: Arc<SharedFetch<P>>,
 }
 
 impl<P: Clone> Follower<P> {
     /// Waits until progress is published; `None` if the leader was dropped before.
     pub(crate) async fn wait_for_progress(&mut self) -> Option<P> {
-        self.progress.wait_for(Option::is_some).await.ok()?.clone()
+        loop {
+            // Created before the check: it receives every notification from then on.
+            let changed = self.fetch.changed.notified();
+            match &*self.fetch.progress.lock() {
+                Progress::Published(progress) => return Some(progress.clone()),
+                Progress::Failed => return None,
+                Progress::Pending => {}
+            }
+            changed.await;
+        }
+    }
+}
+
+impl<P> Follower<P> {
+    /// Returns the permits that bound concurrent fetches after a failure.
+    pub(crate) fn fallback_permits(&self) -> &Semaphore {
+        &self.fetch.fallback_permits
     }
 }

@@ -19,10 +19,13 @@ pub(crate) mod invalidation_log;
 pub(super) mod invalidation_sink;
 pub(super) mod isolated_store;
 pub(crate) mod local_barriers;
+mod marks;
 pub(super) mod min_uses;
 pub(super) mod record;
 #[cfg(feature = "testing")]
 pub(super) mod sample;
+pub(super) mod storable_routes;
 pub(super) mod store;
+pub(super) mod stored_keys;
 pub(super) mod tee;
 pub(super) mod tiered;

@@ -5,10 +5,12 @@
 //! variants.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
+use std::io::Write;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -51,11 +53,11 @@ impl StoredBody {
     }
 
     /// Creates a body from accounted blocks, which count as stored from now on.
-    pub(crate) fn from_blocks(mut blocks: Vec<Bytes>, body_memory: &Arc<BodyMemory>) -> Self {
-        let _stored_blocks = Some(StoredBlocks::new(body_memory, &blocks));
-        let blocks = match blocks.len() {
-            0 => Blocks::One(Bytes::new()),
-            1 => Blocks::One(blocks.swap_remove(0)),
+    pub(crate) fn from_blocks(blocks: &[Bytes], body_memory: &Arc<BodyMemory>) -> Self {
+        let _stored_blocks = Some(StoredBlocks::new(body_memory, blocks));
+        let blocks = match blocks {
+            [] => Blocks::One(Bytes::new()),
+            [block] => Blocks::One(block.clone()),
             _ => Blocks::Many(blocks.into()),
         };
         Self { blocks, _stored_blocks }
@@ -327,14 +329,19 @@ const NOT_STORED: [HeaderName; 10] = [
     TOLLGATE_CACHE_CONTROL,
 ];
 
-/// Copies the fields that may be stored: without hop-by-hop fields, rate-limit fields, and `omit`.
+/// Copies the fields that may be stored: without hop-by-hop fields, rate-limit fields, and those of each list in `omit`.
+///
+/// RFC 9110 §6.6.1: a recipient with a clock adds the `Date` of arrival, `wall`, to a response it caches.
 ///
 /// The values are copied: received values are slices of the connection's read buffer, and would keep hundreds of
 /// kilobytes allocated for the lifetime of the entry.
-pub(crate) fn storable(headers: &HeaderMap, omit: &[HeaderName]) -> HeaderMap {
+pub(crate) fn storable(headers: &HeaderMap, omit: &[&[HeaderName]], wall: Option<SystemTime>) -> HeaderMap {
     // Capacity for fields added on a hit: Age, Cache-Status, three of a limit.
     let mut storable = HeaderMap::with_capacity(headers.len() + 5);
-    for (name, value) in headers {
+    let is_omitted = |name| {
+        NOT_STORED.contains(name) || RATE_FIELDS.contains(name) || omit.iter().any(|omitted| omitted.contains(name))
+    };
+    for (name, value) in headers.iter().filter(|(name, _)| !is_omitted(*name)) {
         storable.append(name, value.clone());
     }
     for line in headers.get_all(header::CONNECTION) {
@@ -344,18 +351,18 @@ pub(crate) fn storable(headers: &HeaderMap, omit: &[HeaderName]) -> HeaderMap {
             }
         }
     }
-    for name in NOT_STORED.iter().chain(&RATE_FIELDS).chain(omit) {
-        storable.remove(name);
-    }
-    compact_values(&mut storable);
+    let date = wall.filter(|_| !storable.contains_key(header::DATE)).and_then(http_date);
+    compact_values(&mut storable, date.as_ref().map_or(&[], |date| date));
     storable
 }
 
-/// Moves all values into one allocation: a hit that copies the fields then touches one reference count.
-fn compact_values(headers: &mut HeaderMap) {
-    let mut block = Vec::with_capacity(headers.values().map(HeaderValue::len).sum());
+/// Moves all values, and those of a `Date` if it is not empty, into one allocation: a hit that copies the fields then touches
+/// one reference count.
+fn compact_values(headers: &mut HeaderMap, date: &[u8]) {
+    let mut block = Vec::with_capacity(headers.values().map(HeaderValue::len).sum::<usize>() + date.len());
+    block.extend_from_slice(date);
     headers.values().for_each(|value| block.extend_from_slice(value.as_bytes()));
-    let (block, mut at) = (Bytes::from(block), 0);
+    let (block, mut at) = (Bytes::from(block), date.len());
     for value in headers.values_mut() {
         let slice = block.slice(at..at + value.len());
         at += value.len();
@@ -365,18 +372,14 @@ fn compact_values(headers: &mut HeaderMap) {
             *value = moved;
         }
     }
+    if let Some(date) = (!date.is_empty()).then(|| HeaderValue::from_maybe_shared(block.slice(..date.len()))) {
+        date.map(|date| headers.insert(header::DATE, date)).ok();
+    }
 }
 
 /// Creates the head to store under this policy.
 pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePolicy, began: LogPosition) -> StoredHead {
-    if !headers.contains_key(header::DATE) {
-        // RFC 9110 §6.6.1: a recipient with a clock adds the Date of arrival to a response it caches.
-        if let Some(date) = http_date(policy.exchange.wall) {
-            headers.insert(header::DATE, date);
-        }
-    }
     // A slot for `Age`, so that a hit changes a value without moving others.
-    headers.remove(header::AGE);
     headers.insert(header::AGE, HeaderValue::from_static("0"));
     let deadlines = policy.deadlines();
     StoredHead {
@@ -396,13 +399,26 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePoli
     }
 }
 
-/// Formats IMF-fixdate (RFC 9110 §5.6.7); `None` outside the years 1970 to 9999.
-pub(crate) fn http_date(wall: std::time::SystemTime) -> Option<HeaderValue> {
-    let since = wall.duration_since(std::time::UNIX_EPOCH).ok()?;
-    if since.as_secs() >= 253_402_300_800 {
+/// Text of an HTTP date.
+type DateText = [u8; 29];
+
+/// Formats IMF-fixdate (RFC 9110 §5.6.7); `None` outside the years 1970 to 9999. A thread formats each second once.
+fn http_date(wall: SystemTime) -> Option<DateText> {
+    thread_local! {
+        static LATEST: Cell<(u64, DateText)> = const { Cell::new((u64::MAX, [0; 29])) };
+    }
+    let second = wall.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    if second >= 253_402_300_800 {
         return None;
     }
-    HeaderValue::try_from(httpdate::fmt_http_date(wall)).ok()
+    let latest = LATEST.try_with(Cell::get).ok().filter(|(known, _)| *known == second);
+    if let Some((_, text)) = latest {
+        return Some(text);
+    }
+    let mut text = [0; 29];
+    write!(&mut text[..], "{}", httpdate::HttpDate::from(wall)).ok()?;
+    let _ = LATEST.try_with(|latest| latest.set((second, text)));
+    Some(text)
 }
 
 #[cfg(test)]
@@ -427,7 +443,7 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        let storable = storable(&headers, &[HeaderName::from_static("x-strip")]);
+        let storable = storable(&headers, &[&[HeaderName::from_static("x-strip")]], None);
         for (name, value) in &storable {
             let sent = headers.get(name).expect("it was sent");
             assert_ne!(value.as_bytes().as_ptr(), sent.as_bytes().as_ptr(), "{name} is in memory of its own");
@@ -439,7 +455,7 @@ mod tests {
     #[test]
     fn dates_outside_the_format_are_omitted() {
         let epoch = std::time::UNIX_EPOCH;
-        assert_eq!(http_date(epoch).expect("a date"), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(&http_date(epoch).expect("a date"), b"Thu, 01 Jan 1970 00:00:00 GMT");
         assert!(http_date(epoch - Duration::from_secs(1)).is_none());
         assert!(http_date(epoch + Duration::from_secs(1 << 40)).is_none());
     }

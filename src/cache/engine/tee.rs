@@ -140,7 +140,7 @@ impl Tee {
     pub(crate) fn stored_body(&self, body_memory: &Arc<BodyMemory>) -> (StoredBody, u64) {
         let mut state = self.lock();
         state.buffer.seal();
-        (StoredBody::from_blocks(state.buffer.blocks.clone(), body_memory), state.buffer.length)
+        (StoredBody::from_blocks(&state.buffer.blocks, body_memory), state.buffer.length)
     }
 
     /// Reads `body` as far as available; pending until it ends.

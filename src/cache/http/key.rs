@@ -84,6 +84,7 @@ impl CacheKey {
     }
 
     /// Creates a key from its encoding.
+    #[inline]
     pub(crate) fn seal(bytes: SmallVec<[u8; 104]>, resource: usize) -> Self {
         let mut hasher = SECRET.build_hasher();
         hasher.write(&bytes);

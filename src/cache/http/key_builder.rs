@@ -10,19 +10,20 @@
 //!
 //! It runs once per request, hits included; parts are written into a stack buffer.
 
+use http::Uri;
 use http::uri::Authority;
-use http::{Uri, header};
 use smallvec::SmallVec;
 
 use super::key::CacheKey;
 use super::reason::Reason;
+use super::request_flags::HostField;
 use crate::base::request_head::RequestHead;
 use crate::identity::Key;
 
 /// Maximum length of a key.
 const MAX_KEY_LEN: usize = 16 * 1024;
 /// Keys up to this length are built without allocation.
-const INLINE_LEN: usize = 256;
+const INLINE_LEN: usize = 128;
 
 /// Configuration of the layer that affects keys.
 #[derive(Clone, Copy, Debug)]
@@ -49,22 +50,28 @@ impl KeyBuilder {
         Self { inline: [0; INLINE_LEN], length: 0, heap: Vec::new(), resource: 0 }
     }
 
-    /// Writes the resource of a request.
+    /// Writes the resource of a request with this `Host`.
     ///
     /// # Errors
     /// [`Reason::Authority`] unless the request names exactly one authority.
-    pub(crate) fn request(&mut self, head: &RequestHead<'_>, parts: KeyParts<'_>) -> Result<(), Reason> {
+    pub(crate) fn request(
+        &mut self,
+        head: &RequestHead<'_>,
+        host: HostField<'_>,
+        parts: KeyParts<'_>,
+    ) -> Result<(), Reason> {
         // A nested router strips the prefix from the target; the key needs the full target.
-        let uri = head.original_uri();
-        let scheme = uri.scheme_str().or_else(|| head.uri().scheme_str()).unwrap_or(parts.default_scheme);
-        let mut hosts = head.headers().get_all(header::HOST).iter();
-        let host = match (hosts.next(), hosts.next()) {
-            (None, _) => None,
-            (Some(host), None) => Some(host.as_bytes()),
+        let (target, original) = (head.uri(), head.stripped_from());
+        let uri = original.unwrap_or(target);
+        let fallback = original.is_some().then_some(target);
+        let scheme = uri.scheme_str().or_else(|| fallback?.scheme_str()).unwrap_or(parts.default_scheme);
+        let host = match host {
+            HostField::Missing => None,
+            HostField::One(host) => Some(host.as_bytes()),
             // RFC 9112 §3.2: a server answers 400 to several Host fields.
-            (Some(_), Some(_)) => return Err(Reason::Authority),
+            HostField::Several => return Err(Reason::Authority),
         };
-        let from_target = uri.authority().or_else(|| head.uri().authority()).map(Authority::as_str);
+        let from_target = uri.authority().or_else(|| fallback?.authority()).map(Authority::as_str);
         let authority = match (from_target.map(str::as_bytes), host) {
             (None, None) => return Err(Reason::Authority),
             (Some(one), None) | (None, Some(one)) => one,
@@ -73,8 +80,8 @@ impl KeyBuilder {
             (Some(_), Some(_)) => return Err(Reason::Authority),
         };
         self.target(scheme, authority, uri, parts)?;
-        let (path, original) = (head.uri().path_and_query(), uri.path_and_query());
-        if path != original {
+        let path = target.path_and_query();
+        if original.is_some_and(|original| original.path_and_query() != path) {
             // Another layer may have rewritten the target by information that the original target lacks.
             self.byte(3);
             self.put(path.map_or("", |target| target.as_str()).as_bytes());
@@ -93,9 +100,16 @@ impl KeyBuilder {
         uri: &Uri,
         parts: KeyParts<'_>,
     ) -> Result<(), Reason> {
-        let authority = canonical_authority(scheme, authority).ok_or(Reason::Authority)?;
-        self.put_lower(scheme.as_bytes());
-        self.put_lower(authority);
+        let classes = classes(authority);
+        let authority = canonical_authority(scheme, authority, classes).ok_or(Reason::Authority)?;
+        match scheme {
+            "http" | "https" => self.put(scheme.as_bytes()),
+            _ => self.put_lower(scheme.as_bytes()),
+        }
+        match classes & UPPER_CASE {
+            0 => self.put(authority),
+            _ => self.put_lower(authority),
+        }
         // RFC 9110 §4.2.3: "an empty path component is equivalent to an absolute path of "/"".
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
         self.put(path.as_bytes());
@@ -138,12 +152,16 @@ impl KeyBuilder {
     ///
     /// # Errors
     /// [`Reason::KeyTooLong`] beyond 16 KiB.
-    pub(crate) fn finish(&self) -> Result<CacheKey, Reason> {
-        let bytes = self.bytes();
-        if bytes.len() > MAX_KEY_LEN {
+    #[inline]
+    pub(crate) fn finish(self) -> Result<CacheKey, Reason> {
+        if self.heap.len() > MAX_KEY_LEN {
             return Err(Reason::KeyTooLong);
         }
-        Ok(CacheKey::seal(SmallVec::from_slice(bytes), self.resource))
+        let bytes = match self.heap.is_empty() {
+            true => SmallVec::from_slice(&self.inline[..self.length]),
+            false => SmallVec::from_vec(self.heap),
+        };
+        Ok(CacheKey::seal(bytes, self.resource))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -152,10 +170,12 @@ impl KeyBuilder {
 
     fn put(&mut self, bytes: &[u8]) {
         let prefix = (bytes.len() as u32).to_be_bytes();
-        let (start, end) = (self.length + 4, self.length + 4 + bytes.len());
-        if self.heap.is_empty() && end <= INLINE_LEN {
-            self.inline[self.length..start].copy_from_slice(&prefix);
-            self.inline[start..end].copy_from_slice(bytes);
+        let end = self.length + prefix.len() + bytes.len();
+        if let Some(room) = self.inline.get_mut(self.length..end).filter(|_| self.heap.is_empty())
+            && let Some((start, rest)) = room.split_first_chunk_mut()
+        {
+            *start = prefix;
+            rest.copy_from_slice(bytes);
             self.length = end;
             return;
         }
@@ -189,6 +209,7 @@ impl KeyBuilder {
             return;
         }
         if self.heap.is_empty() {
+            self.heap.reserve(2 * (end + INLINE_LEN));
             self.heap.extend_from_slice(&self.inline[..self.length]);
         }
         self.heap.extend_from_slice(bytes);
@@ -206,39 +227,48 @@ fn without_ignored(query: &str, ignored: &[Box<str>]) -> Option<String> {
 }
 
 fn same_authority(scheme: &str, one: &[u8], other: &[u8]) -> bool {
-    match (canonical_authority(scheme, one), canonical_authority(scheme, other)) {
+    let canonical = |authority| canonical_authority(scheme, authority, classes(authority));
+    match (canonical(one), canonical(other)) {
         (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
         _ => false,
     }
 }
 
-/// Bytes allowed in host and port (RFC 3986 §3.2.2), except the colon.
-static IN_HOST: [bool; 256] = {
-    let mut table = [false; 256];
+/// Class of each byte in host and port (RFC 3986 §3.2.2).
+static CLASS: [u8; 256] = {
+    let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
-            | b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-            | b'[' | b']');
+        table[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' => IN_HOST,
+            b'A'..=b'Z' => UPPER_CASE,
+            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';'
+            | b'=' | b'[' | b']' => IN_HOST,
+            b':' => COLON,
+            _ => FORBIDDEN,
+        };
         byte += 1;
     }
     table
 };
+const IN_HOST: u8 = 0;
+const UPPER_CASE: u8 = 1;
+const COLON: u8 = 2;
+const FORBIDDEN: u8 = 4;
+
+/// Returns the union of the classes of these bytes.
+fn classes(authority: &[u8]) -> u8 {
+    authority.iter().fold(IN_HOST, |all, byte| all | CLASS[usize::from(*byte)])
+}
 
 /// Strips the scheme's default port; `None` if the authority is malformed or carries user information.
-fn canonical_authority<'a>(scheme: &str, authority: &'a [u8]) -> Option<&'a [u8]> {
-    // The last colon outside an IPv6 address.
-    let mut colon = None;
-    for (at, byte) in authority.iter().enumerate() {
-        match byte {
-            b':' => colon = Some(at),
-            b']' => colon = None,
-            _ => {}
-        }
-        if !IN_HOST[usize::from(*byte)] && *byte != b':' {
-            return None;
-        }
+fn canonical_authority<'a>(scheme: &str, authority: &'a [u8], classes: u8) -> Option<&'a [u8]> {
+    if classes & FORBIDDEN != 0 {
+        return None;
     }
+    // The last colon outside an IPv6 address.
+    let last = || authority.iter().rposition(|byte| matches!(byte, b':' | b']')).filter(|at| authority[*at] == b':');
+    let colon = if classes & COLON == 0 { None } else { last() };
     let Some(colon) = colon else { return (!authority.is_empty()).then_some(authority) };
     let (host, port) = (&authority[..colon], &authority[colon + 1..]);
     let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b"443" } else { b"80" };
@@ -255,6 +285,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::key::Target;
+    use super::super::request_flags::RequestFlags;
     use super::*;
 
     const PARTS: KeyParts<'static> = KeyParts { default_scheme: "http", ignore_query: &[], without_query: false };
@@ -266,7 +297,8 @@ mod tests {
         }
         let request = request.body(()).expect("a request");
         let mut key = KeyBuilder::new();
-        key.request(&RequestHead::of(&request), PARTS)?;
+        let (_, host) = RequestFlags::scan(request.headers());
+        key.request(&RequestHead::of(&request), host, PARTS)?;
         key.finish()
     }
 

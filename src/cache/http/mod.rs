@@ -15,6 +15,7 @@ pub(super) mod policy;
 pub(super) mod range;
 pub(super) mod reason;
 pub(super) mod request_flags;
+mod response_flags;
 pub(super) mod rules;
 pub(super) mod settings;
 pub(super) mod storability;

@@ -1,6 +1,6 @@
 //! Request flags: one pass over the header fields collects the flags that the cache needs.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields whose names begin with `X-`, without that prefix, in order.
 ///
@@ -65,6 +65,14 @@ const X_FIELDS: [(&str, RequestFlags); 50] = [
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestFlags(u16);
 
+/// The `Host` field of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HostField<'a> {
+    Missing,
+    One(&'a HeaderValue),
+    Several,
+}
+
 impl RequestFlags {
     pub(super) const AUTHORIZATION: Self = Self(1);
     pub(super) const COOKIE: Self = Self(1 << 1);
@@ -93,10 +101,14 @@ impl RequestFlags {
     /// Any credential: the response may be specific to one user.
     pub(crate) const CREDENTIAL: Self = Self::AUTHORIZATION.and(Self::IDENTITY).and(Self::API_KEY);
 
-    /// Collects the flags in one pass.
-    pub(crate) fn scan(headers: &HeaderMap) -> Self {
-        let mut flags = Self::default();
+    /// Collects the flags, and the `Host`, in one pass.
+    pub(crate) fn scan(headers: &HeaderMap) -> (Self, HostField<'_>) {
+        let (mut flags, mut host) = (Self::default(), HostField::Missing);
         for (name, value) in headers {
+            if *name == header::HOST {
+                host = if let HostField::Missing = host { HostField::One(value) } else { HostField::Several };
+                continue;
+            }
             let found = match name.as_str() {
                 "authorization" | "proxy-authorization" => Self::AUTHORIZATION,
                 "cookie" => Self::COOKIE,
@@ -128,7 +140,7 @@ impl RequestFlags {
             };
             flags.0 |= found.0;
         }
-        flags
+        (flags, host)
     }
 
     /// Whether any flag of `other` is set.
@@ -206,8 +218,6 @@ pub(super) fn cookies_are_ignorable(headers: &HeaderMap, ignorable: &[Box<str>])
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -223,10 +233,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("accept", HeaderValue::from_static("*/*"));
         headers.insert("content-length", HeaderValue::from_static("0"));
-        assert_eq!(RequestFlags::scan(&headers), RequestFlags::default());
+        assert_eq!(RequestFlags::scan(&headers).0, RequestFlags::default());
         headers.insert("content-length", HeaderValue::from_static("1"));
         headers.insert("x-forwarded-host", HeaderValue::from_static("evil.example"));
-        let flags = RequestFlags::scan(&headers);
+        let (flags, _) = RequestFlags::scan(&headers);
         assert!(flags.has(RequestFlags::BODY) && flags.has(RequestFlags::UNKEYED) && !flags.has(RequestFlags::COOKIE));
     }
 

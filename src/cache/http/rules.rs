@@ -248,7 +248,7 @@ impl Rule {
 #[must_use]
 pub struct Rules {
     routes: Vec<(Box<str>, Rule)>,
-    otherwise: Rule,
+    otherwise: Option<Rule>,
 }
 
 impl Rules {
@@ -278,7 +278,10 @@ impl Rules {
         self
     }
 
-    /// Sets the rule for requests that match no pattern. Defaults to [`Rule::from_headers`].
+    /// Sets the rule for requests that match no pattern.
+    ///
+    /// Without it [`Rule::from_headers`] applies to them, but in profile `app` a GET is not coalesced with others until its
+    /// route has once sent a response that may be stored.
     ///
     /// ```
     /// use tollgate::cache::{Rule, Rules};
@@ -287,7 +290,7 @@ impl Rules {
     /// # let _ = rules;
     /// ```
     pub fn otherwise(mut self, rule: Rule) -> Self {
-        self.otherwise = rule;
+        self.otherwise = Some(rule);
         self
     }
 
@@ -301,15 +304,16 @@ impl Rules {
     /// # Errors
     /// Names the first invalid value.
     pub(crate) fn compile(self, routing: &Routing) -> Result<CompiledRules, Error> {
-        let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new() };
+        let has_fallback = self.otherwise.is_some();
+        let otherwise = self.otherwise.unwrap_or_default();
+        let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new(), has_fallback };
         if routing.outbound {
             compiled.patterns.use_path_alone();
         }
         if let Some(routes) = &routing.declared {
             compiled.patterns.declare(routes.clone());
         }
-        let apart =
-            self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &self.otherwise)]);
+        let apart = self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &otherwise)]);
         if let Some((pattern, _)) = apart.into_iter().find(|(_, rule)| rule.per_identity && !routing.identifies) {
             let message = format!(
                 "cache rule {pattern:?}: per_identity() needs an identity; set Tollgate::identify, or \
@@ -317,13 +321,13 @@ impl Rules {
             );
             return Err(Error::config(message));
         }
-        self.otherwise.check("otherwise")?;
+        otherwise.check("otherwise")?;
         for (pattern, rule) in self.routes {
             rule.check(&pattern)?;
             compiled.patterns.add(&pattern)?;
             compiled.rules.push(rule);
         }
-        compiled.rules.push(self.otherwise);
+        compiled.rules.push(otherwise);
         Ok(compiled)
     }
 }
@@ -345,12 +349,14 @@ pub(crate) struct CompiledRules {
     pub(crate) patterns: Patterns,
     /// One per pattern, in order, then the fallback.
     rules: Vec<Rule>,
+    /// Whether the fallback was configured.
+    has_fallback: bool,
 }
 
 impl CompiledRules {
     /// Creates a set with the default rule only.
     pub(crate) fn empty() -> Self {
-        Self { patterns: Patterns::default(), rules: vec![Rule::default()] }
+        Self { patterns: Patterns::default(), rules: vec![Rule::default()], has_fallback: false }
     }
 
     /// Returns how this request matches a rule; `None` for the fallback.
@@ -361,6 +367,11 @@ impl CompiledRules {
     /// Returns the index of the fallback rule.
     pub(crate) const fn fallback(&self) -> usize {
         self.rules.len() - 1
+    }
+
+    /// Whether the rule with this index was configured, unlike the default for requests that none covers.
+    pub(crate) fn is_configured(&self, index: usize) -> bool {
+        self.has_fallback || index != self.fallback()
     }
 
     pub(crate) fn rule(&self, index: usize) -> &Rule {

@@ -14,6 +14,7 @@ use super::directives::{DirectiveFields, ResponseDirectives};
 use super::freshness::{self, ExchangeTimes, Lifetime};
 use super::reason::Reason;
 use super::request_flags::RequestFlags;
+use super::response_flags::ResponseFlags;
 use super::rules::Rule;
 use super::settings::{CacheSettings, Profile};
 use super::store_hint::StoreHint;
@@ -103,32 +104,34 @@ pub(crate) fn evaluate(
 ) -> Result<StorePolicy, Reason> {
     let denied = |no: bool, reason| if no { Err(reason) } else { Ok(()) };
     let app = context.settings.profile == Profile::App;
-    let (directives, targeted) = directives(headers, &context.settings.targeted);
-
+    let flags = ResponseFlags::scan(headers, &context.settings.targeted);
     denied(handler.is_some_and(|store| store.never), Reason::Handler)?;
-    check_status(context, status, headers)?;
+    check_status(context, status, headers, flags)?;
+    let (directives, targeted) = directives(headers, flags, &context.settings.targeted);
     check_directives(&directives, status, app)?;
     // A rule applies where the response is silent; it does not share one client's cookie.
     let by_rule =
         |headers| freshness::lifetime(headers, &directives, targeted, None, &context.exchange) == Lifetime::Unknown;
-    denied(headers.contains_key(header::SET_COOKIE) && (app || by_rule(headers)), Reason::SetCookie)?;
+    denied(flags.has(ResponseFlags::SET_COOKIE) && (app || by_rule(headers)), Reason::SetCookie)?;
     // RFC 9111 §3.5: a shared cache stores the response to an authorized request only if the response allows it.
     let allowed = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
     let keyed = context.rule.same_for_everyone || context.keyed;
     let credential = context.flags.has(RequestFlags::AUTHORIZATION.and(RequestFlags::IDENTITY));
     denied(credential && !keyed && (app || !allowed), Reason::NotPublic)?;
-    denied(is_event_stream(headers), Reason::EventStream)?;
-    denied(promised_length(headers)?.is_some_and(|length| length > context.settings.max_entry), Reason::TooLarge)?;
-    let vary = vary::names(headers)?;
-    let given = handler.into_iter().flat_map(|store| &store.tags).chain(&context.rule.tags);
-    let tags = tag::collect(headers, given)?;
+    denied(flags.has(ResponseFlags::CONTENT_TYPE) && is_event_stream(headers), Reason::EventStream)?;
+    let promised = if flags.has(ResponseFlags::CONTENT_LENGTH) { promised_length(headers)? } else { None };
+    denied(promised.is_some_and(|length| length > context.settings.max_entry), Reason::TooLarge)?;
+    let vary = if flags.has(ResponseFlags::VARY) { vary::names(headers)? } else { Vec::new() };
+    let mut given = handler.into_iter().flat_map(|store| &store.tags).chain(&context.rule.tags).peekable();
+    let has_tags = flags.has(ResponseFlags::TAGS) || given.peek().is_some();
+    let tags = if has_tags { tag::collect(headers, given)? } else { Box::default() };
 
     let lifetime = lifetime(context, status, headers, &directives, targeted, handler)?;
-    let mut store_policy = store_policy(context, headers, &directives, lifetime);
+    let validated = flags.has(ResponseFlags::VALIDATOR);
+    let mut store_policy = store_policy(context, headers, &directives, lifetime, validated);
     store_policy.vary = vary;
     store_policy.tags = tags;
     let deadlines = store_policy.deadlines();
-    let validated = validators::has_validator(headers);
     if directives.no_cache.is_whole() {
         denied(!validated, Reason::NoCache)?;
     } else {
@@ -139,8 +142,40 @@ pub(crate) fn evaluate(
     Ok(store_policy)
 }
 
+/// Returns the reason not to store a 200 for which neither the response nor its handler, nor a rule, defines a freshness
+/// lifetime, in profile `app`. Most responses of routes without a rule are like that: nothing is parsed.
+pub(crate) fn reason_without_freshness(
+    settings: &CacheSettings,
+    headers: &HeaderMap,
+    handler: Option<&StoreHint>,
+) -> Option<Reason> {
+    const FRESHNESS: ResponseFlags =
+        ResponseFlags::CACHE_CONTROL.and(ResponseFlags::TARGETED).and(ResponseFlags::EXPIRES);
+    let flags = ResponseFlags::scan(headers, &settings.targeted);
+    match handler {
+        None if flags.has(FRESHNESS) => None,
+        None if flags.has(ResponseFlags::CONTENT_RANGE) => Some(Reason::Partial),
+        None if flags.has(ResponseFlags::SET_COOKIE) => Some(Reason::SetCookie),
+        None if flags.has(ResponseFlags::CONTENT_TYPE) && is_event_stream(headers) => Some(Reason::EventStream),
+        None => Some(Reason::NoFreshness),
+        Some(_) => None,
+    }
+}
+
+/// Returns the lifetime that the rule sets for this status.
+fn rule_lifetime(context: &StoreContext<'_>, status: StatusCode) -> Option<Duration> {
+    match status.as_u16() {
+        // RFC 9110 §9.3.3: "only cacheable when they include explicit freshness information".
+        _ if context.post => None,
+        200 | 203 | 301 | 308 => context.rule.ttl,
+        404 | 410 => context.rule.negative_ttl,
+        _ => None,
+    }
+}
+
 /// Reads the first valid targeted field, else `Cache-Control`; returns whether a targeted field was used.
-fn directives(headers: &HeaderMap, targeted: &[HeaderName]) -> (ResponseDirectives, bool) {
+fn directives(headers: &HeaderMap, flags: ResponseFlags, targeted: &[HeaderName]) -> (ResponseDirectives, bool) {
+    let targeted = if flags.has(ResponseFlags::TARGETED) { targeted } else { &[] };
     for name in targeted {
         let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
         // RFC 9213 §2.2: the first field on the list that is present "with a valid, non-empty value" is used.
@@ -160,13 +195,21 @@ fn directives(headers: &HeaderMap, targeted: &[HeaderName]) -> (ResponseDirectiv
         }
         return (found, true);
     }
-    (ResponseDirectives::of(headers), false)
+    match flags.has(ResponseFlags::CACHE_CONTROL) {
+        true => (ResponseDirectives::of(headers), false),
+        false => (ResponseDirectives::default(), false),
+    }
 }
 
-fn check_status(context: &StoreContext<'_>, status: StatusCode, headers: &HeaderMap) -> Result<(), Reason> {
+fn check_status(
+    context: &StoreContext<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    flags: ResponseFlags,
+) -> Result<(), Reason> {
     let app = context.settings.profile == Profile::App;
     // RFC 9110 §14.4: `Content-Range` has no meaning with any other status; `app` does not store such a response.
-    if status == StatusCode::PARTIAL_CONTENT || (app && headers.contains_key(header::CONTENT_RANGE)) {
+    if status == StatusCode::PARTIAL_CONTENT || (app && flags.has(ResponseFlags::CONTENT_RANGE)) {
         // RFC 9111 §3.3: "A cache MUST NOT store incomplete or partial-content responses if it does not support the
         // Range and Content-Range header fields". Profile `shared` does, for one requested range of a known total
         // length.
@@ -254,13 +297,7 @@ fn lifetime(
     if let Some(span) = handler.and_then(|store| store.ttl) {
         return Ok(span);
     }
-    let from_rule = match status.as_u16() {
-        // RFC 9110 §9.3.3: "only cacheable when they include explicit freshness information".
-        _ if context.post => None,
-        200 | 203 | 301 | 308 => context.rule.ttl,
-        404 | 410 => context.rule.negative_ttl,
-        _ => None,
-    };
+    let from_rule = rule_lifetime(context, status);
     let app = context.settings.profile == Profile::App;
     let mut found = freshness::lifetime(headers, directives, targeted, from_rule, &context.exchange);
     if found == Lifetime::Unknown && !app && !context.post {
@@ -285,6 +322,7 @@ fn store_policy(
     headers: &HeaderMap,
     directives: &ResponseDirectives,
     lifetime: Duration,
+    validated: bool,
 ) -> StorePolicy {
     let app = context.settings.profile == Profile::App;
     let mut omit = Vec::new();
@@ -310,7 +348,7 @@ fn store_policy(
     };
     // Bounded so that arithmetic on deadlines cannot overflow.
     let lifetime = lifetime.min(MAX_LIFETIME);
-    let retention = if validators::has_validator(headers) { REVALIDATION_RETENTION } else { Duration::ZERO };
+    let retention = if validated { REVALIDATION_RETENTION } else { Duration::ZERO };
     // At least as long as a budget may stretch the lifetime, counted from now.
     let stretch = context.settings.budget.as_ref().filter(|_| !strict).map_or(1.0, Budget::max_stretch);
     let retention =

@@ -142,6 +142,8 @@ impl CacheBuilder {
             fetches: Arc::new(Coalescer::default()),
             barriers,
             hit_for_miss: crate::cache::engine::hit_for_miss::HitForMiss::default(),
+            stored_keys: crate::cache::engine::stored_keys::StoredKeys::default(),
+            storable_routes: crate::cache::engine::storable_routes::StorableRoutes::default(),
             min_uses: crate::cache::engine::min_uses::MinUses::default(),
             body_memory: BodyMemory::new(self.memory),
             detached_fetches: BackgroundSlots::new(MAX_BACKGROUND),

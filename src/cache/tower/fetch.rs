@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::poll_immediate;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::origin::Origin;
@@ -93,13 +94,21 @@ pub(super) struct RunningFetch {
     pub(super) question: OriginRequest,
 }
 
+/// Next step after the head of a response.
+pub(super) enum HeadStep<I> {
+    /// Send the response, whose body the task reads, if there is one.
+    Respond(Response<Body<I>>, Option<BodyTask>),
+    /// Wait for the store.
+    Wait(Pin<Box<dyn Future<Output = Response<Body<I>>> + Send>>),
+}
+
 /// Calls the inner service, and handles its response.
 pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+    job: Box<FetchJob<O, B>>,
     leader: Option<Leader>,
     detail: Option<Reason>,
 ) -> (CacheResult<O::Body, O::Error>, Option<BodyTask>) {
-    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = job;
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = *job;
     let headers = request.headers().clone();
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
@@ -127,7 +136,15 @@ pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
             if let Some(unsafe_request) = unsafe_request {
                 unsafe_request.on_response(response.status(), response.headers());
             }
-            errand.handle_response(response).await
+            match errand.handle_response(response) {
+                HeadStep::Respond(response, None) => (Ok(response), None),
+                HeadStep::Respond(response, Some(mut rest)) => match poll_immediate(&mut rest).await {
+                    // A body that is available at once is stored before its head is sent, which saves a task.
+                    Some(()) => (Ok(response), None),
+                    None => (Ok(response), Some(rest)),
+                },
+                HeadStep::Wait(response) => (Ok(response.await), None),
+            }
         }
         Err(error) => match errand.serve_stale_on_error(None) {
             Some(response) => (Ok(response), None),
@@ -158,39 +175,38 @@ fn rewrite_request(
 }
 
 impl RunningFetch {
-    async fn handle_response<I, E>(mut self, response: Response<Body<I>>) -> (CacheResult<I, E>, Option<BodyTask>)
+    fn handle_response<I>(mut self, response: Response<Body<I>>) -> HeadStep<I>
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let status = response.status();
         if let Some(stale) = self.serve_stale_on_error(Some(status)) {
-            return (Ok(stale), None);
+            return HeadStep::Respond(stale, None);
         }
-        let mut response = match (self.question.clone(), status) {
+        let mut response = match (&self.question, status) {
             (OriginRequest::Revalidation(entry), StatusCode::NOT_MODIFIED) => {
+                let entry = entry.clone();
                 // The empty body need not be `Sync`: only the head is borrowed while storing.
                 let (head, _) = response.into_parts();
-                return (Ok(self.update_entry(&entry, &head).await), None);
+                return HeadStep::Wait(Box::pin(async move { self.update_entry(&entry, &head).await }));
+            }
+            (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => {
+                match self.complete(&entry.clone(), response) {
+                    Ok(response) => response,
+                    Err(refusal) => return HeadStep::Respond(*refusal, None),
+                }
             }
             // RFC 9111 §4.3.4: a 304 to a request without conditions, and without a validator, updates the one response that
             // has none. The client has no copy that it could refer to.
             (OriginRequest::Full, StatusCode::NOT_MODIFIED) if let Some(entry) = self.stale.clone() => {
                 let (head, _) = response.into_parts();
-                return (Ok(self.update_entry(&entry, &head).await), None);
+                return HeadStep::Wait(Box::pin(async move { self.update_entry(&entry, &head).await }));
             }
-            (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => match self.complete(&entry, response) {
-                Ok(response) => response,
-                Err(refusal) => return (Ok(*refusal), None),
-            },
             _ => response,
         };
         record_outcome(&self.params.route.misses, CacheNote::Miss);
         if self.params.head_only {
-            let (parts, body) = response.into_parts();
-            self.update_from_head(&parts).await;
-            let mut response = Response::from_parts(parts, body);
-            self.write_cache_status(&mut response, None, false);
-            return (Ok(response), None);
+            return HeadStep::Wait(Box::pin(self.handle_head(response)));
         }
         if self.params.post {
             // The response reflects the state after the invalidation it caused.
@@ -198,26 +214,37 @@ impl RunningFetch {
             if !self.core.is_own_representation(&self.params.key, response.headers()) {
                 self.params.route.bypass(Reason::Method);
                 self.write_cache_status(&mut response, Some(Reason::Method), false);
-                return (Ok(response), None);
+                return HeadStep::Respond(response, None);
             }
         }
         let handler = response.extensions().get::<StoreHint>();
-        let for_decision = storability::evaluate(&self.store_context(), response.status(), response.headers(), handler);
+        let for_decision =
+            storability::evaluate(&self.store_context(status), response.status(), response.headers(), handler);
         match for_decision.and_then(|policy| self.check_min_uses().map(|()| policy)) {
             Ok(policy) => {
-                let (response, rest) = self.stream_and_store(response, policy).await;
-                (Ok(response), rest)
+                let (response, rest) = self.stream_and_store(response, policy);
+                HeadStep::Respond(response, rest)
             }
             Err(reason) => {
                 self.mark_not_shareable(reason, response.status());
                 self.write_cache_status(&mut response, Some(reason), false);
-                (Ok(response), None)
+                HeadStep::Respond(response, None)
             }
         }
     }
 
-    pub(super) fn store_context(&self) -> StoreContext<'_> {
+    /// Updates the stored response from the response to a HEAD, and forwards it.
+    async fn handle_head<I>(self, response: Response<Body<I>>) -> Response<Body<I>> {
+        let (parts, body) = response.into_parts();
+        self.update_from_head(&parts).await;
+        let mut response = Response::from_parts(parts, body);
+        self.write_cache_status(&mut response, None, false);
+        response
+    }
+
+    pub(super) fn store_context(&self, status: StatusCode) -> StoreContext<'_> {
         let received_at = self.core.clock.now();
+        let is_error = status.is_client_error() || status.is_server_error();
         StoreContext {
             settings: &self.core.settings,
             rule: self.core.rules.rule(&self.params.rule),
@@ -226,7 +253,7 @@ impl RunningFetch {
             exchange: ExchangeTimes { requested_at: self.requested_at, received_at, wall: self.core.clock.wall() },
             post: self.params.post,
             request_specific: self.was_request_specific(),
-            refuses_identity: !vary::accepts_identity(&self.headers),
+            refuses_identity: is_error && !vary::accepts_identity(&self.headers),
             random: self.params.key.hash64() ^ received_at.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | served from memory | ready | none |
 //! | bypasses the cache | the inner service's future | none |
+//! | missed, and no rule covers it | the inner service's future | one, for what the response is compared with |
 //! | fetched, or looked up in a remote store | a boxed future | one |
 
 use std::fmt;
@@ -11,15 +12,19 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use http::Response;
+use bytes::Bytes;
+use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tower_service::Service;
 
 use super::respond;
 use super::shared::CacheShared;
+use super::uncovered::UncoveredFetch;
 use super::unsafe_invalidation::UnsafeRequest;
 use crate::base::body::{Adopt, Body};
+use crate::base::error::BoxError;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::http::cache_status::Report;
 
@@ -92,6 +97,14 @@ impl<F, E, B> fmt::Debug for ResponseFuture<F, E, B> {
     }
 }
 
+/// Processing of the response to a request that was forwarded in the client's own task.
+pub(super) enum AfterResponse {
+    /// The request bypassed the cache.
+    Bypass(AfterBypass),
+    /// No rule covers the request.
+    Uncovered(Box<UncoveredFetch>),
+}
+
 /// Processing of the response to a request that bypassed the cache.
 pub(super) struct AfterBypass {
     pub(super) core: Arc<CacheShared>,
@@ -114,39 +127,94 @@ impl AfterBypass {
 }
 
 pin_project! {
-    /// Future of a request that bypasses the cache; `W` wraps its body.
-    pub struct Bypass<F, W> {
+    /// Future of a request that is forwarded in the client's own task; `W` wraps its body.
+    pub struct Bypass<S, B, W>
+    where
+        S: Service<Request<B>>,
+    {
         #[pin]
-        future: F,
-        after: Option<AfterBypass>,
+        call: InnerCall<S, B, S::Future>,
+        after: Option<AfterResponse>,
         adopt: PhantomData<fn() -> W>,
     }
 }
 
-impl<F, W> Bypass<F, W> {
-    pub(super) const fn new(future: F, after: Option<AfterBypass>) -> Self {
-        Self { future, after, adopt: PhantomData }
+pin_project! {
+    /// Call of the inner service. Nearly all services are ready at once, and are called before the future exists.
+    #[project = InnerCallProj]
+    enum InnerCall<S, B, F> {
+        Called { #[pin] future: F },
+        /// Waits for the service to be ready.
+        Waiting { service: S, request: Option<Request<B>> },
     }
 }
 
-impl<F, W, E, B> Future for Bypass<F, W>
+impl<S, B, W> Bypass<S, B, W>
 where
-    F: Future<Output = Result<Response<B>, E>>,
-    W: Adopt<B>,
+    S: Service<Request<B>>,
 {
-    type Output = Result<Response<Body<W::Inner>>, E>;
+    pub(super) fn new(mut service: S, request: Request<B>, after: Option<AfterResponse>) -> Self {
+        // The task's own waker replaces this one if the service is polled again. An error is left for that poll.
+        let call = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => InnerCall::Called { future: service.call(request) },
+            _ => InnerCall::Waiting { service, request: Some(request) },
+        };
+        Self { call, after, adopt: PhantomData }
+    }
+}
+
+impl<S, B> InnerCall<S, B, S::Future>
+where
+    S: Service<Request<B>>,
+{
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Response, S::Error>> {
+        if let InnerCallProj::Waiting { service, request } = self.as_mut().project() {
+            ready!(service.poll_ready(cx))?;
+            let Some(request) = request.take() else { return Poll::Pending };
+            let future = service.call(request);
+            self.set(Self::Called { future });
+        }
+        match self.project() {
+            InnerCallProj::Called { future } => future.poll(cx),
+            InnerCallProj::Waiting { .. } => Poll::Pending,
+        }
+    }
+}
+
+impl<S, B, W, R> Future for Bypass<S, B, W>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    W: Adopt<R>,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Output = Result<Response<Body<W::Inner>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.future.poll(cx))?;
-        if let Some(after) = this.after.take() {
-            after.finish(&mut response);
-        }
-        Poll::Ready(Ok(response.map(W::adopt)))
+        let mut response = match ready!(this.call.poll(cx)) {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(AfterResponse::Uncovered(fetch)) = this.after {
+                    fetch.on_error();
+                }
+                return Poll::Ready(Err(error));
+            }
+        };
+        Poll::Ready(Ok(match this.after.take() {
+            Some(AfterResponse::Uncovered(fetch)) => fetch.on_response(response.map(W::adopt), cx),
+            Some(AfterResponse::Bypass(after)) => {
+                after.finish(&mut response);
+                response.map(W::adopt)
+            }
+            None => response.map(W::adopt),
+        }))
     }
 }
 
-impl<F, W> fmt::Debug for Bypass<F, W> {
+impl<S, B, W> fmt::Debug for Bypass<S, B, W>
+where
+    S: Service<Request<B>>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cache::Bypass(..)")
     }

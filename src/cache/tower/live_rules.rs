@@ -63,6 +63,7 @@ impl LiveRules {
     }
 
     /// Matches a request to its rule.
+    #[inline]
     pub(super) fn find(&self, head: &RequestHead<'_>) -> MatchedRule {
         let replacement = self.replacement();
         let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
@@ -76,6 +77,11 @@ impl LiveRules {
     /// Returns the rule.
     pub(super) fn rule<'a>(&'a self, matched: &'a MatchedRule) -> &'a Rule {
         self.rule_set(matched).rules.rule(matched.index)
+    }
+
+    /// Whether the rule was configured, unlike the default for requests that none covers.
+    pub(super) fn is_configured(&self, matched: &MatchedRule) -> bool {
+        self.rule_set(matched).rules.is_configured(matched.index)
     }
 
     /// Returns the route by which a router matched the request.

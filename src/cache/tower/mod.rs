@@ -2,6 +2,7 @@
 
 mod build;
 pub(super) mod builder;
+mod detached_fetch;
 pub(super) mod fetch;
 pub(super) mod future;
 pub(super) mod invalidate;
@@ -18,5 +19,6 @@ pub(super) mod shared;
 pub(super) mod stats;
 pub(super) mod store_response;
 pub(super) mod stream_and_store;
+mod uncovered;
 pub(super) mod unsafe_invalidation;
 pub(super) mod update_from_304;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
 use http::{Request, Response};
 use tower::ServiceExt;
 use tower_service::Service;
@@ -48,9 +49,8 @@ where
     type Body = W::Inner;
     type Error = S::Error;
 
-    async fn fetch(self, request: Request<ReqB>) -> Result<Response<Body<W::Inner>>, S::Error> {
+    fn fetch(self, request: Request<ReqB>) -> impl Future<Output = Result<Response<Body<W::Inner>>, S::Error>> + Send {
         // Awaits readiness: an unready clone is never called.
-        let response = self.service.oneshot(request).await?;
-        Ok(response.map(W::adopt))
+        self.service.oneshot(request).map_ok(|response| response.map(W::adopt))
     }
 }

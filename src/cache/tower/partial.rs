@@ -110,7 +110,7 @@ pub(super) fn combine(
         chunks.extend(from_old(after));
     }
     let blocks = body_buffer::copied(&chunks, span.len(), body_memory).ok_or(Reason::NoRoom)?;
-    Ok((StoredBody::from_blocks(blocks, body_memory), ContentRange { span, total: part.total }))
+    Ok((StoredBody::from_blocks(&blocks, body_memory), ContentRange { span, total: part.total }))
 }
 
 /// Replaces the fields of a part by those of the whole, for storing.

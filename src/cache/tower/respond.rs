@@ -161,8 +161,11 @@ pub(super) fn from_head<B>(
 
 /// Prepares the inner service's response for the client that triggered the fetch.
 pub(super) fn forward<B>(core: &CacheShared, response: &mut Response<B>, key: Option<&CacheKey>, report: Report) {
-    for name in not_forwarded(core) {
-        response.headers_mut().remove(name);
+    let hidden = not_forwarded(core);
+    if response.headers().keys().any(|name| hidden.contains(name)) {
+        for name in hidden {
+            response.headers_mut().remove(name);
+        }
     }
     if let Some(name) = &core.settings.status_name {
         let forward_status = report.forward_status.filter(|status| *status != response.status());

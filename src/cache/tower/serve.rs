@@ -1,19 +1,14 @@
 //! Serving after a look-up: lead a fetch, wait for one, or fetch without sharing.
-//!
-//! A leader's fetch runs in a detached task, so that a client that leaves does not cancel it.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::runtime::Handle;
-use tokio::task::{JoinError, JoinHandle};
 
+use super::detached_fetch::{detach, fetch_and_detach, lead};
 use super::fetch::{CacheResult, FetchJob, fetch};
 use super::lookup::{Lookup, LookupResult, LookupStep};
 use super::origin::Origin;
@@ -22,7 +17,7 @@ use super::stats::{RouteCounters, count, record_outcome};
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError, Stream};
 use crate::base::clock::Timestamp;
-use crate::base::detached_context::{CacheNote, carry};
+use crate::base::detached_context::CacheNote;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::body_reader::FetchRest;
@@ -43,7 +38,7 @@ const LEAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Completes the look-up and acts on its result.
 pub(super) async fn run<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+    job: Box<FetchJob<O, B>>,
     search: Lookup,
 ) -> CacheResult<O::Body, O::Error> {
     let (variant, found) = complete_lookup(&job.core, &job.params, job.request.headers(), search).await;
@@ -67,7 +62,7 @@ async fn complete_lookup(
 
 /// Acts on the result of a look-up; requests coalesce by `variant`, or by the primary key.
 pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
-    mut job: FetchJob<O, B>,
+    mut job: Box<FetchJob<O, B>>,
     variant: Option<Box<CacheKey>>,
     found: LookupResult,
 ) -> CacheResult<O::Body, O::Error> {
@@ -118,6 +113,14 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         job.unchanged = true;
         return fetch_without_sharing(job, None).await;
     }
+    if job.stale.is_none()
+        && job.beginning.is_none()
+        && job.forward == Forward::UriMiss
+        && job.core.is_uncovered(&job.params, now)
+    {
+        job.unchanged = true;
+        return fetch_without_sharing(job, None).await;
+    }
     if job.core.hit_for_miss.is_marked(&job.params.key, job.core.clock.now()) {
         return fetch_without_sharing(job, Some(Reason::HitForMiss)).await;
     }
@@ -126,22 +129,36 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
 
 /// Leads a fetch, or follows one; a follower that cannot use it fetches without sharing.
 async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+    job: Box<FetchJob<O, B>>,
+    key: CacheKey,
+) -> CacheResult<O::Body, O::Error> {
+    match join_or_lead(&job.core, &job.params, &key) {
+        Role::Lead(leader) => lead_unless_completed(job, leader).await,
+        Role::Wait(follower) => Box::pin(follow(job, key, follower)).await,
+    }
+}
+
+/// Leads a fetch, unless another one completed between this request's look-up and its leadership.
+async fn lead_unless_completed<O: Origin<B>, B: Send + 'static>(
+    job: Box<FetchJob<O, B>>,
+    leader: Leader,
+) -> CacheResult<O::Body, O::Error> {
+    match completed_meanwhile(&job) {
+        Some(entry) => Ok(hit(&job, &entry)),
+        None => lead(job, leader).await,
+    }
+}
+
+/// Follows a fetch.
+async fn follow<O: Origin<B>, B: Send + 'static>(
+    job: Box<FetchJob<O, B>>,
     mut key: CacheKey,
+    mut follower: Follower,
 ) -> CacheResult<O::Body, O::Error> {
     let core = job.core.clone();
     let arrived = core.clock.now();
     let mut deadline = std::pin::pin!(tokio::time::sleep(core.settings.wait));
     loop {
-        let mut follower = match join_or_lead(&core, &job.params, &key) {
-            Role::Lead(leader) => {
-                return match completed_meanwhile(&job) {
-                    Some(entry) => Ok(hit(&job, &entry)),
-                    None => spawn_fetch(job, leader).await,
-                };
-            }
-            Role::Wait(follower) => follower,
-        };
         let outcome = {
             let outcome = std::pin::pin!(follower.wait_for_progress());
             match select(outcome, deadline.as_mut()).await {
@@ -189,6 +206,10 @@ async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
                 return fetch_without_sharing(job, Some(Reason::FetchFailed)).await;
             }
         }
+        follower = match join_or_lead(&core, &job.params, &key) {
+            Role::Lead(leader) => return lead_unless_completed(job, leader).await,
+            Role::Wait(next) => next,
+        };
     }
 }
 
@@ -240,7 +261,7 @@ fn stale<O, B, I>(job: &FetchJob<O, B>, entry: &Entry, report: Report) -> Respon
 }
 
 /// Refreshes an entry in the background while it is served, at most once at a time (RFC 5861 §3).
-fn refresh<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>, key: &CacheKey, entry: Arc<Entry>) {
+fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &CacheKey, entry: Arc<Entry>) {
     let core = job.core.clone();
     // Neither a HEAD nor a part refreshes a body; the next GET does.
     if job.params.head_only || job.params.wants_part() {
@@ -259,7 +280,8 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>, key: &Cache
             }
             job.stale = Some(entry);
             // A refresh without a head by the idle timeout is aborted.
-            let fetched = tokio::time::timeout(core.settings.idle, fetch(job, Some(leader), None)).await;
+            let fetched = Box::pin(fetch(job, Some(leader), None));
+            let fetched = tokio::time::timeout(core.settings.idle, fetched).await;
             if let Ok((_, Some(fetch_rest))) = fetched {
                 fetch_rest.await;
             }
@@ -270,7 +292,7 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>, key: &Cache
 
 /// Waits for a permit, looks up once more, and fetches without sharing; permits protect a failing inner service.
 async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+    job: Box<FetchJob<O, B>>,
     follower: Follower,
     reason: Reason,
 ) -> CacheResult<O::Body, O::Error> {
@@ -280,7 +302,7 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
         let report = Report { detail: Some(reason), ..Report::forward(job.forward) };
         return Ok(stale(&job, entry, report));
     }
-    let turn = tokio::time::timeout(core.settings.wait, follower.fallback_permits.acquire()).await;
+    let turn = tokio::time::timeout(core.settings.wait, follower.fallback_permits().acquire()).await;
     // A response may have been stored meanwhile.
     let search = core.start_lookup(&job.params.key, now);
     if let (_, LookupResult::Entry(entry, Freshness::Fresh)) =
@@ -294,102 +316,43 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
 }
 
 /// Fetches for this request only; the fetch is cancelled with its client.
-async fn fetch_without_sharing<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+fn fetch_without_sharing<O: Origin<B>, B: Send + 'static>(
+    job: Box<FetchJob<O, B>>,
     reason: Option<Reason>,
-) -> CacheResult<O::Body, O::Error> {
+) -> BoxFuture<CacheResult<O::Body, O::Error>> {
     if let Some(reason) = reason {
         job.params.route.bypass(reason);
     }
-    let (response, fetch_rest) = fetch(job, None, reason).await;
-    if let Some(fetch_rest) = fetch_rest {
-        detach(fetch_rest);
-    }
-    response
+    fetch_and_detach(job, None, reason)
 }
 
 /// Shadow mode: responds with the inner service's response, and stores it on a miss.
-pub(super) async fn shadow<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
-    (job.unchanged, job.is_shadow) = (true, true);
-    let search = job.core.start_lookup(&job.params.key, job.core.clock.now());
-    if let (_, LookupResult::Entry(entry, freshness)) =
-        complete_lookup(&job.core, &job.params, job.request.headers(), search).await
-        && !matches!(freshness, Freshness::Stale { .. })
-        && respond::satisfies(&entry, job.view())
-    {
-        count(&job.params.route.shadowed);
-        job.core.counters.called();
-        return job.origin.fetch(job.request).await;
-    }
-    fetch_without_sharing(job, None).await
+pub(super) fn shadow<O: Origin<B>, B: Send + 'static>(
+    mut job: Box<FetchJob<O, B>>,
+) -> BoxFuture<CacheResult<O::Body, O::Error>> {
+    Box::pin(async move {
+        (job.unchanged, job.is_shadow) = (true, true);
+        let search = job.core.start_lookup(&job.params.key, job.core.clock.now());
+        if let (_, LookupResult::Entry(entry, freshness)) =
+            complete_lookup(&job.core, &job.params, job.request.headers(), search).await
+            && !matches!(freshness, Freshness::Stale { .. })
+            && respond::satisfies(&entry, job.view())
+        {
+            count(&job.params.route.shadowed);
+            job.core.counters.called();
+            let FetchJob { origin, request, .. } = *job;
+            return origin.fetch(request).await;
+        }
+        fetch_without_sharing(job, None).await
+    })
 }
 
 /// POST: never looked up, never shared; its response invalidates, and may be stored for later GETs.
-pub(super) async fn post<O: Origin<B>, B: Send + 'static>(mut job: FetchJob<O, B>) -> CacheResult<O::Body, O::Error> {
+pub(super) fn post<O: Origin<B>, B: Send + 'static>(
+    mut job: Box<FetchJob<O, B>>,
+) -> BoxFuture<CacheResult<O::Body, O::Error>> {
     job.unchanged = true;
-    fetch_without_sharing(job, None).await
-}
-
-/// Fetches in a detached task. Panics of the inner service propagate to the caller.
-async fn spawn_fetch<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
-    leader: Leader,
-) -> CacheResult<O::Body, O::Error> {
-    let core = job.core.clone();
-    let task = tokio::spawn(carry(async move {
-        let (response, fetch_rest) = fetch(job, Some(leader), None).await;
-        if let Some(fetch_rest) = fetch_rest {
-            detach(fetch_rest);
-        }
-        response
-    }));
-    match (DetachedFetch { task: Some(task), core }).await {
-        Ok(response) => response,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down, and with it this task.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-/// A fetch that may outlive its client, within the bound on background slots.
-struct DetachedFetch<T: Send + 'static> {
-    task: Option<JoinHandle<T>>,
-    core: Arc<CacheShared>,
-}
-
-impl<T: Send + 'static> Future for DetachedFetch<T> {
-    type Output = Result<T, JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(task) = &mut self.task else { return Poll::Pending };
-        let done = ready!(Pin::new(task).poll(cx));
-        self.task = None;
-        Poll::Ready(done)
-    }
-}
-
-impl<T: Send + 'static> Drop for DetachedFetch<T> {
-    fn drop(&mut self) {
-        let Some(mut task) = self.task.take() else { return };
-        match (self.core.detached_fetches.try_acquire(), Handle::try_current()) {
-            (Some(slot), Ok(runtime)) => {
-                let idle = self.core.settings.idle;
-                runtime.spawn(async move {
-                    if tokio::time::timeout(idle, &mut task).await.is_err() {
-                        task.abort();
-                    }
-                    drop(slot);
-                });
-            }
-            _ => task.abort(),
-        }
-    }
-}
-
-fn detach(work: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(carry(work));
+    fetch_without_sharing(job, None)
 }
 
 /// Whether a response with this head may be shared. It must be valid, and either younger than the request, or usable
@@ -420,7 +383,7 @@ fn matches_request<O, B>(job: &FetchJob<O, B>, streaming: &StreamingResponse, ar
 
 /// Creates a follower's response from a body that is arriving.
 fn respond_while_streaming<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+    job: Box<FetchJob<O, B>>,
     streaming: &StreamingResponse,
 ) -> Response<Body<O::Body>> {
     let core = job.core.clone();
@@ -441,11 +404,11 @@ fn respond_while_streaming<O: Origin<B>, B: Send + 'static>(
 
 /// Fetches the representation after the first `sent` bytes by a range request of this client.
 async fn fetch_rest<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
+    job: Box<FetchJob<O, B>>,
     etag: HeaderValue,
     sent: u64,
 ) -> Option<Stream> {
-    let FetchJob { core, origin, mut request, .. } = job;
+    let FetchJob { core, origin, mut request, .. } = *job;
     validators::remove_conditions(request.headers_mut());
     let stored = HeaderMap::from_iter([(header::ETAG, etag)]);
     range::request_rest(request.headers_mut(), &stored, sent);

@@ -1,4 +1,5 @@
-//! [`Cache`]: tower service. Hits return a ready future, bypassing requests the inner service's, all others a boxed one.
+//! [`Cache`]: tower service. Hits return a ready future; requests that bypass the cache, or that no rule covers, the inner
+//! service's; all others a boxed one.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,19 +8,20 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::fetch::FetchJob;
-use super::future::{AfterBypass, Bypass, ResponseFuture};
+use super::future::{AfterBypass, AfterResponse, Bypass, ResponseFuture};
 use super::lookup::LookupResult;
 use super::origin::InnerService;
 use super::respond::{self, RequestView};
 use super::serve;
 use super::shared::{CacheRequest, CacheShared};
 use super::stats::record_outcome;
+use super::uncovered::UncoveredFetch;
 use super::unsafe_invalidation::UnsafeRequest;
 use crate::base::body::{Adopt, Body, Wrap};
+use crate::base::clock::Timestamp;
 use crate::base::detached_context::CacheNote;
 use crate::base::error::BoxError;
 use crate::base::mode::Mode;
@@ -29,6 +31,7 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::policy::Freshness;
 use crate::cache::http::reason::Reason;
+use crate::cache::http::request_flags::RequestFlags;
 
 /// Cache in front of the service `S`. Created by [`CacheLayer`](crate::cache::CacheLayer).
 ///
@@ -90,26 +93,30 @@ where
         if !self.core.enabled {
             return self.bypass(request, None);
         }
-        let head = RequestHead::of(&request);
+        let head = RequestHead::of(&request).with_router_extensions();
         let mode = self.core.mode.get();
         if mode == Mode::Off {
             return self.forward_while_off(request);
         }
         let params = match self.core.evaluate_request(&head, has_body(&request)) {
             Ok(params) if mode == Mode::Shadow && !params.post => {
-                return ResponseFuture::boxed(Box::pin(serve::shadow(self.job(request, params))));
+                return ResponseFuture::boxed(serve::shadow(self.job(request, params)));
             }
             _ if mode == Mode::Shadow => return self.forward_while_off(request),
             Ok(params) => params,
             Err((reason, _)) => {
                 let after = self.after(&head, reason);
-                return self.bypass(request, Some(after));
+                return self.bypass(request, Some(AfterResponse::Bypass(after)));
             }
         };
         if params.post {
-            return ResponseFuture::boxed(Box::pin(serve::post(self.job(request, params))));
+            return ResponseFuture::boxed(serve::post(self.job(request, params)));
         }
         let now = self.core.clock.now();
+        let is_uncovered = self.core.is_uncovered(&params, now);
+        if is_uncovered && self.core.was_never_stored(&params.key) {
+            return self.forward_uncovered(request, params, now);
+        }
         let (variant, found) = match self.core.lookup_ready(&params, request.headers(), now) {
             Ok(found) => found,
             Err(pending) => {
@@ -125,18 +132,19 @@ where
                 self.core.mark_useful(&params.rule);
                 ResponseFuture::ready(respond::from_entry(&self.core, &entry, view, now, Report::default()))
             }
+            LookupResult::Miss(Forward::UriMiss) if is_uncovered => self.forward_uncovered(request, params, now),
             found => ResponseFuture::boxed(Box::pin(serve::handle_lookup(self.job(request, params), variant, found))),
         }
     }
 }
 
 /// Future of a request that bypasses the cache, or may.
-type BypassFuture<S, B, W, E, I> = ResponseFuture<Bypass<Oneshot<S, Request<B>>, W>, E, I>;
+type BypassFuture<S, B, W, E, I> = ResponseFuture<Bypass<S, B, W>, E, I>;
 
 impl<S: Clone, W> Cache<S, W> {
-    fn job<B>(&self, request: Request<B>, params: CacheRequest) -> FetchJob<InnerService<S, W>, B> {
+    fn job<B>(&self, request: Request<B>, params: CacheRequest) -> Box<FetchJob<InnerService<S, W>, B>> {
         let origin = InnerService::new(self.inner.clone());
-        FetchJob {
+        Box::new(FetchJob {
             core: self.core.clone(),
             origin,
             request,
@@ -146,14 +154,29 @@ impl<S: Clone, W> Cache<S, W> {
             unchanged: false,
             is_shadow: false,
             forward: Forward::UriMiss,
-        }
+        })
     }
 
-    fn bypass<B, E, I>(&self, request: Request<B>, after: Option<AfterBypass>) -> BypassFuture<S, B, W, E, I>
+    fn bypass<B, E, I>(&self, request: Request<B>, after: Option<AfterResponse>) -> BypassFuture<S, B, W, E, I>
     where
         S: Service<Request<B>>,
     {
-        ResponseFuture::bypass(Bypass::new(Oneshot::new(self.inner.clone(), request), after))
+        ResponseFuture::bypass(Bypass::new(self.inner.clone(), request, after))
+    }
+
+    /// Forwards a request that missed and that no rule covers.
+    #[inline(always)]
+    fn forward_uncovered<B, E, I>(
+        &self,
+        request: Request<B>,
+        params: CacheRequest,
+        now: Timestamp,
+    ) -> BypassFuture<S, B, W, E, I>
+    where
+        S: Service<Request<B>>,
+    {
+        let fetch = UncoveredFetch::new(&self.core, params, request.headers(), now);
+        self.bypass(request, Some(AfterResponse::Uncovered(fetch)))
     }
 
     /// Forwards a request while the cache is off. Unsafe methods still invalidate, so that no stale response is served
@@ -164,7 +187,9 @@ impl<S: Clone, W> Cache<S, W> {
         S: Service<Request<B>>,
     {
         let target = self.unsafe_request(&RequestHead::of(&request));
-        let after = target.map(|target| AfterBypass { core: self.core.clone(), report: None, target: Some(target) });
+        let after = target.map(|target| {
+            AfterResponse::Bypass(AfterBypass { core: self.core.clone(), report: None, target: Some(target) })
+        });
         self.bypass(request, after)
     }
 
@@ -190,7 +215,7 @@ impl<S: Clone, W> Cache<S, W> {
         let matched = self.core.rules.find(head);
         let rule = self.core.rules.rule(&matched);
         let mut key = KeyBuilder::new();
-        key.request(head, self.core.key_parts(rule)).ok()?;
+        key.request(head, RequestFlags::scan(head.headers()).1, self.core.key_parts(rule)).ok()?;
         key.finish().ok()
     }
 }

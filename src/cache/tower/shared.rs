@@ -29,14 +29,16 @@ use crate::cache::engine::engine_parts::Engine;
 use crate::cache::engine::engine_parts::emit_store_error;
 use crate::cache::engine::hit_for_miss::HitForMiss;
 use crate::cache::engine::min_uses::MinUses;
+use crate::cache::engine::storable_routes::StorableRoutes;
 use crate::cache::engine::store::CacheStore;
+use crate::cache::engine::stored_keys::StoredKeys;
 use crate::cache::http::credentials::{self, Credentials, Sharing};
 use crate::cache::http::directives::RequestDirectives;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 use crate::cache::http::policy;
 use crate::cache::http::reason::Reason;
-use crate::cache::http::request_flags::{self, RequestFlags};
+use crate::cache::http::request_flags::{self, HostField, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
 use crate::cache::http::stored_head::{LogPosition, StoredHead};
@@ -60,6 +62,8 @@ pub(super) struct CacheShared {
     pub(super) fetches: Arc<Coalescer>,
     pub(super) barriers: Arc<Barriers>,
     pub(super) hit_for_miss: HitForMiss,
+    pub(super) storable_routes: StorableRoutes,
+    pub(super) stored_keys: StoredKeys,
     pub(super) min_uses: MinUses,
     pub(super) counters: CacheCounters,
     /// Memory of bodies outside the store.
@@ -132,11 +136,11 @@ impl CacheShared {
         if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
             self.warn_of_unmatched_rules(&counters.warned);
         }
-        let mut flags = RequestFlags::scan(head.headers());
+        let (mut flags, host) = RequestFlags::scan(head.headers());
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
         }
-        match self.check_declared_route(&matched, rule).and_then(|()| self.key(head, flags, has_body, rule)) {
+        match self.check_declared_route(&matched, rule).and_then(|()| self.key(head, flags, host, has_body, rule)) {
             Ok((key, keyed, directives)) => {
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
                 Ok(CacheRequest { route, rule: matched, flags, head_only, post, keyed, directives, key })
@@ -172,10 +176,12 @@ impl CacheShared {
         Err(reason)
     }
 
+    #[inline(always)]
     fn key(
         &self,
         head: &RequestHead<'_>,
         flags: RequestFlags,
+        host: HostField<'_>,
         has_body: bool,
         rule: &Rule,
     ) -> Result<(CacheKey, bool, Option<Box<RequestDirectives>>), Reason> {
@@ -196,7 +202,7 @@ impl CacheShared {
             return Err(Reason::RequestNoStore);
         }
         let mut key = KeyBuilder::new();
-        key.request(head, self.key_parts(rule))?;
+        key.request(head, host, self.key_parts(rule))?;
         if flags.has(RequestFlags::FORWARDED) {
             key.field(head, &http::HeaderName::from_static("x-forwarded-proto"));
             key.field(head, &http::HeaderName::from_static("x-forwarded-port"));

@@ -13,8 +13,10 @@ use crate::base::event::Once;
 use crate::base::json_units::millis;
 use crate::base::lock::RwLock;
 use crate::base::mode::Mode;
+use crate::base::route::UNMATCHED;
 use crate::cache::data::DataStats;
 use crate::cache::engine::fetch_times::FetchTimes;
+use crate::cache::engine::storable_routes::StorableUntil;
 use crate::cache::engine::store::LevelStats;
 use crate::cache::http::reason::Reason;
 
@@ -112,6 +114,9 @@ pub(super) struct RouteCounters {
     pub(super) stored: AtomicU64,
     /// Durations of whole fetches.
     pub(super) fetch_times: FetchTimes,
+    /// Whether several routes share these counters.
+    is_collective: bool,
+    storable_until: StorableUntil,
     bypassed: [AtomicU64; Reason::COUNT],
 }
 
@@ -127,6 +132,8 @@ impl Default for RouteCounters {
             shadowed: zero(),
             stored: zero(),
             fetch_times: FetchTimes::default(),
+            is_collective: false,
+            storable_until: StorableUntil::default(),
             bypassed: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -148,6 +155,16 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 impl RouteCounters {
+    /// Creates the counters of the route or routes with this name.
+    fn of(name: &str) -> Self {
+        Self { is_collective: name == UNMATCHED || name == OTHER, ..Self::default() }
+    }
+
+    /// Returns until when responses of the route count as storable; `None` for several routes.
+    pub(super) fn storable_until(&self) -> Option<&StorableUntil> {
+        (!self.is_collective).then_some(&self.storable_until)
+    }
+
     pub(super) fn bypass(&self, reason: Reason) {
         count(&self.bypassed[reason.index()]);
     }
@@ -195,7 +212,7 @@ impl CacheCounters {
         }
         let mut routes = self.routes.write();
         let name = if routes.len() >= MAX_ROUTES && !routes.contains_key(name) { OTHER } else { name };
-        routes.entry(name.into()).or_default().clone()
+        routes.entry(name.into()).or_insert_with(|| Arc::new(RouteCounters::of(name))).clone()
     }
 
     pub(super) fn called(&self) {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, header};
 
 use super::live_rules::MatchedRule;
 use super::partial;
 use super::shared::{CacheRequest, CacheShared};
 use super::stats::{RouteCounters, count};
+use crate::base::headers::number;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
 use crate::cache::http::key::CacheKey;
@@ -75,9 +76,9 @@ impl StoreTask {
         let variant = index.as_ref().and_then(|index| index.variants.first());
         let key = variant.map_or_else(|| self.key.clone(), |variant| variant.key.clone());
         let entry = Arc::new(self.entry(key, body, length).await?);
-        self.write(Stored::Entry(entry.clone())).await?;
+        self.write(&entry.key, Stored::Entry(entry.clone())).await?;
         if let Some(index) = index {
-            self.write(Stored::Vary(Arc::new(index))).await?;
+            self.write(&self.key, Stored::Vary(Arc::new(index))).await?;
         }
         count(&self.route.stored);
         self.core.mark_useful(&self.rule);
@@ -129,9 +130,9 @@ impl StoreTask {
         found.filter(|stored| stored.key() == &self.key)
     }
 
-    async fn write(&self, stored: Stored) -> Result<(), Reason> {
-        let key = stored.key().clone();
-        self.core.store.put(&key, stored, self.meta.stored_at).await.map_err(|error| {
+    async fn write(&self, key: &CacheKey, stored: Stored) -> Result<(), Reason> {
+        self.core.stored_keys.insert(key);
+        self.core.store.put(key, stored, self.meta.stored_at).await.map_err(|error| {
             self.core.store_failed(&error);
             Reason::StoreFailed
         })
@@ -166,12 +167,20 @@ fn is_bodiless(meta: &StoredHead) -> bool {
     matches!(meta.status.as_u16(), 204 | 205 | 304)
 }
 
+/// RFC 9110 §8.6: adds the length that the body has declared.
+pub(super) fn with_promised_length(mut meta: StoredHead, promised: Option<u64>) -> StoredHead {
+    if let Some(length) = promised.filter(|_| !is_bodiless(&meta)) {
+        meta.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| number(length));
+    }
+    meta
+}
+
 /// RFC 9110 §8.6: adds the length, which is known now.
 fn with_length(meta: &Arc<StoredHead>, length: u64) -> Arc<StoredHead> {
     if meta.headers.contains_key(header::CONTENT_LENGTH) || is_bodiless(meta) {
         return meta.clone();
     }
     let mut headers = meta.headers.clone();
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(header::CONTENT_LENGTH, number(length));
     Arc::new(meta.with_headers(headers))
 }

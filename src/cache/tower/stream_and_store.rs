@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::fetch::{BodyTask, RunningFetch};
-use super::store_response::StoreTask;
+use super::store_response::{self, StoreTask};
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
@@ -24,16 +24,16 @@ use crate::cache::http::{range, validators, vary};
 impl RunningFetch {
     /// Returns the fields the response varies on, and their encoded values in this request.
     pub(super) fn selection(&self, policy: &StorePolicy) -> (Arc<[http::HeaderName]>, Box<[u8]>) {
-        let selection = match policy.vary.is_empty() {
-            true => Vec::new(),
-            false => vary::selection(&policy.vary, &self.headers, self.core.settings.profile),
-        };
+        if policy.vary.is_empty() {
+            return Default::default();
+        }
+        let selection = vary::selection(&policy.vary, &self.headers, self.core.settings.profile);
         (policy.vary.as_slice().into(), selection.into())
     }
 
     /// Sends the head, and reads the body into the store while clients read along. Without memory for the body, only
     /// its client gets it, as it arrives.
-    pub(super) async fn stream_and_store<I>(
+    pub(super) fn stream_and_store<I>(
         mut self,
         response: Response<Body<I>>,
         policy: StorePolicy,
@@ -49,9 +49,10 @@ impl RunningFetch {
             Ok(tee) => tee,
             Err(reason) => return (self.forward_unstored(response, reason), None),
         };
+        self.core.mark_storable(&self.params, policy.exchange.received_at);
         let (names, selection) = self.selection(&policy);
         let (mut parts, body) = response.into_parts();
-        let (meta, part) = self.meta(parts.status, &parts.headers, policy);
+        let (meta, part) = self.meta(parts.status, &parts.headers, policy, promised);
         let mut task = StoreTask::new(&self.core, &self.params, names.clone(), selection.clone(), meta.clone(), part);
         task.language = self.language(&names, &meta);
         let leader = self.leader.take();
@@ -76,12 +77,8 @@ impl RunningFetch {
         let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
         let pump = BodyPump::new(tee.clone(), body, bounds, self.core.detached_fetches.clone());
-        let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee, leader));
-        // A body that is available at once is stored before its head is sent, which saves a task.
-        match futures_util::future::poll_immediate(&mut rest).await {
-            Some(()) => (response, None),
-            None => (response, Some(rest)),
-        }
+        let rest: BodyTask = Box::pin(read_and_store(task, pump, tee, leader));
+        (response, Some(rest))
     }
 
     fn tee(&self, promised: Option<u64>) -> Result<Arc<Tee>, Reason> {
@@ -92,7 +89,7 @@ impl RunningFetch {
     }
 
     /// Forwards a storable response that is not stored after all.
-    fn forward_unstored<I>(&self, mut response: Response<Body<I>>, reason: Reason) -> Response<Body<I>> {
+    pub(super) fn forward_unstored<I>(&self, mut response: Response<Body<I>>, reason: Reason) -> Response<Body<I>> {
         self.mark_not_shareable(reason, response.status());
         self.write_cache_status(&mut response, Some(reason), false);
         response
@@ -117,13 +114,13 @@ impl RunningFetch {
         status: StatusCode,
         sent: &HeaderMap,
         policy: StorePolicy,
+        promised: Option<u64>,
     ) -> (Arc<StoredHead>, Option<range::ContentRange>) {
-        let mut headers = record::storable(sent, &policy.omit);
-        for name in respond::not_forwarded(&self.core) {
-            headers.remove(name);
-        }
+        let omitted = [&policy.omit, respond::not_forwarded(&self.core)];
+        let mut headers = record::storable(sent, &omitted, Some(policy.exchange.wall));
         if status != StatusCode::PARTIAL_CONTENT {
-            return (Arc::new(record::meta(status, headers, policy, self.began)), None);
+            let meta = record::meta(status, headers, policy, self.began);
+            return (Arc::new(store_response::with_promised_length(meta, promised)), None);
         }
         let part = range::content_range(sent);
         partial::restore_whole_fields(&mut headers);

@@ -26,7 +26,7 @@ impl RunningFetch {
         record_outcome(&self.params.route.revalidated, CacheNote::Revalidated);
         let report = Report { forward_status: Some(head.status), ..Report::forward(self.forward) };
         let respond = |entry: &Entry| respond::from_entry(core, entry, self.view(), core.clock.now(), report);
-        let new = record::storable(&head.headers, respond::not_forwarded(core));
+        let new = record::storable(&head.headers, &[respond::not_forwarded(core)], None);
         if !validators::selects_for_update(&old.meta.headers, &new) {
             // It confirms the tag that was sent, but names another: serve the entry once and remove it.
             core.remove_key(&self.params.key);
@@ -53,29 +53,27 @@ impl RunningFetch {
     /// Stores `old` again with the fields of `head`; an error holds the reason and the updated fields.
     async fn updated(&self, old: &Arc<Entry>, head: &Parts) -> Result<Arc<Entry>, (Reason, HeaderMap)> {
         let core = &self.core;
-        let mut new = record::storable(&head.headers, &[]);
+        let new = record::storable(&head.headers, &[], Some(core.clock.wall()));
         let mut headers = old.meta.headers.clone();
         // Set by this cache, not by the origin.
         headers.remove(header::AGE);
-        if !new.contains_key(header::DATE)
-            && let Some(date) = record::http_date(core.clock.wall())
-        {
-            new.insert(header::DATE, date);
-        }
         validators::update_stored(&mut headers, &new);
         // Targeted fields affect the decision but are not stored.
         let mut for_decision = headers.clone();
         validators::update_stored(&mut for_decision, &head.headers);
         let handler = head.extensions.get::<StoreHint>();
-        let policy = match storability::evaluate(&self.store_context(), old.meta.status, &for_decision, handler) {
+        let policy = match storability::evaluate(
+            &self.store_context(old.meta.status),
+            old.meta.status,
+            &for_decision,
+            handler,
+        ) {
             Ok(policy) => policy,
             Err(reason) => return Err((reason, headers)),
         };
         let (names, selection) = self.selection(&policy);
-        let mut headers = record::storable(&headers, &policy.omit);
-        for name in respond::not_forwarded(core) {
-            headers.remove(name);
-        }
+        let headers =
+            record::storable(&headers, &[&policy.omit, respond::not_forwarded(core)], Some(policy.exchange.wall));
         let mut meta = record::meta(old.meta.status, headers, policy, self.began);
         // A hit still saves the duration of the full fetch.
         meta.took = meta.took.max(old.meta.took);

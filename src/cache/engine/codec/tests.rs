@@ -96,7 +96,7 @@ fn variant_indexes_round_trip() {
 #[test]
 fn parts_and_bodies_in_blocks_round_trip() {
     let pieces =
-        StoredBody::from_blocks(vec![Bytes::from_static(b"he"), Bytes::from_static(b"llo")], &BodyMemory::new(1024));
+        StoredBody::from_blocks(&[Bytes::from_static(b"he"), Bytes::from_static(b"llo")], &BodyMemory::new(1024));
     let mut sent = entry(pieces, 5, &[], &[]);
     sent.partial = Some(ContentRange { span: ByteSpan { start: 2, end: 7 }, total: 9 });
     let Ok(Stored::Entry(found)) = decoded(encode(&Stored::Entry(Arc::new(sent)), CLOCK, usize::MAX)) else {

@@ -1,0 +1,97 @@
+//! Fetches that may outlive their clients.
+//!
+//! A leader's fetch is polled in its client's task. If it does not complete at once, it continues in a detached task, so that
+//! a client that leaves does not cancel it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::poll_immediate;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
+
+use super::fetch::{CacheResult, FetchJob, fetch};
+use super::origin::Origin;
+use super::shared::CacheShared;
+use crate::base::detached_context::carry;
+use crate::base::maybe_ready::BoxFuture;
+use crate::cache::engine::coalesce::Leader;
+use crate::cache::http::reason::Reason;
+
+/// Leads a fetch. One that does not complete at once continues in a detached task, so that a client that leaves does
+/// not cancel it. Panics of the inner service propagate to the caller.
+pub(super) async fn lead<O: Origin<B>, B: Send + 'static>(
+    job: Box<FetchJob<O, B>>,
+    leader: Leader,
+) -> CacheResult<O::Body, O::Error> {
+    let core = job.core.clone();
+    let mut fetched = fetch_and_detach(job, Some(leader), None);
+    if let Some(response) = poll_immediate(&mut fetched).await {
+        return response;
+    }
+    let task = tokio::spawn(carry(fetched));
+    match (DetachedFetch { task: Some(task), core }).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and with it this task.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Fetches; the rest of the body is read in a detached task.
+pub(super) fn fetch_and_detach<O: Origin<B>, B: Send + 'static>(
+    job: Box<FetchJob<O, B>>,
+    leader: Option<Leader>,
+    reason: Option<Reason>,
+) -> BoxFuture<CacheResult<O::Body, O::Error>> {
+    Box::pin(async move {
+        let (response, fetch_rest) = fetch(job, leader, reason).await;
+        if let Some(fetch_rest) = fetch_rest {
+            detach(fetch_rest);
+        }
+        response
+    })
+}
+
+/// A fetch that may outlive its client, within the bound on background slots.
+struct DetachedFetch<T: Send + 'static> {
+    task: Option<JoinHandle<T>>,
+    core: Arc<CacheShared>,
+}
+
+impl<T: Send + 'static> Future for DetachedFetch<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(task) = &mut self.task else { return Poll::Pending };
+        let done = ready!(Pin::new(task).poll(cx));
+        self.task = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<T: Send + 'static> Drop for DetachedFetch<T> {
+    fn drop(&mut self) {
+        let Some(mut task) = self.task.take() else { return };
+        match (self.core.detached_fetches.try_acquire(), Handle::try_current()) {
+            (Some(slot), Ok(runtime)) => {
+                let idle = self.core.settings.idle;
+                runtime.spawn(async move {
+                    if tokio::time::timeout(idle, &mut task).await.is_err() {
+                        task.abort();
+                    }
+                    drop(slot);
+                });
+            }
+            _ => task.abort(),
+        }
+    }
+}
+
+pub(super) fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(carry(work));
+}
