@@ -452,7 +452,7 @@ mod tests {
             ("redis+cluster://a/3", Some("numbered databases")),
             ("redis+cluster://a?protocol=resp3", Some("\"protocol\"")),
             ("redis://a/3?protocol=resp3", None),
-            ("redis://u:p?q@a/3", None),
+            ("redis://u:p%3Fq@a/3", None),
             ("redis+cluster://a/0", None),
         ] {
             let refused = Address::parse(url).err().map(|error| error.to_string());
