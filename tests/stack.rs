@@ -371,3 +371,47 @@ async fn a_cache_rule_that_never_matches_is_warned_about_once() {
     let old = Tollgate::builder().cache(Rules::new().route("/users/:id", rule())).build();
     assert!(old.expect_err("old syntax").to_string().contains("/users/{id}"));
 }
+
+#[tokio::test]
+async fn a_gate_layered_twice_charges_and_fetches_once_and_says_so() {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let seen = warnings.clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let gate = Tollgate::builder()
+        .limit(Limit::per_ip(Quota::per_minute(10)))
+        .cache(Rules::new().route("/a", Rule::ttl(Duration::from_secs(60))))
+        .hook(move |event| {
+            if let Event::Warning { code, message } = event {
+                seen.lock().expect("no panic").push((code.to_owned(), message.to_string()));
+            }
+        })
+        .build()
+        .expect("a gate");
+    let other = RateLimitLayer::per_ip(Quota::per_minute(5));
+    let handler = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { "a" }
+    };
+    // Around the route and around the router; a layer of another kind between the two goes on.
+    let inner = Router::new().route("/a", get(handler.clone())).route("/b", get(handler)).layer(gate.layer());
+    let app = Router::new().merge(inner).layer(other).layer(gate.layer());
+    let begun = tokio::time::Instant::now();
+    for n in 0..5 {
+        let response = send(&app, ask("/a", "192.0.2.1")).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(field(&response, "x-ratelimit-remaining"), (9 - n).to_string());
+        let _ = response.into_body().collect().await.expect("a body");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "no fetch waits for itself");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!((gate.stats().requests, gate.stats().in_flight), (5, 0));
+    for n in 0..5 {
+        let response = send(&app, ask("/b", "192.0.2.1")).await;
+        assert_eq!(response.status(), if n < 4 { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS }, "{n}");
+    }
+    let warnings = warnings.lock().expect("no panic");
+    let repeated: Vec<_> = warnings.iter().filter(|(code, _)| *code == "repeated-gate").collect();
+    assert_eq!(repeated.len(), 1, "{warnings:?}");
+    assert!(repeated[0].1.contains("remove"), "{repeated:?}");
+}

@@ -29,19 +29,22 @@ pub(crate) trait ScopeOwner: Any + Send + Sync {
 }
 
 thread_local! {
-    static CURRENT: Current = const { Current { scope: Cell::new(None), notes: Cell::new(Notes::NONE) } };
+    static CURRENT: Current =
+        const { Current { scope: Cell::new(None), notes: Cell::new(Notes::NONE), gates: Cell::new(Gates::NONE) } };
 }
 
 /// Slot of the current thread.
 struct Current {
     scope: Cell<Option<RequestScope>>,
     notes: Cell<Notes>,
+    gates: Cell<Gates>,
 }
 
 impl Current {
     fn swap(&self, slot: &mut LogSlot) {
         self.scope.swap(Cell::from_mut(&mut slot.scope));
         self.notes.swap(Cell::from_mut(&mut slot.notes));
+        self.gates.swap(Cell::from_mut(&mut slot.gates));
     }
 }
 
@@ -50,6 +53,20 @@ impl Current {
 pub(crate) struct LogSlot {
     scope: Option<RequestScope>,
     notes: Notes,
+    gates: Gates,
+}
+
+/// Gates around the current work, by number; 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gates {
+    /// The innermost gate.
+    inside: u32,
+    /// The gate that was layered around itself: its inner layers pass requests through.
+    repeated: u32,
+}
+
+impl Gates {
+    const NONE: Self = Self { inside: 0, repeated: 0 };
 }
 
 /// Results of other layers for this request, read by timing.
@@ -121,8 +138,19 @@ pub(crate) fn answered_from_cache() -> bool {
 }
 
 impl LogSlot {
-    pub(crate) fn new(scope: RequestScope) -> Self {
-        Self { scope: Some(scope), notes: Notes::NONE }
+    /// Creates the slot of a request of this gate, if it has one.
+    pub(crate) fn new(scope: RequestScope, gate: u32) -> Self {
+        Self { scope: Some(scope), notes: Notes::NONE, gates: Gates { inside: gate, repeated: 0 } }
+    }
+
+    /// Creates a slot for work of this scope, within the gates around the current work.
+    pub(crate) fn detached(scope: RequestScope) -> Self {
+        Self { gates: gates(), ..Self::new(scope, 0) }
+    }
+
+    /// Creates the slot of a request that the gate has already begun, further out.
+    pub(crate) fn repeated(gate: u32) -> Self {
+        Self { scope: current(), notes: Notes::NONE, gates: Gates { inside: gate, repeated: gate } }
     }
 
     pub(crate) fn scope(&self) -> Option<&RequestScope> {
@@ -164,6 +192,22 @@ pub(crate) fn is_inside() -> bool {
     inside.unwrap_or(false)
 }
 
+fn gates() -> Gates {
+    CURRENT.try_with(|current| current.gates.get()).unwrap_or_default()
+}
+
+/// Returns whether the innermost gate around this code is that one.
+#[inline]
+pub(crate) fn is_inside_gate(gate: u32) -> bool {
+    gate != 0 && CURRENT.try_with(|current| current.gates.get().inside == gate).unwrap_or(false)
+}
+
+/// Returns whether this code runs in the inner one of two equal gates.
+#[inline]
+pub(crate) fn is_repeated(gate: u32) -> bool {
+    gate != 0 && CURRENT.try_with(|current| current.gates.get().repeated == gate).unwrap_or(false)
+}
+
 /// Returns the log of the current request, creating it if necessary.
 pub(crate) fn current() -> Option<RequestScope> {
     let opened = CURRENT.try_with(|current| {
@@ -176,7 +220,7 @@ pub(crate) fn current() -> Option<RequestScope> {
 
 /// Runs `future` in the current scope and span.
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
-    in_span(Carried { slot: LogSlot { scope: current(), notes: Notes::NONE }, future })
+    in_span(Carried { slot: LogSlot { scope: current(), notes: Notes::NONE, gates: gates() }, future })
 }
 
 pin_project! {
@@ -232,7 +276,7 @@ mod tests {
     }
 
     fn slot(name: usize) -> LogSlot {
-        LogSlot::new(Arc::new(Request(name)))
+        LogSlot::new(Arc::new(Request(name)), 0)
     }
 
     fn log(scope: &RequestScope) -> Option<usize> {

@@ -147,7 +147,7 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let TollgateLayer { timing, limit, cache } = &self.layer;
+        let TollgateLayer { timing, limit, cache, .. } = &self.layer;
         Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
     }
 
@@ -281,6 +281,8 @@ pub struct TollgateLayer {
     pub(super) timing: TimingLayer,
     pub(super) limit: RateLimitLayer,
     pub(super) cache: CacheLayer,
+    /// Number of the gate in this process, by which it recognizes itself where it is layered twice.
+    pub(super) number: u32,
 }
 
 /// Service of a [`Tollgate`]: the response body is wrapped once, by the innermost layer.
@@ -290,6 +292,6 @@ impl<S> Layer<S> for TollgateLayer {
     type Service = TollgateService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.timing.wrap(self.limit.wrap(self.cache.wrap(inner)))
+        self.timing.wrap(self.limit.wrap(self.cache.wrap(inner, self.number), self.number), self.number)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::inbound::{Tollgate, TollgateLayer};
@@ -294,7 +295,10 @@ impl TollgateBuilder {
         let (identify, own) = limits.extractors();
         let cache = this.cache.identified_by(identify, own);
         let cache = if this.cached { cache } else { cache.enabled(false) };
-        let layer = TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()? };
+        static GATES: AtomicU32 = AtomicU32::new(1);
+        let number = GATES.fetch_add(1, Ordering::Relaxed);
+        let layer =
+            TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()?, number };
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }
 

@@ -227,7 +227,7 @@ impl<S> Layer<S> for UpstreamGateLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         let called = self.upstream.layer(Credential::new(inner, self.credential.clone(), self.rules_decide));
-        self.timing.wrap(self.cache.wrap(called))
+        self.timing.wrap(self.cache.wrap(called, 0), 0)
     }
 }
 

@@ -183,7 +183,7 @@ pub(crate) struct Follower<P = FetchProgress> {
 
 impl<P: Clone> Follower<P> {
     /// Waits until progress is published; `None` if the leader was dropped before.
-    pub(crate) async fn wait_for_progress(&mut self) -> Option<P> {
+    pub(crate) async fn wait_for_progress(&self) -> Option<P> {
         loop {
             // Created before the check: it receives every notification from then on.
             let changed = self.fetch.changed.notified();

@@ -173,8 +173,8 @@ impl CacheLayer {
     }
 
     /// Wraps `inner`, with bodies wrapped by `W`.
-    pub(crate) fn wrap<S, W>(&self, inner: S) -> Cache<S, W> {
-        Cache::new(inner, self.core.clone())
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u32) -> Cache<S, W> {
+        Cache::new(inner, self.core.clone(), gate)
     }
 }
 
@@ -182,7 +182,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = Cache<S, Wrap>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.wrap(inner)
+        self.wrap(inner, 0)
     }
 }
 

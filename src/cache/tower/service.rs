@@ -22,7 +22,7 @@ use super::uncovered::UncoveredFetch;
 use super::unsafe_invalidation::UnsafeRequest;
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::clock::Timestamp;
-use crate::base::detached_context::CacheNote;
+use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::BoxError;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
@@ -50,18 +50,20 @@ use crate::cache::http::request_flags::RequestFlags;
 pub struct Cache<S, W = Wrap> {
     inner: S,
     core: Arc<CacheShared>,
+    /// Number of the gate it belongs to; 0 for a layer of its own.
+    gate: u32,
     adopt: PhantomData<fn() -> W>,
 }
 
 impl<S, W> Cache<S, W> {
-    pub(super) const fn new(inner: S, core: Arc<CacheShared>) -> Self {
-        Self { inner, core, adopt: PhantomData }
+    pub(super) const fn new(inner: S, core: Arc<CacheShared>, gate: u32) -> Self {
+        Self { inner, core, gate, adopt: PhantomData }
     }
 }
 
 impl<S: Clone, W> Clone for Cache<S, W> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.core.clone())
+        Self::new(self.inner.clone(), self.core.clone(), self.gate)
     }
 }
 
@@ -90,7 +92,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        if !self.core.enabled {
+        if !self.core.enabled || detached_context::is_repeated(self.gate) {
             return self.bypass(request, None);
         }
         let head = RequestHead::of(&request).with_router_extensions();

@@ -137,8 +137,8 @@ impl RateLimitLayer {
     }
 
     /// Wraps `inner`, with response bodies made by `W`.
-    pub(crate) fn wrap<S, W>(&self, inner: S) -> RateLimit<S, W> {
-        RateLimit { inner, limiter: self.limiter.clone(), body: PhantomData }
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u32) -> RateLimit<S, W> {
+        RateLimit { inner, limiter: self.limiter.clone(), gate, body: PhantomData }
     }
 }
 
@@ -146,6 +146,6 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S, Wrap>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.wrap(inner)
+        self.wrap(inner, 0)
     }
 }

@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use super::future::{FutureState, ResponseFuture};
 use crate::base::body::{Adopt, Body, Wrap};
+use crate::base::detached_context;
 use crate::base::request_head::RequestHead;
 use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 
@@ -20,6 +21,8 @@ use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 pub struct RateLimit<S, W = Wrap> {
     pub(crate) inner: S,
     pub(crate) limiter: Option<Arc<Limiter>>,
+    /// Number of the gate it belongs to; 0 for a layer of its own.
+    pub(crate) gate: u32,
     pub(crate) body: PhantomData<fn() -> W>,
 }
 
@@ -40,7 +43,7 @@ where
     #[inline(always)]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let mut edits = ResponseEdits::default();
-        if let Some(limiter) = &self.limiter {
+        if let Some(limiter) = self.limiter.as_ref().filter(|_| !detached_context::is_repeated(self.gate)) {
             match limiter.decide(&RequestHead::of(&request)) {
                 LimitStep::Admit(admitted) => edits = admitted,
                 LimitStep::Reject(response) => return ResponseFuture::rejected(response),
@@ -64,7 +67,7 @@ where
 
 impl<S: Clone, W> Clone for RateLimit<S, W> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), limiter: self.limiter.clone(), body: PhantomData }
+        Self { inner: self.inner.clone(), limiter: self.limiter.clone(), gate: self.gate, body: PhantomData }
     }
 }
 

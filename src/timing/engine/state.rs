@@ -8,6 +8,7 @@ use super::request_log::UNATTRIBUTED;
 use super::route_stats::Route;
 use super::settings::TimingSettings;
 use super::shared::TimingShared;
+use crate::base::event::Once;
 use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::UNMATCHED;
@@ -23,6 +24,7 @@ pub(crate) struct TimingState {
     /// Route of each declared pattern, by the pattern's index.
     patterns: Box<[Arc<Route>]>,
     unmatched: Arc<Route>,
+    repeated: Once,
 }
 
 impl TimingState {
@@ -35,7 +37,15 @@ impl TimingState {
         let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));
         let unmatched = routes.of(UNMATCHED).clone();
         let patterns = core.settings().patterns.names().iter().map(|name| routes.of(name).clone()).collect();
-        Self { core, mode: ModeCell::default(), routes, patterns, unmatched }
+        Self { core, mode: ModeCell::default(), routes, patterns, unmatched, repeated: Once::new() }
+    }
+
+    /// Warns once that a gate is layered around itself.
+    #[cold]
+    pub(crate) fn warn_of_repeated_gate(&self) {
+        let text = "the same Tollgate is layered twice around a service; the inner one passes requests through: remove \
+                    one of the two .layer(gate.layer())";
+        self.settings().events.warn_once(&self.repeated, "repeated-gate", text);
     }
 
     /// Counts a started request and returns its route; `None` if the layer is disabled.

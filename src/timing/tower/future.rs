@@ -122,7 +122,12 @@ impl ResponseTimes {
 }
 
 impl RequestWatch {
-    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>) -> Self {
+    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u32) -> Self {
+        if detached_context::is_inside_gate(gate) {
+            state.warn_of_repeated_gate();
+            let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
+            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
+        }
         let Some(route) = state.begin(head) else {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
@@ -132,8 +137,8 @@ impl RequestWatch {
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
         let mut slot = match outer {
             // Within another timing layer, measurements are added to both.
-            Some(outer) => LogSlot::new(Arc::new(RequestLog::new(route, Some(outer)))),
-            None => LogSlot::new(route),
+            Some(outer) => LogSlot::new(Arc::new(RequestLog::new(route, Some(outer))), gate),
+            None => LogSlot::new(route, gate),
         };
         let span = RequestSpan::open(&mut slot);
         Self { slot, span, started, stopped: false, series }

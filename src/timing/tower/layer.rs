@@ -136,8 +136,8 @@ impl TimingLayer {
     }
 
     /// Wraps `inner`; `W` selects how its response body is wrapped.
-    pub(crate) fn wrap<S, W>(&self, inner: S) -> Timing<S, W> {
-        Timing { inner, state: self.state.clone(), body: PhantomData }
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u32) -> Timing<S, W> {
+        Timing { inner, state: self.state.clone(), gate, body: PhantomData }
     }
 }
 
@@ -151,7 +151,7 @@ impl<S> Layer<S> for TimingLayer {
     type Service = Timing<S>;
 
     fn layer(&self, inner: S) -> Timing<S> {
-        self.wrap::<S, Wrap>(inner)
+        self.wrap::<S, Wrap>(inner, 0)
     }
 }
 

@@ -21,6 +21,8 @@ use crate::timing::engine::state::TimingState;
 pub struct Timing<S, W = Wrap> {
     pub(crate) inner: S,
     pub(crate) state: Arc<TimingState>,
+    /// Number of the gate it belongs to; 0 for a layer of its own.
+    pub(crate) gate: u32,
     pub(crate) body: PhantomData<fn() -> W>,
 }
 
@@ -40,7 +42,7 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request));
+        let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request), self.gate);
         // A service may start its work, and spawn tasks, before its future is polled.
         let inner = watch.enter(|| self.inner.call(request));
         ResponseFuture::new(inner, watch)
@@ -49,7 +51,7 @@ where
 
 impl<S: Clone, W> Clone for Timing<S, W> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), state: self.state.clone(), body: PhantomData }
+        Self { inner: self.inner.clone(), state: self.state.clone(), gate: self.gate, body: PhantomData }
     }
 }
 
