@@ -94,7 +94,7 @@ where
         let namespace = self.cached.namespace.clone();
         let mut deadlines = LoadDeadlines::new(&namespace.settings, self.stale.is_some());
         loop {
-            let mut follower = match namespace.join(&self.key) {
+            let follower = match namespace.join(&self.key) {
                 Role::Lead(leader) => return self.run_load(Some(leader), deadlines).await,
                 Role::Wait(follower) => follower,
             };
