@@ -102,13 +102,14 @@ pub(super) enum HeadStep<I> {
     Wait(Pin<Box<dyn Future<Output = Response<Body<I>>> + Send>>),
 }
 
-/// Calls the inner service, and handles its response.
-pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
+/// Calls the inner service, and handles its response. The future holds the call and the parts of the job that are needed
+/// afterwards.
+pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
+    job: FetchJob<O, B>,
     leader: Option<Leader>,
     detail: Option<Reason>,
-) -> (CacheResult<O::Body, O::Error>, Option<BodyTask>) {
-    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = *job;
+) -> impl Future<Output = (CacheResult<O::Body, O::Error>, Option<BodyTask>)> + Send {
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = job;
     let headers = request.headers().clone();
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
@@ -131,28 +132,31 @@ pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
         began,
         question,
     };
-    match origin.fetch(request).await {
-        Ok(response) => {
-            if let Some(unsafe_request) = unsafe_request {
-                unsafe_request.on_response(response.status(), response.headers());
+    let call = origin.fetch(request);
+    async move {
+        match call.await {
+            Ok(response) => {
+                if let Some(unsafe_request) = unsafe_request {
+                    unsafe_request.on_response(response.status(), response.headers());
+                }
+                let mut received = Some((errand, response));
+                let step = poll_fn(|cx| match received.take() {
+                    Some((errand, response)) => Poll::Ready(errand.handle_response(response, cx)),
+                    None => Poll::Pending,
+                });
+                match step.await {
+                    HeadStep::Respond(response, rest) => (Ok(response), rest),
+                    HeadStep::Wait(response) => (Ok(response.await), None),
+                }
             }
-            let mut received = Some((errand, response));
-            let step = poll_fn(|cx| match received.take() {
-                Some((errand, response)) => Poll::Ready(errand.handle_response(response, cx)),
-                None => Poll::Pending,
-            });
-            match step.await {
-                HeadStep::Respond(response, rest) => (Ok(response), rest),
-                HeadStep::Wait(response) => (Ok(response.await), None),
-            }
+            Err(error) => match errand.serve_stale_on_error(None) {
+                Some(response) => (Ok(response), None),
+                None => {
+                    record_outcome(&errand.params.route.misses, CacheNote::Miss);
+                    (Err(error), None)
+                }
+            },
         }
-        Err(error) => match errand.serve_stale_on_error(None) {
-            Some(response) => (Ok(response), None),
-            None => {
-                record_outcome(&errand.params.route.misses, CacheNote::Miss);
-                (Err(error), None)
-            }
-        },
     }
 }
 
