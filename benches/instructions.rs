@@ -45,7 +45,7 @@ struct Cost {
 }
 
 /// The paths, by name.
-const PATHS: [Path; 12] = [
+const PATHS: [Path; 14] = [
     ("bare service", |n| run(Origin, n)),
     ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).dry_run()).layer(Origin), n)),
     ("limit, accepted, three fields", |n| run(limit(Limit::per_ip(plenty())).layer(Origin), n)),
@@ -58,6 +58,8 @@ const PATHS: [Path; 12] = [
     ("bare service, in a runtime", |n| fetch(Origin, &ManualClock::new(), n)),
     ("cache miss", |n| expired(Origin, n)),
     ("cache revalidation", |n| expired(Unchanged, n)),
+    ("axum's router", |n| run(router(), n)),
+    ("axum's router, cache, no rule covers it", |n| run(router().layer(cache_for("/quotes/{symbol}")), n)),
 ];
 
 fn main() -> Result<(), Failure> {
@@ -231,6 +233,10 @@ fn limit(limit: Limit) -> RateLimitLayer {
 
 fn rules() -> Rules {
     Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(3600)))
+}
+
+fn router() -> axum::Router {
+    axum::Router::new().route("/prices/{symbol}", axum::routing::get(|| async { "a page" }))
 }
 
 fn cache() -> CacheLayer {

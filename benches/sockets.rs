@@ -116,10 +116,12 @@ fn servers() -> Result<Vec<Server>, Failure> {
     let cache = CacheLayer::builder().rules(rules()).build()?;
     [
         ("bare", routes(), false),
+        ("a layer that does nothing", routes().layer(tower::layer::util::Identity::new()), false),
         ("limit per IP", routes().layer(RateLimitLayer::per_ip(plenty)), false),
         ("cache, no rule covers the route", routes().layer(cache), false),
         ("timing", routes().layer(TimingLayer::new()), false),
         ("timing, with harvest", routes().layer(TimingLayer::new()), true),
+        ("Tollgate: timing, cache", routes().layer(Tollgate::builder().cache(rules()).build()?.layer()), false),
         ("Tollgate: timing, limit, cache", routes().layer(gate()?.layer()), false),
         ("Tollgate, with harvest", routes().layer(gate()?.layer()), true),
     ]

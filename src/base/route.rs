@@ -14,7 +14,7 @@
 //! Patterns use axum's syntax, through the same crate (`matchit`). A client cannot create names: `//`, `/./`, `%2e`,
 //! upper case or a trailing slash either match a route, or share [`UNMATCHED`] with everything else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ type Shape = SmallVec<[u8; 64]>;
 pub(crate) struct Patterns {
     exact: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     shapes: HashMap<Shape, usize, foldhash::fast::RandomState>,
+    /// Literal beginnings of the patterns with parameters: the shape of a route with another one is not needed.
+    beginnings: HashSet<Box<str>, foldhash::fast::RandomState>,
     router: matchit::Router<usize>,
     names: Vec<Box<str>>,
     /// Prefixes of the patterns that end in a catch-all after a literal prefix.
@@ -99,6 +101,7 @@ impl Patterns {
         })?;
         self.exact.insert(pattern.into(), index);
         self.shapes.insert(shape(pattern), index);
+        self.beginnings.insert(literal_beginning(pattern).into());
         if let Some((prefix, _)) = pattern.split_once("{*").filter(|(prefix, _)| !has_parameters(prefix)) {
             self.catch_alls.push((prefix.into(), index));
         }
@@ -219,7 +222,7 @@ impl Patterns {
         if let Some(place) = self.exact.get(route) {
             return Some(*place);
         }
-        if !has_parameters(route) {
+        if !has_parameters(route) || !self.beginnings.contains(literal_beginning(route)) {
             return None;
         }
         self.shapes.get(&shape(route)).copied()
@@ -242,6 +245,11 @@ fn today(pattern: &str) -> Option<String> {
 /// Whether a pattern matches more than one path.
 pub(crate) fn has_parameters(pattern: &str) -> bool {
     pattern.as_bytes().contains(&b'{')
+}
+
+/// Returns the part of a pattern before its first parameter.
+fn literal_beginning(pattern: &str) -> &str {
+    pattern.split_once('{').map_or(pattern, |(beginning, _)| beginning)
 }
 
 /// Whether a route that a router matched covers a declared one: then the service is mounted there.

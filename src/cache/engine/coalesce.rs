@@ -31,11 +31,12 @@ const FALLBACK_CONCURRENCY: usize = 8;
 const SHARDS: usize = 16;
 
 /// A response with a known head whose body is arriving.
+#[derive(Clone)]
 pub(crate) struct StreamingResponse {
     pub(crate) meta: Arc<StoredHead>,
     /// Fields it varies on, and their encoded values in the leader's request.
     pub(crate) names: Arc<[http::HeaderName]>,
-    pub(crate) selection: Box<[u8]>,
+    pub(crate) selection: Arc<[u8]>,
     pub(crate) tee: Arc<Tee>,
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct StreamingResponse {
 #[derive(Clone)]
 pub(crate) enum FetchProgress {
     /// The head is known and the response is being stored.
-    Streaming(Arc<StreamingResponse>),
+    Streaming(StreamingResponse),
     /// The stored response was revalidated.
     Stored(Arc<Entry>),
     /// The response belongs to the leader's client only.

@@ -110,6 +110,18 @@ impl Tee {
         BodyReader::leader(self.clone())
     }
 
+    /// Returns the body if it is complete, in one block, without trailers and as long as declared.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        let state = self.lock();
+        let is_complete = matches!(state.end, Some(TeeEnd::Complete(None)))
+            && self.promised.is_none_or(|promised| promised == state.buffer.length);
+        match &*state.buffer.blocks {
+            [] if is_complete => Some(Bytes::new()),
+            [block] if is_complete => Some(block.clone()),
+            _ => None,
+        }
+    }
+
     /// Creates a reader for another client; `resume` fetches the rest from an offset after a stall.
     pub(crate) fn follower(self: &Arc<Self>, resume: Option<FetchRest>) -> BodyReader {
         self.lock().followers += 1;

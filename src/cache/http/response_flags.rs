@@ -2,7 +2,7 @@
 //!
 //! Most responses have few of them: what is absent is not looked up, and not parsed.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Set of header fields that a response has, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,8 @@ impl ResponseFlags {
     pub(super) const EXPIRES: Self = Self(1 << 2);
     pub(super) const SET_COOKIE: Self = Self(1 << 3);
     pub(super) const CONTENT_RANGE: Self = Self(1 << 4);
-    pub(super) const CONTENT_TYPE: Self = Self(1 << 5);
+    /// An event stream, by its `Content-Type`.
+    pub(super) const EVENT_STREAM: Self = Self(1 << 5);
     pub(super) const CONTENT_LENGTH: Self = Self(1 << 6);
     pub(super) const VARY: Self = Self(1 << 7);
     /// `Cache-Tag` or `Surrogate-Key`.
@@ -25,16 +26,16 @@ impl ResponseFlags {
 
     /// Collects the flags; `targeted` are the targeted fields.
     pub(super) fn scan(headers: &HeaderMap, targeted: &[HeaderName]) -> Self {
-        headers.keys().fold(Self::default(), |flags, name| Self(flags.0 | Self::of(name, targeted).0))
+        headers.iter().fold(Self::default(), |flags, (name, value)| flags.and(Self::of(name, value, targeted)))
     }
 
-    fn of(name: &HeaderName, targeted: &[HeaderName]) -> Self {
+    fn of(name: &HeaderName, value: &HeaderValue, targeted: &[HeaderName]) -> Self {
         match name.as_str() {
             "cache-control" => Self::CACHE_CONTROL,
             "expires" => Self::EXPIRES,
             "set-cookie" => Self::SET_COOKIE,
             "content-range" => Self::CONTENT_RANGE,
-            "content-type" => Self::CONTENT_TYPE,
+            "content-type" if is_event_stream(value.as_bytes()) => Self::EVENT_STREAM,
             "content-length" => Self::CONTENT_LENGTH,
             "vary" => Self::VARY,
             "cache-tag" | "surrogate-key" => Self::TAGS,
@@ -55,10 +56,14 @@ impl ResponseFlags {
     }
 }
 
+fn is_event_stream(kind: &[u8]) -> bool {
+    const STREAM: &[u8] = b"text/event-stream";
+    // RFC 9110 §8.3.1: type and subtype are case-insensitive.
+    kind.get(..STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(STREAM))
+}
+
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

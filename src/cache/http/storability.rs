@@ -118,7 +118,7 @@ pub(crate) fn evaluate(
     let keyed = context.rule.same_for_everyone || context.keyed;
     let credential = context.flags.has(RequestFlags::AUTHORIZATION.and(RequestFlags::IDENTITY));
     denied(credential && !keyed && (app || !allowed), Reason::NotPublic)?;
-    denied(flags.has(ResponseFlags::CONTENT_TYPE) && is_event_stream(headers), Reason::EventStream)?;
+    denied(flags.has(ResponseFlags::EVENT_STREAM), Reason::EventStream)?;
     let promised = if flags.has(ResponseFlags::CONTENT_LENGTH) { promised_length(headers)? } else { None };
     denied(promised.is_some_and(|length| length > context.settings.max_entry), Reason::TooLarge)?;
     let vary = if flags.has(ResponseFlags::VARY) { vary::names(headers)? } else { Vec::new() };
@@ -156,7 +156,7 @@ pub(crate) fn reason_without_freshness(
         None if flags.has(FRESHNESS) => None,
         None if flags.has(ResponseFlags::CONTENT_RANGE) => Some(Reason::Partial),
         None if flags.has(ResponseFlags::SET_COOKIE) => Some(Reason::SetCookie),
-        None if flags.has(ResponseFlags::CONTENT_TYPE) && is_event_stream(headers) => Some(Reason::EventStream),
+        None if flags.has(ResponseFlags::EVENT_STREAM) => Some(Reason::EventStream),
         None => Some(Reason::NoFreshness),
         Some(_) => None,
     }
@@ -261,13 +261,6 @@ fn check_directives(directives: &ResponseDirectives, status: StatusCode, app: bo
 /// Statuses for which this crate implements the caching requirements: those of RFC 9110 §15, final and not partial.
 fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    const STREAM: &[u8] = b"text/event-stream";
-    // RFC 9110 §8.3.1: type and subtype are case-insensitive.
-    let is_stream = |kind: &[u8]| kind.get(..STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(STREAM));
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_stream(kind.as_bytes()))
 }
 
 /// RFC 9110 §8.6: returns the declared content length; repeated lines must agree.

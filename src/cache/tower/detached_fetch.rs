@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
@@ -20,14 +21,9 @@ use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::coalesce::Leader;
 use crate::cache::http::reason::Reason;
 
-/// Leads a fetch. One that does not complete at once continues in a detached task, so that a client that leaves does
-/// not cancel it. Panics of the inner service propagate to the caller.
-pub(super) async fn lead<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
-    leader: Leader,
-) -> CacheResult<O::Body, O::Error> {
-    let core = job.core.clone();
-    let mut fetched = fetch_and_detach(job, Some(leader), None);
+/// Awaits a leader's fetch. One that does not complete at once continues in a detached task, so that a client that leaves
+/// does not cancel it. Panics of the inner service propagate to the caller.
+pub(super) async fn lead<T: Send + 'static>(mut fetched: BoxFuture<T>, core: Arc<CacheShared>) -> T {
     if let Some(response) = poll_immediate(&mut fetched).await {
         return response;
     }
@@ -44,17 +40,16 @@ pub(super) async fn lead<O: Origin<B>, B: Send + 'static>(
 
 /// Fetches; the rest of the body is read in a detached task.
 pub(super) fn fetch_and_detach<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
+    job: FetchJob<O, B>,
     leader: Option<Leader>,
     reason: Option<Reason>,
 ) -> BoxFuture<CacheResult<O::Body, O::Error>> {
-    Box::pin(async move {
-        let (response, fetch_rest) = fetch(job, leader, reason).await;
+    Box::pin(fetch(job, leader, reason).map(|(response, fetch_rest)| {
         if let Some(fetch_rest) = fetch_rest {
             detach(fetch_rest);
         }
         response
-    })
+    }))
 }
 
 /// A fetch that may outlive its client, within the bound on background slots.

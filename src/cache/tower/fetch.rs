@@ -7,12 +7,12 @@
 //! 5. a storable response: its head at once, its body as it arrives, to all followers (`stream_and_store.rs`);
 //! 6. any other response: to the client that triggered the fetch, unchanged; followers fetch without sharing, at once.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::future::poll_immediate;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::origin::Origin;
@@ -96,19 +96,20 @@ pub(super) struct RunningFetch {
 
 /// Next step after the head of a response.
 pub(super) enum HeadStep<I> {
-    /// Send the response, whose body the task reads, if there is one.
+    /// Send the response; the task reads the rest of its body.
     Respond(Response<Body<I>>, Option<BodyTask>),
     /// Wait for the store.
     Wait(Pin<Box<dyn Future<Output = Response<Body<I>>> + Send>>),
 }
 
-/// Calls the inner service, and handles its response.
-pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
+/// Calls the inner service, and handles its response. The future holds the call and the parts of the job that are needed
+/// afterwards.
+pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
+    job: FetchJob<O, B>,
     leader: Option<Leader>,
     detail: Option<Reason>,
-) -> (CacheResult<O::Body, O::Error>, Option<BodyTask>) {
-    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = *job;
+) -> impl Future<Output = (CacheResult<O::Body, O::Error>, Option<BodyTask>)> + Send {
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = job;
     let headers = request.headers().clone();
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
@@ -131,28 +132,31 @@ pub(super) async fn fetch<O: Origin<B>, B: Send + 'static>(
         began,
         question,
     };
-    match origin.fetch(request).await {
-        Ok(response) => {
-            if let Some(unsafe_request) = unsafe_request {
-                unsafe_request.on_response(response.status(), response.headers());
+    let call = origin.fetch(request);
+    async move {
+        match call.await {
+            Ok(response) => {
+                if let Some(unsafe_request) = unsafe_request {
+                    unsafe_request.on_response(response.status(), response.headers());
+                }
+                let mut received = Some((errand, response));
+                let step = poll_fn(|cx| match received.take() {
+                    Some((errand, response)) => Poll::Ready(errand.handle_response(response, cx)),
+                    None => Poll::Pending,
+                });
+                match step.await {
+                    HeadStep::Respond(response, rest) => (Ok(response), rest),
+                    HeadStep::Wait(response) => (Ok(response.await), None),
+                }
             }
-            match errand.handle_response(response) {
-                HeadStep::Respond(response, None) => (Ok(response), None),
-                HeadStep::Respond(response, Some(mut rest)) => match poll_immediate(&mut rest).await {
-                    // A body that is available at once is stored before its head is sent, which saves a task.
-                    Some(()) => (Ok(response), None),
-                    None => (Ok(response), Some(rest)),
-                },
-                HeadStep::Wait(response) => (Ok(response.await), None),
-            }
+            Err(error) => match errand.serve_stale_on_error(None) {
+                Some(response) => (Ok(response), None),
+                None => {
+                    record_outcome(&errand.params.route.misses, CacheNote::Miss);
+                    (Err(error), None)
+                }
+            },
         }
-        Err(error) => match errand.serve_stale_on_error(None) {
-            Some(response) => (Ok(response), None),
-            None => {
-                record_outcome(&errand.params.route.misses, CacheNote::Miss);
-                (Err(error), None)
-            }
-        },
     }
 }
 
@@ -175,7 +179,7 @@ fn rewrite_request(
 }
 
 impl RunningFetch {
-    fn handle_response<I>(mut self, response: Response<Body<I>>) -> HeadStep<I>
+    fn handle_response<I>(mut self, response: Response<Body<I>>, cx: &mut Context<'_>) -> HeadStep<I>
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
@@ -222,7 +226,7 @@ impl RunningFetch {
             storability::evaluate(&self.store_context(status), response.status(), response.headers(), handler);
         match for_decision.and_then(|policy| self.check_min_uses().map(|()| policy)) {
             Ok(policy) => {
-                let (response, rest) = self.stream_and_store(response, policy);
+                let (response, rest) = self.stream_and_store(response, policy, cx);
                 HeadStep::Respond(response, rest)
             }
             Err(reason) => {

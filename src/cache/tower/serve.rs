@@ -38,11 +38,11 @@ const LEAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Completes the look-up and acts on its result.
 pub(super) async fn run<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
+    job: FetchJob<O, B>,
     search: Lookup,
 ) -> CacheResult<O::Body, O::Error> {
     let (variant, found) = complete_lookup(&job.core, &job.params, job.request.headers(), search).await;
-    handle_lookup(job, variant, found).await
+    handle_lookup(job, variant, found).finish().await
 }
 
 async fn complete_lookup(
@@ -60,12 +60,31 @@ async fn complete_lookup(
     }
 }
 
+/// What a request does after its look-up.
+pub(super) enum NextStep<T> {
+    Respond(T),
+    /// Waits for a fetch of its own, or for another request's.
+    Wait(BoxFuture<T>),
+    /// Leads a fetch.
+    Lead(BoxFuture<T>, Arc<CacheShared>),
+}
+
+impl<T: Send + 'static> NextStep<T> {
+    pub(super) async fn finish(self) -> T {
+        match self {
+            Self::Respond(response) => response,
+            Self::Wait(response) => response.await,
+            Self::Lead(fetched, core) => lead(fetched, core).await,
+        }
+    }
+}
+
 /// Acts on the result of a look-up; requests coalesce by `variant`, or by the primary key.
-pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
-    mut job: Box<FetchJob<O, B>>,
+pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
+    mut job: FetchJob<O, B>,
     variant: Option<Box<CacheKey>>,
     found: LookupResult,
-) -> CacheResult<O::Body, O::Error> {
+) -> NextStep<CacheResult<O::Body, O::Error>> {
     let key = variant.map_or_else(|| job.params.key.clone(), |variant| *variant);
     let now = job.core.clock.now();
     match found {
@@ -75,22 +94,23 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
                 job.beginning = Some(entry);
             }
         }
-        LookupResult::Entry(entry, Freshness::Fresh) => return Ok(hit(&job, &entry)),
+        LookupResult::Entry(entry, Freshness::Fresh) => return NextStep::Respond(Ok(hit(&job, &entry))),
         LookupResult::Entry(entry, Freshness::RefreshAhead) => {
             let response = hit(&job, &entry);
-            refresh(job, &key, entry);
-            return Ok(response);
+            refresh(Box::new(job), &key, entry);
+            return NextStep::Respond(Ok(response));
         }
         LookupResult::Entry(entry, Freshness::BudgetStretched) => {
             job.core.counters.avoided(entry.meta.took);
             job.params.route.bypass(Reason::Budget);
-            return Ok(stale(&job, &entry, Report { detail: Some(Reason::Budget), ..Report::default() }));
+            let report = Report { detail: Some(Reason::Budget), ..Report::default() };
+            return NextStep::Respond(Ok(stale(&job, &entry, report)));
         }
         LookupResult::Entry(entry, Freshness::StaleWhileRevalidate) => {
             let response = stale(&job, &entry, Report::default());
             job.core.counters.avoided(entry.meta.took);
-            refresh(job, &key, entry);
-            return Ok(response);
+            refresh(Box::new(job), &key, entry);
+            return NextStep::Respond(Ok(response));
         }
         LookupResult::Entry(entry, _) => {
             let fresh = now < entry.meta.deadlines.fresh_until;
@@ -101,7 +121,7 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     }
     if job.params.directives.as_ref().is_some_and(|directives| directives.only_if_cached) {
         job.params.route.bypass(Reason::OnlyIfCached);
-        return Ok(respond::gateway_timeout(&job.core, &job.params.key, job.forward));
+        return NextStep::Respond(Ok(respond::gateway_timeout(&job.core, &job.params.key, job.forward)));
     }
     // A HEAD response has no body to share, a part is no response for others, and the origin evaluates a client's
     // conditions if nothing is stored (profile `shared`): these fetch without sharing.
@@ -111,7 +131,7 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     let own_part = job.params.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
     if job.params.head_only || own_part || own_condition {
         job.unchanged = true;
-        return fetch_without_sharing(job, None).await;
+        return NextStep::Wait(fetch_without_sharing(Box::new(job), None));
     }
     if job.stale.is_none()
         && job.beginning.is_none()
@@ -119,34 +139,27 @@ pub(super) async fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         && job.core.is_uncovered(&job.params, now)
     {
         job.unchanged = true;
-        return fetch_without_sharing(job, None).await;
+        return NextStep::Wait(fetch_without_sharing(Box::new(job), None));
     }
     if job.core.hit_for_miss.is_marked(&job.params.key, job.core.clock.now()) {
-        return fetch_without_sharing(job, Some(Reason::HitForMiss)).await;
+        return NextStep::Wait(fetch_without_sharing(Box::new(job), Some(Reason::HitForMiss)));
     }
-    fetch_coalesced(job, key).await
-}
-
-/// Leads a fetch, or follows one; a follower that cannot use it fetches without sharing.
-async fn fetch_coalesced<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
-    key: CacheKey,
-) -> CacheResult<O::Body, O::Error> {
     match join_or_lead(&job.core, &job.params, &key) {
-        Role::Lead(leader) => lead_unless_completed(job, leader).await,
-        Role::Wait(follower) => Box::pin(follow(job, key, follower)).await,
+        Role::Lead(leader) => lead_unless_completed(job, leader),
+        Role::Wait(follower) => NextStep::Wait(Box::pin(follow(Box::new(job), key, follower))),
     }
 }
 
 /// Leads a fetch, unless another one completed between this request's look-up and its leadership.
-async fn lead_unless_completed<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
+fn lead_unless_completed<O: Origin<B>, B: Send + 'static>(
+    job: FetchJob<O, B>,
     leader: Leader,
-) -> CacheResult<O::Body, O::Error> {
-    match completed_meanwhile(&job) {
-        Some(entry) => Ok(hit(&job, &entry)),
-        None => lead(job, leader).await,
+) -> NextStep<CacheResult<O::Body, O::Error>> {
+    if let Some(entry) = completed_meanwhile(&job) {
+        return NextStep::Respond(Ok(hit(&job, &entry)));
     }
+    let core = job.core.clone();
+    NextStep::Lead(fetch_and_detach(job, Some(leader), None), core)
 }
 
 /// Follows a fetch.
@@ -207,7 +220,7 @@ async fn follow<O: Origin<B>, B: Send + 'static>(
             }
         }
         follower = match join_or_lead(&core, &job.params, &key) {
-            Role::Lead(leader) => return lead_unless_completed(job, leader).await,
+            Role::Lead(leader) => return lead_unless_completed(*job, leader).finish().await,
             Role::Wait(next) => next,
         };
     }
@@ -280,7 +293,7 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &
             }
             job.stale = Some(entry);
             // A refresh without a head by the idle timeout is aborted.
-            let fetched = Box::pin(fetch(job, Some(leader), None));
+            let fetched = Box::pin(fetch(*job, Some(leader), None));
             let fetched = tokio::time::timeout(core.settings.idle, fetched).await;
             if let Ok((_, Some(fetch_rest))) = fetched {
                 fetch_rest.await;
@@ -323,7 +336,7 @@ fn fetch_without_sharing<O: Origin<B>, B: Send + 'static>(
     if let Some(reason) = reason {
         job.params.route.bypass(reason);
     }
-    fetch_and_detach(job, None, reason)
+    fetch_and_detach(*job, None, reason)
 }
 
 /// Shadow mode: responds with the inner service's response, and stores it on a miss.
@@ -351,8 +364,10 @@ pub(super) fn shadow<O: Origin<B>, B: Send + 'static>(
 pub(super) fn post<O: Origin<B>, B: Send + 'static>(
     mut job: Box<FetchJob<O, B>>,
 ) -> BoxFuture<CacheResult<O::Body, O::Error>> {
-    job.unchanged = true;
-    fetch_without_sharing(job, None)
+    Box::pin(async move {
+        job.unchanged = true;
+        fetch_without_sharing(job, None).await
+    })
 }
 
 /// Whether a response with this head may be shared. It must be valid, and either younger than the request, or usable

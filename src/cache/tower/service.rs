@@ -102,7 +102,7 @@ where
         }
         let params = match self.core.evaluate_request(&head, has_body(&request)) {
             Ok(params) if mode == Mode::Shadow && !params.post => {
-                return ResponseFuture::boxed(serve::shadow(self.job(request, params)));
+                return ResponseFuture::boxed(serve::shadow(Box::new(self.job(request, params))));
             }
             _ if mode == Mode::Shadow => return self.forward_while_off(request),
             Ok(params) => params,
@@ -112,7 +112,7 @@ where
             }
         };
         if params.post {
-            return ResponseFuture::boxed(serve::post(self.job(request, params)));
+            return ResponseFuture::boxed(serve::post(Box::new(self.job(request, params))));
         }
         let now = self.core.clock.now();
         let is_uncovered = self.core.is_uncovered(&params, now);
@@ -135,7 +135,10 @@ where
                 ResponseFuture::ready(respond::from_entry(&self.core, &entry, view, now, Report::default()))
             }
             LookupResult::Miss(Forward::UriMiss) if is_uncovered => self.forward_uncovered(request, params, now),
-            found => ResponseFuture::boxed(Box::pin(serve::handle_lookup(self.job(request, params), variant, found))),
+            found => {
+                let job = self.job(request, params);
+                ResponseFuture::boxed(Box::pin(async move { serve::handle_lookup(job, variant, found).finish().await }))
+            }
         }
     }
 }
@@ -144,9 +147,9 @@ where
 type BypassFuture<S, B, W, E, I> = ResponseFuture<Bypass<S, B, W>, E, I>;
 
 impl<S: Clone, W> Cache<S, W> {
-    fn job<B>(&self, request: Request<B>, params: CacheRequest) -> Box<FetchJob<InnerService<S, W>, B>> {
+    fn job<B>(&self, request: Request<B>, params: CacheRequest) -> FetchJob<InnerService<S, W>, B> {
         let origin = InnerService::new(self.inner.clone());
-        Box::new(FetchJob {
+        FetchJob {
             core: self.core.clone(),
             origin,
             request,
@@ -156,7 +159,7 @@ impl<S: Clone, W> Cache<S, W> {
             unchanged: false,
             is_shadow: false,
             forward: Forward::UriMiss,
-        })
+        }
     }
 
     fn bypass<B, E, I>(&self, request: Request<B>, after: Option<AfterResponse>) -> BypassFuture<S, B, W, E, I>

@@ -26,7 +26,7 @@ pub(super) struct StoreTask {
     /// Primary key.
     pub(super) key: CacheKey,
     pub(super) names: Arc<[HeaderName]>,
-    pub(super) selection: Box<[u8]>,
+    pub(super) selection: Arc<[u8]>,
     pub(super) meta: Arc<StoredHead>,
     /// Range of a partial body.
     pub(super) part: Option<ContentRange>,
@@ -38,7 +38,7 @@ impl StoreTask {
         core: &Arc<CacheShared>,
         params: &CacheRequest,
         names: Arc<[HeaderName]>,
-        selection: Box<[u8]>,
+        selection: Arc<[u8]>,
         meta: Arc<StoredHead>,
         part: Option<ContentRange>,
     ) -> Self {
@@ -148,7 +148,7 @@ impl StoreTask {
         suffix.extend_from_slice(&self.selection);
         let key = self.key.variant(&suffix);
         variants.retain(|variant| variant.key != key);
-        let (names, selection) = (self.names.clone(), self.selection.clone());
+        let (names, selection) = (self.names.clone(), (*self.selection).into());
         variants.insert(0, Variant { names, selection, language: self.language.clone(), key });
         variants.truncate(VaryIndex::MAX_VARIANTS);
         VaryIndex { key: self.key.clone(), nonce, variants }

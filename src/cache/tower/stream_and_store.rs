@@ -1,6 +1,7 @@
 //! Streaming and storing: sends the head at once, the body to all readers as it arrives, then stores it.
 
 use std::sync::Arc;
+use std::task::Context;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -23,7 +24,7 @@ use crate::cache::http::{range, validators, vary};
 
 impl RunningFetch {
     /// Returns the fields the response varies on, and their encoded values in this request.
-    pub(super) fn selection(&self, policy: &StorePolicy) -> (Arc<[http::HeaderName]>, Box<[u8]>) {
+    pub(super) fn selection(&self, policy: &StorePolicy) -> (Arc<[http::HeaderName]>, Arc<[u8]>) {
         if policy.vary.is_empty() {
             return Default::default();
         }
@@ -37,6 +38,7 @@ impl RunningFetch {
         mut self,
         response: Response<Body<I>>,
         policy: StorePolicy,
+        cx: &mut Context<'_>,
     ) -> (Response<Body<I>>, Option<BodyTask>)
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -57,28 +59,29 @@ impl RunningFetch {
         task.language = self.language(&names, &meta);
         let leader = self.leader.take();
         if let Some(leader) = &leader {
-            leader.publish(FetchProgress::Streaming(Arc::new(StreamingResponse {
-                meta: meta.clone(),
-                names,
-                selection,
-                tee: tee.clone(),
-            })));
+            let (meta, tee) = (meta.clone(), tee.clone());
+            leader.publish(FetchProgress::Streaming(StreamingResponse { meta, names, selection, tee }));
         }
+        let settings = &self.core.settings;
+        let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
+        let body = Box::pin(body.map_err(BodyError::into_inner));
+        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.detached_fetches.clone());
+        let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee.clone(), leader));
+        // A body that is available at once is stored before its head is sent, which saves a task.
+        let is_pending = rest.as_mut().poll(cx).is_pending();
         if !self.is_shadow {
             copy_date(&mut parts.headers, &meta);
         }
-        let client = Body::stream(Box::pin(tee.leader()));
+        let client = match tee.whole().filter(|_| !is_pending) {
+            Some(bytes) => Body::full(bytes),
+            None => Body::stream(Box::pin(tee.leader())),
+        };
         let mut response = Response::from_parts(parts, client);
         if !self.is_shadow && respond::is_not_modified(self.view(), response.status(), response.headers()) {
             response = validators::into_not_modified(response);
         }
         self.write_cache_status(&mut response, None, true);
-        let settings = &self.core.settings;
-        let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
-        let body = Box::pin(body.map_err(BodyError::into_inner));
-        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.detached_fetches.clone());
-        let rest: BodyTask = Box::pin(read_and_store(task, pump, tee, leader));
-        (response, Some(rest))
+        (response, is_pending.then_some(rest))
     }
 
     fn tee(&self, promised: Option<u64>) -> Result<Arc<Tee>, Reason> {

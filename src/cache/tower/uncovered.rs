@@ -125,10 +125,8 @@ impl UncoveredFetch {
             fetch.core.mark_storable(&fetch.params, policy.exchange.received_at);
             return response;
         }
-        let (response, rest) = self.fetch.stream_and_store(response, policy);
-        if let Some(mut rest) = rest
-            && rest.as_mut().poll(cx).is_pending()
-        {
+        let (response, rest) = self.fetch.stream_and_store(response, policy, cx);
+        if let Some(rest) = rest {
             detach(rest);
         }
         response
