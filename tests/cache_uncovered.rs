@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
-use tollgate::cache::{CacheBuilder, Profile, Rule, Rules};
-use tower::Service;
+use tollgate::cache::{CacheBuilder, CacheLayer, Profile, Rule, Rules};
+use tower::{Service, ServiceExt};
 use world::{Asked, Reply, World, data, fed, get, got, reply, request};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
@@ -260,4 +260,33 @@ async fn with_a_rule_for_the_rest_or_in_profile_shared_it_is_coalesced_at_once()
     let mut service = world.service();
     let (first, second) = tokio::join!(service.call(get("/covered", &[])), world.send(get("/covered", &[])));
     assert_eq!(got(first.expect("an answer")).await.body, got(second).await.body);
+}
+
+#[tokio::test]
+async fn a_matched_route_is_remembered_for_all_its_keys() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let handler = move || {
+        let counted = counted.clone();
+        async move {
+            let call = counted.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            ([("cache-control", "max-age=60")], call.to_string())
+        }
+    };
+    let layer = uncovered(CacheLayer::builder()).build().expect("a layer");
+    let app = axum::Router::new().route("/items/{id}", axum::routing::get(handler)).layer(layer.clone());
+    let ask = |path: &str| {
+        let request = http::Request::get(path).header("host", "h").body(axum::body::Body::empty()).expect("a request");
+        let app = app.clone();
+        async move {
+            let response = app.oneshot(request).await.expect("infallible");
+            response.into_body().collect().await.expect("a body").to_bytes()
+        }
+    };
+    let (first, second) = tokio::join!(ask("/items/1"), ask("/items/1"));
+    assert_ne!(first, second, "nothing is known of the route");
+    let (first, second) = tokio::join!(ask("/items/2"), ask("/items/2"));
+    assert_eq!(first, second);
+    assert_eq!((calls.load(Ordering::SeqCst), layer.stats().routes["/items/{id}"].collapsed), (3, 1));
 }

@@ -88,7 +88,7 @@ pub fn caches(size: usize) -> Cases {
 
 /// What a hit costs beside that many other entries, over the bare origin: nanoseconds.
 pub fn hit_among(entries: u64) -> f64 {
-    let layer = CacheLayer::builder().memory(8 << 30).build().expect("a layer");
+    let layer = CacheLayer::builder().rules(everything()).memory(8 << 30).build().expect("a layer");
     let mut run = service_read(layer.layer(origin::<Body>(64)));
     for first in (0..entries).step_by(10_000) {
         run((first..entries.min(first + 10_000)).map(miss).collect());
@@ -124,8 +124,14 @@ pub fn stack(size: usize) -> Cases {
     ]
 }
 
+/// Every request shares fetches, as in the other caches.
+fn everything() -> Rules {
+    Rules::new().otherwise(Rule::from_headers())
+}
+
 fn tollgate(size: usize) -> Run {
-    let layer = CacheLayer::builder().memory(256 << 20).max_entry(2 << 20).build().expect("a layer");
+    let layer = CacheLayer::builder().rules(everything()).memory(256 << 20).max_entry(2 << 20).build();
+    let layer = layer.expect("a layer");
     service_read(layer.layer(origin::<Body>(size)))
 }
 
