@@ -89,6 +89,9 @@ impl CacheShared {
 
     /// Returns a fresh entry stored after this request's look-up, by a fetch that completed meanwhile.
     pub(super) fn completed_meanwhile(&self, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
+        if self.was_never_stored(&params.key) {
+            return None;
+        }
         match self.lookup_ready(params, headers, self.clock.now()) {
             Ok((_, LookupResult::Entry(entry, Freshness::Fresh | Freshness::RefreshAhead))) => Some(entry),
             _ => None,

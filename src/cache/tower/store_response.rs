@@ -121,6 +121,9 @@ impl StoreTask {
     }
 
     async fn read(&self, key: &CacheKey) -> Option<Stored> {
+        if self.core.was_never_stored(key) {
+            return None;
+        }
         let found = self.core.store.get(key, self.meta.stored_at).await.unwrap_or_default();
         found.filter(|stored| stored.key() == key)
     }

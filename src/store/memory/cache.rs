@@ -74,7 +74,9 @@ impl CacheStore for MemoryCache {
         }
         // One put of a key at a time, so that of two fetches the one that began later stays.
         let _one = self.puts[key.hash64() as usize % self.puts.len()].lock();
-        if let (Stored::Entry(new), Some(Stored::Entry(old))) = (&stored, self.entries.get(key))
+        // Asked first, since a look-up counts as a use of the key, by which moka admits.
+        if self.entries.contains_key(key)
+            && let (Stored::Entry(new), Some(Stored::Entry(old))) = (&stored, self.entries.get(key))
             && !new.may_replace(&old)
         {
             self.superseded.fetch_add(1, Ordering::Relaxed);
