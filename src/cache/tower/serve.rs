@@ -123,6 +123,15 @@ pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         job.params.route.bypass(Reason::OnlyIfCached);
         return NextStep::Respond(Ok(respond::gateway_timeout(&job.core, &job.params.key, job.forward)));
     }
+    start_fetch(job, &key, now)
+}
+
+/// Fetches for this request alone, leads a fetch, or follows one.
+fn start_fetch<O: Origin<B>, B: Send + 'static>(
+    mut job: FetchJob<O, B>,
+    key: &CacheKey,
+    now: Timestamp,
+) -> NextStep<CacheResult<O::Body, O::Error>> {
     // A HEAD response has no body to share, a part is no response for others, and the origin evaluates a client's
     // conditions if nothing is stored (profile `shared`): these fetch without sharing.
     let shared = job.core.settings.profile == Profile::Shared;
@@ -131,7 +140,7 @@ pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     let own_part = job.params.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
     if job.params.head_only || own_part || own_condition {
         job.unchanged = true;
-        return NextStep::Wait(fetch_without_sharing(Box::new(job), None));
+        return NextStep::Wait(fetch_without_sharing(job, None));
     }
     if job.stale.is_none()
         && job.beginning.is_none()
@@ -139,14 +148,14 @@ pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         && job.core.is_uncovered(&job.params, now)
     {
         job.unchanged = true;
-        return NextStep::Wait(fetch_without_sharing(Box::new(job), None));
+        return NextStep::Wait(fetch_without_sharing(job, None));
     }
     if job.core.hit_for_miss.is_marked(&job.params.key, job.core.clock.now()) {
-        return NextStep::Wait(fetch_without_sharing(Box::new(job), Some(Reason::HitForMiss)));
+        return NextStep::Wait(fetch_without_sharing(job, Some(Reason::HitForMiss)));
     }
-    match join_or_lead(&job.core, &job.params, &key) {
+    match join_or_lead(&job.core, &job.params, key) {
         Role::Lead(leader) => lead_unless_completed(job, leader),
-        Role::Wait(follower) => NextStep::Wait(Box::pin(follow(Box::new(job), key, follower))),
+        Role::Wait(follower) => NextStep::Wait(Box::pin(follow(Box::new(job), key.clone(), follower))),
     }
 }
 
@@ -184,7 +193,7 @@ async fn follow<O: Origin<B>, B: Send + 'static>(
             Err(reason) => return fetch_with_fallback_permit(job, follower, reason).await,
         };
         match progress {
-            FetchProgress::NotShareable => return fetch_without_sharing(job, Some(Reason::HitForMiss)).await,
+            FetchProgress::NotShareable => return fetch_without_sharing(*job, Some(Reason::HitForMiss)).await,
             FetchProgress::Streaming(streaming) if matches_request(&job, &streaming, arrived) => {
                 let shareable = until_shareable(&core, &job.params.route, &streaming.tee, deadline.as_mut()).await;
                 match shareable {
@@ -192,10 +201,10 @@ async fn follow<O: Origin<B>, B: Send + 'static>(
                     Ok(ShareState::Ready) if is_new_enough(&job, &streaming.meta, arrived) => {
                         return Ok(respond_while_streaming(job, &streaming));
                     }
-                    Ok(ShareState::Ready) => return fetch_without_sharing(job, Some(Reason::FetchFailed)).await,
+                    Ok(ShareState::Ready) => return fetch_without_sharing(*job, Some(Reason::FetchFailed)).await,
                     // Make room in the table for a new fetch that later requests share.
                     Ok(ShareState::Stalled) => core.fetches.remove(&key, Some(&follower)),
-                    Ok(ShareState::TooLarge) => return fetch_without_sharing(job, Some(Reason::TooLarge)).await,
+                    Ok(ShareState::TooLarge) => return fetch_without_sharing(*job, Some(Reason::TooLarge)).await,
                     Ok(ShareState::Failed) => {
                         return fetch_with_fallback_permit(job, follower, Reason::FetchFailed).await;
                     }
@@ -210,13 +219,13 @@ async fn follow<O: Origin<B>, B: Send + 'static>(
                 let selection = vary::selection(&streaming.names, job.request.headers(), core.settings.profile);
                 let own = job.params.key.variant(&selection);
                 if own == key {
-                    return fetch_without_sharing(job, Some(Reason::FetchFailed)).await;
+                    return fetch_without_sharing(*job, Some(Reason::FetchFailed)).await;
                 }
                 key = own;
             }
             // The head arrived before this request, and is too old for it by now.
             FetchProgress::Streaming(_) | FetchProgress::Stored(_) => {
-                return fetch_without_sharing(job, Some(Reason::FetchFailed)).await;
+                return fetch_without_sharing(*job, Some(Reason::FetchFailed)).await;
             }
         }
         follower = match join_or_lead(&core, &job.params, &key) {
@@ -323,20 +332,20 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
     {
         return Ok(hit(&job, &entry));
     }
-    let response = fetch_without_sharing(job, Some(reason)).await;
+    let response = fetch_without_sharing(*job, Some(reason)).await;
     drop(turn);
     response
 }
 
 /// Fetches for this request only; the fetch is cancelled with its client.
 fn fetch_without_sharing<O: Origin<B>, B: Send + 'static>(
-    job: Box<FetchJob<O, B>>,
+    job: FetchJob<O, B>,
     reason: Option<Reason>,
 ) -> BoxFuture<CacheResult<O::Body, O::Error>> {
     if let Some(reason) = reason {
         job.params.route.bypass(reason);
     }
-    fetch_and_detach(*job, None, reason)
+    fetch_and_detach(job, None, reason)
 }
 
 /// Shadow mode: responds with the inner service's response, and stores it on a miss.
@@ -356,7 +365,7 @@ pub(super) fn shadow<O: Origin<B>, B: Send + 'static>(
             let FetchJob { origin, request, .. } = *job;
             return origin.fetch(request).await;
         }
-        fetch_without_sharing(job, None).await
+        fetch_without_sharing(*job, None).await
     })
 }
 
@@ -366,7 +375,7 @@ pub(super) fn post<O: Origin<B>, B: Send + 'static>(
 ) -> BoxFuture<CacheResult<O::Body, O::Error>> {
     Box::pin(async move {
         job.unchanged = true;
-        fetch_without_sharing(job, None).await
+        fetch_without_sharing(*job, None).await
     })
 }
 
