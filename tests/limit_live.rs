@@ -181,15 +181,16 @@ async fn a_quota_changes_and_nobody_forgets_what_was_used() {
     assert_eq!(world.admitted(10, || from("192.0.2.1", "/")).await, 10);
     handle.set_quota("anonymous", Quota::per_minute(200)).expect("a tier");
     let response = world.send(from("192.0.2.1", "/")).await;
-    // Half of 20 were used, so half of 200 are; ten of fifty, which is the tighter of the two afterwards.
-    assert_eq!(field(&response, "x-ratelimit-limit"), "200");
-    assert_eq!(field(&response, "x-ratelimit-remaining"), "99");
+    // Half of 20 were used, so half of 200 are; of the other limit ten of fifty, which admits fewer more.
+    assert!(field(&response, "ratelimit").contains("\"anonymous\";r=99;"), "{response:?}");
+    assert_eq!((field(&response, "x-ratelimit-limit"), field(&response, "x-ratelimit-remaining")), ("50", "39"));
     assert!(field(&response, "ratelimit-policy").contains("\"anonymous\";q=200;w=60"));
     assert_eq!(handle.stats().limits[0].quota, "200/min");
     handle.set_quota("ip", Quota::per_hour(11)).expect("a limit");
-    // Less of the tier is left than of the other limit, so the tier is reported.
+    // Eleven of fifty are two and a half of eleven, rounded up.
     let response = world.send(from("192.0.2.1", "/")).await;
-    assert_eq!((field(&response, "x-ratelimit-limit"), field(&response, "x-ratelimit-remaining")), ("200", "98"));
+    assert!(field(&response, "ratelimit").contains("\"anonymous\";r=98;"), "{response:?}");
+    assert_eq!((field(&response, "x-ratelimit-limit"), field(&response, "x-ratelimit-remaining")), ("11", "7"));
     handle.set_quota("anonymous", Quota::per_minute(20_000)).expect("a tier");
     handle.set_quota("ip", Quota::per_hour(6)).expect("a limit");
     let response = world.send(from("192.0.2.1", "/")).await;
