@@ -348,6 +348,41 @@ async fn an_error_goes_to_the_leader_and_stale_stands_in_only_within_its_window(
     assert!(world.is_quiet().await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_hangs_costs_the_soft_time_out_while_a_stale_response_may_stand_in() {
+    let rule = Rule::ttl(Duration::from_secs(10)).stale_if_error(Duration::from_secs(100));
+    let rule = rule.soft_timeout(Duration::from_millis(200));
+    let world = World::with(
+        |b| b.rules(Rules::new().otherwise(rule)),
+        |asked| async move {
+            let span = Duration::from_secs(if asked.call == 0 { 0 } else { 2 });
+            tokio::time::sleep(span).await;
+            Ok(reply(&[], format!("answer {}", asked.call)))
+        },
+    );
+    assert_eq!(world.get("/a").await.body, "answer 0");
+    world.advance(15);
+    // The leader, and those who would wait for it.
+    let begun = tokio::time::Instant::now();
+    let asked = futures_util::future::join_all((0..10).map(|_| world.get("/a"))).await;
+    for got in asked {
+        assert_eq!(got.body, "answer 0");
+        assert!(got.status_line().contains("detail=soft-timeout"), "{}", got.status_line());
+    }
+    assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let fresh = world.get("/a").await;
+    assert!(fresh.is_hit() && fresh.body == "answer 1", "the fetch went on: {}", fresh.body);
+    assert_eq!(world.calls(), 2);
+    // Beyond its window, or invalidated, nothing stands in.
+    world.advance(200);
+    assert_eq!(world.get("/a").await.body, "answer 2");
+    world.advance(15);
+    world.layer.invalidate().all().await.expect("in process");
+    assert_eq!(world.get("/a").await.body, "answer 3");
+    assert!(world.is_quiet().await);
+}
+
 #[tokio::test]
 async fn a_thousand_cycles_of_every_fault_leave_nothing_behind() {
     let world = World::new(|asked| async move {

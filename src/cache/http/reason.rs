@@ -137,6 +137,8 @@ reasons! {
     HitForMiss = "hit-for-miss", "see the reason of the previous response";
     /// The coalesced fetch took longer than the waiters' deadline.
     WaitedTooLong = "waited-too-long", "raise `wait`, or make the inner service faster";
+    /// The inner service did not answer within the rule's soft time-out, and a stale response was served.
+    SoftTimeout = "soft-timeout", "make the inner service faster, or raise `soft_timeout`";
     /// The coalesced fetch failed, or its response does not match this request.
     FetchFailed = "fetch-failed", "see the log of the inner service";
     /// The key was requested fewer than `min_uses` times.

@@ -34,6 +34,7 @@ pub struct Rule {
     pub(super) negative_ttl: Option<Duration>,
     pub(super) stale_while_revalidate: Option<Duration>,
     pub(super) stale_if_error: Option<Duration>,
+    pub(crate) soft_timeout: Option<Duration>,
     pub(crate) same_for_everyone: bool,
     pub(super) per_identity: bool,
     pub(super) tags: Vec<Box<str>>,
@@ -106,6 +107,23 @@ impl Rule {
     /// directive.
     pub fn stale_if_error(mut self, span: Duration) -> Self {
         self.stale_if_error = Some(span);
+        self
+    }
+
+    /// Serves a stale response [if allowed](Self::stale_if_error) once the inner service has not answered for `span`; the
+    /// fetch continues, and its response is stored. Off by default.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(86_400))
+    ///     .soft_timeout(Duration::from_millis(200));
+    /// # let _ = rule;
+    /// ```
+    pub fn soft_timeout(mut self, span: Duration) -> Self {
+        self.soft_timeout = Some(span);
         self
     }
 

@@ -16,6 +16,7 @@ pub(super) mod respond;
 pub(super) mod serve;
 pub(super) mod service;
 pub(super) mod shared;
+mod soft_timeout;
 pub(super) mod stats;
 pub(super) mod store_response;
 pub(super) mod stream_and_store;

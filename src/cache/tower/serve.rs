@@ -13,6 +13,7 @@ use super::fetch::{CacheResult, FetchJob, fetch};
 use super::lookup::{Lookup, LookupResult, LookupStep};
 use super::origin::Origin;
 use super::shared::{CacheRequest, CacheShared};
+use super::soft_timeout::StaleFallback;
 use super::stats::{RouteCounters, count, record_outcome};
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError, Stream};
@@ -123,7 +124,10 @@ pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         job.params.route.bypass(Reason::OnlyIfCached);
         return NextStep::Respond(Ok(respond::gateway_timeout(&job.core, &job.params.key, job.forward)));
     }
-    start_fetch(job, &key, now)
+    match StaleFallback::of(&job) {
+        Some(fallback) => fallback.unless(start_fetch(job, &key, now)),
+        None => start_fetch(job, &key, now),
+    }
 }
 
 /// Fetches for this request alone, leads a fetch, or follows one.
