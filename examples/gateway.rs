@@ -132,7 +132,7 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
         .timing_with(|timing| timing.server_timing(flags.timing))
         .cache_with(|cache| {
             let cache = cache.profile(flags.profile).memory(flags.memory).max_entry(flags.max_entry);
-            let cache = cache.cache_status(flags.cache_status);
+            let cache = cache.cache_status(flags.cache_status).empty_body(outgoing::Outgoing::default);
             flags.targeted.iter().fold(cache, |cache, field| cache.targeted_field(field.as_str()))
         });
     if let Some(quota) = flags.limit_per_ip {

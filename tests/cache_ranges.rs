@@ -5,7 +5,7 @@
 mod world;
 
 use proptest::prelude::*;
-use world::{Got, World, reply};
+use world::{Fault, Got, World, reply};
 
 const DIGITS: &str = "0123456789";
 
@@ -172,16 +172,82 @@ async fn a_representation_that_changed_is_not_completed() {
     part(&world, "bytes=0-4").await;
     assert_eq!(world.get("/a").await.body, "abcdefghij");
     assert_eq!(part(&world, "bytes=0-4").await.body, "abcde");
-    let liar = World::shared(|asked| async move {
-        let (etag, range, body) =
-            if asked.call == 0 { ("\"a\"", "bytes 0-4/10", "01234") } else { ("\"b\"", "bytes 5-9/10", "fghij") };
-        Ok(reply(
-            &[(":status", "206"), ("cache-control", "max-age=60"), ("etag", etag), ("content-range", range)],
-            body,
-        ))
+}
+
+#[tokio::test]
+async fn a_completion_that_fails_in_any_way_becomes_one_plain_request() {
+    let part_of = |etag: &'static str, range: &'static str, body: &'static str| {
+        let fields = [(":status", "206"), ("cache-control", "max-age=60"), ("etag", etag), ("content-range", range)];
+        reply(&fields, body)
+    };
+    for failure in 0..7 {
+        let world = World::shared(move |asked| async move {
+            match (asked.call, failure) {
+                (0, _) => Ok(part_of("\"a\"", "bytes 0-4/10", "01234")),
+                (1, 0) => Err(Fault("refused")),
+                (1, 1) => Ok(reply(&[(":status", "503")], "")),
+                (1, 2) => Ok(reply(&[(":status", "416"), ("content-range", "bytes */10")], "")),
+                (1, 3) => Ok(reply(&[(":status", "304"), ("etag", "\"a\"")], "")),
+                (1, 4) => Ok(part_of("\"b\"", "bytes 5-9/10", "fghij")),
+                (1, 5) => Ok(part_of("\"a\"", "bytes 4-9/10", "456789")),
+                (1, 6) => Ok(reply(&[(":status", "206"), ("etag", "\"a\"")], "56789")),
+                _ => Ok(reply(&[("cache-control", "max-age=60"), ("etag", "\"a\"")], DIGITS)),
+            }
+        });
+        part(&world, "bytes=0-4").await;
+        let whole = world.get("/a").await;
+        assert_eq!((whole.status, whole.body.as_str()), (200, DIGITS), "failure {failure}");
+        let asked = world.asked();
+        assert_eq!((asked.len(), asked[1].header("range"), asked[2].header("range")), (3, Some("bytes=5-"), None));
+        assert!(asked[2].header("if-range").is_none());
+        assert!(world.get("/a").await.is_hit(), "failure {failure}");
+    }
+    // A second failure is the client's to see.
+    let world = World::shared(move |asked| async move {
+        match asked.call {
+            0 => Ok(part_of("\"a\"", "bytes 0-4/10", "01234")),
+            _ => Ok(reply(&[(":status", "503")], "down")),
+        }
     });
-    part(&liar, "bytes=0-4").await;
-    assert_eq!(liar.get("/a").await.status, 502, "half of one thing and half of another is no answer");
+    part(&world, "bytes=0-4").await;
+    assert_eq!((world.get("/a").await.status, world.calls()), (503, 3));
+}
+
+#[tokio::test]
+async fn a_beginning_is_completed_only_where_an_empty_body_can_be_made() {
+    use tollgate::cache::{CacheLayer, Profile};
+    use tower::{Layer, ServiceExt};
+
+    for known in [false, true] {
+        let builder = CacheLayer::builder().profile(Profile::Shared);
+        let builder = if known { builder.empty_body(String::new) } else { builder };
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = asked.clone();
+        let origin = tower::service_fn(move |request: http::Request<String>| {
+            let range = request.headers().get("range").map(|range| range.to_str().expect("text").to_owned());
+            log.lock().expect("no panic").push(range.clone());
+            let response = http::Response::builder().header("cache-control", "max-age=60").header("etag", "\"a\"");
+            let response = match range.as_deref() {
+                Some("bytes=0-4") => response.status(206).header("content-range", "bytes 0-4/10").body(&DIGITS[..5]),
+                Some(_) => response.status(206).header("content-range", "bytes 5-9/10").body(&DIGITS[5..]),
+                None => response.body(DIGITS),
+            };
+            async move { Ok::<_, std::convert::Infallible>(response.expect("a response").map(str::to_owned)) }
+        });
+        let service = builder.build().expect("a layer").layer(origin);
+        let request = |range: Option<&str>| {
+            let request = http::Request::get("/a").header("host", "example.com");
+            let request = range.into_iter().fold(request, |request, range| request.header("range", range));
+            request.body(String::new()).expect("a request")
+        };
+        for range in [Some("bytes=0-4"), None] {
+            let response = service.clone().oneshot(request(range)).await.expect("infallible");
+            let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes();
+            assert_eq!(body, if range.is_some() { &DIGITS[..5] } else { DIGITS });
+        }
+        let second = if known { Some("bytes=5-".to_owned()) } else { None };
+        assert_eq!(*asked.lock().expect("no panic"), [Some("bytes=0-4".to_owned()), second]);
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tower::Service;
 
 use super::flags::Flags;
 use super::forward;
-use super::outgoing::{Broken, Outgoing};
+use super::outgoing::Outgoing;
 
 /// Body of the origin, frame by frame, or a short text of the gateway.
 pub(crate) type OriginBody = BoxBody<Bytes, hyper::Error>;
@@ -55,7 +55,7 @@ impl Origin {
     }
 }
 
-impl Service<Request<Incoming>> for Origin {
+impl Service<Request<Outgoing>> for Origin {
     type Response = Response<OriginBody>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<OriginBody>, Infallible>>;
@@ -64,7 +64,7 @@ impl Service<Request<Incoming>> for Origin {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Outgoing>) -> Self::Future {
         let (upstream, peer) = (self.0.clone(), request.extensions().get::<PeerAddr>().map(|peer| peer.0.ip()));
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
@@ -76,8 +76,8 @@ impl Service<Request<Incoming>> for Origin {
             if body.size_hint().exact().is_none() {
                 head.headers.remove(CONTENT_LENGTH);
             }
-            let broken = Broken::default();
-            let asked = upstream.ask(head, Outgoing::of(body, &broken));
+            let broken = body.broken();
+            let asked = upstream.ask(head, body);
             Ok(match tokio::time::timeout(upstream.timeout, asked).await {
                 Ok(Ok(response)) => answer(response),
                 Ok(Err(_)) if broken.is() => say(StatusCode::BAD_REQUEST, "the request's body is malformed\n"),
@@ -97,7 +97,7 @@ impl Upstream {
         let answered = self.client.request(Request::from_parts(head, body)).await;
         match (answered, again) {
             (Err(error), Some(head)) if !error.is_connect() && was_closed(&error) => {
-                self.client.request(Request::from_parts(head, Outgoing::none())).await
+                self.client.request(Request::from_parts(head, Outgoing::default())).await
             }
             (answered, _) => answered,
         }

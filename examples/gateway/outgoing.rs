@@ -9,7 +9,11 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// Body from the client; none where the request has none, so that it can be sent again.
-pub(crate) struct Outgoing(Option<(Incoming, Broken)>);
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    body: Option<Incoming>,
+    broken: Broken,
+}
 
 /// Whether the client's body was malformed or ended early.
 #[derive(Clone, Debug, Default)]
@@ -22,12 +26,12 @@ impl Broken {
 }
 
 impl Outgoing {
-    pub(crate) const fn none() -> Self {
-        Self(None)
+    pub(crate) fn of(body: Incoming) -> Self {
+        Self { body: (!body.is_end_stream()).then_some(body), broken: Broken::default() }
     }
 
-    pub(crate) fn of(body: Incoming, broken: &Broken) -> Self {
-        if body.is_end_stream() { Self::none() } else { Self(Some((body, broken.clone()))) }
+    pub(crate) fn broken(&self) -> Broken {
+        self.broken.clone()
     }
 }
 
@@ -36,7 +40,7 @@ impl Body for Outgoing {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some((body, broken)) = &mut self.0 else { return Poll::Ready(None) };
+        let Self { body: Some(body), broken } = &mut *self else { return Poll::Ready(None) };
         let frame = Pin::new(body).poll_frame(cx);
         if matches!(frame, Poll::Ready(Some(Err(_)))) {
             broken.0.store(true, Ordering::Release);
@@ -45,10 +49,10 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or(SizeHint::with_exact(0), |(body, _)| body.size_hint())
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }

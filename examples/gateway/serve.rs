@@ -18,6 +18,7 @@ use tower::Service;
 use super::BoxError;
 use super::mirror::Mirror;
 use super::offering::Offering;
+use super::outgoing::Outgoing;
 use super::patience::Patience;
 use super::wire::Wire;
 
@@ -30,7 +31,7 @@ pub(crate) async fn until<S, B>(
     mirror: Option<Arc<Mirror>>,
     service: S,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Outgoing>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let connections = GracefulShutdown::new();
@@ -57,7 +58,7 @@ pub(crate) async fn until<S, B>(
             // HTTP/2 frames are too short to be mirrored.
             let mirror = mirror.as_ref().filter(|_| request.version() <= Version::HTTP_11).cloned();
             // The gate is always ready.
-            service.clone().call(request).map_ok(|response| Offering::of(response, mirror))
+            service.clone().call(request.map(Outgoing::of)).map_ok(|response| Offering::of(response, mirror))
         });
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(Patience::new());

@@ -148,6 +148,7 @@ impl CacheBuilder {
             body_memory: BodyMemory::new(self.memory),
             detached_fetches: BackgroundSlots::new(MAX_BACKGROUND),
             refreshes: BackgroundSlots::new(MAX_BACKGROUND),
+            empty_body: self.empty_body,
             nonces: AtomicU64::new(0),
             data: OnceLock::new(),
         }

@@ -10,6 +10,7 @@ use crate::base::event::Hook;
 use crate::cache::engine::store::CacheStore;
 use crate::cache::http::rules::Rules;
 use crate::cache::http::settings::Profile;
+use crate::cache::tower::empty_body::EmptyBody;
 use crate::identity::{KeyExtractor, SharedExtractor};
 
 const MIB: u64 = 1 << 20;
@@ -49,6 +50,7 @@ pub struct CacheBuilder {
     pub(super) key_fields: Vec<Box<str>>,
     pub(super) targeted: Vec<Box<str>>,
     pub(super) forward_targeted: bool,
+    pub(super) empty_body: Option<EmptyBody>,
     pub(super) cache_status: bool,
     pub(super) status_key: bool,
     pub(super) status_name: Box<str>,
@@ -81,6 +83,7 @@ impl Default for CacheBuilder {
             key_fields: Vec::new(),
             targeted: Vec::new(),
             forward_targeted: true,
+            empty_body: None,
             cache_status: false,
             status_key: false,
             status_name: "Tollgate".into(),
@@ -281,6 +284,22 @@ impl CacheBuilder {
     /// Sets how long a request waits for a coalesced fetch before it fetches without sharing. Defaults to 3 s.
     pub fn wait(mut self, deadline: Duration) -> Self {
         self.wait = deadline;
+        self
+    }
+
+    /// Lets the cache complete a stored part of a response (profile `shared`): it asks for the rest, and if that fails sends
+    /// a plain request, for which it needs an empty body. Known without it for `axum::body::Body` (feature `axum`),
+    /// `Full<Bytes>` and `Empty<Bytes>`; other requests go to the service whole.
+    ///
+    /// ```
+    /// use tollgate::cache::{CacheLayer, Profile};
+    ///
+    /// let layer = CacheLayer::builder().profile(Profile::Shared).empty_body(String::new).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn empty_body<B: 'static>(mut self, make: fn() -> B) -> Self {
+        self.empty_body = Some(Arc::new(make));
         self
     }
 

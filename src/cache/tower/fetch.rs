@@ -13,9 +13,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
+use super::completion::{RestResponse, fetch_rest};
 use super::origin::Origin;
+use super::partial;
 use super::respond::{self, RequestView};
 use super::shared::{CacheRequest, CacheShared};
 use super::stats::record_outcome;
@@ -33,7 +36,7 @@ use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::storability::{self, StoreContext};
 use crate::cache::http::store_hint::StoreHint;
 use crate::cache::http::stored_head::LogPosition;
-use crate::cache::http::{range, validators, vary};
+use crate::cache::http::{validators, vary};
 
 /// Result of a request.
 pub(super) type CacheResult<B, E> = Result<Response<Body<B>>, E>;
@@ -49,8 +52,8 @@ pub(super) struct FetchJob<O, B> {
     pub(super) params: CacheRequest,
     /// Stale entry to revalidate.
     pub(super) stale: Option<Arc<Entry>>,
-    /// Fresh entry that holds only the beginning of the requested bytes.
-    pub(super) beginning: Option<Arc<Entry>>,
+    /// Fresh entry that holds only the beginning of the requested bytes, and what makes an empty body.
+    pub(super) beginning: Option<(Arc<Entry>, fn() -> B)>,
     /// Whether the request is forwarded unchanged.
     pub(super) unchanged: bool,
     /// Whether the inner service's response is forwarded unchanged, in shadow mode.
@@ -114,12 +117,12 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
         true => OriginRequest::Unchanged,
-        false => rewrite_request(request.headers_mut(), stale.as_ref(), beginning),
+        false => rewrite_request(request.headers_mut(), stale.as_ref(), beginning.as_ref()),
     };
     let (requested_at, began) = (core.clock.now(), core.log_position());
     core.counters.called();
     let unsafe_request = params.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, params.key.clone()));
-    let errand = RunningFetch {
+    let mut errand = RunningFetch {
         core,
         params,
         headers,
@@ -132,9 +135,24 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
         began,
         question,
     };
-    let call = origin.fetch(request);
+    let call = match beginning.filter(|_| matches!(errand.question, OriginRequest::Rest(_))) {
+        Some((entry, empty_body)) => Either::Right(Box::pin(fetch_rest(origin, request, empty_body, entry))),
+        None => Either::Left(origin.fetch(request)),
+    };
     async move {
-        match call.await {
+        let called = match call {
+            Either::Left(call) => call.await,
+            Either::Right(call) => match call.await {
+                RestResponse::Rest(response) => response,
+                RestResponse::Whole(response) => {
+                    errand.question = OriginRequest::Full;
+                    // It belongs to a representation that is gone, or to a service that serves no parts any more.
+                    errand.core.remove_key(&errand.params.key);
+                    response
+                }
+            },
+        };
+        match called {
             Ok(response) => {
                 if let Some(unsafe_request) = unsafe_request {
                     unsafe_request.on_response(response.status(), response.headers());
@@ -161,19 +179,18 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
 }
 
 /// Replaces the client's conditions by those of a revalidation or a full fetch.
-fn rewrite_request(
+fn rewrite_request<B>(
     request: &mut HeaderMap,
     stale: Option<&Arc<Entry>>,
-    beginning: Option<Arc<Entry>>,
+    beginning: Option<&(Arc<Entry>, fn() -> B)>,
 ) -> OriginRequest {
     if let Some(entry) = stale.filter(|entry| validators::has_validator(&entry.meta.headers)) {
         validators::make_conditional(request, &entry.meta.headers);
         return OriginRequest::Revalidation(entry.clone());
     }
     validators::remove_conditions(request);
-    if let Some(entry) = beginning {
-        range::request_rest(request, &entry.meta.headers, entry.length);
-        return OriginRequest::Rest(entry);
+    if let Some((entry, _)) = beginning {
+        return OriginRequest::Rest(entry.clone());
     }
     OriginRequest::Full
 }
@@ -194,12 +211,7 @@ impl RunningFetch {
                 let (head, _) = response.into_parts();
                 return HeadStep::Wait(Box::pin(async move { self.update_entry(&entry, &head).await }));
             }
-            (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => {
-                match self.complete(&entry.clone(), response) {
-                    Ok(response) => response,
-                    Err(refusal) => return HeadStep::Respond(*refusal, None),
-                }
-            }
+            (OriginRequest::Rest(entry), StatusCode::PARTIAL_CONTENT) => partial::complete(entry, response),
             // RFC 9111 §4.3.4: a 304 to a request without conditions, and without a validator, updates the one response that
             // has none. The client has no copy that it could refer to.
             (OriginRequest::Full, StatusCode::NOT_MODIFIED) if let Some(entry) = self.stale.clone() => {

@@ -2,13 +2,16 @@
 
 mod build;
 pub(super) mod builder;
+mod completion;
 mod detached_fetch;
+mod empty_body;
 pub(super) mod fetch;
 pub(super) mod future;
 pub(super) mod invalidate;
 pub(super) mod layer;
 pub(super) mod live_rules;
 pub(super) mod lookup;
+mod next_step;
 pub(super) mod origin;
 pub(super) mod partial;
 pub(super) mod refresh_lease;

@@ -13,7 +13,7 @@ use crate::base::body::{Adopt, Body};
 use crate::base::error::BoxError;
 
 /// Origin of a response to one request.
-pub(super) trait Origin<B>: Send + 'static {
+pub(super) trait Origin<B>: Clone + Send + 'static {
     /// Innermost body of its responses.
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
     /// Its error, passed on unchanged.
@@ -36,9 +36,15 @@ impl<S, W> InnerService<S, W> {
     }
 }
 
+impl<S: Clone, W> Clone for InnerService<S, W> {
+    fn clone(&self) -> Self {
+        Self::new(self.service.clone())
+    }
+}
+
 impl<S, W, ReqB, ResB> Origin<ReqB> for InnerService<S, W>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>> + Send + 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqB: Send + 'static,

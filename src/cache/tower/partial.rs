@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 
-use super::fetch::RunningFetch;
 use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
 use crate::cache::engine::body_buffer;
@@ -18,48 +17,26 @@ use crate::cache::http::range::{self, ByteSpan, ContentRange};
 use crate::cache::http::reason::Reason;
 use crate::cache::http::validators;
 
-impl RunningFetch {
-    /// Combines the stored beginning with the rest just received into the whole response.
-    ///
-    /// # Errors
-    /// The response for the client if the rest does not match: another part is no response to a request for the whole.
-    pub(super) fn complete<I>(
-        &self,
-        beginning: &Arc<Entry>,
-        response: Response<Body<I>>,
-    ) -> Result<Response<Body<I>>, Box<Response<Body<I>>>>
-    where
-        I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
-        let (mut parts, body) = response.into_parts();
-        let received = ByteSpan { start: 0, end: beginning.length };
-        let total = beginning.partial.map_or(0, |part| part.total);
-        let fits = range::content_range(&parts.headers)
-            .is_some_and(|sent| sent.total == total && sent.span == ByteSpan { start: received.end, end: total });
-        let same =
-            validators::strongly_equal(parts.headers.get(header::ETAG), beginning.meta.headers.get(header::ETAG));
-        if !fits || !same {
-            self.core.remove_key(&self.params.key);
-            let mut refusal = Response::new(Body::empty());
-            *refusal.status_mut() = StatusCode::BAD_GATEWAY;
-            self.write_cache_status(&mut refusal, Some(Reason::Partial), false);
-            return Err(Box::new(refusal));
-        }
-        // §3.4: "the cache MUST use the header fields provided in the new response" over those stored.
-        let mut headers = beginning.meta.headers.clone();
-        headers.remove(header::AGE);
-        parts.headers.remove(header::CONTENT_RANGE);
-        parts.headers.remove(header::CONTENT_LENGTH);
-        validators::update_stored(&mut headers, &parts.headers);
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
-        parts.headers = headers;
-        parts.status = StatusCode::OK;
-        let head = futures_util::stream::iter(
-            beginning.body.chunks().into_iter().map(|chunk| Ok(http_body::Frame::data(chunk))),
-        );
-        let rest = futures_util::StreamExt::chain(head, into_frames(body));
-        Ok(Response::from_parts(parts, Body::stream(Box::pin(StreamBody::new(rest)))))
-    }
+/// Combines the stored beginning with [the rest](is_rest_of) just received into the whole response.
+pub(super) fn complete<I>(beginning: &Arc<Entry>, response: Response<Body<I>>) -> Response<Body<I>>
+where
+    I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let (mut parts, body) = response.into_parts();
+    let total = beginning.partial.map_or(0, |part| part.total);
+    // §3.4: "the cache MUST use the header fields provided in the new response" over those stored.
+    let mut headers = beginning.meta.headers.clone();
+    headers.remove(header::AGE);
+    parts.headers.remove(header::CONTENT_RANGE);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    validators::update_stored(&mut headers, &parts.headers);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
+    parts.headers = headers;
+    parts.status = StatusCode::OK;
+    let head =
+        futures_util::stream::iter(beginning.body.chunks().into_iter().map(|chunk| Ok(http_body::Frame::data(chunk))));
+    let rest = futures_util::StreamExt::chain(head, into_frames(body));
+    Response::from_parts(parts, Body::stream(Box::pin(StreamBody::new(rest))))
 }
 
 /// Converts a body into a stream of frames.
@@ -117,6 +94,16 @@ pub(super) fn combine(
 pub(super) fn restore_whole_fields(headers: &mut http::HeaderMap) {
     headers.remove(header::CONTENT_RANGE);
     headers.remove(header::CONTENT_LENGTH);
+}
+
+/// Whether a response holds what this beginning lacks, of the same representation.
+pub(super) fn is_rest_of<I>(beginning: &Entry, response: &Response<I>) -> bool {
+    let missing = beginning.partial.map(|part| (ByteSpan { start: beginning.length, end: part.total }, part.total));
+    let sent = range::content_range(response.headers()).map(|sent| (sent.span, sent.total));
+    response.status() == StatusCode::PARTIAL_CONTENT
+        && sent.is_some()
+        && sent == missing
+        && validators::strongly_equal(response.headers().get(header::ETAG), beginning.meta.headers.get(header::ETAG))
 }
 
 /// Whether the rest of this entry can be requested: it holds the beginning, with a strong validator.

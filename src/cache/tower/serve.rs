@@ -8,9 +8,11 @@ use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
-use super::detached_fetch::{detach, fetch_and_detach, lead};
+use super::detached_fetch::{detach, fetch_and_detach};
+use super::empty_body::empty_body;
 use super::fetch::{CacheResult, FetchJob, fetch};
 use super::lookup::{Lookup, LookupResult, LookupStep};
+use super::next_step::NextStep;
 use super::origin::Origin;
 use super::shared::{CacheRequest, CacheShared};
 use super::soft_timeout::StaleFallback;
@@ -61,25 +63,6 @@ async fn complete_lookup(
     }
 }
 
-/// What a request does after its look-up.
-pub(super) enum NextStep<T> {
-    Respond(T),
-    /// Waits for a fetch of its own, or for another request's.
-    Wait(BoxFuture<T>),
-    /// Leads a fetch.
-    Lead(BoxFuture<T>, Arc<CacheShared>),
-}
-
-impl<T: Send + 'static> NextStep<T> {
-    pub(super) async fn finish(self) -> T {
-        match self {
-            Self::Respond(response) => response,
-            Self::Wait(response) => response.await,
-            Self::Lead(fetched, core) => lead(fetched, core).await,
-        }
-    }
-}
-
 /// Acts on the result of a look-up; requests coalesce by `variant`, or by the primary key.
 pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
     mut job: FetchJob<O, B>,
@@ -92,7 +75,7 @@ pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         LookupResult::Entry(entry, _) if !respond::satisfies(&entry, job.view()) => {
             job.forward = Forward::Partial;
             if now < entry.meta.deadlines.fresh_until && partial::is_beginning(&entry) {
-                job.beginning = Some(entry);
+                job.beginning = empty_body(job.core.empty_body.as_ref()).map(|make| (entry, make));
             }
         }
         LookupResult::Entry(entry, Freshness::Fresh) => return NextStep::Respond(Ok(hit(&job, &entry))),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use super::empty_body::EmptyBody;
 use super::live_rules::{LiveRules, MatchedRule, RuleSet};
 use super::stats::{CacheCounters, CacheStats, RouteCounters, count};
 use crate::base::clock::{Clock, Timestamp};
@@ -72,6 +73,8 @@ pub(super) struct CacheShared {
     pub(super) detached_fetches: Arc<BackgroundSlots>,
     /// Background refreshes.
     pub(super) refreshes: Arc<BackgroundSlots>,
+    /// Makes an empty request body, for completions.
+    pub(super) empty_body: Option<EmptyBody>,
     pub(super) nonces: AtomicU64,
     /// Typed values that share the store, created on first use.
     pub(super) data: OnceLock<DataCache>,

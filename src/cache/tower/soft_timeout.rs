@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::fetch::{CacheResult, FetchJob};
+use super::next_step::NextStep;
 use super::respond::{self, RequestView};
-use super::serve::NextStep;
 use super::shared::CacheShared;
 use super::stats::{RouteCounters, record_outcome};
 use crate::base::detached_context::CacheNote;
