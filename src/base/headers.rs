@@ -48,8 +48,8 @@ static DIGIT_BYTES: [u8; COUNT * WIDTH] = {
     digits
 };
 
-/// Values below this are created once.
-const READY: u64 = 1_000;
+/// Values below this are created once: an hour in seconds, and most limits.
+const READY: u64 = 3_601;
 
 /// Returns the decimal field value of a number.
 pub(crate) fn number(n: u64) -> HeaderValue {

@@ -22,6 +22,7 @@ use crate::base::clock::Timestamp;
 ///
 /// # Errors
 /// The reason to bypass the cache.
+#[inline]
 pub(crate) fn admit(
     headers: &HeaderMap,
     flags: RequestFlags,
@@ -31,6 +32,9 @@ pub(crate) fn admit(
 ) -> Result<(), Reason> {
     let denied = |no: bool, reason| if no { Err(reason) } else { Ok(()) };
     denied(rule.never, Reason::Rule)?;
+    if flags == RequestFlags::default() && !has_body {
+        return Ok(());
+    }
     denied(flags.has(RequestFlags::UPGRADE), Reason::Upgrade)?;
     denied(flags.has(RequestFlags::GRPC), Reason::Grpc)?;
     // RFC 9110 §9.3.1: content in a GET "has no generally defined semantics".

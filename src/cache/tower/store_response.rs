@@ -15,7 +15,6 @@ use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, TypedPay
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::ContentRange;
 use crate::cache::http::reason::Reason;
-use crate::cache::http::storability;
 use crate::cache::http::stored_head::StoredHead;
 
 /// A response to store, and its key.
@@ -31,6 +30,8 @@ pub(super) struct StoreTask {
     /// Range of a partial body.
     pub(super) part: Option<ContentRange>,
     pub(super) language: Option<Language>,
+    /// Declared length of the body.
+    pub(super) promised: Option<u64>,
 }
 
 impl StoreTask {
@@ -43,7 +44,18 @@ impl StoreTask {
         part: Option<ContentRange>,
     ) -> Self {
         let (core, route, key) = (core.clone(), params.route.clone(), params.key.clone());
-        Self { core, route, rule: params.rule.clone(), key, names, selection, meta, part, language: None }
+        Self {
+            core,
+            route,
+            rule: params.rule.clone(),
+            key,
+            names,
+            selection,
+            meta,
+            part,
+            language: None,
+            promised: None,
+        }
     }
 
     /// Stores a complete body; returns the reason if it is not stored.
@@ -51,7 +63,7 @@ impl StoreTask {
         // Compared with the declared length: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
-            None => storability::promised_length(&self.meta.headers)?,
+            None => self.promised,
         };
         if promised.is_some_and(|promised| promised != length) && !is_bodiless(&self.meta) {
             return Err(Reason::Truncated);

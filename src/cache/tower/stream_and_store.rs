@@ -57,6 +57,7 @@ impl RunningFetch {
         let (meta, part) = self.meta(parts.status, &parts.headers, policy, promised);
         let mut task = StoreTask::new(&self.core, &self.params, names.clone(), selection.clone(), meta.clone(), part);
         task.language = self.language(&names, &meta);
+        task.promised = promised;
         let leader = self.leader.take();
         if let Some(leader) = &leader {
             let (meta, tee) = (meta.clone(), tee.clone());
