@@ -13,10 +13,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::future::Either;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::completion::{RestResponse, fetch_rest};
+use super::completion::{self, Beginning, Called};
 use super::origin::Origin;
 use super::partial;
 use super::respond::{self, RequestView};
@@ -52,8 +51,8 @@ pub(super) struct FetchJob<O, B> {
     pub(super) params: CacheRequest,
     /// Stale entry to revalidate.
     pub(super) stale: Option<Arc<Entry>>,
-    /// Fresh entry that holds only the beginning of the requested bytes, and what makes an empty body.
-    pub(super) beginning: Option<(Arc<Entry>, fn() -> B)>,
+    /// Fresh entry that holds only the beginning of the requested bytes.
+    pub(super) beginning: Option<Beginning<B>>,
     /// Whether the request is forwarded unchanged.
     pub(super) unchanged: bool,
     /// Whether the inner service's response is forwarded unchanged, in shadow mode.
@@ -135,22 +134,15 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
         began,
         question,
     };
-    let call = match beginning.filter(|_| matches!(errand.question, OriginRequest::Rest(_))) {
-        Some((entry, empty_body)) => Either::Right(Box::pin(fetch_rest(origin, request, empty_body, entry))),
-        None => Either::Left(origin.fetch(request)),
-    };
+    let beginning = beginning.filter(|_| matches!(errand.question, OriginRequest::Rest(_)));
+    let call = completion::call(origin, request, beginning);
     async move {
-        let called = match call {
-            Either::Left(call) => call.await,
-            Either::Right(call) => match call.await {
-                RestResponse::Rest(response) => response,
-                RestResponse::Whole(response) => {
-                    errand.question = OriginRequest::Full;
-                    // It belongs to a representation that is gone, or to a service that serves no parts any more.
-                    errand.core.remove_key(&errand.params.key);
-                    response
-                }
-            },
+        let called = match call.await {
+            Called::AsAsked(response) => response,
+            Called::Whole(response) => {
+                errand.became_whole();
+                response
+            }
         };
         match called {
             Ok(response) => {
@@ -182,20 +174,27 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
 fn rewrite_request<B>(
     request: &mut HeaderMap,
     stale: Option<&Arc<Entry>>,
-    beginning: Option<&(Arc<Entry>, fn() -> B)>,
+    beginning: Option<&Beginning<B>>,
 ) -> OriginRequest {
     if let Some(entry) = stale.filter(|entry| validators::has_validator(&entry.meta.headers)) {
         validators::make_conditional(request, &entry.meta.headers);
         return OriginRequest::Revalidation(entry.clone());
     }
     validators::remove_conditions(request);
-    if let Some((entry, _)) = beginning {
-        return OriginRequest::Rest(entry.clone());
+    if let Some(beginning) = beginning {
+        return OriginRequest::Rest(beginning.entry.clone());
     }
     OriginRequest::Full
 }
 
 impl RunningFetch {
+    /// Notes that the stored beginning is not completed: it belongs to a representation that is gone, or to a service that
+    /// serves no parts any more.
+    fn became_whole(&mut self) {
+        self.question = OriginRequest::Full;
+        self.core.remove_key(&self.params.key);
+    }
+
     fn handle_response<I>(mut self, response: Response<Body<I>>, cx: &mut Context<'_>) -> HeadStep<I>
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -8,6 +8,7 @@ use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
+use super::completion::Beginning;
 use super::detached_fetch::{detach, fetch_and_detach};
 use super::empty_body::empty_body;
 use super::fetch::{CacheResult, FetchJob, fetch};
@@ -75,7 +76,8 @@ pub(super) fn handle_lookup<O: Origin<B>, B: Send + 'static>(
         LookupResult::Entry(entry, _) if !respond::satisfies(&entry, job.view()) => {
             job.forward = Forward::Partial;
             if now < entry.meta.deadlines.fresh_until && partial::is_beginning(&entry) {
-                job.beginning = empty_body(job.core.empty_body.as_ref()).map(|make| (entry, make));
+                let empty_body = empty_body(job.core.empty_body.as_ref());
+                job.beginning = empty_body.map(|empty_body| Beginning { entry, empty_body });
             }
         }
         LookupResult::Entry(entry, Freshness::Fresh) => return NextStep::Respond(Ok(hit(&job, &entry))),
