@@ -57,7 +57,7 @@ pub fn timed<F: Future>(name: &'static str, future: F) -> Timed<F> {
 /// Time and request are determined as by [`timed`]. Set the parameters with [`key`](Timed::key), so that exact
 /// repetitions are distinguished from queries for different rows, and the row count with [`rows`](Timed::rows).
 ///
-/// Costs about 200 ns for a cached statement (the first 1 024 of at most 2 KB), about 15 ns per byte more for
+/// Costs about 200 ns for a cached statement (up to 1 024 of at most 2 KB), about 20 ns per byte more for
 /// another.
 ///
 /// ```

@@ -42,6 +42,10 @@ enum State {
     In,
     /// After `IN (`, before the first token.
     Undecided,
+    /// After `ARRAY`.
+    Array,
+    /// After `[` where a value may stand: a name in SQL Server and SQLite, an array elsewhere.
+    Bracket,
     /// After a row of `VALUES`.
     AfterRow,
     /// After a row and its comma.
@@ -67,6 +71,7 @@ impl Lists {
             "VALUES" if !self.function => State::Values,
             "ROW" if self.state == State::Values => State::Values,
             "IN" => State::In,
+            "ARRAY" => State::Array,
             _ => State::None,
         };
     }
@@ -104,8 +109,15 @@ impl Lists {
                 Fate::Drop
             }
             (State::AfterComma, _) => Fate::Comma,
+            (State::Array, Token::Punctuation("[")) => self.begin("[", false),
+            (State::Bracket, Token::Word(_) | Token::Quoted(_) | Token::Backticks(_)) => Fate::Write,
+            (State::Bracket, _) => {
+                (self.depth, self.further, self.rows) = (1, false, false);
+                self.skip(token)
+            }
             (_, Token::Punctuation("[")) if !matches!(last, Last::Name | Last::Close | Last::Value | Last::Dot) => {
-                self.begin("[", false)
+                self.state = State::Bracket;
+                Fate::Write
             }
             (State::Values, Token::Word(word)) if word.eq_ignore_ascii_case("row") => {
                 self.state = State::Values;

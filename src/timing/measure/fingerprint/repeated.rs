@@ -8,6 +8,7 @@
 pub(super) enum Separator {
     Comma,
     Or,
+    And,
     When,
     SetOperator,
     Semicolon,

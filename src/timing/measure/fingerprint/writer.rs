@@ -33,6 +33,8 @@ enum Form {
     Generated,
     /// `SET` or `PRAGMA`, up to the value.
     Set,
+    /// `ALTER`, which may set a value.
+    Alter,
     /// `ROLLBACK`, up to the name of a savepoint.
     Rollback,
     /// Only names and values follow, up to the end of the statement; one `?` stands for them.
@@ -62,7 +64,9 @@ pub(super) struct PrintWriter<'a> {
     queries: u64,
     depth: usize,
     runs: [Run; NESTED],
-    selects: Run,
+    /// Parts between `AND`, within those between other separators.
+    conjunctions: [Run; NESTED],
+    selects: [Run; NESTED],
     statements: Run,
 }
 
@@ -82,7 +86,8 @@ impl<'a> PrintWriter<'a> {
             queries: 1,
             depth: 0,
             runs: [Run::default(); NESTED],
-            selects: Run::default(),
+            conjunctions: [Run::default(); NESTED],
+            selects: [Run::default(); NESTED],
             statements: Run::default(),
         }
     }
@@ -120,7 +125,7 @@ impl<'a> PrintWriter<'a> {
     pub(super) fn end(&mut self) {
         self.out.truncate(self.out.trim_end_matches(';').len());
         self.close_run();
-        self.selects.close(self.out);
+        self.close_selects();
         self.statements.close(self.out);
         if self.out.len() >= LONGEST {
             let mut end = LONGEST - CUT.len();
@@ -175,6 +180,8 @@ impl<'a> PrintWriter<'a> {
             "SET" => !self.joined,
             "AS" => self.form == Form::Query,
             "ONLY" => self.names_follow,
+            // A prepared statement, whose name may be numbered.
+            "EXECUTE" => true,
             _ => matches!(keyword, "JOIN" | "INTO" | "UPDATE" | "TABLE"),
         };
         self.tables_follow = self.names_follow && !matches!(keyword, "SET" | "AS");
@@ -185,6 +192,7 @@ impl<'a> PrintWriter<'a> {
         match (self.form, keyword) {
             (Form::Set | Form::Rollback, "TO") => self.form = Form::Rest,
             (Form::Set, "SET") => self.form = Form::Rest,
+            (Form::Alter, "SET") if self.depth == 0 => self.form = Form::Set,
             _ => {}
         }
         self.after_separator(keyword);
@@ -274,6 +282,9 @@ impl<'a> PrintWriter<'a> {
         self.out.push_str(sign);
         if matches!(sign, "(" | "[") {
             self.open_part();
+            if let Some(run) = self.selects.get_mut(self.depth) {
+                run.restart(self.out);
+            }
         }
         self.settle(match sign {
             "(" | "[" => Last::Open,
@@ -295,27 +306,29 @@ impl<'a> PrintWriter<'a> {
         self.blank(matches!(self.last, Last::Keyword | Last::Operator | Last::Comma | Last::Value));
         self.queries <<= 1;
         self.depth += 1;
-        if let Some(run) = self.runs.get_mut(self.depth) {
-            *run = Run::default();
+        if self.depth < NESTED {
+            self.runs[self.depth] = Run::default();
+            self.conjunctions[self.depth] = Run::default();
         }
     }
 
     fn close(&mut self) {
         self.columns = Columns::No;
         self.close_run();
+        self.close_selects();
         self.queries >>= 1;
         self.depth = self.depth.saturating_sub(1);
     }
 
     fn semicolon(&mut self) {
         self.close_run();
-        self.selects.close(self.out);
+        self.close_selects();
         self.statements.separate(self.out, Separator::Semicolon);
         self.out.push(';');
         self.statements.open(self.out);
-        self.selects.restart(self.out);
+        self.selects[0].restart(self.out);
         (self.queries, self.depth, self.form, self.columns) = (1, 0, Form::Start, Columns::No);
-        self.runs[0].restart(self.out);
+        self.restart_run();
         self.settle(Last::Comma);
     }
 
@@ -324,10 +337,15 @@ impl<'a> PrintWriter<'a> {
         match keyword {
             "OR" => self.separate(Separator::Or),
             "WHEN" => self.separate(Separator::When),
+            "AND" => {
+                if let Some(run) = self.conjunctions.get_mut(self.depth) {
+                    run.separate(self.out, Separator::And);
+                }
+            }
             "UNION" | "INTERSECT" | "EXCEPT" => {
                 self.close_run();
-                if self.depth == 0 {
-                    self.selects.separate(self.out, Separator::SetOperator);
+                if let Some(run) = self.selects.get_mut(self.depth) {
+                    run.separate(self.out, Separator::SetOperator);
                 }
             }
             _ if inside_an_expression(keyword) => {}
@@ -339,30 +357,51 @@ impl<'a> PrintWriter<'a> {
     fn after_separator(&mut self, keyword: &str) {
         match keyword {
             "OR" | "WHEN" => self.open_part(),
-            "UNION" | "INTERSECT" | "EXCEPT" if self.depth == 0 => self.selects.open(self.out),
-            _ if inside_an_expression(keyword) => {}
-            _ => {
-                if let Some(run) = self.runs.get_mut(self.depth) {
-                    run.restart(self.out);
+            "AND" => {
+                if let Some(run) = self.conjunctions.get_mut(self.depth) {
+                    run.open(self.out);
                 }
             }
+            "UNION" | "INTERSECT" | "EXCEPT" => {
+                if let Some(run) = self.selects.get_mut(self.depth) {
+                    run.open(self.out);
+                }
+            }
+            _ if inside_an_expression(keyword) => {}
+            _ => self.restart_run(),
         }
     }
 
     fn separate(&mut self, by: Separator) {
-        if let Some(run) = self.runs.get_mut(self.depth) {
-            run.separate(self.out, by);
+        if self.depth < NESTED {
+            self.conjunctions[self.depth].close(self.out);
+            self.runs[self.depth].separate(self.out, by);
         }
     }
 
     fn open_part(&mut self) {
-        if let Some(run) = self.runs.get_mut(self.depth) {
-            run.open(self.out);
+        if self.depth < NESTED {
+            self.runs[self.depth].open(self.out);
+            self.conjunctions[self.depth].restart(self.out);
         }
     }
 
     fn close_run(&mut self) {
-        if let Some(run) = self.runs.get_mut(self.depth) {
+        if self.depth < NESTED {
+            self.conjunctions[self.depth].close(self.out);
+            self.runs[self.depth].close(self.out);
+        }
+    }
+
+    fn restart_run(&mut self) {
+        if self.depth < NESTED {
+            self.runs[self.depth].restart(self.out);
+            self.conjunctions[self.depth].restart(self.out);
+        }
+    }
+
+    fn close_selects(&mut self) {
+        if let Some(run) = self.selects.get_mut(self.depth) {
             run.close(self.out);
         }
     }
@@ -383,6 +422,7 @@ impl Form {
             }
             "PREPARE" | "DECLARE" => Self::Generated,
             "SET" | "PRAGMA" => Self::Set,
+            "ALTER" => Self::Alter,
             "ROLLBACK" => Self::Rollback,
             "SAVEPOINT" | "SAVE" | "RELEASE" | "USE" | "LISTEN" | "UNLISTEN" | "NOTIFY" | "DEALLOCATE" | "FETCH"
             | "MOVE" | "OPEN" | "CLOSE" | "XA" | "KILL" | "ATTACH" | "DETACH" => Self::Rest,
