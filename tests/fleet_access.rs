@@ -1,6 +1,6 @@
 //! A fleet whose Redis asks who it is: sentinels with passwords, and a user with the documented permissions only.
 
-#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and guards against hanging")]
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/gate.rs"]
 mod gate;
