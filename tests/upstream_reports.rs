@@ -196,7 +196,8 @@ async fn a_reset_that_cannot_be_read_is_guessed() {
 
 #[tokio::test]
 async fn a_window_without_a_reset_is_as_long_as_it_is_stated() {
-    static ANSWERS: [([(u16, &[Field], &str); 1], u64); 3] = [
+    type Answered = ([(u16, &'static [Field], &'static str); 1], u64);
+    static ANSWERS: [Answered; 3] = [
         ([(200, &[("x-ratelimit-limit", "100;w=1800"), ("x-ratelimit-remaining", "0")], "")], 1_800),
         ([(200, &[("x-ratelimit-limit-minute", "9"), ("x-ratelimit-remaining-minute", "0")], "")], 60),
         ([(200, &[("x-ratelimit-limit-hour", "9"), ("x-ratelimit-remaining-hour", "0")], "")], 3_600),
