@@ -16,9 +16,11 @@ use tollgate::limit::{Check, Limit, LimitStore, LimitStoreStats, Quota, RateLimi
 use tollgate::store::memory::MemoryLimits;
 use tollgate::{Error, MaybeReady, RequestHead, Timestamp};
 
+type Tier = (&'static str, Quota, Option<(u64, u64)>);
+
 const DAY: u64 = 86_400_000;
 /// Name, quota, and limit and period in milliseconds of the exact windows.
-const TIERS: [(&str, Quota, Option<(u64, u64)>); 3] = [
+const TIERS: [Tier; 3] = [
     ("day", Quota::per_day(10), Some((10, DAY))),
     ("min", Quota::per_minute(15), Some((15, 60_000))),
     ("bucket", Quota::per_minute(6).bucket(3), None),
