@@ -252,7 +252,7 @@ impl KeyHasher {
 
     /// [`hash`](Self::hash) of [`Key::ip`].
     #[inline]
-    pub(crate) fn hash_v4(&self, id: u64, ip: Ipv4Addr) -> KeyHash {
+    pub(super) fn hash_v4(&self, id: u64, ip: Ipv4Addr) -> KeyHash {
         let mut hasher = self.0.build_hasher();
         hasher.write_u64(id);
         feed_v4(&mut hasher, ip);

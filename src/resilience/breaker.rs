@@ -22,7 +22,7 @@ const BUCKETS: usize = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BreakerPolicy {
     /// Consecutive failures that open it; zero disables this.
-    pub(crate) in_a_row: u32,
+    pub(super) in_a_row: u32,
     /// Percentage of failed or slow calls above which it opens; 100 disables this.
     pub(crate) percent: u8,
     /// Window of the percentage.

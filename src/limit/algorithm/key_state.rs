@@ -181,7 +181,7 @@ impl KeyHistoryMut<'_> {
     }
 
     /// Returns whether one more unit would be rejected now.
-    pub(crate) fn is_spent(&mut self, quota: Quota, now: Timestamp) -> bool {
+    pub(super) fn is_spent(&mut self, quota: Quota, now: Timestamp) -> bool {
         !self.peek(quota, 1, now).admits()
     }
 }

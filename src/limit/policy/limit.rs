@@ -31,11 +31,11 @@ pub struct Limit {
     pub(crate) subject: Subject,
     pub(crate) quotas: Quotas,
     pub(crate) route: Option<String>,
-    pub(crate) per_route: bool,
+    pub(super) per_route: bool,
     pub(crate) cost: LimitCost,
     pub(crate) enforced: bool,
     pub(crate) reserve: bool,
-    pub(crate) hit_cost: Option<u32>,
+    pub(super) hit_cost: Option<u32>,
 }
 
 #[derive(Clone)]

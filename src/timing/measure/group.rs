@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::table::OTHER;
 
 /// Maximum number of groups per request.
-pub(crate) const MAX_GROUPS: usize = 256;
+pub(super) const MAX_GROUPS: usize = 256;
 /// Maximum number of distinct queries in one group.
 const MAX_DISTINCT: usize = 32;
 

@@ -79,7 +79,7 @@ impl StatementKind {
 }
 
 /// Returns whether a statement with this first word, in upper case, begins or ends a transaction or a part of one.
-pub(crate) fn controls_a_transaction(first: &str) -> bool {
+pub(super) fn controls_a_transaction(first: &str) -> bool {
     ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "SAVE"].contains(&first)
 }
 

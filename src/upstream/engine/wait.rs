@@ -17,7 +17,7 @@ use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Waits for the call's turn, then for permission.
-pub(crate) async fn admit_in_order(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
+pub(super) async fn admit_in_order(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
     let by = runtime_now() + core.on_limit.max_wait();
     core.lock().account.waits += 1;
     if let Some(pacer) = &core.pacer

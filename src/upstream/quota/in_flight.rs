@@ -44,7 +44,7 @@ impl InFlight {
     }
 
     /// Records the end of a call without a response.
-    pub(crate) fn forget(&mut self, cost: u64, now: Timestamp) {
+    pub(super) fn forget(&mut self, cost: u64, now: Timestamp) {
         self.age(now);
         self.doubtful[0] += cost;
     }
@@ -65,7 +65,7 @@ impl InFlight {
     }
 
     /// Returns the cost that may be counted beyond the report in the response to a call with this mark and cost.
-    pub(crate) const fn unreported(&self, mark: u64, cost: u64) -> u64 {
+    pub(super) const fn unreported(&self, mark: u64, cost: u64) -> u64 {
         (self.sent - mark).saturating_sub(cost)
     }
 

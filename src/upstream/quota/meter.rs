@@ -166,7 +166,7 @@ pub(crate) struct CountedResponse {
     /// Time at which its call was sent.
     pub(crate) sent: Timestamp,
     /// Cost of calls that the report cannot include.
-    pub(crate) unreported: u64,
+    pub(super) unreported: u64,
 }
 
 impl LearnedLimit {
@@ -233,7 +233,7 @@ impl LearnedLimit {
     }
 
     /// Blocks the limit until then, regardless of the remaining units.
-    pub(crate) fn block_until(&mut self, until: Timestamp, now: Timestamp) {
+    pub(super) fn block_until(&mut self, until: Timestamp, now: Timestamp) {
         (self.confirmed, self.probe_at) = (true, now + self.probe_interval);
         self.spent = self.spent.max(self.limit);
         self.ends = self.ends.max(until);
@@ -269,7 +269,7 @@ impl LearnedLimit {
     }
 
     /// Returns when a call that does not fit may be sent.
-    pub(crate) fn opens_at(&self) -> Timestamp {
+    pub(super) fn opens_at(&self) -> Timestamp {
         self.ends.min(self.probe_at)
     }
 
