@@ -143,11 +143,6 @@ impl LogSlot {
         Self { scope: Some(scope), notes: Notes::NONE, gates: Gates { inside: gate, repeated: 0 } }
     }
 
-    /// Creates a slot for work of this scope, within the gates around the current work.
-    pub(crate) fn detached(scope: RequestScope) -> Self {
-        Self { gates: gates(), ..Self::new(scope, 0) }
-    }
-
     /// Creates the slot of a request that the gate has already begun, further out.
     pub(crate) fn repeated(gate: u32) -> Self {
         Self { scope: current(), notes: Notes::NONE, gates: Gates { inside: gate, repeated: gate } }

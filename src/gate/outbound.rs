@@ -55,7 +55,7 @@ pub struct UpstreamGate {
 }
 
 impl UpstreamGate {
-    pub(crate) fn builder(name: String) -> UpstreamGateBuilder {
+    pub(super) fn builder(name: String) -> UpstreamGateBuilder {
         UpstreamGateBuilder::new(name)
     }
 

@@ -28,9 +28,9 @@ pub(crate) struct BreakerPolicy {
     /// Window of the percentage.
     pub(crate) window: Duration,
     /// Minimum number of calls for the percentage.
-    pub(crate) minimum: u32,
+    pub(super) minimum: u32,
     /// Interval between probes.
-    pub(crate) probe_every: Duration,
+    pub(super) probe_every: Duration,
 }
 
 impl Default for BreakerPolicy {

@@ -46,9 +46,9 @@ pub(crate) struct GuardSettings {
     /// Timeout of a call.
     pub(crate) deadline: Duration,
     /// Interval between attempts to connect.
-    pub(super) retry_every: Duration,
+    pub(crate) retry_every: Duration,
     /// Timeout of an attempt to connect.
-    pub(super) dial_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
     /// Circuit breaker.
     pub(crate) circuit: Circuit,
 }

@@ -92,7 +92,7 @@ impl RemoteStore {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(crate) fn dialled(
+    pub(super) fn dialled(
         dial: impl Fn() -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> + Send + Sync + 'static,
         has_log: bool,
         settings: RemoteSettings,

@@ -206,7 +206,7 @@ impl FetchOrder {
 
     /// Whether a value of this order may replace one of that: it began later, by the clock or by the log, or so much
     /// earlier that a clock was set back.
-    pub(crate) fn may_replace(self, old: Self) -> bool {
+    pub(super) fn may_replace(self, old: Self) -> bool {
         const LONGEST_FETCH_MICROS: u64 = 300_000_000;
         old.started_at <= self.started_at
             || old.position < self.position

@@ -41,7 +41,7 @@ impl Gcra {
         Self { interval, burst }
     }
 
-    pub(crate) const fn interval(limit: u32, period: u64) -> u64 {
+    pub(super) const fn interval(limit: u32, period: u64) -> u64 {
         let limit = if limit == 0 { 1 } else { limit as u64 };
         period.div_ceil(limit)
     }

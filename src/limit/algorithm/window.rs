@@ -34,7 +34,7 @@ use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
 
 /// Number of sub-buckets in a period.
-pub(crate) const BUCKETS: u64 = 50;
+pub(super) const BUCKETS: u64 = 50;
 /// Sub-buckets that can count at the same time: those of a period and the current one.
 const RING: usize = BUCKETS as usize + 1;
 
@@ -134,7 +134,7 @@ impl Window {
         Self { limit, period, width }
     }
 
-    pub(crate) const fn width(period: u64) -> u64 {
+    pub(super) const fn width(period: u64) -> u64 {
         period.div_ceil(BUCKETS)
     }
 
@@ -199,7 +199,7 @@ impl Window {
     }
 
     /// [`roll`](Self::roll), [`check`](Self::check) and, if the units fit, [`charge`](Self::charge), in one pass.
-    pub(crate) fn spend<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
+    pub(super) fn spend<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
         self.roll(log, now);
         match self.check(log, now, cost) {
             Ok(()) => {
@@ -297,7 +297,7 @@ impl<C: Count> Log<C> {
     }
 
     /// Returns the time of the latest charge.
-    pub(crate) const fn last(&self) -> Timestamp {
+    pub(super) const fn last(&self) -> Timestamp {
         self.last
     }
 

@@ -126,7 +126,7 @@ impl Fallback {
     }
 
     /// Decides without the store. Checks that are already charged locally are not charged again.
-    pub(crate) fn decide(&self, checks: &[Check], precharged: Option<Verdicts>, now: Timestamp) -> Verdicts {
+    pub(super) fn decide(&self, checks: &[Check], precharged: Option<Verdicts>, now: Timestamp) -> Verdicts {
         self.mark(now);
         match self.policy {
             OnOutage::Local | OnOutage::Share(_) => {
@@ -207,7 +207,7 @@ impl Fallback {
     }
 
     /// Refunds the charges of [`precharge`](Self::precharge).
-    pub(crate) fn release(&self, checks: &[Check], precharged: &[Verdict], now: Timestamp) {
+    pub(super) fn release(&self, checks: &[Check], precharged: &[Verdict], now: Timestamp) {
         let taken = checks.iter().zip(precharged).filter(|(_, verdict)| verdict.admits());
         let refund = |check: &Check| Settlement::new(self.local(check), now, 0);
         self.settle_locally(&taken.map(|(check, _)| refund(check)).collect::<SmallVec<[_; 2]>>(), now);

@@ -66,7 +66,7 @@ impl ReloadedLimits {
     }
 
     /// Overwrites the mode and the changed quotas in `stats`.
-    pub(crate) fn overwrite<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
+    pub(super) fn overwrite<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
         stats.mode = self.mode();
         for (label, quota) in self.quotas.read().iter() {
             let name = name(*label);

@@ -143,7 +143,7 @@ impl Limiter {
         self.combine(head, checks, &verdicts, at, true)
     }
 
-    pub(crate) fn combine(
+    pub(super) fn combine(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         checks: &Checks,

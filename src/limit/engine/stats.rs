@@ -129,7 +129,7 @@ impl LimitCounters {
         *routes.entry(name.into()).or_default() += 1;
     }
 
-    pub(crate) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
+    pub(super) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
         let unmatched_limits = limits.unmatched().map(|(name, _)| name.to_owned()).collect();
         let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
             name: compiled.name.to_string(),

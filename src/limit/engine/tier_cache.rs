@@ -49,7 +49,7 @@ impl TierCache {
         Self { sets: (0..capacity.div_ceil(WAYS).max(1)).map(|_| Mutex::default()).collect(), ttl }
     }
 
-    pub(crate) fn get(&self, id: u64, now: Timestamp) -> CachedTier {
+    pub(super) fn get(&self, id: u64, now: Timestamp) -> CachedTier {
         let mut set = self.set(id);
         let Some(entry) = set.iter_mut().find(|entry| entry.id == id) else { return CachedTier::Load };
         let age = now.since(entry.loaded_at);
@@ -67,11 +67,11 @@ impl TierCache {
     }
 
     /// Returns the last known tier.
-    pub(crate) fn tier(&self, id: u64) -> Option<Arc<str>> {
+    pub(super) fn tier(&self, id: u64) -> Option<Arc<str>> {
         self.set(id).iter().find(|entry| entry.id == id).and_then(|entry| entry.tier.clone())
     }
 
-    pub(crate) fn insert(&self, id: u64, tier: Option<Arc<str>>, now: Timestamp) {
+    pub(super) fn insert(&self, id: u64, tier: Option<Arc<str>>, now: Timestamp) {
         *self.entry(&mut self.set(id), id) = Entry { id, tier, loaded_at: now, attempted_at: now };
     }
 

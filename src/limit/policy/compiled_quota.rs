@@ -14,12 +14,12 @@ use crate::limit::algorithm::quota::Quota;
 #[derive(Debug)]
 pub(crate) struct CompiledQuota {
     pub(crate) name: Box<str>,
-    pub(crate) tier: Box<str>,
+    pub(super) tier: Box<str>,
     pub(crate) quota: Quota,
     /// `RateLimit-Policy` member, such as `"name";q=100;w=60`.
     pub(crate) policy: Box<str>,
     /// Body of a rejection by this limit alone.
-    pub(crate) problem: Bytes,
+    pub(super) problem: Bytes,
 }
 
 impl CompiledQuota {

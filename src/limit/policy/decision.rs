@@ -19,7 +19,7 @@ use crate::limit::algorithm::verdict::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LimitLabel {
     pub(crate) rule: u16,
-    pub(crate) tier: u16,
+    pub(super) tier: u16,
 }
 
 /// Outcome of one limit. Small and `Copy`: names are looked up only when needed.
@@ -36,11 +36,11 @@ pub(crate) struct LimitOutcome {
 impl LimitOutcome {
     /// Returns how many more requests of this cost would be admitted now; for a free request, the remaining units.
     #[inline]
-    pub(crate) const fn passes(&self) -> u32 {
+    pub(super) const fn passes(&self) -> u32 {
         if self.cost <= 1 { self.verdict.remaining() } else { self.verdict.remaining() / self.cost }
     }
 
-    pub(crate) const fn rejects(&self) -> bool {
+    pub(super) const fn rejects(&self) -> bool {
         self.enforced && !self.verdict.admits()
     }
 
@@ -90,7 +90,7 @@ impl Outcome<'_> {
     }
 
     /// Returns the limit that a rejected request reports: the longest wait.
-    pub(crate) fn longest(&self) -> Option<LimitOutcome> {
+    pub(super) fn longest(&self) -> Option<LimitOutcome> {
         self.best(self.node, LimitOutcome::rejects, |part, best| part.verdict.wait > best.verdict.wait)
     }
 
@@ -137,7 +137,7 @@ impl LimitDecision {
         &self.compiled.name
     }
 
-    pub(crate) fn problem(&self) -> &Bytes {
+    pub(super) fn problem(&self) -> &Bytes {
         &self.compiled.problem
     }
 

@@ -42,7 +42,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Builds the rejection, asking for a retry after `wait`.
-pub(crate) fn refusal(code: Code, wait: Duration) -> Response<Bytes> {
+pub(super) fn refusal(code: Code, wait: Duration) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.reserve(8);

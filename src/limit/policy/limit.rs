@@ -30,11 +30,11 @@ pub struct Limit {
     pub(crate) name: Option<String>,
     pub(crate) subject: Subject,
     pub(crate) quotas: Quotas,
-    pub(crate) route: Option<String>,
+    pub(super) route: Option<String>,
     pub(super) per_route: bool,
     pub(crate) cost: LimitCost,
     pub(crate) enforced: bool,
-    pub(crate) reserve: bool,
+    pub(super) reserve: bool,
     pub(super) hit_cost: Option<u32>,
 }
 

@@ -115,7 +115,7 @@ fn body(decision: &Decision) -> Bytes {
 }
 
 /// Builds the problem details of draft-ietf-httpapi-ratelimit-headers §6. Limit names need no escaping.
-pub(crate) fn problem<'a>(reason: RejectReason, violated: impl Iterator<Item = &'a str>) -> Bytes {
+pub(super) fn problem<'a>(reason: RejectReason, violated: impl Iterator<Item = &'a str>) -> Bytes {
     let ((kind, title), status) = (reason.problem_type(), reason.status());
     let names: Vec<String> = violated.map(|name| format!("\"{name}\"")).collect();
     let names = names.join(",");

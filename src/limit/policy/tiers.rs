@@ -38,9 +38,9 @@ pub(crate) type AssignTier = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<&'a 
 /// ```
 #[derive(Clone)]
 pub struct Tiers {
-    pub(crate) tiers: Vec<(String, Quota)>,
-    pub(crate) assign: Option<AssignTier>,
-    pub(crate) lookup: Option<TierLookup>,
+    pub(super) tiers: Vec<(String, Quota)>,
+    pub(super) assign: Option<AssignTier>,
+    pub(super) lookup: Option<TierLookup>,
     mistake: Option<String>,
 }
 

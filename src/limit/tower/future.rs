@@ -31,7 +31,7 @@ pin_project! {
     {
         #[pin]
         pub(crate) state: FutureState<S, ReqB, S::Future>,
-        pub(crate) edits: ResponseEdits,
+        pub(super) edits: ResponseEdits,
         pub(crate) body: PhantomData<fn() -> W>,
     }
 }
@@ -61,7 +61,7 @@ where
     S: Service<Request<ReqB>>,
 {
     #[cold]
-    pub(crate) fn rejected(response: Box<Response<Bytes>>) -> Self {
+    pub(super) fn rejected(response: Box<Response<Bytes>>) -> Self {
         Self {
             state: FutureState::Rejected { response: Some(response) },
             edits: ResponseEdits::default(),
@@ -70,7 +70,7 @@ where
     }
 
     #[cold]
-    pub(crate) fn waiting(waiting: Box<PendingDecision>, inner: S, request: Request<ReqB>) -> Self {
+    pub(super) fn waiting(waiting: Box<PendingDecision>, inner: S, request: Request<ReqB>) -> Self {
         let pending = PendingRequest { waiting: Some(waiting), inner, request };
         Self {
             state: FutureState::Waiting { pending: Some(Box::new(pending)) },
@@ -80,7 +80,7 @@ where
     }
 
     #[cold]
-    pub(crate) fn unready(inner: S, request: Request<ReqB>, edits: ResponseEdits) -> Self {
+    pub(super) fn unready(inner: S, request: Request<ReqB>, edits: ResponseEdits) -> Self {
         let pending = PendingRequest { waiting: None, inner, request };
         Self { state: FutureState::Waiting { pending: Some(Box::new(pending)) }, edits, body: PhantomData }
     }

@@ -19,10 +19,10 @@ use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 /// Always ready: it decides first, and only then waits for the inner service, so that a rejection is sent even while
 /// the inner service is busy. The service that is called is the clone that was polled ready.
 pub struct RateLimit<S, W = Wrap> {
-    pub(crate) inner: S,
-    pub(crate) limiter: Option<Arc<Limiter>>,
+    pub(super) inner: S,
+    pub(super) limiter: Option<Arc<Limiter>>,
     /// Number of the gate it belongs to; 0 for a layer of its own.
-    pub(crate) gate: u32,
+    pub(super) gate: u32,
     pub(crate) body: PhantomData<fn() -> W>,
 }
 

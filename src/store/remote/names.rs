@@ -20,7 +20,7 @@ pub(crate) struct KeyNames {
 }
 
 impl KeyNames {
-    pub(crate) fn under(secret: &[u8]) -> Self {
+    pub(super) fn under(secret: &[u8]) -> Self {
         let mut first = SipHasher24::new_with_keys(0x746f_6c6c, 0x6761_7465);
         first.write(secret);
         let keys = first.finish128();

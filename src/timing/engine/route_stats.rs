@@ -98,7 +98,7 @@ impl Route {
     }
 
     /// Counts a started request.
-    pub(crate) fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.started.add(0, 1);
     }
 
@@ -134,7 +134,7 @@ impl Route {
     }
 
     /// Counts a finding, and reports it if it is due.
-    pub(crate) fn found(&self, found: &RequestFinding, now: Timestamp, source: QuerySource) {
+    pub(super) fn found(&self, found: &RequestFinding, now: Timestamp, source: QuerySource) {
         self.core.found(&self.name, found, now, source);
     }
 

@@ -78,7 +78,7 @@ impl TimingShared {
     }
 
     /// Records a call of another service.
-    pub(crate) fn called(&self, sample: &Sample<'_>, now: Timestamp) {
+    pub(super) fn called(&self, sample: &Sample<'_>, now: Timestamp) {
         self.upstreams.with(sample.name.as_str(), |work| work.add(sample, now));
     }
 
@@ -88,7 +88,7 @@ impl TimingShared {
     }
 
     /// Counts a finding, and reports it if it is due.
-    pub(crate) fn found(&self, route: &Arc<str>, found: &RequestFinding, now: Timestamp, source: QuerySource) {
+    pub(super) fn found(&self, route: &Arc<str>, found: &RequestFinding, now: Timestamp, source: QuerySource) {
         if !lock(&self.findings).note(route, found, now) {
             return;
         }
@@ -140,7 +140,7 @@ impl TimingShared {
         (findings.recent(), findings.counts())
     }
 
-    pub(crate) fn slow(&self) -> MutexGuard<'_, SlowLog> {
+    pub(super) fn slow(&self) -> MutexGuard<'_, SlowLog> {
         lock(&self.slow)
     }
 }

@@ -32,7 +32,7 @@ impl QueryName {
         }
     }
 
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Print(mine), Self::Print(theirs)) if Arc::ptr_eq(mine, theirs) => true,
             _ => self.as_str() == other.as_str(),
@@ -70,7 +70,7 @@ impl Sum {
         self.join(Self { count: 1, total: took });
     }
 
-    pub(crate) fn join(&mut self, other: Self) {
+    pub(super) fn join(&mut self, other: Self) {
         self.count += other.count;
         self.total = self.total.saturating_add(other.total);
     }

@@ -17,7 +17,7 @@ const FINENESS: u32 = 5;
 const PER_OCTAVE: usize = 1 << FINENESS;
 /// Values of at least 2⁴¹ share the last bucket.
 const TOP: u32 = 41;
-pub(crate) const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
+pub(super) const BUCKETS: usize = (TOP - FINENESS) as usize * PER_OCTAVE + PER_OCTAVE;
 
 /// Counts of nanoseconds, by size. Allocates on first use.
 #[derive(Clone, Default)]
@@ -39,7 +39,7 @@ impl Histogram {
     }
 
     /// Adds to the sum, and raises the maximum.
-    pub(crate) const fn include(&mut self, sum: u64, max: u64) {
+    pub(super) const fn include(&mut self, sum: u64, max: u64) {
         self.sum += sum;
         if max > self.max {
             self.max = max;
@@ -58,7 +58,7 @@ impl Histogram {
     }
 
     /// Returns the middle and the count of each bucket with values.
-    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let counts = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         counts.map(|(bucket, count)| (middle(bucket), *count))
     }
@@ -74,7 +74,7 @@ impl Histogram {
     }
 
     /// Returns the exact maximum; 0 if empty.
-    pub(crate) const fn max(&self) -> u64 {
+    pub(super) const fn max(&self) -> u64 {
         self.max
     }
 
@@ -84,13 +84,13 @@ impl Histogram {
     }
 
     /// Returns the exact mean; 0 if empty.
-    pub(crate) fn mean(&self) -> u64 {
+    pub(super) fn mean(&self) -> u64 {
         self.sum.checked_div(self.count).unwrap_or(0)
     }
 
     /// Returns a percentile by nearest rank, within 1⁄64; 0 if empty. `permille` is the rank in thousandths: 990 for
     /// the 99th percentile.
-    pub(crate) fn percentile(&self, permille: u64) -> u64 {
+    pub(super) fn percentile(&self, permille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(permille)).div_ceil(1000).max(1);
         let mut seen = 0_u128;
         for (index, &count) in self.counts.iter().enumerate() {
@@ -113,7 +113,7 @@ pub(crate) const fn index(nanos: u64) -> usize {
 }
 
 /// Returns the middle of a bucket.
-pub(crate) const fn middle(index: usize) -> u64 {
+pub(super) const fn middle(index: usize) -> u64 {
     let shift = (index / PER_OCTAVE).saturating_sub(1);
     let low = ((index - shift * PER_OCTAVE) as u64) << shift;
     low + ((1 << shift) >> 1)

@@ -54,7 +54,7 @@ impl Sliding {
     }
 
     /// Raises the maximum of a slot.
-    pub(crate) fn raise(&mut self, turn: u64, max: u64) {
+    pub(super) fn raise(&mut self, turn: u64, max: u64) {
         let slot = self.slot(turn);
         slot.max = slot.max.max(max);
     }
@@ -124,12 +124,12 @@ impl Sliding {
 
 /// Returns the number of the ten-second slot, from 1.
 #[inline]
-pub(crate) const fn turn(now: Timestamp) -> u64 {
+pub(super) const fn turn(now: Timestamp) -> u64 {
     now.as_nanos() / FINE + 1
 }
 
 /// Returns whether a slot ended after `from`.
-pub(crate) const fn reaches(turn: u64, from: u64) -> bool {
+pub(super) const fn reaches(turn: u64, from: u64) -> bool {
     turn > 0 && turn * FINE > from
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Scanner<'a> {
     /// Whether a sign here belongs to a number, because no operand precedes it.
     signed: bool,
     /// Whether a parameter was read.
-    pub(crate) parameters: bool,
+    pub(super) parameters: bool,
 }
 
 impl<'a> Scanner<'a> {

@@ -41,7 +41,7 @@ impl<T> NamedCounters<T> {
     }
 
     /// Returns the place of a name, allocating one if necessary.
-    pub(crate) fn place(&self, name: &str) -> usize {
+    pub(super) fn place(&self, name: &str) -> usize {
         let mask = self.slots.len() - 1;
         let mut place = self.hasher.hash_one(name) as usize & mask;
         loop {

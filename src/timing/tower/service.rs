@@ -19,10 +19,10 @@ use crate::timing::engine::state::TimingState;
 ///
 /// It is ready when the inner service is ready, and fails with the inner service's error.
 pub struct Timing<S, W = Wrap> {
-    pub(crate) inner: S,
+    pub(super) inner: S,
     pub(crate) state: Arc<TimingState>,
     /// Number of the gate it belongs to; 0 for a layer of its own.
-    pub(crate) gate: u32,
+    pub(super) gate: u32,
     pub(crate) body: PhantomData<fn() -> W>,
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct UpstreamShared {
 
 /// State behind the lock.
 pub(crate) struct AccountState {
-    pub(crate) account: Account,
+    pub(super) account: Account,
     clocks: Clocks,
 }
 
@@ -135,7 +135,7 @@ impl UpstreamShared {
 
     /// Admits a call, and emits the events that result.
     #[inline]
-    pub(crate) fn admit(self: &Arc<Self>, call: PlannedCall) -> CallVerdict {
+    pub(super) fn admit(self: &Arc<Self>, call: PlannedCall) -> CallVerdict {
         let mut held = self.lock();
         let point = held.point_in_time(&self.clock);
         let verdict = held.account.admit(call, point);
@@ -172,7 +172,7 @@ impl UpstreamShared {
     }
 
     /// Applies limits observed in a response body.
-    pub(crate) fn observed_in_body(&self, ticket: &AccountTicket, observed: &ObservedLimits) {
+    pub(super) fn observed_in_body(&self, ticket: &AccountTicket, observed: &ObservedLimits) {
         let mut held = self.lock();
         let point = held.point_in_time(&self.clock);
         let events = held.account.observed_in_body(ticket, observed, point);
@@ -189,7 +189,7 @@ impl UpstreamShared {
         Rejected { upstream: upstream.into(), reason, retry_after }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, AccountState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, AccountState> {
         self.state.lock()
     }
 

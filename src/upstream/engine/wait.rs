@@ -29,7 +29,7 @@ pub(super) async fn admit_in_order(core: Arc<UpstreamShared>, call: PlannedCall)
 }
 
 /// Waits for permission to send the call, within the maximum wait.
-pub(crate) async fn permission(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
+pub(super) async fn permission(core: Arc<UpstreamShared>, call: PlannedCall) -> Result<AccountTicket, Rejected> {
     let by = runtime_now() + core.on_limit.max_wait();
     permission_by(core, call, by).await
 }

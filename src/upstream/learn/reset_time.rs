@@ -20,7 +20,7 @@ use crate::base::calendar::{DAY, day_number, days_in_month};
 const FURTHEST: Duration = Duration::from_secs(32 * 86_400);
 
 /// Returns the delay until the time given in `text`, at Unix time `unix` by the sender's clock.
-pub(crate) fn until(text: &[u8], unix: f64) -> Option<Duration> {
+pub(super) fn until(text: &[u8], unix: f64) -> Option<Duration> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let seconds = number(text)
         .map(|n| match n {
@@ -88,7 +88,7 @@ fn parse_date(text: &str) -> Option<f64> {
 }
 
 /// Parses an HTTP date as Unix time.
-pub(crate) fn date(text: &str) -> Option<f64> {
+pub(super) fn date(text: &str) -> Option<f64> {
     if let Some(date) = fixed(text.as_bytes()) {
         return Some(date);
     }

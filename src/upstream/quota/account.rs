@@ -51,7 +51,7 @@ pub(crate) struct AccountConfig {
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Account {
-    pub(crate) config: AccountConfig,
+    pub(super) config: AccountConfig,
     pub(crate) calendars: SmallVec<[Calendar; 2]>,
     pub(crate) learned: SmallVec<[LearnedLimit; 2]>,
     pub(crate) burn: BurnRate,
@@ -102,8 +102,8 @@ pub(crate) struct PlannedCall {
 /// Admitted call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccountTicket {
-    pub(crate) call: PlannedCall,
-    pub(crate) sent: Timestamp,
+    pub(super) call: PlannedCall,
+    pub(super) sent: Timestamp,
     /// Responses received before the call was sent.
     mark: u64,
     permit: Option<Permit>,

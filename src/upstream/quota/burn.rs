@@ -26,14 +26,14 @@ impl BurnRate {
         Self { minutes: Ring::new(MINUTE), hours: Ring::new(HOUR), since: None }
     }
 
-    pub(crate) fn spend(&mut self, cost: u64, now: Timestamp) {
+    pub(super) fn spend(&mut self, cost: u64, now: Timestamp) {
         self.since.get_or_insert(now);
         self.minutes.add(cost, now);
         self.hours.add(cost, now);
     }
 
     /// Reverts the last spending, because the call was free.
-    pub(crate) fn refund(&mut self, cost: u64, now: Timestamp) {
+    pub(super) fn refund(&mut self, cost: u64, now: Timestamp) {
         self.minutes.take(cost, now);
         self.hours.take(cost, now);
     }
@@ -49,7 +49,7 @@ impl BurnRate {
     }
 
     /// Returns credits per second: the higher rate of the last hour and the last day.
-    pub(crate) fn rate(&self, now: Timestamp) -> f64 {
+    pub(super) fn rate(&self, now: Timestamp) -> f64 {
         let Some(since) = self.since else { return 0.0 };
         let known = now.since(since).max(SHORTEST).as_secs_f64();
         let over = |spent: u64, seconds: f64| spent as f64 / seconds.min(known);

@@ -28,18 +28,18 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     /// Records a sent call, and returns the cost answered before: the call's mark.
-    pub(crate) const fn send(&mut self, cost: u64) -> u64 {
+    pub(super) const fn send(&mut self, cost: u64) -> u64 {
         self.sent += cost;
         self.answered
     }
 
     /// Records a response.
-    pub(crate) const fn answer(&mut self, cost: u64) {
+    pub(super) const fn answer(&mut self, cost: u64) {
         self.answered += cost;
     }
 
     /// Records a response to a free call.
-    pub(crate) const fn refund(&mut self, cost: u64) {
+    pub(super) const fn refund(&mut self, cost: u64) {
         self.sent -= cost;
     }
 

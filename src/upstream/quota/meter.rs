@@ -33,7 +33,7 @@ pub(crate) struct PointInTime {
 }
 
 /// Returns how much of a limit a class may use, rounded up, so that a share of one call is one.
-pub(crate) fn allowed(limit: u64, share: f64) -> u64 {
+pub(super) fn allowed(limit: u64, share: f64) -> u64 {
     // Limits are below 2⁵³; this little above a whole number is rounding error.
     (limit as f64 * share - 1e-6).ceil() as u64
 }
@@ -63,7 +63,7 @@ impl Calendar {
 
     /// Starts the window of this time if it is a later one. Setting the calendar back changes nothing: spent
     /// credits stay spent.
-    pub(crate) fn advance(&mut self, point: PointInTime, in_flight_credits: u64) {
+    pub(super) fn advance(&mut self, point: PointInTime, in_flight_credits: u64) {
         let second = point.unix.div_euclid(SECOND);
         if second >= self.span.end {
             self.span = self.credits.span(second);
@@ -83,15 +83,15 @@ impl Calendar {
         self.credits.limit()
     }
 
-    pub(crate) fn fits(&self, cost: u64, share: f64) -> bool {
+    pub(super) fn fits(&self, cost: u64, share: f64) -> bool {
         self.spent() + cost <= allowed(self.limit(), share)
     }
 
-    pub(crate) fn spend(&mut self, cost: u64) {
+    pub(super) fn spend(&mut self, cost: u64) {
         self.block -= signed(cost);
     }
 
-    pub(crate) fn refund(&mut self, cost: u64) {
+    pub(super) fn refund(&mut self, cost: u64) {
         self.block += signed(cost);
     }
 
@@ -106,7 +106,7 @@ impl Calendar {
     }
 
     /// Returns credits booked here and unspent.
-    pub(crate) fn unspent(&self) -> u64 {
+    pub(super) fn unspent(&self) -> u64 {
         u64::try_from(self.block).unwrap_or(0)
     }
 
@@ -164,7 +164,7 @@ pub(crate) struct LearnedLimit {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CountedResponse {
     /// Time at which its call was sent.
-    pub(crate) sent: Timestamp,
+    pub(super) sent: Timestamp,
     /// Cost of calls that the report cannot include.
     pub(super) unreported: u64,
 }
@@ -197,7 +197,7 @@ impl LearnedLimit {
     }
 
     /// Applies a report.
-    pub(crate) fn report(
+    pub(super) fn report(
         &mut self,
         observed: &observed_limits::ObservedLimit,
         answer: CountedResponse,
@@ -240,7 +240,7 @@ impl LearnedLimit {
     }
 
     /// Starts a new window if this one is over; its units are known after the next report.
-    pub(crate) fn advance(&mut self, now: Timestamp, in_flight_credits: u64) {
+    pub(super) fn advance(&mut self, now: Timestamp, in_flight_credits: u64) {
         if now < self.ends {
             return;
         }
@@ -259,7 +259,7 @@ impl LearnedLimit {
     }
 
     /// Returns whether a call may be sent. One that costs more than the limit counts as all of it.
-    pub(crate) fn fits(&self, cost: u64, share: f64, now: Timestamp) -> bool {
+    pub(super) fn fits(&self, cost: u64, share: f64, now: Timestamp) -> bool {
         self.is_unknown() || self.has_left(cost, share) || now >= self.probe_at
     }
 
@@ -274,7 +274,7 @@ impl LearnedLimit {
     }
 
     /// Counts a call that is sent.
-    pub(crate) fn spend(&mut self, cost: u64, share: f64, now: Timestamp) {
+    pub(super) fn spend(&mut self, cost: u64, share: f64, now: Timestamp) {
         if !self.is_unknown() && !self.has_left(cost, share) && now >= self.probe_at {
             self.probe_at = now + self.probe_interval;
         }

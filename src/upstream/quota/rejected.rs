@@ -27,7 +27,7 @@ pub enum RejectedReason {
 }
 
 impl RejectedReason {
-    pub(crate) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 4;
     pub(crate) const ALL: [Self; Self::COUNT] = [Self::Quota, Self::Paced, Self::CircuitOpen, Self::RetryAfter];
 
     /// Returns the identifier used in statistics and logs.

@@ -24,12 +24,12 @@ impl ReservationSize {
         Self { size: 1, booked: None }
     }
 
-    pub(crate) const fn size(&self) -> u64 {
+    pub(super) const fn size(&self) -> u64 {
         self.size
     }
 
     /// Returns the credits to book, for `left` remaining credits and a call that needs `cost`.
-    pub(crate) fn next(&mut self, cost: u64, left: u64, now: Timestamp) -> u64 {
+    pub(super) fn next(&mut self, cost: u64, left: u64, now: Timestamp) -> u64 {
         let lasted = self.booked.map(|booked| now.since(booked));
         self.size = match lasted {
             Some(lasted) if lasted < SHORT => (self.size * 2).min(LARGEST),

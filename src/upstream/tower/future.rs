@@ -56,21 +56,21 @@ impl<S, Q, W> ResponseFuture<S, Q, W>
 where
     S: Service<Request<Q>>,
 {
-    pub(crate) const fn sending(future: S::Future, watch: CallWatch) -> Self {
+    pub(super) const fn sending(future: S::Future, watch: CallWatch) -> Self {
         Self { state: State::Calling { future }, watch: Some(watch), body: PhantomData }
     }
 
-    pub(crate) fn unready(inner: S, request: Request<Q>, watch: CallWatch) -> Self {
+    pub(super) fn unready(inner: S, request: Request<Q>, watch: CallWatch) -> Self {
         let future = Box::pin(Oneshot::new(inner, request));
         Self { state: State::Unready { future }, watch: Some(watch), body: PhantomData }
     }
 
-    pub(crate) fn waiting(permission: Permission, inner: S, request: Request<Q>, core: Arc<UpstreamShared>) -> Self {
+    pub(super) fn waiting(permission: Permission, inner: S, request: Request<Q>, core: Arc<UpstreamShared>) -> Self {
         let held = Some(Box::new((inner, request)));
         Self { state: State::Waiting { permission, held, core }, watch: None, body: PhantomData }
     }
 
-    pub(crate) const fn rejected(rejected: Rejected) -> Self {
+    pub(super) const fn rejected(rejected: Rejected) -> Self {
         Self { state: State::Rejected { rejected: Some(rejected) }, watch: None, body: PhantomData }
     }
 }

@@ -21,7 +21,7 @@ use crate::upstream::quota::rejected::Error;
 /// It is always ready: a rejected call neither waits for the client nor touches it. Any other call waits for a clone
 /// of the client to be ready, then calls that clone.
 pub struct Upstream<S, W = Wrap> {
-    pub(crate) inner: S,
+    pub(super) inner: S,
     pub(crate) core: Arc<UpstreamShared>,
     pub(crate) body: PhantomData<fn() -> W>,
 }
