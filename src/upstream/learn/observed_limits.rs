@@ -49,7 +49,7 @@ pub(crate) struct ObservedLimit {
     pub(crate) name: LimitName,
     pub(crate) limit: Option<u64>,
     pub(crate) remaining: Option<u64>,
-    pub(super) used: Option<u64>,
+    pub(crate) used: Option<u64>,
     pub(crate) resets_in: Option<Duration>,
     /// Length of the window.
     pub(crate) window: Option<Duration>,
