@@ -72,11 +72,11 @@
 //!
 //! A hit copies one prepared field map and increments reference counts: it neither clones nor polls the inner service,
 //! parses no directive of the response and copies no body, whatever its size. That takes about half a microsecond and
-//! two allocations in `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. In
-//! `cargo bench --bench instructions` a GET that no rule covers takes 2 500 instructions and one allocation more than
-//! without a cache; a miss 25 000 and 25, and a task if the service does not answer at once. Memory: the bound for entries, at most as much again for bodies being read by the cache or by
-//! slow clients (counted by allocation), one small record for each of the latest 32 768 invalidations, and
-//! three bytes for each of the three million before them.
+//! two allocations in `cargo bench --bench layers` on two virtual cores, for 1 KiB and 1 MiB alike. A GET
+//! that no rule covers takes 2 500 instructions and one allocation more than without a cache, a miss 25 000 and 25
+//! (`cargo bench --bench instructions`), and a task if the service does not answer at once. Memory: the bound for entries, at
+//! most as much again for bodies being read by the cache or by slow clients (counted by allocation), one small record
+//! for each of the latest 32 768 invalidations, and three bytes for each of the three million before them.
 //!
 //! # Invalidation
 //!
