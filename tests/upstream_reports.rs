@@ -17,6 +17,8 @@ type Req = Request<Full<Bytes>>;
 type Res = Response<Full<Bytes>>;
 type Called = Result<Response<Bytes>, Error<&'static str>>;
 type Field = (&'static str, &'static str);
+/// A status, fields, a body.
+type Answer = (u16, &'static [Field], &'static str);
 
 struct World {
     hand: ManualClock,
@@ -27,10 +29,7 @@ struct World {
 
 impl World {
     /// An upstream that gives these answers in turn, and the last one from then on: a status, fields, a body.
-    fn new(
-        set: impl FnOnce(UpstreamBuilder) -> UpstreamBuilder,
-        answers: &'static [(u16, &'static [Field], &'static str)],
-    ) -> Self {
+    fn new(set: impl FnOnce(UpstreamBuilder) -> UpstreamBuilder, answers: &'static [Answer]) -> Self {
         let (hand, calls) = (ManualClock::new(), Arc::<AtomicUsize>::default());
         let builder = UpstreamLayer::builder("api").clock(Clock::Manual(hand.clone())).circuit(None);
         let builder = builder.share(Priority::Normal, 1.0);
@@ -87,7 +86,7 @@ async fn what_remains_of_an_unknown_limit_holds_until_the_reset_only() {
         &[("ratelimit", "\"default\";r=0;t=2")],
         &[("ratelimit", "remaining=0, reset=2")],
     ];
-    static ANSWERS: [[(u16, &[Field], &str); 2]; 3] = [
+    static ANSWERS: [[Answer; 2]; 3] = [
         [(200, USED_UP[0], ""), (200, &[], "")],
         [(200, USED_UP[1], ""), (200, &[], "")],
         [(200, USED_UP[2], ""), (200, &[], "")],
@@ -159,7 +158,7 @@ async fn a_long_pause_is_checked_by_one_call_an_hour() {
 /// The default guess is a minute; a plausible time is believed, in any unit.
 #[tokio::test]
 async fn a_reset_that_cannot_be_read_is_guessed() {
-    static ANSWERS: [[(u16, &[Field], &str); 2]; 3] = [
+    static ANSWERS: [[Answer; 2]; 3] = [
         [
             (
                 200,
@@ -196,8 +195,7 @@ async fn a_reset_that_cannot_be_read_is_guessed() {
 
 #[tokio::test]
 async fn a_window_without_a_reset_is_as_long_as_it_is_stated() {
-    type Answered = ([(u16, &'static [Field], &'static str); 1], u64);
-    static ANSWERS: [Answered; 3] = [
+    static ANSWERS: [([Answer; 1], u64); 3] = [
         ([(200, &[("x-ratelimit-limit", "100;w=1800"), ("x-ratelimit-remaining", "0")], "")], 1_800),
         ([(200, &[("x-ratelimit-limit-minute", "9"), ("x-ratelimit-remaining-minute", "0")], "")], 60),
         ([(200, &[("x-ratelimit-limit-hour", "9"), ("x-ratelimit-remaining-hour", "0")], "")], 3_600),
@@ -214,7 +212,7 @@ async fn a_window_without_a_reset_is_as_long_as_it_is_stated() {
 async fn a_403_whose_body_tells_of_a_secondary_limit_pauses_for_a_minute_and_longer_each_time() {
     const LEFT: &[Field] =
         &[("x-ratelimit-limit", "5000"), ("x-ratelimit-remaining", "4999"), ("x-ratelimit-reset", "1800")];
-    static SECONDARY: [(u16, &[Field], &str); 5] = [
+    static SECONDARY: [Answer; 5] = [
         (403, LEFT, r#"{"message":"You have exceeded a secondary rate limit. Please wait a few minutes."}"#),
         (
             403,

@@ -142,7 +142,7 @@ impl Tollgate {
     ///
     /// let gate = Tollgate::builder().build()?;
     /// let json = serde_json::to_string(&gate.stats()).expect("statistics serialise");
-    /// assert!(json.contains("\"requests\":0"));
+    /// assert!(json.contains("\"requests_total\":0"));
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]

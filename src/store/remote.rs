@@ -52,7 +52,7 @@ const COPY_TTL: Duration = Duration::from_secs(5);
 ///     let store = RemoteStore::new(bytes, RemoteSettings::new("dynamodb").secret("the same on every node"))?;
 ///     CacheLayer::builder().level_2(Arc::new(store)).build()
 /// }
-/// # let _ = layer::<tollgate::testing::MemoryBytes>;
+/// # let _ = |bytes: tollgate::testing::MemoryBytes| layer(bytes);
 /// ```
 ///
 /// A store serves one layer, to which it passes the invalidations of other processes.
