@@ -29,22 +29,19 @@ pub(crate) trait ScopeOwner: Any + Send + Sync {
 }
 
 thread_local! {
-    static CURRENT: Current =
-        const { Current { scope: Cell::new(None), notes: Cell::new(Notes::NONE), gates: Cell::new(Gates::NONE) } };
+    static CURRENT: Current = const { Current { scope: Cell::new(None), marks: Cell::new(Marks::NONE) } };
 }
 
 /// Slot of the current thread.
 struct Current {
     scope: Cell<Option<RequestScope>>,
-    notes: Cell<Notes>,
-    gates: Cell<Gates>,
+    marks: Cell<Marks>,
 }
 
 impl Current {
     fn swap(&self, slot: &mut LogSlot) {
         self.scope.swap(Cell::from_mut(&mut slot.scope));
-        self.notes.swap(Cell::from_mut(&mut slot.notes));
-        self.gates.swap(Cell::from_mut(&mut slot.gates));
+        self.marks.swap(Cell::from_mut(&mut slot.marks));
     }
 }
 
@@ -52,21 +49,21 @@ impl Current {
 #[derive(Default)]
 pub(crate) struct LogSlot {
     scope: Option<RequestScope>,
+    marks: Marks,
+}
+
+/// Notes on the current work, and the gates around it: few bytes, swapped as one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
     notes: Notes,
-    gates: Gates,
+    /// Number of the innermost gate; 0 for none.
+    inside: u16,
+    /// Number of the gate that was layered around itself: its inner layers pass requests through.
+    repeated: u16,
 }
 
-/// Gates around the current work, by number; 0 for none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Gates {
-    /// The innermost gate.
-    inside: u32,
-    /// The gate that was layered around itself: its inner layers pass requests through.
-    repeated: u32,
-}
-
-impl Gates {
-    const NONE: Self = Self { inside: 0, repeated: 0 };
+impl Marks {
+    const NONE: Self = Self { notes: Notes::NONE, inside: 0, repeated: 0 };
 }
 
 /// Results of other layers for this request, read by timing.
@@ -124,28 +121,28 @@ impl LimitNote {
 #[inline]
 pub(crate) fn note(write: impl FnOnce(&mut Notes)) {
     let _ = CURRENT.try_with(|current| {
-        let mut notes = current.notes.get();
-        write(&mut notes);
-        current.notes.set(notes);
+        let mut marks = current.marks.get();
+        write(&mut marks.notes);
+        current.marks.set(marks);
     });
 }
 
 /// Returns whether the current request was answered without its own call of the service behind the cache; false
 /// outside of requests.
 pub(crate) fn answered_from_cache() -> bool {
-    let note = CURRENT.try_with(|current| current.notes.get().cache).ok().flatten();
+    let note = CURRENT.try_with(|current| current.marks.get().notes.cache).ok().flatten();
     is_inside() && matches!(note, Some(CacheNote::Hit | CacheNote::Stale | CacheNote::Collapsed))
 }
 
 impl LogSlot {
     /// Creates the slot of a request of this gate, if it has one.
-    pub(crate) fn new(scope: RequestScope, gate: u32) -> Self {
-        Self { scope: Some(scope), notes: Notes::NONE, gates: Gates { inside: gate, repeated: 0 } }
+    pub(crate) fn new(scope: RequestScope, gate: u16) -> Self {
+        Self { scope: Some(scope), marks: Marks { inside: gate, ..Marks::NONE } }
     }
 
     /// Creates the slot of a request that the gate has already begun, further out.
-    pub(crate) fn repeated(gate: u32) -> Self {
-        Self { scope: current(), notes: Notes::NONE, gates: Gates { inside: gate, repeated: gate } }
+    pub(crate) fn repeated(gate: u16) -> Self {
+        Self { scope: current(), marks: Marks { inside: gate, repeated: gate, ..Marks::NONE } }
     }
 
     pub(crate) fn scope(&self) -> Option<&RequestScope> {
@@ -153,7 +150,7 @@ impl LogSlot {
     }
 
     pub(crate) const fn notes(&self) -> Notes {
-        self.notes
+        self.marks.notes
     }
 
     /// Runs `work` inside this slot. The outer slot is stored here meanwhile: entering and leaving are one swap each.
@@ -187,20 +184,16 @@ pub(crate) fn is_inside() -> bool {
     inside.unwrap_or(false)
 }
 
-fn gates() -> Gates {
-    CURRENT.try_with(|current| current.gates.get()).unwrap_or_default()
-}
-
 /// Returns whether the innermost gate around this code is that one.
 #[inline]
-pub(crate) fn is_inside_gate(gate: u32) -> bool {
-    gate != 0 && CURRENT.try_with(|current| current.gates.get().inside == gate).unwrap_or(false)
+pub(crate) fn is_inside_gate(gate: u16) -> bool {
+    gate != 0 && CURRENT.try_with(|current| current.marks.get().inside == gate).unwrap_or(false)
 }
 
 /// Returns whether this code runs in the inner one of two equal gates.
 #[inline]
-pub(crate) fn is_repeated(gate: u32) -> bool {
-    gate != 0 && CURRENT.try_with(|current| current.gates.get().repeated == gate).unwrap_or(false)
+pub(crate) fn is_repeated(gate: u16) -> bool {
+    gate != 0 && CURRENT.try_with(|current| current.marks.get().repeated == gate).unwrap_or(false)
 }
 
 /// Returns the log of the current request, creating it if necessary.
@@ -215,7 +208,9 @@ pub(crate) fn current() -> Option<RequestScope> {
 
 /// Runs `future` in the current scope and span.
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
-    in_span(Carried { slot: LogSlot { scope: current(), notes: Notes::NONE, gates: gates() }, future })
+    let marks = CURRENT.try_with(|current| current.marks.get()).unwrap_or_default();
+    let marks = Marks { notes: Notes::NONE, ..marks };
+    in_span(Carried { slot: LogSlot { scope: current(), marks }, future })
 }
 
 pin_project! {
@@ -233,8 +228,8 @@ impl<F: Future> Future for Carried<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let polled = this.slot.enter(|| this.future.poll(cx));
-        if this.slot.notes != Notes::NONE {
-            this.slot.scope.iter().for_each(|scope| scope.noted(this.slot.notes));
+        if this.slot.marks.notes != Notes::NONE {
+            this.slot.scope.iter().for_each(|scope| scope.noted(this.slot.marks.notes));
         }
         polled
     }

@@ -282,7 +282,7 @@ pub struct TollgateLayer {
     pub(super) limit: RateLimitLayer,
     pub(super) cache: CacheLayer,
     /// Number of the gate in this process, by which it recognizes itself where it is layered twice.
-    pub(super) number: u32,
+    pub(super) number: u16,
 }
 
 /// Service of a [`Tollgate`]: the response body is wrapped once, by the innermost layer.

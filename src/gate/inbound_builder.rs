@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::inbound::{Tollgate, TollgateLayer};
@@ -295,7 +295,8 @@ impl TollgateBuilder {
         let (identify, own) = limits.extractors();
         let cache = this.cache.identified_by(identify, own);
         let cache = if this.cached { cache } else { cache.enabled(false) };
-        static GATES: AtomicU32 = AtomicU32::new(1);
+        static GATES: AtomicU16 = AtomicU16::new(1);
+        // After 65 535 gates the numbers start again; 0 stands for none.
         let number = GATES.fetch_add(1, Ordering::Relaxed);
         let layer =
             TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()?, number };

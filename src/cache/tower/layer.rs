@@ -173,7 +173,7 @@ impl CacheLayer {
     }
 
     /// Wraps `inner`, with bodies wrapped by `W`.
-    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u32) -> Cache<S, W> {
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u16) -> Cache<S, W> {
         Cache::new(inner, self.core.clone(), gate)
     }
 }

@@ -51,12 +51,12 @@ pub struct Cache<S, W = Wrap> {
     inner: S,
     core: Arc<CacheShared>,
     /// Number of the gate it belongs to; 0 for a layer of its own.
-    gate: u32,
+    gate: u16,
     adopt: PhantomData<fn() -> W>,
 }
 
 impl<S, W> Cache<S, W> {
-    pub(super) const fn new(inner: S, core: Arc<CacheShared>, gate: u32) -> Self {
+    pub(super) const fn new(inner: S, core: Arc<CacheShared>, gate: u16) -> Self {
         Self { inner, core, gate, adopt: PhantomData }
     }
 }

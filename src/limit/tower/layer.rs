@@ -137,7 +137,7 @@ impl RateLimitLayer {
     }
 
     /// Wraps `inner`, with response bodies made by `W`.
-    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u32) -> RateLimit<S, W> {
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u16) -> RateLimit<S, W> {
         RateLimit { inner, limiter: self.limiter.clone(), gate, body: PhantomData }
     }
 }

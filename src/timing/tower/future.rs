@@ -122,7 +122,7 @@ impl ResponseTimes {
 }
 
 impl RequestWatch {
-    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u32) -> Self {
+    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16) -> Self {
         if detached_context::is_inside_gate(gate) {
             state.warn_of_repeated_gate();
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);

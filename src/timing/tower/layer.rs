@@ -136,7 +136,7 @@ impl TimingLayer {
     }
 
     /// Wraps `inner`; `W` selects how its response body is wrapped.
-    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u32) -> Timing<S, W> {
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u16) -> Timing<S, W> {
         Timing { inner, state: self.state.clone(), gate, body: PhantomData }
     }
 }

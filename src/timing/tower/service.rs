@@ -22,7 +22,7 @@ pub struct Timing<S, W = Wrap> {
     pub(super) inner: S,
     pub(crate) state: Arc<TimingState>,
     /// Number of the gate it belongs to; 0 for a layer of its own.
-    pub(super) gate: u32,
+    pub(super) gate: u16,
     pub(crate) body: PhantomData<fn() -> W>,
 }
 
