@@ -39,9 +39,10 @@ struct Current {
 }
 
 impl Current {
+    #[inline]
     fn swap(&self, slot: &mut LogSlot) {
-        self.scope.swap(Cell::from_mut(&mut slot.scope));
-        self.marks.swap(Cell::from_mut(&mut slot.marks));
+        slot.scope = self.scope.replace(slot.scope.take());
+        slot.marks = self.marks.replace(slot.marks);
     }
 }
 
