@@ -283,7 +283,6 @@ mod tests {
     ];
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a table of statements")]
     fn the_number_of_fingerprints_does_not_grow_with_the_data() {
         for (wanted, statements) in GROUPS {
             for sql in *statements {
