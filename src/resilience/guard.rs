@@ -63,6 +63,12 @@ impl GuardSettings {
             circuit: Circuit::default(),
         }
     }
+
+    /// Sets the circuit breaker.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn circuit(self, circuit: Circuit) -> Self {
+        Self { circuit, ..self }
+    }
 }
 
 /// Maximum excess of a timer: the runtime's and the poll's timers count milliseconds and round up.

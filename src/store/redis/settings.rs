@@ -242,7 +242,7 @@ impl Redis {
 
     /// Creates the guard of the limits, which connects once the fleet's secret is known.
     pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
-        let settings = GuardSettings { circuit: self.limit_circuit, ..GuardSettings::new(self.limit_deadline) };
+        let settings = GuardSettings::new(self.limit_deadline).circuit(self.limit_circuit);
         self.guard_agreed("redis limits", settings, secret, events)
     }
 
