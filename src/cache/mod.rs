@@ -161,4 +161,4 @@ pub use tower::future::{Bypass, ResponseFuture};
 pub use tower::invalidate::Invalidate;
 pub use tower::layer::CacheLayer;
 pub use tower::service::Cache;
-pub use tower::stats::{CacheStats, RouteStats};
+pub use tower::stats::{CacheRouteStats, CacheStats};

@@ -109,11 +109,10 @@ const TYPES: [(&str, &str); 51] = [
 ];
 
 /// Names that two public or crate-wide types may share, and why.
-const SHARED: [(&str, &str); 6] = [
+const SHARED: [(&str, &str); 5] = [
     ("Error", "the crate's, and that of a client behind `UpstreamLayer`"),
     ("RequestSpan", "two builds of one type, with and without `tracing`"),
     ("ResponseFuture", "each layer's future, named as tower's are"),
-    ("RouteStats", "each room's statistics by route"),
     ("Sealed", "each sealed trait's own"),
     ("Series", "two builds of one type, with and without `metrics`"),
 ];

@@ -121,7 +121,7 @@ impl CacheLayer {
     /// | | requests | entries |
     /// |---|---|---|
     /// | [`Off`](Mode::Off) | bypass the cache | are retained; unsafe methods still invalidate them |
-    /// | [`Shadow`](Mode::Shadow) | get the inner service's response, unchanged; those that could have been served from the store are counted as [`shadowed`](crate::cache::RouteStats::shadowed) | are created and invalidated as with [`On`](Mode::On) |
+    /// | [`Shadow`](Mode::Shadow) | get the inner service's response, unchanged; those that could have been served from the store are counted as [`shadowed`](crate::cache::CacheRouteStats::shadowed) | are created and invalidated as with [`On`](Mode::On) |
     ///
     /// In shadow mode requests are not coalesced, entries are not refreshed in the background, and stale entries do not
     /// replace failures.

@@ -40,7 +40,7 @@ pub struct CacheStats {
     /// Mode: on, off or shadow.
     pub mode: Mode,
     /// By route: the first 256 by name, all others together as `other`.
-    pub routes: BTreeMap<String, RouteStats>,
+    pub routes: BTreeMap<String, CacheRouteStats>,
     /// By level of the store, the first level first.
     pub levels: Vec<LevelStats>,
     /// By namespace of [typed values](crate::cache::Cached) in the same store.
@@ -74,7 +74,7 @@ pub struct CacheStats {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct RouteStats {
+pub struct CacheRouteStats {
     /// Served from the store, fresh.
     #[serde(rename = "hits_total")]
     pub hits: u64,
@@ -169,9 +169,9 @@ impl RouteCounters {
         count(&self.bypassed[reason.index()]);
     }
 
-    fn snapshot(&self) -> RouteStats {
+    fn snapshot(&self) -> CacheRouteStats {
         let bypassed = Reason::ALL.iter().map(|reason| (reason.as_str(), read(&self.bypassed[reason.index()])));
-        RouteStats {
+        CacheRouteStats {
             hits: read(&self.hits),
             stale: read(&self.stale),
             revalidated: read(&self.revalidated),
