@@ -72,6 +72,16 @@ impl RemoteStore {
     ///
     /// # Errors
     /// If a setting is invalid: see [`RemoteSettings`].
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::{RemoteSettings, RemoteStore};
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// let store = RemoteStore::new(MemoryBytes::with_log(), RemoteSettings::new("kv"))?;
+    /// # let _ = store;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub fn new(bytes: impl ByteStore, settings: RemoteSettings) -> Result<Self, Error> {
         let bytes: Arc<dyn ByteStore> = Arc::new(bytes);
         let has_log = bytes.log().is_some();
@@ -83,6 +93,15 @@ impl RemoteStore {
     }
 
     /// Returns the state of the connection: calls, failures, time-outs.
+    ///
+    /// ```
+    /// use tollgate::store::{RemoteSettings, RemoteStore};
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// let store = RemoteStore::new(MemoryBytes::with_log(), RemoteSettings::new("kv"))?;
+    /// assert_eq!(store.guard_stats().calls, 0);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     #[must_use]
     pub fn guard_stats(&self) -> crate::GuardStats {
         self.shared.backplane.guard.stats()

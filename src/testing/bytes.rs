@@ -56,30 +56,62 @@ impl Default for MemoryBytes {
 
 impl MemoryBytes {
     /// Creates an empty store without a log.
+    ///
+    /// ```
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// let server = MemoryBytes::new();
+    /// assert!(server.names().is_empty());
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { shared: Arc::default(), log: false, messages: broadcast::Sender::new(1_024) }
     }
 
     /// Creates an empty store with a log.
+    ///
+    /// ```
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// let server = MemoryBytes::with_log();
+    /// # let _ = server;
+    /// ```
     #[must_use]
     pub fn with_log() -> Self {
         Self { log: true, ..Self::new() }
     }
 
     /// Returns the stored value under a name, as a server's console would.
+    ///
+    /// ```
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// assert_eq!(MemoryBytes::new().value("any"), None);
+    /// ```
     #[must_use]
     pub fn value(&self, name: &str) -> Option<Bytes> {
         self.shared.lock().values.get(name).map(|(value, _)| value.clone())
     }
 
     /// Returns the names of all values.
+    ///
+    /// ```
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// assert!(MemoryBytes::new().names().is_empty());
+    /// ```
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.shared.lock().values.keys().cloned().collect()
     }
 
     /// Loses the values and the log, as a server that restarts without a disk.
+    ///
+    /// ```
+    /// use tollgate::testing::MemoryBytes;
+    ///
+    /// MemoryBytes::with_log().clear();
+    /// ```
     pub fn clear(&self) {
         let mut contents = self.shared.lock();
         let secret = contents.secret.take();

@@ -24,6 +24,47 @@ use crate::cache::engine::codec::FetchOrder;
 /// A server may drop values at any time, and need not expire them exactly: readers compare times. A returned error that
 /// [`Error::disconnected`] created makes the caller reconnect. Futures may be dropped at any time.
 ///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::{Arc, Mutex};
+/// use std::time::Duration;
+///
+/// use bytes::Bytes;
+/// use futures_util::future::{BoxFuture, ready};
+/// use tollgate::Error;
+/// use tollgate::cache::{ByteStore, may_replace};
+///
+/// #[derive(Default)]
+/// struct Table(Mutex<HashMap<String, Bytes>>);
+///
+/// impl ByteStore for Table {
+///     fn get_many(&self, names: Vec<String>) -> BoxFuture<'static, Result<Vec<Option<Bytes>>, Error>> {
+///         let table = self.0.lock().unwrap();
+///         let found = names.iter().map(|name| table.get(name).cloned()).collect();
+///         Box::pin(ready(Ok(found)))
+///     }
+///
+///     fn put(&self, name: String, value: Bytes, _ttl: Duration) -> BoxFuture<'static, Result<bool, Error>> {
+///         let mut table = self.0.lock().unwrap();
+///         let replaces = table.get(&name).is_none_or(|old| may_replace(old, &value));
+///         if replaces {
+///             table.insert(name, value);
+///         }
+///         Box::pin(ready(Ok(replaces)))
+///     }
+///
+///     fn remove(&self, names: Vec<String>) -> BoxFuture<'static, Result<u64, Error>> {
+///         let mut table = self.0.lock().unwrap();
+///         let removed = names.iter().filter_map(|name| table.remove(name)).count();
+///         Box::pin(ready(Ok(removed as u64)))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// tollgate::testing::contract::bytes(Arc::new(Table::default())).await;
+/// # }
+/// ```
+///
 /// [`testing::contract::bytes`](crate::testing::contract::bytes) tests an implementation. `examples/http_kv.rs` is one in
 /// eighty lines, over a plain HTTP service.
 pub trait ByteStore: Send + Sync + 'static {
@@ -62,6 +103,14 @@ pub trait ByteStore: Send + Sync + 'static {
 }
 
 /// Page of a [scan](ByteStore::scan).
+///
+/// ```
+/// use bytes::Bytes;
+/// use tollgate::cache::ScanPage;
+///
+/// let last = ScanPage::new(vec![("tollgate:entry:7f".to_owned(), Bytes::from_static(b"the beginning"))], None);
+/// assert_eq!(last.heads.len(), 1);
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ScanPage {
@@ -83,6 +132,18 @@ impl ScanPage {
 ///
 /// Positions grow by one from record to record, and never return to a smaller one: a log that starts anew begins at the
 /// server's time in microseconds.
+///
+/// ```
+/// use tollgate::cache::{ByteLog, ByteStore};
+/// use tollgate::testing::MemoryBytes;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+/// let server = MemoryBytes::with_log();
+/// let log = server.log().unwrap();
+/// let position = log.append("the first record".into(), "an invalidation".into()).await?;
+/// assert_eq!(log.read(Some(position)).await?, [(position, "an invalidation".into())]);
+/// # Ok(()) }
+/// ```
 pub trait ByteLog: Send + Sync + 'static {
     /// Returns the server's time in nanoseconds since 1970.
     fn now(&self) -> BoxFuture<Result<u64, Error>>;
@@ -107,6 +168,13 @@ pub trait ByteLog: Send + Sync + 'static {
 }
 
 /// Message of a [`ByteLog`].
+///
+/// ```
+/// use tollgate::cache::LogMessage;
+///
+/// let message = LogMessage::Record(7, "an invalidation".into());
+/// assert_ne!(message, LogMessage::Unknown);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogMessage {

@@ -37,6 +37,13 @@ pub struct RemoteSettings {
 
 impl RemoteSettings {
     /// Creates the defaults of a store with this name in statistics and events.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv");
+    /// # let _ = settings;
+    /// ```
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -50,18 +57,39 @@ impl RemoteSettings {
     }
 
     /// Sets the deadline of a call, after which it is a miss. Defaults to 50 ms.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").deadline(std::time::Duration::from_millis(20));
+    /// # let _ = settings;
+    /// ```
     pub const fn deadline(mut self, span: Duration) -> Self {
         self.guard.deadline = span;
         self
     }
 
     /// Sets the circuit breaker. Defaults to [`Circuit`]'s defaults.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").circuit(tollgate::Circuit::default().percent(80));
+    /// # let _ = settings;
+    /// ```
     pub const fn circuit(mut self, circuit: Circuit) -> Self {
         self.guard.circuit = circuit;
         self
     }
 
     /// Sets the prefix of all names. Defaults to `tollgate`.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").prefix("shop");
+    /// # let _ = settings;
+    /// ```
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
@@ -69,18 +97,39 @@ impl RemoteSettings {
 
     /// Sets the secret under which names are hashed, the same on every node; at least 8 bytes. By default the first node
     /// draws one and stores it in the log of the store; a store without a log needs one.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").secret("the same on every node");
+    /// # let _ = settings;
+    /// ```
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.secret = Some(secret.as_ref().into());
         self
     }
 
     /// Sets the maximum size of an encoded entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").max_entry(1 << 20);
+    /// # let _ = settings;
+    /// ```
     pub const fn max_entry(mut self, bytes: usize) -> Self {
         self.max_entry = bytes;
         self
     }
 
     /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").compress_over(16 << 10);
+    /// # let _ = settings;
+    /// ```
     #[cfg(feature = "lz4")]
     pub const fn compress_over(mut self, bytes: usize) -> Self {
         self.compress_over = bytes;
