@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::builder::BatcherBuilder;
 use super::call::BulkFn;
 use super::error::BatchError;
-use super::queue::{BatchAnswer, BatchQueue, CallerAction};
+use super::queue::{BatchQueue, BatchResult, CallerAction};
 use crate::base::lock::Mutex;
 
 /// Batches concurrent requests for single keys into bulk calls. Clones share the batch.
@@ -134,7 +134,7 @@ where
     /// assert_eq!(squares.get(7).await?, Some(49));
     /// # Ok(()) }
     /// ```
-    pub fn get(&self, key: K) -> impl Future<Output = BatchAnswer<V, E>> + Send + use<K, V, E> {
+    pub fn get(&self, key: K) -> impl Future<Output = BatchResult<V, E>> + Send + use<K, V, E> {
         let shared = self.shared.clone();
         async move {
             let (caller, result) = oneshot::channel();
@@ -172,7 +172,7 @@ where
     fn spawn_batch(self: Arc<Self>, action: CallerAction<K, V, E>) {
         match action {
             CallerAction::None => {}
-            CallerAction::Watch(number) => drop(tokio::spawn(async move {
+            CallerAction::StartTimer(number) => drop(tokio::spawn(async move {
                 tokio::time::sleep(self.settings.delay).await;
                 let take_due = self.queue().take_due(number);
                 if let Some(batch) = take_due {

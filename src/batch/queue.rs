@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 use super::error::BatchError;
 
 /// Result that a caller receives.
-pub(super) type BatchAnswer<V, E> = Result<Option<V>, BatchError<E>>;
+pub(super) type BatchResult<V, E> = Result<Option<V>, BatchError<E>>;
 
 /// Key with the callers that wait for its value.
 pub(super) struct WaitingKey<K, V, E> {
     pub(super) key: K,
-    pub(super) callers: Vec<oneshot::Sender<BatchAnswer<V, E>>>,
+    pub(super) callers: Vec<oneshot::Sender<BatchResult<V, E>>>,
 }
 
 impl<K, V: Clone, E> WaitingKey<K, V, E> {
@@ -23,7 +23,7 @@ impl<K, V: Clone, E> WaitingKey<K, V, E> {
     }
 
     /// Replies to all callers; those that have left are skipped.
-    pub(super) fn reply(self, result: &BatchAnswer<V, E>) {
+    pub(super) fn reply(self, result: &BatchResult<V, E>) {
         for caller in self.callers {
             drop(caller.send(result.clone()));
         }
@@ -35,7 +35,7 @@ pub(super) enum CallerAction<K, V, E> {
     /// None: another caller sends the batch.
     None,
     /// Send the batch with this number after the delay.
-    Watch(u64),
+    StartTimer(u64),
     /// Send this batch now.
     Send(Vec<WaitingKey<K, V, E>>),
 }
@@ -58,7 +58,7 @@ impl<K: Eq + Hash + Clone, V, E> BatchQueue<K, V, E> {
     pub(super) fn add(
         &mut self,
         key: K,
-        caller: oneshot::Sender<BatchAnswer<V, E>>,
+        caller: oneshot::Sender<BatchResult<V, E>>,
         most: usize,
     ) -> CallerAction<K, V, E> {
         if let Some(position) = self.positions.get(&key) {
@@ -69,7 +69,7 @@ impl<K: Eq + Hash + Clone, V, E> BatchQueue<K, V, E> {
         self.keys.push(WaitingKey { key, callers: vec![caller] });
         match self.keys.len() {
             length if length >= most => CallerAction::Send(self.take_batch()),
-            1 => CallerAction::Watch(self.number),
+            1 => CallerAction::StartTimer(self.number),
             _ => CallerAction::None,
         }
     }

@@ -33,7 +33,7 @@
 //! | 3 | is it fresh? | serve it: a look-up, a comparison, an `Age` | 4 |
 //! | 4 | is it within stale-while-revalidate? | serve it; one request revalidates it in the background | 5 |
 //! | 5 | does it have a validator? | send a conditional request to the inner service; 304 updates the entry | 6 |
-//! | 6 | does a rule cover it, or has its route lately sent a response that may be stored? (profile `shared`: always) Is another request fetching it? | wait for the head, at most 3 s, then read along as the body arrives; see [below](#long-slow-and-stalled-bodies) | 7 |
+//! | 6 | does a rule cover it, or has its route lately sent a response that may be stored? (profile `shared`: always) Is another request fetching it? | wait for the head, at most 3 s, then read the body as it arrives, or once it is complete if its length is unknown; see [below](#long-slow-and-stalled-bodies) | 7 |
 //! | 7 | fetch it, in a detached task if a rule covers it and it takes time. Does the fetch fail while a stale entry may be served? | serve that entry | 8 |
 //! | 8 | may the response be stored? (decided on its head) | send the head, stream the body to all readers, then store it | send it to this client alone, unchanged; waiting requests fetch without sharing, at once |
 //!
@@ -52,7 +52,7 @@
 //!
 //! # Long, slow and stalled bodies
 //!
-//! A shared fetch is never worse for a client than a fetch of its own:
+//! No client ends later than its own fetch would have by more than `wait`, twice after a failure:
 //!
 //! | the body | the client that triggered the fetch | concurrent requests for the same key |
 //! |---|---|---|

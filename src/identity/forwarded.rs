@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::{HeaderMap, HeaderName};
 
 /// Returns the entries of all lines of `field`, last first: an address, or `None` if it does not parse.
-pub(super) fn entries<'a>(
+pub(super) fn parse_forwarding_field<'a>(
     headers: &'a HeaderMap,
     field: &HeaderName,
     structured: bool,

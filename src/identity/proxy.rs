@@ -141,7 +141,7 @@ impl TrustedProxies {
             Trust::Hops(count) => *count,
         };
         let mut at = peer;
-        let mut entries = forwarded::entries(headers, &self.field, self.field == FORWARDED);
+        let mut entries = forwarded::parse_forwarding_field(headers, &self.field, self.field == FORWARDED);
         while hops > 0 && self.trusts(at) {
             let Some(next) = entries.next().flatten() else { break };
             at = next.to_canonical();
@@ -153,7 +153,7 @@ impl TrustedProxies {
     /// Returns the client's address if the nearest proxy has none: one of a number of trusted hops on a Unix socket.
     pub(super) fn client_behind_hops(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let Trust::Hops(hops) = self.trust else { return None };
-        let entries = forwarded::entries(headers, &self.field, self.field == FORWARDED);
+        let entries = forwarded::parse_forwarding_field(headers, &self.field, self.field == FORWARDED);
         entries.take(hops).map_while(|entry| entry).last()
     }
 

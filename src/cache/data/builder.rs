@@ -131,8 +131,8 @@ impl<V> CachedBuilder<V> {
     }
 
     /// Sets the version of the values' meaning; raise it when a field keeps its name but changes its meaning. Values of
-    /// another version in a shared store are misses; values whose fields have other names, kinds or positions are
-    /// misses in any case. Defaults to 0.
+    /// another version in a shared store are misses; a renamed field, or one of another kind, is a miss in any
+    /// case. Defaults to 0.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self

@@ -10,7 +10,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::base::lock::Mutex;
-use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
+use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::store::{CacheStore, LevelStats};
 use crate::store::memory::MemoryCache;
 
@@ -212,7 +212,7 @@ impl DataBuilder {
             Some(store) => LevelOne::Custom(store),
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
-        let levels = StorePlan { level_1, level_2: self.level_2 };
+        let levels = CacheLevels { level_1, level_2: self.level_2 };
         DataCache::over(Engine::new(levels, self.clock, self.hook))
     }
 }

@@ -7,7 +7,7 @@ use super::key::{self, KeyPart};
 use super::namespace::Namespace;
 use crate::base::error::Error;
 use crate::cache::engine::barrier::{InvalidationScope, Prefix};
-use crate::cache::engine::engine_parts;
+use crate::cache::engine::cache_engine;
 use crate::cache::engine::invalidation::Invalidation;
 
 /// Invalidates values by key, key prefix or tag, or all of a namespace, in constant time.
@@ -140,7 +140,7 @@ impl DataInvalidate {
 
     async fn invalidate_scope(&self, scope: InvalidationScope) -> Result<(), Error> {
         let engine = &self.namespace.engine;
-        engine_parts::invalidate(&*engine.store, &engine.barriers, &Invalidation::new(scope, self.soft)).await
+        cache_engine::invalidate(&*engine.store, &engine.barriers, &Invalidation::new(scope, self.soft)).await
     }
 }
 

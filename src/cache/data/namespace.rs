@@ -18,8 +18,8 @@ use crate::base::error::Error;
 use crate::base::event::Once;
 use crate::base::mode::ModeCell;
 use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::cache_engine::Engine;
 use crate::cache::engine::coalesce::{Coalescer, Role};
-use crate::cache::engine::engine_parts::Engine;
 use crate::cache::engine::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
@@ -232,7 +232,7 @@ impl Namespace {
     }
 
     pub(super) fn store_failed(&self, error: &Error) {
-        crate::cache::engine::engine_parts::emit_store_error(&self.engine.events, error);
+        crate::cache::engine::cache_engine::emit_store_error(&self.engine.events, error);
     }
 
     /// Counts a value that cannot be encoded for other processes, and warns once.

@@ -1,4 +1,4 @@
-//! [`BarrierFilters`]: barriers beyond the exact ones, in bounded memory.
+//! [`BarrierFilters`]: Bloom filters of older invalidations, in bounded memory.
 //!
 //! Older barriers are kept as Bloom filters (Bloom 1970): a name that was invalidated is always found, another one by
 //! chance. Each filter covers a span of generations, and an entry is compared only with those that end after its fetch

@@ -1,7 +1,7 @@
 //! [`ByteStore`]: the port for any server that keeps bytes under names. [`ByteLog`]: its invalidation log, if it has one.
 //!
 //! A byte store knows nothing of HTTP, of entries or of failures. [`RemoteStore`](crate::store::RemoteStore) above it
-//! encodes, checks and encrypts names, and adds the deadline, the circuit breaker and reconnection.
+//! encodes and checks entries, hashes names with a secret, and adds the deadline, the circuit breaker and reconnection.
 
 use std::time::Duration;
 
@@ -65,8 +65,8 @@ use crate::cache::engine::codec::FetchOrder;
 /// # }
 /// ```
 ///
-/// [`testing::contract::bytes`](crate::testing::contract::bytes) tests an implementation. `examples/http_kv.rs` is one in
-/// eighty lines, over a plain HTTP service.
+/// [`testing::contract::bytes`](crate::testing::contract::bytes) tests an implementation. `examples/http_kv/client.rs` is
+/// one in eighty lines, over a plain HTTP service.
 pub trait ByteStore: Send + Sync + 'static {
     /// Returns the values under these names.
     fn get_many(&self, names: Vec<String>) -> BoxFuture<Result<Vec<Option<Bytes>>, Error>>;

@@ -149,7 +149,7 @@ impl Rule {
     /// Declares that responses depend on the identity of the requester and on no other credential. The identity becomes
     /// part of the key. Requests with a credential that yields no identity, or several, bypass the cache.
     ///
-    /// The identity is that of [`Tollgate::identify`](crate::TollgateBuilder::identify), or of
+    /// The identity is that of [`identify`](crate::TollgateBuilder::identify), or of
     /// [`CacheBuilder::identity`](crate::cache::CacheBuilder::identity) for a cache layer used alone; building fails
     /// without either. Verify it first: put an authentication layer outside.
     ///
@@ -334,7 +334,7 @@ impl Rules {
         let apart = self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &otherwise)]);
         if let Some((pattern, _)) = apart.into_iter().find(|(_, rule)| rule.per_identity && !routing.identifies) {
             let message = format!(
-                "cache rule {pattern:?}: per_identity() needs an identity; set Tollgate::identify, or \
+                "cache rule {pattern:?}: per_identity() needs an identity; set one with .identify(…) on the gate, or \
                  CacheBuilder::identity"
             );
             return Err(Error::config(message));
@@ -428,9 +428,7 @@ mod tests {
                 .compile(&Routing { identifies: true, ..Routing::default() })
                 .is_err()
         );
-        assert!(
-            config_error(Rules::new().otherwise(Rule::from_headers().per_identity())).contains("Tollgate::identify")
-        );
+        assert!(config_error(Rules::new().otherwise(Rule::from_headers().per_identity())).contains(".identify("));
     }
 
     #[test]

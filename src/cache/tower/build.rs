@@ -16,8 +16,8 @@ use crate::base::mode::ModeCell;
 use crate::base::route::Patterns;
 use crate::cache::engine::background_slots::BackgroundSlots;
 use crate::cache::engine::body_memory::BodyMemory;
+use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::coalesce::Coalescer;
-use crate::cache::engine::engine_parts::{Engine, LevelOne, StorePlan};
 use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{CompiledRules, Routing};
 use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
@@ -125,7 +125,7 @@ impl CacheBuilder {
             Some(store) => LevelOne::Custom(store),
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
-        let levels = StorePlan { level_1, level_2: self.level_2 };
+        let levels = CacheLevels { level_1, level_2: self.level_2 };
         let Engine { store, barriers, clock, events, in_process } = Engine::new(levels, self.clock, self.hook);
         CacheShared {
             enabled: self.enabled,

@@ -12,7 +12,7 @@ use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::request_head::RequestHead;
 use crate::cache::engine::barrier::InvalidationScope;
-use crate::cache::engine::engine_parts;
+use crate::cache::engine::cache_engine;
 use crate::cache::engine::invalidation::Invalidation;
 use crate::cache::http::key::{CacheKey, Target};
 use crate::cache::http::key_builder::KeyBuilder;
@@ -95,7 +95,7 @@ impl CacheShared {
 
     /// Invalidates entries in this process; the result tells whether other processes will receive it.
     pub(super) fn invalidate(&self, invalidation: &Invalidation) -> MaybeReady<Result<(), Error>> {
-        engine_parts::invalidate(&*self.store, &self.barriers, invalidation)
+        cache_engine::invalidate(&*self.store, &self.barriers, invalidation)
     }
 
     /// Removes the value under a key, which an invalidation has voided, to free its memory.
@@ -113,7 +113,7 @@ impl CacheShared {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
                         if let Err(error) = rest.await {
-                            crate::cache::engine::engine_parts::emit_store_error(&events, &error);
+                            crate::cache::engine::cache_engine::emit_store_error(&events, &error);
                         }
                     });
                 }

@@ -250,7 +250,7 @@ impl Limiter {
     ) -> LimitStep {
         let plain = !reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.has_hook() {
-            return self.finish_with_remote(head, reserves, outcome, at);
+            return self.finish_slow_path(head, reserves, outcome, at);
         }
         self.counters.count(true, false);
         detached_context::note(|notes| notes.limit = Some(LimitNote::Allowed));
@@ -261,7 +261,7 @@ impl Limiter {
     }
 
     #[inline(never)]
-    fn finish_with_remote(
+    fn finish_slow_path(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         reserves: bool,

@@ -27,7 +27,7 @@ pub(crate) struct Engine {
 }
 
 /// Configured levels of a cache.
-pub(crate) struct StorePlan {
+pub(crate) struct CacheLevels {
     /// First level.
     pub(crate) level_1: LevelOne,
     /// Second level.
@@ -43,7 +43,7 @@ pub(crate) enum LevelOne {
 }
 
 impl Engine {
-    pub(crate) fn new(levels: StorePlan, clock: Clock, hook: Option<Hook>) -> Self {
+    pub(crate) fn new(levels: CacheLevels, clock: Clock, hook: Option<Hook>) -> Self {
         clock.warm_up();
         let in_process = matches!(levels.level_1, LevelOne::Memory(_)) && levels.level_2.is_none();
         let level_1 = match levels.level_1 {
