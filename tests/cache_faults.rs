@@ -348,6 +348,34 @@ async fn an_error_goes_to_the_leader_and_stale_stands_in_only_within_its_window(
     assert!(world.is_quiet().await);
 }
 
+#[tokio::test]
+async fn an_entry_that_is_invalidated_during_a_fetch_does_not_stand_in_for_its_failure() {
+    let (answers, fed) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let fed = std::sync::Arc::new(tokio::sync::Mutex::new(fed));
+    let world = World::new(move |asked| {
+        let fed = fed.clone();
+        async move {
+            match asked.call {
+                0 => Ok(reply(&[("cache-control", "max-age=10, stale-if-error=100")], "private no more")),
+                _ => {
+                    fed.lock().await.recv().await;
+                    Ok(reply(&[(":status", "503")], "down"))
+                }
+            }
+        }
+    });
+    world.get("/a").await;
+    world.advance(15);
+    let asked = world.clone();
+    let fetch = tokio::spawn(async move { asked.get("/a").await });
+    while world.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    world.layer.invalidate().all().await.expect("in process");
+    answers.send(()).expect("it waits");
+    assert_eq!(fetch.await.expect("no panic").body, "down");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_that_hangs_costs_the_soft_time_out_while_a_stale_response_may_stand_in() {
     let rule = Rule::ttl(Duration::from_secs(10)).stale_if_error(Duration::from_secs(100));

@@ -92,7 +92,9 @@ async fn without_a_log_removals_reach_other_nodes_in_five_seconds_and_tags_stay_
     one.get("/a").await;
     becomes("it is in the server", async || !server.names().is_empty()).await;
     assert!(two.get("/a").await.is_hit());
-    one.layer.invalidate().key("http://example.com/a").await.expect("removed from the server");
+    let error = one.layer.invalidate().key("http://example.com/a").await.expect_err("removed, but nobody else is told");
+    assert!(error.to_string().contains("no log"), "{error}");
+    assert!(server.names().is_empty());
     assert!(two.get("/a").await.is_hit(), "a copy in memory");
     clock.advance(Duration::from_secs(5));
     assert!(!two.get("/a").await.is_hit(), "asked again, and gone");
@@ -146,6 +148,21 @@ async fn of_two_fetches_the_one_that_began_later_stays_in_every_level() {
 }
 
 type Failure = fn() -> BoxFuture<'static, Result<Bytes, Error>>;
+
+#[tokio::test]
+async fn a_typed_value_that_is_invalidated_by_key_is_gone_from_a_server_without_a_log() {
+    let server = MemoryBytes::new();
+    let node = || tollgate::cache::DataCache::builder().level_2(Arc::new(store(server.clone()))).build();
+    let (one, two) = (node(), node());
+    becomes("both are connected", async || one.levels()[1].up && two.levels()[1].up).await;
+    let users = |data: &tollgate::cache::DataCache| data.cached::<u64>("users").build().expect("a namespace");
+    let (here, there) = (users(&one), users(&two));
+    here.put(7, 42_u64).await.expect("stored");
+    assert_eq!(there.get(7).await.as_deref(), Some(&42));
+    assert!(here.invalidate().key(7).await.is_err(), "nobody else is told");
+    assert!(server.names().is_empty(), "but the value is gone");
+    assert!(users(&node()).get(7).await.is_none());
+}
 
 /// A server that fails in a way of its own.
 struct Broken(Failure, Arc<AtomicUsize>);

@@ -373,6 +373,40 @@ async fn a_cache_rule_that_never_matches_is_warned_about_once() {
 }
 
 #[tokio::test]
+async fn a_request_that_a_handler_sends_through_its_own_gate_is_a_request_like_any_other() {
+    let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_minute(10))).build().expect("a gate");
+    let page = Router::new().route("/page", get(|| async { "page" })).layer(gate.layer());
+    let parts = page.clone();
+    let batch = post(move || async move {
+        let mut statuses = Vec::new();
+        for _ in 0..12 {
+            statuses.push(send(&parts, ask("/page", "192.0.2.1")).await.status());
+        }
+        statuses.iter().filter(|status| **status == StatusCode::OK).count().to_string()
+    });
+    let app = Router::new().route("/batch", batch).layer(gate.layer()).merge(page);
+    let request = Request::post("/batch").header("host", "example.com").body(AxumBody::empty()).expect("a request");
+    let response = send(&app, FakePeer::at("192.0.2.1").mark(request)).await;
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(body, "9", "the batch itself took one of ten");
+}
+
+#[tokio::test]
+async fn a_gate_layered_twice_is_recognized_while_timing_is_off() {
+    let gate = Tollgate::builder()
+        .limit(Limit::per_ip(Quota::per_minute(10)))
+        .cache(Rules::new().route("/a", Rule::ttl(Duration::from_secs(60))))
+        .build()
+        .expect("a gate");
+    gate.set_timing_mode(tollgate::Mode::Off);
+    let app = Router::new().route("/a", get(|| async { "a" })).layer(gate.layer());
+    let app = Router::new().nest("/in", app).layer(gate.layer());
+    let sent = tokio::time::timeout(Duration::from_secs(1), send(&app, ask("/in/a", "192.0.2.1"))).await;
+    let response = sent.expect("no fetch waits for itself");
+    assert_eq!((response.status(), field(&response, "x-ratelimit-remaining")), (StatusCode::OK, "9".into()));
+}
+
+#[tokio::test]
 async fn a_gate_layered_twice_charges_and_fetches_once_and_says_so() {
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let seen = warnings.clone();

@@ -136,9 +136,25 @@ pub(crate) fn answered_from_cache() -> bool {
 }
 
 impl LogSlot {
-    /// Creates the slot of a request of this gate, if it has one.
-    pub(crate) fn new(scope: RequestScope, gate: u16) -> Self {
-        Self { scope: Some(scope), marks: Marks { inside: gate, ..Marks::NONE } }
+    /// Creates the slot of a request that belongs to no gate.
+    pub(crate) fn new(scope: RequestScope) -> Self {
+        Self { scope: Some(scope), marks: Marks::NONE }
+    }
+
+    /// Creates the slot of a gate that measures nothing.
+    pub(crate) fn unmeasured() -> Self {
+        Self { scope: current(), marks: Marks::NONE }
+    }
+
+    /// Notes that the request is inside the gate.
+    pub(crate) fn inside(mut self, gate: u16) -> Self {
+        self.marks.inside = gate;
+        self
+    }
+
+    /// Whether it holds anything.
+    pub(crate) fn is_used(&self) -> bool {
+        self.scope.is_some() || self.marks.inside != 0
     }
 
     /// Creates the slot of a request that the gate has already begun, further out.
@@ -267,7 +283,7 @@ mod tests {
     }
 
     fn slot(name: usize) -> LogSlot {
-        LogSlot::new(Arc::new(Request(name)), 0)
+        LogSlot::new(Arc::new(Request(name)))
     }
 
     fn log(scope: &RequestScope) -> Option<usize> {

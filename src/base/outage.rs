@@ -13,6 +13,8 @@ pub(crate) enum Outage {
     Disconnected,
     /// The server rejected the call.
     Refused,
+    /// The server keeps no log of invalidations.
+    Unlogged,
     /// The queue is full: the answer would arrive too late.
     #[cfg(feature = "redis")]
     Full,
@@ -25,6 +27,7 @@ impl Outage {
             Self::Deadline => "it did not answer in time",
             Self::Disconnected => "it is not connected",
             Self::Refused => "it refused",
+            Self::Unlogged => "it keeps no log",
             #[cfg(feature = "redis")]
             Self::Full => "too much waits for it already",
         }

@@ -19,10 +19,19 @@ pub(crate) fn isolate<T: Send + 'static>(
     store: &'static str,
     ask: impl FnOnce() -> MaybeReady<Result<T, Error>>,
 ) -> MaybeReady<Result<T, Error>> {
+    isolate_within(TIMEOUT, store, ask)
+}
+
+/// As [`isolate`], with another timeout.
+pub(crate) fn isolate_within<T: Send + 'static>(
+    timeout: Duration,
+    store: &'static str,
+    ask: impl FnOnce() -> MaybeReady<Result<T, Error>>,
+) -> MaybeReady<Result<T, Error>> {
     match catch_unwind(AssertUnwindSafe(ask)) {
         Ok(MaybeReady::Ready(answer)) => MaybeReady::Ready(answer),
         Ok(MaybeReady::Pending(answer)) => MaybeReady::Pending(Box::pin(async move {
-            match tokio::time::timeout(TIMEOUT, AssertUnwindSafe(answer).catch_unwind()).await {
+            match tokio::time::timeout(timeout, AssertUnwindSafe(answer).catch_unwind()).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(panicked(store)),
                 Err(late) => Err(Error::store(format!("the store of the {store} did not answer in time"), late)),

@@ -281,6 +281,10 @@ impl CacheStore for RemoteStore {
         }))
     }
 
+    fn deadline(&self) -> Option<Duration> {
+        Some(self.shared.backplane.settings.guard.deadline)
+    }
+
     fn copy_ttl(&self) -> Option<Duration> {
         (!self.shared.backplane.has_log()).then_some(COPY_TTL)
     }

@@ -32,13 +32,16 @@ pub(super) enum LoadPermit {
     Denied,
 }
 
+/// Upper bound of the wait for a lease.
+const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
+
 impl Namespace {
     /// Acquires a permit to load a missing value. Waits for another process's load, at most as long as a lease.
     pub(super) async fn acquire_load_permit(&self, key: &CacheKey) -> LoadPermit {
         if self.engine.in_process || self.settings.lease.is_zero() {
             return LoadPermit::Free;
         }
-        let deadline = runtime_now() + self.settings.lease;
+        let deadline = runtime_now() + self.settings.lease.min(LONGEST_LEASE);
         let mut pause = POLL_INTERVALS.0;
         loop {
             let permit = self.claim(key).await;

@@ -71,14 +71,19 @@ impl DataInvalidate {
     /// ```
     pub async fn key<K: KeyPart>(&self, key: K) -> Result<(), Error> {
         let key = key::key(&self.namespace.key_prefix, &key);
-        self.invalidate_scope(InvalidationScope::Resource(key.resource().into())).await
+        let logged = self.invalidate_scope(InvalidationScope::Resource(key.resource().into())).await;
+        if self.soft {
+            return logged;
+        }
+        // A store without a log knows no other way.
+        logged.and(self.namespace.engine.store.remove(&key).await)
     }
 
     /// Invalidates every value whose key begins with these parts: `("user", 7)` covers `("user", 7, "name")`, and not
     /// `("user", 70)`.
     ///
-    /// Barriers are bounded: 256 prefixes, and 16 384 keys and tags; beyond that the older half becomes one
-    /// invalidation of everything before. To invalidate many groups separately, give each a tag.
+    /// Barriers are bounded: beyond 256 prefixes the older half becomes one invalidation of everything
+    /// before. To invalidate many groups separately, give each a tag.
     ///
     /// # Errors
     /// If other processes cannot be reached.

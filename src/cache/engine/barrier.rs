@@ -46,7 +46,8 @@ struct Mark {
 
 impl Mark {
     fn insert(&mut self, generation: u64, soft: bool) {
-        if soft { self.soft = generation } else { self.hard = generation }
+        let mark = if soft { &mut self.soft } else { &mut self.hard };
+        *mark = (*mark).max(generation);
     }
 
     fn newest(self) -> u64 {

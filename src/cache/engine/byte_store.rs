@@ -16,7 +16,7 @@ use crate::cache::engine::codec::FetchOrder;
 ///
 /// | method | contract |
 /// |---|---|
-/// | [`get_many`](Self::get_many) | one value or `None` for each name, in order; a removed value is never returned again |
+/// | [`get_many`](Self::get_many) | one value or `None` for each name, in order, each in an allocation of its own; a removed value is never returned again |
 /// | [`put`](Self::put) | replaces the value, unless it [may not](may_replace): the fetch of the stored one began later |
 /// | [`remove`](Self::remove) | returns when no reader can see the value any more |
 /// | an error | anything that went wrong; the caller treats it as a miss |
@@ -95,8 +95,9 @@ pub trait ByteStore: Send + Sync + 'static {
         Box::pin(std::future::ready(Err(Error::store("this store cannot be scanned", "no scan"))))
     }
 
-    /// Returns the invalidation log. Without one, invalidations by tag, prefix and pattern stay in their process, and
-    /// other processes keep copies in memory for five seconds at most.
+    /// Returns the invalidation log. Without one, every invalidation stays in its process and returns an error, and only the
+    /// value under a key is removed for all: not those that an identity, a key field or a forwarded scheme keeps apart.
+    /// Other processes keep copies in memory for five seconds at most.
     fn log(&self) -> Option<&dyn ByteLog> {
         None
     }

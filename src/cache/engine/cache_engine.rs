@@ -48,10 +48,10 @@ impl Engine {
         let in_process = matches!(levels.level_1, LevelOne::Memory(_)) && levels.level_2.is_none();
         let level_1 = match levels.level_1 {
             LevelOne::Memory(memory) => memory,
-            LevelOne::Custom(store) => Arc::new(IsolatedStore(store)) as Arc<dyn CacheStore>,
+            LevelOne::Custom(store) => Arc::new(IsolatedStore::new(store)) as Arc<dyn CacheStore>,
         };
         let store = match levels.level_2 {
-            Some(level_2) => Arc::new(Levels::new(level_1, Arc::new(IsolatedStore(level_2)))),
+            Some(level_2) => Arc::new(Levels::new(level_1, Arc::new(IsolatedStore::new(level_2)))),
             None => level_1,
         };
         let (barriers, events) = (Arc::new(Barriers::default()), Events::new(hook));

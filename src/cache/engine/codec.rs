@@ -288,7 +288,7 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64, ord
     let mut headers = HeaderMap::new();
     for _ in 0..reader.count()? {
         let name = HeaderName::from_bytes(reader.bytes()?).ok()?;
-        headers.append(name, HeaderValue::from_bytes(reader.bytes()?).ok()?);
+        headers.try_append(name, HeaderValue::from_bytes(reader.bytes()?).ok()?).ok()?;
     }
     let typed = TypedPayload { weight: reader.u32()?, ..TypedPayload::default() };
     let length = reader.u64()?;

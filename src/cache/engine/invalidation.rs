@@ -33,11 +33,6 @@ impl Invalidation {
         Self { scope, soft }
     }
 
-    /// Whether it concerns one resource, whose value is removed from the store as well.
-    pub(crate) const fn names_one_resource(&self) -> bool {
-        matches!(self.scope, InvalidationScope::Resource(_)) && !self.soft
-    }
-
     /// Creates an invalidation of the entries with this tag.
     ///
     /// # Errors

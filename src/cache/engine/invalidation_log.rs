@@ -76,6 +76,14 @@ impl LogRecord {
     }
 }
 
+impl LogRecord {
+    /// Stands for a record that this version cannot read: it invalidates everything, rather than too little.
+    pub(crate) fn unreadable(number: u64, record: &[u8]) -> Self {
+        let id = LogRecordId { node: u64::from(crc32fast::hash(record)), count: record.len() as u64 };
+        Self { number, id, invalidation: Some(Invalidation::all()) }
+    }
+}
+
 /// Result of applying a message or a page of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LogUpdate {
@@ -126,11 +134,12 @@ impl InvalidationLog {
 
     /// Checks an entry under this key.
     pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+        // Held throughout: a record leaves the pending ones when its barrier is there, and a reset replaces all barriers.
+        let inner = self.inner();
         if self.number() == 0 {
             return Validity::Void;
         }
         let validity = self.barriers.compare(key, &meta.tags, meta.began.fleet);
-        let inner = self.inner();
         let concerned = inner.pending.iter().filter(|(_, invalidation)| invalidation.scope.applies_to(key, &meta.tags));
         concerned.fold(validity, |found, (_, invalidation)| match (found, invalidation.soft) {
             (Validity::Void, _) | (_, false) => Validity::Void,

@@ -14,14 +14,15 @@ use crate::cache::http::stored_head::StoredHead;
 #[derive(Debug, Default)]
 pub(crate) struct LocalBarriers {
     barriers: Barriers,
-    /// Position of the latest barrier: a calendar that is set back does not go back here.
+    /// Latest position: a calendar that is set back does not go back here.
     latest: AtomicU64,
 }
 
 impl LocalBarriers {
     /// Returns the position of a fetch that begins now.
     pub(crate) fn position(&self, wall: SystemTime) -> u64 {
-        (Self::unix_nanos(wall) / 1_000).max(self.latest.load(Ordering::Acquire)).max(1)
+        let now = (Self::unix_nanos(wall) / 1_000).max(1);
+        self.latest.fetch_max(now, Ordering::AcqRel).max(now)
     }
 
     /// Invalidates what began until now.

@@ -159,7 +159,7 @@ impl Entry {
         const LONGEST_FETCH: Duration = Duration::from_secs(300);
         let (old, new) = (&old.meta, &self.meta);
         old.requested_at <= new.requested_at
-            || old.began.local < new.began.local
+            || old.began.is_before(new.began)
             || old.requested_at.since(new.requested_at) > LONGEST_FETCH
     }
 

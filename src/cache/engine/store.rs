@@ -86,6 +86,12 @@ pub trait CacheStore: Send + Sync + 'static {
         MaybeReady::Ready(Ok(()))
     }
 
+    /// Returns the deadline that the store keeps for each call, if it keeps one. Calls of other stores are dropped after
+    /// 250 ms.
+    fn deadline(&self) -> Option<Duration> {
+        None
+    }
+
     /// Returns how long a level in front may serve a copy of what this store holds without asking it; `None` for as long as
     /// the copy lives, since removals in other processes reach it.
     fn copy_ttl(&self) -> Option<Duration> {

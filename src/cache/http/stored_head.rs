@@ -18,6 +18,16 @@ pub(crate) struct LogPosition {
     pub(crate) fleet: u64,
 }
 
+impl LogPosition {
+    /// Whether this position is before that one: by the shared log if both know it, which copies keep.
+    pub(crate) const fn is_before(self, other: Self) -> bool {
+        match self.fleet > 0 && other.fleet > 0 {
+            true => self.fleet < other.fleet,
+            false => self.local < other.local,
+        }
+    }
+}
+
 /// Head of a stored response, shared by all readers.
 pub(crate) struct StoredHead {
     pub(crate) status: StatusCode,

@@ -26,6 +26,7 @@ use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::CacheNote;
 use crate::base::error::BoxError;
+use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::coalesce::{FetchProgress, Leader};
 use crate::cache::engine::record::Entry;
 use crate::cache::http::cache_status::{Forward, Report};
@@ -306,7 +307,8 @@ impl RunningFetch {
         // To its callers, an upstream that rate-limits has failed.
         let is_rate_limited = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
         let failure_class = if is_rate_limited { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
-        if !self.params.may_serve_stale_for(failure_class, &entry.meta, now) {
+        let is_void = self.core.barriers.check(&self.params.key, &entry.meta) == Validity::Void;
+        if is_void || !self.params.may_serve_stale_for(failure_class, &entry.meta, now) {
             return None;
         }
         record_outcome(&self.params.route.stale, CacheNote::Stale);

@@ -9,7 +9,9 @@ use crate::base::maybe_ready::BoxFuture;
 /// Next step of a request after its look-up.
 pub(super) enum NextStep<T> {
     Respond(T),
-    /// Waits for a fetch of its own, or for another request's.
+    /// Fetches for itself alone; the fetch ends with its client.
+    Unshared(BoxFuture<T>),
+    /// Waits for another request's fetch.
     Wait(BoxFuture<T>),
     /// Leads a fetch.
     Lead(BoxFuture<T>, Arc<CacheShared>),
@@ -19,7 +21,7 @@ impl<T: Send + 'static> NextStep<T> {
     pub(super) async fn finish(self) -> T {
         match self {
             Self::Respond(response) => response,
-            Self::Wait(response) => response.await,
+            Self::Unshared(response) | Self::Wait(response) => response.await,
             Self::Lead(fetched, core) => lead(fetched, core).await,
         }
     }

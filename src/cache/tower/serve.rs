@@ -129,7 +129,7 @@ fn start_fetch<O: Origin<B>, B: Send + 'static>(
     let own_part = job.params.wants_part() && !job.stale.as_ref().is_some_and(revalidatable);
     if job.params.head_only || own_part || own_condition {
         job.unchanged = true;
-        return NextStep::Wait(fetch_without_sharing(job, None));
+        return NextStep::Unshared(fetch_without_sharing(job, None));
     }
     if job.stale.is_none()
         && job.beginning.is_none()
@@ -137,10 +137,10 @@ fn start_fetch<O: Origin<B>, B: Send + 'static>(
         && job.core.is_uncovered(&job.params, now)
     {
         job.unchanged = true;
-        return NextStep::Wait(fetch_without_sharing(job, None));
+        return NextStep::Unshared(fetch_without_sharing(job, None));
     }
     if job.core.hit_for_miss.is_marked(&job.params.key, job.core.clock.now()) {
-        return NextStep::Wait(fetch_without_sharing(job, Some(Reason::HitForMiss)));
+        return NextStep::Unshared(fetch_without_sharing(job, Some(Reason::HitForMiss)));
     }
     match join_or_lead(&job.core, &job.params, key) {
         Role::Lead(leader) => lead_unless_completed(job, leader),
@@ -169,6 +169,7 @@ async fn follow<O: Origin<B>, B: Send + 'static>(
     let core = job.core.clone();
     let arrived = core.clock.now();
     let mut deadline = std::pin::pin!(tokio::time::sleep(core.settings.wait));
+    let mut variants = 0;
     loop {
         let outcome = {
             let outcome = std::pin::pin!(follower.wait_for_progress());
@@ -207,7 +208,9 @@ async fn follow<O: Origin<B>, B: Send + 'static>(
             FetchProgress::Streaming(streaming) if !streaming.names.is_empty() => {
                 let selection = vary::selection(&streaming.names, job.request.headers(), core.settings.profile);
                 let own = job.params.key.variant(&selection);
-                if own == key {
+                // Fetches that vary on different fields may name each other's keys.
+                variants += 1;
+                if own == key || variants > 2 {
                     return fetch_without_sharing(*job, Some(Reason::FetchFailed)).await;
                 }
                 key = own;
@@ -309,7 +312,9 @@ async fn fetch_with_fallback_permit<O: Origin<B>, B: Send + 'static>(
 ) -> CacheResult<O::Body, O::Error> {
     let core = job.core.clone();
     let now = core.clock.now();
-    if let Some(entry) = job.stale.as_ref().filter(|entry| job.params.may_serve_stale_for(None, &entry.meta, now)) {
+    let is_valid = |entry: &Arc<Entry>| core.barriers.check(&job.params.key, &entry.meta) != Validity::Void;
+    let usable = |entry: &&Arc<Entry>| is_valid(entry) && job.params.may_serve_stale_for(None, &entry.meta, now);
+    if let Some(entry) = job.stale.as_ref().filter(usable) {
         let report = Report { detail: Some(reason), ..Report::forward(job.forward) };
         return Ok(stale(&job, entry, report));
     }

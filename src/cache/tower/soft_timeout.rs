@@ -53,7 +53,8 @@ impl StaleFallback {
         self,
         next: NextStep<CacheResult<I, E>>,
     ) -> NextStep<CacheResult<I, E>> {
-        if matches!(next, NextStep::Respond(_)) {
+        // An unshared fetch would end with the response.
+        if matches!(next, NextStep::Respond(_) | NextStep::Unshared(_)) {
             return next;
         }
         NextStep::Wait(Box::pin(async move {
@@ -61,7 +62,7 @@ impl StaleFallback {
             match tokio::time::timeout(self.after, &mut response).await {
                 Ok(response) => response,
                 Err(_) if self.is_invalidated() => response.await,
-                // What is dropped here continues in its own task.
+                // A fetch that is led continues in its own task, and a followed one in its leader's.
                 Err(_) => Ok(self.respond()),
             }
         }))

@@ -222,18 +222,12 @@ impl Backplane {
                 None
             }
         };
-        let (this, named) = (self.clone(), invalidation.names_one_resource());
+        let this = self.clone();
         async move {
             let name = this.settings.name;
             let Some(record) = record else {
-                // The value under a key is removed from the store itself.
-                return match named {
-                    true => Ok(()),
-                    false => Err(Error::store(
-                        format!("invalidated in this process; {name} has no log that would tell others"),
-                        "no log",
-                    )),
-                };
+                let message = format!("invalidated in this process; {name} has no log that would tell others");
+                return Err(Error::outage_with(message, Outage::Unlogged));
             };
             this.start();
             this.append(record.into()).await.map_err(|outage| {
@@ -296,7 +290,10 @@ impl Backplane {
 
     async fn read(&self, from: Option<u64>) -> Result<Vec<LogRecord>, Outage> {
         let records = self.call_log(|log| log.read(from)).await?;
-        Ok(records.iter().map_while(|(number, record)| LogRecord::decode(*number, record)).collect())
+        let decode = |(number, record): &(u64, Bytes)| {
+            LogRecord::decode(*number, record).unwrap_or_else(|| LogRecord::unreadable(*number, record))
+        };
+        Ok(records.iter().map(decode).collect())
     }
 
     /// Applies an update; returns false if the log has diverged.

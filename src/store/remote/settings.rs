@@ -10,6 +10,8 @@ use crate::resilience::guard::GuardSettings;
 
 /// Deadline of a look-up.
 const DEADLINE: Duration = Duration::from_millis(50);
+/// Longest deadline: requests wait for it.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
 
 /// Settings of a [`RemoteStore`](super::RemoteStore).
@@ -145,6 +147,12 @@ impl RemoteSettings {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         let name = self.name;
+        if self.guard.deadline > LONGEST_DEADLINE {
+            let deadline = self.guard.deadline;
+            return Err(Error::config(format!(
+                "{name}: a deadline of {deadline:?} is too long; at most {LONGEST_DEADLINE:?}"
+            )));
+        }
         if self.guard.deadline.is_zero() {
             return Err(Error::config(format!("{name}: a deadline of 0 is too short; set a longer one")));
         }

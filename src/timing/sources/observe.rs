@@ -22,7 +22,7 @@ pub(crate) fn observe<F: Future>(work: F, repeats: Repeats) -> Observe<F> {
     let settings = TimingSettings { repeats, ..TimingSettings::default() };
     let route = Arc::new(Route::new("test", Arc::new(TimingShared::new(settings))));
     let log = Arc::new(RequestLog::new(route, None));
-    let mut slot = LogSlot::new(log.clone(), 0);
+    let mut slot = LogSlot::new(log.clone());
     let span = RequestSpan::open(&mut slot);
     Observe { slot, span, log, work }
 }

@@ -87,6 +87,10 @@ impl<F, W> fmt::Debug for ResponseFuture<F, W> {
     }
 }
 
+/// Request extension: the request has passed the gate of this number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct GateMark(pub(super) u16);
+
 /// Measurement of one request, from its call until it is stopped or dropped.
 pub(crate) struct RequestWatch {
     /// Holds the request's route, directly or through its log; empty if the layer is disabled.
@@ -123,13 +127,16 @@ impl ResponseTimes {
 
 impl RequestWatch {
     pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16) -> Self {
-        if detached_context::is_inside_gate(gate) {
+        // A request that a handler sends through its own gate is inside it too, and has no mark.
+        if detached_context::is_inside_gate(gate) && head.extension::<GateMark>() == Some(&GateMark(gate)) {
             state.warn_of_repeated_gate();
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
         }
         let Some(route) = state.begin(head) else {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
+            // A gate that measures nothing still recognizes itself.
+            let slot = if gate == 0 { slot } else { LogSlot::unmeasured().inside(gate) };
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
         };
         let series = ResponseTimes::of(state, head);
@@ -137,9 +144,12 @@ impl RequestWatch {
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
         let mut slot = match outer {
             // Within another timing layer, measurements are added to both.
-            Some(outer) => LogSlot::new(Arc::new(RequestLog::new(route, Some(outer))), gate),
-            None => LogSlot::new(route, gate),
+            Some(outer) => LogSlot::new(Arc::new(RequestLog::new(route, Some(outer)))),
+            None => LogSlot::new(route),
         };
+        if gate != 0 {
+            slot = slot.inside(gate);
+        }
         let span = RequestSpan::open(&mut slot);
         Self { slot, span, started, stopped: false, series }
     }
@@ -147,10 +157,10 @@ impl RequestWatch {
     /// Runs `work` as part of this request.
     #[inline(always)]
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        match self.slot.scope() {
-            Some(_) => self.slot.enter(|| self.span.enter(work)),
+        match self.slot.is_used() {
+            true => self.slot.enter(|| self.span.enter(work)),
             // If this layer is disabled, an outer one may be enabled.
-            None => work(),
+            false => work(),
         }
     }
 

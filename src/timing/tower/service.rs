@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::{RequestWatch, ResponseFuture};
+use super::future::{GateMark, RequestWatch, ResponseFuture};
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::error::BoxError;
 use crate::base::request_head::RequestHead;
@@ -41,8 +41,11 @@ where
     }
 
     #[inline(always)]
-    fn call(&mut self, request: Request<Q>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request), self.gate);
+        if self.gate != 0 {
+            request.extensions_mut().insert(GateMark(self.gate));
+        }
         // A service may start its work, and spawn tasks, before its future is polled.
         let inner = watch.enter(|| self.inner.call(request));
         ResponseFuture::new(inner, watch)

@@ -157,3 +157,20 @@ fn excess_pending_invalidations_become_one_on_everything() {
     assert_eq!(log.pending_count(), 1);
     assert_eq!(check(&log, 10, "anything"), Validity::Void);
 }
+
+#[test]
+fn a_record_of_a_later_version_invalidates_everything_and_the_log_goes_on() {
+    let log = log_from_ten();
+    let unreadable = LogRecord::unreadable(11, b"another version's");
+    assert_eq!(unreadable, LogRecord::unreadable(11, b"another version's"), "the same each time it is read");
+    let page = [record(10, 2, None), unreadable.clone(), record(12, 3, Some("a"))];
+    assert_eq!(
+        log.apply_page(&page),
+        LogUpdate::Applied(
+            [unreadable, page[2].clone()].into_iter().filter_map(|record| record.invalidation).collect()
+        )
+    );
+    assert_eq!(check(&log, 10, "b"), Validity::Void);
+    assert_eq!(check(&log, 11, "b"), Validity::Valid);
+    assert_eq!(log.last_number(), Some(12));
+}
