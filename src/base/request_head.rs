@@ -28,7 +28,7 @@ pub struct RequestHead<'a> {
     router: Option<RouterExtensions<'a>>,
 }
 
-/// What a router left in the extensions, looked up once.
+/// Extensions of a router, looked up once.
 #[derive(Clone, Copy, Debug)]
 struct RouterExtensions<'a> {
     matched_path: Option<&'a str>,

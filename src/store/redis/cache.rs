@@ -81,7 +81,7 @@ impl RemoteStore {
     }
 }
 
-/// What the names of the log are made of, and where its channel is.
+/// Prefix of the names of the log, and the address of its channel.
 struct LogNames {
     prefix: String,
     address: Address,
