@@ -206,6 +206,13 @@ impl<B> fmt::Debug for Body<B> {
 }
 
 /// Error that ended a body early, with the inner service's error, unchanged, as its [source](StdError::source).
+///
+/// ```
+/// fn cause(error: &tollgate::BodyError) -> Option<&(dyn std::error::Error + 'static)> {
+///     std::error::Error::source(error)
+/// }
+/// # let _ = cause;
+/// ```
 #[derive(Debug)]
 pub struct BodyError(BoxError);
 
@@ -233,6 +240,13 @@ impl StdError for BodyError {
 ///
 /// [`Wrap`] is for a layer used alone; [`Keep`] for the layers that `Tollgate` stacks, so that the body is wrapped
 /// once.
+///
+/// ```
+/// use tollgate::body::{Adopt, Wrap};
+///
+/// let body = <Wrap as Adopt<String>>::adopt("page".to_owned());
+/// # let _ = body;
+/// ```
 pub trait Adopt<B>: sealed::Sealed {
     /// The innermost body.
     type Inner;
@@ -242,10 +256,30 @@ pub trait Adopt<B>: sealed::Sealed {
 }
 
 /// Wraps the inner service's body.
+///
+/// ```
+/// use tollgate::body::Wrap;
+/// use tollgate::limit::RateLimit;
+///
+/// fn alone<S>(service: RateLimit<S, Wrap>) -> RateLimit<S> {
+///     service
+/// }
+/// # let _ = alone::<()>;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wrap;
 
 /// Keeps a body that is already a [`Body`].
+///
+/// ```
+/// use tollgate::body::Keep;
+/// use tollgate::timing::Timing;
+///
+/// fn stacked<S: Clone>(service: &Timing<S, Keep>) -> Timing<S, Keep> {
+///     service.clone()
+/// }
+/// # let _ = stacked::<()>;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Keep;
 

@@ -9,6 +9,14 @@ use super::error::Error;
 use crate::base::lock::Mutex;
 
 /// Policy that maps a low budget to longer lifetimes of cache entries. See the [table](Budget).
+///
+/// ```
+/// use tollgate::BudgetPolicy;
+///
+/// let mut policy = BudgetPolicy::default();
+/// policy.max_stretch = 4.0;
+/// assert_eq!(policy.reserve, 0.1);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetPolicy {
@@ -98,6 +106,13 @@ impl BudgetPolicy {
 }
 
 /// Remaining share of one window's budget.
+///
+/// ```
+/// fn is_low(allowance: &tollgate::Allowance) -> bool {
+///     allowance.left < 0.1
+/// }
+/// # let _ = is_low;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Allowance {

@@ -182,6 +182,18 @@ pub enum Event<'a> {
 }
 
 /// Callback for every event. Runs on the request's path: keep it short and do not block.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tollgate::{Event, Hook};
+///
+/// let hook: Hook = Arc::new(|event: &Event<'_>| {
+///     if let Event::Warning { code, message } = event {
+///         eprintln!("{code}: {message}");
+///     }
+/// });
+/// # let _ = hook;
+/// ```
 pub type Hook = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// Sends events to the hook and the log.

@@ -9,6 +9,13 @@ use std::task::{Context, Poll};
 use super::error::BoxError;
 
 /// Boxed future without borrows.
+///
+/// ```
+/// use tollgate::BoxFuture;
+///
+/// let answer: BoxFuture<u8> = Box::pin(async { 2 });
+/// # let _ = answer;
+/// ```
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// Boxes a future and its error.
@@ -80,6 +87,15 @@ impl<T> fmt::Debug for MaybeReady<T> {
 }
 
 /// Future of a [`MaybeReady`].
+///
+/// ```
+/// use tollgate::MaybeReady;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let future = MaybeReady::Ready(1).into_future();
+/// assert_eq!(future.await, 1);
+/// # }
+/// ```
 pub struct MaybeReadyFuture<T>(State<T>);
 
 enum State<T> {

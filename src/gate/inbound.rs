@@ -276,6 +276,14 @@ impl fmt::Debug for Tollgate {
 }
 
 /// Layer of a [`Tollgate`].
+///
+/// ```
+/// use tollgate::{Tollgate, TollgateLayer};
+///
+/// let layer: TollgateLayer = Tollgate::builder().build()?.layer();
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct TollgateLayer {
     pub(super) timing: TimingLayer,
@@ -286,6 +294,15 @@ pub struct TollgateLayer {
 }
 
 /// Service of a [`Tollgate`]: the response body is wrapped once, by the innermost layer.
+///
+/// ```
+/// use tollgate::{Tollgate, TollgateService};
+/// use tower::Layer;
+///
+/// let service: TollgateService<&str> = Tollgate::builder().build()?.layer().layer("the inner service");
+/// # let _ = service;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 pub type TollgateService<S> = Timing<RateLimit<Cache<S, Wrap>, Keep>, Keep>;
 
 impl<S> Layer<S> for TollgateLayer {

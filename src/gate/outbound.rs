@@ -187,6 +187,14 @@ impl fmt::Debug for UpstreamGate {
 }
 
 /// Statistics of an [`UpstreamGate`] since it was built. Serialises to JSON.
+///
+/// ```
+/// use tollgate::Tollgate;
+///
+/// let market = Tollgate::upstream("market").build()?;
+/// assert_eq!(market.stats().calls, 0);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamGateStats {
@@ -210,6 +218,14 @@ pub struct UpstreamGateStats {
 }
 
 /// Layer of an [`UpstreamGate`].
+///
+/// ```
+/// use tollgate::{Tollgate, UpstreamGateLayer};
+///
+/// let layer: UpstreamGateLayer = Tollgate::upstream("market").build()?.layer();
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct UpstreamGateLayer {
     pub(super) timing: TimingLayer,
@@ -220,6 +236,15 @@ pub struct UpstreamGateLayer {
 }
 
 /// Service of an [`UpstreamGate`]: the response body is wrapped once, by the innermost layer.
+///
+/// ```
+/// use tollgate::{Tollgate, UpstreamGateService};
+/// use tower::Layer;
+///
+/// let client: UpstreamGateService<&str> = Tollgate::upstream("market").build()?.layer().layer("a client");
+/// # let _ = client;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 pub type UpstreamGateService<S> = Timing<Cache<Upstream<Credential<S>>, Keep>, Keep>;
 
 impl<S> Layer<S> for UpstreamGateLayer {

@@ -12,6 +12,14 @@ use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
 use crate::timing::{Latency, TimingStats};
 
 /// Statistics of a [`Tollgate`](crate::Tollgate) since it was built. Serialises to JSON.
+///
+/// ```
+/// use tollgate::Tollgate;
+///
+/// let gate = Tollgate::builder().build()?;
+/// assert_eq!((gate.stats().requests, gate.stats().in_flight), (0, 0));
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -57,6 +65,15 @@ pub struct Stats {
 }
 
 /// Modes of the layers of a [`Tollgate`](crate::Tollgate): on, off or shadow.
+///
+/// ```
+/// use tollgate::{Mode, Tollgate};
+///
+/// let gate = Tollgate::builder().build()?;
+/// gate.set_timing_mode(Mode::Shadow);
+/// assert_eq!(gate.stats().modes.timing, Mode::Shadow);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LayerModes {
@@ -69,6 +86,14 @@ pub struct LayerModes {
 }
 
 /// Statistics of one route.
+///
+/// ```
+/// fn hit_ratio(stats: &tollgate::Stats, route: &str) -> Option<f64> {
+///     let route = stats.routes.get(route)?;
+///     Some(route.hits as f64 / route.requests.max(1) as f64)
+/// }
+/// # let _ = hit_ratio;
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RouteReport {

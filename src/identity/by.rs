@@ -76,6 +76,13 @@ pub fn bearer() -> Bearer {
 }
 
 /// Made by [`bearer`].
+///
+/// ```
+/// use tollgate::identity::by;
+///
+/// let token: by::Bearer = by::bearer();
+/// # let _ = token;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Bearer(());
 
@@ -113,6 +120,13 @@ pub fn header(name: &'static str) -> Header {
 }
 
 /// Made by [`header`].
+///
+/// ```
+/// use tollgate::identity::by;
+///
+/// let key: by::Header = by::header("x-api-key");
+/// # let _ = key;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Header(HeaderName, &'static str);
 
@@ -161,6 +175,13 @@ pub fn extension<T: Identity>() -> Extension<T> {
 }
 
 /// Made by [`extension`].
+///
+/// ```
+/// use tollgate::identity::by;
+///
+/// let user: by::Extension<u64> = by::extension();
+/// # let _ = user;
+/// ```
 pub struct Extension<T>(PhantomData<fn() -> T>);
 
 impl<T: Identity> KeyExtractor for Extension<T> {

@@ -19,6 +19,13 @@ type PeerFn = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> Option<SocketAddr> + Send 
 /// 2. Where the peer is a trusted proxy, the one configured forwarding field is walked from the right.
 /// 3. IPv4-mapped IPv6 becomes IPv4 (`to_canonical`), then IPv6 is masked to its prefix, so that a client rotating
 ///    through its own /64 stays one client.
+///
+/// ```
+/// use tollgate::identity::{ClientIp, TrustedProxies, by};
+///
+/// let client: ClientIp = by::client_ip(TrustedProxies::cidrs(["10.0.0.0/8"]));
+/// # let _ = client;
+/// ```
 #[derive(Clone)]
 pub struct ClientIp {
     peer: Option<PeerFn>,

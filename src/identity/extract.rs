@@ -104,6 +104,21 @@ pub trait KeyExtractor: Send + Sync + 'static {
 
 /// Type that is itself an identity: implement it for what your authentication layer inserts into the extensions, and use
 /// [`by::extension`](crate::identity::by::extension).
+///
+/// ```
+/// use tollgate::identity::{Identity, Key};
+///
+/// #[derive(Clone)]
+/// struct User { id: u64 }
+///
+/// impl Identity for User {
+///     fn key(&self) -> Key<'_> {
+///         Key::number("user", self.id)
+///     }
+/// }
+///
+/// assert_eq!(User { id: 7 }.key(), Key::number("user", 7));
+/// ```
 pub trait Identity: Send + Sync + 'static {
     /// This value as a key.
     fn key(&self) -> Key<'_>;
@@ -159,6 +174,13 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
 }
 
 /// The first extractor that answers. Made by [`KeyExtractor::or`].
+///
+/// ```
+/// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+///
+/// let either = by::bearer().or(by::client_ip(TrustedProxies::none()));
+/// # let _ = either;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Or<A, B> {
     first: A,
@@ -207,6 +229,13 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
 }
 
 /// Both identities at once. Made by [`KeyExtractor::and`].
+///
+/// ```
+/// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+///
+/// let both = by::header("x-api-key").and(by::client_ip(TrustedProxies::none()));
+/// # let _ = both;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct And<A, B> {
     first: A,
@@ -242,6 +271,13 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
 }
 
 /// A closure as an extractor. Made by [`by::func`](crate::identity::by::func).
+///
+/// ```
+/// use tollgate::identity::{Key, by};
+///
+/// let tenant = by::func(|head| Some(Key::text("tenant", head.uri().path().to_owned())));
+/// # let _ = tenant;
+/// ```
 #[derive(Clone)]
 pub struct Func<F> {
     extract: F,

@@ -195,6 +195,12 @@ impl fmt::Debug for Key<'_> {
 ///
 /// The hash's secret is drawn per process. Among n live keys the odds that any two share a hash are about n²⁄2⁶⁵:
 /// 3 in 10 000 000 000 for 100 000 keys.
+///
+/// ```
+/// use tollgate::identity::KeyHash;
+///
+/// assert_ne!(KeyHash::from_bits(1), KeyHash::from_bits(2));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyHash(pub(crate) u64);
 
@@ -225,6 +231,13 @@ impl fmt::Debug for KeyHash {
 }
 
 /// Hasher of keys under a secret.
+///
+/// ```
+/// use tollgate::identity::KeyHasher;
+///
+/// let hasher = KeyHasher::random();
+/// # let _ = hasher;
+/// ```
 #[derive(Clone)]
 pub struct KeyHasher(foldhash::quality::RandomState);
 

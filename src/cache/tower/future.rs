@@ -128,6 +128,16 @@ impl AfterBypass {
 
 pin_project! {
     /// Future of a request that is forwarded in the client's own task; `W` wraps its body.
+    ///
+    /// ```no_run
+    /// use std::convert::Infallible;
+    /// use tollgate::cache::CacheLayer;
+    /// use tower::{Layer, Service, service_fn};
+    ///
+    /// let inner = service_fn(async |_: http::Request<String>| Ok::<_, Infallible>(http::Response::new(String::new())));
+    /// let response = CacheLayer::in_memory(1 << 20).layer(inner).call(http::Request::new(String::new())); // no `Host`: it bypasses the cache
+    /// # drop(response);
+    /// ```
     pub struct Bypass<S, B, W>
     where
         S: Service<Request<B>>,

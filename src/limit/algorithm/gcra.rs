@@ -28,6 +28,14 @@ use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
 
 /// Parameters of a token bucket. See the [module](self) for its bound.
+///
+/// ```
+/// use tollgate::limit::Quota;
+///
+/// // Ten at once, then one every 0.6 s.
+/// let bucket = Quota::per_minute(100).bucket(10);
+/// # let _ = bucket;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gcra {
     /// Nanoseconds per unit, rounded up, so that rounding never admits more.

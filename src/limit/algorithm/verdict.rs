@@ -92,4 +92,11 @@ impl fmt::Debug for Verdict {
 }
 
 /// Verdicts on one request, in the order of its checks. Two limits fit without an allocation.
+///
+/// ```
+/// fn admitted(verdicts: &tollgate::limit::Verdicts) -> bool {
+///     verdicts.iter().all(|verdict| verdict.admits())
+/// }
+/// # let _ = admitted;
+/// ```
 pub type Verdicts = SmallVec<[Verdict; 2]>;

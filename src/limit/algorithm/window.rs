@@ -39,6 +39,14 @@ pub(super) const BUCKETS: u64 = 50;
 const RING: usize = BUCKETS as usize + 1;
 
 /// Parameters of an exact window. See the [module](self) for its bound.
+///
+/// ```
+/// use tollgate::limit::Quota;
+///
+/// // At most 100 in any minute.
+/// let window = Quota::per_minute(100);
+/// # let _ = window;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     limit: u32,
@@ -72,6 +80,15 @@ pub struct Log<C = u32> {
 }
 
 /// Counter of a sub-bucket. Saturates: by then the limit is long reached, and stays so for as long.
+///
+/// ```
+/// use tollgate::limit::window::{Count, Log};
+///
+/// fn size<C: Count>() -> usize {
+///     size_of::<Log<C>>()
+/// }
+/// assert!(size::<u16>() < size::<u32>());
+/// ```
 pub trait Count: Copy + sealed::Sealed {
     /// Zero units.
     const ZERO: Self;

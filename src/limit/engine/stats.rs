@@ -50,6 +50,13 @@ pub struct RateLimitStats {
 }
 
 /// Statistics of one limit, or of one of its tiers.
+///
+/// ```
+/// use tollgate::limit::{Quota, RateLimitLayer};
+///
+/// let layer = RateLimitLayer::per_ip(Quota::per_minute(100));
+/// assert_eq!((layer.stats().limits[0].quota.as_str(), layer.stats().limits[0].refused), ("100/min", 0));
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct LimitStats {
@@ -66,6 +73,13 @@ pub struct LimitStats {
 }
 
 /// Rejections on one route.
+///
+/// ```
+/// fn most_refused(stats: &tollgate::limit::RateLimitStats) -> Option<&str> {
+///     stats.routes.iter().max_by_key(|route| route.refused).map(|route| route.route.as_str())
+/// }
+/// # let _ = most_refused;
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RouteRefusals {

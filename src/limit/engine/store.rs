@@ -38,6 +38,11 @@ impl LimitStoreStats {
 }
 
 /// State of a remote store.
+///
+/// ```
+/// let stats = tollgate::limit::RemoteStats::default();
+/// assert_eq!((stats.up, stats.decisions), (false, 0));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RemoteStats {

@@ -120,6 +120,13 @@ impl Outcome<'_> {
 }
 
 /// Decision of one limit, within a [`Decision`].
+///
+/// ```
+/// fn names(decision: &tollgate::limit::Decision) -> Vec<&str> {
+///     decision.limits().iter().map(|limit| limit.name()).collect()
+/// }
+/// # let _ = names;
+/// ```
 #[derive(Clone, Debug)]
 pub struct LimitDecision {
     compiled: Arc<CompiledQuota>,

@@ -25,6 +25,16 @@ pin_project! {
     /// Response future of a [`RateLimit`](crate::limit::RateLimit).
     ///
     /// Not boxed while the store is in process and the inner service is ready.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use tollgate::limit::{Quota, RateLimitLayer};
+    /// use tower::{Layer, Service, service_fn};
+    ///
+    /// let inner = service_fn(async |_: http::Request<String>| Ok::<_, Infallible>(http::Response::new(String::new())));
+    /// let response = RateLimitLayer::per_ip(Quota::per_minute(100)).layer(inner).call(http::Request::new(String::new()));
+    /// # drop(response);
+    /// ```
     pub struct ResponseFuture<S, ReqB, W>
     where
         S: Service<Request<ReqB>>,

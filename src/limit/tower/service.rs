@@ -18,6 +18,14 @@ use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 ///
 /// Always ready: it decides first, and only then waits for the inner service, so that a rejection is sent even while
 /// the inner service is busy. The service that is called is the clone that was polled ready.
+///
+/// ```
+/// use tollgate::limit::{Quota, RateLimit, RateLimitLayer};
+/// use tower::Layer;
+///
+/// let service: RateLimit<&str> = RateLimitLayer::per_ip(Quota::per_minute(100)).layer("the inner service");
+/// # let _ = service;
+/// ```
 pub struct RateLimit<S, W = Wrap> {
     pub(super) inner: S,
     pub(super) limiter: Option<Arc<Limiter>>,

@@ -16,6 +16,11 @@ use crate::resilience::circuit::Circuit;
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// State of a remote store.
+///
+/// ```
+/// let stats = tollgate::GuardStats::default();
+/// assert!(!stats.up && stats.last_error.is_none());
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct GuardStats {

@@ -95,6 +95,13 @@ impl TimingStats {
 }
 
 /// Statistics of one route.
+///
+/// ```
+/// fn slow(stats: &tollgate::timing::TimingStats) -> Vec<&str> {
+///     stats.routes.iter().filter(|route| route.slow > 0).map(|route| route.route.as_str()).collect()
+/// }
+/// # let _ = slow;
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RouteStats {
@@ -129,6 +136,13 @@ pub struct RouteStats {
 }
 
 /// Statistics of one query, or of one other service.
+///
+/// ```
+/// fn costliest(stats: &tollgate::timing::TimingStats) -> Option<&str> {
+///     stats.queries.iter().max_by_key(|query| query.latency.total).map(|query| query.name.as_str())
+/// }
+/// # let _ = costliest;
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct QueryStats {
@@ -147,6 +161,12 @@ pub struct QueryStats {
 }
 
 /// Waits for database connections.
+///
+/// ```
+/// use tollgate::timing::TimingLayer;
+///
+/// assert_eq!(TimingLayer::new().stats().pool.wait.count, 0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -158,6 +178,12 @@ pub struct PoolStats {
 
 /// Recent latencies. Total, mean and percentiles are within 1⁄16 (6.3 %); each window ends now and may reach up to a
 /// sixth further back than its name says.
+///
+/// ```
+/// use tollgate::timing::TimingLayer;
+///
+/// assert_eq!(TimingLayer::new().stats().pool.windows.minute.count, 0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Windows {
@@ -178,6 +204,12 @@ impl Windows {
 }
 
 /// State of [`Harvest`](https://docs.rs/tollgate/latest/tollgate/timing/).
+///
+/// ```
+/// use tollgate::timing::HarvestState;
+///
+/// assert_eq!(HarvestState::default(), HarvestState::Off);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -192,6 +224,15 @@ pub enum HarvestState {
 }
 
 /// Reported finding.
+///
+/// ```
+/// fn print(stats: &tollgate::timing::TimingStats) {
+///     for finding in &stats.findings {
+///         println!("{} on {}: {} times", finding.kind.as_str(), finding.route, finding.count);
+///     }
+/// }
+/// # let _ = print;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
@@ -211,6 +252,13 @@ pub struct Finding {
 }
 
 /// Number of findings of one kind on one route.
+///
+/// ```
+/// fn total(stats: &tollgate::timing::TimingStats) -> u64 {
+///     stats.finding_counts.iter().map(|finding| finding.count).sum()
+/// }
+/// # let _ = total;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FindingCount {
@@ -224,6 +272,13 @@ pub struct FindingCount {
 }
 
 /// Distribution of durations. Percentiles are within 1⁄64 (1.6 %); count, total, mean and maximum are exact.
+///
+/// ```
+/// use tollgate::timing::TimingLayer;
+///
+/// let latency = TimingLayer::new().stats().latency;
+/// assert!(latency.p50 <= latency.p99);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Latency {
@@ -269,6 +324,13 @@ impl Latency {
 }
 
 /// Queries made outside of requests.
+///
+/// ```
+/// fn outside(stats: &tollgate::timing::TimingStats) -> u64 {
+///     stats.unattributed.count
+/// }
+/// # let _ = outside;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Unattributed {
@@ -280,6 +342,13 @@ pub struct Unattributed {
 }
 
 /// One slow request.
+///
+/// ```
+/// fn slowest(stats: &tollgate::timing::TimingStats) -> Option<std::time::Duration> {
+///     stats.slowest.first().map(|request| request.took)
+/// }
+/// # let _ = slowest;
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SlowRequest {
@@ -314,6 +383,13 @@ pub struct SlowRequest {
 }
 
 /// Queries of one name within one request.
+///
+/// ```
+/// fn repeated(request: &tollgate::timing::SlowRequest) -> u64 {
+///     request.queries.iter().map(|query| query.duplicates).sum()
+/// }
+/// # let _ = repeated;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueryShare {

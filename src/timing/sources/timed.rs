@@ -114,6 +114,13 @@ pub fn timed_acquire<F: Future>(future: F) -> Timed<F> {
 
 pin_project! {
     /// Measured future, made by [`timed`], [`timed_query`], [`timed_upstream`] and [`timed_acquire`].
+    ///
+    /// ```
+    /// use tollgate::timing::{Timed, timed_acquire};
+    ///
+    /// let connection: Timed<_> = timed_acquire(async { "a connection" });
+    /// # let _ = connection;
+    /// ```
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct Timed<F>
     where

@@ -30,6 +30,16 @@ use crate::timing::report::server_timing;
 pin_project! {
     /// Response future of a [`Timing`](crate::timing::Timing) service. Dropped before it is ready, the request counts
     /// as cancelled.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use tollgate::timing::TimingLayer;
+    /// use tower::{Layer, Service, service_fn};
+    ///
+    /// let inner = service_fn(async |_: http::Request<String>| Ok::<_, Infallible>(http::Response::new(String::new())));
+    /// let response = TimingLayer::new().layer(inner).call(http::Request::new(String::new()));
+    /// # drop(response);
+    /// ```
     pub struct ResponseFuture<F, W = Wrap> {
         #[pin]
         inner: Option<F>,

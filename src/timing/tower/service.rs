@@ -18,6 +18,14 @@ use crate::timing::engine::state::TimingState;
 /// Measures the requests of an inner service. Made by [`TimingLayer`](crate::timing::TimingLayer).
 ///
 /// It is ready when the inner service is ready, and fails with the inner service's error.
+///
+/// ```
+/// use tollgate::timing::{Timing, TimingLayer};
+/// use tower::Layer;
+///
+/// let service: Timing<&str> = TimingLayer::new().layer("the inner service");
+/// # let _ = service;
+/// ```
 pub struct Timing<S, W = Wrap> {
     pub(super) inner: S,
     pub(crate) state: Arc<TimingState>,

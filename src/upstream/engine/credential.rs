@@ -23,6 +23,16 @@ use tower_service::Service;
 const INTERNAL_CACHE_CONTROL: HeaderName = HeaderName::from_static("tollgate-cache-control");
 
 /// Client whose requests carry the gate's credential. Made by [`UpstreamGate`](crate::UpstreamGate).
+///
+/// ```
+/// use tollgate::Tollgate;
+/// use tower::Layer;
+///
+/// let market = Tollgate::upstream("market").bearer("our-own-key").build()?;
+/// let client = market.layer().layer("a client"); // with a `Credential` around it
+/// # let _ = client;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Credential<S> {
     inner: S,
@@ -72,6 +82,15 @@ impl<S: fmt::Debug> fmt::Debug for Credential<S> {
 
 pin_project! {
     /// Response future of a [`Credential`] service.
+    ///
+    /// ```
+    /// use tollgate::upstream::Credited;
+    ///
+    /// fn boxed<F>(call: Credited<F>) -> std::pin::Pin<Box<Credited<F>>> {
+///     Box::pin(call)
+/// }
+/// # let _ = boxed::<std::future::Ready<()>>;
+    /// ```
     #[derive(Debug)]
     pub struct Credited<F> {
         #[pin]

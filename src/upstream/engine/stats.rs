@@ -14,6 +14,14 @@ use crate::upstream::quota::meter::PointInTime;
 use crate::upstream::quota::rejected::RejectedReason;
 
 /// Statistics of one upstream. Serialises to JSON, with durations in seconds.
+///
+/// ```
+/// use tollgate::upstream::{Credits, UpstreamLayer};
+///
+/// let layer = UpstreamLayer::builder("search").quota(Credits::per_minute(100)).build()?;
+/// assert_eq!((layer.stats().calls, layer.stats().on_limit), (0, "reject"));
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamStats {
@@ -56,6 +64,14 @@ pub struct UpstreamStats {
 }
 
 /// One window of a quota.
+///
+/// ```
+/// use tollgate::upstream::{Credits, UpstreamLayer};
+///
+/// let layer = UpstreamLayer::builder("search").quota(Credits::per_minute(100)).build()?;
+/// assert_eq!(layer.stats().windows[0].remaining, 100);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WindowStats {
@@ -77,6 +93,13 @@ pub struct WindowStats {
 }
 
 /// Statistics of one endpoint.
+///
+/// ```
+/// fn worst(stats: &tollgate::upstream::UpstreamStats) -> Option<&str> {
+///     stats.endpoints.iter().max_by_key(|endpoint| endpoint.failed).map(|endpoint| endpoint.endpoint.as_str())
+/// }
+/// # let _ = worst;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EndpointStats {

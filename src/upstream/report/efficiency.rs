@@ -27,6 +27,16 @@ pub struct EfficiencyReport {
 }
 
 /// Use of one endpoint.
+///
+/// ```
+/// use tollgate::Tollgate;
+///
+/// let market = Tollgate::upstream("market").build()?;
+/// for row in market.report().rows {
+///     println!("{}: {} calls for {} requests", row.endpoint, row.calls, row.requests);
+/// }
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EndpointReport {

@@ -25,6 +25,18 @@ use crate::upstream::quota::rejected::{Error, Rejected};
 pin_project! {
     /// Response future of an [`Upstream`](crate::upstream::Upstream) service. A call that is dropped before its
     /// response stays spent.
+    ///
+    /// ```no_run
+    /// use std::convert::Infallible;
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    /// use tower::{Layer, Service, service_fn};
+    ///
+    /// let layer = UpstreamLayer::builder("search").quota(Credits::per_minute(100)).build()?;
+    /// let inner = service_fn(async |_: http::Request<String>| Ok::<_, Infallible>(http::Response::new(String::new())));
+    /// let response = layer.layer(inner).call(http::Request::new(String::new()));
+    /// # drop(response);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub struct ResponseFuture<S, Q, W>
     where
         S: Service<Request<Q>>,

@@ -20,6 +20,16 @@ use crate::upstream::quota::rejected::Error;
 ///
 /// It is always ready: a rejected call neither waits for the client nor touches it. Any other call waits for a clone
 /// of the client to be ready, then calls that clone.
+///
+/// ```
+/// use tollgate::upstream::{Credits, UpstreamLayer};
+/// use tower::Layer;
+///
+/// let layer = UpstreamLayer::builder("search").quota(Credits::per_minute(100)).build()?;
+/// let client = layer.layer("a client");
+/// # let _ = client;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
 pub struct Upstream<S, W = Wrap> {
     pub(super) inner: S,
     pub(crate) core: Arc<UpstreamShared>,
