@@ -126,6 +126,14 @@ pub struct Allowance {
 
 impl Allowance {
     /// Creates the remaining share `left`, 0 to 1, of a window that ends at `ends`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{Allowance, Timestamp};
+    ///
+    /// let half = Allowance::new(0.5, Duration::from_secs(3_600), Timestamp::ZERO);
+    /// assert_eq!(half.left, 0.5);
+    /// ```
     #[must_use]
     pub const fn new(left: f64, window: Duration, ends: Timestamp) -> Self {
         Self { left, window, ends }

@@ -197,6 +197,13 @@ struct ManualTime {
 
 impl ManualClock {
     /// Creates a clock at 2026-01-01T00:00:00Z, with a monotonic reading a day after its origin.
+    ///
+    /// ```
+    /// use tollgate::{Clock, ManualClock};
+    ///
+    /// let clock = Clock::Manual(ManualClock::new());
+    /// # let _ = clock;
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600))
@@ -220,6 +227,17 @@ impl ManualClock {
     }
 
     /// Moves both readings forward by `by`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{Clock, ManualClock};
+    ///
+    /// let hand = ManualClock::new();
+    /// let clock = Clock::Manual(hand.clone());
+    /// let before = clock.now();
+    /// hand.advance(Duration::from_secs(60));
+    /// assert_eq!(clock.now().since(before), Duration::from_secs(60));
+    /// ```
     pub fn advance(&self, by: Duration) {
         self.0.mono.fetch_add(nanos(by), Ordering::AcqRel);
         self.0.wall.fetch_add(nanos(by), Ordering::AcqRel);

@@ -40,6 +40,13 @@ impl FleetSecret {
     }
 
     /// Creates a secret from these bytes.
+    ///
+    /// ```
+    /// use tollgate::identity::FleetSecret;
+    ///
+    /// let secret = FleetSecret::new("the same on every node");
+    /// # let _ = secret;
+    /// ```
     #[must_use]
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
         let secret = Self::default();

@@ -123,6 +123,13 @@ pub struct ScanPage {
 
 impl ScanPage {
     /// Creates a page.
+    ///
+    /// ```
+    /// use tollgate::cache::ScanPage;
+    ///
+    /// let empty = ScanPage::new(Vec::new(), None);
+    /// assert!(empty.next.is_none());
+    /// ```
     #[must_use]
     pub const fn new(heads: Vec<(String, Bytes)>, next: Option<String>) -> Self {
         Self { heads, next }

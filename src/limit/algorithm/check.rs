@@ -30,6 +30,14 @@ pub struct Check {
 
 impl Check {
     /// Creates an enforced check of one unit.
+    ///
+    /// ```
+    /// use tollgate::identity::KeyHash;
+    /// use tollgate::limit::{Check, Quota};
+    ///
+    /// let check = Check::new(KeyHash::from_bits(7), Quota::per_minute(100));
+    /// # let _ = check;
+    /// ```
     #[must_use]
     pub const fn new(key: KeyHash, quota: Quota) -> Self {
         Self { key, quota, cost: 1, enforced: true, fleet: 0 }
@@ -87,6 +95,15 @@ pub struct Settlement {
 
 impl Settlement {
     /// Creates a settlement of `check`, charged at `at`, to its actual cost.
+    ///
+    /// ```
+    /// use tollgate::Timestamp;
+    /// use tollgate::identity::KeyHash;
+    /// use tollgate::limit::{Check, Quota, Settlement};
+    ///
+    /// let check = Check::new(KeyHash::from_bits(7), Quota::per_minute(100));
+    /// assert_eq!(Settlement::new(check, Timestamp::ZERO, 3).actual, 3);
+    /// ```
     #[must_use]
     pub const fn new(check: Check, at: Timestamp, actual: u32) -> Self {
         Self { check, at, actual }

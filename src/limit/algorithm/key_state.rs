@@ -205,6 +205,13 @@ const fn mismatch() -> Verdict {
 
 impl KeyState {
     /// Creates the state of an unused key.
+    ///
+    /// ```
+    /// use tollgate::limit::{KeyState, Quota};
+    ///
+    /// let state = KeyState::new(Quota::per_minute(100));
+    /// # let _ = state;
+    /// ```
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         Self { quota, history: KeyHistory::none(quota) }

@@ -30,6 +30,14 @@ impl Verdict {
     /// Creates a verdict: admitted if `wait` is `None`, else rejected for that long (at least a nanosecond).
     /// `remaining` is the number of units that would be admitted now, `reset` the time until `remaining` equals the
     /// limit.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::limit::Verdict;
+    ///
+    /// let rejected = Verdict::new(Some(Duration::from_secs(3)), 0, Duration::from_secs(60));
+    /// assert!(!rejected.admits());
+    /// ```
     #[must_use]
     pub const fn new(wait: Option<Duration>, remaining: u32, reset: Duration) -> Self {
         let wait = match wait {

@@ -133,6 +133,13 @@ mod sealed {
 
 impl Log {
     /// Creates the log of an unused key.
+    ///
+    /// ```
+    /// use tollgate::limit::window::Log;
+    ///
+    /// let unused = <Log>::new();
+    /// # let _ = unused;
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         Self::idle(Timestamp::ZERO)

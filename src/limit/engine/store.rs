@@ -31,6 +31,12 @@ pub struct LimitStoreStats {
 
 impl LimitStoreStats {
     /// Creates the statistics from their values.
+    ///
+    /// ```
+    /// use tollgate::limit::LimitStoreStats;
+    ///
+    /// assert_eq!(LimitStoreStats::new(12, 100_000, 0).keys, 12);
+    /// ```
     #[must_use]
     pub const fn new(keys: u64, capacity: u64, evicted: u64) -> Self {
         Self { keys, capacity, evicted }

@@ -55,6 +55,16 @@ impl TierLookup {
     /// Creates a look-up that calls `load` with the identity found by `identify`.
     ///
     /// A request without an identity, or with a tier of `None`, is anonymous.
+    ///
+    /// ```
+    /// use tollgate::limit::TierLookup;
+    ///
+    /// let lookup = TierLookup::new(
+    ///     |head| head.extension::<u64>().copied(),
+    ///     |user: u64| async move { Ok::<_, std::io::Error>((user == 7).then(|| "pro".to_owned())) },
+    /// );
+    /// # let _ = lookup;
+    /// ```
     pub fn new<Id, I, L, F, E>(identify: I, load: L) -> Self
     where
         Id: Hash + Send + 'static,

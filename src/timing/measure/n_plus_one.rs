@@ -56,6 +56,14 @@ pub struct Repeats {
 
 impl Repeats {
     /// Creates the defaults: N+1 from 5 repetitions, without a minimum total time, and duplicates.
+    ///
+    /// ```
+    /// use tollgate::timing::{Repeats, TimingLayer};
+    ///
+    /// let timing = TimingLayer::builder().repeats_on("/export", Repeats::new()).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     pub const fn new() -> Self {
         Self { times: 5, floor: Duration::ZERO, duplicates: true, allowed: Vec::new() }
     }

@@ -57,6 +57,14 @@ pub(crate) struct ObservedLimit {
 
 impl ObservedLimits {
     /// Creates an empty report.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::upstream::ObservedLimits;
+    ///
+    /// let observed = ObservedLimits::new().limit("requests", 100, 42, Duration::from_secs(60));
+    /// # let _ = observed;
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -22,6 +22,13 @@ pub struct CallPace {
 
 impl CallPace {
     /// Creates a pace of `calls` per second.
+    ///
+    /// ```
+    /// use tollgate::upstream::CallPace;
+    ///
+    /// let pace = CallPace::per_second(10);
+    /// # let _ = pace;
+    /// ```
     #[must_use]
     pub const fn per_second(calls: u32) -> Self {
         Self { calls, period: Duration::from_secs(1), burst: 1 }
