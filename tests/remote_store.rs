@@ -19,7 +19,7 @@ use tollgate::cache::{ByteStore, CacheStore};
 use tollgate::store::{RemoteSettings, RemoteStore};
 use tollgate::testing::{MemoryBytes, contract};
 use tollgate::{Clock, Error, ManualClock};
-use world::{World, reply};
+use world::{World, data, fed, reply};
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("cache-tag", "prices")];
 
@@ -145,6 +145,48 @@ async fn of_two_fetches_the_one_that_began_later_stays_in_every_level() {
             assert_eq!(other.get("/a").await.body, "answer 1");
         }
     }
+}
+
+#[tokio::test]
+async fn a_fetch_that_began_later_replaces_one_whose_head_came_later() {
+    let (slow, (feed, body)) = (Arc::new(tokio::sync::Notify::new()), fed());
+    let (released, body) = (slow.clone(), std::sync::Mutex::new(Some(body)));
+    let clock = ManualClock::new();
+    let world = World::with(
+        |builder| builder.clock(Clock::Manual(clock.clone())).wait(Duration::from_millis(20)),
+        move |asked| {
+            let released = released.clone();
+            let body = if asked.call == 1 { body.lock().expect("no panic").take() } else { None };
+            async move {
+                if asked.call == 0 {
+                    released.notified().await;
+                }
+                let mut response = reply(MINUTE, "first");
+                if let Some(body) = body {
+                    *response.body_mut() = body;
+                }
+                Ok(response)
+            }
+        },
+    );
+    let ask = |world: &World| {
+        let world = world.clone();
+        tokio::spawn(async move { world.get("/a").await.body })
+    };
+    let first = ask(&world);
+    becomes("the first fetch has begun", async || world.calls() == 1).await;
+    clock.advance(Duration::from_secs(1));
+    let second = ask(&world);
+    becomes("the second has begun", async || world.calls() == 2).await;
+    clock.advance(Duration::from_secs(1));
+    slow.notify_one();
+    assert_eq!(first.await.expect("no panic"), "first");
+    becomes("the first is stored", async || world.get("/a").await.is_hit()).await;
+    feed.send(data("second")).expect("it is read");
+    drop(feed);
+    assert_eq!(second.await.expect("no panic"), "second");
+    assert!(world.is_quiet().await);
+    assert_eq!(world.get("/a").await.body, "second");
 }
 
 type Failure = fn() -> BoxFuture<'static, Result<Bytes, Error>>;

@@ -331,7 +331,7 @@ where
     }
     // A newer value was put or the key invalidated if this load is no longer current.
     if current {
-        namespace.store_loaded(&entry, requested_at).await;
+        namespace.store_loaded(&entry).await;
         if !leader.is_none_or(Leader::is_current) {
             // Invalidated or replaced while storing: remove the entry rather than keep a possibly older one.
             namespace.remove(key).await;

@@ -174,8 +174,8 @@ impl Namespace {
         }
     }
 
-    /// Stores a value requested at `requested_at`, unless it was invalidated or replaced meanwhile.
-    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>, requested_at: Timestamp) {
+    /// Stores a loaded value, unless it was invalidated or replaced meanwhile.
+    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>) {
         let (key, meta) = (&entry.key, &entry.meta);
         if let Err(error) = self.check_storable(entry) {
             // A lifetime of zero set by the load is not an error.
@@ -187,10 +187,10 @@ impl Namespace {
         if self.engine.barriers.check(key, meta) != Validity::Valid {
             return;
         }
-        // An entry stored after this load began may be newer.
+        // A load that began later, or a put, is newer.
         let stored = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
         let is_valid = |old: &Entry| self.engine.barriers.check(key, &old.meta) == Validity::Valid;
-        if stored.is_some_and(|old| old.meta.stored_at > requested_at && is_valid(&old)) {
+        if stored.is_some_and(|old| !meta.may_replace(&old.meta) && is_valid(&old)) {
             return;
         }
         match self.put(entry).await {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::Write;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -151,16 +151,6 @@ impl Entry {
     #[must_use]
     pub fn retain_until(&self) -> Timestamp {
         self.meta.deadlines.retain_until
-    }
-
-    /// Whether this entry may replace that one: its fetch began later, by the clock or after a later invalidation, or so
-    /// much earlier that a clock was set back.
-    pub(crate) fn may_replace(&self, old: &Self) -> bool {
-        const LONGEST_FETCH: Duration = Duration::from_secs(300);
-        let (old, new) = (&old.meta, &self.meta);
-        old.requested_at <= new.requested_at
-            || old.began.is_before(new.began)
-            || old.requested_at.since(new.requested_at) > LONGEST_FETCH
     }
 
     /// Whether this is a typed value that no other process could decode: it has no encoded form.

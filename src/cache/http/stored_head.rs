@@ -54,7 +54,18 @@ pub(crate) struct StoredHead {
     pub(crate) copied_at: AtomicU64,
 }
 
+/// Longest difference between the starts of two fetches that are compared; beyond it a clock was set back.
+const LONGEST_FETCH: Duration = Duration::from_secs(300);
+
 impl StoredHead {
+    /// Whether this response may replace that one: its fetch began later, by the clock or after a later invalidation, or so
+    /// much earlier that a clock was set back.
+    pub(crate) fn may_replace(&self, old: &Self) -> bool {
+        old.requested_at <= self.requested_at
+            || old.began.is_before(self.began)
+            || old.requested_at.since(self.requested_at) > LONGEST_FETCH
+    }
+
     /// Returns the time since the freshness lifetime ended.
     pub(crate) fn staleness_at(&self, now: Timestamp) -> Duration {
         now.since(self.deadlines.fresh_until) + self.deadlines.initial_staleness

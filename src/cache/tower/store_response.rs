@@ -105,7 +105,7 @@ impl StoreTask {
             _ => None,
         };
         // RFC 9111 §4: "the cache MUST use the most recent one".
-        if old.as_ref().is_some_and(|old| old.meta.stored_at > self.meta.stored_at) {
+        if old.as_ref().is_some_and(|old| !self.meta.may_replace(&old.meta)) {
             return Err(Reason::Superseded);
         }
         let Some(part) = self.part else {

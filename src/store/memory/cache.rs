@@ -77,7 +77,7 @@ impl CacheStore for MemoryCache {
         // Asked first, since a look-up counts as a use of the key, by which moka admits.
         if self.entries.contains_key(key)
             && let (Stored::Entry(new), Some(Stored::Entry(old))) = (&stored, self.entries.get(key))
-            && !new.may_replace(&old)
+            && !new.meta.may_replace(&old.meta)
         {
             self.superseded.fetch_add(1, Ordering::Relaxed);
             return MaybeReady::Ready(Ok(()));
