@@ -145,6 +145,7 @@ pub use data::{
 pub use engine::byte_store::{ByteLog, ByteStore, LogMessage, ScanPage, may_replace};
 pub use engine::invalidation::Invalidation;
 pub use engine::invalidation_sink::InvalidationSink;
+pub use engine::lease::{GetOrClaim, Lease, LeaseState};
 pub use engine::record::{Entry, Stored, VaryIndex};
 #[cfg(feature = "testing")]
 pub(crate) use engine::sample::{encoded_for_tests, entry_for_tests};

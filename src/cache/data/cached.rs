@@ -19,6 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
+use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::record::{Blocks, Entry};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::Freshness;
@@ -62,6 +63,8 @@ pub(super) enum TypedLookup<V> {
     RefreshDue(Arc<V>, Arc<Entry>),
     /// A value to serve only if a load fails or exceeds a timeout.
     Expired(Arc<V>, Arc<Entry>),
+    /// A value that was invalidated.
+    Invalidated,
     /// No value.
     Miss,
 }
@@ -163,7 +166,7 @@ where
         let (value, entry) = self.new_entry(&key, value.into(), requested_at, began);
         self.namespace.check_storable(&entry)?;
         self.namespace.check_encoded(&entry)?;
-        self.namespace.fetches.remove(&key, None);
+        self.namespace.fetches.remove(&key);
         self.namespace.put(&entry).await.map(|()| value)
     }
 
@@ -259,7 +262,7 @@ where
                 self.namespace.counters.stale(entry.meta.took);
                 Some(value)
             }
-            TypedLookup::Expired(..) | TypedLookup::Miss => {
+            TypedLookup::Expired(..) | TypedLookup::Miss | TypedLookup::Invalidated => {
                 count(&self.namespace.counters.misses);
                 None
             }
@@ -273,7 +276,8 @@ where
         let Some(entry) = entry else { return TypedLookup::Miss };
         let freshness = self.namespace.freshness(key, &entry, now);
         if freshness == Freshness::Unusable {
-            return TypedLookup::Miss;
+            let validity = self.namespace.engine.barriers.check(key, &entry.meta);
+            return if validity == Validity::Void { TypedLookup::Invalidated } else { TypedLookup::Miss };
         }
         let Some(value) = self.value(&entry) else { return TypedLookup::Miss };
         match freshness {

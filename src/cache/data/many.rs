@@ -162,7 +162,7 @@ impl<V> Cached<V> {
             TypedLookup::Value(_, entry) => counters.hit(entry.meta.took),
             TypedLookup::BudgetStretched(_, entry) => counters.budget_stretched(entry.meta.took),
             TypedLookup::RefreshDue(_, entry) => counters.stale(entry.meta.took),
-            TypedLookup::Expired(..) | TypedLookup::Miss => {}
+            TypedLookup::Expired(..) | TypedLookup::Miss | TypedLookup::Invalidated => {}
         }
     }
 }

@@ -19,10 +19,13 @@ use crate::base::event::Once;
 use crate::base::mode::ModeCell;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::cache_engine::Engine;
-use crate::cache::engine::coalesce::{Coalescer, Role};
+use crate::cache::engine::coalesce::deadlines::FetchDeadlines;
+use crate::cache::engine::coalesce::table::{Coalescer, Role};
+use crate::cache::engine::entry_freshness;
+use crate::cache::engine::fetch_permit::FetchPermit;
 use crate::cache::engine::record::{Entry, Stored, StoredBody, TypedPayload};
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::policy::{self, Freshness};
+use crate::cache::http::policy::Freshness;
 use crate::cache::http::stored_head::{LogPosition, StoredHead};
 use crate::cache::http::tag;
 
@@ -61,6 +64,11 @@ pub(super) struct NamespaceSettings {
 }
 
 impl NamespaceSettings {
+    /// Returns the deadlines of a caller that has just arrived.
+    pub(super) fn deadlines(&self, has_stale: bool) -> FetchDeadlines {
+        FetchDeadlines::new(self.soft_timeout.filter(|_| has_stale), self.wait, self.hard_timeout)
+    }
+
     /// Returns how long a load may run: with a hard timeout, until neither its caller nor its followers wait for it.
     pub(super) fn load_timeout(&self) -> Option<Duration> {
         self.hard_timeout.map(|hard| hard.max(self.wait))
@@ -83,31 +91,7 @@ impl Namespace {
     /// Returns the freshness of an entry. A fresh one costs two comparisons.
     #[inline]
     pub(super) fn freshness(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
-        match (policy::freshness(&entry.meta.deadlines, now), self.engine.barriers.check(key, &entry.meta)) {
-            (Freshness::Fresh, Validity::Valid) => Freshness::Fresh,
-            (freshness, validity) => self.stale_freshness(entry, freshness, validity, now),
-        }
-    }
-
-    fn stale_freshness(&self, entry: &Entry, freshness: Freshness, validity: Validity, now: Timestamp) -> Freshness {
-        let deadlines = &entry.meta.deadlines;
-        match (validity, freshness) {
-            (Validity::Void, _) | (_, Freshness::Unusable) => Freshness::Unusable,
-            (Validity::Valid, freshness) => match &self.settings.budget {
-                Some(budget) => {
-                    policy::stretched_freshness(freshness, deadlines, entry.meta.stored_at, budget.effect(now), now)
-                }
-                None => freshness,
-            },
-            // Marked stale: treated as expired just now.
-            (Validity::Stale, Freshness::Fresh | Freshness::RefreshAhead) => {
-                match deadlines.revalidate_until > deadlines.fresh_until {
-                    true => Freshness::StaleWhileRevalidate,
-                    false => Freshness::Stale { on_error: deadlines.error_until > deadlines.fresh_until },
-                }
-            }
-            (Validity::Stale, freshness) => freshness,
-        }
+        entry_freshness::freshness(&self.engine.barriers, key, &entry.meta, self.settings.budget.as_ref(), now)
     }
 
     /// Whether this entry may be served if a load fails or exceeds a timeout.
@@ -138,6 +122,19 @@ impl Namespace {
         let barriers = &self.engine.barriers;
         let is_invalidated = |began| barriers.compare(key, &self.settings.tags, began) != Validity::Valid;
         self.fetches.join_or_lead(key, barriers.generation(), is_invalidated)
+    }
+
+    /// Acquires a permit of the fleet to load a missing value. Waits for another process's load, at most as long as a lease.
+    pub(super) async fn acquire_permit(&self, key: &CacheKey) -> FetchPermit {
+        let longest = self.settings.lease;
+        if self.engine.in_process || longest.is_zero() {
+            return FetchPermit::Free;
+        }
+        let usable = |stored: &Stored| match stored {
+            Stored::Entry(entry) => self.freshness(key, entry, self.engine.clock.now()) == Freshness::Fresh,
+            Stored::Vary(_) => false,
+        };
+        self.engine.acquire_permit(key, self.engine.lease(key, longest), None, longest, usable).await
     }
 
     /// Creates the entry of a value that has just been loaded.
@@ -187,13 +184,9 @@ impl Namespace {
         if self.engine.barriers.check(key, meta) != Validity::Valid {
             return;
         }
-        // A load that began later, or a put, is newer.
-        let stored = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
-        let is_valid = |old: &Entry| self.engine.barriers.check(key, &old.meta) == Validity::Valid;
-        if stored.is_some_and(|old| !meta.may_replace(&old.meta) && is_valid(&old)) {
-            return;
-        }
         match self.put(entry).await {
+            // A load that began later, or a put, is newer.
+            Err(error) if error.is_superseded() => {}
             Err(error) if error.is_too_large() => {
                 let text = format!("{:?}: a loaded value is not kept; {error}", self.name);
                 self.engine.events.warn_once(&self.too_large, "value-too-large", &text);

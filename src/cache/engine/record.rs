@@ -265,6 +265,14 @@ pub enum Stored {
 }
 
 impl Stored {
+    /// Whether this value may replace a stored one: its fetch began later, or the other is an index.
+    pub(crate) fn may_replace(&self, old: &Self) -> bool {
+        match (self, old) {
+            (Self::Entry(new), Self::Entry(old)) => new.meta.may_replace(&old.meta),
+            _ => true,
+        }
+    }
+
     /// Returns the key under which the value was stored.
     ///
     /// ```

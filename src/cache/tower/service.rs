@@ -159,6 +159,9 @@ impl<S: Clone, W> Cache<S, W> {
             unchanged: false,
             is_shadow: false,
             forward: Forward::UriMiss,
+            is_refetch: false,
+            asked: None,
+            lease: None,
         }
     }
 

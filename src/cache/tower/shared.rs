@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::empty_body::EmptyBody;
+use super::fetch_progress::FetchProgress;
 use super::live_rules::{LiveRules, MatchedRule, RuleSet};
 use super::stats::{CacheCounters, CacheStats, RouteCounters, count};
 use crate::base::clock::{Clock, Timestamp};
@@ -22,12 +23,13 @@ use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::{UNMATCHED, has_parameters};
 use crate::cache::data::DataCache;
-use crate::cache::engine::background_slots::BackgroundSlots;
 use crate::cache::engine::barrier::Barriers;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::cache_engine::Engine;
 use crate::cache::engine::cache_engine::emit_store_error;
-use crate::cache::engine::coalesce::Coalescer;
+use crate::cache::engine::coalesce::table::Coalescer;
+use crate::cache::engine::fetch_bounds::FetchBounds;
+use crate::cache::engine::fetch_permit::MissLease;
 use crate::cache::engine::hit_for_miss::HitForMiss;
 use crate::cache::engine::min_uses::MinUses;
 use crate::cache::engine::storable_routes::StorableRoutes;
@@ -60,7 +62,7 @@ pub(super) struct CacheShared {
     pub(super) in_process: bool,
     pub(super) clock: Clock,
     pub(super) events: Events,
-    pub(super) fetches: Arc<Coalescer>,
+    pub(super) fetches: Arc<Coalescer<FetchProgress>>,
     pub(super) barriers: Arc<Barriers>,
     pub(super) hit_for_miss: HitForMiss,
     pub(super) storable_routes: StorableRoutes,
@@ -69,10 +71,9 @@ pub(super) struct CacheShared {
     pub(super) counters: CacheCounters,
     /// Memory of bodies outside the store.
     pub(super) body_memory: Arc<BodyMemory>,
-    /// Fetches that outlive their clients.
-    pub(super) detached_fetches: Arc<BackgroundSlots>,
-    /// Background refreshes.
-    pub(super) refreshes: Arc<BackgroundSlots>,
+    pub(super) bounds: Arc<FetchBounds>,
+    /// Tells this process's leases from those of others.
+    pub(super) token: u64,
     /// Makes an empty request body, for completions.
     pub(super) empty_body: Option<EmptyBody>,
     pub(super) nonces: AtomicU64,
@@ -221,6 +222,12 @@ impl CacheShared {
         Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), directives))
     }
 
+    /// Returns the lease of a request whose rule has one.
+    pub(super) fn miss_lease(&self, params: &CacheRequest) -> Option<Arc<MissLease>> {
+        let ttl = self.rules.rule(&params.rule).lease_ttl.filter(|_| !params.head_only)?;
+        Some(MissLease::new(self.engine().lease(&params.key, ttl)))
+    }
+
     pub(super) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
         KeyParts {
             default_scheme: self.settings.default_scheme,
@@ -233,7 +240,8 @@ impl CacheShared {
     pub(super) fn engine(&self) -> Engine {
         let (store, barriers) = (self.store.clone(), self.barriers.clone());
         let (clock, events) = (self.clock.clone(), self.events.clone());
-        Engine { store, barriers, clock, events, in_process: self.in_process }
+        let (in_process, token, bounds) = (self.in_process, self.token, self.bounds.clone());
+        Engine { store, barriers, clock, events, in_process, token, bounds }
     }
 
     /// Returns the log position to record at the start of a fetch.
@@ -284,7 +292,7 @@ impl CacheShared {
         stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
         stats.fetches_in_flight = self.fetches.count();
         stats.in_flight_bytes = self.body_memory.used();
-        stats.background_fetches = self.detached_fetches.in_use() + self.refreshes.in_use();
+        stats.background_fetches = self.bounds.detached.in_use() + self.bounds.refreshes.in_use();
         stats.unmatched_rules = self.rules.with_current(RuleSet::unmatched);
         stats.mode = if self.enabled { self.mode.get() } else { Mode::Off };
         stats

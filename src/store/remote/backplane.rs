@@ -23,13 +23,14 @@ use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::names::{KeyNames, random};
+use super::names::KeyNames;
 use super::settings::RemoteSettings;
 use crate::base::clock::{Clock, runtime_now};
 use crate::base::error::Error;
 use crate::base::lock::{Mutex, RwLock};
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::outage::Outage;
+use crate::base::random::random;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::codec::FleetClock;
 use crate::cache::engine::invalidation_log::{InvalidationLog, LogRecord, LogUpdate};
