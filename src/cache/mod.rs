@@ -151,6 +151,7 @@ pub use engine::record::{Entry, Stored, VaryIndex};
 pub(crate) use engine::sample::{encoded_for_tests, entry_for_tests};
 pub use engine::store::{CacheStore, LevelStats};
 pub use engine::tiered::Levels;
+pub use engine::typed_value::TypedValue;
 pub use http::conformance;
 pub use http::key::CacheKey;
 pub use http::reason::Reason;

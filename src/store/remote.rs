@@ -157,13 +157,11 @@ impl Shared {
                 return None;
             }
         };
-        let found = match &found {
-            Stored::Vary(_) => return Some(found),
-            Stored::Entry(entry) => match self.backplane.check(key, &entry.meta) {
-                Validity::Void => return None,
-                Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
-                Validity::Valid => found,
-            },
+        let Some(meta) = found.meta() else { return Some(found) };
+        let found = match self.backplane.check(key, meta) {
+            Validity::Void => return None,
+            Validity::Stale => found.marked_stale(self.backplane.clock().now()),
+            Validity::Valid => found,
         };
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(found)
@@ -191,11 +189,9 @@ impl Shared {
         stored: &Stored,
         now: Timestamp,
     ) -> Result<Option<(String, Bytes, Duration)>, Error> {
-        let (ttl, known) = match stored {
-            Stored::Entry(entry) => {
-                (entry.retain_until().since(now), entry.meta.began.fleet > 0 && !entry.stays_in_process())
-            }
-            Stored::Vary(_) => (INDEX_TTL, true),
+        let (ttl, known) = match stored.meta() {
+            Some(meta) => (meta.deadlines.retain_until.since(now), meta.began.fleet > 0 && !stored.stays_in_process()),
+            None => (INDEX_TTL, true),
         };
         // Without a log position the validity could not be checked later.
         if nanos(ttl) < 1_000_000 || !known {

@@ -28,8 +28,9 @@ use crate::cache::engine::coalesce::deadlines::{FetchDeadlines, PassedDeadline};
 use crate::cache::engine::coalesce::detached_fetch;
 use crate::cache::engine::coalesce::table::{Leader, Role};
 use crate::cache::engine::fetch_permit::FetchPermit;
-use crate::cache::engine::record::{Entry, Stored};
+use crate::cache::engine::record::Stored;
 use crate::cache::engine::refresh::Refresh;
+use crate::cache::engine::typed_value::TypedValue;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::reason::Reason;
 
@@ -41,7 +42,7 @@ struct Caller<V, F> {
     cached: Cached<V>,
     key: CacheKey,
     /// A stale value to serve if the load fails or exceeds a timeout.
-    stale: Option<(Arc<V>, Arc<Entry>)>,
+    stale: Option<(Arc<V>, Arc<TypedValue>)>,
     /// Whether the value was invalidated.
     is_refetch: bool,
     load: F,
@@ -139,16 +140,16 @@ where
     }
 
     /// Refreshes a value in the background while it is served, at most once at a time.
-    fn refresh(self, old: Arc<Entry>) {
+    fn refresh(self, old: Arc<TypedValue>) {
         let Self { cached, key, load, .. } = self;
         let namespace = cached.namespace.clone();
         if !namespace.engine.may_refresh(&key, namespace.engine.clock.now()) {
             return;
         }
         let Role::Lead(leader) = namespace.join(&key) else { return };
-        let (lease, publish) = (namespace.settings.lease, LoadProgress::Loaded as fn(Arc<Entry>) -> _);
+        let (lease, publish) = (namespace.settings.lease, LoadProgress::of as fn(Stored) -> _);
         namespace.engine.clone().refresh(
-            Refresh { key: key.clone(), old, leader, lease, publish },
+            Refresh { key: key.clone(), old: Stored::Value(old), leader, lease, publish },
             move |leader| async move {
                 // A failure has no caller: it is counted, and the old value remains in use.
                 load_and_store(&cached, &key, load, Some(&leader)).await.is_ok()
@@ -235,7 +236,7 @@ where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Returns the value of another caller's load, unless it was invalidated.
-    fn shared_value(&self, entry: &Entry) -> Option<Arc<V>> {
+    fn shared_value(&self, entry: &TypedValue) -> Option<Arc<V>> {
         let namespace = &self.cached.namespace;
         let is_valid = namespace.engine.barriers.check(&self.key, &entry.meta) == Validity::Valid;
         let value = is_valid.then(|| self.cached.value(entry)).flatten()?;
@@ -287,7 +288,7 @@ where
         Some(_) => namespace.acquire_permit(&key).await,
         None => FetchPermit::Free,
     };
-    if let FetchPermit::Stored(Stored::Entry(entry)) = &permit
+    if let FetchPermit::Stored(Stored::Value(entry)) = &permit
         && let Some(value) = cached.value(entry)
     {
         if let Some(leader) = &leader {

@@ -14,7 +14,7 @@ use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::random::random;
-use crate::cache::http::stored_head::LogPosition;
+use crate::cache::http::record_meta::LogPosition;
 
 /// Store, barriers, clock and events of a cache. Clones share it.
 #[derive(Clone)]

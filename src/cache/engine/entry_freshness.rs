@@ -5,14 +5,14 @@ use crate::base::budget::Budget;
 use crate::base::clock::Timestamp;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::{self, Freshness};
-use crate::cache::http::stored_head::StoredHead;
+use crate::cache::http::record_meta::RecordMeta;
 
 /// Returns the freshness of an entry. A fresh one costs two comparisons.
 #[inline]
 pub(crate) fn freshness(
     barriers: &Barriers,
     key: &CacheKey,
-    meta: &StoredHead,
+    meta: &RecordMeta,
     budget: Option<&Budget>,
     now: Timestamp,
 ) -> Freshness {
@@ -26,7 +26,7 @@ pub(crate) fn freshness(
 fn not_just_fresh(
     freshness: Freshness,
     validity: Validity,
-    meta: &StoredHead,
+    meta: &RecordMeta,
     budget: Option<&Budget>,
     now: Timestamp,
 ) -> Freshness {

@@ -34,3 +34,4 @@ pub(super) mod store;
 pub(super) mod stored_keys;
 pub(super) mod tee;
 pub(super) mod tiered;
+pub(super) mod typed_value;

@@ -1,7 +1,6 @@
 //! Background refreshes: one at a time per key, one per fleet, and fewer after failures.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::coalesce::detached_fetch::detach;
@@ -10,19 +9,19 @@ use crate::base::clock::Timestamp;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::cache_engine::Engine;
 use crate::cache::engine::fetch_permit::FetchPermit;
-use crate::cache::engine::record::{Entry, Stored};
+use crate::cache::engine::record::Stored;
 use crate::cache::http::key::CacheKey;
 
-/// Entry to refresh while it is served.
+/// Record to refresh while it is served.
 pub(crate) struct Refresh<P> {
     /// Primary key.
     pub(crate) key: CacheKey,
-    pub(crate) old: Arc<Entry>,
+    pub(crate) old: Stored,
     pub(crate) leader: Leader<P>,
     /// How long other processes leave the refresh to this one; zero for no lease.
     pub(crate) lease: Duration,
     /// What followers get if another process has refreshed it.
-    pub(crate) publish: fn(Arc<Entry>) -> P,
+    pub(crate) publish: fn(Stored) -> Option<P>,
 }
 
 impl Engine {
@@ -45,12 +44,12 @@ impl Engine {
                 true => FetchPermit::Free,
                 false => {
                     let newer = |stored: &Stored| self.is_newer(stored, &key, &old);
-                    self.acquire_refresh_permit(&old.key, self.lease(&old.key, lease), newer).await
+                    self.acquire_refresh_permit(old.key(), self.lease(old.key(), lease), newer).await
                 }
             };
             match permit {
-                FetchPermit::Stored(Stored::Entry(entry)) => leader.publish(publish(entry)),
-                FetchPermit::Stored(Stored::Vary(_)) | FetchPermit::Held => {}
+                FetchPermit::Stored(stored) => drop(publish(stored).map(|progress| leader.publish(progress))),
+                FetchPermit::Held => {}
                 FetchPermit::Free | FetchPermit::Uncacheable | FetchPermit::Leased(_) => {
                     let outcome = RefreshOutcome { engine: &self, key: &key };
                     if fetch(leader).await {
@@ -66,13 +65,13 @@ impl Engine {
         });
     }
 
-    /// Whether this entry replaces the one that is served.
-    fn is_newer(&self, stored: &Stored, key: &CacheKey, old: &Entry) -> bool {
-        let Stored::Entry(found) = stored else { return false };
-        found.key == old.key
-            && found.meta.stored_at > old.meta.stored_at
-            && self.clock.now() < found.meta.deadlines.refresh_from
-            && self.barriers.check(key, &found.meta) == Validity::Valid
+    /// Whether this record replaces the one that is served.
+    fn is_newer(&self, stored: &Stored, key: &CacheKey, old: &Stored) -> bool {
+        let (Some(found), Some(served)) = (stored.meta(), old.meta()) else { return false };
+        stored.key() == old.key()
+            && found.stored_at > served.stored_at
+            && self.clock.now() < found.deadlines.refresh_from
+            && self.barriers.check(key, found) == Validity::Valid
     }
 }
 

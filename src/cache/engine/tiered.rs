@@ -72,39 +72,32 @@ impl Levels {
     /// Returns the value of level 1, unless it may have been removed from level 2 meanwhile.
     fn current(&self, found: Option<Stored>, now: Timestamp) -> Option<Stored> {
         let Some(ttl) = self.copy_ttl else { return found };
-        found.filter(|found| match found {
-            Stored::Entry(entry) => {
-                let copied_at = Timestamp::from_nanos(entry.meta.copied_at.load(Ordering::Relaxed));
-                now < copied_at + ttl
-            }
-            Stored::Vary(_) => false,
+        found.filter(|found| {
+            let copied_at = found.meta().map(|meta| Timestamp::from_nanos(meta.copied_at.load(Ordering::Relaxed)));
+            copied_at.is_some_and(|copied_at| now < copied_at + ttl)
         })
     }
 
     /// Whether a value of level 1 may be served without querying level 2.
     fn serves(&self, key: &CacheKey, found: &Stored, now: Timestamp) -> bool {
-        let Stored::Entry(entry) = found else { return true };
-        let deadlines = &entry.meta.deadlines;
+        let Some(meta) = found.meta() else { return true };
+        let deadlines = &meta.deadlines;
         self.is_valid(key, found) && now < deadlines.fresh_until.max(deadlines.revalidate_until)
     }
 
     /// Whether the value is not invalidated.
     fn is_valid(&self, key: &CacheKey, found: &Stored) -> bool {
-        let Stored::Entry(entry) = found else { return true };
-        self.sink.get().is_none_or(|sink| sink.check(key, &entry.meta) == Validity::Valid)
+        let Some(meta) = found.meta() else { return true };
+        self.sink.get().is_none_or(|sink| sink.check(key, meta) == Validity::Valid)
     }
 
     /// Whether a value of level 2 takes precedence over that of level 1.
     fn prefers(&self, key: &CacheKey, level_1: Option<&Stored>) -> impl Fn(&Stored) -> bool + Send + 'static + use<> {
         // RFC 9111 §4: the most recent response is used; an invalidated one does not match.
-        let newest = match level_1 {
-            Some(Stored::Entry(entry)) if level_1.is_some_and(|level_1| self.is_valid(key, level_1)) => {
-                Some(entry.meta.stored_at)
-            }
-            _ => None,
-        };
-        move |found| match (found, newest) {
-            (Stored::Entry(found), Some(newest)) => found.meta.stored_at > newest,
+        let newest =
+            level_1.filter(|level_1| self.is_valid(key, level_1)).and_then(Stored::meta).map(|meta| meta.stored_at);
+        move |found| match (found.meta(), newest) {
+            (Some(found), Some(newest)) => found.stored_at > newest,
             _ => true,
         }
     }
@@ -301,8 +294,8 @@ impl fmt::Debug for Levels {
 
 /// Notes the time at which level 1 takes a value.
 fn note_copy(stored: &Stored, now: Timestamp) {
-    if let Stored::Entry(entry) = stored {
-        entry.meta.copied_at.store(now.as_nanos(), Ordering::Relaxed);
+    if let Some(meta) = stored.meta() {
+        meta.copied_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 }
 

@@ -34,10 +34,10 @@ use crate::cache::engine::record::Entry;
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::freshness::ExchangeTimes;
 use crate::cache::http::reason::Reason;
+use crate::cache::http::record_meta::LogPosition;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::storability::{self, StoreContext};
 use crate::cache::http::store_hint::StoreHint;
-use crate::cache::http::stored_head::LogPosition;
 use crate::cache::http::{policy, validators, vary};
 
 /// Result of a request.

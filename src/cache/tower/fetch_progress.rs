@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cache::engine::record::Entry;
+use crate::cache::engine::record::{Entry, Stored};
 use crate::cache::engine::tee::Tee;
 use crate::cache::http::stored_head::StoredHead;
 
@@ -25,4 +25,14 @@ pub(super) enum FetchProgress {
     Stored(Arc<Entry>),
     /// The response belongs to the leader's client only.
     NotShareable,
+}
+
+impl FetchProgress {
+    /// Returns the progress of a fetch whose response another process has stored.
+    pub(super) fn of(stored: Stored) -> Option<Self> {
+        match stored {
+            Stored::Entry(entry) => Some(Self::Stored(entry)),
+            _ => None,
+        }
+    }
 }

@@ -90,6 +90,7 @@ async fn acquire_permit(core: &CacheShared, params: &CacheRequest, asked: &MissL
         Stored::Entry(entry) => core.entry_freshness(&params.key, entry, core.clock.now()) == Freshness::Fresh,
         // A variant may be stored by now.
         Stored::Vary(_) => true,
+        Stored::Value(_) => false,
     };
     asked.acquire_permit(&core.engine(), &params.key, core.settings.wait, usable).await
 }

@@ -19,7 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::coalesce::caller;
 use crate::cache::engine::coalesce::table::Role;
-use crate::cache::engine::record::Entry;
+use crate::cache::engine::record::{Entry, Stored};
 use crate::cache::engine::refresh::Refresh;
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::key::CacheKey;
@@ -148,8 +148,8 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &
     }
     job.forward = Forward::Stale;
     // The lease lasts as long as requests wait for a fetch in this process.
-    let (lease, publish) = (core.settings.wait, FetchProgress::Stored as fn(Arc<Entry>) -> _);
-    let refresh = Refresh { key: job.params.key.clone(), old: entry.clone(), leader, lease, publish };
+    let (lease, publish) = (core.settings.wait, FetchProgress::of as fn(Stored) -> _);
+    let refresh = Refresh { key: job.params.key.clone(), old: Stored::Entry(entry.clone()), leader, lease, publish };
     engine.refresh(refresh, move |leader| async move {
         job.stale = Some(entry);
         // A refresh without a head by the idle timeout is aborted.

@@ -41,10 +41,11 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 use crate::cache::http::policy;
 use crate::cache::http::reason::Reason;
+use crate::cache::http::record_meta::LogPosition;
 use crate::cache::http::request_flags::{self, HostField, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
-use crate::cache::http::stored_head::{LogPosition, StoredHead};
+use crate::cache::http::stored_head::StoredHead;
 
 /// Number of requests after which a rule that never served is reported.
 const USELESS_AFTER: u64 = 100;

@@ -12,7 +12,7 @@ use super::stats::{RouteCounters, count};
 use crate::base::headers::number;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::fetch_permit::HeldLease;
-use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
+use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, Variant, VaryIndex};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::ContentRange;
 use crate::cache::http::reason::Reason;
@@ -106,14 +106,7 @@ impl StoreTask {
     /// Creates the entry, combined with a stored part.
     async fn entry(&self, key: CacheKey, body: StoredBody, length: u64) -> Result<Entry, Reason> {
         let Some(part) = self.part else {
-            return Ok(Entry {
-                key,
-                meta: with_length(&self.meta, length),
-                body,
-                length,
-                partial: None,
-                typed: TypedPayload::default(),
-            });
+            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
         };
         let old = match self.read(&key).await {
             Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
@@ -130,7 +123,7 @@ impl StoreTask {
         let length = part.span.len();
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
-        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part), typed: TypedPayload::default() })
+        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part) })
     }
 
     async fn read(&self, key: &CacheKey) -> Option<Stored> {

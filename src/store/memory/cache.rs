@@ -61,7 +61,7 @@ impl MemoryCache {
 impl CacheStore for MemoryCache {
     fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         let found = self.entries.get(key);
-        if matches!(found, Some(Stored::Entry(_))) {
+        if found.as_ref().is_some_and(|found| found.meta().is_some()) {
             self.hits.fetch_add(1, Ordering::Relaxed);
         }
         MaybeReady::Ready(Ok(found))
