@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use http::header::AsHeaderName;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
+use super::route::RouteKind;
+
 /// Borrowed view of a request without its body.
 ///
 /// ```
@@ -26,6 +28,8 @@ pub struct RequestHead<'a> {
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
     router: Option<RouterExtensions<'a>>,
+    /// The route, if an outer layer of the same gate has determined it.
+    route: Option<RouteKind>,
 }
 
 /// Extensions of a router, looked up once.
@@ -45,14 +49,29 @@ impl<'a> RequestHead<'a> {
             headers: request.headers(),
             extensions: request.extensions(),
             router: None,
+            route: None,
         }
+    }
+
+    /// Notes the route that an outer layer of the same gate has determined for this request.
+    #[must_use]
+    #[inline]
+    pub(crate) const fn with_route(self, route: Option<RouteKind>) -> Self {
+        Self { route, ..self }
+    }
+
+    /// Returns the route, if it is known.
+    #[inline]
+    pub(crate) const fn route(&self) -> Option<RouteKind> {
+        self.route
     }
 
     /// Looks up once what several decisions ask for: the extensions of a router.
     #[must_use]
     #[inline]
     pub(crate) fn with_router_extensions(self) -> Self {
-        let router = RouterExtensions { matched_path: matched_path(&self), original_uri: original_uri(&self) };
+        let matched_path = if self.route == Some(RouteKind::Unknown) { None } else { matched_path(&self) };
+        let router = RouterExtensions { matched_path, original_uri: original_uri(&self) };
         Self { router: Some(router), ..self }
     }
 

@@ -69,7 +69,17 @@ impl Match {
     }
 }
 
-/// Source of a request's route.
+/// Source of a request's route, as layers that declare the same routes share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    /// The declared route with this index.
+    Declared(u32),
+    /// The route that a router matched.
+    Routed,
+    Unknown,
+}
+
+/// Source of a request's route, with its name.
 enum Route<'a> {
     /// The declared route with this index.
     Declared(usize),
@@ -156,8 +166,8 @@ impl Patterns {
         }
         match self.route(head) {
             Route::Declared(route) => {
-                let name = || self.declared.as_ref().and_then(|declared| self.covering(&declared.names[route]));
-                self.of_declared[route].map(Match::exact).or_else(name)
+                let name = || self.declared.as_ref().and_then(|declared| self.covering(declared.names.get(route)?));
+                self.of_declared.get(route).copied().flatten().map(Match::exact).or_else(name)
             }
             Route::Routed(route) => {
                 let found = self.pattern_equal_to(route).map(Match::exact).or_else(|| self.covering(route));
@@ -172,24 +182,38 @@ impl Patterns {
     pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
         let declared = self.declared.as_deref();
         match self.route(head) {
-            Route::Declared(route) => declared.map_or(UNMATCHED, |declared| &*declared.names[route]),
+            Route::Declared(route) => {
+                declared.and_then(|declared| declared.names.get(route)).map_or(UNMATCHED, |name| &**name)
+            }
             Route::Routed(route) => route,
             Route::Unknown if declared.is_some() => UNMATCHED,
             Route::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
         }
     }
 
-    /// Returns the route of this request: the one that a router matched, unless that only mounts the service and a declared
+    /// Determines the route of this request: the one that a router matched, unless that only mounts the service and a declared
     /// route is more specific.
-    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+    pub(crate) fn kind(&self, head: &RequestHead<'_>) -> RouteKind {
+        if let Some(known) = head.route() {
+            return known;
+        }
         let routed = self.routed(head);
         if let Some(declared) = &self.declared
             && let Some(route) = declared.at(self.path(head))
             && routed.is_none_or(|routed| covers(routed, &declared.names[route]))
+            && let Ok(route) = u32::try_from(route)
         {
-            return Route::Declared(route);
+            return RouteKind::Declared(route);
         }
-        routed.map_or(Route::Unknown, Route::Routed)
+        if routed.is_some() { RouteKind::Routed } else { RouteKind::Unknown }
+    }
+
+    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+        match self.kind(head) {
+            RouteKind::Declared(route) => Route::Declared(route as usize),
+            RouteKind::Routed => self.routed(head).map_or(Route::Unknown, Route::Routed),
+            RouteKind::Unknown => Route::Unknown,
+        }
     }
 
     /// Returns the path of the whole target, with the prefix that a nested router has stripped.
@@ -205,6 +229,11 @@ impl Patterns {
             self.catch_alls.iter().filter(|(prefix, _)| route.starts_with(&**prefix) && route.len() > prefix.len());
         let longest = covering.max_by_key(|(prefix, _)| prefix.len());
         longest.map(|(_, place)| Match { is_wider: true, ..Match::exact(*place) })
+    }
+
+    /// Whether there are no patterns.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 
     pub(crate) fn names(&self) -> &[Box<str>] {

@@ -10,6 +10,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
+use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
 #[cfg(feature = "redis")]
@@ -43,6 +44,7 @@ pub struct TollgateBuilder {
     cache: CacheBuilder,
     cached: bool,
     timing: TimingBuilder,
+    routes: Vec<Box<str>>,
     cost_per_call: Option<f64>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
@@ -56,6 +58,7 @@ impl Default for TollgateBuilder {
             cache: CacheLayer::builder(),
             cached: false,
             timing: TimingLayer::builder(),
+            routes: Vec::new(),
             cost_per_call: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -106,11 +109,9 @@ impl TollgateBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn routes(self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
-        let patterns: Vec<_> = patterns.into_iter().collect();
-        let routes: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
-        let gate = self.limits_with(|limits| limits.routes(&routes)).timing_with(|timing| timing.routes(&routes));
-        Self { cache: gate.cache.routes(&routes), ..gate }
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.routes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().into()));
+        self
     }
 
     /// Adds a limit, or [`Tiers`](crate::limit::Tiers). All limits make one decision.
@@ -296,10 +297,19 @@ impl TollgateBuilder {
         let cache = this.cache.identified_by(identify, own);
         let cache = if this.cached { cache } else { cache.enabled(false) };
         static GATES: AtomicU16 = AtomicU16::new(1);
-        // After 65 535 gates the numbers start again; 0 stands for none.
-        let number = GATES.fetch_add(1, Ordering::Relaxed);
-        let layer =
-            TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()?, number };
+        let place = GatePlace {
+            // After 65 535 gates the numbers start again; 0 stands for none.
+            number: GATES.fetch_add(1, Ordering::Relaxed),
+            shares_clock: limits.own_clock().is(cache.own_clock()) && limits.own_clock().is(this.timing.own_clock()),
+            shares_routes: true,
+        };
+        let routes = declared(&[&this.routes, limits.declared_routes(), cache.declared_routes(), this.timing.declared_routes()]);
+        let layer = TollgateLayer {
+            timing: this.timing.declare(&routes).build()?,
+            limit: limits.declare(routes.clone()).build()?,
+            cache: cache.declare(routes).build()?,
+            place,
+        };
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }
 
@@ -315,6 +325,17 @@ impl TollgateBuilder {
         }
         redis.check().map(|()| self)
     }
+}
+
+/// Joins the routes that were declared for the gate and for single layers: all layers declare all of them.
+fn declared(lists: &[&[Box<str>]]) -> Vec<Box<str>> {
+    let mut routes: Vec<Box<str>> = Vec::new();
+    for route in lists.iter().copied().flatten() {
+        if !routes.contains(route) {
+            routes.push(route.clone());
+        }
+    }
+    routes
 }
 
 impl fmt::Debug for TollgateBuilder {

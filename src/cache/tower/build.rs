@@ -12,6 +12,7 @@ use super::live_rules::LiveRules;
 use super::shared::CacheShared;
 use super::stats::CacheCounters;
 use crate::base::error::Error;
+use crate::base::event::Once;
 use crate::base::mode::ModeCell;
 use crate::base::route::Patterns;
 use crate::cache::engine::background_slots::BackgroundSlots;
@@ -150,6 +151,7 @@ impl CacheBuilder {
             refreshes: BackgroundSlots::new(MAX_BACKGROUND),
             empty_body: self.empty_body,
             nonces: AtomicU64::new(0),
+            unresolved: Once::new(),
             data: OnceLock::new(),
         }
     }

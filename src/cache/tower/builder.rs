@@ -186,6 +186,22 @@ impl CacheBuilder {
         self
     }
 
+    /// Returns the declared routes.
+    pub(crate) fn declared_routes(&self) -> &[Box<str>] {
+        &self.routes
+    }
+
+    /// Returns the clock.
+    pub(crate) const fn own_clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Replaces the declared routes.
+    pub(crate) fn declare(mut self, routes: Vec<Box<str>>) -> Self {
+        self.routes = routes;
+        self
+    }
+
     /// Declares the routes of the service, in axum's syntax, for requests that no axum router has matched. Those are
     /// requests to a layer around the whole Router, in fallbacks, in `nest_service`, and around hyper and tonic
     /// services. Such requests get the rule of the declared route that matches their path, selected as a router does.

@@ -10,6 +10,7 @@ use super::stats::RuleCounters;
 use crate::base::lock::RwLock;
 use crate::base::request_head::RequestHead;
 use crate::cache::http::rules::{CompiledRules, Rule};
+use crate::context::RequestContext;
 
 /// Compiled rules with their counters.
 #[derive(Debug)]
@@ -72,6 +73,11 @@ impl LiveRules {
         let (is_guess, has_own_name) =
             (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed));
         MatchedRule { replacement, index, is_guess, has_own_name }
+    }
+
+    /// Determines the route of a request for all layers of its gate.
+    pub(super) fn routed_head<'a>(&self, head: RequestHead<'a>, context: &mut RequestContext) -> RequestHead<'a> {
+        context.routed(&self.built.rules.patterns, head)
     }
 
     /// Returns the rule.

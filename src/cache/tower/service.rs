@@ -2,6 +2,7 @@
 //! service's; all others a boxed one.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ use super::lookup::LookupResult;
 use super::origin::InnerService;
 use super::respond::{self, RequestView};
 use super::serve;
-use super::shared::{CacheRequest, CacheShared};
+use super::shared::{CacheRequest, CacheShared, Unusable};
 use super::stats::record_outcome;
 use super::uncovered::UncoveredFetch;
 use super::unsafe_invalidation::UnsafeRequest;
@@ -24,6 +25,7 @@ use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::BoxError;
+use crate::base::maybe_ready::BoxFuture;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::cache::http::cache_status::{Forward, Report};
@@ -32,6 +34,7 @@ use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::policy::Freshness;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
+use crate::context::{ContextService, RequestContext};
 
 /// Cache in front of the service `S`. Created by [`CacheLayer`](crate::cache::CacheLayer).
 ///
@@ -92,21 +95,37 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        self.call_with(request, &mut RequestContext::default())
+    }
+}
+
+impl<S, W, ReqB, ResB> ContextService<Request<ReqB>> for Cache<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: http_body::Body + Send + 'static,
+    ResB: 'static,
+    W: Adopt<ResB> + 'static,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    fn call_with(&mut self, request: Request<ReqB>, context: &mut RequestContext) -> Self::Future {
         if !self.core.enabled || detached_context::is_repeated(self.gate) {
             return self.bypass(request, None);
         }
-        let head = RequestHead::of(&request).with_router_extensions();
         let mode = self.core.mode.get();
         if mode == Mode::Off {
             return self.forward_while_off(request);
         }
-        let params = match self.core.evaluate_request(&head, has_body(&request)) {
+        let head = self.core.head(&request, context);
+        let params = match self.core.evaluate_request(&head, &mut context.keys, has_body(&request)) {
             Ok(params) if mode == Mode::Shadow && !params.post => {
                 return ResponseFuture::boxed(serve::shadow(Box::new(self.job(request, params))));
             }
+            Err(Unusable::Pending) => return ResponseFuture::boxed(self.clone().after_identity(request, context.suspend())),
             _ if mode == Mode::Shadow => return self.forward_while_off(request),
             Ok(params) => params,
-            Err((reason, _)) => {
+            Err(Unusable::Bypass(reason)) => {
                 let after = self.after(&head, reason);
                 return self.bypass(request, Some(AfterResponse::Bypass(after)));
             }
@@ -114,7 +133,7 @@ where
         if params.post {
             return ResponseFuture::boxed(serve::post(Box::new(self.job(request, params))));
         }
-        let now = self.core.clock.now();
+        let now = context.now(&self.core.clock);
         let is_uncovered = self.core.is_uncovered(&params, now);
         if is_uncovered && self.core.was_never_stored(&params.key) {
             return self.forward_uncovered(request, params, now);
@@ -140,6 +159,27 @@ where
                 ResponseFuture::boxed(Box::pin(async move { serve::handle_lookup(job, variant, found).finish().await }))
             }
         }
+    }
+}
+
+impl<S, W> Cache<S, W> {
+    /// Serves a request when its identity is known, or will not be.
+    #[cold]
+    fn after_identity<ReqB>(
+        mut self,
+        request: Request<ReqB>,
+        mut context: RequestContext,
+    ) -> BoxFuture<<<Self as Service<Request<ReqB>>>::Future as Future>::Output>
+    where
+        Self: ContextService<Request<ReqB>, Future: Send> + Send + 'static,
+        ReqB: Send + 'static,
+    {
+        Box::pin(async move {
+            poll_fn(|cx| context.poll_identities(cx)).await;
+            self.core.warn_of_unresolved(&context.keys);
+            let response = self.call_with(request, &mut context);
+            response.await
+        })
     }
 }
 

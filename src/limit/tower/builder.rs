@@ -111,6 +111,22 @@ impl RateLimitBuilder {
         (self.identify.clone(), own.collect())
     }
 
+    /// Returns the declared routes.
+    pub(crate) fn declared_routes(&self) -> &[Box<str>] {
+        &self.routes
+    }
+
+    /// Returns the clock.
+    pub(crate) const fn own_clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Replaces the declared routes.
+    pub(crate) fn declare(mut self, routes: Vec<Box<str>>) -> Self {
+        self.routes = routes;
+        self
+    }
+
     /// Declares the routes of the service, in axum's syntax, for requests that axum has not routed.
     ///
     /// That is needed where the layer wraps the whole Router, in fallbacks, and around hyper and tonic services.
@@ -224,7 +240,7 @@ impl RateLimitBuilder {
     where
         F: for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync + 'static,
     {
-        self.exempt.push(Arc::new(f));
+        self.exempt.push(Arc::new(move |head, _| f(head)));
         self
     }
 
@@ -454,9 +470,9 @@ impl RateLimitBuilder {
             |text: &String| network(text).map_err(|reason| Error::config(format!("allowed address {text:?} {reason}")));
         let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
-        self.exempt.push(Arc::new(move |head| {
+        self.exempt.push(Arc::new(move |head, keys| {
             // The whole address, not the prefix by which it is counted.
-            let named = || who.fallback(head).and_then(|key| key.as_ip());
+            let named = || who.fallback(head, keys).and_then(|key| key.as_ip());
             let address = who.client_ip().map_or_else(named, |client| client.unmasked(head));
             let address = address.or_else(|| peer.unmasked(head));
             address.is_some_and(|address| networks.iter().any(|network| network.contains(&address.to_canonical())))

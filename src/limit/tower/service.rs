@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::future::{FutureState, ResponseFuture};
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::detached_context;
-use crate::base::request_head::RequestHead;
+use crate::context::{CallInner, ContextService, RequestContext};
 use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
 
 /// Limits requests to an inner service. Made by [`RateLimitLayer`](crate::limit::RateLimitLayer).
@@ -37,7 +37,7 @@ pub struct RateLimit<S, W = Wrap> {
 impl<S, W, ReqB, ResB> Service<Request<ReqB>> for RateLimit<S, W>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
-    W: Adopt<ResB>,
+    W: Adopt<ResB> + CallInner<S, Request<ReqB>>,
     ResB: http_body::Body<Data = Bytes>,
 {
     type Response = Response<Body<W::Inner>>;
@@ -49,13 +49,27 @@ where
     }
 
     #[inline(always)]
-    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        self.call_with(request, &mut RequestContext::default())
+    }
+}
+
+impl<S, W, ReqB, ResB> ContextService<Request<ReqB>> for RateLimit<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    W: Adopt<ResB> + CallInner<S, Request<ReqB>>,
+    ResB: http_body::Body<Data = Bytes>,
+{
+    #[inline(always)]
+    fn call_with(&mut self, mut request: Request<ReqB>, context: &mut RequestContext) -> Self::Future {
         let mut edits = ResponseEdits::default();
         if let Some(limiter) = self.limiter.as_ref().filter(|_| !detached_context::is_repeated(self.gate)) {
-            match limiter.decide(&RequestHead::of(&request)) {
+            match limiter.decide(&limiter.head(&request, context), context) {
                 LimitStep::Admit(admitted) => edits = admitted,
                 LimitStep::Reject(response) => return ResponseFuture::rejected(response),
-                LimitStep::Wait(waiting) => return ResponseFuture::waiting(waiting, self.inner.clone(), request),
+                LimitStep::Wait(waiting) => {
+                    return ResponseFuture::waiting(waiting, self.inner.clone(), request, context.suspend());
+                }
             }
         }
         edits.prepare(request.extensions_mut());
@@ -64,12 +78,12 @@ where
         // failed service keeps failing.
         if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             return ResponseFuture {
-                state: FutureState::Calling { future: inner.call(request) },
+                state: FutureState::Calling { future: W::call_inner(&mut inner, request, context) },
                 edits,
                 body: PhantomData,
             };
         }
-        ResponseFuture::unready(inner, request, edits)
+        ResponseFuture::unready(inner, request, context.suspend(), edits)
     }
 }
 

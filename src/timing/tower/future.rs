@@ -20,6 +20,7 @@ use crate::base::error::BoxError;
 use crate::base::headers::SERVER_TIMING;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
+use crate::context::RequestContext;
 use crate::timing::engine::harvest_health;
 use crate::timing::engine::request_log::{RequestLog, Sums};
 use crate::timing::engine::route_stats::{RequestOutcome, RequestSummary, Route};
@@ -136,21 +137,28 @@ impl ResponseTimes {
 }
 
 impl RequestWatch {
-    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16) -> Self {
+    pub(crate) fn start(
+        state: &TimingState,
+        head: &RequestHead<'_>,
+        gate: u16,
+        context: &mut RequestContext,
+    ) -> Self {
         // A request that a handler sends through its own gate is inside it too, and has no mark.
         if detached_context::is_inside_gate(gate) && head.extension::<GateMark>() == Some(&GateMark(gate)) {
             state.warn_of_repeated_gate();
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
         }
-        let Some(route) = state.begin(head) else {
+        if !state.is_on() {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
             // A gate that measures nothing still recognizes itself.
             let slot = if gate == 0 { slot } else { LogSlot::unmeasured().inside(gate) };
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
-        };
+        }
+        let head = &context.routed(&state.settings().patterns, *head);
+        let route = state.begin(head);
         let series = ResponseTimes::of(state, head);
-        let started = route.core().now();
+        let started = context.now(&state.settings().clock);
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
         let mut slot = match outer {
             // Within another timing layer, measurements are added to both.
