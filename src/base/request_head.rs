@@ -41,7 +41,14 @@ struct RouterExtensions<'a> {
 
 impl<'a> RequestHead<'a> {
     /// Borrows the head of a request.
+    #[inline]
     pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self::routed(request, None)
+    }
+
+    /// Borrows the head of a request, with the route that an outer layer of the same gate has determined for it.
+    #[inline]
+    pub(crate) fn routed<B>(request: &'a Request<B>, route: Option<RouteKind>) -> Self {
         Self {
             method: request.method(),
             uri: request.uri(),
@@ -49,15 +56,8 @@ impl<'a> RequestHead<'a> {
             headers: request.headers(),
             extensions: request.extensions(),
             router: None,
-            route: None,
+            route,
         }
-    }
-
-    /// Notes the route that an outer layer of the same gate has determined for this request.
-    #[must_use]
-    #[inline]
-    pub(crate) const fn with_route(self, route: Option<RouteKind>) -> Self {
-        Self { route, ..self }
     }
 
     /// Returns the route, if it is known.
@@ -131,6 +131,11 @@ impl<'a> RequestHead<'a> {
     /// ```
     pub fn header(&self, name: impl AsHeaderName) -> Option<&'a HeaderValue> {
         self.headers.get(name)
+    }
+
+    /// Returns all extensions.
+    pub(crate) const fn extensions(&self) -> &'a Extensions {
+        self.extensions
     }
 
     /// Returns the request extension of this type.

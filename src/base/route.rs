@@ -80,12 +80,26 @@ pub(crate) enum RouteKind {
 }
 
 /// Source of a request's route, with its name.
-enum Route<'a> {
+#[derive(Clone, Copy)]
+pub(crate) enum Route<'a> {
     /// The declared route with this index.
     Declared(usize),
     /// The route that a router matched.
     Routed(&'a str),
     Unknown,
+}
+
+impl Route<'_> {
+    /// Returns the source alone.
+    #[inline]
+    pub(crate) const fn kind(self) -> RouteKind {
+        match self {
+            // Their number is that of the patterns in a program.
+            Self::Declared(route) => RouteKind::Declared(route as u32),
+            Self::Routed(_) => RouteKind::Routed,
+            Self::Unknown => RouteKind::Unknown,
+        }
+    }
 }
 
 impl Patterns {
@@ -191,29 +205,34 @@ impl Patterns {
         }
     }
 
-    /// Determines the route of this request: the one that a router matched, unless that only mounts the service and a declared
-    /// route is more specific.
-    pub(crate) fn kind(&self, head: &RequestHead<'_>) -> RouteKind {
-        if let Some(known) = head.route() {
-            return known;
+    /// Returns the route of this request, as an outer layer has determined it, or else as it is found here.
+    #[inline]
+    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+        match head.route() {
+            None => self.determine(head),
+            Some(RouteKind::Declared(route)) => Route::Declared(route as usize),
+            Some(RouteKind::Routed) => self.routed(head).map_or(Route::Unknown, Route::Routed),
+            Some(RouteKind::Unknown) => Route::Unknown,
         }
-        let routed = self.routed(head);
-        if let Some(declared) = &self.declared
-            && let Some(route) = declared.at(self.path(head))
-            && routed.is_none_or(|routed| covers(routed, &declared.names[route]))
-            && let Ok(route) = u32::try_from(route)
-        {
-            return RouteKind::Declared(route);
-        }
-        if routed.is_some() { RouteKind::Routed } else { RouteKind::Unknown }
     }
 
-    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
-        match self.kind(head) {
-            RouteKind::Declared(route) => Route::Declared(route as usize),
-            RouteKind::Routed => self.routed(head).map_or(Route::Unknown, Route::Routed),
-            RouteKind::Unknown => Route::Unknown,
-        }
+    /// Determines the route of this request: the one that a router matched, unless that only mounts the service and a declared
+    /// route is more specific.
+    #[inline]
+    pub(crate) fn determine<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+        let routed = self.routed(head);
+        let declared = self.declared.as_ref().and_then(|declared| self.more_specific(declared, head, routed));
+        declared.or(routed.map(Route::Routed)).unwrap_or(Route::Unknown)
+    }
+
+    fn more_specific<'a>(
+        &self,
+        declared: &Patterns,
+        head: &RequestHead<'a>,
+        routed: Option<&str>,
+    ) -> Option<Route<'a>> {
+        let route = declared.at(self.path(head))?;
+        routed.is_none_or(|routed| covers(routed, &declared.names[route])).then_some(Route::Declared(route))
     }
 
     /// Returns the path of the whole target, with the prefix that a nested router has stripped.

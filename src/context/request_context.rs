@@ -12,7 +12,7 @@ use crate::base::route::{Patterns, RouteKind};
 use crate::identity::ExtractedKeys;
 
 /// What is known of one request. Its fields are filled by the first layer that needs them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[expect(unnameable_types, reason = "an argument of sealed traits, which only this crate calls")]
 pub struct RequestContext {
     place: GatePlace,
@@ -26,39 +26,48 @@ pub struct RequestContext {
 
 impl RequestContext {
     /// Creates the context of a request that enters a gate.
-    #[inline]
-    pub(crate) fn new(place: GatePlace) -> Self {
-        Self { place, ..Self::default() }
+    #[inline(always)]
+    pub(crate) const fn new(place: GatePlace) -> Self {
+        // Written field by field, where it lies: a context that is made elsewhere is copied.
+        let keys = ExtractedKeys { first: None, is_pending: false, has_failed: false };
+        Self { place, arrived: None, route: None, keys }
     }
 
     /// Borrows the head of a request, with its route if that is known.
     #[inline]
     pub(crate) fn head<'a, B>(&self, request: &'a Request<B>) -> RequestHead<'a> {
-        RequestHead::of(request).with_route(self.route)
+        RequestHead::routed(request, self.route)
     }
 
-    /// Determines the route of the request for all layers, if they declare the same ones.
-    #[inline]
-    pub(crate) fn routed<'a>(&mut self, routes: &Patterns, head: RequestHead<'a>) -> RequestHead<'a> {
+    /// As [`head`](Self::head), but determines the route for all layers, if they declare the same ones.
+    #[inline(always)]
+    pub(crate) fn routed_head<'a, B>(&mut self, request: &'a Request<B>, routes: &Patterns) -> RequestHead<'a> {
         if self.place.shares_routes && self.route.is_none() {
-            self.route = Some(routes.kind(&head));
+            self.route = Some(routes.determine(&RequestHead::of(request)).kind());
         }
-        head.with_route(self.route)
+        self.head(request)
+    }
+
+    /// Notes the route of the request for all layers, if they declare the same ones.
+    #[inline]
+    pub(crate) fn note_route(&mut self, route: RouteKind) {
+        self.route = self.place.shares_routes.then_some(route);
     }
 
     /// Returns the time of arrival, as it was first asked for if all layers read the same clock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn now(&mut self, clock: &Clock) -> Timestamp {
-        let now = self.arrived.unwrap_or_else(|| clock.now());
-        if self.place.shares_clock {
-            self.arrived = Some(now);
+        if let Some(arrived) = self.arrived {
+            return arrived;
         }
+        let now = clock.now();
+        self.arrived = self.place.shares_clock.then_some(now);
         now
     }
 
     /// Returns the context of a request that is about to wait: it arrived before, and is decided later.
     pub(crate) fn suspend(&mut self) -> Self {
-        Self { arrived: None, ..std::mem::take(self) }
+        Self { arrived: None, ..std::mem::replace(self, Self::new(self.place)) }
     }
 
     /// Polls the pending identities until all are known.
@@ -68,7 +77,7 @@ impl RequestContext {
 }
 
 /// Place of a layer in a gate.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct GatePlace {
     /// Number of the gate; 0 for a layer of its own.
     pub(crate) number: u16,
@@ -76,6 +85,11 @@ pub(crate) struct GatePlace {
     pub(crate) shares_clock: bool,
     /// Whether all layers declare the same routes.
     pub(crate) shares_routes: bool,
+}
+
+impl GatePlace {
+    /// Place of a layer of its own.
+    pub(crate) const NONE: Self = Self { number: 0, shares_clock: false, shares_routes: false };
 }
 
 /// Service that accepts the context of its request from the layer around it.

@@ -303,7 +303,8 @@ impl TollgateBuilder {
             shares_clock: limits.own_clock().is(cache.own_clock()) && limits.own_clock().is(this.timing.own_clock()),
             shares_routes: true,
         };
-        let routes = declared(&[&this.routes, limits.declared_routes(), cache.declared_routes(), this.timing.declared_routes()]);
+        let routes =
+            declared(&[&this.routes, limits.declared_routes(), cache.declared_routes(), this.timing.declared_routes()]);
         let layer = TollgateLayer {
             timing: this.timing.declare(&routes).build()?,
             limit: limits.declare(routes.clone()).build()?,

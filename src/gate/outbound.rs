@@ -253,7 +253,7 @@ impl<S> Layer<S> for UpstreamGateLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         let called = self.upstream.layer(Credential::new(inner, self.credential.clone(), self.rules_decide));
-        self.timing.wrap(self.cache.wrap(called, 0), GatePlace::default())
+        self.timing.wrap(self.cache.wrap(called, 0), GatePlace::NONE)
     }
 }
 

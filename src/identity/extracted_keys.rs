@@ -19,8 +19,6 @@ use std::any::TypeId;
 use std::fmt;
 use std::task::{Context, Poll};
 
-use smallvec::SmallVec;
-
 use super::extract::KeyExtractor;
 use super::key::Key;
 use crate::base::maybe_ready::BoxFuture;
@@ -36,9 +34,16 @@ pub(crate) const UNRESOLVED_TEXT: &str = "an identity was not resolved before it
 #[derive(Default)]
 #[expect(unnameable_types, reason = "an argument of hidden methods, which only this crate calls")]
 pub struct ExtractedKeys {
-    entries: SmallVec<[(ExtractorId, Extraction); 1]>,
-    is_pending: bool,
-    has_failed: bool,
+    pub(crate) first: Option<Entry>,
+    pub(crate) is_pending: bool,
+    pub(crate) has_failed: bool,
+}
+
+/// What one extractor returned. Nearly all requests have at most one.
+pub(crate) struct Entry {
+    id: ExtractorId,
+    extraction: Extraction,
+    next: Option<Box<Entry>>,
 }
 
 /// Place of an extractor in a gate's tree of extractors, which neither moves nor ends before its requests. Its type tells it
@@ -78,15 +83,18 @@ impl ExtractedKeys {
             return known;
         }
         let key = extractor.extract(head)?.keep();
-        self.entries.push((ExtractorId::of(extractor), Extraction::Key(key.clone())));
+        self.push(extractor, Extraction::Key(key.clone()));
         Some(key)
     }
 
     /// Returns what is known of this extractor's key: `None` if nothing is.
     pub(super) fn known<E: KeyExtractor + ?Sized>(&self, extractor: &E) -> Option<Option<Key<'static>>> {
         let id = ExtractorId::of(extractor);
-        let (_, extraction) = self.entries.iter().find(|(known, _)| *known == id)?;
-        Some(match extraction {
+        let mut entry = self.first.as_ref()?;
+        while entry.id != id {
+            entry = entry.next.as_deref()?;
+        }
+        Some(match &entry.extraction {
             Extraction::Key(key) => Some(key.clone()),
             Extraction::Pending(_) | Extraction::Unresolved => None,
         })
@@ -94,12 +102,17 @@ impl ExtractedKeys {
 
     /// Keeps the key of this extractor.
     pub(super) fn insert<E: KeyExtractor + ?Sized>(&mut self, extractor: &E, key: Key<'static>) {
-        self.entries.push((ExtractorId::of(extractor), Extraction::Key(key)));
+        self.push(extractor, Extraction::Key(key));
+    }
+
+    fn push<E: KeyExtractor + ?Sized>(&mut self, extractor: &E, extraction: Extraction) {
+        let next = self.first.take().map(Box::new);
+        self.first = Some(Entry { id: ExtractorId::of(extractor), extraction, next });
     }
 
     /// Keeps the future of this extractor's key.
     pub(super) fn wait_for<E: KeyExtractor + ?Sized>(&mut self, extractor: &E, key: BoxFuture<Resolution>) {
-        self.entries.push((ExtractorId::of(extractor), Extraction::Pending(key)));
+        self.push(extractor, Extraction::Pending(key));
         self.is_pending = true;
     }
 
@@ -112,20 +125,20 @@ impl ExtractedKeys {
     /// Polls the pending keys until all are known.
     pub(crate) fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut is_pending = false;
-        for (_, extraction) in &mut self.entries {
-            let Extraction::Pending(key) = extraction else { continue };
-            *extraction = match key.as_mut().poll(cx) {
-                Poll::Pending => {
-                    is_pending = true;
-                    continue;
+        let mut next = self.first.as_mut();
+        while let Some(entry) = next {
+            if let Extraction::Pending(key) = &mut entry.extraction {
+                match key.as_mut().poll(cx) {
+                    Poll::Pending => is_pending = true,
+                    Poll::Ready(Resolution::Key(key)) => entry.extraction = Extraction::Key(key.keep()),
+                    Poll::Ready(Resolution::Nothing) => entry.extraction = Extraction::Unresolved,
+                    Poll::Ready(Resolution::Failed) => {
+                        entry.extraction = Extraction::Unresolved;
+                        self.has_failed = true;
+                    }
                 }
-                Poll::Ready(Resolution::Key(key)) => Extraction::Key(key.keep()),
-                Poll::Ready(Resolution::Nothing) => Extraction::Unresolved,
-                Poll::Ready(Resolution::Failed) => {
-                    self.has_failed = true;
-                    Extraction::Unresolved
-                }
-            };
+            }
+            next = entry.next.as_deref_mut();
         }
         self.is_pending = is_pending;
         if is_pending { Poll::Pending } else { Poll::Ready(()) }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::stats::RuleCounters;
 use crate::base::lock::RwLock;
 use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
 use crate::cache::http::rules::{CompiledRules, Rule};
-use crate::context::RequestContext;
 
 /// Compiled rules with their counters.
 #[derive(Debug)]
@@ -75,9 +75,9 @@ impl LiveRules {
         MatchedRule { replacement, index, is_guess, has_own_name }
     }
 
-    /// Determines the route of a request for all layers of its gate.
-    pub(super) fn routed_head<'a>(&self, head: RequestHead<'a>, context: &mut RequestContext) -> RequestHead<'a> {
-        context.routed(&self.built.rules.patterns, head)
+    /// Returns the patterns of the initial rules. Their replacements declare the same routes.
+    pub(super) const fn built_patterns(&self) -> &Patterns {
+        &self.built.rules.patterns
     }
 
     /// Returns the rule.

@@ -144,36 +144,39 @@ impl CacheShared {
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
         }
-        let key = self.check_declared_route(&matched, rule);
-        let key = key.and_then(|()| self.key(head, keys, (flags, host), has_body, rule));
-        // Nothing is counted before the identity is known.
-        if key.is_err() && keys.is_pending() {
-            return Err(Unusable::Pending);
-        }
-        let counters = self.rules.counters(&matched);
-        let pattern = self.rules.pattern(&matched);
-        let routed = if matched.has_own_name { self.rules.routed(&matched, head) } else { None };
-        let route = match routed {
-            Some(route) if Some(route) != pattern => self.counters.route(route),
-            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
-        };
-        count(&counters.matched);
-        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
-            self.warn_of_unmatched_rules(&counters.warned);
-        }
-        match key {
+        let declared = self.check_declared_route(&matched, rule);
+        match declared.and_then(|()| self.key(head, keys, (flags, host), has_body, rule)) {
             Ok((key, keyed, directives)) => {
+                let route = self.count_match(&matched, head);
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
                 Ok(CacheRequest { route, rule: matched, flags, head_only, post, keyed, directives, key })
             }
+            // Nothing is counted before the identity is known.
+            Err(_) if keys.is_pending() => Err(Unusable::Pending),
             Err(reason) => {
-                route.bypass(reason);
+                self.count_match(&matched, head).bypass(reason);
                 detached_context::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
                     self.warn_of_unused_rule(&matched, reason);
                 }
                 Err(Unusable::Bypass(reason))
             }
+        }
+    }
+
+    /// Counts a request for its rule, and returns the counters of its route.
+    #[inline(always)]
+    fn count_match(&self, matched: &MatchedRule, head: &RequestHead<'_>) -> Arc<RouteCounters> {
+        let counters = self.rules.counters(matched);
+        let pattern = self.rules.pattern(matched);
+        let routed = if matched.has_own_name { self.rules.routed(matched, head) } else { None };
+        count(&counters.matched);
+        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
+            self.warn_of_unmatched_rules(&counters.warned);
+        }
+        match routed {
+            Some(route) if Some(route) != pattern => self.counters.route(route),
+            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
         }
     }
 
@@ -260,11 +263,9 @@ impl CacheShared {
     }
 
     /// Borrows the head of a request, with its route and what a router left in its extensions.
-    #[inline]
+    #[inline(always)]
     pub(super) fn head<'a, B>(&self, request: &'a Request<B>, context: &mut RequestContext) -> RequestHead<'a> {
-        let head = context.head(request);
-        let head = if head.route().is_some() { head } else { self.rules.routed_head(head, context) };
-        head.with_router_extensions()
+        context.routed_head(request, self.rules.built_patterns()).with_router_extensions()
     }
 
     /// Warns once that an identity was not resolved in time.

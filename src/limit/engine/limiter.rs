@@ -167,8 +167,8 @@ impl Limiter {
     /// Borrows the head of a request, with its route if a limit depends on it.
     #[inline]
     pub(crate) fn head<'a, B>(&self, request: &'a Request<B>, context: &mut RequestContext) -> RequestHead<'a> {
-        let head = context.head(request);
-        if self.limits.patterns().is_empty() { head } else { context.routed(self.limits.patterns(), head) }
+        let patterns = self.limits.patterns();
+        if patterns.is_empty() { context.head(request) } else { context.routed_head(request, patterns) }
     }
 
     /// Decides on a request, or starts an asynchronous check.
@@ -181,16 +181,15 @@ impl Limiter {
         }
         let mut seen = RequestSubject::default();
         let Some((check, label)) = self.limits.only(head, &mut context.keys, &mut seen) else {
-            let checks = self.limits.checks(head, &mut context.keys);
             let at = context.now(&self.clock);
-            return self.check(head, context, checks, at);
+            return self.check(head, self.limits.checks(head, &mut context.keys), at, context);
         };
         if context.keys.is_pending() {
             return self.wait_for_identity();
         }
         let at = context.now(&self.clock);
         let Some(verdict) = self.store.decide_one(&check, at) else {
-            return self.check(head, context, Checks::one(check, label, seen), at);
+            return self.check(head, Checks::one(check, label, seen), at, context);
         };
         self.warn(head, seen);
         let (checks, labels, verdicts) = (&[check], &[label], &[verdict]);
@@ -201,9 +200,9 @@ impl Limiter {
     pub(crate) fn check(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        context: &mut RequestContext,
         checks: Checks,
         at: Timestamp,
+        context: &mut RequestContext,
     ) -> LimitStep {
         if context.keys.is_pending() {
             return self.wait_for_identity();

@@ -81,11 +81,7 @@ impl ReloadedLimits {
 impl Limiter {
     /// Decides on a request whose tier has to be looked up, or after a change.
     #[cold]
-    pub(super) fn decide_reloaded(
-        self: &Arc<Self>,
-        head: &RequestHead<'_>,
-        context: &mut RequestContext,
-    ) -> LimitStep {
+    pub(super) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>, context: &mut RequestContext) -> LimitStep {
         if self.reloaded.mode() == Mode::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
@@ -107,7 +103,7 @@ impl Limiter {
         let mut checks = self.limits.checks(head, &mut context.keys);
         self.reloaded.apply(&mut checks);
         let at = context.now(&self.clock);
-        self.check(head, context, checks, at)
+        self.check(head, checks, at, context)
     }
 
     pub(crate) fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {

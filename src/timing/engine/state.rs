@@ -11,7 +11,7 @@ use super::shared::TimingShared;
 use crate::base::event::Once;
 use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
-use crate::base::route::{RouteKind, UNMATCHED};
+use crate::base::route::{self as routes, RouteKind, UNMATCHED};
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
 use crate::timing::measure::table::NamedCounters;
@@ -54,16 +54,17 @@ impl TimingState {
         self.core.settings().enabled && self.mode.get() != Mode::Off
     }
 
-    /// Counts a started request and returns its route.
-    pub(crate) fn begin(&self, head: &RequestHead<'_>) -> Arc<Route> {
-        let patterns = &self.core.settings().patterns;
-        let route = match patterns.kind(head) {
-            RouteKind::Declared(route) => self.patterns.get(route as usize).unwrap_or(&self.unmatched),
-            RouteKind::Routed => patterns.routed(head).map_or(&self.unmatched, |name| self.routes.of(name)),
-            RouteKind::Unknown => &self.unmatched,
+    /// Counts a started request; returns its counters and its route.
+    #[inline(always)]
+    pub(crate) fn begin(&self, head: &RequestHead<'_>) -> (Arc<Route>, RouteKind) {
+        let found = self.core.settings().patterns.determine(head);
+        let route = match found {
+            routes::Route::Declared(route) => self.patterns.get(route).unwrap_or(&self.unmatched),
+            routes::Route::Routed(name) => self.routes.of(name),
+            routes::Route::Unknown => &self.unmatched,
         };
         route.begin();
-        route.clone()
+        (route.clone(), found.kind())
     }
 
     pub(crate) fn settings(&self) -> &TimingSettings {

@@ -153,7 +153,7 @@ impl<S> Layer<S> for TimingLayer {
     type Service = Timing<S>;
 
     fn layer(&self, inner: S) -> Timing<S> {
-        self.wrap::<S, Wrap>(inner, GatePlace::default())
+        self.wrap::<S, Wrap>(inner, GatePlace::NONE)
     }
 }
 

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::{GateMark, RequestWatch, ResponseFuture};
+use super::future::{RequestWatch, ResponseFuture};
+use super::gate_mark;
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::error::BoxError;
 use crate::base::request_head::RequestHead;
@@ -53,7 +54,7 @@ where
         let mut context = RequestContext::new(self.gate);
         let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request), self.gate.number, &mut context);
         if self.gate.number != 0 {
-            request.extensions_mut().insert(GateMark(self.gate.number));
+            gate_mark::mark(request.extensions_mut(), self.gate.number);
         }
         // A service may start its work, and spawn tasks, before its future is polled.
         let inner = watch.enter(|| W::call_inner(&mut self.inner, request, &mut context));

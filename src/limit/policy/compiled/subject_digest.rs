@@ -22,7 +22,7 @@ pub(super) struct KnownDigests {
 impl CompiledLimits {
     /// Returns the digest of the counted identity; `None` if the limit is global or the identity is unknown. `tiered` says
     /// whether the request has a tier; without one, the identity is unverified.
-    #[inline]
+    #[inline(always)]
     pub(super) fn digest(
         &self,
         rule: &CompiledLimit,
@@ -58,7 +58,9 @@ impl CompiledLimits {
             Subject::Ip => known.client.or(known.address),
             Subject::User if !tiered => known.client.or(known.fallback),
             Subject::User => known.user,
-            Subject::Own(_) => known.own.iter().find(|(rule_of, _)| *rule_of == rule.same_as).map(|(_, digest)| *digest),
+            Subject::Own(_) => {
+                known.own.iter().find(|(rule_of, _)| *rule_of == rule.same_as).map(|(_, digest)| *digest)
+            }
         };
         if digest.is_some() {
             return digest;
