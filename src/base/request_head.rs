@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use http::header::AsHeaderName;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
-use super::route::RouteKind;
-
 /// Borrowed view of a request without its body.
 ///
 /// ```
@@ -30,6 +28,16 @@ pub struct RequestHead<'a> {
     router: Option<RouterExtensions<'a>>,
     /// The route, if an outer layer of the same gate has determined it.
     route: Option<RouteKind>,
+}
+
+/// Source of a request's route, as layers that declare the same routes share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    /// The declared route with this index.
+    Declared(u32),
+    /// The route that a router matched.
+    Routed,
+    Unknown,
 }
 
 /// Extensions of a router, looked up once.

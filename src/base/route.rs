@@ -21,7 +21,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::error::Error;
-use super::request_head::RequestHead;
+use super::request_head::{RequestHead, RouteKind};
 
 /// Route name of all requests that match no route.
 pub const UNMATCHED: &str = "unmatched";
@@ -69,19 +69,9 @@ impl Match {
     }
 }
 
-/// Source of a request's route, as layers that declare the same routes share it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouteKind {
-    /// The declared route with this index.
-    Declared(u32),
-    /// The route that a router matched.
-    Routed,
-    Unknown,
-}
-
 /// Source of a request's route, with its name.
 #[derive(Clone, Copy)]
-pub(crate) enum Route<'a> {
+pub(crate) enum RouteSource<'a> {
     /// The declared route with this index.
     Declared(usize),
     /// The route that a router matched.
@@ -89,7 +79,7 @@ pub(crate) enum Route<'a> {
     Unknown,
 }
 
-impl Route<'_> {
+impl RouteSource<'_> {
     /// Returns the source alone.
     #[inline]
     pub(crate) const fn kind(self) -> RouteKind {
@@ -179,16 +169,18 @@ impl Patterns {
             return None;
         }
         match self.route(head) {
-            Route::Declared(route) => {
+            RouteSource::Declared(route) => {
                 let name = || self.declared.as_ref().and_then(|declared| self.covering(declared.names.get(route)?));
                 self.of_declared.get(route).copied().flatten().map(Match::exact).or_else(name)
             }
-            Route::Routed(route) => {
+            RouteSource::Routed(route) => {
                 let found = self.pattern_equal_to(route).map(Match::exact).or_else(|| self.covering(route));
                 found.map(|found| Match { is_renamed: *self.names[found.place] != *route, ..found })
             }
-            Route::Unknown if self.declared.is_some() => None,
-            Route::Unknown => self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) }),
+            RouteSource::Unknown if self.declared.is_some() => None,
+            RouteSource::Unknown => {
+                self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) })
+            }
         }
     }
 
@@ -196,33 +188,43 @@ impl Patterns {
     pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
         let declared = self.declared.as_deref();
         match self.route(head) {
-            Route::Declared(route) => {
+            RouteSource::Declared(route) => {
                 declared.and_then(|declared| declared.names.get(route)).map_or(UNMATCHED, |name| &**name)
             }
-            Route::Routed(route) => route,
-            Route::Unknown if declared.is_some() => UNMATCHED,
-            Route::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
+            RouteSource::Routed(route) => route,
+            RouteSource::Unknown if declared.is_some() => UNMATCHED,
+            RouteSource::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
         }
     }
 
     /// Returns the route of this request, as an outer layer has determined it, or else as it is found here.
     #[inline]
-    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+    fn route<'a>(&self, head: &RequestHead<'a>) -> RouteSource<'a> {
         match head.route() {
             None => self.determine(head),
-            Some(RouteKind::Declared(route)) => Route::Declared(route as usize),
-            Some(RouteKind::Routed) => self.routed(head).map_or(Route::Unknown, Route::Routed),
-            Some(RouteKind::Unknown) => Route::Unknown,
+            Some(RouteKind::Declared(route)) => RouteSource::Declared(route as usize),
+            Some(RouteKind::Routed) => self.routed(head).map_or(RouteSource::Unknown, RouteSource::Routed),
+            Some(RouteKind::Unknown) => RouteSource::Unknown,
+        }
+    }
+
+    /// Returns the name of this request's route if a router matched it or it is declared.
+    #[inline]
+    pub(crate) fn own_name<'a>(&'a self, head: &RequestHead<'a>) -> Option<&'a str> {
+        match self.route(head) {
+            RouteSource::Declared(route) => Some(&**self.declared.as_ref()?.names.get(route)?),
+            RouteSource::Routed(route) => Some(route),
+            RouteSource::Unknown => None,
         }
     }
 
     /// Determines the route of this request: the one that a router matched, unless that only mounts the service and a declared
     /// route is more specific.
     #[inline]
-    pub(crate) fn determine<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
+    pub(crate) fn determine<'a>(&self, head: &RequestHead<'a>) -> RouteSource<'a> {
         let routed = self.routed(head);
         let declared = self.declared.as_ref().and_then(|declared| self.more_specific(declared, head, routed));
-        declared.or(routed.map(Route::Routed)).unwrap_or(Route::Unknown)
+        declared.or(routed.map(RouteSource::Routed)).unwrap_or(RouteSource::Unknown)
     }
 
     fn more_specific<'a>(
@@ -230,9 +232,9 @@ impl Patterns {
         declared: &Patterns,
         head: &RequestHead<'a>,
         routed: Option<&str>,
-    ) -> Option<Route<'a>> {
+    ) -> Option<RouteSource<'a>> {
         let route = declared.at(self.path(head))?;
-        routed.is_none_or(|routed| covers(routed, &declared.names[route])).then_some(Route::Declared(route))
+        routed.is_none_or(|routed| covers(routed, &declared.names[route])).then_some(RouteSource::Declared(route))
     }
 
     /// Returns the path of the whole target, with the prefix that a nested router has stripped.

@@ -7,8 +7,8 @@ use tower_service::Service;
 
 use crate::base::body::{Keep, Wrap};
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::request_head::RequestHead;
-use crate::base::route::{Patterns, RouteKind};
+use crate::base::request_head::{RequestHead, RouteKind};
+use crate::base::route::Patterns;
 use crate::identity::ExtractedKeys;
 
 /// What is known of one request. Its fields are filled by the first layer that needs them.
@@ -118,5 +118,51 @@ impl<S: ContextService<Q>, Q> CallInner<S, Q> for Keep {
     #[inline(always)]
     fn call_inner(inner: &mut S, request: Q, context: &mut RequestContext) -> S::Future {
         inner.call_with(request, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::clock::ManualClock;
+
+    const GATE: GatePlace = GatePlace { number: 1, shares_clock: true, shares_routes: true };
+
+    fn patterns(routes: &[&str]) -> Patterns {
+        let mut patterns = Patterns::default();
+        patterns.declare(std::sync::Arc::new(Patterns::of(routes).expect("patterns")));
+        patterns
+    }
+
+    #[test]
+    fn a_gate_reads_the_clock_once_and_layers_apart_read_it_each() {
+        let hand = ManualClock::new();
+        let clock = Clock::Manual(hand.clone());
+        let (mut gate, mut apart) = (RequestContext::new(GATE), RequestContext::new(GatePlace::NONE));
+        let first = (gate.now(&clock), apart.now(&clock));
+        hand.advance(Duration::from_secs(1));
+        assert_eq!(gate.now(&clock), first.0);
+        assert_eq!(apart.now(&clock), first.1 + Duration::from_secs(1));
+        // What waits is decided later than it arrived.
+        assert_eq!(gate.suspend().now(&clock), first.0 + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_gate_determines_a_route_once_and_layers_apart_determine_it_each() {
+        let request = |path: &str| Request::get(path).body(()).expect("a request");
+        let routes = patterns(&["/a/{x}", "/b"]);
+        let (mut gate, mut apart) = (RequestContext::new(GATE), RequestContext::new(GatePlace::NONE));
+        assert_eq!(gate.routed_head(&request("/b"), &routes).route(), Some(RouteKind::Declared(1)));
+        // The next layer does not look at the path.
+        assert_eq!(gate.routed_head(&request("/a/1"), &routes).route(), Some(RouteKind::Declared(1)));
+        assert_eq!(gate.suspend().head(&request("/a/1")).route(), Some(RouteKind::Declared(1)));
+        assert_eq!(apart.routed_head(&request("/b"), &routes).route(), None);
+    }
+
+    #[test]
+    fn contexts_are_small() {
+        assert!(size_of::<RequestContext>() <= 176, "{}", size_of::<RequestContext>());
     }
 }

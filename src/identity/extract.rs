@@ -90,7 +90,12 @@ pub trait KeyExtractor: Send + Sync + 'static {
     /// request of `head`.
     #[doc(hidden)]
     fn extract_once<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
-        keys.extract(self, head)
+        if let Some(known) = keys.known(self) {
+            return known;
+        }
+        let key = self.extract(head)?.keep();
+        keys.insert(self, key.clone());
+        Some(key)
     }
 
     /// The identity to count by if the first one has no tier: the last alternative, usually the client's address.

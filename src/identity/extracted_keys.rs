@@ -19,10 +19,8 @@ use std::any::TypeId;
 use std::fmt;
 use std::task::{Context, Poll};
 
-use super::extract::KeyExtractor;
 use super::key::Key;
 use crate::base::maybe_ready::BoxFuture;
-use crate::base::request_head::RequestHead;
 
 /// Code of the warning that an identity was not resolved.
 pub(crate) const UNRESOLVED: &str = "unresolved-identity";
@@ -34,16 +32,16 @@ pub(crate) const UNRESOLVED_TEXT: &str = "an identity was not resolved before it
 #[derive(Default)]
 #[expect(unnameable_types, reason = "an argument of hidden methods, which only this crate calls")]
 pub struct ExtractedKeys {
-    pub(crate) first: Option<Entry>,
+    pub(crate) first: Option<ExtractedKey>,
     pub(crate) is_pending: bool,
     pub(crate) has_failed: bool,
 }
 
 /// What one extractor returned. Nearly all requests have at most one.
-pub(crate) struct Entry {
+pub(crate) struct ExtractedKey {
     id: ExtractorId,
     extraction: Extraction,
-    next: Option<Box<Entry>>,
+    next: Option<Box<ExtractedKey>>,
 }
 
 /// Place of an extractor in a gate's tree of extractors, which neither moves nor ends before its requests. Its type tells it
@@ -52,7 +50,7 @@ pub(crate) struct Entry {
 struct ExtractorId(usize, TypeId);
 
 impl ExtractorId {
-    fn of<E: KeyExtractor + ?Sized>(extractor: &E) -> Self {
+    fn of<E: ?Sized + 'static>(extractor: &E) -> Self {
         Self(std::ptr::from_ref(extractor).cast::<()>().addr(), TypeId::of::<E>())
     }
 }
@@ -73,22 +71,8 @@ pub(super) enum Resolution {
 }
 
 impl ExtractedKeys {
-    /// Returns the key of this extractor, extracting it unless it is known.
-    pub(super) fn extract<'a, E: KeyExtractor + ?Sized>(
-        &mut self,
-        extractor: &E,
-        head: &RequestHead<'a>,
-    ) -> Option<Key<'a>> {
-        if let Some(known) = self.known(extractor) {
-            return known;
-        }
-        let key = extractor.extract(head)?.keep();
-        self.push(extractor, Extraction::Key(key.clone()));
-        Some(key)
-    }
-
     /// Returns what is known of this extractor's key: `None` if nothing is.
-    pub(super) fn known<E: KeyExtractor + ?Sized>(&self, extractor: &E) -> Option<Option<Key<'static>>> {
+    pub(super) fn known<E: ?Sized + 'static>(&self, extractor: &E) -> Option<Option<Key<'static>>> {
         let id = ExtractorId::of(extractor);
         let mut entry = self.first.as_ref()?;
         while entry.id != id {
@@ -101,17 +85,17 @@ impl ExtractedKeys {
     }
 
     /// Keeps the key of this extractor.
-    pub(super) fn insert<E: KeyExtractor + ?Sized>(&mut self, extractor: &E, key: Key<'static>) {
+    pub(super) fn insert<E: ?Sized + 'static>(&mut self, extractor: &E, key: Key<'static>) {
         self.push(extractor, Extraction::Key(key));
     }
 
-    fn push<E: KeyExtractor + ?Sized>(&mut self, extractor: &E, extraction: Extraction) {
+    fn push<E: ?Sized + 'static>(&mut self, extractor: &E, extraction: Extraction) {
         let next = self.first.take().map(Box::new);
-        self.first = Some(Entry { id: ExtractorId::of(extractor), extraction, next });
+        self.first = Some(ExtractedKey { id: ExtractorId::of(extractor), extraction, next });
     }
 
     /// Keeps the future of this extractor's key.
-    pub(super) fn wait_for<E: KeyExtractor + ?Sized>(&mut self, extractor: &E, key: BoxFuture<Resolution>) {
+    pub(super) fn wait_for<E: ?Sized + 'static>(&mut self, extractor: &E, key: BoxFuture<Resolution>) {
         self.push(extractor, Extraction::Pending(key));
         self.is_pending = true;
     }

@@ -71,7 +71,7 @@ impl LiveRules {
         let found = rules.find(head);
         let index = found.map_or(rules.fallback(), |found| found.place);
         let (is_guess, has_own_name) =
-            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed));
+            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed || found.is_wider));
         MatchedRule { replacement, index, is_guess, has_own_name }
     }
 
@@ -90,9 +90,9 @@ impl LiveRules {
         self.rule_set(matched).rules.is_configured(matched.index)
     }
 
-    /// Returns the route by which a router matched the request.
-    pub(super) fn routed<'a>(&'a self, matched: &MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
-        self.rule_set(matched).rules.patterns.routed(head)
+    /// Returns the name of the request's route if a router matched it or it is declared.
+    pub(super) fn own_name<'a>(&'a self, matched: &'a MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
+        self.rule_set(matched).rules.patterns.own_name(head)
     }
 
     /// Returns the pattern of the rule; `None` for the fallback.

@@ -169,12 +169,12 @@ impl CacheShared {
     fn count_match(&self, matched: &MatchedRule, head: &RequestHead<'_>) -> Arc<RouteCounters> {
         let counters = self.rules.counters(matched);
         let pattern = self.rules.pattern(matched);
-        let routed = if matched.has_own_name { self.rules.routed(matched, head) } else { None };
+        let own_name = if matched.has_own_name { self.rules.own_name(matched, head) } else { None };
         count(&counters.matched);
         if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
             self.warn_of_unmatched_rules(&counters.warned);
         }
-        match routed {
+        match own_name {
             Some(route) if Some(route) != pattern => self.counters.route(route),
             _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
         }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
-use subject_digest::KnownDigests;
 
 use super::compiled_quota::CompiledQuota;
 use super::decision::{LimitLabel, Outcome};
@@ -139,20 +138,6 @@ impl CompiledLimits {
         let [rule] = &*self.rules else { return None };
         let route = if rule.route.is_some() { self.route(head) } else { None };
         self.check(0, rule, head, route, seen, |tiered| self.digest(rule, head, keys, tiered))
-    }
-
-    /// Returns the checks of all limits that apply to the request. An identity that several of them count by is extracted
-    /// and hashed once.
-    pub(crate) fn checks(&self, head: &RequestHead<'_>, keys: &mut ExtractedKeys) -> Checks {
-        let (route, mut checks, mut known) = (self.route(head), Checks::default(), KnownDigests::default());
-        for (index, rule) in self.rules.iter().enumerate() {
-            let digest = |tiered| self.shared_digest(rule, head, keys, tiered, &mut known);
-            if let Some((check, label)) = self.check(index, rule, head, route, &mut checks.seen, digest) {
-                checks.list.push(check);
-                checks.labels.push(label);
-            }
-        }
-        checks
     }
 
     /// Returns the check of one limit, if it applies to the request. `digest` returns that of its subject; the argument says

@@ -10,8 +10,8 @@ use super::settings::TimingSettings;
 use super::shared::TimingShared;
 use crate::base::event::Once;
 use crate::base::mode::{Mode, ModeCell};
-use crate::base::request_head::RequestHead;
-use crate::base::route::{self as routes, RouteKind, UNMATCHED};
+use crate::base::request_head::{RequestHead, RouteKind};
+use crate::base::route::{RouteSource, UNMATCHED};
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
 use crate::timing::measure::table::NamedCounters;
@@ -59,9 +59,9 @@ impl TimingState {
     pub(crate) fn begin(&self, head: &RequestHead<'_>) -> (Arc<Route>, RouteKind) {
         let found = self.core.settings().patterns.determine(head);
         let route = match found {
-            routes::Route::Declared(route) => self.patterns.get(route).unwrap_or(&self.unmatched),
-            routes::Route::Routed(name) => self.routes.of(name),
-            routes::Route::Unknown => &self.unmatched,
+            RouteSource::Declared(route) => self.patterns.get(route).unwrap_or(&self.unmatched),
+            RouteSource::Routed(name) => self.routes.of(name),
+            RouteSource::Unknown => &self.unmatched,
         };
         route.begin();
         (route.clone(), found.kind())
