@@ -156,7 +156,9 @@ async fn an_identity_that_was_not_found_is_asked_for_again() {
     let asked = Arc::<AtomicUsize>::default();
     let gate = Tollgate::builder().identify(counted("x-session", &asked)).limit(Limit::per_user(Quota::per_minute(2)));
     let (gate, service) = gated(gate.limit(Limit::per_user(plenty()).named("another")).cache(rules()));
-    let response = ask(&service, request("/me/1", "nobody")).await;
+    let mut anonymous = request("/me/1", "nobody");
+    anonymous.headers_mut().remove("x-user");
+    let response = ask(&service, anonymous).await;
     assert_eq!(field(&response, "x-ratelimit-remaining"), "1", "all of them share a bucket");
     assert_eq!(asked.load(Ordering::SeqCst), 3, "by each limit, and by the cache");
     assert_eq!(gate.stats().routes["/me/{page}"].bypassed["identity"], 1);
