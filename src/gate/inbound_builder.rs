@@ -67,7 +67,8 @@ impl Default for TollgateBuilder {
 }
 
 impl TollgateBuilder {
-    /// Sets the extractor of identities for all limits and for the cache. Defaults to the socket peer's address.
+    /// Sets the extractor of identities for all limits and for the cache. Defaults to the socket peer's address. Setting it
+    /// twice is an error.
     ///
     /// Requests that carry a credential of this kind ([`KeyExtractor::carries`]), or of a kind that a
     /// [limit](Limit::by) counts by, are answered from the cache only if their rule has
@@ -130,7 +131,7 @@ impl TollgateBuilder {
         self.limits_with(|limits| limits.limit(limit))
     }
 
-    /// Enables the cache with these rules. By default nothing is cached.
+    /// Enables the cache with these rules, in addition to those given before. By default nothing is cached.
     ///
     /// ```
     /// use std::time::Duration;
@@ -216,7 +217,7 @@ impl TollgateBuilder {
         Self { cache: gate.cache.clock(for_cache), ..gate }
     }
 
-    /// Sets a callback for every [`Event`] of every layer.
+    /// Adds a callback for every [`Event`] of every layer.
     ///
     /// ```
     /// use tollgate::Tollgate;

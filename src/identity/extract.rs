@@ -152,6 +152,9 @@ impl Identity for u64 {
     }
 }
 
+/// Text of the error where a builder is given two identities.
+pub(crate) const IDENTIFIED_TWICE: &str = "the identity is set twice; combine both with .or(…) or .and(…)";
+
 /// An extractor of any type, shared.
 pub(crate) type SharedExtractor = Arc<dyn KeyExtractor>;
 

@@ -37,8 +37,8 @@ mod proxy;
 mod resolve;
 
 pub use client::ClientIp;
-pub(crate) use extract::SharedExtractor;
 pub use extract::{And, Func, Identity, KeyExtractor, Or};
+pub(crate) use extract::{IDENTIFIED_TWICE, SharedExtractor};
 pub(crate) use extracted_keys::{ExtractedKeys, UNRESOLVED, UNRESOLVED_TEXT};
 pub use fleet::FleetSecret;
 #[cfg(test)]

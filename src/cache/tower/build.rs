@@ -22,6 +22,7 @@ use crate::cache::engine::coalesce::Coalescer;
 use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{CompiledRules, Routing};
 use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
+use crate::identity::IDENTIFIED_TWICE;
 use crate::store::memory::MemoryCache;
 
 /// Maximum number of fetches that outlive their clients, and of background refreshes.
@@ -48,6 +49,9 @@ impl CacheBuilder {
                 "cache: memory {} and max_entry {} must not be 0",
                 self.memory, self.max_entry
             ));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
         }
         if self.max_entry > self.memory {
             return config_error(format!(

@@ -1,5 +1,7 @@
 //! [`RateLimitBuilder`]: configuration of a layer.
 
+mod in_gate;
+
 use std::sync::Arc;
 
 use http::Method;
@@ -8,10 +10,10 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Event, Events, Hook};
+use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
-use crate::identity::{KeyExtractor, SharedExtractor, TrustedProxies, by, network};
+use crate::identity::{IDENTIFIED_TWICE, KeyExtractor, SharedExtractor, TrustedProxies, by, network};
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
@@ -21,7 +23,7 @@ use crate::limit::engine::store::LimitStore;
 use crate::limit::engine::tier_resolver::TierResolver;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::headers::{Draft, Reset, Style};
-use crate::limit::policy::limit::{Limit, Subject};
+use crate::limit::policy::limit::Limit;
 use crate::limit::policy::reject::{OnReject, Problem};
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
@@ -59,6 +61,7 @@ pub struct RateLimitBuilder {
     enabled: bool,
     outage: OnOutage,
     routes: Vec<Box<str>>,
+    identified_twice: bool,
 }
 
 impl Default for RateLimitBuilder {
@@ -77,13 +80,14 @@ impl Default for RateLimitBuilder {
             enabled: true,
             outage: OnOutage::default(),
             routes: Vec::new(),
+            identified_twice: false,
         }
     }
 }
 
 impl RateLimitBuilder {
     /// Sets the extractor of identities. Defaults to the socket peer's address. Requests without a tier are counted
-    /// by its last alternative.
+    /// by its last alternative. Setting it twice is an error.
     ///
     /// ```
     /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
@@ -98,32 +102,8 @@ impl RateLimitBuilder {
     /// ```
     #[must_use]
     pub fn identify(mut self, extractor: impl KeyExtractor) -> Self {
+        self.identified_twice |= self.identify.is_some();
         self.identify = Some(Arc::new(extractor));
-        self
-    }
-
-    /// Returns the configured extractor, and those of limits that have their own.
-    pub(crate) fn extractors(&self) -> (Option<SharedExtractor>, Vec<SharedExtractor>) {
-        let own = self.limits.iter().filter_map(|limit| match &limit.subject {
-            Subject::Own(extractor) => Some(extractor.clone()),
-            _ => None,
-        });
-        (self.identify.clone(), own.collect())
-    }
-
-    /// Returns the declared routes.
-    pub(crate) fn declared_routes(&self) -> &[Box<str>] {
-        &self.routes
-    }
-
-    /// Returns the clock.
-    pub(crate) const fn own_clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    /// Replaces the declared routes.
-    pub(crate) fn declare(mut self, routes: Vec<Box<str>>) -> Self {
-        self.routes = routes;
         self
     }
 
@@ -362,7 +342,7 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Sets a callback for every [`Event`].
+    /// Adds a callback for every [`Event`].
     ///
     /// ```
     /// use tollgate::Event;
@@ -381,7 +361,7 @@ impl RateLimitBuilder {
     /// ```
     #[must_use]
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.hook = Some(Arc::new(hook));
+        self.hook = Some(both_hooks(self.hook, Arc::new(hook)));
         self
     }
 
@@ -417,6 +397,9 @@ impl RateLimitBuilder {
     pub fn build(mut self) -> Result<RateLimitLayer, Error> {
         if self.limits.is_empty() {
             return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
         }
         if self.capacity == 0 {
             return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));

@@ -10,7 +10,7 @@ use super::service::Timing;
 use crate::base::body::Wrap;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Event, Events};
+use crate::base::event::Event;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
@@ -383,7 +383,7 @@ impl TimingBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.settings.events = Events::new(Some(Arc::new(hook)));
+        self.settings.events.add(Arc::new(hook));
         self
     }
 
