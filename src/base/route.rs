@@ -198,7 +198,7 @@ impl Patterns {
     }
 
     /// Returns the route of this request, as an outer layer has determined it, or else as it is found here.
-    #[inline]
+    #[inline(always)]
     fn route<'a>(&self, head: &RequestHead<'a>) -> RouteSource<'a> {
         match head.route() {
             None => self.determine(head),
@@ -211,10 +211,10 @@ impl Patterns {
     /// Returns the name of this request's route if a router matched it or it is declared.
     #[inline]
     pub(crate) fn own_name<'a>(&'a self, head: &RequestHead<'a>) -> Option<&'a str> {
-        match self.route(head) {
-            RouteSource::Declared(route) => Some(&**self.declared.as_ref()?.names.get(route)?),
-            RouteSource::Routed(route) => Some(route),
-            RouteSource::Unknown => None,
+        if self.declared.is_none() {
+            self.routed(head)
+        } else {
+            Some(self.name(head)).filter(|name| *name != UNMATCHED)
         }
     }
 
