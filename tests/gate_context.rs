@@ -358,3 +358,18 @@ async fn layers_with_clocks_of_their_own_keep_to_them() {
     of_limits.advance(2 * MINUTE);
     assert_eq!(status().await, 200);
 }
+
+#[tokio::test]
+async fn routes_that_one_layer_declares_alone_are_its_own() {
+    let limit = Limit::per_ip(Quota::per_minute(1)).on("/login");
+    let rules = Rules::new().route("/prices", Rule::ttl(MINUTE).same_for_everyone());
+    let gate = Tollgate::builder().limit(limit).cache(rules);
+    let (gate, service) = gated(gate.timing_with(|timing| timing.routes(["/me/{page}"])));
+    for path in ["/login", "/login", "/prices", "/prices", "/me/1"] {
+        let mut request = request(path, "");
+        request.headers_mut().remove("x-user");
+        drop(ask(&service, request).await);
+    }
+    let routes = gate.stats().routes;
+    assert_eq!((routes["/login"].limited, routes["/prices"].hits, routes["/me/{page}"].requests), (1, 1, 1));
+}

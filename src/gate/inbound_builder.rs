@@ -93,7 +93,8 @@ impl TollgateBuilder {
     }
 
     /// Declares the routes of the service, in axum's syntax, for all layers: see
-    /// [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes).
+    /// [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes). All of them count a request under its declared route, so
+    /// that it has one row in [`Tollgate::stats`].
     ///
     /// Needed for requests that axum has not routed: around a whole Router, in its fallbacks, and around hyper and
     /// tonic services.
@@ -298,18 +299,19 @@ impl TollgateBuilder {
         let cache = this.cache.identified_by(identify, own);
         let cache = if this.cached { cache } else { cache.enabled(false) };
         static GATES: AtomicU16 = AtomicU16::new(1);
+        let routes = |own: &[Box<str>]| joined(&this.routes, own);
+        let (of_limits, of_cache) = (routes(limits.declared_routes()), routes(cache.declared_routes()));
+        let of_timing = routes(this.timing.declared_routes());
         let place = GatePlace {
             // After 65 535 gates the numbers start again; 0 stands for none.
             number: GATES.fetch_add(1, Ordering::Relaxed),
             shares_clock: limits.own_clock().is(cache.own_clock()) && limits.own_clock().is(this.timing.own_clock()),
-            shares_routes: true,
+            shares_routes: of_limits == of_cache && of_limits == of_timing,
         };
-        let routes =
-            declared(&[&this.routes, limits.declared_routes(), cache.declared_routes(), this.timing.declared_routes()]);
         let layer = TollgateLayer {
-            timing: this.timing.declare(&routes).build()?,
-            limit: limits.declare(routes.clone()).build()?,
-            cache: cache.declare(routes).build()?,
+            timing: this.timing.declare(&of_timing).build()?,
+            limit: limits.declare(of_limits).build()?,
+            cache: cache.declare(of_cache).build()?,
             place,
         };
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
@@ -329,10 +331,10 @@ impl TollgateBuilder {
     }
 }
 
-/// Joins the routes that were declared for the gate and for single layers: all layers declare all of them.
-fn declared(lists: &[&[Box<str>]]) -> Vec<Box<str>> {
+/// Returns the routes that a layer declares: those of the gate, then its own.
+fn joined(gate: &[Box<str>], own: &[Box<str>]) -> Vec<Box<str>> {
     let mut routes: Vec<Box<str>> = Vec::new();
-    for route in lists.iter().copied().flatten() {
+    for route in gate.iter().chain(own) {
         if !routes.contains(route) {
             routes.push(route.clone());
         }
