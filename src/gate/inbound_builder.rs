@@ -146,7 +146,7 @@ impl TollgateBuilder {
     /// ```
     #[must_use]
     pub fn cache(self, rules: Rules) -> Self {
-        self.cache_with(|cache| cache.rules(rules))
+        self.cache_with(|cache| cache.more_rules(rules))
     }
 
     /// Sets the duration from which a request is slow. Defaults to 250 ms.

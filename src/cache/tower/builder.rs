@@ -142,7 +142,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the caching rules by route. Defaults to [`Rules::new`].
+    /// Sets the caching rules by route, instead of those set before. Defaults to [`Rules::new`].
     ///
     /// ```
     /// use tollgate::cache::{CacheLayer, Rule, Rules};
@@ -152,7 +152,13 @@ impl CacheBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn rules(mut self, rules: Rules) -> Self {
-        self.rules = self.rules.and(rules);
+        self.rules = rules;
+        self
+    }
+
+    /// Adds rules to those set before.
+    pub(crate) fn more_rules(mut self, rules: Rules) -> Self {
+        self.rules = std::mem::take(&mut self.rules).and(rules);
         self
     }
 
