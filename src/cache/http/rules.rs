@@ -286,6 +286,8 @@ impl Rule {
 pub struct Rules {
     routes: Vec<(Box<str>, Rule)>,
     otherwise: Option<Rule>,
+    /// Whether there are two rules for requests that match no pattern.
+    is_ambiguous: bool,
 }
 
 impl Rules {
@@ -327,7 +329,16 @@ impl Rules {
     /// # let _ = rules;
     /// ```
     pub fn otherwise(mut self, rule: Rule) -> Self {
+        self.is_ambiguous |= self.otherwise.is_some();
         self.otherwise = Some(rule);
+        self
+    }
+
+    /// Adds other rules.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.is_ambiguous |= other.is_ambiguous || self.otherwise.is_some() && other.otherwise.is_some();
+        self.routes.extend(other.routes);
+        self.otherwise = other.otherwise.or(self.otherwise);
         self
     }
 
@@ -341,6 +352,9 @@ impl Rules {
     /// # Errors
     /// Names the first invalid value.
     pub(crate) fn compile(self, routing: &Routing) -> Result<CompiledRules, Error> {
+        if self.is_ambiguous {
+            return Err(Error::config("the rule for all other requests is set twice; keep one .otherwise(…)"));
+        }
         let has_fallback = self.otherwise.is_some();
         let otherwise = self.otherwise.unwrap_or_default();
         let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new(), has_fallback };

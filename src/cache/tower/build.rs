@@ -12,6 +12,7 @@ use super::live_rules::LiveRules;
 use super::shared::CacheShared;
 use super::stats::CacheCounters;
 use crate::base::error::Error;
+use crate::base::event::Once;
 use crate::base::mode::ModeCell;
 use crate::base::route::Patterns;
 use crate::cache::engine::body_memory::BodyMemory;
@@ -20,6 +21,7 @@ use crate::cache::engine::coalesce::table::Coalescer;
 use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{CompiledRules, Routing};
 use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
+use crate::identity::IDENTIFIED_TWICE;
 use crate::store::memory::MemoryCache;
 
 impl CacheBuilder {
@@ -43,6 +45,9 @@ impl CacheBuilder {
                 "cache: memory {} and max_entry {} must not be 0",
                 self.memory, self.max_entry
             ));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
         }
         if self.max_entry > self.memory {
             return config_error(format!(
@@ -148,6 +153,7 @@ impl CacheBuilder {
             token,
             empty_body: self.empty_body,
             nonces: AtomicU64::new(0),
+            unresolved: Once::new(),
             data: OnceLock::new(),
         }
     }

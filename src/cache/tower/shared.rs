@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
 
 use super::empty_body::EmptyBody;
 use super::fetch_progress::FetchProgress;
@@ -46,6 +46,8 @@ use crate::cache::http::request_flags::{self, HostField, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
 use crate::cache::http::stored_head::StoredHead;
+use crate::context::RequestContext;
+use crate::identity::{ExtractedKeys, UNRESOLVED, UNRESOLVED_TEXT};
 
 /// Number of requests after which a rule that never served is reported.
 const USELESS_AFTER: u64 = 100;
@@ -78,6 +80,8 @@ pub(super) struct CacheShared {
     /// Makes an empty request body, for completions.
     pub(super) empty_body: Option<EmptyBody>,
     pub(super) nonces: AtomicU64,
+    /// Whether an identity that was not resolved has been reported.
+    pub(super) unresolved: Once,
     /// Typed values that share the store, created on first use.
     pub(super) data: OnceLock<DataCache>,
 }
@@ -95,6 +99,13 @@ pub(super) struct CacheRequest {
     /// The request's `Cache-Control`, if obeyed and present.
     pub(super) directives: Option<Box<RequestDirectives>>,
     pub(super) key: CacheKey,
+}
+
+/// Why a request does not use the cache, or not yet.
+pub(super) enum Unusable {
+    Bypass(Reason),
+    /// Its identity is pending.
+    Pending,
 }
 
 impl CacheRequest {
@@ -122,42 +133,52 @@ impl CacheShared {
     /// Evaluates a request's head.
     ///
     /// # Errors
-    /// The reason to bypass the cache, with the counters of the route.
+    /// The reason to bypass the cache, or that the identity is pending.
     pub(super) fn evaluate_request(
         &self,
         head: &RequestHead<'_>,
+        keys: &mut ExtractedKeys,
         has_body: bool,
-    ) -> Result<CacheRequest, (Reason, Arc<RouteCounters>)> {
+    ) -> Result<CacheRequest, Unusable> {
         let matched = self.rules.find(head);
         let rule = self.rules.rule(&matched);
-        let counters = self.rules.counters(&matched);
-        let pattern = self.rules.pattern(&matched);
-        let routed = if matched.has_own_name { self.rules.routed(&matched, head) } else { None };
-        let route = match routed {
-            Some(route) if Some(route) != pattern => self.counters.route(route),
-            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
-        };
-        count(&counters.matched);
-        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
-            self.warn_of_unmatched_rules(&counters.warned);
-        }
         let (mut flags, host) = RequestFlags::scan(head.headers());
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
         }
-        match self.check_declared_route(&matched, rule).and_then(|()| self.key(head, flags, host, has_body, rule)) {
+        let declared = self.check_declared_route(&matched, rule);
+        match declared.and_then(|()| self.key(head, keys, (flags, host), has_body, rule)) {
             Ok((key, keyed, directives)) => {
+                let route = self.count_match(&matched, head);
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
                 Ok(CacheRequest { route, rule: matched, flags, head_only, post, keyed, directives, key })
             }
+            // Nothing is counted before the identity is known.
+            Err(_) if keys.is_pending() => Err(Unusable::Pending),
             Err(reason) => {
-                route.bypass(reason);
+                self.count_match(&matched, head).bypass(reason);
                 detached_context::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
                     self.warn_of_unused_rule(&matched, reason);
                 }
-                Err((reason, route))
+                Err(Unusable::Bypass(reason))
             }
+        }
+    }
+
+    /// Counts a request for its rule, and returns the counters of its route.
+    #[inline(always)]
+    fn count_match(&self, matched: &MatchedRule, head: &RequestHead<'_>) -> Arc<RouteCounters> {
+        let counters = self.rules.counters(matched);
+        let pattern = self.rules.pattern(matched);
+        let own_name = if matched.has_own_name { self.rules.own_name(matched, head) } else { None };
+        count(&counters.matched);
+        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
+            self.warn_of_unmatched_rules(&counters.warned);
+        }
+        match own_name {
+            Some(route) if Some(route) != pattern => self.counters.route(route),
+            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
         }
     }
 
@@ -185,8 +206,8 @@ impl CacheShared {
     fn key(
         &self,
         head: &RequestHead<'_>,
-        flags: RequestFlags,
-        host: HostField<'_>,
+        keys: &mut ExtractedKeys,
+        (flags, host): (RequestFlags, HostField<'_>),
         has_body: bool,
         rule: &Rule,
     ) -> Result<(CacheKey, bool, Option<Box<RequestDirectives>>), Reason> {
@@ -216,7 +237,7 @@ impl CacheShared {
         for name in &settings.key_fields {
             key.field(head, name);
         }
-        let sharing = credentials::sharing(&self.credentials, head, flags, settings, rule)?;
+        let sharing = credentials::sharing(&self.credentials, head, keys, flags, settings, rule)?;
         if let Sharing::Identity(identity) = &sharing {
             key.identity(identity);
         }
@@ -248,6 +269,19 @@ impl CacheShared {
     /// Returns the log position to record at the start of a fetch.
     pub(super) fn log_position(&self) -> LogPosition {
         LogPosition { local: self.barriers.generation(), fleet: self.store.generation() }
+    }
+
+    /// Borrows the head of a request, with its route and what a router left in its extensions.
+    #[inline(always)]
+    pub(super) fn head<'a, B>(&self, request: &'a Request<B>, context: &mut RequestContext) -> RequestHead<'a> {
+        context.routed_head(request, self.rules.built_patterns()).with_router_extensions()
+    }
+
+    /// Warns once that an identity was not resolved in time.
+    pub(super) fn warn_of_unresolved(&self, keys: &ExtractedKeys) {
+        if keys.has_failed() {
+            self.events.warn_once(&self.unresolved, UNRESOLVED, UNRESOLVED_TEXT);
+        }
     }
 
     /// Marks the route's rule as having served.
