@@ -58,7 +58,11 @@ const COPY_TTL: Duration = Duration::from_secs(5);
 /// A store serves one layer, to which it passes the invalidations of other processes.
 pub struct RemoteStore {
     shared: Arc<Shared>,
+    /// Adds what the engine knows to the statistics.
+    report: Option<Report>,
 }
+
+type Report = Box<dyn Fn(&mut LevelStats) + Send + Sync>;
 
 struct Shared {
     backplane: Arc<Backplane>,
@@ -125,7 +129,13 @@ impl RemoteStore {
             decode_errors: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), report: None })
+    }
+
+    /// Lets the engine complete the statistics.
+    pub(super) fn reporting(mut self, report: impl Fn(&mut LevelStats) + Send + Sync + 'static) -> Self {
+        self.report = Some(Box::new(report));
+        self
     }
 }
 
@@ -315,6 +325,9 @@ impl CacheStore for RemoteStore {
         level.up = backplane.guard.stats().up && backplane.is_ready();
         level.invalidations_received = backplane.logged();
         level.invalidations_pending = backplane.pending_count();
+        if let Some(report) = &self.report {
+            report(&mut level);
+        }
         vec![level]
     }
 }
