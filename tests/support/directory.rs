@@ -34,6 +34,18 @@ impl TestDirectory {
         FileLevel::new(&self.0, BOUND).deadline(Duration::from_secs(30))
     }
 
+    /// Waits until no process holds the lock.
+    pub(crate) async fn released(&self) {
+        let lock = std::fs::File::open(self.0.join("lock")).expect("a lock");
+        for _ in 0..2_000 {
+            if lock.try_lock().is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("not within 10 s: the lock is free");
+    }
+
     pub(crate) fn open(&self) -> FileBytes {
         FileBytes::open(self.level()).expect("opened")
     }

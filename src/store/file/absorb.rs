@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk;
-use super::journal::{Durable, Journal};
+use super::journal::Journal;
 use super::journal_record::{JOURNAL_HEADER, JournalRecord, decode_header, decode_records};
 use super::segment_log::SegmentLog;
 
@@ -26,9 +26,8 @@ pub(super) struct Absorber {
 }
 
 impl Absorber {
-    /// Returns the acknowledgement of what was applied; `None` if there was nothing.
-    pub(super) fn run(&mut self, log: &SegmentLog, journal: &Journal) -> io::Result<Option<Durable>> {
-        let (mut ids, mut last) = (HashSet::new(), None);
+    pub(super) fn run(&mut self, log: &SegmentLog, journal: &Journal) -> io::Result<()> {
+        let mut ids = HashSet::new();
         for file in fs::read_dir(&log.directory)? {
             let file = file?;
             let name = file.file_name();
@@ -38,25 +37,22 @@ impl Absorber {
             }
             let path = file.path();
             match self.file(&path, log, journal)? {
-                (Some(id), durable) => {
-                    ids.insert(id);
-                    last = durable.or(last);
-                }
-                (None, _) => drop(self.lengths.remove(&path)),
+                Some(id) => drop(ids.insert(id)),
+                None => drop(self.lengths.remove(&path)),
             }
         }
         journal.state().forget_absorbed(|id| ids.contains(&id));
-        Ok(last)
+        Ok(())
     }
 
     /// Applies one journal; returns its ID unless it was deleted.
-    fn file(&mut self, path: &Path, log: &SegmentLog, journal: &Journal) -> io::Result<(Option<u64>, Option<Durable>)> {
-        let Ok(file) = disk::open(path) else { return Ok((None, None)) };
+    fn file(&mut self, path: &Path, log: &SegmentLog, journal: &Journal) -> io::Result<Option<u64>> {
+        let Ok(file) = disk::open(path) else { return Ok(None) };
         let length = file.metadata()?.len();
         // First whether its process has ended, then what it wrote.
         let has_ended = file.try_lock().is_ok();
         if self.lengths.get(path) == Some(&length) && !has_ended {
-            return Ok((header(&file), None));
+            return Ok(header(&file));
         }
         let mut bytes = vec![0; length as usize];
         disk::read_exact_at(&file, &mut bytes, 0)?;
@@ -64,7 +60,7 @@ impl Absorber {
             return match has_ended {
                 true => Err(unreadable(path)),
                 // Of another version, perhaps.
-                false => Ok((Some(0), None)),
+                false => Ok(Some(0)),
             };
         };
         let applied = journal.state().absorbed(id).map_or(JOURNAL_HEADER, |offset| offset as usize);
@@ -77,15 +73,16 @@ impl Absorber {
             // What was applied before is on disk if nothing waits.
             if has_ended && journal.is_idle() {
                 disk::delete(path)?;
-                return Ok((None, None));
+                return Ok(None);
             }
-            return Ok((Some(id), None));
+            return Ok(Some(id));
         }
-        Ok((Some(id), Some(apply(records, id, end as u64, log, journal))))
+        apply(records, id, end as u64, log, journal);
+        Ok(Some(id))
     }
 }
 
-fn apply(records: Vec<JournalRecord>, id: u64, end: u64, log: &SegmentLog, journal: &Journal) -> Durable {
+fn apply(records: Vec<JournalRecord>, id: u64, end: u64, log: &SegmentLog, journal: &Journal) {
     for record in records {
         match record {
             JournalRecord::Removal { hash, .. } => {
@@ -98,7 +95,7 @@ fn apply(records: Vec<JournalRecord>, id: u64, end: u64, log: &SegmentLog, journ
             JournalRecord::Restart { .. } | JournalRecord::Absorbed { .. } => {}
         }
     }
-    journal.commit([JournalRecord::Absorbed { journal: id, offset: end }])
+    drop(journal.commit([JournalRecord::Absorbed { journal: id, offset: end }]));
 }
 
 /// A journal that cannot be read may have removed anything: the directory is discarded.

@@ -234,7 +234,7 @@ impl ByteLog for FileBytes {
         let this = self.clone();
         Box::pin(async move {
             this.node.failure.check()?;
-            let (position, durable) = this.node.journal.append(first, record, this.node.wall_nanos() / 1_000);
+            let (position, durable) = this.node.journal.append(first, record, this.node.log_start());
             this.durable(durable).await.map(|()| position)
         })
     }
@@ -257,7 +257,7 @@ impl ByteLog for FileBytes {
         let this = self.clone();
         Box::pin(async move {
             this.node.failure.check()?;
-            match this.node.journal.restart(first, known, this.node.wall_nanos() / 1_000) {
+            match this.node.journal.restart(first, known, this.node.log_start()) {
                 Some(durable) => this.durable(durable).await,
                 None => Ok(()),
             }

@@ -153,10 +153,9 @@ impl Directory {
         let failed = move |error| directory.failed(&failing.checkpoint, &failing.failure, &error, true);
         start_journal(&node, file, JournalHooks { checkpoint: Some(checkpoint), failed: Box::new(failed), max_length })?;
         let mut absorber = Absorber::default();
-        let absorbed = absorber.run(&log, &node.journal);
-        if let Some(durable) = absorbed.inspect_err(|error| self.discards_after(error))? {
-            durable.blocking_recv().map_err(io::Error::other)?;
-        }
+        absorber.run(&log, &node.journal).inspect_err(|error| self.discards_after(error))?;
+        // Before anyone reads the log: what others invalidated is part of it.
+        node.journal.flush()?;
         self.start_writer(&node, &log, absorber)?;
         *self.trusted.lock() = None;
         Ok(node)

@@ -14,6 +14,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{broadcast, oneshot};
 
 use super::checkpoint::{Checkpoint, SyncedJournal};
@@ -28,6 +29,9 @@ use crate::store::remote::names::random;
 const SYNC_INTERVAL: Duration = Duration::from_millis(5);
 /// Interval of waking without work.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Interval of looking whether a flush is complete, where opening a directory blocks.
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 
 /// Notification that a record is on disk; an error if it will not be.
 pub(super) type Durable = oneshot::Receiver<()>;
@@ -103,6 +107,8 @@ struct Queue {
     waiting: Vec<oneshot::Sender<()>>,
     /// Position of the last record of the invalidation log, on disk or not; 0 for none.
     last: u64,
+    /// Whether records that were taken are not on disk yet.
+    is_writing: bool,
     /// No more records are accepted.
     closed: bool,
 }
@@ -181,6 +187,18 @@ impl Journal {
         let _ = self.shared.messages.send(message);
     }
 
+    /// Blocks until what was committed is on disk.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut durable = self.commit([]);
+        loop {
+            match durable.try_recv() {
+                Ok(()) => return Ok(()),
+                Err(TryRecvError::Empty) => thread::sleep(FLUSH_POLL),
+                Err(TryRecvError::Closed) => return Err(io::Error::other("the journal is closed")),
+            }
+        }
+    }
+
     /// Lets the thread end when everything is written.
     pub(super) fn close(&self) {
         self.shared.queue.lock().closed = true;
@@ -204,7 +222,7 @@ impl Journal {
     /// Returns whether everything committed is on disk.
     pub(super) fn is_idle(&self) -> bool {
         let queue = self.shared.queue.lock();
-        queue.records.is_empty() && queue.waiting.is_empty()
+        queue.records.is_empty() && !queue.is_writing
     }
 
     fn wake(&self, mut queue: MutexGuard<'_, Queue>) -> Durable {
@@ -233,6 +251,7 @@ impl Journal {
         loop {
             let (records, waiting, closed) = self.take();
             if records.is_empty() {
+                waiting.into_iter().for_each(acknowledge);
                 if closed {
                     return;
                 }
@@ -262,6 +281,7 @@ impl Journal {
 
     fn take(&self) -> (Vec<JournalRecord>, Vec<oneshot::Sender<()>>, bool) {
         let mut queue = self.shared.queue.lock();
+        queue.is_writing = !queue.records.is_empty();
         (std::mem::take(&mut queue.records), std::mem::take(&mut queue.waiting), queue.closed)
     }
 
@@ -275,10 +295,7 @@ impl Journal {
                 self.publish(LogMessage::Record(position, record));
             }
         }
-        for sender in waiting {
-            // A caller may have left.
-            let _ = sender.send(());
-        }
+        waiting.into_iter().for_each(acknowledge);
     }
 
     /// Replaces a long journal. If that fails, the long one remains.
@@ -288,4 +305,9 @@ impl Journal {
             *file = shorter;
         }
     }
+}
+
+fn acknowledge(waiting: oneshot::Sender<()>) {
+    // The caller may have left.
+    let _ = waiting.send(());
 }

@@ -64,6 +64,12 @@ impl Node {
         self.leases.lock().remove(name);
     }
 
+    /// Returns the position at which an invalidation log begins. One of a process without the lock begins below all others:
+    /// the process goes over to that of the directory later, which must not begin anew for it.
+    pub(super) fn log_start(&self) -> u64 {
+        if self.log.is_some() { self.wall_nanos() / 1_000 } else { 1 }
+    }
+
     /// Returns the wall-clock time in nanoseconds since 1970.
     pub(super) fn wall_nanos(&self) -> u64 {
         self.directory.level.clock.wall().duration_since(std::time::UNIX_EPOCH).map_or(0, nanos)
