@@ -36,6 +36,8 @@ use crate::store::remote::names::random;
 
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
+/// Bytes that must be free: a level on a full disk would be switched on and off again and again.
+const ROOM: usize = 128 << 10;
 
 /// Directory of a file level, open or not.
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Directory {
 
     fn open_locked(self: &Arc<Self>) -> io::Result<Arc<Node>> {
         let Found { synced, state, recovered } = self.find()?;
+        disk::check_room(self.path(), ROOM)?;
         let unsynced: Vec<u64> = state.removals().map(|(hash, _)| *hash).collect();
         let checkpoint = Arc::new(Checkpoint::new(self.path().to_owned(), synced));
         match &mut *self.trusted.lock() {

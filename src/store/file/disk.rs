@@ -35,6 +35,14 @@ fn private() -> OpenOptions {
     options
 }
 
+/// Fails if a directory has no room for this many bytes.
+pub(super) fn check_room(path: &Path, bytes: usize) -> io::Result<()> {
+    let probe = path.join("probe");
+    let written = create(&probe).and_then(|file| write_all_at(&file, &vec![0; bytes], 0));
+    delete(&probe)?;
+    written
+}
+
 /// Makes created, renamed and deleted files durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     // Other systems cannot open directories.
