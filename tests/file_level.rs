@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use directory::{BOUND, HOUR, TestDirectory, get, put, remove};
+use futures_util::future::try_join_all;
 use tollgate::cache::{ByteLog, ByteStore, CacheKey, CacheStore};
 use tollgate::store::RemoteStore;
 use tollgate::store::file::{FileBytes, FileLevel};
@@ -128,6 +129,31 @@ async fn files_belong_to_their_user_alone() {
     let files = directory.files("");
     assert!(files.len() >= 5, "{files:?}");
     files.iter().for_each(|file| assert_eq!(mode(file), 0o600, "{}", file.display()));
+}
+
+#[tokio::test]
+async fn the_journal_stays_short_and_its_records_share_syncs() {
+    let directory = TestDirectory::new();
+    let bytes = directory.open();
+    put(&bytes, "name", "value").await;
+    let length = || directory.path().join("journal").metadata().expect("a journal").len();
+    let mut last = 0;
+    for batch in 0..15 {
+        let record = |n: usize| Bytes::from(format!("{:0150}", batch * 1_000 + n));
+        let appended = (0..1_000).map(|n| bytes.append("first".into(), record(n)));
+        let positions = try_join_all(appended).await.expect("appended");
+        assert!(positions.is_sorted(), "in order");
+        last = positions[999];
+        try_join_all((0..1_000).map(|n| bytes.remove(vec![format!("removed {batch} {n}")]))).await.expect("removed");
+    }
+    // Thirty thousand records of 150 and 25 bytes: 2.7 MB.
+    assert!(length() < BOUND / 8, "{} bytes", length());
+    drop(bytes);
+    let bytes = directory.open();
+    let log = bytes.read(None).await.expect("read");
+    assert_eq!(log.last().map(|(position, _)| *position), Some(last));
+    assert!((1_000..15_000).contains(&log.len()), "the latest {}", log.len());
+    assert!(get(&bytes, "name").await.is_some());
 }
 
 #[test]

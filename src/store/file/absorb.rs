@@ -6,17 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk;
-use super::journal::Journal;
+use super::journal::{Journal, OTHER_JOURNAL};
 use super::journal_record::{JOURNAL_HEADER, JournalRecord, decode_header, decode_records};
 use super::segment_log::SegmentLog;
-
-/// Prefix of the names of journals of processes without the lock.
-const PREFIX: &str = "journal-";
-
-/// Returns the path of the journal of a process without the lock.
-pub(super) fn journal_path(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("{PREFIX}{number:016x}"))
-}
 
 /// Applies what other journals contain beyond what was applied before. Deletes those whose process has ended.
 #[derive(Debug, Default)]
@@ -31,7 +23,7 @@ impl Absorber {
         for file in fs::read_dir(&log.directory)? {
             let file = file?;
             let name = file.file_name();
-            let is_other = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && !name.ends_with(".new"));
+            let is_other = name.to_str().is_some_and(|name| name.starts_with(OTHER_JOURNAL) && !name.ends_with(".new"));
             if !is_other {
                 continue;
             }
@@ -113,7 +105,7 @@ fn header(file: &File) -> Option<u64> {
 pub(super) fn discard(directory: &Path) -> io::Result<()> {
     for file in fs::read_dir(directory)? {
         let file = file?;
-        if file.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        if file.file_name().to_str().is_some_and(|name| name.starts_with(OTHER_JOURNAL)) {
             let path = file.path();
             let has_ended = disk::open(&path).is_ok_and(|file| file.try_lock().is_ok());
             if has_ended {

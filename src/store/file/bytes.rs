@@ -101,9 +101,31 @@ impl FileBytes {
         self.node.log.is_some()
     }
 
+    /// Returns the value under a name, as [`get_many`](ByteStore::get_many) does, on this thread: blocks for the disk.
+    ///
+    /// # Errors
+    /// If the directory has failed.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::file::{FileBytes, FileLevel};
+    /// # let directory = std::env::temp_dir().join(format!("tollgate-doc-value-{}", std::process::id()));
+    ///
+    /// let bytes = FileBytes::open(FileLevel::new(&directory, 64 << 20))?;
+    /// assert_eq!(bytes.value("any")?, None);
+    /// # drop(bytes);
+    /// # std::fs::remove_dir_all(directory).unwrap();
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn value(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        self.node.failure.check()?;
+        let Some(log) = &self.node.log else { return Ok(None) };
+        log.get(name).map_err(|error| self.failed(error))
+    }
+
     /// Returns what `ready` does, unless the directory has failed.
     fn run<T: Send + 'static>(&self, ready: impl FnOnce(&Node) -> io::Result<T>) -> BoxFuture<Result<T, Error>> {
-        let result = self.node.failure.check().and_then(|()| ready(&self.node).map_err(|error| self.refused(error)));
+        let result = self.node.failure.check().and_then(|()| ready(&self.node).map_err(|error| self.failed(error)));
         Box::pin(std::future::ready(result))
     }
 
@@ -117,14 +139,8 @@ impl FileBytes {
             this.node.failure.check()?;
             let node = this.node.clone();
             let result = spawn_blocking(move || blocking(&node)).await;
-            match result.map_err(|panic| Error::store("reading a file panicked", panic))? {
-                Ok(value) => Ok(value),
-                Err(error) => {
-                    this.node.fail(&error);
-                    this.node.failure.check()?;
-                    Err(Error::disconnected(error))
-                }
-            }
+            let result = result.map_err(|panic| Error::store("reading a file panicked", panic))?;
+            result.map_err(|error| this.failed(error))
         })
     }
 
@@ -141,8 +157,13 @@ impl FileBytes {
         }
     }
 
-    fn refused(&self, error: io::Error) -> Error {
-        Error::store(format!("cannot use {}: {error}", self.node.directory.path().display()), error)
+    /// Switches the level off after an I/O error.
+    fn failed(&self, error: io::Error) -> Error {
+        if error.kind() == io::ErrorKind::InvalidInput {
+            return Error::store(format!("cannot store in {}: {error}", self.node.directory.path().display()), error);
+        }
+        self.node.fail(&error);
+        self.node.failure.check().err().unwrap_or_else(|| Error::disconnected(error))
     }
 }
 

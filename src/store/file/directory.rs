@@ -28,11 +28,10 @@ use super::node::Node;
 use super::record::RecordHead;
 use super::recovery::{self, Recovered};
 use super::segment_log::{LogCounters, SegmentLog};
-use super::writer::Writer;
+use super::writer::SegmentWriter;
 use crate::base::error::Error;
 use crate::base::lock::Mutex;
 use crate::cache::LevelStats;
-use crate::store::remote::names::random;
 
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
@@ -55,8 +54,8 @@ pub(super) struct Directory {
     counters: Arc<LogCounters>,
 }
 
-/// What an opening finds.
-struct Found {
+/// Contents of a directory when it is opened.
+struct FoundFiles {
     synced: SyncedFiles,
     state: JournalState,
     recovered: Recovered,
@@ -133,7 +132,7 @@ impl Directory {
     }
 
     fn open_locked(self: &Arc<Self>) -> io::Result<Arc<Node>> {
-        let Found { synced, state, recovered } = self.find()?;
+        let FoundFiles { synced, state, recovered } = self.find()?;
         disk::check_room(self.path(), ROOM)?;
         let unsynced: Vec<u64> = state.removals().map(|(hash, _)| *hash).collect();
         let checkpoint = Arc::new(Checkpoint::new(self.path().to_owned(), synced));
@@ -172,9 +171,8 @@ impl Directory {
     }
 
     fn open_unlocked(self: &Arc<Self>) -> io::Result<Arc<Node>> {
-        let path = absorb::journal_path(self.path(), random());
         let state = JournalState::new(self.level.max_log_bytes());
-        let file = JournalFile::create(path, &state, None)?;
+        let file = JournalFile::create_other(self.path())?;
         let failure = Arc::new(Failure::default());
         let node = Arc::new(Node::new(self.clone(), Journal::new(state), None, failure.clone()));
         *self.threads.lock() = node.threads.alive();
@@ -190,7 +188,7 @@ impl Directory {
     }
 
     /// Reads what is there; discards it if it cannot be trusted.
-    fn find(&self) -> io::Result<Found> {
+    fn find(&self) -> io::Result<FoundFiles> {
         let must_discard = self.must_discard.load(Ordering::Acquire);
         let trusted = self.trusted.lock().as_ref().map(|checkpoint| checkpoint.synced());
         let trusted = trusted.or_else(|| Checkpoint::load(self.path()));
@@ -199,7 +197,7 @@ impl Directory {
             self.discard()?;
             self.must_discard.store(false, Ordering::Release);
             let state = JournalState::new(self.level.max_log_bytes());
-            return Ok(Found { synced: SyncedFiles::default(), state, recovered: Recovered::empty() });
+            return Ok(FoundFiles { synced: SyncedFiles::default(), state, recovered: Recovered::empty() });
         };
         let mut removed: HashMap<u64, Position> = HashMap::new();
         for (hash, before) in state.removals() {
@@ -208,7 +206,7 @@ impl Directory {
         }
         let recovered = recovery::recover(self.path(), &synced, &removed)?;
         self.counters.unreadable.fetch_add(recovered.skipped + recovered.damaged, Ordering::Relaxed);
-        Ok(Found { synced, state, recovered })
+        Ok(FoundFiles { synced, state, recovered })
     }
 
     /// Reads the journal; `None` if it is damaged.
@@ -272,7 +270,7 @@ impl Directory {
                     directory.failed(&log.checkpoint, &log.failure, &error, discards);
                 }
             };
-            if let Err(error) = Writer::new(log.clone()).run(&stop, each_second) {
+            if let Err(error) = SegmentWriter::new(log.clone()).run(&stop, each_second) {
                 directory.failed(&log.checkpoint, &log.failure, &error, false);
             }
             // The lock is free when the token is dropped.

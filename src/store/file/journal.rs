@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::thread::{self, Thread};
@@ -30,6 +30,8 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(5);
 /// Interval of waking without work.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Prefix of the names of journals of processes without the lock.
+pub(super) const OTHER_JOURNAL: &str = "journal-";
 /// Interval of looking whether a flush is complete, where opening a directory blocks.
 const FLUSH_POLL: Duration = Duration::from_millis(1);
 
@@ -70,6 +72,12 @@ impl JournalFile {
             checkpoint.update(|files| files.journals = [synced, SyncedJournal::default()])?;
         }
         Ok(Self { path, id, length: synced.length, file })
+    }
+
+    /// Creates an empty journal of a process without the lock.
+    pub(super) fn create_other(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("{OTHER_JOURNAL}{:016x}", random()));
+        Self::create(path, &JournalState::default(), None)
     }
 
     fn append(&mut self, records: &[JournalRecord], checkpoint: Option<&Checkpoint>) -> io::Result<()> {
@@ -266,7 +274,7 @@ impl Journal {
                 drop((self.take(), waiting));
                 return;
             }
-            self.synced(records, waiting);
+            self.synced(records, waiting, hooks.checkpoint.is_some());
             if file.length > max_length {
                 self.shorten(&mut file, hooks);
                 max_length = hooks.max_length.max(file.length * 2);
@@ -286,9 +294,10 @@ impl Journal {
     }
 
     /// Applies and publishes records that are on disk.
-    fn synced(&self, records: Vec<JournalRecord>, waiting: Vec<oneshot::Sender<()>>) {
+    fn synced(&self, records: Vec<JournalRecord>, waiting: Vec<oneshot::Sender<()>>, keeps_removals: bool) {
         let mut state = self.state();
-        records.iter().for_each(|record| state.apply(record));
+        let applies = |record: &&JournalRecord| keeps_removals || !matches!(record, JournalRecord::Removal { .. });
+        records.iter().filter(applies).for_each(|record| state.apply(record));
         drop(state);
         for record in records {
             if let JournalRecord::Log { position, record } = record {
@@ -300,8 +309,13 @@ impl Journal {
 
     /// Replaces a long journal. If that fails, the long one remains.
     fn shorten(&self, file: &mut JournalFile, hooks: &JournalHooks) {
-        let state = self.state();
-        if let Ok(shorter) = JournalFile::create(file.path.clone(), &state, hooks.checkpoint.as_deref()) {
+        let shorter = match (&hooks.checkpoint, file.path.parent()) {
+            (Some(checkpoint), _) => JournalFile::create(file.path.clone(), &self.state(), Some(checkpoint)),
+            // The holder of the lock applies and deletes the long one, which this process does not hold any more.
+            (None, Some(directory)) => JournalFile::create_other(directory),
+            (None, None) => return,
+        };
+        if let Ok(shorter) = shorter {
             *file = shorter;
         }
     }

@@ -102,7 +102,10 @@ impl SegmentLog {
         let expires_at = now.saturating_add(nanos(ttl).div_ceil(1_000_000));
         let head = RecordHead::value(name, value, now, expires_at);
         let head = head.filter(|head| head.length <= self.max_record());
-        let head = head.ok_or_else(|| io::Error::other(format!("{} bytes do not fit in a segment", value.len())))?;
+        let Some(head) = head else {
+            let message = format!("{} bytes do not fit in a segment", value.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
         let mut tail = self.tail.lock();
         if let Some(old) = self.index.get(head.hash)
             && !self.replaces(&tail, &old, name, value, now)?

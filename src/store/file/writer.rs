@@ -25,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(5);
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the writer.
-pub(super) struct Writer {
+pub(super) struct SegmentWriter {
     log: Arc<SegmentLog>,
     /// The segment that is being written.
     current: Option<Arc<Segment>>,
@@ -35,7 +35,7 @@ pub(super) struct Writer {
     unsynced: Vec<Arc<Segment>>,
 }
 
-impl Writer {
+impl SegmentWriter {
     pub(super) const fn new(log: Arc<SegmentLog>) -> Self {
         Self { log, current: None, evicted: None, unsynced: Vec::new() }
     }
