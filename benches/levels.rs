@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use redb::{Database, Durability, TableDefinition};
-use tollgate::cache::{ByteStore, CacheStore, Cached, DataCache};
+use tollgate::cache::{ByteStore, Cached, DataCache};
 use tollgate::store::RemoteStore;
 use tollgate::store::file::{FileBytes, FileLevel};
 
@@ -84,9 +84,12 @@ impl Spans {
     }
 }
 
-fn row(name: &str, mut puts: Spans, mut gets: Spans) {
-    let [a, b, c, d] = [puts.micros(50), puts.micros(99), gets.micros(50), gets.micros(99)];
-    println!("{name:<44}{a:>9.2}{b:>9.2}{c:>9.2}{d:>9.2}");
+fn row(name: &str, puts: Option<Spans>, mut gets: Spans) {
+    let puts = puts.map_or_else(
+        || format!("{:>9}{:>9}", "", ""),
+        |mut puts| format!("{:>9.2}{:>9.2}", puts.micros(50), puts.micros(99)),
+    );
+    println!("{name:<44}{puts}{:>9.2}{:>9.2}", gets.micros(50), gets.micros(99));
 }
 
 /// Numbers in no order.
@@ -124,7 +127,7 @@ fn bare() {
         });
         assert_eq!(read.expect("read")[1], value(n, VALUE)[1]);
     }
-    row("bare loop of pwrite and pread", puts, gets);
+    row("bare loop of pwrite and pread", Some(puts), gets);
 }
 
 fn engine(runtime: &tokio::runtime::Runtime) {
@@ -150,8 +153,8 @@ fn engine(runtime: &tokio::runtime::Runtime) {
             pooled.0.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
     });
-    row("engine", puts, gets);
-    row("engine, read on the blocking threads", Spans::default(), pooled);
+    row("engine", Some(puts), gets);
+    row("engine, read on the blocking threads", None, pooled);
     println!("    {missing} values missing, {} bytes on disk an entry", bytes_on_disk(&directory.0) / ENTRIES);
     drop(bytes);
     let store = RemoteStore::file(FileLevel::new(&directory.0, 2 << 30)).expect("settings");
@@ -188,7 +191,7 @@ fn level(runtime: &tokio::runtime::Runtime) {
             missing += u64::from(values.get(n).await.is_none());
             gets.0.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
-        row("level: typed values through RemoteStore", puts, gets);
+        row("level: typed values through RemoteStore", Some(puts), gets);
         println!("    {missing} values missing");
     });
 }
@@ -224,7 +227,7 @@ fn redb() {
         });
         assert!(found.is_some());
     }
-    row("redb 2.6, a transaction each, eventual", puts, gets);
+    row("redb 2.6, a transaction each, eventual", Some(puts), gets);
     println!("    {} bytes on disk an entry", bytes_on_disk(&directory.0) / ENTRIES);
 }
 

@@ -15,7 +15,8 @@ use tollgate::cache::{CacheLayer, Cached, DataCache, Rules};
 use tollgate::store::RemoteStore;
 use world::{World, reply};
 
-const HOUR: &[(&str, &str)] = &[("cache-control", "max-age=3600, stale-while-revalidate=3600"), ("cache-tag", "prices")];
+const HOUR: &[(&str, &str)] =
+    &[("cache-control", "max-age=3600, stale-while-revalidate=3600"), ("cache-tag", "prices")];
 
 /// Waits, in real time, until something that a thread does has happened.
 async fn becomes(what: &str, mut happened: impl AsyncFnMut() -> bool) {

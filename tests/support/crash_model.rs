@@ -65,9 +65,7 @@ pub(crate) async fn perform(bytes: &FileBytes, operation: &Operation) -> u64 {
             bytes.remove(vec![format!("name {name}")]).await.expect("removed");
             0
         }
-        Operation::Invalidate { number } => {
-            bytes.append("first".into(), record(*number)).await.expect("appended")
-        }
+        Operation::Invalidate { number } => bytes.append("first".into(), record(*number)).await.expect("appended"),
     }
 }
 

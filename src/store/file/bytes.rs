@@ -260,7 +260,7 @@ impl ByteLog for FileBytes {
         })
     }
 
-    /// Also gives the directory to this process when its lock has become free.
+    /// Also takes the lock of the directory when it has become free.
     fn read(&self, from: Option<u64>) -> BoxFuture<Result<Vec<(u64, Bytes)>, Error>> {
         let this = self.clone();
         self.run_blocking(move |node| match &node.log {

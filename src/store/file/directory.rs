@@ -45,7 +45,7 @@ pub(super) struct Directory {
     /// The lock, once this process has it.
     lock: Mutex<Option<File>>,
     opening: Mutex<()>,
-    /// What is synced, after a failure that lost no removal. The next opening trusts it.
+    /// The checkpoint of the last opening, after a failure that lost no removal. The next opening trusts it.
     trusted: Mutex<Option<Arc<Checkpoint>>>,
     /// Whether everything has to be discarded first.
     must_discard: AtomicBool,
@@ -153,7 +153,11 @@ impl Directory {
         let directory = self.clone();
         let (failing, max_length) = (log.clone(), self.level.journal_bytes());
         let failed = move |error| directory.failed(&failing.checkpoint, &failing.failure, &error, true);
-        start_journal(&node, file, JournalHooks { checkpoint: Some(checkpoint), failed: Box::new(failed), max_length })?;
+        start_journal(
+            &node,
+            file,
+            JournalHooks { checkpoint: Some(checkpoint), failed: Box::new(failed), max_length },
+        )?;
         let mut absorber = Absorber::default();
         absorber.run(&log, &node.journal).inspect_err(|error| self.discards_after(error))?;
         // Before anyone reads the log: what others invalidated is part of it.
@@ -179,7 +183,7 @@ impl Directory {
         let directory = self.clone();
         let failed = move |error: io::Error| {
             failure.set(format!("cannot write to {}: {error}", directory.path().display()));
-            // The holder of the lock may miss a removal: whoever opens the directory next discards it.
+            // The holder of the lock may miss a removal: the next process to open the directory discards it.
             let _ = disk::delete(&directory.path().join(super::checkpoint::CHECKPOINT));
         };
         let max_length = self.level.journal_bytes();

@@ -183,7 +183,11 @@ mod tests {
         assert!(index.get(7).is_some_and(|entry| !entry.is_hit()));
         index.remove_at(7, later);
         assert!(index.get(7).is_none() && !index.remove(7));
-        index.apply(&[(1, IndexEntry::new(AT, 9, 0)), (2, IndexEntry::new(AT, 9, 0)), (1, IndexEntry::new(later, 0, 0))]);
+        index.apply(&[
+            (1, IndexEntry::new(AT, 9, 0)),
+            (2, IndexEntry::new(AT, 9, 0)),
+            (1, IndexEntry::new(later, 0, 0)),
+        ]);
         assert!(index.get(1).is_none() && index.get(2).is_some());
     }
 }

@@ -102,7 +102,7 @@ pub(super) struct Journal {
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// What is on disk.
+    /// State of the records that are on disk.
     state: Mutex<JournalState>,
     messages: broadcast::Sender<LogMessage>,
     thread: OnceLock<Thread>,
@@ -121,7 +121,7 @@ struct Queue {
     closed: bool,
 }
 
-/// What a journal's thread does besides.
+/// Settings of a journal's thread.
 pub(super) struct JournalHooks {
     pub(super) checkpoint: Option<Arc<Checkpoint>>,
     /// Called before the thread ends because of an error.
@@ -217,7 +217,7 @@ impl Journal {
         self.shared.messages.subscribe()
     }
 
-    /// Returns what is on disk.
+    /// Returns the state of the records that are on disk.
     pub(super) fn state(&self) -> MutexGuard<'_, JournalState> {
         self.shared.state.lock()
     }

@@ -175,14 +175,14 @@ impl JournalState {
         }
     }
 
-    /// Forgets the removals before this position, which are in synced segments.
+    /// Drops the removals before this position, which are in synced segments.
     pub(super) fn forget_removals(&mut self, before: Position) {
         while self.removals.front().is_some_and(|(_, removed)| *removed < before) {
             self.removals.pop_front();
         }
     }
 
-    /// Forgets the offsets of journals that were deleted.
+    /// Drops the offsets of journals that were deleted.
     pub(super) fn forget_absorbed(&mut self, exists: impl Fn(u64) -> bool) {
         self.absorbed.retain(|journal, _| exists(*journal));
     }

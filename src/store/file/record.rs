@@ -97,16 +97,14 @@ impl RecordHead {
     pub(super) fn value(name: &str, value: &[u8], written_at: u64, expires_at: u64) -> Option<Self> {
         let name_length = u16::try_from(name.len()).ok()?;
         let length = u32::try_from(RECORD_HEADER + name.len() + value.len()).ok()?;
-        let head =
-            Self { checksum: 0, length, hash: hash(name), written_at, expires_at, name_length, kind: VALUE };
+        let head = Self { checksum: 0, length, hash: hash(name), written_at, expires_at, name_length, kind: VALUE };
         Some(Self { checksum: head.checksum_with([name.as_bytes(), value]), ..head })
     }
 
     /// Creates the record of a removal.
     pub(super) fn removal(hash: u64, written_at: u64) -> Self {
         let length = RECORD_HEADER as u32;
-        let head =
-            Self { checksum: 0, length, hash, written_at, expires_at: 0, name_length: 0, kind: REMOVAL };
+        let head = Self { checksum: 0, length, hash, written_at, expires_at: 0, name_length: 0, kind: REMOVAL };
         Self { checksum: head.checksum_with([&[], &[]]), ..head }
     }
 

@@ -1,4 +1,4 @@
-//! Recovery: what a directory holds when it is opened.
+//! Recovery: reads the segments of a directory when it is opened.
 //!
 //! | finding | consequence |
 //! |---|---|

@@ -129,7 +129,9 @@ impl Segment {
         let size = u32::try_from(self.bytes()).unwrap_or(u32::MAX);
         while size - at.offset.min(size) >= RECORD_HEADER as u32 {
             let Some(head) = self.read(at.offset, RECORD_HEADER as u32)? else { break };
-            let Some(head) = RecordHead::decode(&head, at).filter(|head| head.length <= size - at.offset) else { break };
+            let Some(head) = RecordHead::decode(&head, at).filter(|head| head.length <= size - at.offset) else {
+                break;
+            };
             let Some(record) = self.read(at.offset, head.length)? else { break };
             if RecordHead::verify(&record, at).is_none() {
                 break;

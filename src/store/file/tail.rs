@@ -117,7 +117,7 @@ impl Tail {
         Some(chunk)
     }
 
-    /// Forgets the chunk that was taken.
+    /// Releases the chunk that was taken.
     pub(super) fn written(&mut self) {
         if let Some(chunk) = self.writing.take() {
             self.queued -= chunk.bytes.len();

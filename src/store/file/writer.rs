@@ -154,7 +154,8 @@ impl SegmentWriter {
         let mut until = None;
         for (hash, entry) in entries.unwrap_or_default() {
             let Some(current) = self.log.index.get(hash).filter(|current| current.at == entry.at) else { continue };
-            let appended = if current.is_hit() && current.length <= budget { self.append_again(hash, &current)? } else { None };
+            let appended =
+                if current.is_hit() && current.length <= budget { self.append_again(hash, &current)? } else { None };
             match appended {
                 Some(at) => {
                     until = Some(at);
