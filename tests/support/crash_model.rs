@@ -136,7 +136,7 @@ impl CrashModel {
         for (name, history) in &self.names {
             let found = self.found(bytes, *name, history).await?;
             let removed = history.removed.max(history.removing);
-            let synced = history.puts.range(removed + 1..).filter(|(_, put)| put.is_some()).next_back();
+            let synced = history.puts.range(removed + 1..).rfind(|(_, put)| put.is_some());
             if let Some((synced, _)) = synced
                 && found.is_none_or(|found| found < *synced)
             {
