@@ -132,3 +132,85 @@ impl Recovered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::file::disk;
+    use crate::store::file::record::{RecordHead, hash};
+    use crate::store::file::tail::Tail;
+
+    /// A directory with a value in its first segment, which is removed in the second.
+    struct TwoSegments(PathBuf);
+
+    impl TwoSegments {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("tollgate-recovery-{name}-{}", std::process::id()));
+            disk::create_directory(&path).expect("created");
+            let mut tail = Tail::new(1, 0, 1 << 20);
+            let head = RecordHead::value("removed", b"value", 1, u64::MAX).expect("short");
+            tail.append(&head, b"removed", b"value").expect("room");
+            tail.seal();
+            tail.append_always(&RecordHead::removal(hash("removed"), 2), &[], &[]);
+            let head = RecordHead::value("kept", b"value", 3, u64::MAX).expect("short");
+            tail.append(&head, b"kept", b"value").expect("room");
+            tail.seal();
+            while let Some(chunk) = tail.take() {
+                let segment = Segment::create(&path, chunk.segment).expect("created");
+                segment.write(&chunk.bytes, chunk.start).expect("written");
+                tail.written();
+            }
+            Self(path)
+        }
+
+        fn second(&self) -> PathBuf {
+            self.0.join("segment-00000002")
+        }
+
+        /// Recovers with this much of the second segment synced; returns which of the values are there.
+        fn recover(&self, synced: u32) -> (bool, bool, u64) {
+            let segment = Position { segment: 2, offset: synced };
+            let synced = SyncedFiles { segment, ..SyncedFiles::default() };
+            let recovered = recover(&self.0, &synced, &HashMap::new()).expect("recovered");
+            let contains = |name| recovered.index.get(hash(name)).is_some();
+            (contains("removed"), contains("kept"), recovered.damaged)
+        }
+    }
+
+    impl Drop for TwoSegments {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).expect("deleted");
+        }
+    }
+
+    #[test]
+    fn a_removal_applies_to_earlier_segments() {
+        assert_eq!(TwoSegments::new("whole").recover(100), (false, true, 0));
+    }
+
+    #[test]
+    fn a_segment_that_lost_what_was_synced_is_discarded_with_earlier_ones() {
+        let directory = TwoSegments::new("cut");
+        let contents = std::fs::read(directory.second()).expect("a segment");
+        std::fs::write(directory.second(), &contents[..30]).expect("cut in its first record");
+        assert_eq!(directory.recover(100), (false, false, 1));
+        // What was not synced is in the journal, if it removes anything.
+        let directory = TwoSegments::new("torn");
+        std::fs::write(directory.second(), &contents[..30]).expect("cut in its first record");
+        assert_eq!(directory.recover(20), (true, false, 0));
+    }
+
+    #[test]
+    fn a_segment_without_its_predecessor_discards_earlier_ones() {
+        let directory = TwoSegments::new("missing");
+        let mut tail = Tail::new(3, 2, 1 << 20);
+        let head = RecordHead::value("last", b"value", 3, u64::MAX).expect("short");
+        tail.append(&head, b"last", b"value").expect("room");
+        tail.seal();
+        let chunk = tail.take().expect("a chunk");
+        Segment::create(&directory.0, 3).expect("created").write(&chunk.bytes, 0).expect("written");
+        assert_eq!(directory.recover(100), (false, true, 0));
+        std::fs::remove_file(directory.second()).expect("deleted");
+        assert_eq!(directory.recover(100), (false, false, 1));
+    }
+}
