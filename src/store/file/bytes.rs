@@ -45,9 +45,9 @@ const HEAD_BYTES: usize = 8 * 1024;
 /// ```
 /// use tollgate::cache::ByteStore;
 /// use tollgate::store::file::{FileBytes, FileLevel};
-/// # let directory = std::env::temp_dir().join(format!("tollgate-doc-bytes-{}", std::process::id()));
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+/// # let directory = std::env::temp_dir().join(format!("tollgate-doc-bytes-{}", std::process::id()));
 /// let bytes = FileBytes::open(FileLevel::new(&directory, 64 << 20))?;
 /// bytes.put("name".into(), "value".into(), std::time::Duration::from_secs(60)).await?;
 /// assert_eq!(bytes.get_many(vec!["name".into()]).await?, [Some("value".into())]);

@@ -32,13 +32,11 @@ const NAME: usize = 1 << 10;
 /// use tollgate::cache::CacheLayer;
 /// use tollgate::store::RemoteStore;
 /// use tollgate::store::file::FileLevel;
-/// # let directory = std::env::temp_dir().join(format!("tollgate-doc-level-{}", std::process::id()));
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
-/// let level = FileLevel::new(&directory, 2 << 30).deadline(Duration::from_millis(20));
+/// let level = FileLevel::new("/var/cache/app", 2 << 30).deadline(Duration::from_millis(20));
 /// let layer = CacheLayer::builder().level_2(Arc::new(RemoteStore::file(level)?)).build()?;
-/// # drop(layer);
-/// # Ok(()) }
+/// # let _ = layer;
+/// # Ok::<(), tollgate::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
