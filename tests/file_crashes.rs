@@ -21,6 +21,10 @@ const FIRST: &str = "TOLLGATE_TEST_FIRST";
 
 /// Number of processes that are killed.
 const KILLS: u64 = 200;
+/// What was put this long before a kill is there: it is written after milliseconds, on a busy machine later.
+const WRITTEN_AFTER: Duration = Duration::from_secs(1);
+/// What was put this long before a loss of power is there: syncs are a second apart, and may take their time.
+const SYNCED_AFTER: Duration = Duration::from_secs(4);
 
 /// Writes until it is killed, and prints what was acknowledged. Run by the test below.
 #[test]
@@ -72,7 +76,7 @@ fn write_and_kill(directory: &Path, model: &mut CrashModel, span: Duration) {
             _ => model.acknowledged(number, words[2].parse().expect("a position"), at),
         }
     }
-    model.crashed(Instant::now());
+    model.crashed(Instant::now(), WRITTEN_AFTER);
 }
 
 #[tokio::test]
@@ -119,7 +123,7 @@ async fn nothing_is_wrong_after_a_loss_of_power() {
     let bytes = directory.open();
     let begun = Instant::now();
     let mut copies = 0;
-    while begun.elapsed() < Duration::from_secs(6) {
+    while begun.elapsed() < Duration::from_secs(7) {
         for _ in 0..40 {
             let number = model.next();
             model.begun(number);
@@ -127,7 +131,7 @@ async fn nothing_is_wrong_after_a_loss_of_power() {
             model.acknowledged(number, position, Instant::now());
         }
         let mut crashed = model.clone();
-        crashed.crashed(Instant::now());
+        crashed.crashed(Instant::now(), SYNCED_AFTER);
         let copy = directory.copy();
         lose_power(&copy, &mut random, copies % 3 == 0);
         crashed.verify(&copy.open()).await.unwrap_or_else(|wrong| panic!("after operation {}: {wrong}", model.next()));

@@ -9,8 +9,6 @@ use tollgate::cache::{ByteLog, ByteStore};
 use tollgate::store::file::FileBytes;
 
 const NAMES: u64 = 40;
-/// What was put this long before a crash has to be there: syncs are a second apart, and may take some time.
-const SYNCED_AFTER: Duration = Duration::from_secs(2);
 
 /// Reproducible random numbers.
 pub(crate) struct Random(pub(crate) u64);
@@ -115,9 +113,9 @@ impl CrashModel {
         }
     }
 
-    pub(crate) fn crashed(&mut self, at: Instant) {
-        // What was not synced by then may be lost for good.
-        if let Some(before) = at.checked_sub(SYNCED_AFTER) {
+    /// Notes a crash, in which what was put in the last `lost` may be lost for good.
+    pub(crate) fn crashed(&mut self, at: Instant, lost: Duration) {
+        if let Some(before) = at.checked_sub(lost) {
             for history in self.names.values_mut() {
                 history.puts.values_mut().for_each(|put| *put = put.filter(|put| *put <= before));
             }
