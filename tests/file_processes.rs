@@ -6,11 +6,12 @@ mod directory;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use directory::{TestDirectory, get, put, remove};
 use futures_util::StreamExt;
+use tollgate::Event;
 use tollgate::cache::{ByteLog, DataCache, LogMessage};
 use tollgate::store::RemoteStore;
 use tollgate::store::file::{FileBytes, FileLevel};
@@ -129,7 +130,15 @@ async fn a_process_takes_the_directory_over_when_the_other_is_killed() {
     let mut lines = BufReader::new(other.stdout.take().expect("piped")).lines();
     assert!(lines.any(|line| line.is_ok_and(|line| line == "@ready")), "the other process is ready");
 
-    let data = DataCache::builder().level_2(Arc::new(RemoteStore::file(directory.level()).expect("settings"))).build();
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let noted = warnings.clone();
+    let hook = move |event: &Event<'_>| {
+        if let Event::Warning { code, .. } = event {
+            noted.lock().expect("not poisoned").push((*code).to_owned());
+        }
+    };
+    let store = Arc::new(RemoteStore::file(directory.level()).expect("settings"));
+    let data = DataCache::builder().level_2(store).hook(hook).build();
     let values = data.cached::<u64>("values").ttl(Duration::from_secs(3_600)).build().expect("a namespace");
     // Without the level, but with a log of its own.
     becomes("it can invalidate", async || values.invalidate().key(2).await.is_ok()).await;
@@ -140,4 +149,5 @@ async fn a_process_takes_the_directory_over_when_the_other_is_killed() {
     becomes("it takes over", async || data.levels()[1].up).await;
     assert_eq!(values.get(1).await.as_deref(), Some(&11), "what the other stored");
     assert_eq!(values.get(2).await, None, "what was invalidated without the lock");
+    assert_eq!(*warnings.lock().expect("not poisoned"), ["locked-directory"]);
 }

@@ -58,11 +58,17 @@ const COPY_TTL: Duration = Duration::from_secs(5);
 /// A store serves one layer, to which it passes the invalidations of other processes.
 pub struct RemoteStore {
     shared: Arc<Shared>,
-    /// Adds what the engine knows to the statistics.
-    report: Option<Report>,
+    engine: Option<Arc<dyn LocalEngine>>,
 }
 
-type Report = Box<dyn Fn(&mut LevelStats) + Send + Sync>;
+/// Engine in this process, which knows its size and has warnings of its own.
+pub(super) trait LocalEngine: Send + Sync {
+    /// Completes the statistics of the level.
+    fn report(&self, stats: &mut LevelStats);
+
+    /// Registers the receiver of events.
+    fn listen(&self, events: Events);
+}
 
 struct Shared {
     backplane: Arc<Backplane>,
@@ -129,12 +135,12 @@ impl RemoteStore {
             decode_errors: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
         };
-        Ok(Self { shared: Arc::new(shared), report: None })
+        Ok(Self { shared: Arc::new(shared), engine: None })
     }
 
-    /// Lets the engine complete the statistics.
-    pub(super) fn reporting(mut self, report: impl Fn(&mut LevelStats) + Send + Sync + 'static) -> Self {
-        self.report = Some(Box::new(report));
+    /// Registers the engine below.
+    pub(super) fn over(mut self, engine: Arc<dyn LocalEngine>) -> Self {
+        self.engine = Some(engine);
         self
     }
 }
@@ -313,6 +319,9 @@ impl CacheStore for RemoteStore {
     }
 
     fn listen(&self, sink: InvalidationSink) {
+        if let Some(engine) = &self.engine {
+            engine.listen(sink.events());
+        }
         self.shared.backplane.listen(sink);
     }
 
@@ -325,8 +334,8 @@ impl CacheStore for RemoteStore {
         level.up = backplane.guard.stats().up && backplane.is_ready();
         level.invalidations_received = backplane.logged();
         level.invalidations_pending = backplane.pending_count();
-        if let Some(report) = &self.report {
-            report(&mut level);
+        if let Some(engine) = &self.engine {
+            engine.report(&mut level);
         }
         vec![level]
     }

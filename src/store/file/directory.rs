@@ -30,8 +30,10 @@ use super::recovery::{self, Recovered};
 use super::segment_log::{LogCounters, SegmentLog};
 use super::writer::SegmentWriter;
 use crate::base::error::Error;
+use crate::base::event::{Events, Once};
 use crate::base::lock::Mutex;
 use crate::cache::LevelStats;
+use crate::store::remote::LocalEngine;
 
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
@@ -52,6 +54,8 @@ pub(super) struct Directory {
     current: Mutex<Weak<Node>>,
     threads: Mutex<Weak<()>>,
     counters: Arc<LogCounters>,
+    events: Mutex<Option<Events>>,
+    warned: Once,
 }
 
 /// Contents of a directory when it is opened.
@@ -72,6 +76,8 @@ impl Directory {
             current: Mutex::default(),
             threads: Mutex::default(),
             counters: Arc::default(),
+            events: Mutex::default(),
+            warned: Once::new(),
         }
     }
 
@@ -91,6 +97,9 @@ impl Directory {
         let opened = opened.and_then(|is_locked| if is_locked { self.open_locked() } else { self.open_unlocked() });
         let node = opened.map_err(|error| Error::store(format!("cannot use {path}: {error}"), error))?;
         *self.current.lock() = Arc::downgrade(&node);
+        if node.log.is_none() {
+            self.warn_of_lock();
+        }
         Ok(node)
     }
 
@@ -112,22 +121,6 @@ impl Directory {
             }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
-
-    /// Reports the size and the availability of the level.
-    pub(super) fn report(&self, stats: &mut LevelStats) {
-        stats.capacity_bytes = self.level.bound;
-        stats.dropped = self.counters.dropped.load(Ordering::Relaxed);
-        stats.decode_errors += self.counters.unreadable.load(Ordering::Relaxed);
-        let node = self.current.lock().upgrade();
-        match node.as_ref().and_then(|node| Some((node, node.log.as_ref()?))) {
-            Some((node, log)) => {
-                stats.up &= !node.failure.is_set();
-                (stats.entries, stats.memory_bytes) = log.index.totals();
-                stats.bytes = log.bytes() + node.journal.length();
-            }
-            None => stats.up = false,
         }
     }
 
@@ -251,6 +244,17 @@ impl Directory {
         }
     }
 
+    /// Warns once that another process holds the lock, if there is a receiver.
+    fn warn_of_lock(&self) {
+        let Some(events) = self.events.lock().clone() else { return };
+        let path = self.path().display();
+        let message = format!(
+            "another process, or another cache of this one, uses {path}: the file level is off until it ends; give each \
+             cache a directory of its own"
+        );
+        events.warn_once(&self.warned, "locked-directory", &message);
+    }
+
     /// A journal that cannot be read may have removed anything.
     fn discards_after(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::InvalidData {
@@ -282,6 +286,30 @@ impl Directory {
             drop(token);
         };
         thread::Builder::new().name("tollgate-file".to_owned()).spawn(run).map(drop)
+    }
+}
+
+impl LocalEngine for Directory {
+    fn report(&self, stats: &mut LevelStats) {
+        stats.capacity_bytes = self.level.bound;
+        stats.dropped = self.counters.dropped.load(Ordering::Relaxed);
+        stats.decode_errors += self.counters.unreadable.load(Ordering::Relaxed);
+        let node = self.current.lock().upgrade();
+        match node.as_ref().and_then(|node| Some((node, node.log.as_ref()?))) {
+            Some((node, log)) => {
+                stats.up &= !node.failure.is_set();
+                (stats.entries, stats.memory_bytes) = log.index.totals();
+                stats.bytes = log.bytes() + node.journal.length();
+            }
+            None => stats.up = false,
+        }
+    }
+
+    fn listen(&self, events: Events) {
+        *self.events.lock() = Some(events);
+        if self.current.lock().upgrade().is_some_and(|node| node.log.is_none()) {
+            self.warn_of_lock();
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl RemoteStore {
         let settings = RemoteSettings::new("file").deadline(level.deadline).max_entry(level.max_entry());
         let settings = settings.dialling(RETRY_INTERVAL, OPEN_TIMEOUT);
         let directory = Arc::new(Directory::new(level));
-        let report = directory.clone();
+        let engine = directory.clone();
         let dial = move || -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> {
             let directory = directory.clone();
             Box::pin(async move {
@@ -50,7 +50,6 @@ impl RemoteStore {
                 Ok(Arc::new(bytes) as Arc<dyn ByteStore>)
             })
         };
-        let store = Self::dialled(dial, true, settings)?;
-        Ok(store.reporting(move |stats| report.report(stats)))
+        Ok(Self::dialled(dial, true, settings)?.over(engine))
     }
 }
