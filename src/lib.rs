@@ -64,6 +64,7 @@
 //! | `lz4` | compression of large cached responses in Redis; processes without it miss compressed entries |
 
 mod base;
+mod context;
 mod gate;
 mod resilience;
 

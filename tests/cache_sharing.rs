@@ -127,6 +127,10 @@ async fn a_refresh_that_hangs_is_given_up() {
     assert!(world.is_quiet().await);
     assert_eq!(world.get("/a").await.body, "0");
     tokio::task::yield_now().await;
+    assert_eq!(world.get("/a").await.body, "0", "a second passes before the next refresh");
+    world.advance(1);
+    assert_eq!(world.get("/a").await.body, "0");
+    tokio::task::yield_now().await;
     assert_eq!(world.get("/a").await.body, "2", "the next refresh is not held up");
 }
 

@@ -10,7 +10,7 @@
 #[path = "support/data_world.rs"]
 mod data_world;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -80,6 +80,8 @@ struct Books {
     /// Loads under way, by key and epoch.
     under_way: HashMap<(u8, u64), u32>,
     failures: HashMap<u8, u64>,
+    /// Keys whose loads have panicked.
+    panicked: HashSet<u8>,
     /// How many loads of one key were under way at a time, where that was more than one.
     too_many: Option<(u8, u32)>,
 }
@@ -134,8 +136,8 @@ impl Model {
         let loads = books.under_way.entry(at).or_default();
         *loads += 1;
         let loads = *loads;
-        // Not a panic: this runs in tasks that nobody may wait for.
-        if loads > 1 {
+        // Not a panic: this runs in tasks that nobody may wait for. Those who waited for a load that panicked load at once.
+        if loads > 1 && !books.panicked.contains(&key) {
             books.too_many = Some((key, loads));
         }
         drop(books);
@@ -151,7 +153,10 @@ impl Model {
         match outcome {
             Outcome::Value => under_way.failed = false,
             Outcome::Fails => return Err(Fault),
-            Outcome::Panics => panic!("a load that panics, as it was told to"),
+            Outcome::Panics => {
+                self.books.lock().expect("not poisoned").panicked.insert(key);
+                panic!("a load that panics, as it was told to");
+            }
         }
         Ok(Seen { key, made: self.now(), generation })
     }

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
+use tollgate::limit::{Limit, Quota};
 use tower::Layer;
 
 #[path = "../examples/hyper.rs"]
@@ -89,4 +90,31 @@ async fn a_rule_for_a_pattern_does_not_govern_a_declared_static_route() {
         assert_eq!(ask("/users/me", user).await, user);
     }
     assert_eq!((ask("/users/dave", "alice").await, ask("/users/dave", "bob").await), ("alice".into(), "alice".into()));
+}
+
+/// Routes that are declared once serve timing, limits and cache.
+#[tokio::test]
+async fn every_layer_counts_under_the_same_declared_route() {
+    let gate = Tollgate::builder()
+        .routes(["/prices/{symbol}", "/prices/all", "/health"])
+        .limit(Limit::per_ip(Quota::per_hour(4)).on("/prices/{symbol}"))
+        .cache(Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(60)).same_for_everyone()))
+        .build()
+        .expect("a gate");
+    let service = gate.layer().layer(tower::service_fn(async |_: Request<Incoming>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a page")))
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(example::accept(listener, service));
+    for path in ["/prices/A", "/prices/A", "/prices/B", "/prices/B", "/prices/C", "/prices/all", "/health", "/other"] {
+        get(&format!("{url}{path}"), false).await;
+    }
+    let stats = gate.stats();
+    let routes: Vec<&str> = stats.routes.keys().map(String::as_str).collect();
+    assert_eq!(routes, ["/health", "/prices/all", "/prices/{symbol}", "unmatched"]);
+    let prices = &stats.routes["/prices/{symbol}"];
+    assert_eq!((prices.requests, prices.limited, prices.hits, prices.misses), (5, 1, 2, 2));
+    assert_eq!(prices.latency.count, 5);
+    assert_eq!((stats.routes["/prices/all"].requests, stats.routes["/prices/all"].misses), (1, 1));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost::Message;
 use tokio::net::TcpListener;
 use tollgate::Tollgate;
+use tollgate::cache::{Rule, Rules};
 use tollgate::limit::{Limit, Quota};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::server::TcpIncoming;
@@ -111,4 +112,28 @@ async fn declared_routes_decide_which_limit_counts_a_call() {
     let refused =
         codes.iter().filter(|answer| answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted));
     assert_eq!(refused.count(), 1);
+}
+
+/// Routes that are declared once serve timing, limits and cache.
+#[tokio::test]
+async fn every_layer_counts_a_method_under_its_declared_route() {
+    let limit = Limit::global(Quota::per_minute(2)).on("/shop.Prices/Get");
+    let gate = Tollgate::builder().limit(limit).routes(["/shop.Prices/Get", "/shop.Prices/{method}"]);
+    let gate = gate.cache(Rules::new().route("/shop.Prices/Get", Rule::from_headers())).build().expect("a gate");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = Server::builder().layer(gate.layer()).add_service(example::Prices);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let channel = Channel::from_shared(url).expect("a URL").connect().await.expect("a connection");
+    for _ in 0..3 {
+        let _ = call(&channel, "/shop.Prices/Get").await;
+    }
+    call(&channel, "/shop.Prices/Put").await.expect_err("no such method");
+    let stats = gate.stats();
+    let routes: Vec<&str> = stats.routes.keys().map(String::as_str).collect();
+    assert_eq!(routes, ["/shop.Prices/Get", "/shop.Prices/{method}"]);
+    let get = &stats.routes["/shop.Prices/Get"];
+    assert_eq!((get.requests, get.limited, get.bypassed["method"]), (3, 1, 2));
+    let others = &stats.routes["/shop.Prices/{method}"];
+    assert_eq!((others.requests, others.limited, others.latency.count), (1, 0, 1));
 }

@@ -124,6 +124,15 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Whether both are one clock, whose readings may be compared.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::System, Self::System) => true,
+            (Self::Manual(one), Self::Manual(other)) => Arc::ptr_eq(&one.0, &other.0),
+            (Self::System, Self::Manual(_)) | (Self::Manual(_), Self::System) => false,
+        }
+    }
+
     /// Returns the monotonic time, which never goes back; up to a quarter of a microsecond behind the operating
     /// system's.
     #[must_use]

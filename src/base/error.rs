@@ -30,6 +30,7 @@ enum Kind {
     Store,
     Outage,
     TooLarge,
+    Superseded,
 }
 
 impl Error {
@@ -81,6 +82,15 @@ impl Error {
 
     pub(crate) fn is_too_large(&self) -> bool {
         self.kind == Kind::TooLarge
+    }
+
+    /// Creates the error of a value that was not stored because a newer one is.
+    pub(crate) fn superseded(store: &str) -> Self {
+        Self { kind: Kind::Superseded, message: format!("{store}: a newer value is stored").into(), source: None }
+    }
+
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.kind == Kind::Superseded
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {

@@ -196,6 +196,15 @@ pub enum Event<'a> {
 /// ```
 pub type Hook = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
+/// Returns a hook that calls both.
+pub(crate) fn both_hooks(first: Option<Hook>, second: Hook) -> Hook {
+    let Some(first) = first else { return second };
+    Arc::new(move |event| {
+        first(event);
+        second(event);
+    })
+}
+
 /// Sends events to the hook and the log.
 #[derive(Clone, Default)]
 pub(crate) struct Events {
@@ -205,6 +214,11 @@ pub(crate) struct Events {
 impl Events {
     pub(crate) fn new(hook: Option<Hook>) -> Self {
         Self { hook }
+    }
+
+    /// Adds a hook.
+    pub(crate) fn add(&mut self, hook: Hook) {
+        self.hook = Some(both_hooks(self.hook.take(), hook));
     }
 
     /// Returns whether there is a hook; warnings are logged even without one.

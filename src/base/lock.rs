@@ -4,7 +4,8 @@
 //! data consistent at every step, so the next holder can continue. One request fails, the layer does not.
 
 use std::fmt;
-use std::sync::{self, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+pub(crate) use std::sync::MutexGuard;
+use std::sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// A mutual exclusion lock that cannot be poisoned.
 #[derive(Default)]

@@ -122,6 +122,21 @@ impl<T> fmt::Debug for MaybeReadyFuture<T> {
     }
 }
 
+/// Joins two results. The first is awaited last, since it is the one that is ready in general.
+pub(crate) fn both<T: Send + 'static>(
+    first: MaybeReady<T>,
+    second: MaybeReady<T>,
+    join: fn(T, T) -> T,
+) -> MaybeReady<T> {
+    match first {
+        MaybeReady::Ready(first) => second.map(move |second| join(first, second)),
+        MaybeReady::Pending(first) => MaybeReady::Pending(Box::pin(async move {
+            let second = second.await;
+            join(first.await, second)
+        })),
+    }
+}
+
 /// Collects all results in order, or returns the first error.
 pub(crate) fn all<T: Send + 'static>(answers: Vec<MaybeReady<Result<T, Error>>>) -> MaybeReady<Result<Vec<T>, Error>> {
     if answers.iter().all(|answer| matches!(answer, MaybeReady::Ready(_))) {

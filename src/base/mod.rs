@@ -14,6 +14,7 @@ pub(crate) mod lock;
 pub(crate) mod maybe_ready;
 pub(crate) mod mode;
 pub(crate) mod outage;
+pub(crate) mod random;
 pub(crate) mod request_head;
 pub(crate) mod route;
 pub(crate) mod sharded_counter;

@@ -26,6 +26,18 @@ pub struct RequestHead<'a> {
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
     router: Option<RouterExtensions<'a>>,
+    /// The route, if an outer layer of the same gate has determined it.
+    route: Option<RouteKind>,
+}
+
+/// Source of a request's route, as layers that declare the same routes share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    /// The declared route with this index.
+    Declared(u32),
+    /// The route that a router matched.
+    Routed,
+    Unknown,
 }
 
 /// Extensions of a router, looked up once.
@@ -37,7 +49,14 @@ struct RouterExtensions<'a> {
 
 impl<'a> RequestHead<'a> {
     /// Borrows the head of a request.
+    #[inline]
     pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self::routed(request, None)
+    }
+
+    /// Borrows the head of a request, with the route that an outer layer of the same gate has determined for it.
+    #[inline]
+    pub(crate) fn routed<B>(request: &'a Request<B>, route: Option<RouteKind>) -> Self {
         Self {
             method: request.method(),
             uri: request.uri(),
@@ -45,14 +64,22 @@ impl<'a> RequestHead<'a> {
             headers: request.headers(),
             extensions: request.extensions(),
             router: None,
+            route,
         }
+    }
+
+    /// Returns the route, if it is known.
+    #[inline]
+    pub(crate) const fn route(&self) -> Option<RouteKind> {
+        self.route
     }
 
     /// Looks up once what several decisions ask for: the extensions of a router.
     #[must_use]
     #[inline]
     pub(crate) fn with_router_extensions(self) -> Self {
-        let router = RouterExtensions { matched_path: matched_path(&self), original_uri: original_uri(&self) };
+        let matched_path = if self.route == Some(RouteKind::Unknown) { None } else { matched_path(&self) };
+        let router = RouterExtensions { matched_path, original_uri: original_uri(&self) };
         Self { router: Some(router), ..self }
     }
 
@@ -112,6 +139,11 @@ impl<'a> RequestHead<'a> {
     /// ```
     pub fn header(&self, name: impl AsHeaderName) -> Option<&'a HeaderValue> {
         self.headers.get(name)
+    }
+
+    /// Returns all extensions.
+    pub(crate) const fn extensions(&self) -> &'a Extensions {
+        self.extensions
     }
 
     /// Returns the request extension of this type.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::error::Error;
-use super::request_head::RequestHead;
+use super::request_head::{RequestHead, RouteKind};
 
 /// Route name of all requests that match no route.
 pub const UNMATCHED: &str = "unmatched";
@@ -69,13 +69,27 @@ impl Match {
     }
 }
 
-/// Source of a request's route.
-enum Route<'a> {
+/// Source of a request's route, with its name.
+#[derive(Clone, Copy)]
+pub(crate) enum RouteSource<'a> {
     /// The declared route with this index.
     Declared(usize),
     /// The route that a router matched.
     Routed(&'a str),
     Unknown,
+}
+
+impl RouteSource<'_> {
+    /// Returns the source alone.
+    #[inline]
+    pub(crate) const fn kind(self) -> RouteKind {
+        match self {
+            // Their number is that of the patterns in a program.
+            Self::Declared(route) => RouteKind::Declared(route as u32),
+            Self::Routed(_) => RouteKind::Routed,
+            Self::Unknown => RouteKind::Unknown,
+        }
+    }
 }
 
 impl Patterns {
@@ -155,16 +169,18 @@ impl Patterns {
             return None;
         }
         match self.route(head) {
-            Route::Declared(route) => {
-                let name = || self.declared.as_ref().and_then(|declared| self.covering(&declared.names[route]));
-                self.of_declared[route].map(Match::exact).or_else(name)
+            RouteSource::Declared(route) => {
+                let name = || self.declared.as_ref().and_then(|declared| self.covering(declared.names.get(route)?));
+                self.of_declared.get(route).copied().flatten().map(Match::exact).or_else(name)
             }
-            Route::Routed(route) => {
+            RouteSource::Routed(route) => {
                 let found = self.pattern_equal_to(route).map(Match::exact).or_else(|| self.covering(route));
                 found.map(|found| Match { is_renamed: *self.names[found.place] != *route, ..found })
             }
-            Route::Unknown if self.declared.is_some() => None,
-            Route::Unknown => self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) }),
+            RouteSource::Unknown if self.declared.is_some() => None,
+            RouteSource::Unknown => {
+                self.at(self.path(head)).map(|place| Match { is_guess: true, ..Match::exact(place) })
+            }
         }
     }
 
@@ -172,24 +188,53 @@ impl Patterns {
     pub(crate) fn name<'a>(&'a self, head: &RequestHead<'a>) -> &'a str {
         let declared = self.declared.as_deref();
         match self.route(head) {
-            Route::Declared(route) => declared.map_or(UNMATCHED, |declared| &*declared.names[route]),
-            Route::Routed(route) => route,
-            Route::Unknown if declared.is_some() => UNMATCHED,
-            Route::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
+            RouteSource::Declared(route) => {
+                declared.and_then(|declared| declared.names.get(route)).map_or(UNMATCHED, |name| &**name)
+            }
+            RouteSource::Routed(route) => route,
+            RouteSource::Unknown if declared.is_some() => UNMATCHED,
+            RouteSource::Unknown => self.at(self.path(head)).map_or(UNMATCHED, |index| &*self.names[index]),
         }
     }
 
-    /// Returns the route of this request: the one that a router matched, unless that only mounts the service and a declared
-    /// route is more specific.
-    fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
-        let routed = self.routed(head);
-        if let Some(declared) = &self.declared
-            && let Some(route) = declared.at(self.path(head))
-            && routed.is_none_or(|routed| covers(routed, &declared.names[route]))
-        {
-            return Route::Declared(route);
+    /// Returns the route of this request, as an outer layer has determined it, or else as it is found here.
+    #[inline(always)]
+    fn route<'a>(&self, head: &RequestHead<'a>) -> RouteSource<'a> {
+        match head.route() {
+            None => self.determine(head),
+            Some(RouteKind::Declared(route)) => RouteSource::Declared(route as usize),
+            Some(RouteKind::Routed) => self.routed(head).map_or(RouteSource::Unknown, RouteSource::Routed),
+            Some(RouteKind::Unknown) => RouteSource::Unknown,
         }
-        routed.map_or(Route::Unknown, Route::Routed)
+    }
+
+    /// Returns the name of this request's route if a router matched it or it is declared.
+    #[inline]
+    pub(crate) fn own_name<'a>(&'a self, head: &RequestHead<'a>) -> Option<&'a str> {
+        if self.declared.is_none() {
+            self.routed(head)
+        } else {
+            Some(self.name(head)).filter(|name| *name != UNMATCHED)
+        }
+    }
+
+    /// Determines the route of this request: the one that a router matched, unless that only mounts the service and a declared
+    /// route is more specific.
+    #[inline]
+    pub(crate) fn determine<'a>(&self, head: &RequestHead<'a>) -> RouteSource<'a> {
+        let routed = self.routed(head);
+        let declared = self.declared.as_ref().and_then(|declared| self.more_specific(declared, head, routed));
+        declared.or(routed.map(RouteSource::Routed)).unwrap_or(RouteSource::Unknown)
+    }
+
+    fn more_specific<'a>(
+        &self,
+        declared: &Patterns,
+        head: &RequestHead<'a>,
+        routed: Option<&str>,
+    ) -> Option<RouteSource<'a>> {
+        let route = declared.at(self.path(head))?;
+        routed.is_none_or(|routed| covers(routed, &declared.names[route])).then_some(RouteSource::Declared(route))
     }
 
     /// Returns the path of the whole target, with the prefix that a nested router has stripped.
@@ -205,6 +250,11 @@ impl Patterns {
             self.catch_alls.iter().filter(|(prefix, _)| route.starts_with(&**prefix) && route.len() > prefix.len());
         let longest = covering.max_by_key(|(prefix, _)| prefix.len());
         longest.map(|(_, place)| Match { is_wider: true, ..Match::exact(*place) })
+    }
+
+    /// Whether there are no patterns.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 
     pub(crate) fn names(&self) -> &[Box<str>] {

@@ -145,11 +145,13 @@ pub use data::{
 pub use engine::byte_store::{ByteLog, ByteStore, LogMessage, ScanPage, may_replace};
 pub use engine::invalidation::Invalidation;
 pub use engine::invalidation_sink::InvalidationSink;
+pub use engine::lease::{GetOrClaim, Lease, LeaseState};
 pub use engine::record::{Entry, Stored, VaryIndex};
 #[cfg(feature = "testing")]
 pub(crate) use engine::sample::{encoded_for_tests, entry_for_tests};
 pub use engine::store::{CacheStore, LevelStats};
 pub use engine::tiered::Levels;
+pub use engine::typed_value::TypedValue;
 pub use http::conformance;
 pub use http::key::CacheKey;
 pub use http::reason::Reason;

@@ -18,6 +18,7 @@ use crate::base::body::{Keep, Wrap};
 use crate::base::error::Error;
 use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
+use crate::context::GatePlace;
 use crate::limit::{Quota, RateLimit, RateLimitLayer};
 use crate::timing::{Timing, TimingLayer};
 
@@ -289,8 +290,8 @@ pub struct TollgateLayer {
     pub(super) timing: TimingLayer,
     pub(super) limit: RateLimitLayer,
     pub(super) cache: CacheLayer,
-    /// Number of the gate in this process, by which it recognizes itself where it is layered twice.
-    pub(super) number: u16,
+    /// Its number in this process, by which it recognizes itself where it is layered twice, and what its layers share.
+    pub(super) place: GatePlace,
 }
 
 /// Service of a [`Tollgate`]: the response body is wrapped once, by the innermost layer.
@@ -309,6 +310,7 @@ impl<S> Layer<S> for TollgateLayer {
     type Service = TollgateService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.timing.wrap(self.limit.wrap(self.cache.wrap(inner, self.number), self.number), self.number)
+        let number = self.place.number;
+        self.timing.wrap(self.limit.wrap(self.cache.wrap(inner, number), number), self.place)
     }
 }

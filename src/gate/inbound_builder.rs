@@ -11,6 +11,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
+use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
 #[cfg(feature = "redis")]
@@ -44,6 +45,7 @@ pub struct TollgateBuilder {
     cache: CacheBuilder,
     cached: bool,
     timing: TimingBuilder,
+    routes: Vec<Box<str>>,
     cost_per_call: Option<f64>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
@@ -57,6 +59,7 @@ impl Default for TollgateBuilder {
             cache: CacheLayer::builder(),
             cached: false,
             timing: TimingLayer::builder(),
+            routes: Vec::new(),
             cost_per_call: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -65,7 +68,8 @@ impl Default for TollgateBuilder {
 }
 
 impl TollgateBuilder {
-    /// Sets the extractor of identities for all limits and for the cache. Defaults to the socket peer's address.
+    /// Sets the extractor of identities for all limits and for the cache. Defaults to the socket peer's address. Setting it
+    /// twice is an error.
     ///
     /// Requests that carry a credential of this kind ([`KeyExtractor::carries`]), or of a kind that a
     /// [limit](Limit::by) counts by, are answered from the cache only if their rule has
@@ -90,7 +94,8 @@ impl TollgateBuilder {
     }
 
     /// Declares the routes of the service, in axum's syntax, for all layers: see
-    /// [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes).
+    /// [`CacheBuilder::routes`](crate::cache::CacheBuilder::routes). All of them count a request under its declared route, so
+    /// that it has one row in [`Tollgate::stats`].
     ///
     /// Needed for requests that axum has not routed: around a whole Router, in its fallbacks, and around hyper and
     /// tonic services.
@@ -107,11 +112,9 @@ impl TollgateBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn routes(self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
-        let patterns: Vec<_> = patterns.into_iter().collect();
-        let routes: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
-        let gate = self.limits_with(|limits| limits.routes(&routes)).timing_with(|timing| timing.routes(&routes));
-        Self { cache: gate.cache.routes(&routes), ..gate }
+    pub fn routes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.routes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().into()));
+        self
     }
 
     /// Adds a limit, or [`Tiers`](crate::limit::Tiers). All limits make one decision.
@@ -130,7 +133,7 @@ impl TollgateBuilder {
         self.limits_with(|limits| limits.limit(limit))
     }
 
-    /// Enables the cache with these rules. By default nothing is cached.
+    /// Enables the cache with these rules, in addition to those given before. By default nothing is cached.
     ///
     /// ```
     /// use std::time::Duration;
@@ -144,7 +147,7 @@ impl TollgateBuilder {
     /// ```
     #[must_use]
     pub fn cache(self, rules: Rules) -> Self {
-        self.cache_with(|cache| cache.rules(rules))
+        self.cache_with(|cache| cache.more_rules(rules))
     }
 
     /// Sets the duration from which a request is slow. Defaults to 250 ms.
@@ -234,7 +237,7 @@ impl TollgateBuilder {
         Self { cache: gate.cache.clock(for_cache), ..gate }
     }
 
-    /// Sets a callback for every [`Event`] of every layer.
+    /// Adds a callback for every [`Event`] of every layer.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -315,10 +318,21 @@ impl TollgateBuilder {
         let cache = this.cache.identified_by(identify, own);
         let cache = if this.cached { cache } else { cache.enabled(false) };
         static GATES: AtomicU16 = AtomicU16::new(1);
-        // After 65 535 gates the numbers start again; 0 stands for none.
-        let number = GATES.fetch_add(1, Ordering::Relaxed);
-        let layer =
-            TollgateLayer { timing: this.timing.build()?, limit: limits.build()?, cache: cache.build()?, number };
+        let routes = |own: &[Box<str>]| joined(&this.routes, own);
+        let (of_limits, of_cache) = (routes(limits.declared_routes()), routes(cache.declared_routes()));
+        let of_timing = routes(this.timing.declared_routes());
+        let place = GatePlace {
+            // After 65 535 gates the numbers start again; 0 stands for none.
+            number: GATES.fetch_add(1, Ordering::Relaxed),
+            shares_clock: limits.own_clock().is(cache.own_clock()) && limits.own_clock().is(this.timing.own_clock()),
+            shares_routes: of_limits == of_cache && of_limits == of_timing,
+        };
+        let layer = TollgateLayer {
+            timing: this.timing.declare(&of_timing).build()?,
+            limit: limits.declare(of_limits).build()?,
+            cache: cache.declare(of_cache).build()?,
+            place,
+        };
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }
 
@@ -334,6 +348,17 @@ impl TollgateBuilder {
         }
         redis.check().map(|()| self)
     }
+}
+
+/// Returns the routes that a layer declares: those of the gate, then its own.
+fn joined(gate: &[Box<str>], own: &[Box<str>]) -> Vec<Box<str>> {
+    let mut routes: Vec<Box<str>> = Vec::new();
+    for route in gate.iter().chain(own) {
+        if !routes.contains(route) {
+            routes.push(route.clone());
+        }
+    }
+    routes
 }
 
 impl fmt::Debug for TollgateBuilder {

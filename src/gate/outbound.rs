@@ -17,6 +17,7 @@ use tower_layer::Layer;
 use super::outbound_builder::UpstreamGateBuilder;
 use crate::base::body::Keep;
 use crate::cache::{Cache, CacheLayer, CacheStats, DataCache, Invalidate};
+use crate::context::GatePlace;
 use crate::timing::{Timing, TimingLayer, TimingStats};
 use crate::upstream::{Credential, EfficiencyReport, Upstream, UpstreamLayer, UpstreamStats, Usage, Weights};
 
@@ -252,7 +253,7 @@ impl<S> Layer<S> for UpstreamGateLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         let called = self.upstream.layer(Credential::new(inner, self.credential.clone(), self.rules_decide));
-        self.timing.wrap(self.cache.wrap(called, 0), 0)
+        self.timing.wrap(self.cache.wrap(called, 0), GatePlace::NONE)
     }
 }
 

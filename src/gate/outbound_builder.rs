@@ -289,7 +289,7 @@ impl UpstreamGateBuilder {
         Self { cache: gate.cache.clock(for_cache), ..gate }
     }
 
-    /// Sets a callback for every [`Event`] of every layer.
+    /// Adds a callback for every [`Event`] of every layer.
     ///
     /// ```
     /// use tollgate::Tollgate;

@@ -6,6 +6,7 @@
 //! | [`peer_from`] | a server's own connection type is in the extensions | as above | never |
 //! | [`extension`], [`extension_with`] | an earlier layer left a value | as much as that layer | the extension is there |
 //! | [`bearer`], [`header`] | the request shows exactly one | only if something verifies it: unverified tokens can be forged | the field is there, even twice or malformed |
+//! | [`resolve`] | your closure says so, at once or later | as much as your closure | [`carried_where`](super::Resolve::carried_where) says so; always, without it |
 //! | [`func`] | your closure says so | as much as your closure | [`carried_where`](super::Func::carried_where) says so; always, without it |
 
 use std::fmt;
@@ -17,8 +18,11 @@ use http::header::AUTHORIZATION;
 
 use super::client::ClientIp;
 use super::extract::{Func, Identity, KeyExtractor};
+use super::extracted_keys::ExtractedKeys;
 use super::key::Key;
 use super::proxy::TrustedProxies;
+use super::resolve::Resolve;
+use crate::base::maybe_ready::MaybeReady;
 use crate::base::request_head::RequestHead;
 
 /// The client's address: the socket peer, or what trusted proxies say of it. IPv6 counts by /64.
@@ -94,6 +98,10 @@ impl KeyExtractor for Bearer {
         (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then(|| Key::bytes("bearer", token))
     }
 
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, _keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         head.headers().contains_key(AUTHORIZATION)
     }
@@ -133,6 +141,10 @@ pub struct Header(HeaderName, &'static str);
 impl KeyExtractor for Header {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         Some(Key::field(self.1, only(head, &self.0)?))
+    }
+
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, _keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.extract(head)
     }
 
     fn carries(&self, head: &RequestHead<'_>) -> bool {
@@ -189,6 +201,10 @@ impl<T: Identity> KeyExtractor for Extension<T> {
         head.extension::<T>().map(Identity::key)
     }
 
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, _keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         head.extension::<T>().is_some()
     }
@@ -241,6 +257,47 @@ where
     F: for<'a> Fn(&RequestHead<'a>) -> Option<Key<'a>> + Send + Sync + 'static,
 {
     Func::new(f)
+}
+
+/// The result of a closure that may have to wait for it, such as a look-up of a session in a database.
+///
+/// A request waits for a pending key at most for the [`deadline`](Resolve::deadline). A key that does not come, because the
+/// future returns `None`, is late or panics, is no answer: limits ask the next alternative, and the cache bypasses. The closure
+/// runs once a request, also behind a [`Tollgate`](crate::Tollgate) whose limits and cache both ask for the identity, and only
+/// if one of them does. A key that is [`Ready`](MaybeReady::Ready) costs neither a box nor a wait.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::MaybeReady;
+/// use tollgate::identity::{Key, KeyExtractor, TrustedProxies, by};
+///
+/// # #[derive(Clone)] struct Sessions;
+/// # impl Sessions {
+/// #     fn cached(&self, _: &str) -> Option<u64> { None }
+/// #     async fn load(&self, _: String) -> Option<u64> { Some(7) }
+/// # }
+/// # let sessions = Sessions;
+/// let session = by::resolve(move |head| {
+///     let Some(id) = head.header("x-session").and_then(|id| id.to_str().ok()) else {
+///         return MaybeReady::Ready(None);
+///     };
+///     if let Some(user) = sessions.cached(id) {
+///         return MaybeReady::Ready(Some(Key::number("user", user)));
+///     }
+///     let (sessions, id) = (sessions.clone(), id.to_owned());
+///     MaybeReady::Pending(Box::pin(async move { Some(Key::number("user", sessions.load(id).await?)) }))
+/// });
+/// let who = session
+///     .deadline(Duration::from_millis(50))
+///     .carried_where(|head| head.headers().contains_key("x-session"))
+///     .or(by::client_ip(TrustedProxies::none()));
+/// # let _ = who;
+/// ```
+pub fn resolve<F>(f: F) -> Resolve<F>
+where
+    F: for<'a> Fn(&RequestHead<'a>) -> MaybeReady<Option<Key<'static>>> + Send + Sync + 'static,
+{
+    Resolve::new(f)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::extract::KeyExtractor;
-use super::key::{Key, KeyHash, KeyHasher};
+use super::extracted_keys::ExtractedKeys;
+use super::key::{Key, KeyDigest, KeyHasher};
 use super::proxy::{FORWARDING_FIELDS, TrustedProxies};
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
@@ -106,17 +107,17 @@ impl ClientIp {
         Some(client.to_canonical())
     }
 
-    /// The address's hash as counted by the limit `id`. An IPv4 peer that is no proxy, as most are, is hashed where it
+    /// The address's digest. An IPv4 peer that is no proxy, as most are, is hashed where it
     /// lies.
     #[inline]
-    pub(crate) fn hash(&self, head: &RequestHead<'_>, hasher: &KeyHasher, id: u64) -> Option<KeyHash> {
+    pub(crate) fn digest(&self, head: &RequestHead<'_>, hasher: &KeyHasher) -> Option<KeyDigest> {
         if self.peer.is_none()
             && self.proxies.trusts_nobody()
             && let SocketAddr::V4(peer) = head.peer_ref()?
         {
-            return Some(hasher.hash_v4(id, *peer.ip()));
+            return Some(hasher.digest_v4(*peer.ip()));
         }
-        self.address(head).map(|address| hasher.hash(id, &Key::ip(address)))
+        self.address(head).map(|address| hasher.digest(&Key::ip(address)))
     }
 
     fn peer(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
@@ -139,8 +140,12 @@ impl KeyExtractor for ClientIp {
         false
     }
 
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, _keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.extract(head)
+    }
+
     /// The whole address: neighbours in one network share a limit, not their answers.
-    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+    fn credential<'a>(&self, head: &RequestHead<'a>, _keys: &mut ExtractedKeys) -> Option<Key<'a>> {
         self.unmasked(head).map(Key::ip)
     }
 
@@ -240,7 +245,7 @@ mod tests {
             let head = RequestHead::of(&request);
             let key = Key::ip(plain.address(&head).expect("a peer"));
             for who in [&plain, &trusting] {
-                assert_eq!(who.hash(&head, &hasher, 7), Some(hasher.hash(7, &key)), "{peer}");
+                assert_eq!(who.digest(&head, &hasher), Some(hasher.digest(&key)), "{peer}");
             }
         }
     }

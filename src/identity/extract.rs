@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::client::ClientIp;
+use super::extracted_keys::ExtractedKeys;
 use super::key::Key;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
@@ -25,16 +26,6 @@ pub trait KeyExtractor: Send + Sync + 'static {
     /// Returns the identity of this request, if it has one.
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>>;
 
-    /// Returns the identity to count by if the first one has no tier: the last alternative, usually the client's address.
-    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        self.extract(head)
-    }
-
-    /// Returns the extractor behind [`fallback`](Self::fallback) if that is a client's address. Affects speed only.
-    fn client_ip(&self) -> Option<&ClientIp> {
-        None
-    }
-
     /// Whether the request carries a credential of the kind this extractor reads, be it valid, doubled, malformed or
     /// rejected. A cache shares no answer to such a request, unless a rule says how
     /// ([`same_for_everyone`](crate::cache::Rule::same_for_everyone), [`per_identity`](crate::cache::Rule::per_identity)).
@@ -44,12 +35,6 @@ pub trait KeyExtractor: Send + Sync + 'static {
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         let _ = head;
         true
-    }
-
-    /// The identity by which a cache may keep answers apart: [`extract`](Self::extract), but nothing where a credential is
-    /// carried that yields no identity, or several are.
-    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        self.extract(head)
     }
 
     /// Checks the configuration, once, when a layer is built.
@@ -100,6 +85,37 @@ pub trait KeyExtractor: Send + Sync + 'static {
     {
         And { first: self, second: other }
     }
+
+    /// [`extract`](Self::extract), at most once a request if it finds a key. For this crate's layers: `keys` belong to the
+    /// request of `head`.
+    #[doc(hidden)]
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        if let Some(known) = keys.known(self) {
+            return known;
+        }
+        let key = self.extract(head)?.keep();
+        keys.insert(self, key.clone());
+        Some(key)
+    }
+
+    /// The identity to count by if the first one has no tier: the last alternative, usually the client's address.
+    #[doc(hidden)]
+    fn fallback<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.extract_once(head, keys)
+    }
+
+    /// The identity by which a cache may keep answers apart: [`extract`](Self::extract), but nothing where a credential is
+    /// carried that yields no identity, or several are.
+    #[doc(hidden)]
+    fn credential<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.extract_once(head, keys)
+    }
+
+    /// The extractor behind [`fallback`](Self::fallback) if that is a client's address. Affects speed only.
+    #[doc(hidden)]
+    fn client_ip(&self) -> Option<&ClientIp> {
+        None
+    }
 }
 
 /// Type that is itself an identity: implement it for what your authentication layer inserts into the extensions, and use
@@ -136,6 +152,9 @@ impl Identity for u64 {
     }
 }
 
+/// Text of the error where a builder is given two identities.
+pub(crate) const IDENTIFIED_TWICE: &str = "the identity is set twice; combine both with .or(…) or .and(…)";
+
 /// An extractor of any type, shared.
 pub(crate) type SharedExtractor = Arc<dyn KeyExtractor>;
 
@@ -144,8 +163,12 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
         (**self).extract(head)
     }
 
-    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        (**self).fallback(head)
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        (**self).extract_once(head, keys)
+    }
+
+    fn fallback<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        (**self).fallback(head, keys)
     }
 
     fn client_ip(&self) -> Option<&ClientIp> {
@@ -156,8 +179,8 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
         (**self).carries(head)
     }
 
-    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        (**self).credential(head)
+    fn credential<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        (**self).credential(head, keys)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -192,8 +215,12 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
         self.first.extract(head).or_else(|| self.second.extract(head))
     }
 
-    fn fallback<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        self.second.fallback(head).or_else(|| self.first.fallback(head))
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.first.extract_once(head, keys).or_else(|| self.second.extract_once(head, keys))
+    }
+
+    fn fallback<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        self.second.fallback(head, keys).or_else(|| self.first.fallback(head, keys))
     }
 
     fn client_ip(&self) -> Option<&ClientIp> {
@@ -204,12 +231,12 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
         self.first.carries(head) || self.second.carries(head)
     }
 
-    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+    fn credential<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
         match (self.first.carries(head), self.second.carries(head)) {
             // Which of the two the service believes is not known here.
             (true, true) => None,
-            (true, false) => self.first.credential(head),
-            (false, _) => self.second.credential(head),
+            (true, false) => self.first.credential(head, keys),
+            (false, _) => self.second.credential(head, keys),
         }
     }
 
@@ -251,8 +278,14 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
         self.first.carries(head) || self.second.carries(head)
     }
 
-    fn credential<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
-        Some(self.first.credential(head)?.pair(self.second.credential(head)?))
+    fn extract_once<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        let first = self.first.extract_once(head, keys)?;
+        Some(first.pair(self.second.extract_once(head, keys)?))
+    }
+
+    fn credential<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
+        let first = self.first.credential(head, keys)?;
+        Some(first.pair(self.second.credential(head, keys)?))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -284,7 +317,7 @@ pub struct Func<F> {
     carries: Option<Carries>,
 }
 
-type Carries = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
+pub(super) type Carries = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
 
 impl<F> Func<F> {
     pub(super) const fn new(extract: F) -> Self {

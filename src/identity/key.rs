@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 /// Identity of a request: an address, a name, a number, or several of them together.
 ///
@@ -27,11 +28,68 @@ pub struct Key<'a> {
 #[derive(Clone, PartialEq, Eq)]
 enum Value<'a> {
     Ip(IpAddr),
-    Bytes(Cow<'a, [u8]>),
+    Bytes(Text<'a>),
     /// The value of a header field with that name: two fields never share a key.
-    Field(&'static str, &'a [u8]),
+    Field(&'static str, Text<'a>),
     Number(u64),
     Pair(Box<(Key<'a>, Key<'a>)>),
+}
+
+/// Bytes of a key: borrowed from the request, or kept for its layers without an allocation if they are short.
+#[derive(Clone)]
+enum Text<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
+    Short(u8, [u8; SHORT]),
+    Shared(Arc<[u8]>),
+}
+
+/// Length up to which bytes are kept without an allocation: a UUID in its usual spelling fits.
+const SHORT: usize = 38;
+
+impl Text<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+            Self::Short(length, bytes) => bytes.get(..usize::from(*length)).unwrap_or(bytes),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    fn keep(self) -> Text<'static> {
+        let bytes = self.as_slice();
+        if let Ok(length) = u8::try_from(bytes.len())
+            && let mut short = [0; SHORT]
+            && let Some(start) = short.get_mut(..bytes.len())
+        {
+            start.copy_from_slice(bytes);
+            return Text::Short(length, short);
+        }
+        match self {
+            Self::Borrowed(bytes) => Text::Shared(Arc::from(bytes)),
+            Self::Owned(bytes) => Text::Shared(Arc::from(bytes)),
+            Self::Short(length, bytes) => Text::Short(length, bytes),
+            Self::Shared(bytes) => Text::Shared(bytes),
+        }
+    }
+}
+
+impl PartialEq for Text<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Text<'_> {}
+
+impl<'a> From<Cow<'a, [u8]>> for Text<'a> {
+    fn from(bytes: Cow<'a, [u8]>) -> Self {
+        match bytes {
+            Cow::Borrowed(bytes) => Self::Borrowed(bytes),
+            Cow::Owned(bytes) => Self::Owned(bytes),
+        }
+    }
 }
 
 impl Value<'_> {
@@ -70,8 +128,8 @@ impl<'a> Key<'a> {
     /// ```
     pub fn text(kind: &'static str, name: impl Into<Cow<'a, str>>) -> Self {
         let bytes = match name.into() {
-            Cow::Borrowed(name) => Cow::Borrowed(name.as_bytes()),
-            Cow::Owned(name) => Cow::Owned(name.into_bytes()),
+            Cow::Borrowed(name) => Text::Borrowed(name.as_bytes()),
+            Cow::Owned(name) => Text::Owned(name.into_bytes()),
         };
         Self { kind, value: Value::Bytes(bytes) }
     }
@@ -84,12 +142,12 @@ impl<'a> Key<'a> {
     /// assert_eq!(Key::bytes("user", &b"alice"[..]), Key::text("user", "alice"));
     /// ```
     pub fn bytes(kind: &'static str, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        Self { kind, value: Value::Bytes(bytes.into()) }
+        Self { kind, value: Value::Bytes(Text::from(bytes.into())) }
     }
 
     /// The value of a header field.
     pub(crate) const fn field(name: &'static str, value: &'a [u8]) -> Self {
-        Self { kind: "header", value: Value::Field(name, value) }
+        Self { kind: "header", value: Value::Field(name, Text::Borrowed(value)) }
     }
 
     /// Creates a key from a number of a kind, such as a user's row ID.
@@ -117,6 +175,19 @@ impl<'a> Key<'a> {
         Self { kind: "pair", value: Value::Pair(Box::new((self, other))) }
     }
 
+    /// Returns the key without its borrows. Up to 38 bytes are copied into the key itself; longer ones are allocated, once:
+    /// clones share them.
+    pub(crate) fn keep(self) -> Key<'static> {
+        let value = match self.value {
+            Value::Ip(address) => Value::Ip(address),
+            Value::Bytes(bytes) => Value::Bytes(bytes.keep()),
+            Value::Field(name, bytes) => Value::Field(name, bytes.keep()),
+            Value::Number(number) => Value::Number(number),
+            Value::Pair(both) => Value::Pair(Box::new((both.0.keep(), both.1.keep()))),
+        };
+        Key { kind: self.kind, value }
+    }
+
     /// Returns the address if the key is one.
     #[must_use]
     pub const fn as_ip(&self) -> Option<IpAddr> {
@@ -130,10 +201,10 @@ impl<'a> Key<'a> {
         match &self.value {
             Value::Ip(IpAddr::V4(ip)) => put(out, &ip.octets()),
             Value::Ip(IpAddr::V6(ip)) => put(out, &ip.octets()),
-            Value::Bytes(bytes) => put(out, bytes),
+            Value::Bytes(bytes) => put(out, bytes.as_slice()),
             Value::Field(name, bytes) => {
                 put(out, name.as_bytes());
-                put(out, bytes);
+                put(out, bytes.as_slice());
             }
             Value::Number(number) => put(out, &number.to_be_bytes()),
             Value::Pair(both) => {
@@ -159,10 +230,12 @@ impl<'a> Key<'a> {
         match &self.value {
             Value::Ip(_) => {}
             Value::Bytes(bytes) => {
+                let bytes = bytes.as_slice();
                 hasher.write_usize(bytes.len());
                 hasher.write(bytes);
             }
             Value::Field(name, bytes) => {
+                let bytes = bytes.as_slice();
                 hasher.write_u64((name.len() as u64) << 32 | bytes.len() as u64);
                 hasher.write(name.as_bytes());
                 hasher.write(bytes);
@@ -255,21 +328,56 @@ impl KeyHasher {
         Self(foldhash::quality::RandomState::default())
     }
 
-    /// The hash of `key` as counted by the limit `id`: two limits never share a slot.
-    pub(crate) fn hash(&self, id: u64, key: &Key<'_>) -> KeyHash {
+    /// Returns the digest of `key`, from which each limit derives the hash that it counts by.
+    #[inline]
+    pub(crate) fn digest(&self, key: &Key<'_>) -> KeyDigest {
+        #[cfg(test)]
+        DIGESTS.with(|digests| digests.set(digests.get() + 1));
         let mut hasher = self.0.build_hasher();
-        hasher.write_u64(id);
         key.feed(&mut hasher);
-        KeyHash(hasher.finish())
+        KeyDigest(hasher.finish())
     }
 
-    /// [`hash`](Self::hash) of [`Key::ip`].
+    /// [`digest`](Self::digest) of [`Key::ip`].
     #[inline]
-    pub(super) fn hash_v4(&self, id: u64, ip: Ipv4Addr) -> KeyHash {
+    pub(super) fn digest_v4(&self, ip: Ipv4Addr) -> KeyDigest {
+        #[cfg(test)]
+        DIGESTS.with(|digests| digests.set(digests.get() + 1));
         let mut hasher = self.0.build_hasher();
-        hasher.write_u64(id);
         feed_v4(&mut hasher, ip);
-        KeyHash(hasher.finish())
+        KeyDigest(hasher.finish())
+    }
+
+    /// Returns the salt of the limit `id`.
+    #[inline]
+    pub(crate) fn salt(&self, id: u64) -> LimitSalt {
+        LimitSalt(self.0.hash_one((SALT, id)))
+    }
+}
+
+/// Tells salts and keys apart where they are hashed.
+const SALT: u64 = 1 << 40;
+
+#[cfg(test)]
+thread_local! {
+    /// Number of keys hashed on this thread.
+    pub(crate) static DIGESTS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Keyed 64-bit hash of a key alone, shared by the limits that count by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyDigest(u64);
+
+/// Keyed hash of a limit: two limits never share a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LimitSalt(u64);
+
+impl KeyDigest {
+    /// Returns the hash of the key as counted by the limit with this salt. Both are uniform and secret, so that their
+    /// difference is too.
+    #[inline]
+    pub(crate) const fn of(self, limit: LimitSalt) -> KeyHash {
+        KeyHash(self.0 ^ limit.0)
     }
 }
 
@@ -309,12 +417,13 @@ mod tests {
             Key::text("a", "").pair(Key::text("bc", "d")),
         ];
         let hasher = KeyHasher::random();
+        let hash = |id, key: &Key<'_>| hasher.digest(key).of(hasher.salt(id));
         for (i, a) in keys.iter().enumerate() {
-            assert_eq!(hasher.hash(1, a), hasher.hash(1, &a.clone()));
-            assert_ne!(hasher.hash(1, a), hasher.hash(2, a));
-            for b in &keys[i + 1..] {
+            assert_eq!(hash(1, a), hash(1, &a.clone()));
+            assert_ne!(hash(1, a), hash(2, a));
+            for (id, b) in keys[i + 1..].iter().flat_map(|b| [(1, b), (2, b)]) {
                 assert_ne!(encoded(a), encoded(b));
-                assert_ne!(hasher.hash(1, a), hasher.hash(1, b));
+                assert_ne!(hash(1, a), hash(id, b));
             }
         }
     }
@@ -322,6 +431,27 @@ mod tests {
     #[test]
     fn each_hasher_has_a_secret_of_its_own() {
         let key = Key::text("user", "alice");
-        assert_ne!(KeyHasher::random().hash(0, &key), KeyHasher::random().hash(0, &key));
+        assert_ne!(KeyHasher::random().digest(&key), KeyHasher::random().digest(&key));
+    }
+
+    #[test]
+    fn a_kept_key_is_the_same_key() {
+        let hasher = KeyHasher::random();
+        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, 300] {
+            let bytes = vec![b'k'; length];
+            for key in [
+                Key::bytes("user", &*bytes),
+                Key::bytes("user", bytes.clone()),
+                Key::field("x-a", &bytes),
+                Key::number("user", 7).pair(Key::bytes("tenant", &*bytes)),
+                Key::ip("10.0.0.1".parse().expect("an address")),
+            ] {
+                let kept = key.clone().keep();
+                assert_eq!(kept, key);
+                assert_eq!(kept.clone().keep(), key);
+                assert_eq!(encoded(&kept), encoded(&key));
+                assert_eq!(hasher.digest(&kept), hasher.digest(&key));
+            }
+        }
     }
 }

@@ -28,16 +28,23 @@
 pub mod by;
 mod client;
 mod extract;
+mod extracted_keys;
 mod fleet;
 mod forwarded;
 mod key;
 mod network;
 mod proxy;
+mod resolve;
 
 pub use client::ClientIp;
-pub(crate) use extract::SharedExtractor;
 pub use extract::{And, Func, Identity, KeyExtractor, Or};
+pub(crate) use extract::{IDENTIFIED_TWICE, SharedExtractor};
+pub(crate) use extracted_keys::{ExtractedKeys, UNRESOLVED, UNRESOLVED_TEXT};
 pub use fleet::FleetSecret;
+#[cfg(test)]
+pub(crate) use key::DIGESTS;
 pub use key::{Key, KeyHash, KeyHasher};
+pub(crate) use key::{KeyDigest, LimitSalt};
 pub(crate) use network::network;
 pub use proxy::TrustedProxies;
+pub use resolve::Resolve;

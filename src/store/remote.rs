@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join;
 
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::error::Error;
@@ -29,7 +30,9 @@ use crate::base::event::{Event, Events};
 use crate::base::maybe_ready::{BoxFuture, MaybeReady};
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::codec::{self, DecodeError};
-use crate::cache::{ByteStore, CacheKey, CacheStore, Invalidation, InvalidationSink, LevelStats, Stored};
+use crate::cache::{
+    ByteStore, CacheKey, CacheStore, GetOrClaim, Invalidation, InvalidationSink, Lease, LeaseState, LevelStats, Stored,
+};
 use crate::resilience::guard::FailOpen;
 use backplane::Backplane;
 pub use settings::RemoteSettings;
@@ -151,6 +154,11 @@ impl Shared {
         Some(format!("{}:{kind}:{}", self.backplane.settings.prefix, names.of(key.as_bytes())))
     }
 
+    /// Returns the lease under its name in the server.
+    fn lease(&self, lease: &Lease<CacheKey>) -> Option<Lease<String>> {
+        Some(Lease::new(self.name("lease", &lease.name)?, lease.token, lease.ttl))
+    }
+
     /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
     fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
         let encoded = encoded?;
@@ -165,13 +173,11 @@ impl Shared {
                 return None;
             }
         };
-        let found = match &found {
-            Stored::Vary(_) => return Some(found),
-            Stored::Entry(entry) => match self.backplane.check(key, &entry.meta) {
-                Validity::Void => return None,
-                Validity::Stale => Stored::Entry(Arc::new(entry.marked_stale(self.backplane.clock().now()))),
-                Validity::Valid => found,
-            },
+        let Some(meta) = found.meta() else { return Some(found) };
+        let found = match self.backplane.check(key, meta) {
+            Validity::Void => return None,
+            Validity::Stale => found.marked_stale(self.backplane.clock().now()),
+            Validity::Valid => found,
         };
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(found)
@@ -199,11 +205,9 @@ impl Shared {
         stored: &Stored,
         now: Timestamp,
     ) -> Result<Option<(String, Bytes, Duration)>, Error> {
-        let (ttl, known) = match stored {
-            Stored::Entry(entry) => {
-                (entry.retain_until().since(now), entry.meta.began.fleet > 0 && !entry.stays_in_process())
-            }
-            Stored::Vary(_) => (INDEX_TTL, true),
+        let (ttl, known) = match stored.meta() {
+            Some(meta) => (meta.deadlines.retain_until.since(now), meta.began.fleet > 0 && !stored.stays_in_process()),
+            None => (INDEX_TTL, true),
         };
         // Without a log position the validity could not be checked later.
         if nanos(ttl) < 1_000_000 || !known {
@@ -261,11 +265,15 @@ impl CacheStore for RemoteStore {
                 Ok(true) => Ok(()),
                 Ok(false) => {
                     shared.superseded.fetch_add(1, Ordering::Relaxed);
-                    Ok(())
+                    Err(Error::superseded(shared.backplane.settings.guard_name))
                 }
                 Err(outage) => Err(Error::outage(shared.backplane.settings.guard_name, outage)),
             }
         }))
+    }
+
+    fn orders_puts(&self) -> bool {
+        true
     }
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
@@ -279,22 +287,55 @@ impl CacheStore for RemoteStore {
         }))
     }
 
-    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
+    fn claim(&self, lease: &Lease<CacheKey>) -> MaybeReady<LeaseState> {
         let shared = self.shared.clone();
-        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(true) };
+        let Some(lease) = shared.lease(lease) else { return MaybeReady::Ready(LeaseState::Granted) };
         MaybeReady::Pending(Box::pin(async move {
-            shared.backplane.call(|bytes| bytes.claim(name, lease)).await.unwrap_or(true)
+            shared.backplane.call(|bytes| bytes.claim(lease)).await.unwrap_or(LeaseState::Granted)
         }))
     }
 
-    fn release(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
+    fn release(&self, lease: &Lease<CacheKey>, uncacheable: Option<Duration>) -> MaybeReady<Result<(), Error>> {
         let shared = self.shared.clone();
-        let Some(name) = shared.name("lease", key) else { return MaybeReady::Ready(Ok(())) };
+        let Some(lease) = shared.lease(lease) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
             // Without a release the lease expires.
-            let _ = shared.backplane.call(|bytes| bytes.release(name)).await;
+            let _ = shared.backplane.call(|bytes| bytes.release(lease, uncacheable)).await;
             Ok(())
         }))
+    }
+
+    fn get_or_claim(
+        &self,
+        key: &CacheKey,
+        lease: &Lease<CacheKey>,
+        _now: Timestamp,
+    ) -> MaybeReady<Result<GetOrClaim<Stored>, Error>> {
+        self.shared.backplane.start();
+        let (shared, key, local_generation) = (self.shared.clone(), key.clone(), self.shared.local_generation());
+        let (Some(name), Some(lease)) = (shared.name("entry", &key), shared.lease(lease)) else {
+            return MaybeReady::Ready(Ok(GetOrClaim::Missing(Some(LeaseState::Granted))));
+        };
+        MaybeReady::Pending(Box::pin(async move {
+            // An outage is a miss, reported by the guard; it grants.
+            let answer = shared.backplane.call(|bytes| bytes.get_or_claim(name, lease)).await;
+            Ok(match answer.unwrap_or(GetOrClaim::Missing(Some(LeaseState::Granted))) {
+                GetOrClaim::Found(found) => shared.decode(&key, Some(found), local_generation).into(),
+                GetOrClaim::Missing(state) => GetOrClaim::Missing(state),
+            })
+        }))
+    }
+
+    fn put_and_release(
+        &self,
+        key: &CacheKey,
+        stored: Stored,
+        lease: &Lease<CacheKey>,
+        now: Timestamp,
+    ) -> MaybeReady<Result<(), Error>> {
+        let (put, release) = (self.put(key, stored, now), self.release(lease, None));
+        // Both are sent at once, in this order.
+        MaybeReady::Pending(Box::pin(async move { join(put.into_future(), release.into_future()).await.0 }))
     }
 
     fn deadline(&self) -> Option<Duration> {

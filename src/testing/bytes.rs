@@ -14,7 +14,7 @@ use crate::base::clock::{Clock, nanos, runtime_now};
 use crate::base::error::Error;
 use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
-use crate::cache::{ByteLog, ByteStore, LogMessage, ScanPage, may_replace};
+use crate::cache::{ByteLog, ByteStore, GetOrClaim, Lease, LeaseState, LogMessage, ScanPage, may_replace};
 
 /// Byte store in this process, with or without a log. Clones share the bytes, as processes share a server.
 ///
@@ -43,7 +43,8 @@ pub struct MemoryBytes {
 #[derive(Debug, Default)]
 struct Contents {
     values: HashMap<String, (Bytes, Instant)>,
-    leases: HashMap<String, Instant>,
+    /// Token of the holder, or none if there is nothing to share, until a time.
+    leases: HashMap<String, (Option<u64>, Instant)>,
     secret: Option<String>,
     log: Vec<(u64, Bytes)>,
 }
@@ -51,6 +52,19 @@ struct Contents {
 impl Default for MemoryBytes {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Contents {
+    fn claim(&mut self, lease: Lease<String>, now: Instant) -> LeaseState {
+        match self.leases.get(&lease.name).filter(|(_, until)| now < *until) {
+            Some((None, _)) => LeaseState::Uncacheable,
+            Some((Some(token), _)) if *token != lease.token => LeaseState::Held,
+            _ => {
+                self.leases.insert(lease.name, (Some(lease.token), now + lease.ttl));
+                LeaseState::Granted
+            }
+        }
     }
 }
 
@@ -150,20 +164,28 @@ impl ByteStore for MemoryBytes {
         self.run(|contents| names.iter().filter(|name| contents.values.remove(*name).is_some()).count() as u64)
     }
 
-    fn claim(&self, name: String, lease: Duration) -> BoxFuture<Result<bool, Error>> {
+    fn claim(&self, lease: Lease<String>) -> BoxFuture<Result<LeaseState, Error>> {
+        let now = runtime_now();
+        self.run(|contents| contents.claim(lease, now))
+    }
+
+    fn release(&self, lease: Lease<String>, uncacheable: Option<Duration>) -> BoxFuture<Result<(), Error>> {
         let now = runtime_now();
         self.run(|contents| {
-            let free = contents.leases.get(&name).is_none_or(|until| now >= *until);
-            if free {
-                contents.leases.insert(name, now + lease);
+            if contents.leases.get(&lease.name).is_some_and(|(token, _)| *token == Some(lease.token)) {
+                match uncacheable {
+                    Some(span) => contents.leases.insert(lease.name, (None, now + span)),
+                    None => contents.leases.remove(&lease.name),
+                };
             }
-            free
         })
     }
 
-    fn release(&self, name: String) -> BoxFuture<Result<(), Error>> {
-        self.run(|contents| {
-            contents.leases.remove(&name);
+    fn get_or_claim(&self, name: String, lease: Lease<String>) -> BoxFuture<Result<GetOrClaim<Bytes>, Error>> {
+        let now = runtime_now();
+        self.run(|contents| match contents.values.get(&name).filter(|(_, until)| now < *until) {
+            Some((value, _)) => GetOrClaim::Found(value.clone()),
+            None => GetOrClaim::Missing(Some(contents.claim(lease, now))),
         })
     }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::clock::{Clock, Timestamp};
-use crate::cache::{ByteStore, CacheKey, CacheStore, Stored, encoded_for_tests, entry_for_tests};
+use crate::cache::{
+    ByteStore, CacheKey, CacheStore, GetOrClaim, Lease, LeaseState, Stored, encoded_for_tests, entry_for_tests,
+};
 use crate::identity::KeyHash;
 use crate::limit::{Check, LimitStore, Quota, Settlement, Verdict, Verdicts};
 
@@ -99,10 +101,15 @@ pub async fn cache(store: Arc<dyn CacheStore>) {
     assert!(found(&*store, &keys[0]).await.is_none(), "a removed key is found");
     assert_stored(&*store, &keys[1], "second").await;
     expect_ok(store.remove(&keys[0]).await, "removing a missing key");
-    store.claim(&keys[2], Duration::from_secs(60)).await;
-    expect_ok(store.release(&keys[2]).await, "release");
-    assert!(store.claim(&keys[2], Duration::from_secs(1)).await, "a released lease is still held");
-    expect_ok(store.release(&keys[2]).await, "release");
+    let lease = Lease::new(keys[2].clone(), unique_number(), Duration::from_secs(60));
+    store.claim(&lease).await;
+    expect_ok(store.release(&lease, None).await, "release");
+    assert_eq!(store.claim(&lease).await, LeaseState::Granted, "a released lease is still held");
+    let answer = expect_ok(store.get_or_claim(&keys[2], &lease, NOW).await, "get_or_claim");
+    assert!(matches!(answer, GetOrClaim::Missing(None | Some(LeaseState::Granted))), "a holder loses its lease");
+    expect_ok(store.put_and_release(&keys[2], entry(&keys[2], "leased"), &lease, NOW).await, "put_and_release");
+    assert_stored(&*store, &keys[2], "leased").await;
+    expect_ok(store.remove(&keys[2]).await, "remove");
     drop(store.stats());
 }
 
@@ -114,7 +121,7 @@ pub async fn cache(store: Arc<dyn CacheStore>) {
 /// | batches | values of several names are in the order of the names |
 /// | order | a value whose fetch began earlier does not replace a later one, unless it is five minutes older |
 /// | removal | removed values are not found |
-/// | leases | one of those that ask at once gets one, and the next after its release or end |
+/// | leases | one token gets one, and the next after its release or end; what its holder found is remembered |
 /// | log | records have growing positions, are read from any of them on, and are published |
 ///
 /// ```
@@ -168,13 +175,36 @@ async fn orders_by_start(store: &dyn ByteStore, name: &str) {
 }
 
 async fn leases(store: &dyn ByteStore, name: &str) {
-    let claim = async |lease| expect_ok(store.claim(name.to_owned(), lease).await, "claim");
-    claim(Duration::from_secs(60)).await;
-    expect_ok(store.release(name.to_owned()).await, "release");
-    assert!(claim(Duration::from_secs(1)).await, "a released lease is still held");
+    let lease = |token, seconds| Lease::new(format!("{name}:lease"), token, Duration::from_secs(seconds));
+    let claim = async |lease| expect_ok(store.claim(lease).await, "claim");
+    let release = async |lease, uncacheable| expect_ok(store.release(lease, uncacheable).await, "release");
+    assert_eq!(claim(lease(1, 60)).await, LeaseState::Granted, "a free lease is not granted");
+    // A store without leases grants all.
+    let has_leases = claim(lease(2, 60)).await == LeaseState::Held;
+    assert_eq!(claim(lease(1, 60)).await, LeaseState::Granted, "its holder does not get a lease again");
+    release(lease(2, 60), None).await;
+    assert!(!has_leases || claim(lease(2, 60)).await == LeaseState::Held, "another token has released a lease");
+    match expect_ok(store.get_or_claim(name.to_owned(), lease(2, 60)).await, "get_or_claim") {
+        GetOrClaim::Found(_) => fail("a value that is not there"),
+        GetOrClaim::Missing(state) => {
+            assert!(state.is_none_or(|state| (state == LeaseState::Held) == has_leases), "two answers about one lease");
+        }
+    }
+    release(lease(1, 60), None).await;
+    assert_eq!(claim(lease(2, 1)).await, LeaseState::Granted, "a released lease is still held");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert!(claim(Duration::from_secs(60)).await, "a lease outlives its end");
-    expect_ok(store.release(name.to_owned()).await, "release");
+    assert_eq!(claim(lease(1, 60)).await, LeaseState::Granted, "a lease outlives its end");
+    release(lease(1, 60), Some(Duration::from_secs(1))).await;
+    assert!(!has_leases || claim(lease(2, 60)).await == LeaseState::Uncacheable, "what a holder found is forgotten");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(claim(lease(2, 60)).await, LeaseState::Granted, "what a holder found is remembered for too long");
+    release(lease(2, 60), None).await;
+    expect_ok(store.put(name.to_owned(), Bytes::from_static(b"value"), Duration::from_secs(60)).await, "put");
+    let found = expect_ok(store.get_or_claim(name.to_owned(), lease(1, 60)).await, "get_or_claim");
+    assert_eq!(found, GetOrClaim::Found(Bytes::from_static(b"value")), "a value is not found");
+    assert_eq!(claim(lease(2, 60)).await, LeaseState::Granted, "a value that is there was leased");
+    release(lease(2, 60), None).await;
+    expect_ok(store.remove(vec![name.to_owned()]).await, "remove");
 }
 
 async fn logs(store: &dyn ByteStore) {

@@ -220,6 +220,10 @@ impl World {
         self.ask(get(path, &[])).await
     }
 
+    pub async fn get_owned(self, path: String) -> Got {
+        self.get(&path).await
+    }
+
     pub async fn get_with(&self, path: &str, fields: &[(&str, &str)]) -> Got {
         self.ask(get(path, fields)).await
     }

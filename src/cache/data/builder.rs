@@ -18,7 +18,7 @@ use crate::base::budget::Budget;
 use crate::base::error::Error;
 use crate::base::event::Once;
 use crate::base::mode::ModeCell;
-use crate::cache::engine::coalesce::Coalescer;
+use crate::cache::engine::coalesce::table::Coalescer;
 use crate::cache::http::tag;
 
 /// Builder for [`Cached`].

@@ -19,10 +19,11 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
-use crate::cache::engine::record::{Blocks, Entry};
+use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::typed_value::TypedValue;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::policy::Freshness;
-use crate::cache::http::stored_head::LogPosition;
+use crate::cache::http::record_meta::LogPosition;
 
 /// Handle to a namespace of typed values, looked up or loaded by key. Clones share state.
 ///
@@ -55,13 +56,15 @@ pub(super) type WeightFn<V> = Arc<dyn Fn(&V) -> usize + Send + Sync>;
 /// Result of a look-up.
 pub(super) enum TypedLookup<V> {
     /// A value to serve.
-    Value(Arc<V>, Arc<Entry>),
+    Value(Arc<V>, Arc<TypedValue>),
     /// An expired value to serve because a budget runs low.
-    BudgetStretched(Arc<V>, Arc<Entry>),
+    BudgetStretched(Arc<V>, Arc<TypedValue>),
     /// A value to serve and to refresh in the background.
-    RefreshDue(Arc<V>, Arc<Entry>),
+    RefreshDue(Arc<V>, Arc<TypedValue>),
     /// A value to serve only if a load fails or exceeds a timeout.
-    Expired(Arc<V>, Arc<Entry>),
+    Expired(Arc<V>, Arc<TypedValue>),
+    /// A value that was invalidated.
+    Invalidated,
     /// No value.
     Miss,
 }
@@ -163,7 +166,7 @@ where
         let (value, entry) = self.new_entry(&key, value.into(), requested_at, began);
         self.namespace.check_storable(&entry)?;
         self.namespace.check_encoded(&entry)?;
-        self.namespace.fetches.remove(&key, None);
+        self.namespace.fetches.remove(&key);
         self.namespace.put(&entry).await.map(|()| value)
     }
 
@@ -239,13 +242,13 @@ where
     }
 
     /// Returns the entry of the key from the first level that has one.
-    pub(super) async fn lookup(&self, key: &CacheKey) -> Option<Arc<Entry>> {
+    pub(super) async fn lookup(&self, key: &CacheKey) -> Option<Arc<TypedValue>> {
         let now = self.namespace.engine.clock.now();
         self.namespace.accept(key, self.namespace.engine.store.get(key, now).await)
     }
 
     /// Serves a look-up without a load, and counts it; in shadow mode only counts it.
-    pub(super) fn serve_cached(&self, key: &CacheKey, entry: Option<Arc<Entry>>) -> Option<Arc<V>> {
+    pub(super) fn serve_cached(&self, key: &CacheKey, entry: Option<Arc<TypedValue>>) -> Option<Arc<V>> {
         let value = match self.classify(key, entry, self.namespace.engine.clock.now()) {
             TypedLookup::Value(value, entry) => {
                 self.namespace.counters.hit(entry.meta.took);
@@ -259,7 +262,7 @@ where
                 self.namespace.counters.stale(entry.meta.took);
                 Some(value)
             }
-            TypedLookup::Expired(..) | TypedLookup::Miss => {
+            TypedLookup::Expired(..) | TypedLookup::Miss | TypedLookup::Invalidated => {
                 count(&self.namespace.counters.misses);
                 None
             }
@@ -269,11 +272,12 @@ where
 
     /// Classifies an entry by its freshness.
     #[inline]
-    pub(super) fn classify(&self, key: &CacheKey, entry: Option<Arc<Entry>>, now: Timestamp) -> TypedLookup<V> {
+    pub(super) fn classify(&self, key: &CacheKey, entry: Option<Arc<TypedValue>>, now: Timestamp) -> TypedLookup<V> {
         let Some(entry) = entry else { return TypedLookup::Miss };
         let freshness = self.namespace.freshness(key, &entry, now);
         if freshness == Freshness::Unusable {
-            return TypedLookup::Miss;
+            let validity = self.namespace.engine.barriers.check(key, &entry.meta);
+            return if validity == Validity::Void { TypedLookup::Invalidated } else { TypedLookup::Miss };
         }
         let Some(value) = self.value(&entry) else { return TypedLookup::Miss };
         match freshness {
@@ -286,8 +290,8 @@ where
 
     /// Returns the decoded value of an entry, decoding it on first use.
     #[inline]
-    pub(super) fn value(&self, entry: &Entry) -> Option<Arc<V>> {
-        match entry.typed.value.get() {
+    pub(super) fn value(&self, entry: &TypedValue) -> Option<Arc<V>> {
+        match entry.value.get() {
             Some(read) => self.downcast(read),
             None => self.read(entry),
         }
@@ -304,17 +308,13 @@ where
     }
 
     #[cold]
-    fn read(&self, entry: &Entry) -> Option<Arc<V>> {
-        let bytes = match &entry.body.blocks {
-            Blocks::One(bytes) => bytes,
-            Blocks::Many(_) => return None,
-        };
-        let Some(value) = encoding::decode::<V>(bytes, self.namespace.stamp) else {
+    fn read(&self, entry: &TypedValue) -> Option<Arc<V>> {
+        let Some(value) = encoding::decode::<V>(&entry.encoded, self.namespace.stamp) else {
             count(&self.namespace.counters.decode_errors);
             return None;
         };
         // Concurrent readers may decode at the same time: the first value is used.
-        self.downcast(entry.typed.value.get_or_init(|| (self.namespace.stamp.version, Arc::new(value))))
+        self.downcast(entry.value.get_or_init(|| (self.namespace.stamp.version, Arc::new(value))))
     }
 
     /// Creates the entry of a loaded value. A value that cannot be encoded for other processes stays in this one.
@@ -324,7 +324,7 @@ where
         loaded: Loaded<V>,
         requested_at: Timestamp,
         began: LogPosition,
-    ) -> (Arc<V>, Arc<Entry>) {
+    ) -> (Arc<V>, Arc<TypedValue>) {
         let Loaded { value, ttl, tags } = loaded;
         let weight = match &self.weigher {
             Some(weigher) => weigher(&value),

@@ -1,12 +1,12 @@
 //! Loads: serves a stale value, waits for another caller's load, or loads.
 //!
-//! A load runs in a detached task, so that a caller that leaves does not cancel it. Its value or error goes to all who
-//! wait for it, at once. Its panic goes to the caller that triggered it; one of the others starts the next load. So a
-//! key has one load at a time, unless a caller has waited longer than its deadline, or the value was invalidated
-//! meanwhile.
+//! A load that does not complete at once runs in a detached task, so that a caller that leaves does not cancel it. Its value
+//! or error goes to all who wait for it, at once. Its panic goes to the caller that triggered it; the others load, a few at
+//! a time. So a key has one load at a time, unless it panics, takes longer than its followers wait, or the value was
+//! invalidated meanwhile: see [`coalesce`](crate::cache::engine::coalesce).
 //!
 //! With a hard timeout, a load that takes longer than that and than the wait of its followers is dropped: it may never
-//! return.
+//! return. One that no caller waits for any more is dropped after five minutes.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -16,26 +16,35 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinHandle;
 
 use super::cached::{Cached, TypedLookup};
-use super::deadlines::{LoadDeadlines, PassedDeadline};
-use super::fleet::LoadPermit;
 use super::loaded::{LoadError, LoadProgress, Loaded};
 use super::stats::count;
-use crate::base::detached_context::carry;
+use crate::base::maybe_ready::BoxFuture;
 use crate::base::mode::Mode;
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::coalesce::{Follower, Leader, Role};
-use crate::cache::engine::record::Entry;
+use crate::cache::engine::coalesce::caller::{self, NotShared};
+use crate::cache::engine::coalesce::deadlines::{FetchDeadlines, PassedDeadline};
+use crate::cache::engine::coalesce::detached_fetch;
+use crate::cache::engine::coalesce::table::{Leader, Role};
+use crate::cache::engine::fetch_permit::FetchPermit;
+use crate::cache::engine::record::Stored;
+use crate::cache::engine::refresh::Refresh;
+use crate::cache::engine::typed_value::TypedValue;
 use crate::cache::http::key::CacheKey;
+use crate::cache::http::reason::Reason;
+
+/// Longest time a load continues without a caller.
+const LONGEST_DETACHED: Duration = Duration::from_secs(300);
 
 /// A caller with its load function.
 struct Caller<V, F> {
     cached: Cached<V>,
     key: CacheKey,
     /// A stale value to serve if the load fails or exceeds a timeout.
-    stale: Option<(Arc<V>, Arc<Entry>)>,
+    stale: Option<(Arc<V>, Arc<TypedValue>)>,
+    /// Whether the value was invalidated.
+    is_refetch: bool,
     load: F,
 }
 
@@ -59,8 +68,9 @@ where
         if mode == Mode::Shadow {
             cached.count_shadow_lookup(&found);
         }
-        return Caller { cached, key, stale: None, load }.load_uncached(mode).await;
+        return Caller { cached, key, stale: None, is_refetch: false, load }.load_uncached(mode).await;
     }
+    let is_refetch = matches!(found, TypedLookup::Invalidated);
     let stale = match found {
         TypedLookup::Value(value, entry) => {
             counters.hit(entry.meta.took);
@@ -72,13 +82,13 @@ where
         }
         TypedLookup::RefreshDue(value, entry) => {
             counters.stale(entry.meta.took);
-            Caller { cached, key, stale: None, load }.refresh(entry);
+            Caller { cached, key, stale: None, is_refetch, load }.refresh(entry);
             return Ok(value);
         }
         TypedLookup::Expired(value, entry) => Some((value, entry)),
-        TypedLookup::Miss => None,
+        TypedLookup::Miss | TypedLookup::Invalidated => None,
     };
-    Caller { cached, key, stale, load }.load_coalesced().await
+    Caller { cached, key, stale, is_refetch, load }.load_coalesced().await
 }
 
 impl<V, F, Fut, L, E> Caller<V, F>
@@ -91,137 +101,133 @@ where
 {
     /// Leads a load, or waits for one.
     async fn load_coalesced(self) -> Result<Arc<V>, LoadError<E>> {
-        let namespace = self.cached.namespace.clone();
-        let mut deadlines = LoadDeadlines::new(&namespace.settings, self.stale.is_some());
-        loop {
-            let follower = match namespace.join(&self.key) {
-                Role::Lead(leader) => return self.run_load(Some(leader), deadlines).await,
-                Role::Wait(follower) => follower,
-            };
-            match deadlines.wait(follower.wait_for_progress()).await {
-                Ok(Some(LoadProgress::Loaded(entry))) => {
-                    if let Some(value) = self.shared_value(&entry) {
-                        return Ok(value);
-                    }
-                    // Invalidated during the load: start another.
-                    namespace.fetches.remove(&self.key, Some(&follower));
-                }
-                Ok(Some(LoadProgress::Failed(error))) => {
-                    if let Some(value) = self.stale_value() {
-                        return Ok(value);
-                    }
-                    // A load of another call site may fail with another type: then this one loads.
-                    if let Ok(error) = error.downcast::<E>() {
-                        return Err(self.failed(error));
-                    }
-                    namespace.fetches.remove(&self.key, Some(&follower));
-                }
-                // The load panicked: serve a stale value, or compete to lead the next load.
-                Ok(None) => {
-                    if let Some(value) = self.stale_value() {
-                        return Ok(value);
-                    }
-                }
-                Err(PassedDeadline::Soft) => {
-                    if let Some(value) = self.stale_value() {
-                        return Ok(value);
-                    }
-                }
-                Err(PassedDeadline::Wait) => {
-                    // It may be stuck: the next caller begins another.
-                    namespace.fetches.remove(&self.key, Some(&follower));
-                    return self.load_without_sharing(follower, deadlines).await;
-                }
-                Err(PassedDeadline::Hard) => return self.on_timeout(),
-            }
-        }
+        let deadlines = self.cached.namespace.settings.deadlines(self.stale.is_some());
+        // Boxed: callers would otherwise have to prove for all lifetimes that a follower is `Send`.
+        let following: BoxFuture<_> = match self.cached.namespace.join(&self.key) {
+            Role::Lead(leader) => return self.load(Some(leader), deadlines).await,
+            Role::Wait(follower) => Box::pin(caller::follow(self, follower, deadlines)),
+            Role::Alone(gate) => Box::pin(caller::go_alone(self, gate, Reason::WaitedTooLong, deadlines)),
+        };
+        following.await
     }
 
-    /// Loads in a detached task, and waits for it until the deadlines.
-    async fn run_load(
+    /// Loads, in a detached task if it takes time, and waits for it until the deadlines.
+    async fn load(
         self,
         leader: Option<Leader<LoadProgress>>,
-        mut deadlines: LoadDeadlines,
+        deadlines: FetchDeadlines,
     ) -> Result<Arc<V>, LoadError<E>> {
-        let Self { cached, key, stale, load } = self;
-        let mut task: JoinHandle<_> = tokio::spawn(carry(run(cached.clone(), key.clone(), load, leader)));
-        let caller = Caller { cached, key, stale, load: () };
-        loop {
-            match deadlines.load(&mut task).await {
-                Ok(Ok(Ok(value))) => {
-                    count(&caller.cached.namespace.counters.misses);
-                    return Ok(value);
-                }
-                Ok(Ok(Err(LoadError::Failed(error)))) => {
-                    return caller.stale_value().ok_or_else(|| caller.failed(error));
-                }
-                Ok(Ok(Err(LoadError::TimedOut))) => return caller.on_timeout(),
-                Ok(Err(join_error)) => match join_error.try_into_panic() {
-                    Ok(panic) => resume_unwind(panic),
-                    // The runtime is shutting down, and with it this task.
-                    Err(_) => std::future::pending().await,
-                },
-                Err(PassedDeadline::Soft) => {
-                    if let Some(value) = caller.stale_value() {
-                        return Ok(value);
-                    }
-                }
-                Err(PassedDeadline::Hard | PassedDeadline::Wait) => return caller.on_timeout(),
-            }
-        }
-    }
-
-    /// Waits for a permit, looks up once more, and loads without sharing; permits bound the concurrency.
-    async fn load_without_sharing(
-        self,
-        follower: Follower<LoadProgress>,
-        mut deadlines: LoadDeadlines,
-    ) -> Result<Arc<V>, LoadError<E>> {
-        if let Some(value) = self.stale_value() {
-            return Ok(value);
-        }
-        let permit = match deadlines.permit(follower.fallback_permits(), self.cached.namespace.settings.wait).await {
-            Ok(permit) => permit,
-            Err(_) => return self.on_timeout(),
+        let Self { cached, key, stale, is_refetch, load } = self;
+        let caller = Caller { cached: cached.clone(), key: key.clone(), stale, is_refetch, load: () };
+        let namespace = caller.cached.namespace.clone();
+        let idle = namespace.settings.load_timeout().unwrap_or(LONGEST_DETACHED);
+        let fetched = Box::pin(run(cached, key, load, leader, is_refetch));
+        let loading = detached_fetch::lead(fetched, namespace.engine.bounds.detached.clone(), idle);
+        // Before the load has failed, a passed deadline is not its error.
+        let late = |passed| match passed {
+            PassedDeadline::Soft => caller.stale_value().map(|stale| Err(Ok(stale))),
+            PassedDeadline::Hard | PassedDeadline::Wait => Some(Err(caller.on_timeout())),
         };
-        let entry = self.cached.lookup(&self.key).await;
-        let now = self.cached.namespace.engine.clock.now();
-        if let TypedLookup::Value(value, entry) = self.cached.classify(&self.key, entry, now) {
-            self.cached.namespace.counters.hit(entry.meta.took);
-            return Ok(value);
+        match deadlines.leading(async { Ok(loading.await) }, late).await {
+            Ok(Ok(value)) => {
+                count(&namespace.counters.misses);
+                Ok(value)
+            }
+            Ok(Err(LoadError::Failed(error))) => caller.stale_value().ok_or_else(|| caller.failed(error)),
+            Ok(Err(LoadError::TimedOut)) => caller.on_timeout(),
+            Err(late) => late,
         }
-        let result = self.run_load(None, deadlines).await;
-        drop(permit);
-        result
     }
 
     /// Refreshes a value in the background while it is served, at most once at a time.
-    fn refresh(self, old: Arc<Entry>) {
+    fn refresh(self, old: Arc<TypedValue>) {
         let Self { cached, key, load, .. } = self;
-        let Role::Lead(leader) = cached.namespace.join(&key) else { return };
-        tokio::spawn(carry(async move {
-            match cached.namespace.acquire_refresh_permit(&key, &old).await {
-                LoadPermit::Loaded(entry) => leader.publish(LoadProgress::Loaded(entry)),
-                LoadPermit::Denied => {}
-                permit => {
-                    let loading = load_and_store(&cached, &key, load, Some(&leader));
-                    // A failure has no caller: it is counted, and the old value remains in use.
-                    drop(AssertUnwindSafe(loading).catch_unwind().await);
-                    cached.namespace.release_permit(permit).await;
-                }
-            }
-        }));
+        let namespace = cached.namespace.clone();
+        if !namespace.engine.may_refresh(&key, namespace.engine.clock.now()) {
+            return;
+        }
+        let Role::Lead(leader) = namespace.join(&key) else { return };
+        let (lease, publish) = (namespace.settings.lease, LoadProgress::of as fn(Stored) -> _);
+        namespace.engine.clone().refresh(
+            Refresh { key: key.clone(), old: Stored::Value(old), leader, lease, publish },
+            move |leader| async move {
+                // A failure has no caller: it is counted, and the old value remains in use.
+                load_and_store(&cached, &key, load, Some(&leader)).await.is_ok()
+            },
+        );
     }
 
     /// Loads for this caller without a look-up; in shadow mode the result is stored.
     async fn load_uncached(self, mode: Mode) -> Result<Arc<V>, LoadError<E>> {
-        let deadlines = LoadDeadlines::new(&self.cached.namespace.settings, false);
         if mode == Mode::Shadow {
-            return self.run_load(None, deadlines).await;
+            let deadlines = self.cached.namespace.settings.deadlines(false);
+            return self.load(None, deadlines).await;
         }
         count(&self.cached.namespace.counters.misses);
         let loaded = (self.load)().await.map_err(|error| LoadError::Failed(Arc::new(error)))?;
         Ok(Arc::new(loaded.into().value))
+    }
+}
+
+impl<V, F, Fut, L, E> caller::Caller for Caller<V, F>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<L, E>> + Send + 'static,
+    L: Into<Loaded<V>> + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    type Progress = LoadProgress;
+    type Output = Result<Arc<V>, LoadError<E>>;
+
+    fn join(&self) -> Role<LoadProgress> {
+        self.cached.namespace.join(&self.key)
+    }
+
+    async fn share(
+        self,
+        progress: LoadProgress,
+        _deadlines: &mut FetchDeadlines,
+    ) -> Result<Self::Output, (Self, NotShared)> {
+        let value = match progress {
+            LoadProgress::Loaded(entry) => self.shared_value(&entry).map(Ok),
+            // A load of another call site may fail with another type.
+            LoadProgress::Failed(error) => {
+                self.stale_value().map(Ok).or_else(|| error.downcast::<E>().ok().map(|error| Err(self.failed(error))))
+            }
+        };
+        value.ok_or((self, NotShared::Outdated))
+    }
+
+    fn stale(&self, _reason: Reason) -> Option<Self::Output> {
+        self.stale_value().map(Ok)
+    }
+
+    async fn look_up(self) -> Result<Self::Output, Self> {
+        let entry = self.cached.lookup(&self.key).await;
+        match self.cached.classify(&self.key, entry, self.cached.namespace.engine.clock.now()) {
+            TypedLookup::Value(value, entry) => {
+                self.cached.namespace.counters.hit(entry.meta.took);
+                Ok(Ok(value))
+            }
+            _ => Err(self),
+        }
+    }
+
+    fn lead(
+        self,
+        leader: Leader<LoadProgress>,
+        deadlines: FetchDeadlines,
+    ) -> impl Future<Output = Self::Output> + Send {
+        self.load(Some(leader), deadlines)
+    }
+
+    fn fetch_alone(self, _reason: Reason, deadlines: FetchDeadlines) -> impl Future<Output = Self::Output> + Send {
+        self.load(None, deadlines)
+    }
+
+    fn time_out(self) -> Self::Output {
+        self.on_timeout()
     }
 }
 
@@ -230,7 +236,7 @@ where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Returns the value of another caller's load, unless it was invalidated.
-    fn shared_value(&self, entry: &Entry) -> Option<Arc<V>> {
+    fn shared_value(&self, entry: &TypedValue) -> Option<Arc<V>> {
         let namespace = &self.cached.namespace;
         let is_valid = namespace.engine.barriers.check(&self.key, &entry.meta) == Validity::Valid;
         let value = is_valid.then(|| self.cached.value(entry)).flatten()?;
@@ -262,12 +268,13 @@ where
     }
 }
 
-/// Body of a load task: acquires a permit from the fleet first.
+/// Loads with a permit of the fleet.
 async fn run<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
     load: F,
     leader: Option<Leader<LoadProgress>>,
+    is_refetch: bool,
 ) -> Result<Arc<V>, LoadError<E>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -276,11 +283,12 @@ where
     L: Into<Loaded<V>> + Send,
     E: Send + Sync + 'static,
 {
+    let namespace = &cached.namespace;
     let permit = match &leader {
-        Some(_) => cached.namespace.acquire_load_permit(&key).await,
-        None => LoadPermit::Free,
+        Some(_) => namespace.acquire_permit(&key).await,
+        None => FetchPermit::Free,
     };
-    if let LoadPermit::Loaded(entry) = &permit
+    if let FetchPermit::Stored(Stored::Value(entry)) = &permit
         && let Some(value) = cached.value(entry)
     {
         if let Some(leader) = &leader {
@@ -288,8 +296,15 @@ where
         }
         return Ok(value);
     }
+    let refetch = match is_refetch {
+        true => namespace.engine.bounds.refetch(namespace.settings.wait).await,
+        false => None,
+    };
     let loaded = AssertUnwindSafe(load_and_store(&cached, &key, load, leader.as_ref())).catch_unwind().await;
-    cached.namespace.release_permit(permit).await;
+    drop(refetch);
+    if let FetchPermit::Leased(lease) = permit {
+        namespace.engine.release(&lease, None).await;
+    }
     drop(leader);
     loaded.unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::engine::record::Entry;
+use crate::cache::engine::record::Stored;
+use crate::cache::engine::typed_value::TypedValue;
 
 /// A value with storage options. Loads may also return a plain value.
 ///
@@ -84,9 +85,19 @@ impl<V> From<V> for Loaded<V> {
 #[derive(Clone)]
 pub(super) enum LoadProgress {
     /// The value is there.
-    Loaded(Arc<Entry>),
+    Loaded(Arc<TypedValue>),
     /// The load failed, with an error of the type of its call site.
     Failed(Arc<dyn Any + Send + Sync>),
+}
+
+impl LoadProgress {
+    /// Returns the progress of a load whose value another process has stored.
+    pub(super) fn of(stored: Stored) -> Option<Self> {
+        match stored {
+            Stored::Value(value) => Some(Self::Loaded(value)),
+            _ => None,
+        }
+    }
 }
 
 /// Error of [`get_or_load`](super::Cached::get_or_load).

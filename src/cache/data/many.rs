@@ -14,7 +14,7 @@ use super::load;
 use super::loaded::{LoadError, Loaded};
 use crate::base::error::Error;
 use crate::base::mode::Mode;
-use crate::cache::engine::record::Entry;
+use crate::cache::engine::typed_value::TypedValue;
 use crate::cache::http::key::CacheKey;
 
 impl<V> Cached<V>
@@ -139,7 +139,7 @@ where
     }
 
     /// Returns the entries of these keys from the first level that has one.
-    pub(super) async fn lookup_many(&self, keys: &[CacheKey]) -> Vec<Option<Arc<Entry>>> {
+    pub(super) async fn lookup_many(&self, keys: &[CacheKey]) -> Vec<Option<Arc<TypedValue>>> {
         let now = self.namespace.engine.clock.now();
         let mut found = match self.namespace.engine.store.get_many(keys, now).await {
             Ok(found) => found,
@@ -162,7 +162,7 @@ impl<V> Cached<V> {
             TypedLookup::Value(_, entry) => counters.hit(entry.meta.took),
             TypedLookup::BudgetStretched(_, entry) => counters.budget_stretched(entry.meta.took),
             TypedLookup::RefreshDue(_, entry) => counters.stale(entry.meta.took),
-            TypedLookup::Expired(..) | TypedLookup::Miss => {}
+            TypedLookup::Expired(..) | TypedLookup::Miss | TypedLookup::Invalidated => {}
         }
     }
 }

@@ -4,16 +4,14 @@
 //! |---|---|
 //! | `key` `encoding` `value_size` `ttl` | decisions: encoding of keys and values, sizes, lifetimes |
 //! | `cached` `many` `warm` | the handle: one key, many keys, warm-up |
-//! | `load` `deadlines` `fleet` | misses: coalesced loads, timeouts, leases between processes |
+//! | `load` | misses: coalesced loads and their timeouts |
 //! | `namespace` `stats` | state of a namespace, independent of the value type |
 //! | `data_cache` `builder` `loaded` `invalidate` | the public interface |
 
 mod builder;
 mod cached;
 mod data_cache;
-mod deadlines;
 mod encoding;
-mod fleet;
 mod invalidate;
 mod key;
 mod load;

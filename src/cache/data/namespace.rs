@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
 
 use super::encoding::SchemaStamp;
 use super::loaded::LoadProgress;
@@ -19,11 +18,15 @@ use crate::base::event::Once;
 use crate::base::mode::ModeCell;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::cache_engine::Engine;
-use crate::cache::engine::coalesce::{Coalescer, Role};
-use crate::cache::engine::record::{Entry, Stored, StoredBody, TypedPayload};
+use crate::cache::engine::coalesce::deadlines::FetchDeadlines;
+use crate::cache::engine::coalesce::table::{Coalescer, Role};
+use crate::cache::engine::entry_freshness;
+use crate::cache::engine::fetch_permit::FetchPermit;
+use crate::cache::engine::record::Stored;
+use crate::cache::engine::typed_value::TypedValue;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::policy::{self, Freshness};
-use crate::cache::http::stored_head::{LogPosition, StoredHead};
+use crate::cache::http::policy::Freshness;
+use crate::cache::http::record_meta::{LogPosition, RecordMeta};
 use crate::cache::http::tag;
 
 /// Namespace of typed values.
@@ -61,6 +64,11 @@ pub(super) struct NamespaceSettings {
 }
 
 impl NamespaceSettings {
+    /// Returns the deadlines of a caller that has just arrived.
+    pub(super) fn deadlines(&self, has_stale: bool) -> FetchDeadlines {
+        FetchDeadlines::new(self.soft_timeout.filter(|_| has_stale), self.wait, self.hard_timeout)
+    }
+
     /// Returns how long a load may run: with a hard timeout, until neither its caller nor its followers wait for it.
     pub(super) fn load_timeout(&self) -> Option<Duration> {
         self.hard_timeout.map(|hard| hard.max(self.wait))
@@ -82,46 +90,22 @@ pub(super) struct LoadedValue {
 impl Namespace {
     /// Returns the freshness of an entry. A fresh one costs two comparisons.
     #[inline]
-    pub(super) fn freshness(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
-        match (policy::freshness(&entry.meta.deadlines, now), self.engine.barriers.check(key, &entry.meta)) {
-            (Freshness::Fresh, Validity::Valid) => Freshness::Fresh,
-            (freshness, validity) => self.stale_freshness(entry, freshness, validity, now),
-        }
-    }
-
-    fn stale_freshness(&self, entry: &Entry, freshness: Freshness, validity: Validity, now: Timestamp) -> Freshness {
-        let deadlines = &entry.meta.deadlines;
-        match (validity, freshness) {
-            (Validity::Void, _) | (_, Freshness::Unusable) => Freshness::Unusable,
-            (Validity::Valid, freshness) => match &self.settings.budget {
-                Some(budget) => {
-                    policy::stretched_freshness(freshness, deadlines, entry.meta.stored_at, budget.effect(now), now)
-                }
-                None => freshness,
-            },
-            // Marked stale: treated as expired just now.
-            (Validity::Stale, Freshness::Fresh | Freshness::RefreshAhead) => {
-                match deadlines.revalidate_until > deadlines.fresh_until {
-                    true => Freshness::StaleWhileRevalidate,
-                    false => Freshness::Stale { on_error: deadlines.error_until > deadlines.fresh_until },
-                }
-            }
-            (Validity::Stale, freshness) => freshness,
-        }
+    pub(super) fn freshness(&self, key: &CacheKey, entry: &TypedValue, now: Timestamp) -> Freshness {
+        entry_freshness::freshness(&self.engine.barriers, key, &entry.meta, self.settings.budget.as_ref(), now)
     }
 
     /// Whether this entry may be served if a load fails or exceeds a timeout.
-    pub(super) fn may_serve_stale(&self, key: &CacheKey, entry: &Entry) -> bool {
+    pub(super) fn may_serve_stale(&self, key: &CacheKey, entry: &TypedValue) -> bool {
         let now = self.engine.clock.now();
         now < entry.meta.deadlines.error_until.max(entry.meta.deadlines.revalidate_until)
             && self.engine.barriers.check(key, &entry.meta) != Validity::Void
     }
 
     /// Returns the entry if the store returned one of this key.
-    pub(super) fn accept(&self, key: &CacheKey, stored: Result<Option<Stored>, Error>) -> Option<Arc<Entry>> {
+    pub(super) fn accept(&self, key: &CacheKey, stored: Result<Option<Stored>, Error>) -> Option<Arc<TypedValue>> {
         match stored {
             Ok(None) => None,
-            Ok(Some(Stored::Entry(entry))) if entry.key == *key => Some(entry),
+            Ok(Some(Stored::Value(entry))) if entry.key == *key => Some(entry),
             Ok(Some(_)) => {
                 count(&self.counters.decode_errors);
                 None
@@ -140,42 +124,43 @@ impl Namespace {
         self.fetches.join_or_lead(key, barriers.generation(), is_invalidated)
     }
 
+    /// Acquires a permit of the fleet to load a missing value. Waits for another process's load, at most as long as a lease.
+    pub(super) async fn acquire_permit(&self, key: &CacheKey) -> FetchPermit {
+        let longest = self.settings.lease;
+        if self.engine.in_process || longest.is_zero() {
+            return FetchPermit::Free;
+        }
+        let usable = |stored: &Stored| match stored {
+            Stored::Value(entry) => self.freshness(key, entry, self.engine.clock.now()) == Freshness::Fresh,
+            Stored::Entry(_) | Stored::Vary(_) => false,
+        };
+        self.engine.acquire_permit(key, self.engine.lease(key, longest), None, longest, usable).await
+    }
+
     /// Creates the entry of a value that has just been loaded.
-    pub(super) fn entry(&self, key: &CacheKey, loaded: LoadedValue) -> Entry {
+    pub(super) fn entry(&self, key: &CacheKey, loaded: LoadedValue) -> TypedValue {
         let now = self.engine.clock.now();
         let mut tags = [&*self.settings.tags, &*loaded.tags].concat();
         tags.sort_unstable();
         tags.dedup();
         let random = key.hash64() ^ now.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let meta = StoredHead {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            age: Duration::ZERO,
+        let meta = RecordMeta {
             stored_at: now,
             requested_at: loaded.requested_at,
             deadlines: self.settings.ttl_policy.deadlines(loaded.ttl, now, random),
             strict: false,
-            immutable: false,
             tags: tags.into(),
             took: now.since(loaded.requested_at),
             began: loaded.began,
             checked: AtomicU64::new(0),
             copied_at: AtomicU64::new(0),
         };
-        let length = loaded.encoded.len() as u64;
-        let typed = TypedPayload { weight: loaded.weight, value: (self.stamp.version, loaded.value).into() };
-        Entry {
-            key: key.clone(),
-            meta: Arc::new(meta),
-            body: StoredBody::one(loaded.encoded),
-            length,
-            partial: None,
-            typed,
-        }
+        let value = (self.stamp.version, loaded.value).into();
+        TypedValue { key: key.clone(), meta, size: loaded.weight, encoded: loaded.encoded, value }
     }
 
     /// Stores a loaded value, unless it was invalidated or replaced meanwhile.
-    pub(super) async fn store_loaded(&self, entry: &Arc<Entry>) {
+    pub(super) async fn store_loaded(&self, entry: &Arc<TypedValue>) {
         let (key, meta) = (&entry.key, &entry.meta);
         if let Err(error) = self.check_storable(entry) {
             // A lifetime of zero set by the load is not an error.
@@ -187,13 +172,9 @@ impl Namespace {
         if self.engine.barriers.check(key, meta) != Validity::Valid {
             return;
         }
-        // A load that began later, or a put, is newer.
-        let stored = self.accept(key, self.engine.store.get(key, meta.stored_at).await);
-        let is_valid = |old: &Entry| self.engine.barriers.check(key, &old.meta) == Validity::Valid;
-        if stored.is_some_and(|old| !meta.may_replace(&old.meta) && is_valid(&old)) {
-            return;
-        }
         match self.put(entry).await {
+            // A load that began later, or a put, is newer.
+            Err(error) if error.is_superseded() => {}
             Err(error) if error.is_too_large() => {
                 let text = format!("{:?}: a loaded value is not kept; {error}", self.name);
                 self.engine.events.warn_once(&self.too_large, "value-too-large", &text);
@@ -204,8 +185,8 @@ impl Namespace {
     }
 
     /// Stores this entry unconditionally.
-    pub(super) async fn put(&self, entry: &Arc<Entry>) -> Result<(), Error> {
-        self.engine.store.put(&entry.key, Stored::Entry(entry.clone()), entry.meta.stored_at).await
+    pub(super) async fn put(&self, entry: &Arc<TypedValue>) -> Result<(), Error> {
+        self.engine.store.put(&entry.key, Stored::Value(entry.clone()), entry.meta.stored_at).await
     }
 
     /// Removes the entry of this key.
@@ -219,7 +200,7 @@ impl Namespace {
     ///
     /// # Errors
     /// If its lifetime is zero, or a tag is malformed.
-    pub(super) fn check_storable(&self, entry: &Entry) -> Result<(), Error> {
+    pub(super) fn check_storable(&self, entry: &TypedValue) -> Result<(), Error> {
         let meta = &entry.meta;
         if let Some(invalid) = meta.tags.iter().find(|invalid| !tag::is_valid(invalid)) {
             let form = "1 to 256 visible ASCII characters without a comma";
@@ -249,8 +230,8 @@ impl Namespace {
     ///
     /// # Errors
     /// If the value could not be encoded.
-    pub(super) fn check_encoded(&self, entry: &Entry) -> Result<(), Error> {
-        match self.engine.in_process || !entry.stays_in_process() {
+    pub(super) fn check_encoded(&self, entry: &TypedValue) -> Result<(), Error> {
+        match self.engine.in_process || !entry.encoded.is_empty() {
             true => Ok(()),
             false => Err(Error::config(format!("{:?}: the value cannot be serialized for other processes", self.name))),
         }

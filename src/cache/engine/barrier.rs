@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::barrier_filters::BarrierFilters;
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
-use crate::cache::http::stored_head::StoredHead;
+use crate::cache::http::record_meta::RecordMeta;
 
 /// Exact barriers on names before the older half goes into filters.
 const MAX_NAMES: usize = 32_768;
@@ -168,7 +168,7 @@ impl Barriers {
     }
 
     /// Checks an entry with this head, stored under this key.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
         let generation = self.generation();
         // Valid up to here: only later barriers can apply.
         let valid_at = meta.began.local.max(meta.checked.load(Ordering::Relaxed));

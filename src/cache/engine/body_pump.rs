@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::background_slots::{BackgroundSlot, BackgroundSlots};
+use super::coalesce::background_slots::{BackgroundSlot, BackgroundSlots};
 use super::tee::{Tee, TeeProgress};
 use crate::base::body::Stream;
 

@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::codec::FetchOrder;
+use crate::cache::engine::lease::{GetOrClaim, Lease, LeaseState};
 
 /// Bytes under names, in a server that processes share: a key-value service, an object store, a database.
 ///
@@ -77,14 +78,22 @@ pub trait ByteStore: Send + Sync + 'static {
     /// Removes the values under these names; returns how many there were, as far as known.
     fn remove(&self, names: Vec<String>) -> BoxFuture<Result<u64, Error>>;
 
-    /// Leases a name: of all processes that ask within `lease`, one gets `true`. A store without leases grants all.
-    fn claim(&self, _name: String, _lease: Duration) -> BoxFuture<Result<bool, Error>> {
-        Box::pin(std::future::ready(Ok(true)))
+    /// Asks for a lease: of all tokens that ask within its lifetime, one gets it, and gets it again. A store without leases
+    /// grants all.
+    fn claim(&self, _lease: Lease<String>) -> BoxFuture<Result<LeaseState, Error>> {
+        Box::pin(std::future::ready(Ok(LeaseState::Granted)))
     }
 
-    /// Ends a [lease](Self::claim) early.
-    fn release(&self, _name: String) -> BoxFuture<Result<(), Error>> {
+    /// Ends a [lease](Self::claim) of this token early. With `uncacheable`, the store answers so to all for that long.
+    fn release(&self, _lease: Lease<String>, _uncacheable: Option<Duration>) -> BoxFuture<Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Returns the value under this name; if there is none, asks for the lease in the same round trip, which by default it
+    /// does not.
+    fn get_or_claim(&self, name: String, _lease: Lease<String>) -> BoxFuture<Result<GetOrClaim<Bytes>, Error>> {
+        let found = self.get_many(vec![name]);
+        Box::pin(async move { Ok(found.await?.into_iter().next().flatten().into()) })
     }
 
     /// Returns a page of the values whose names begin with `prefix`, for administrative scans.

@@ -1,9 +1,9 @@
 //! [`Engine`]: the dependencies of a cache. Responses and typed values may share one.
 
-use crate::base::event::Event;
 use std::sync::Arc;
 
 use super::barrier::Barriers;
+use super::fetch_bounds::FetchBounds;
 use super::invalidation::Invalidation;
 use super::invalidation_sink::InvalidationSink;
 use super::isolated_store::IsolatedStore;
@@ -11,9 +11,10 @@ use super::store::CacheStore;
 use super::tiered::Levels;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Events, Hook};
+use crate::base::event::{Event, Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
-use crate::cache::http::stored_head::LogPosition;
+use crate::base::random::random;
+use crate::cache::http::record_meta::LogPosition;
 
 /// Store, barriers, clock and events of a cache. Clones share it.
 #[derive(Clone)]
@@ -24,6 +25,9 @@ pub(crate) struct Engine {
     pub(crate) events: Events,
     /// Whether no other process reads the store.
     pub(crate) in_process: bool,
+    /// Tells this process's leases from those of others.
+    pub(crate) token: u64,
+    pub(crate) bounds: Arc<FetchBounds>,
 }
 
 /// Configured levels of a cache.
@@ -56,7 +60,7 @@ impl Engine {
         };
         let (barriers, events) = (Arc::new(Barriers::default()), Events::new(hook));
         store.listen(InvalidationSink::new(barriers.clone(), clock.clone(), events.clone()));
-        Self { store, barriers, clock, events, in_process }
+        Self { store, barriers, clock, events, in_process, token: random(), bounds: Arc::default() }
     }
 
     /// Returns the log position to record at the start of a fetch.

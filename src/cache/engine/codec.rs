@@ -12,21 +12,23 @@
 //! converts them into this process's monotonic time. A node with a wrong calendar neither shortens nor extends a
 //! lifetime.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::compression;
-use super::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
+use super::record::{Entry, Language, Stored, StoredBody, Variant, VaryIndex};
+use super::typed_value::TypedValue;
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::codec::{Reader, Writer};
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
-use crate::cache::http::stored_head::{LogPosition, StoredHead};
+use crate::cache::http::record_meta::{LogPosition, RecordMeta};
+use crate::cache::http::stored_head::StoredHead;
 
 /// Magic number; its last byte is the version.
 const MAGIC: [u8; 4] = *b"TGC\x02";
@@ -40,6 +42,7 @@ const ORDER_END: usize = ORDER + 16;
 const COMPRESSED: u8 = 1;
 const ENTRY: u8 = 0;
 const VARY: u8 = 1;
+const VALUE: u8 = 2;
 
 /// Error of decoding an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +119,10 @@ pub(crate) fn encode(stored: &Stored, clock: FleetClock, compress_over: usize) -
             write_index(&mut record, index);
             VARY
         }
+        Stored::Value(value) => {
+            write_value(&mut record, value, clock);
+            VALUE
+        }
     };
     let record = record.0;
     let compressed = if record.len() > compress_over { compression::compress(&record) } else { None };
@@ -125,12 +132,10 @@ pub(crate) fn encode(stored: &Stored, clock: FleetClock, compress_over: usize) -
     out.u32(0);
     out.u8(if compressed.is_some() { COMPRESSED } else { 0 });
     out.u8(kind);
-    let order = match stored {
-        Stored::Entry(entry) => {
-            FetchOrder { started_at: clock.fleet(entry.meta.requested_at) / 1_000, position: entry.meta.began.fleet }
-        }
-        Stored::Vary(_) => FetchOrder::default(),
-    };
+    let order = stored.meta().map_or_else(FetchOrder::default, |meta| FetchOrder {
+        started_at: clock.fleet(meta.requested_at) / 1_000,
+        position: meta.began.fleet,
+    });
     out.u64(order.started_at);
     out.u64(order.position);
     write_key(&mut out, stored.key());
@@ -170,6 +175,7 @@ pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: 
     };
     match kind {
         ENTRY => read_entry(&record, key, clock, local, order).map(|entry| Stored::Entry(Arc::new(entry))),
+        VALUE => read_value(&record, key, clock, local, order).map(|value| Stored::Value(Arc::new(value))),
         VARY => read_index(&record, key).map(|index| Stored::Vary(Arc::new(index))),
         _ => return Err(DecodeError::Version),
     }
@@ -229,7 +235,62 @@ fn read_key(reader: &mut Reader<'_>) -> Option<CacheKey> {
 fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     let meta = &*entry.meta;
     out.u16(meta.status.as_u16());
-    out.u8(u8::from(meta.strict) | u8::from(meta.immutable) << 1 | u8::from(entry.partial.is_some()) << 2);
+    out.u8(u8::from(meta.immutable) | u8::from(entry.partial.is_some()) << 1);
+    write_meta(out, meta, clock);
+    out.u64(nanos(meta.age));
+    if let Some(part) = entry.partial {
+        [part.span.start, part.span.end, part.total].into_iter().for_each(|number| out.u64(number));
+    }
+    out.count(meta.headers.len());
+    for (name, value) in &meta.headers {
+        out.bytes(name.as_str().as_bytes());
+        out.bytes(value.as_bytes());
+    }
+    out.u64(entry.length);
+    entry.body.chunks().iter().for_each(|chunk| out.0.extend_from_slice(chunk));
+}
+
+fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64, order: FetchOrder) -> Option<Entry> {
+    let mut reader = Reader(record);
+    let status = StatusCode::from_u16(reader.u16()?).ok()?;
+    let flags = reader.u8()?;
+    let (meta, before) = read_meta(&mut reader, clock, local, order)?;
+    // Time before the origin of this process's clock is added to the age.
+    let age = Duration::from_nanos(reader.u64()?) + before;
+    let partial = match flags & 2 {
+        0 => None,
+        _ => Some(read_part(&mut reader)?),
+    };
+    let mut headers = HeaderMap::new();
+    for _ in 0..reader.count()? {
+        let name = HeaderName::from_bytes(reader.bytes()?).ok()?;
+        headers.try_append(name, HeaderValue::from_bytes(reader.bytes()?).ok()?).ok()?;
+    }
+    let length = reader.u64()?;
+    if length != reader.0.len() as u64 {
+        return None;
+    }
+    let body = record.slice_ref(reader.0);
+    let meta = StoredHead { record: meta, status, headers, age, immutable: flags & 1 != 0 };
+    Some(Entry { key: key.clone(), meta: Arc::new(meta), body: StoredBody::one(body), length, partial })
+}
+
+fn write_value(out: &mut Writer, value: &TypedValue, clock: FleetClock) {
+    write_meta(out, &value.meta, clock);
+    out.u32(value.size);
+    out.0.extend_from_slice(&value.encoded);
+}
+
+fn read_value(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64, order: FetchOrder) -> Option<TypedValue> {
+    let mut reader = Reader(record);
+    let (meta, _) = read_meta(&mut reader, clock, local, order)?;
+    let size = reader.u32()?;
+    let encoded = record.slice_ref(reader.0);
+    Some(TypedValue { key: key.clone(), meta, size, encoded, value: OnceLock::new() })
+}
+
+fn write_meta(out: &mut Writer, meta: &RecordMeta, clock: FleetClock) {
+    out.u8(u8::from(meta.strict));
     let deadlines = &meta.deadlines;
     out.u64(clock.fleet(meta.stored_at));
     for time in [
@@ -242,28 +303,21 @@ fn write_entry(out: &mut Writer, entry: &Entry, clock: FleetClock) {
     ] {
         out.u64(clock.fleet(time));
     }
-    for span in [meta.age, deadlines.initial_staleness, meta.took] {
+    for span in [deadlines.initial_staleness, meta.took] {
         out.u64(nanos(span));
-    }
-    if let Some(part) = entry.partial {
-        [part.span.start, part.span.end, part.total].into_iter().for_each(|number| out.u64(number));
     }
     out.count(meta.tags.len());
     meta.tags.iter().for_each(|tag| out.bytes(tag.as_bytes()));
-    out.count(meta.headers.len());
-    for (name, value) in &meta.headers {
-        out.bytes(name.as_str().as_bytes());
-        out.bytes(value.as_bytes());
-    }
-    out.u32(entry.typed.weight);
-    out.u64(entry.length);
-    entry.body.chunks().iter().for_each(|chunk| out.0.extend_from_slice(chunk));
 }
 
-fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64, order: FetchOrder) -> Option<Entry> {
-    let mut reader = Reader(record);
-    let status = StatusCode::from_u16(reader.u16()?).ok()?;
-    let flags = reader.u8()?;
+/// Reads times, tags and order; also returns how long before the origin of this process's clock the record was stored.
+fn read_meta(
+    reader: &mut Reader<'_>,
+    clock: FleetClock,
+    local: u64,
+    order: FetchOrder,
+) -> Option<(RecordMeta, Duration)> {
+    let strict = reader.u8()? & 1 != 0;
     let (stored_at, before) = clock.local(reader.u64()?);
     let mut time = || reader.u64().map(|fleet| clock.local(fleet));
     let (fresh_until, overdue) = time()?;
@@ -276,42 +330,14 @@ fn read_entry(record: &Bytes, key: &CacheKey, clock: FleetClock, local: u64, ord
         unreachable_until: time()?.0,
         retain_until: time()?.0,
     };
-    // Time before the origin of this process's clock is added to the age.
-    let age = Duration::from_nanos(reader.u64()?) + before;
     let deadlines = Deadlines { initial_staleness: Duration::from_nanos(reader.u64()?) + overdue, ..deadlines };
     let took = Duration::from_nanos(reader.u64()?);
-    let partial = match flags & 4 {
-        0 => None,
-        _ => Some(read_part(&mut reader)?),
-    };
     let tags = (0..reader.count()?).map(|_| reader.text().map(Box::from)).collect::<Option<_>>()?;
-    let mut headers = HeaderMap::new();
-    for _ in 0..reader.count()? {
-        let name = HeaderName::from_bytes(reader.bytes()?).ok()?;
-        headers.try_append(name, HeaderValue::from_bytes(reader.bytes()?).ok()?).ok()?;
-    }
-    let typed = TypedPayload { weight: reader.u32()?, ..TypedPayload::default() };
-    let length = reader.u64()?;
-    if length != reader.0.len() as u64 {
-        return None;
-    }
-    let body = record.slice_ref(reader.0);
-    let meta = StoredHead {
-        status,
-        headers,
-        age,
-        stored_at,
-        requested_at: clock.local(order.started_at.saturating_mul(1_000)).0,
-        deadlines,
-        strict: flags & 1 != 0,
-        immutable: flags & 2 != 0,
-        tags,
-        took,
-        began: LogPosition { local, fleet: order.position },
-        checked: AtomicU64::new(0),
-        copied_at: AtomicU64::new(0),
-    };
-    Some(Entry { key: key.clone(), meta: Arc::new(meta), body: StoredBody::one(body), length, partial, typed })
+    let requested_at = clock.local(order.started_at.saturating_mul(1_000)).0;
+    let began = LogPosition { local, fleet: order.position };
+    let (checked, copied_at) = (AtomicU64::new(0), AtomicU64::new(0));
+    let meta = RecordMeta { stored_at, requested_at, deadlines, strict, tags, took, began, checked, copied_at };
+    Some((meta, before))
 }
 
 fn read_part(reader: &mut Reader<'_>) -> Option<ContentRange> {

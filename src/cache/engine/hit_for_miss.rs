@@ -16,7 +16,7 @@ pub(crate) struct HitForMiss(Marks);
 impl HitForMiss {
     /// Marks the key for `span`.
     pub(crate) fn mark(&self, key: &CacheKey, now: Timestamp, span: Duration) {
-        self.0.mark(key.hash64(), now, span);
+        self.0.mark(key.hash64(), now, span, 0);
     }
 
     /// Whether the key is marked.

@@ -25,7 +25,7 @@ use super::invalidation::Invalidation;
 use crate::base::codec::{Reader, Writer};
 use crate::base::lock::Mutex;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::StoredHead;
+use crate::cache::http::record_meta::RecordMeta;
 
 /// Maximum number of pending invalidations; beyond it they are replaced by one on everything.
 const MAX_PENDING: usize = 1024;
@@ -133,7 +133,7 @@ impl InvalidationLog {
     }
 
     /// Checks an entry under this key.
-    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
         // Held throughout: a record leaves the pending ones when its barrier is there, and a reset replaces all barriers.
         let inner = self.inner();
         if self.number() == 0 {

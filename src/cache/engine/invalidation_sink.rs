@@ -9,7 +9,7 @@ use super::store::CacheStore;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::StoredHead;
+use crate::cache::http::record_meta::RecordMeta;
 
 /// Receives invalidations from other processes. A store shared by several processes gets it from
 /// [`CacheStore::listen`] and passes on the invalidations of the others. Clones share
@@ -135,7 +135,7 @@ impl InvalidationSink {
     }
 
     /// Checks an entry under this key.
-    pub(super) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+    pub(super) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
         self.barriers.check(key, meta)
     }
 }

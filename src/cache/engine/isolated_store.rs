@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::invalidation::Invalidation;
 use super::invalidation_sink::InvalidationSink;
+use super::lease::{GetOrClaim, Lease, LeaseState};
 use super::record::Stored;
 use super::store::{CacheStore, LevelStats};
 use crate::base::clock::Timestamp;
@@ -16,6 +17,8 @@ use crate::resilience::isolate::{TIMEOUT, isolate_now, isolate_within};
 /// Calls the store with panics caught and a timeout.
 pub(super) struct IsolatedStore {
     store: Arc<dyn CacheStore>,
+    /// Whether the store compares what it replaces.
+    orders_puts: bool,
     timeout: Duration,
 }
 
@@ -23,7 +26,8 @@ impl IsolatedStore {
     /// Isolates a store. One with deadlines of its own is given the time to meet them.
     pub(super) fn new(store: Arc<dyn CacheStore>) -> Self {
         let own = isolate_now(|| store.deadline());
-        Self { store, timeout: own.map_or(TIMEOUT, |own| own.saturating_add(TIMEOUT)) }
+        let orders_puts = isolate_now(|| store.orders_puts());
+        Self { store, orders_puts, timeout: own.map_or(TIMEOUT, |own| own.saturating_add(TIMEOUT)) }
     }
 }
 
@@ -33,7 +37,24 @@ impl CacheStore for IsolatedStore {
     }
 
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
-        isolate_within(self.timeout, "cache", || self.store.put(key, stored, now))
+        if self.orders_puts {
+            return isolate_within(self.timeout, "cache", || self.store.put(key, stored, now));
+        }
+        let (old, store, timeout, key) = (self.get(key, now), self.store.clone(), self.timeout, key.clone());
+        let put = move |old: Result<Option<Stored>, Error>| match old {
+            Ok(Some(old)) if old.key() == &key && !stored.may_replace(&old) => {
+                MaybeReady::Ready(Err(Error::superseded("cache")))
+            }
+            _ => isolate_within(timeout, "cache", || store.put(&key, stored, now)),
+        };
+        match old {
+            MaybeReady::Ready(old) => put(old),
+            MaybeReady::Pending(old) => MaybeReady::Pending(Box::pin(async move { put(old.await).await })),
+        }
+    }
+
+    fn orders_puts(&self) -> bool {
+        true
     }
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
@@ -52,13 +73,32 @@ impl CacheStore for IsolatedStore {
         isolate_within(self.timeout, "cache", || self.store.get_shared(key, now))
     }
 
-    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
-        let granted = isolate_within(self.timeout, "cache", || self.store.claim(key, lease).map(Ok));
-        granted.map(|granted| granted.unwrap_or(true))
+    fn claim(&self, lease: &Lease<CacheKey>) -> MaybeReady<LeaseState> {
+        let state = isolate_within(self.timeout, "cache", || self.store.claim(lease).map(Ok));
+        state.map(|state| state.unwrap_or(LeaseState::Granted))
     }
 
-    fn release(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
-        isolate_within(self.timeout, "cache", || self.store.release(key))
+    fn release(&self, lease: &Lease<CacheKey>, uncacheable: Option<Duration>) -> MaybeReady<Result<(), Error>> {
+        isolate_within(self.timeout, "cache", || self.store.release(lease, uncacheable))
+    }
+
+    fn get_or_claim(
+        &self,
+        key: &CacheKey,
+        lease: &Lease<CacheKey>,
+        now: Timestamp,
+    ) -> MaybeReady<Result<GetOrClaim<Stored>, Error>> {
+        isolate_within(self.timeout, "cache", || self.store.get_or_claim(key, lease, now))
+    }
+
+    fn put_and_release(
+        &self,
+        key: &CacheKey,
+        stored: Stored,
+        lease: &Lease<CacheKey>,
+        now: Timestamp,
+    ) -> MaybeReady<Result<(), Error>> {
+        isolate_within(self.timeout, "cache", || self.store.put_and_release(key, stored, lease, now))
     }
 
     fn deadline(&self) -> Option<Duration> {

@@ -7,7 +7,7 @@ use super::barrier::{Barriers, Validity};
 use super::invalidation::Invalidation;
 use crate::base::clock::nanos;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::StoredHead;
+use crate::cache::http::record_meta::RecordMeta;
 
 /// Barriers whose generations are microseconds since 1970, so that they compare with entries from before a restart and of
 /// other processes, as far as calendars agree.
@@ -32,7 +32,7 @@ impl LocalBarriers {
         self.barriers.insert_at(invalidation.scope.clone(), invalidation.is_soft(), position);
     }
 
-    pub(crate) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
         self.barriers.compare(key, &meta.tags, meta.began.fleet)
     }
 

@@ -1,6 +1,6 @@
 //! [`Marks`]: a lock-free table of hashes that are marked until a time.
 //!
-//! 4 096 slots, each with half a hash and a time. Hashes that share a slot overwrite one another: a mark may be lost, and is
+//! 4 096 slots, each with half a hash, a time, and a level of up to 7. Hashes that share a slot overwrite one another: a mark may be lost, and is
 //! found for another hash only if half of it is equal too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,9 @@ use std::time::Duration;
 use crate::base::clock::Timestamp;
 
 const SLOTS: usize = 4096;
-/// Resolution of times: 10 ms.
+/// Resolution of times, in nanoseconds. Their lowest bits are the level.
 const STEP: u64 = 10_000_000;
+const LEVEL: u64 = 7;
 
 /// Table of marks.
 pub(super) struct Marks(Box<[AtomicU64]>);
@@ -22,16 +23,22 @@ impl Default for Marks {
 }
 
 impl Marks {
-    /// Marks the hash for `span`.
-    pub(super) fn mark(&self, hash: u64, now: Timestamp, span: Duration) {
-        let until = (now + span).as_nanos() / STEP;
-        self.slot(hash).store(fingerprint(hash) | (until & 0xffff_ffff), Ordering::Relaxed);
+    /// Marks the hash for `span`, less up to 80 ms, with a level.
+    pub(super) fn mark(&self, hash: u64, now: Timestamp, span: Duration, level: u8) {
+        let until = ((now + span).as_nanos() / STEP) & 0xffff_ffff & !LEVEL;
+        self.slot(hash).store(fingerprint(hash) | until | u64::from(level), Ordering::Relaxed);
+    }
+
+    /// Returns the level of the last mark, whether or not it has ended.
+    pub(super) fn level(&self, hash: u64) -> Option<u8> {
+        let word = self.slot(hash).load(Ordering::Relaxed);
+        (word & !0xffff_ffff == fingerprint(hash)).then_some((word & LEVEL) as u8)
     }
 
     /// Whether the hash is marked.
     pub(super) fn is_marked(&self, hash: u64, now: Timestamp) -> bool {
         let word = self.slot(hash).load(Ordering::Relaxed);
-        word & !0xffff_ffff == fingerprint(hash) && (now.as_nanos() / STEP) & 0xffff_ffff < word & 0xffff_ffff
+        word & !0xffff_ffff == fingerprint(hash) && (now.as_nanos() / STEP) & 0xffff_ffff < word & 0xffff_ffff & !LEVEL
     }
 
     /// Removes the mark.
@@ -60,11 +67,12 @@ mod tests {
         let (marks, now) = (Marks::default(), Timestamp::from_nanos(1_000_000_000));
         let (hash, other) = (7 << 40, 8 << 40);
         assert!(!marks.is_marked(hash, now));
-        marks.mark(hash, now, Duration::from_secs(10));
+        marks.mark(hash, now, Duration::from_secs(10), 5);
+        assert_eq!((marks.level(hash), marks.level(other)), (Some(5), None));
         assert!(marks.is_marked(hash, now + Duration::from_secs(9)));
         assert!(!marks.is_marked(other, now));
         assert!(!marks.is_marked(hash, now + Duration::from_secs(10)));
-        marks.mark(hash, now, Duration::from_secs(10));
+        marks.mark(hash, now, Duration::from_secs(10), 0);
         marks.clear(hash);
         assert!(!marks.is_marked(hash, now));
     }

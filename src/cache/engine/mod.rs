@@ -1,6 +1,5 @@
 //! Records, stores, levels, coalescing, and invalidation.
 
-pub(super) mod background_slots;
 pub(crate) mod barrier;
 mod barrier_filters;
 pub(super) mod body_buffer;
@@ -12,16 +11,22 @@ pub(super) mod cache_engine;
 pub(super) mod coalesce;
 pub(crate) mod codec;
 pub(super) mod compression;
+pub(super) mod entry_freshness;
+pub(super) mod fetch_bounds;
+pub(super) mod fetch_permit;
 pub(super) mod fetch_times;
 pub(super) mod hit_for_miss;
 pub(super) mod invalidation;
 pub(crate) mod invalidation_log;
 pub(super) mod invalidation_sink;
 pub(super) mod isolated_store;
+pub(crate) mod lease;
 pub(crate) mod local_barriers;
 mod marks;
 pub(super) mod min_uses;
 pub(super) mod record;
+pub(super) mod refresh;
+mod refresh_backoff;
 #[cfg(feature = "testing")]
 pub(super) mod sample;
 pub(super) mod storable_routes;
@@ -29,3 +34,4 @@ pub(super) mod store;
 pub(super) mod stored_keys;
 pub(super) mod tee;
 pub(super) mod tiered;
+pub(super) mod typed_value;

@@ -1,31 +1,30 @@
 //! [`Entry`]: a stored response, prepared for serving without further decisions.
 //!
 //! The fields are those of the response to be sent, with a slot for `Age`; deadlines are compared, not computed; the
-//! body is reference-counted. [`Stored`] is the value under a key: an entry, or (for responses that vary) the index of
-//! variants.
+//! body is reference-counted. [`Stored`] is the record under a key: an entry, for responses that vary the index of variants,
+//! or a typed value.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::body_memory::{BodyMemory, StoredBlocks};
+use super::typed_value::TypedValue;
 use crate::base::clock::Timestamp;
 use crate::base::headers::RATE_FIELDS;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::{ByteSpan, ContentRange};
+use crate::cache::http::record_meta::{LogPosition, RECORD_OVERHEAD, RecordMeta};
 use crate::cache::http::settings::TOLLGATE_CACHE_CONTROL;
 use crate::cache::http::storability::StorePolicy;
-use crate::cache::http::stored_head::{LogPosition, StoredHead};
+use crate::cache::http::stored_head::StoredHead;
 
-/// Overhead of an entry: keys, maps, counters.
-const ENTRY_OVERHEAD: u64 = 1024;
 /// Overhead of a field: its slot in a half-empty map, and an allocation.
 const FIELD_OVERHEAD: usize = 192;
 
@@ -87,15 +86,6 @@ impl StoredBody {
     }
 }
 
-/// Decoded typed value with its weight; empty for a response.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TypedPayload {
-    /// Size of the value in memory, decoded or not.
-    pub(crate) weight: u32,
-    /// The decoded value with its type's version; decoded at most once per entry.
-    pub(crate) value: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
-}
-
 /// Stored response, created by the cache and held by a [`CacheStore`](crate::cache::CacheStore).
 ///
 /// ```
@@ -114,7 +104,6 @@ pub struct Entry {
     pub(crate) length: u64,
     /// Byte range of a partial response (RFC 9111 §3.3).
     pub(crate) partial: Option<ContentRange>,
-    pub(crate) typed: TypedPayload,
 }
 
 impl Entry {
@@ -153,16 +142,10 @@ impl Entry {
         self.meta.deadlines.retain_until
     }
 
-    /// Whether this is a typed value that no other process could decode: it has no encoded form.
-    pub(crate) fn stays_in_process(&self) -> bool {
-        self.length == 0 && self.typed.value.get().is_some()
-    }
-
     /// Returns a copy that became stale at `now`.
     pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {
         let mut meta = self.meta.with_headers(self.meta.headers.clone());
-        meta.deadlines.fresh_until = meta.deadlines.fresh_until.min(now);
-        meta.deadlines.refresh_from = meta.deadlines.refresh_from.min(now);
+        meta.expire(now);
         Self { meta: Arc::new(meta), ..self.clone() }
     }
 
@@ -172,8 +155,7 @@ impl Entry {
         let fields: usize =
             self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
         let tags: usize = self.meta.tags.iter().map(|tag| tag.len() + 16).sum();
-        let typed = u64::from(self.typed.weight);
-        self.length + typed + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + ENTRY_OVERHEAD
+        self.length + (fields + tags + 2 * self.key.as_bytes().len()) as u64 + RECORD_OVERHEAD
     }
 }
 
@@ -250,6 +232,7 @@ impl VaryIndex {
 ///     match stored {
 ///         Stored::Entry(_) => "a response",
 ///         Stored::Vary(_) => "an index of variants",
+///         Stored::Value(_) => "a typed value",
 ///         _ => "unknown",
 ///     }
 /// }
@@ -262,9 +245,42 @@ pub enum Stored {
     Entry(Arc<Entry>),
     /// An index of variants.
     Vary(Arc<VaryIndex>),
+    /// A typed value.
+    Value(Arc<TypedValue>),
 }
 
 impl Stored {
+    /// Whether this value may replace a stored one: its fetch began later, or the other is an index.
+    pub(crate) fn may_replace(&self, old: &Self) -> bool {
+        match (self.meta(), old.meta()) {
+            (Some(new), Some(old)) => new.may_replace(old),
+            _ => true,
+        }
+    }
+
+    /// Returns times, tags and order; an index has none.
+    pub(crate) fn meta(&self) -> Option<&RecordMeta> {
+        match self {
+            Self::Entry(entry) => Some(&entry.meta),
+            Self::Value(value) => Some(&value.meta),
+            Self::Vary(_) => None,
+        }
+    }
+
+    /// Returns a copy that became stale at `now`.
+    pub(crate) fn marked_stale(&self, now: Timestamp) -> Self {
+        match self {
+            Self::Entry(entry) => Self::Entry(Arc::new(entry.marked_stale(now))),
+            Self::Value(value) => Self::Value(Arc::new(value.marked_stale(now))),
+            Self::Vary(index) => Self::Vary(index.clone()),
+        }
+    }
+
+    /// Whether no other process could decode it.
+    pub(crate) fn stays_in_process(&self) -> bool {
+        matches!(self, Self::Value(value) if value.encoded.is_empty())
+    }
+
     /// Returns the key under which the value was stored.
     ///
     /// ```
@@ -280,6 +296,7 @@ impl Stored {
         match self {
             Self::Entry(entry) => &entry.key,
             Self::Vary(index) => &index.key,
+            Self::Value(value) => &value.key,
         }
     }
 
@@ -297,9 +314,10 @@ impl Stored {
     pub fn weight(&self) -> u64 {
         match self {
             Self::Entry(entry) => entry.weight(),
+            Self::Value(value) => value.weight(),
             Self::Vary(index) => {
                 let variants: usize = index.variants.iter().map(|variant| variant.selection.len() + 512).sum();
-                (variants + index.key.as_bytes().len()) as u64 + ENTRY_OVERHEAD
+                (variants + index.key.as_bytes().len()) as u64 + RECORD_OVERHEAD
             }
         }
     }
@@ -372,21 +390,18 @@ pub(crate) fn meta(status: StatusCode, mut headers: HeaderMap, policy: StorePoli
     // A slot for `Age`, so that a hit changes a value without moving others.
     headers.insert(header::AGE, HeaderValue::from_static("0"));
     let deadlines = policy.deadlines();
-    StoredHead {
-        status,
-        headers,
-        age: policy.age,
+    let record = RecordMeta {
         stored_at: policy.exchange.received_at,
         requested_at: policy.exchange.requested_at,
         deadlines,
         strict: policy.strict,
-        immutable: policy.immutable,
         tags: policy.tags,
         took: policy.exchange.received_at.since(policy.exchange.requested_at),
         began,
         checked: AtomicU64::new(0),
         copied_at: AtomicU64::new(0),
-    }
+    };
+    StoredHead { record, status, headers, age: policy.age, immutable: policy.immutable }
 }
 
 /// Text of an HTTP date.

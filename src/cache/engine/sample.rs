@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::codec::{self, FleetClock};
-use super::record::{Entry, Stored, StoredBody, TypedPayload};
+use super::record::{Entry, Stored, StoredBody};
 use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::key::CacheKey;
-use crate::cache::http::stored_head::{LogPosition, StoredHead};
+use crate::cache::http::record_meta::{LogPosition, RecordMeta};
+use crate::cache::http::stored_head::StoredHead;
 
 /// Creates an entry that is fresh for a minute and has the tag `a-tag`.
 pub(crate) fn entry_for_tests(
@@ -36,21 +37,18 @@ pub(crate) fn entry_for_tests(
         unreachable_until: until,
         retain_until: until,
     };
-    let meta = StoredHead {
-        status: StatusCode::OK,
-        headers,
-        age: Duration::ZERO,
+    let record = RecordMeta {
         stored_at: now,
         requested_at: now,
         deadlines,
         strict: false,
-        immutable: false,
         tags: [Box::from("a-tag")].into(),
         took: Duration::ZERO,
         began: LogPosition { local: 0, fleet },
         checked: AtomicU64::new(0),
         copied_at: AtomicU64::new(0),
     };
+    let meta = StoredHead { record, status: StatusCode::OK, headers, age: Duration::ZERO, immutable: false };
     let length = body.len() as u64;
     Stored::Entry(Arc::new(Entry {
         key: key.clone(),
@@ -58,7 +56,6 @@ pub(crate) fn entry_for_tests(
         body: StoredBody::one(body),
         length,
         partial: None,
-        typed: TypedPayload::default(),
     }))
 }
 

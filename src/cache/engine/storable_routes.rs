@@ -26,7 +26,7 @@ impl StorableRoutes {
     pub(crate) fn mark(&self, route: Option<&StorableUntil>, key: &CacheKey, now: Timestamp) {
         match route {
             Some(route) => route.0.store((now + SPAN).as_nanos(), Ordering::Relaxed),
-            None => self.0.mark(key.hash64(), now, SPAN),
+            None => self.0.mark(key.hash64(), now, SPAN, 0),
         }
     }
 

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::invalidation::Invalidation;
 use super::invalidation_sink::InvalidationSink;
+use super::lease::{GetOrClaim, Lease, LeaseState};
 use super::record::Stored;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
-use crate::base::maybe_ready::MaybeReady;
+use crate::base::maybe_ready::{self, MaybeReady};
 use crate::cache::http::key::CacheKey;
 
 /// Storage backend for entries, in this process or remote.
@@ -58,6 +59,11 @@ pub trait CacheStore: Send + Sync + 'static {
     /// Stores a value under the key, replacing any other.
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>>;
 
+    /// Whether [`put`](Self::put) keeps a stored value whose fetch began later. Otherwise the cache reads before it puts.
+    fn orders_puts(&self) -> bool {
+        false
+    }
+
     /// Removes the value under this key.
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>>;
 
@@ -67,7 +73,7 @@ pub trait CacheStore: Send + Sync + 'static {
     /// Returns the values under these keys, in order. A remote store uses one round trip.
     fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         let answers = keys.iter().map(|key| self.get(key, now)).collect();
-        crate::base::maybe_ready::all(answers)
+        maybe_ready::all(answers)
     }
 
     /// Returns the shared value under this key, bypassing local copies; local levels are updated.
@@ -75,15 +81,38 @@ pub trait CacheStore: Send + Sync + 'static {
         MaybeReady::Ready(Ok(None))
     }
 
-    /// Leases the refresh of this key: of all processes that ask within `lease`, one gets `true`. Best effort: a store
-    /// without leases returns `true`.
-    fn claim(&self, _key: &CacheKey, _lease: Duration) -> MaybeReady<bool> {
-        MaybeReady::Ready(true)
+    /// Asks for a lease: of all processes that ask within its lifetime, one gets it. Best effort: a store without leases
+    /// grants all, and so does one that fails.
+    fn claim(&self, _lease: &Lease<CacheKey>) -> MaybeReady<LeaseState> {
+        MaybeReady::Ready(LeaseState::Granted)
     }
 
-    /// Releases this process's [lease](Self::claim) before it expires.
-    fn release(&self, _key: &CacheKey) -> MaybeReady<Result<(), Error>> {
+    /// Releases this process's [lease](Self::claim) before it ends. With `uncacheable`, the store answers so to others for
+    /// that long.
+    fn release(&self, _lease: &Lease<CacheKey>, _uncacheable: Option<Duration>) -> MaybeReady<Result<(), Error>> {
         MaybeReady::Ready(Ok(()))
+    }
+
+    /// Returns the shared value under this key; if there is none, asks for the lease in the same round trip, which by
+    /// default it does not.
+    fn get_or_claim(
+        &self,
+        key: &CacheKey,
+        _lease: &Lease<CacheKey>,
+        now: Timestamp,
+    ) -> MaybeReady<Result<GetOrClaim<Stored>, Error>> {
+        self.get_shared(key, now).map(|found| found.map(GetOrClaim::from))
+    }
+
+    /// Stores a value, and releases the lease. A remote store uses one round trip.
+    fn put_and_release(
+        &self,
+        key: &CacheKey,
+        stored: Stored,
+        lease: &Lease<CacheKey>,
+        now: Timestamp,
+    ) -> MaybeReady<Result<(), Error>> {
+        maybe_ready::both(self.put(key, stored, now), self.release(lease, None), Result::and)
     }
 
     /// Returns the deadline that the store keeps for each call, if it keeps one. Calls of other stores are dropped after

@@ -23,7 +23,7 @@
 //!
 //! Cost: one copy and one lock per chunk; a reader of the unfinished block copies the bytes it reads.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -36,7 +36,7 @@ use super::body_reader::{BodyReader, FetchRest};
 use super::record::StoredBody;
 use crate::base::body::Stream;
 use crate::base::error::BoxError;
-use crate::base::lock::Mutex;
+use crate::base::lock::{Mutex, MutexGuard};
 
 /// End of the shared part of a body.
 pub(super) enum TeeEnd {

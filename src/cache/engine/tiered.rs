@@ -19,14 +19,16 @@ use std::time::Duration;
 use super::barrier::Validity;
 use super::invalidation::Invalidation;
 use super::invalidation_sink::InvalidationSink;
+use super::lease::{GetOrClaim, Lease, LeaseState};
 use super::record::Stored;
 use super::store::{CacheStore, LevelStats};
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
-use crate::base::maybe_ready::MaybeReady;
+use crate::base::maybe_ready::{MaybeReady, both};
 use crate::cache::http::key::CacheKey;
 
 type LevelAnswer = Result<Option<Stored>, Error>;
+type LeasedAnswer = Result<GetOrClaim<Stored>, Error>;
 type WriteResult = Result<(), Error>;
 
 /// Two cache stores combined into one.
@@ -70,54 +72,80 @@ impl Levels {
     /// Returns the value of level 1, unless it may have been removed from level 2 meanwhile.
     fn current(&self, found: Option<Stored>, now: Timestamp) -> Option<Stored> {
         let Some(ttl) = self.copy_ttl else { return found };
-        found.filter(|found| match found {
-            Stored::Entry(entry) => {
-                let copied_at = Timestamp::from_nanos(entry.meta.copied_at.load(Ordering::Relaxed));
-                now < copied_at + ttl
-            }
-            Stored::Vary(_) => false,
+        found.filter(|found| {
+            let copied_at = found.meta().map(|meta| Timestamp::from_nanos(meta.copied_at.load(Ordering::Relaxed)));
+            copied_at.is_some_and(|copied_at| now < copied_at + ttl)
         })
     }
 
     /// Whether a value of level 1 may be served without querying level 2.
     fn serves(&self, key: &CacheKey, found: &Stored, now: Timestamp) -> bool {
-        let Stored::Entry(entry) = found else { return true };
-        let deadlines = &entry.meta.deadlines;
+        let Some(meta) = found.meta() else { return true };
+        let deadlines = &meta.deadlines;
         self.is_valid(key, found) && now < deadlines.fresh_until.max(deadlines.revalidate_until)
     }
 
     /// Whether the value is not invalidated.
     fn is_valid(&self, key: &CacheKey, found: &Stored) -> bool {
-        let Stored::Entry(entry) = found else { return true };
-        self.sink.get().is_none_or(|sink| sink.check(key, &entry.meta) == Validity::Valid)
+        let Some(meta) = found.meta() else { return true };
+        self.sink.get().is_none_or(|sink| sink.check(key, meta) == Validity::Valid)
     }
 
     /// Whether a value of level 2 takes precedence over that of level 1.
     fn prefers(&self, key: &CacheKey, level_1: Option<&Stored>) -> impl Fn(&Stored) -> bool + Send + 'static + use<> {
         // RFC 9111 §4: the most recent response is used; an invalidated one does not match.
-        let newest = match level_1 {
-            Some(Stored::Entry(entry)) if level_1.is_some_and(|level_1| self.is_valid(key, level_1)) => {
-                Some(entry.meta.stored_at)
-            }
-            _ => None,
-        };
-        move |found| match (found, newest) {
-            (Stored::Entry(found), Some(newest)) => found.meta.stored_at > newest,
+        let newest =
+            level_1.filter(|level_1| self.is_valid(key, level_1)).and_then(Stored::meta).map(|meta| meta.stored_at);
+        move |found| match (found.meta(), newest) {
+            (Some(found), Some(newest)) => found.stored_at > newest,
             _ => true,
         }
     }
 
     fn get_from_level_2(&self, key: &CacheKey, level_1: Option<Stored>, now: Timestamp) -> MaybeReady<LevelAnswer> {
-        let (store, copy_key, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
-        self.level_2.get(key, now).map(move |found| {
+        let accept = self.accept_from_level_2(key, level_1, now);
+        self.level_2.get(key, now).map(move |found| Ok(accept(found.unwrap_or_default())))
+    }
+
+    /// Returns a function that copies the value of level 2 to level 1, or returns that of level 1 if it takes precedence.
+    fn accept_from_level_2(
+        &self,
+        key: &CacheKey,
+        level_1: Option<Stored>,
+        now: Timestamp,
+    ) -> impl FnOnce(Option<Stored>) -> Option<Stored> + Send + 'static + use<> {
+        let (store, key, prefers) = (self.level_1.clone(), key.clone(), self.prefers(key, level_1.as_ref()));
+        move |found| {
             // An entry of another key is none.
-            let found = found.unwrap_or_default().filter(|found| found.key() == &copy_key && prefers(found));
+            let found = found.filter(|found| found.key() == &key && prefers(found));
             if let Some(found) = &found {
                 note_copy(found, now);
                 // If storing the copy fails, the next look-up fetches it again.
-                drop(store.put(&copy_key, found.clone(), now));
+                drop(store.put(&key, found.clone(), now));
             }
-            Ok(found.or(level_1))
+            found.or(level_1)
+        }
+    }
+}
+
+impl Levels {
+    /// Succeeds if one level does, unless another process has stored something newer: then level 1 drops its copy.
+    fn put_in_both(
+        &self,
+        key: &CacheKey,
+        level_1: MaybeReady<WriteResult>,
+        level_2: MaybeReady<WriteResult>,
+    ) -> MaybeReady<WriteResult> {
+        let (store, key) = (self.level_1.clone(), key.clone());
+        let level_2 = level_2.map(move |level_2| {
+            if level_2.as_ref().is_err_and(Error::is_superseded) {
+                drop(store.remove(&key));
+            }
+            level_2
+        });
+        both(level_1, level_2, |level_1, level_2| match level_2 {
+            Err(error) if error.is_superseded() => Err(error),
+            level_2 => level_1.or(level_2),
         })
     }
 }
@@ -136,8 +164,11 @@ impl CacheStore for Levels {
     fn put(&self, key: &CacheKey, stored: Stored, now: Timestamp) -> MaybeReady<Result<(), Error>> {
         note_copy(&stored, now);
         let level_1 = self.level_1.put(key, stored.clone(), now);
-        let level_2 = self.level_2.put(key, stored, now);
-        either(level_1, level_2)
+        self.put_in_both(key, level_1, self.level_2.put(key, stored, now))
+    }
+
+    fn orders_puts(&self) -> bool {
+        true
     }
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
@@ -187,12 +218,43 @@ impl CacheStore for Levels {
         self.get_from_level_2(key, level_1, now)
     }
 
-    fn claim(&self, key: &CacheKey, lease: Duration) -> MaybeReady<bool> {
-        self.level_2.claim(key, lease)
+    fn claim(&self, lease: &Lease<CacheKey>) -> MaybeReady<LeaseState> {
+        self.level_2.claim(lease)
     }
 
-    fn release(&self, key: &CacheKey) -> MaybeReady<WriteResult> {
-        self.level_2.release(key)
+    fn release(&self, lease: &Lease<CacheKey>, uncacheable: Option<Duration>) -> MaybeReady<WriteResult> {
+        self.level_2.release(lease, uncacheable)
+    }
+
+    fn get_or_claim(&self, key: &CacheKey, lease: &Lease<CacheKey>, now: Timestamp) -> MaybeReady<LeasedAnswer> {
+        let level_1 = match self.level_1.get(key, now) {
+            MaybeReady::Ready(found) => self.current(found.unwrap_or_default(), now),
+            MaybeReady::Pending(_) => None,
+        };
+        match level_1 {
+            Some(found) if self.serves(key, &found, now) => MaybeReady::Ready(Ok(GetOrClaim::Found(found))),
+            level_1 => {
+                let accept = self.accept_from_level_2(key, level_1, now);
+                self.level_2.get_or_claim(key, lease, now).map(|answer| {
+                    Ok(match answer? {
+                        GetOrClaim::Found(found) => accept(Some(found)).into(),
+                        missing => accept(None).map_or(missing, GetOrClaim::Found),
+                    })
+                })
+            }
+        }
+    }
+
+    fn put_and_release(
+        &self,
+        key: &CacheKey,
+        stored: Stored,
+        lease: &Lease<CacheKey>,
+        now: Timestamp,
+    ) -> MaybeReady<WriteResult> {
+        note_copy(&stored, now);
+        let level_1 = self.level_1.put(key, stored.clone(), now);
+        self.put_in_both(key, level_1, self.level_2.put_and_release(key, stored, lease, now))
     }
 
     fn copy_ttl(&self) -> Option<Duration> {
@@ -232,31 +294,12 @@ impl fmt::Debug for Levels {
 
 /// Notes the time at which level 1 takes a value.
 fn note_copy(stored: &Stored, now: Timestamp) {
-    if let Stored::Entry(entry) = stored {
-        entry.meta.copied_at.store(now.as_nanos(), Ordering::Relaxed);
+    if let Some(meta) = stored.meta() {
+        meta.copied_at.store(now.as_nanos(), Ordering::Relaxed);
     }
-}
-
-/// Succeeds if one level does.
-fn either(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) -> MaybeReady<WriteResult> {
-    combine(level_1, level_2, |level_1, level_2| level_1.or(level_2))
 }
 
 /// Succeeds if both levels do.
 fn write_both(level_1: MaybeReady<WriteResult>, level_2: MaybeReady<WriteResult>) -> MaybeReady<WriteResult> {
-    combine(level_1, level_2, Result::and)
-}
-
-fn combine(
-    level_1: MaybeReady<WriteResult>,
-    level_2: MaybeReady<WriteResult>,
-    join: fn(WriteResult, WriteResult) -> WriteResult,
-) -> MaybeReady<WriteResult> {
-    match level_1 {
-        MaybeReady::Ready(level_1) => level_2.map(move |level_2| join(level_1, level_2)),
-        MaybeReady::Pending(level_1) => MaybeReady::Pending(Box::pin(async move {
-            let level_2 = level_2.await;
-            join(level_1.await, level_2)
-        })),
-    }
+    both(level_1, level_2, Result::and)
 }

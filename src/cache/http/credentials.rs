@@ -17,7 +17,7 @@ use super::request_flags::{self, RequestFlags};
 use super::rules::Rule;
 use super::settings::{CacheSettings, Profile};
 use crate::base::request_head::RequestHead;
-use crate::identity::{Key, KeyExtractor, SharedExtractor};
+use crate::identity::{ExtractedKeys, Key, KeyExtractor, SharedExtractor};
 
 /// Extractors of identities: the cache's first, then those of the gate's limits.
 #[derive(Default)]
@@ -47,11 +47,11 @@ impl Credentials {
 
     /// Returns the identity under which this request's responses are stored. It is that of the cache's own extractor,
     /// combined with the identity of each other credential carried. `None` if a carried credential yields no identity.
-    fn identity<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
+    fn identity<'a>(&self, head: &RequestHead<'a>, keys: &mut ExtractedKeys) -> Option<Key<'a>> {
         let (own, others) = self.0.split_first()?;
-        let mut identity = own.credential(head)?;
+        let mut identity = own.credential(head, keys)?;
         for other in others.iter().filter(|other| other.carries(head)) {
-            identity = identity.pair(other.credential(head)?);
+            identity = identity.pair(other.credential(head, keys)?);
         }
         Some(identity)
     }
@@ -73,6 +73,7 @@ pub(crate) enum Sharing<'a> {
 pub(crate) fn sharing<'a>(
     credentials: &Credentials,
     head: &RequestHead<'a>,
+    keys: &mut ExtractedKeys,
     flags: RequestFlags,
     settings: &CacheSettings,
     rule: &Rule,
@@ -84,7 +85,7 @@ pub(crate) fn sharing<'a>(
         return Ok(Sharing::Everyone);
     }
     if rule.per_identity && flags.has(RequestFlags::IDENTITY) {
-        return credentials.identity(head).map(Sharing::Identity).ok_or(Reason::Identity);
+        return credentials.identity(head, keys).map(Sharing::Identity).ok_or(Reason::Identity);
     }
     // Also under `per_identity()`: a session that the extractor does not read is not an anonymous request.
     if flags.has(RequestFlags::AUTHORIZATION) {
@@ -99,7 +100,7 @@ pub(crate) fn sharing<'a>(
         return Err(Reason::Identity);
     }
     match rule.per_identity {
-        true => credentials.identity(head).map(Sharing::Identity).ok_or(Reason::Identity),
+        true => credentials.identity(head, keys).map(Sharing::Identity).ok_or(Reason::Identity),
         false => Ok(Sharing::Everyone),
     }
 }

@@ -14,6 +14,7 @@ pub(super) mod key_builder;
 pub(super) mod policy;
 pub(super) mod range;
 pub(super) mod reason;
+pub(crate) mod record_meta;
 pub(super) mod request_flags;
 mod response_flags;
 pub(super) mod rules;

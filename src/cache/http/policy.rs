@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`admit`] | a request, before the look-up | use the cache, or the reason to bypass it |
 //! | [`freshness`] | a stored entry | fresh, stale while revalidate, stale, or unusable |
+//! | [`marked_stale`] | an entry that was invalidated softly | as if it had expired just now |
 //! | [`stretched_freshness`] | an expired entry, while a budget runs low | serve it for longer, or as before |
 //! | [`stale_if_error_until`] | a failure of the inner service | deadline until which a stale response replaces it |
 //! | [`invalidates`] | a response to an unsafe request | whether it invalidates what is stored |
@@ -98,6 +99,20 @@ pub(crate) fn freshness(deadlines: &Deadlines, now: Timestamp) -> Freshness {
     }
 }
 
+/// Returns the freshness of an entry that an invalidation has marked stale: as if it had expired just now.
+pub(crate) fn marked_stale(freshness: Freshness, deadlines: &Deadlines) -> Freshness {
+    match freshness {
+        Freshness::Fresh | Freshness::RefreshAhead if deadlines.revalidate_until > deadlines.fresh_until => {
+            Freshness::StaleWhileRevalidate
+        }
+        Freshness::Fresh | Freshness::RefreshAhead => {
+            let until = deadlines.error_until.max(deadlines.unreachable_until);
+            Freshness::Stale { on_error: until > deadlines.fresh_until }
+        }
+        other => other,
+    }
+}
+
 /// Extends the freshness of a valid entry, not `strict`, by the effect of a low budget.
 ///
 /// A stretched lifetime counts from the time of storage; the other deadlines are unchanged.
@@ -125,6 +140,11 @@ pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
     const SAFE: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PRI", "PROPFIND", "REPORT", "SEARCH"];
     // "A "non-error response" is one with a 2xx (Successful) or 3xx (Redirection) status code."
     !SAFE.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
+}
+
+/// Whether a response with this status is a failure, which a stale response may replace.
+pub(crate) fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502..=504)
 }
 
 /// Returns the deadline until which a stale response may replace this failure (`None`: no response at all).

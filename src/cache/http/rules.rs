@@ -35,6 +35,7 @@ pub struct Rule {
     pub(super) stale_while_revalidate: Option<Duration>,
     pub(super) stale_if_error: Option<Duration>,
     pub(crate) soft_timeout: Option<Duration>,
+    pub(crate) lease_ttl: Option<Duration>,
     pub(crate) same_for_everyone: bool,
     pub(super) per_identity: bool,
     pub(super) tags: Vec<Box<str>>,
@@ -124,6 +125,24 @@ impl Rule {
     /// ```
     pub fn soft_timeout(mut self, span: Duration) -> Self {
         self.soft_timeout = Some(span);
+        self
+    }
+
+    /// Makes other processes wait for this process's fetch of a missing response, at most for `span` and for
+    /// [`wait`](crate::cache::CacheBuilder::wait). Off by default: each process fetches by itself.
+    ///
+    /// Costs no round trip: the look-up asks for the lease, and storing releases it. Responses that vary are fetched once
+    /// by each process. Building fails without a store that processes share.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use tollgate::cache::Rule;
+    ///
+    /// let rule = Rule::ttl(Duration::from_secs(900)).lease_ttl(Duration::from_secs(3));
+    /// # let _ = rule;
+    /// ```
+    pub fn lease_ttl(mut self, span: Duration) -> Self {
+        self.lease_ttl = Some(span);
         self
     }
 
@@ -267,6 +286,8 @@ impl Rule {
 pub struct Rules {
     routes: Vec<(Box<str>, Rule)>,
     otherwise: Option<Rule>,
+    /// Whether there are two rules for requests that match no pattern.
+    is_ambiguous: bool,
 }
 
 impl Rules {
@@ -308,7 +329,16 @@ impl Rules {
     /// # let _ = rules;
     /// ```
     pub fn otherwise(mut self, rule: Rule) -> Self {
+        self.is_ambiguous |= self.otherwise.is_some();
         self.otherwise = Some(rule);
+        self
+    }
+
+    /// Adds other rules.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.is_ambiguous |= other.is_ambiguous || self.otherwise.is_some() && other.otherwise.is_some();
+        self.routes.extend(other.routes);
+        self.otherwise = other.otherwise.or(self.otherwise);
         self
     }
 
@@ -322,6 +352,9 @@ impl Rules {
     /// # Errors
     /// Names the first invalid value.
     pub(crate) fn compile(self, routing: &Routing) -> Result<CompiledRules, Error> {
+        if self.is_ambiguous {
+            return Err(Error::config("the rule for all other requests is set twice; keep one .otherwise(…)"));
+        }
         let has_fallback = self.otherwise.is_some();
         let otherwise = self.otherwise.unwrap_or_default();
         let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new(), has_fallback };
@@ -330,6 +363,14 @@ impl Rules {
         }
         if let Some(routes) = &routing.declared {
             compiled.patterns.declare(routes.clone());
+        }
+        let rules = self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &otherwise)]);
+        if let Some((pattern, _)) = rules.into_iter().find(|(_, rule)| rule.lease_ttl.is_some() && routing.in_process) {
+            let message = format!(
+                "cache rule {pattern:?}: lease_ttl() needs a store that processes share; add one with .redis(…) or \
+                 .level_2(…), or remove it"
+            );
+            return Err(Error::config(message));
         }
         let apart = self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &otherwise)]);
         if let Some((pattern, _)) = apart.into_iter().find(|(_, rule)| rule.per_identity && !routing.identifies) {
@@ -355,6 +396,8 @@ impl Rules {
 pub(crate) struct Routing {
     /// Declared routes of the service.
     pub(crate) declared: Option<Arc<Patterns>>,
+    /// Whether no other process reads the store.
+    pub(crate) in_process: bool,
     /// Whether requests are outbound.
     pub(crate) outbound: bool,
     /// Whether an identity is available for `per_identity()`.

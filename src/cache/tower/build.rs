@@ -12,20 +12,18 @@ use super::live_rules::LiveRules;
 use super::shared::CacheShared;
 use super::stats::CacheCounters;
 use crate::base::error::Error;
+use crate::base::event::Once;
 use crate::base::mode::ModeCell;
 use crate::base::route::Patterns;
-use crate::cache::engine::background_slots::BackgroundSlots;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
-use crate::cache::engine::coalesce::Coalescer;
+use crate::cache::engine::coalesce::table::Coalescer;
 use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{CompiledRules, Routing};
 use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
+use crate::identity::IDENTIFIED_TWICE;
 use crate::store::RemoteStore;
 use crate::store::memory::MemoryCache;
-
-/// Maximum number of fetches that outlive their clients, and of background refreshes.
-const MAX_BACKGROUND: u64 = 256;
 
 impl CacheBuilder {
     /// Validates the configuration and builds the layer.
@@ -49,6 +47,9 @@ impl CacheBuilder {
                 "cache: memory {} and max_entry {} must not be 0",
                 self.memory, self.max_entry
             ));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
         }
         if self.max_entry > self.memory {
             return config_error(format!(
@@ -85,7 +86,8 @@ impl CacheBuilder {
         }
         self.open_file()?;
         let declared = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
-        let routing = Routing { declared, outbound: self.outbound, identifies: self.identity.is_some() };
+        let in_process = self.store.is_none() && self.level_2.is_none();
+        let routing = Routing { declared, in_process, outbound: self.outbound, identifies: self.identity.is_some() };
         let rules = std::mem::take(&mut self.rules).compile(&routing)?;
         let key_fields = field_names("key_field", &self.key_fields)?;
         let mut targeted = field_names("targeted_field", &self.targeted)?;
@@ -141,7 +143,8 @@ impl CacheBuilder {
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
         let levels = CacheLevels { level_1, level_2: self.level_2 };
-        let Engine { store, barriers, clock, events, in_process } = Engine::new(levels, self.clock, self.hook);
+        let Engine { store, barriers, clock, events, in_process, token, bounds } =
+            Engine::new(levels, self.clock, self.hook);
         CacheShared {
             enabled: self.enabled,
             mode: ModeCell::default(),
@@ -161,10 +164,11 @@ impl CacheBuilder {
             storable_routes: crate::cache::engine::storable_routes::StorableRoutes::default(),
             min_uses: crate::cache::engine::min_uses::MinUses::default(),
             body_memory: BodyMemory::new(self.memory),
-            detached_fetches: BackgroundSlots::new(MAX_BACKGROUND),
-            refreshes: BackgroundSlots::new(MAX_BACKGROUND),
+            bounds,
+            token,
             empty_body: self.empty_body,
             nonces: AtomicU64::new(0),
+            unresolved: Once::new(),
             data: OnceLock::new(),
         }
     }

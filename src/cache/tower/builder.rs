@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::budget::Budget;
 use crate::base::clock::Clock;
-use crate::base::event::Hook;
+use crate::base::event::{Hook, both_hooks};
 use crate::cache::engine::store::CacheStore;
 use crate::cache::http::rules::Rules;
 use crate::cache::http::settings::Profile;
@@ -46,6 +46,7 @@ pub struct CacheBuilder {
     pub(super) rules: Rules,
     pub(super) identity: Option<SharedExtractor>,
     pub(super) other_extractors: Vec<SharedExtractor>,
+    pub(super) identified_twice: bool,
     pub(super) routes: Vec<Box<str>>,
     pub(super) outbound: bool,
     pub(super) ignore_cookies: Vec<Box<str>>,
@@ -80,6 +81,7 @@ impl Default for CacheBuilder {
             rules: Rules::new(),
             identity: None,
             other_extractors: Vec::new(),
+            identified_twice: false,
             routes: Vec::new(),
             outbound: false,
             ignore_cookies: Vec::new(),
@@ -144,7 +146,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the caching rules by route. Defaults to [`Rules::new`].
+    /// Sets the caching rules by route, instead of those set before. Defaults to [`Rules::new`].
     ///
     /// ```
     /// use tollgate::cache::{CacheLayer, Rule, Rules};
@@ -155,6 +157,12 @@ impl CacheBuilder {
     /// ```
     pub fn rules(mut self, rules: Rules) -> Self {
         self.rules = rules;
+        self
+    }
+
+    /// Adds rules to those set before.
+    pub(crate) fn more_rules(mut self, rules: Rules) -> Self {
+        self.rules = std::mem::take(&mut self.rules).and(rules);
         self
     }
 
@@ -179,6 +187,7 @@ impl CacheBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn identity(mut self, identity: impl KeyExtractor) -> Self {
+        self.identified_twice |= self.identity.is_some();
         self.identity = Some(Arc::new(identity));
         self
     }
@@ -187,6 +196,22 @@ impl CacheBuilder {
     pub(crate) fn identified_by(mut self, own: Option<SharedExtractor>, others: Vec<SharedExtractor>) -> Self {
         self.other_extractors = own.iter().cloned().chain(others).collect();
         self.identity = self.identity.or(own);
+        self
+    }
+
+    /// Returns the declared routes.
+    pub(crate) fn declared_routes(&self) -> &[Box<str>] {
+        &self.routes
+    }
+
+    /// Returns the clock.
+    pub(crate) const fn own_clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Replaces the declared routes.
+    pub(crate) fn declare(mut self, routes: Vec<Box<str>>) -> Self {
+        self.routes = routes;
         self
     }
 
@@ -414,9 +439,9 @@ impl CacheBuilder {
         self
     }
 
-    /// Registers a hook that is called with every event.
+    /// Adds a hook that is called with every event.
     pub fn hook(mut self, hook: Hook) -> Self {
-        self.hook = Some(hook);
+        self.hook = Some(both_hooks(self.hook, hook));
         self
     }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::completion::{self, Beginning, Called};
+use super::fetch_progress::FetchProgress;
 use super::origin::Origin;
 use super::partial;
 use super::respond::{self, RequestView};
@@ -27,16 +28,17 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::CacheNote;
 use crate::base::error::BoxError;
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::coalesce::{FetchProgress, Leader};
+use crate::cache::engine::coalesce::table::Leader;
+use crate::cache::engine::fetch_permit::{HeldLease, MissLease};
 use crate::cache::engine::record::Entry;
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::freshness::ExchangeTimes;
 use crate::cache::http::reason::Reason;
+use crate::cache::http::record_meta::LogPosition;
 use crate::cache::http::request_flags::RequestFlags;
 use crate::cache::http::storability::{self, StoreContext};
 use crate::cache::http::store_hint::StoreHint;
-use crate::cache::http::stored_head::LogPosition;
-use crate::cache::http::{validators, vary};
+use crate::cache::http::{policy, validators, vary};
 
 /// Result of a request.
 pub(super) type CacheResult<B, E> = Result<Response<Body<B>>, E>;
@@ -59,6 +61,21 @@ pub(super) struct FetchJob<O, B> {
     /// Whether the inner service's response is forwarded unchanged, in shadow mode.
     pub(super) is_shadow: bool,
     pub(super) forward: Forward,
+    /// Whether what is stored was invalidated.
+    pub(super) is_refetch: bool,
+    /// Lease that the look-up has asked for.
+    pub(super) asked: Option<Arc<MissLease>>,
+    /// Lease that is held.
+    pub(super) lease: Option<Box<HeldLease>>,
+}
+
+/// Outcome of a fetch.
+pub(super) struct Fetched<B, E> {
+    pub(super) response: CacheResult<B, E>,
+    /// Remaining work after the head: reading the body and storing it.
+    pub(super) rest: Option<BodyTask>,
+    /// Whether the inner service failed.
+    pub(super) failed: bool,
 }
 
 impl<O, B> FetchJob<O, B> {
@@ -89,12 +106,13 @@ pub(super) struct RunningFetch {
     pub(super) stale: Option<Arc<Entry>>,
     pub(super) forward: Forward,
     pub(super) is_shadow: bool,
-    pub(super) leader: Option<Leader>,
+    pub(super) leader: Option<Leader<FetchProgress>>,
     /// Reason for fetching without sharing.
     pub(super) detail: Option<Reason>,
     pub(super) requested_at: Timestamp,
     pub(super) began: LogPosition,
     pub(super) question: OriginRequest,
+    pub(super) lease: Option<Box<HeldLease>>,
 }
 
 /// Next step after the head of a response.
@@ -109,10 +127,11 @@ pub(super) enum HeadStep<I> {
 /// afterwards.
 pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
     job: FetchJob<O, B>,
-    leader: Option<Leader>,
+    leader: Option<Leader<FetchProgress>>,
     detail: Option<Reason>,
-) -> impl Future<Output = (CacheResult<O::Body, O::Error>, Option<BodyTask>)> + Send {
-    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward } = job;
+) -> impl Future<Output = Fetched<O::Body, O::Error>> + Send {
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward, lease, .. } =
+        job;
     let headers = request.headers().clone();
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
@@ -134,6 +153,7 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
         requested_at,
         began,
         question,
+        lease,
     };
     let beginning = beginning.filter(|_| matches!(errand.question, OriginRequest::Rest(_)));
     let call = completion::call(origin, request, beginning);
@@ -150,23 +170,18 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
                 if let Some(unsafe_request) = unsafe_request {
                     unsafe_request.on_response(response.status(), response.headers());
                 }
+                let failed = errand.failure_class(Some(response.status())).is_some_and(policy::is_failure);
                 let mut received = Some((errand, response));
                 let step = poll_fn(|cx| match received.take() {
                     Some((errand, response)) => Poll::Ready(errand.handle_response(response, cx)),
                     None => Poll::Pending,
                 });
                 match step.await {
-                    HeadStep::Respond(response, rest) => (Ok(response), rest),
-                    HeadStep::Wait(response) => (Ok(response.await), None),
+                    HeadStep::Respond(response, rest) => Fetched { response: Ok(response), rest, failed },
+                    HeadStep::Wait(response) => Fetched { response: Ok(response.await), rest: None, failed },
                 }
             }
-            Err(error) => match errand.serve_stale_on_error(None) {
-                Some(response) => (Ok(response), None),
-                None => {
-                    record_outcome(&errand.params.route.misses, CacheNote::Miss);
-                    (Err(error), None)
-                }
-            },
+            Err(error) => Fetched { response: errand.handle_error(error), rest: None, failed: true },
         }
     }
 }
@@ -194,6 +209,14 @@ impl RunningFetch {
     fn became_whole(&mut self) {
         self.question = OriginRequest::Full;
         self.core.remove_key(&self.params.key);
+    }
+
+    /// Serves a stale entry in place of an error, if allowed.
+    fn handle_error<I, E>(self, error: E) -> CacheResult<I, E> {
+        self.serve_stale_on_error(None).ok_or_else(|| {
+            record_outcome(&self.params.route.misses, CacheNote::Miss);
+            error
+        })
     }
 
     fn handle_response<I>(mut self, response: Response<Body<I>>, cx: &mut Context<'_>) -> HeadStep<I>
@@ -300,13 +323,17 @@ impl RunningFetch {
         Err(Reason::MinUses)
     }
 
+    /// Returns the status that decides what may replace a failure: to its callers, an upstream that rate-limits has failed.
+    fn failure_class(&self, failure: Option<StatusCode>) -> Option<StatusCode> {
+        let is_rate_limited = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
+        if is_rate_limited { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure }
+    }
+
     /// Returns the stale entry if it may replace this failure.
     fn serve_stale_on_error<I>(&self, failure: Option<StatusCode>) -> Option<Response<Body<I>>> {
         let now = self.core.clock.now();
         let entry = self.stale.as_ref().filter(|entry| entry.partial.is_none())?;
-        // To its callers, an upstream that rate-limits has failed.
-        let is_rate_limited = self.core.routing.outbound && failure == Some(StatusCode::TOO_MANY_REQUESTS);
-        let failure_class = if is_rate_limited { Some(StatusCode::SERVICE_UNAVAILABLE) } else { failure };
+        let failure_class = self.failure_class(failure);
         let is_void = self.core.barriers.check(&self.params.key, &entry.meta) == Validity::Void;
         if is_void || !self.params.may_serve_stale_for(failure_class, &entry.meta, now) {
             return None;
@@ -331,6 +358,9 @@ impl RunningFetch {
         // A partial or conditional response does not predict a full one; neither does a shortage of memory.
         if is_general && status != StatusCode::NOT_MODIFIED && reason != Reason::NoRoom {
             core.hit_for_miss.mark(&self.params.key, core.clock.now(), core.settings.hit_for_miss);
+            if let Some(lease) = &self.lease {
+                lease.note_uncacheable(core.settings.hit_for_miss);
+            }
         }
         // RFC 9111 §4.3.3: a full response to a revalidation replaces the stored one; if it must not be stored, the old
         // one is removed.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::stats::RuleCounters;
 use crate::base::lock::RwLock;
 use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
 use crate::cache::http::rules::{CompiledRules, Rule};
 
 /// Compiled rules with their counters.
@@ -70,8 +71,13 @@ impl LiveRules {
         let found = rules.find(head);
         let index = found.map_or(rules.fallback(), |found| found.place);
         let (is_guess, has_own_name) =
-            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed));
+            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed || found.is_wider));
         MatchedRule { replacement, index, is_guess, has_own_name }
+    }
+
+    /// Returns the patterns of the initial rules. Their replacements declare the same routes.
+    pub(super) const fn built_patterns(&self) -> &Patterns {
+        &self.built.rules.patterns
     }
 
     /// Returns the rule.
@@ -84,9 +90,9 @@ impl LiveRules {
         self.rule_set(matched).rules.is_configured(matched.index)
     }
 
-    /// Returns the route by which a router matched the request.
-    pub(super) fn routed<'a>(&'a self, matched: &MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
-        self.rule_set(matched).rules.patterns.routed(head)
+    /// Returns the name of the request's route if a router matched it or it is declared.
+    pub(super) fn own_name<'a>(&'a self, matched: &'a MatchedRule, head: &RequestHead<'a>) -> Option<&'a str> {
+        self.rule_set(matched).rules.patterns.own_name(head)
     }
 
     /// Returns the pattern of the rule; `None` for the fallback.

@@ -13,6 +13,8 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
 use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::entry_freshness;
+use crate::cache::engine::fetch_permit::MissLease;
 use crate::cache::engine::record::{Entry, Stored, VaryIndex};
 use crate::cache::http::cache_status::Forward;
 use crate::cache::http::key::CacheKey;
@@ -24,6 +26,8 @@ use crate::cache::http::{client_directives, vary};
 pub(super) struct Lookup {
     pub(super) read: PendingRead,
     pub(super) result: MaybeReady<Result<Option<Stored>, Error>>,
+    /// Lease that is asked for if nothing is stored.
+    pub(super) asked: Option<Arc<MissLease>>,
 }
 
 /// Pending read of the store.
@@ -43,6 +47,8 @@ pub(super) enum LookupResult {
     Entry(Arc<Entry>, Freshness),
     /// A miss.
     Miss(Forward),
+    /// A miss: what is stored was invalidated.
+    Invalidated(Forward),
 }
 
 /// Step of a look-up.
@@ -62,8 +68,13 @@ enum Selected {
 
 impl CacheShared {
     /// Starts a look-up.
-    pub(super) fn start_lookup(&self, key: &CacheKey, now: Timestamp) -> Lookup {
-        Lookup { read: PendingRead::Primary, result: self.store.get(key, now) }
+    pub(super) fn start_lookup(&self, params: &CacheRequest, now: Timestamp) -> Lookup {
+        let asked = if self.in_process { None } else { self.miss_lease(params) };
+        let result = match &asked {
+            Some(lease) => lease.get_or_claim(&self.engine(), &params.key, now),
+            None => self.store.get(&params.key, now),
+        };
+        Lookup { read: PendingRead::Primary, result, asked }
     }
 
     /// Looks up as long as the store answers without waiting.
@@ -77,9 +88,9 @@ impl CacheShared {
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Result<(Option<Box<CacheKey>>, LookupResult), Lookup> {
-        let mut search = self.start_lookup(&params.key, now);
+        let mut search = self.start_lookup(params, now);
         loop {
-            let Lookup { read, result: MaybeReady::Ready(result) } = search else { return Err(search) };
+            let Lookup { read, result: MaybeReady::Ready(result), .. } = search else { return Err(search) };
             match self.step(params, headers, read, result, now) {
                 LookupStep::Next(next) => search = next,
                 LookupStep::Done(variant, found) => return Ok((variant, found)),
@@ -126,6 +137,9 @@ impl CacheShared {
             Some(Stored::Entry(entry)) => {
                 let freshness = self.freshness(params, &entry, headers, is_variant, now);
                 match freshness {
+                    Freshness::Unusable if self.barriers.check(&params.key, &entry.meta) == Validity::Void => {
+                        LookupStep::Done(variant, LookupResult::Invalidated(missed))
+                    }
                     Freshness::Unusable => LookupStep::Done(variant, LookupResult::Miss(missed)),
                     freshness => LookupStep::Done(variant, LookupResult::Entry(entry, freshness)),
                 }
@@ -133,14 +147,14 @@ impl CacheShared {
             Some(Stored::Vary(index)) if !is_variant => match self.select(&index, headers) {
                 Selected::Variant(key) => {
                     let result = self.store.get(&key, now);
-                    LookupStep::Next(Lookup { read: PendingRead::Variant(Box::new(key)), result })
+                    LookupStep::Next(Lookup { read: PendingRead::Variant(Box::new(key)), result, asked: None })
                 }
                 Selected::None(key) if elsewhere.is_some() => {
                     LookupStep::Done(Some(Box::new(key)), LookupResult::Miss(Forward::VaryMiss))
                 }
                 Selected::None(key) => {
                     let result = self.store.get_shared(&params.key, now);
-                    LookupStep::Next(Lookup { read: PendingRead::SharedIndex(Box::new(key)), result })
+                    LookupStep::Next(Lookup { read: PendingRead::SharedIndex(Box::new(key)), result, asked: None })
                 }
             },
             _ => LookupStep::Done(variant.or(elsewhere), LookupResult::Miss(missed)),
@@ -162,44 +176,24 @@ impl CacheShared {
         if entry.meta.status.is_client_error() && self.may_differ_with_credential(params, &entry.meta) {
             return Freshness::Unusable;
         }
-        let freshness = policy::freshness(&entry.meta.deadlines, now);
-        let freshness = match self.barriers.check(&params.key, &entry.meta) {
-            Validity::Void => return Freshness::Unusable,
-            Validity::Valid => self.stretched_freshness(freshness, entry, now),
-            Validity::Stale => match freshness {
-                // Marked stale: treated as expired just now.
-                Freshness::Fresh | Freshness::RefreshAhead
-                    if entry.meta.deadlines.revalidate_until > entry.meta.deadlines.fresh_until =>
-                {
-                    Freshness::StaleWhileRevalidate
-                }
-                Freshness::Fresh | Freshness::RefreshAhead => Freshness::Stale { on_error: true },
-                other => return other,
-            },
-        };
+        let freshness = self.entry_freshness(&params.key, entry, now);
+        if freshness == Freshness::Unusable {
+            return freshness;
+        }
         match &params.directives {
             Some(directives) => client_directives::apply_client_directives(freshness, &entry.meta, directives, now),
             None => freshness,
         }
     }
 
+    #[inline]
+    pub(super) fn entry_freshness(&self, key: &CacheKey, entry: &Entry, now: Timestamp) -> Freshness {
+        entry_freshness::freshness(&self.barriers, key, &entry.meta, self.settings.budget.as_ref(), now)
+    }
+
     /// Whether the stored response is an error that this request's credential may avert.
     pub(super) fn may_differ_with_credential(&self, params: &CacheRequest, meta: &StoredHead) -> bool {
         policy::may_differ_with_credential(meta.status, params.flags, params.keyed, self.rules.rule(&params.rule))
-    }
-
-    /// Extends the freshness by the effect of a low budget, for expired entries.
-    fn stretched_freshness(&self, freshness: Freshness, entry: &Entry, now: Timestamp) -> Freshness {
-        match &self.settings.budget {
-            Some(budget) if freshness != Freshness::Fresh && !entry.meta.strict => policy::stretched_freshness(
-                freshness,
-                &entry.meta.deadlines,
-                entry.meta.stored_at,
-                budget.effect(now),
-                now,
-            ),
-            _ => freshness,
-        }
     }
 
     /// Selects the variant for this request.

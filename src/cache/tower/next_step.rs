@@ -1,10 +1,11 @@
 //! [`NextStep`]: respond, wait, or lead a fetch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::detached_fetch::lead;
-use super::shared::CacheShared;
 use crate::base::maybe_ready::BoxFuture;
+use crate::cache::engine::coalesce::background_slots::BackgroundSlots;
+use crate::cache::engine::coalesce::detached_fetch::lead;
 
 /// Next step of a request after its look-up.
 pub(super) enum NextStep<T> {
@@ -14,7 +15,11 @@ pub(super) enum NextStep<T> {
     /// Waits for another request's fetch.
     Wait(BoxFuture<T>),
     /// Leads a fetch.
-    Lead(BoxFuture<T>, Arc<CacheShared>),
+    Lead {
+        fetched: BoxFuture<T>,
+        slots: Arc<BackgroundSlots>,
+        idle: Duration,
+    },
 }
 
 impl<T: Send + 'static> NextStep<T> {
@@ -22,7 +27,7 @@ impl<T: Send + 'static> NextStep<T> {
         match self {
             Self::Respond(response) => response,
             Self::Unshared(response) | Self::Wait(response) => response.await,
-            Self::Lead(fetched, core) => lead(fetched, core).await,
+            Self::Lead { fetched, slots, idle } => lead(fetched, slots, idle).await,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! service's; all others a boxed one.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ use super::lookup::LookupResult;
 use super::origin::InnerService;
 use super::respond::{self, RequestView};
 use super::serve;
-use super::shared::{CacheRequest, CacheShared};
+use super::shared::{CacheRequest, CacheShared, Unusable};
 use super::stats::record_outcome;
 use super::uncovered::UncoveredFetch;
 use super::unsafe_invalidation::UnsafeRequest;
@@ -24,6 +25,7 @@ use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::BoxError;
+use crate::base::maybe_ready::BoxFuture;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::cache::http::cache_status::{Forward, Report};
@@ -32,6 +34,7 @@ use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::policy::Freshness;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::request_flags::RequestFlags;
+use crate::context::{ContextService, GatePlace, RequestContext};
 
 /// Cache in front of the service `S`. Created by [`CacheLayer`](crate::cache::CacheLayer).
 ///
@@ -73,6 +76,64 @@ impl<S: fmt::Debug, W> fmt::Debug for Cache<S, W> {
     }
 }
 
+/// The future of a request. A macro, since a request that is handed to another function is copied.
+macro_rules! respond {
+    ($service:ident, $request:ident, $context:expr) => {{
+        let context: &mut RequestContext = $context;
+        if !$service.core.enabled || detached_context::is_repeated($service.gate) {
+            return $service.bypass($request, None);
+        }
+        let mode = $service.core.mode.get();
+        if mode == Mode::Off {
+            return $service.forward_while_off($request);
+        }
+        let head = $service.core.head(&$request, context);
+        let params = match $service.core.evaluate_request(&head, &mut context.keys, has_body(&$request)) {
+            Ok(params) if mode == Mode::Shadow && !params.post => {
+                return ResponseFuture::boxed(serve::shadow(Box::new($service.job($request, params))));
+            }
+            Err(Unusable::Pending) => {
+                return ResponseFuture::boxed($service.clone().after_identity($request, context.suspend()));
+            }
+            _ if mode == Mode::Shadow => return $service.forward_while_off($request),
+            Ok(params) => params,
+            Err(Unusable::Bypass(reason)) => {
+                let after = $service.after(&head, reason);
+                return $service.bypass($request, Some(AfterResponse::Bypass(after)));
+            }
+        };
+        if params.post {
+            return ResponseFuture::boxed(serve::post(Box::new($service.job($request, params))));
+        }
+        let now = context.now(&$service.core.clock);
+        let is_uncovered = $service.core.is_uncovered(&params, now);
+        if is_uncovered && $service.core.was_never_stored(&params.key) {
+            return $service.forward_uncovered($request, params, now);
+        }
+        let (variant, found) = match $service.core.lookup_ready(&params, $request.headers(), now) {
+            Ok(found) => found,
+            Err(pending) => {
+                let job = $service.job($request, params);
+                return ResponseFuture::boxed(Box::pin(serve::run(job, pending)));
+            }
+        };
+        let view = RequestView { headers: $request.headers(), flags: params.flags, head_only: params.head_only };
+        match found {
+            LookupResult::Entry(entry, Freshness::Fresh) if respond::satisfies(&entry, view) => {
+                record_outcome(&params.route.hits, CacheNote::Hit);
+                $service.core.counters.avoided(entry.meta.took);
+                $service.core.mark_useful(&params.rule);
+                ResponseFuture::ready(respond::from_entry(&$service.core, &entry, view, now, Report::default()))
+            }
+            LookupResult::Miss(Forward::UriMiss) if is_uncovered => $service.forward_uncovered($request, params, now),
+            found => {
+                let job = $service.job($request, params);
+                ResponseFuture::boxed(Box::pin(async move { serve::handle_lookup(job, variant, found).finish().await }))
+            }
+        }
+    }};
+}
+
 impl<S, W, ReqB, ResB> Service<Request<ReqB>> for Cache<S, W>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
@@ -92,54 +153,44 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        if !self.core.enabled || detached_context::is_repeated(self.gate) {
-            return self.bypass(request, None);
-        }
-        let head = RequestHead::of(&request).with_router_extensions();
-        let mode = self.core.mode.get();
-        if mode == Mode::Off {
-            return self.forward_while_off(request);
-        }
-        let params = match self.core.evaluate_request(&head, has_body(&request)) {
-            Ok(params) if mode == Mode::Shadow && !params.post => {
-                return ResponseFuture::boxed(serve::shadow(Box::new(self.job(request, params))));
-            }
-            _ if mode == Mode::Shadow => return self.forward_while_off(request),
-            Ok(params) => params,
-            Err((reason, _)) => {
-                let after = self.after(&head, reason);
-                return self.bypass(request, Some(AfterResponse::Bypass(after)));
-            }
-        };
-        if params.post {
-            return ResponseFuture::boxed(serve::post(Box::new(self.job(request, params))));
-        }
-        let now = self.core.clock.now();
-        let is_uncovered = self.core.is_uncovered(&params, now);
-        if is_uncovered && self.core.was_never_stored(&params.key) {
-            return self.forward_uncovered(request, params, now);
-        }
-        let (variant, found) = match self.core.lookup_ready(&params, request.headers(), now) {
-            Ok(found) => found,
-            Err(pending) => {
-                let job = self.job(request, params);
-                return ResponseFuture::boxed(Box::pin(serve::run(job, pending)));
-            }
-        };
-        let view = RequestView { headers: request.headers(), flags: params.flags, head_only: params.head_only };
-        match found {
-            LookupResult::Entry(entry, Freshness::Fresh) if respond::satisfies(&entry, view) => {
-                record_outcome(&params.route.hits, CacheNote::Hit);
-                self.core.counters.avoided(entry.meta.took);
-                self.core.mark_useful(&params.rule);
-                ResponseFuture::ready(respond::from_entry(&self.core, &entry, view, now, Report::default()))
-            }
-            LookupResult::Miss(Forward::UriMiss) if is_uncovered => self.forward_uncovered(request, params, now),
-            found => {
-                let job = self.job(request, params);
-                ResponseFuture::boxed(Box::pin(async move { serve::handle_lookup(job, variant, found).finish().await }))
-            }
-        }
+        let mut context = RequestContext::new(GatePlace::NONE);
+        respond!(self, request, &mut context)
+    }
+}
+
+impl<S, W, ReqB, ResB> ContextService<Request<ReqB>> for Cache<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: http_body::Body + Send + 'static,
+    ResB: 'static,
+    W: Adopt<ResB> + 'static,
+    W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    fn call_with(&mut self, request: Request<ReqB>, context: &mut RequestContext) -> Self::Future {
+        respond!(self, request, context)
+    }
+}
+
+impl<S, W> Cache<S, W> {
+    /// Serves a request when its identity is known, or will not be.
+    #[cold]
+    fn after_identity<ReqB>(
+        mut self,
+        request: Request<ReqB>,
+        mut context: RequestContext,
+    ) -> BoxFuture<<<Self as Service<Request<ReqB>>>::Future as Future>::Output>
+    where
+        Self: ContextService<Request<ReqB>, Future: Send> + Send + 'static,
+        ReqB: Send + 'static,
+    {
+        Box::pin(async move {
+            poll_fn(|cx| context.poll_identities(cx)).await;
+            self.core.warn_of_unresolved(&context.keys);
+            let response = self.call_with(request, &mut context);
+            response.await
+        })
     }
 }
 
@@ -159,6 +210,9 @@ impl<S: Clone, W> Cache<S, W> {
             unchanged: false,
             is_shadow: false,
             forward: Forward::UriMiss,
+            is_refetch: false,
+            asked: None,
+            lease: None,
         }
     }
 

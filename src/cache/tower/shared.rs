@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
 
 use super::empty_body::EmptyBody;
+use super::fetch_progress::FetchProgress;
 use super::live_rules::{LiveRules, MatchedRule, RuleSet};
 use super::stats::{CacheCounters, CacheStats, RouteCounters, count};
 use crate::base::clock::{Clock, Timestamp};
@@ -22,12 +23,13 @@ use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
 use crate::base::route::{UNMATCHED, has_parameters};
 use crate::cache::data::DataCache;
-use crate::cache::engine::background_slots::BackgroundSlots;
 use crate::cache::engine::barrier::Barriers;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::cache_engine::Engine;
 use crate::cache::engine::cache_engine::emit_store_error;
-use crate::cache::engine::coalesce::Coalescer;
+use crate::cache::engine::coalesce::table::Coalescer;
+use crate::cache::engine::fetch_bounds::FetchBounds;
+use crate::cache::engine::fetch_permit::MissLease;
 use crate::cache::engine::hit_for_miss::HitForMiss;
 use crate::cache::engine::min_uses::MinUses;
 use crate::cache::engine::storable_routes::StorableRoutes;
@@ -39,10 +41,13 @@ use crate::cache::http::key::CacheKey;
 use crate::cache::http::key_builder::{KeyBuilder, KeyParts};
 use crate::cache::http::policy;
 use crate::cache::http::reason::Reason;
+use crate::cache::http::record_meta::LogPosition;
 use crate::cache::http::request_flags::{self, HostField, RequestFlags};
 use crate::cache::http::rules::{Routing, Rule};
 use crate::cache::http::settings::{CacheSettings, Profile};
-use crate::cache::http::stored_head::{LogPosition, StoredHead};
+use crate::cache::http::stored_head::StoredHead;
+use crate::context::RequestContext;
+use crate::identity::{ExtractedKeys, UNRESOLVED, UNRESOLVED_TEXT};
 
 /// Number of requests after which a rule that never served is reported.
 const USELESS_AFTER: u64 = 100;
@@ -60,7 +65,7 @@ pub(super) struct CacheShared {
     pub(super) in_process: bool,
     pub(super) clock: Clock,
     pub(super) events: Events,
-    pub(super) fetches: Arc<Coalescer>,
+    pub(super) fetches: Arc<Coalescer<FetchProgress>>,
     pub(super) barriers: Arc<Barriers>,
     pub(super) hit_for_miss: HitForMiss,
     pub(super) storable_routes: StorableRoutes,
@@ -69,13 +74,14 @@ pub(super) struct CacheShared {
     pub(super) counters: CacheCounters,
     /// Memory of bodies outside the store.
     pub(super) body_memory: Arc<BodyMemory>,
-    /// Fetches that outlive their clients.
-    pub(super) detached_fetches: Arc<BackgroundSlots>,
-    /// Background refreshes.
-    pub(super) refreshes: Arc<BackgroundSlots>,
+    pub(super) bounds: Arc<FetchBounds>,
+    /// Tells this process's leases from those of others.
+    pub(super) token: u64,
     /// Makes an empty request body, for completions.
     pub(super) empty_body: Option<EmptyBody>,
     pub(super) nonces: AtomicU64,
+    /// Whether an identity that was not resolved has been reported.
+    pub(super) unresolved: Once,
     /// Typed values that share the store, created on first use.
     pub(super) data: OnceLock<DataCache>,
 }
@@ -93,6 +99,13 @@ pub(super) struct CacheRequest {
     /// The request's `Cache-Control`, if obeyed and present.
     pub(super) directives: Option<Box<RequestDirectives>>,
     pub(super) key: CacheKey,
+}
+
+/// Why a request does not use the cache, or not yet.
+pub(super) enum Unusable {
+    Bypass(Reason),
+    /// Its identity is pending.
+    Pending,
 }
 
 impl CacheRequest {
@@ -120,42 +133,52 @@ impl CacheShared {
     /// Evaluates a request's head.
     ///
     /// # Errors
-    /// The reason to bypass the cache, with the counters of the route.
+    /// The reason to bypass the cache, or that the identity is pending.
     pub(super) fn evaluate_request(
         &self,
         head: &RequestHead<'_>,
+        keys: &mut ExtractedKeys,
         has_body: bool,
-    ) -> Result<CacheRequest, (Reason, Arc<RouteCounters>)> {
+    ) -> Result<CacheRequest, Unusable> {
         let matched = self.rules.find(head);
         let rule = self.rules.rule(&matched);
-        let counters = self.rules.counters(&matched);
-        let pattern = self.rules.pattern(&matched);
-        let routed = if matched.has_own_name { self.rules.routed(&matched, head) } else { None };
-        let route = match routed {
-            Some(route) if Some(route) != pattern => self.counters.route(route),
-            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
-        };
-        count(&counters.matched);
-        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
-            self.warn_of_unmatched_rules(&counters.warned);
-        }
         let (mut flags, host) = RequestFlags::scan(head.headers());
         if self.credentials.carried(head) {
             flags = flags.and(RequestFlags::IDENTITY);
         }
-        match self.check_declared_route(&matched, rule).and_then(|()| self.key(head, flags, host, has_body, rule)) {
+        let declared = self.check_declared_route(&matched, rule);
+        match declared.and_then(|()| self.key(head, keys, (flags, host), has_body, rule)) {
             Ok((key, keyed, directives)) => {
+                let route = self.count_match(&matched, head);
                 let (head_only, post) = (head.method() == Method::HEAD, head.method() == Method::POST);
                 Ok(CacheRequest { route, rule: matched, flags, head_only, post, keyed, directives, key })
             }
+            // Nothing is counted before the identity is known.
+            Err(_) if keys.is_pending() => Err(Unusable::Pending),
             Err(reason) => {
-                route.bypass(reason);
+                self.count_match(&matched, head).bypass(reason);
                 detached_context::note(|notes| notes.cache = Some(CacheNote::Pass));
                 if reason != Reason::Method {
                     self.warn_of_unused_rule(&matched, reason);
                 }
-                Err((reason, route))
+                Err(Unusable::Bypass(reason))
             }
+        }
+    }
+
+    /// Counts a request for its rule, and returns the counters of its route.
+    #[inline(always)]
+    fn count_match(&self, matched: &MatchedRule, head: &RequestHead<'_>) -> Arc<RouteCounters> {
+        let counters = self.rules.counters(matched);
+        let pattern = self.rules.pattern(matched);
+        let own_name = if matched.has_own_name { self.rules.own_name(matched, head) } else { None };
+        count(&counters.matched);
+        if pattern.is_none() && counters.matched.load(Ordering::Relaxed) == USELESS_AFTER {
+            self.warn_of_unmatched_rules(&counters.warned);
+        }
+        match own_name {
+            Some(route) if Some(route) != pattern => self.counters.route(route),
+            _ => counters.route.get_or_init(|| self.counters.route(pattern.unwrap_or(UNMATCHED))).clone(),
         }
     }
 
@@ -183,8 +206,8 @@ impl CacheShared {
     fn key(
         &self,
         head: &RequestHead<'_>,
-        flags: RequestFlags,
-        host: HostField<'_>,
+        keys: &mut ExtractedKeys,
+        (flags, host): (RequestFlags, HostField<'_>),
         has_body: bool,
         rule: &Rule,
     ) -> Result<(CacheKey, bool, Option<Box<RequestDirectives>>), Reason> {
@@ -214,11 +237,17 @@ impl CacheShared {
         for name in &settings.key_fields {
             key.field(head, name);
         }
-        let sharing = credentials::sharing(&self.credentials, head, flags, settings, rule)?;
+        let sharing = credentials::sharing(&self.credentials, head, keys, flags, settings, rule)?;
         if let Sharing::Identity(identity) = &sharing {
             key.identity(identity);
         }
         Ok((key.finish()?, matches!(sharing, Sharing::Identity(_)), directives))
+    }
+
+    /// Returns the lease of a request whose rule has one.
+    pub(super) fn miss_lease(&self, params: &CacheRequest) -> Option<Arc<MissLease>> {
+        let ttl = self.rules.rule(&params.rule).lease_ttl.filter(|_| !params.head_only)?;
+        Some(MissLease::new(self.engine().lease(&params.key, ttl)))
     }
 
     pub(super) fn key_parts<'a>(&'a self, rule: &'a Rule) -> KeyParts<'a> {
@@ -233,12 +262,26 @@ impl CacheShared {
     pub(super) fn engine(&self) -> Engine {
         let (store, barriers) = (self.store.clone(), self.barriers.clone());
         let (clock, events) = (self.clock.clone(), self.events.clone());
-        Engine { store, barriers, clock, events, in_process: self.in_process }
+        let (in_process, token, bounds) = (self.in_process, self.token, self.bounds.clone());
+        Engine { store, barriers, clock, events, in_process, token, bounds }
     }
 
     /// Returns the log position to record at the start of a fetch.
     pub(super) fn log_position(&self) -> LogPosition {
         LogPosition { local: self.barriers.generation(), fleet: self.store.generation() }
+    }
+
+    /// Borrows the head of a request, with its route and what a router left in its extensions.
+    #[inline(always)]
+    pub(super) fn head<'a, B>(&self, request: &'a Request<B>, context: &mut RequestContext) -> RequestHead<'a> {
+        context.routed_head(request, self.rules.built_patterns()).with_router_extensions()
+    }
+
+    /// Warns once that an identity was not resolved in time.
+    pub(super) fn warn_of_unresolved(&self, keys: &ExtractedKeys) {
+        if keys.has_failed() {
+            self.events.warn_once(&self.unresolved, UNRESOLVED, UNRESOLVED_TEXT);
+        }
     }
 
     /// Marks the route's rule as having served.
@@ -284,7 +327,7 @@ impl CacheShared {
         stats.data = self.data.get().map(DataCache::stats).unwrap_or_default();
         stats.fetches_in_flight = self.fetches.count();
         stats.in_flight_bytes = self.body_memory.used();
-        stats.background_fetches = self.detached_fetches.in_use() + self.refreshes.in_use();
+        stats.background_fetches = self.bounds.detached.in_use() + self.bounds.refreshes.in_use();
         stats.unmatched_rules = self.rules.with_current(RuleSet::unmatched);
         stats.mode = if self.enabled { self.mode.get() } else { Mode::Off };
         stats

@@ -12,6 +12,7 @@ use super::shared::CacheShared;
 use super::stats::{RouteCounters, record_outcome};
 use crate::base::detached_context::CacheNote;
 use crate::cache::engine::barrier::Validity;
+use crate::cache::engine::coalesce::deadlines::FetchDeadlines;
 use crate::cache::engine::record::Entry;
 use crate::cache::http::cache_status::{Forward, Report};
 use crate::cache::http::reason::Reason;
@@ -58,13 +59,9 @@ impl StaleFallback {
             return next;
         }
         NextStep::Wait(Box::pin(async move {
-            let mut response = Box::pin(next.finish());
-            match tokio::time::timeout(self.after, &mut response).await {
-                Ok(response) => response,
-                Err(_) if self.is_invalidated() => response.await,
-                // A fetch that is led continues in its own task, and a followed one in its leader's.
-                Err(_) => Ok(self.respond()),
-            }
+            let deadlines = FetchDeadlines::new(Some(self.after), self.core.settings.wait, None);
+            // A fetch that is led continues in its own task, and a followed one in its leader's.
+            deadlines.leading(next.finish(), |_| (!self.is_invalidated()).then(|| Ok(self.respond()))).await
         }))
     }
 

@@ -11,7 +11,8 @@ use super::shared::{CacheRequest, CacheShared};
 use super::stats::{RouteCounters, count};
 use crate::base::headers::number;
 use crate::cache::engine::barrier::Validity;
-use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, TypedPayload, Variant, VaryIndex};
+use crate::cache::engine::fetch_permit::HeldLease;
+use crate::cache::engine::record::{Entry, Language, Stored, StoredBody, Variant, VaryIndex};
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::range::ContentRange;
 use crate::cache::http::reason::Reason;
@@ -32,6 +33,8 @@ pub(super) struct StoreTask {
     pub(super) language: Option<Language>,
     /// Declared length of the body.
     pub(super) promised: Option<u64>,
+    /// Lease to release.
+    pub(super) lease: Option<Box<HeldLease>>,
 }
 
 impl StoreTask {
@@ -55,11 +58,12 @@ impl StoreTask {
             part,
             language: None,
             promised: None,
+            lease: None,
         }
     }
 
     /// Stores a complete body; returns the reason if it is not stored.
-    pub(super) async fn commit(&self, body: StoredBody, length: u64) -> Result<(), Reason> {
+    pub(super) async fn commit(&mut self, body: StoredBody, length: u64) -> Result<(), Reason> {
         // Compared with the declared length: a body of another length is not the representation.
         let promised = match self.part {
             Some(part) => Some(part.span.len()),
@@ -72,7 +76,7 @@ impl StoreTask {
     }
 
     /// Stores this body, already in compact blocks, and returns the entry.
-    pub(super) async fn put(&self, body: StoredBody, length: u64) -> Result<Arc<Entry>, Reason> {
+    pub(super) async fn put(&mut self, body: StoredBody, length: u64) -> Result<Arc<Entry>, Reason> {
         // A fetch that began before an invalidation must not bring the old state back.
         if self.core.barriers.check(&self.key, &self.meta) != Validity::Valid {
             return Err(Reason::Invalidated);
@@ -88,9 +92,10 @@ impl StoreTask {
         let variant = index.as_ref().and_then(|index| index.variants.first());
         let key = variant.map_or_else(|| self.key.clone(), |variant| variant.key.clone());
         let entry = Arc::new(self.entry(key, body, length).await?);
-        self.write(&entry.key, Stored::Entry(entry.clone())).await?;
+        let lease = self.lease.take();
+        self.write(&entry.key, Stored::Entry(entry.clone()), lease.filter(|_| index.is_none())).await?;
         if let Some(index) = index {
-            self.write(&self.key, Stored::Vary(Arc::new(index))).await?;
+            self.write(&self.key, Stored::Vary(Arc::new(index)), None).await?;
         }
         count(&self.route.stored);
         self.core.mark_useful(&self.rule);
@@ -100,23 +105,12 @@ impl StoreTask {
 
     /// Creates the entry, combined with a stored part.
     async fn entry(&self, key: CacheKey, body: StoredBody, length: u64) -> Result<Entry, Reason> {
+        let Some(part) = self.part else {
+            return Ok(Entry { key, meta: with_length(&self.meta, length), body, length, partial: None });
+        };
         let old = match self.read(&key).await {
             Some(Stored::Entry(old)) if self.core.barriers.check(&self.key, &old.meta) == Validity::Valid => Some(old),
             _ => None,
-        };
-        // RFC 9111 §4: "the cache MUST use the most recent one".
-        if old.as_ref().is_some_and(|old| !self.meta.may_replace(&old.meta)) {
-            return Err(Reason::Superseded);
-        }
-        let Some(part) = self.part else {
-            return Ok(Entry {
-                key,
-                meta: with_length(&self.meta, length),
-                body,
-                length,
-                partial: None,
-                typed: TypedPayload::default(),
-            });
         };
         // A part never replaces a fresh whole.
         if old.as_ref().is_some_and(|old| old.partial.is_none() && self.meta.stored_at < old.meta.deadlines.fresh_until)
@@ -129,7 +123,7 @@ impl StoreTask {
         let length = part.span.len();
         let whole = length == part.total;
         let meta = if whole { with_length(&self.meta, length) } else { self.meta.clone() };
-        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part), typed: TypedPayload::default() })
+        Ok(Entry { key, meta, body, length, partial: (!whole).then_some(part) })
     }
 
     async fn read(&self, key: &CacheKey) -> Option<Stored> {
@@ -145,9 +139,17 @@ impl StoreTask {
         found.filter(|stored| stored.key() == &self.key)
     }
 
-    async fn write(&self, key: &CacheKey, stored: Stored) -> Result<(), Reason> {
+    async fn write(&self, key: &CacheKey, stored: Stored, lease: Option<Box<HeldLease>>) -> Result<(), Reason> {
         self.core.stored_keys.insert(key);
-        self.core.store.put(key, stored, self.meta.stored_at).await.map_err(|error| {
+        let put = match lease {
+            Some(lease) => lease.put(key, stored, self.meta.stored_at),
+            None => self.core.store.put(key, stored, self.meta.stored_at),
+        };
+        // RFC 9111 §4: "the cache MUST use the most recent one".
+        put.await.map_err(|error| {
+            if error.is_superseded() {
+                return Reason::Superseded;
+            }
             self.core.store_failed(&error);
             Reason::StoreFailed
         })

@@ -8,12 +8,13 @@ use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::fetch::{BodyTask, RunningFetch};
+use super::fetch_progress::{FetchProgress, StreamingResponse};
 use super::store_response::{self, StoreTask};
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
 use crate::cache::engine::body_pump::{BodyBounds, BodyPump, BodyPumpStep};
-use crate::cache::engine::coalesce::{FetchProgress, Leader, StreamingResponse};
+use crate::cache::engine::coalesce::table::Leader;
 use crate::cache::engine::record::{self, Language};
 use crate::cache::engine::tee::Tee;
 use crate::cache::http::reason::Reason;
@@ -57,6 +58,7 @@ impl RunningFetch {
         let (meta, part) = self.meta(parts.status, &parts.headers, policy, promised);
         let mut task = StoreTask::new(&self.core, &self.params, names.clone(), selection.clone(), meta.clone(), part);
         task.language = self.language(&names, &meta);
+        task.lease = self.lease.take();
         task.promised = promised;
         let leader = self.leader.take();
         if let Some(leader) = &leader {
@@ -66,7 +68,7 @@ impl RunningFetch {
         let settings = &self.core.settings;
         let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
-        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.detached_fetches.clone());
+        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.bounds.detached.clone());
         let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee.clone(), leader));
         // A body that is available at once is stored before its head is sent, which saves a task.
         let is_pending = rest.as_mut().poll(cx).is_pending();
@@ -140,7 +142,7 @@ fn copy_date(headers: &mut HeaderMap, meta: &StoredHead) {
 }
 
 /// Reads the body to its end and stores it. The fetch leaves the coalescing table afterwards.
-async fn read_and_store(task: StoreTask, mut pump: BodyPump, tee: Arc<Tee>, leader: Option<Leader>) {
+async fn read_and_store(mut task: StoreTask, mut pump: BodyPump, tee: Arc<Tee>, leader: Option<Leader<FetchProgress>>) {
     let core = task.core.clone();
     let read = match pump.run().await {
         BodyPumpStep::Complete => Ok(()),

@@ -12,7 +12,6 @@ use std::task::Context;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::detached_fetch::detach;
 use super::fetch::{OriginRequest, RunningFetch};
 use super::shared::{CacheRequest, CacheShared};
 use super::stats::record_outcome;
@@ -20,6 +19,7 @@ use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::CacheNote;
 use crate::base::error::BoxError;
+use crate::cache::engine::coalesce::detached_fetch::detach;
 use crate::cache::http::cache_status::Forward;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::reason::Reason;
@@ -87,6 +87,7 @@ impl UncoveredFetch {
                 requested_at: now,
                 began: core.log_position(),
                 question: OriginRequest::Unchanged,
+                lease: None,
             },
         })
     }

@@ -6,12 +6,12 @@ use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::fetch::RunningFetch;
+use super::fetch_progress::FetchProgress;
 use super::respond;
 use super::stats::record_outcome;
 use super::store_response::StoreTask;
 use crate::base::body::Body;
 use crate::base::detached_context::CacheNote;
-use crate::cache::engine::coalesce::FetchProgress;
 use crate::cache::engine::record::{self, Entry};
 use crate::cache::http::cache_status::Report;
 use crate::cache::http::reason::Reason;

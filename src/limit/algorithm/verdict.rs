@@ -1,6 +1,7 @@
 //! The verdict of one limit on one request.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -107,4 +108,82 @@ impl fmt::Debug for Verdict {
 /// }
 /// # let _ = admitted;
 /// ```
-pub type Verdicts = SmallVec<[Verdict; 2]>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts(SmallVec<[Verdict; 2]>);
+
+impl Verdicts {
+    /// Creates an empty list.
+    ///
+    /// ```
+    /// use tollgate::limit::Verdicts;
+    ///
+    /// assert!(Verdicts::new().is_empty());
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Creates a list of two.
+    pub(crate) fn two(verdicts: [Verdict; 2]) -> Self {
+        Self(SmallVec::from_buf(verdicts))
+    }
+
+    /// Appends a verdict.
+    ///
+    /// ```
+    /// use tollgate::limit::{Verdict, Verdicts};
+    ///
+    /// fn and(mut verdicts: Verdicts, next: Verdict) -> Verdicts {
+    ///     verdicts.push(next);
+    ///     verdicts
+    /// }
+    /// # let _ = and;
+    /// ```
+    pub fn push(&mut self, verdict: Verdict) {
+        self.0.push(verdict);
+    }
+}
+
+impl From<Verdict> for Verdicts {
+    fn from(verdict: Verdict) -> Self {
+        let mut one = Self::new();
+        one.push(verdict);
+        one
+    }
+}
+
+impl Deref for Verdicts {
+    type Target = [Verdict];
+
+    fn deref(&self) -> &[Verdict] {
+        &self.0
+    }
+}
+
+impl DerefMut for Verdicts {
+    fn deref_mut(&mut self) -> &mut [Verdict] {
+        &mut self.0
+    }
+}
+
+impl FromIterator<Verdict> for Verdicts {
+    fn from_iter<I: IntoIterator<Item = Verdict>>(verdicts: I) -> Self {
+        Self(verdicts.into_iter().collect())
+    }
+}
+
+impl Extend<Verdict> for Verdicts {
+    fn extend<I: IntoIterator<Item = Verdict>>(&mut self, verdicts: I) {
+        self.0.extend(verdicts);
+    }
+}
+
+impl<'a> IntoIterator for &'a Verdicts {
+    type Item = &'a Verdict;
+    type IntoIter = std::slice::Iter<'a, Verdict>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, Response};
+use http::{Extensions, Request, Response};
 use smallvec::SmallVec;
 
 use super::fallback::Fallback;
@@ -23,7 +23,8 @@ use crate::base::event::{Event, Events, Once};
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
-use crate::identity::KeyExtractor;
+use crate::context::RequestContext;
+use crate::identity::{ExtractedKeys, KeyExtractor, UNRESOLVED, UNRESOLVED_TEXT};
 use crate::limit::algorithm::check::Settlement;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
@@ -36,7 +37,7 @@ use crate::store::governor::NodeCeiling;
 /// Number of requests inspected for a misconfigured identity.
 const INSPECTED: u32 = 100;
 
-pub(crate) type Exempt = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync>;
+pub(crate) type Exempt = Arc<dyn for<'a> Fn(&RequestHead<'a>, &mut ExtractedKeys) -> bool + Send + Sync>;
 
 pub(crate) struct Limiter {
     pub(crate) limits: CompiledLimits,
@@ -70,6 +71,7 @@ pub(crate) struct Warnings {
     /// One bit for each limit that found no identity.
     anonymous: AtomicU64,
     unknown_tier: Once,
+    unresolved: Once,
     findings: crate::base::lock::Mutex<Vec<&'static str>>,
 }
 
@@ -79,7 +81,7 @@ pub(crate) enum LimitStep {
     Admit(ResponseEdits),
     /// Respond without calling the inner service.
     Reject(Box<Response<Bytes>>),
-    /// Wait for the store or a tier look-up.
+    /// Wait for the store, a tier look-up or the identity.
     Wait(Box<PendingDecision>),
 }
 
@@ -162,32 +164,52 @@ impl Discount {
 }
 
 impl Limiter {
+    /// Borrows the head of a request, with its route if a limit depends on it.
+    #[inline]
+    pub(crate) fn head<'a, B>(&self, request: &'a Request<B>, context: &mut RequestContext) -> RequestHead<'a> {
+        let patterns = self.limits.patterns();
+        if patterns.is_empty() { context.head(request) } else { context.routed_head(request, patterns) }
+    }
+
     /// Decides on a request, or starts an asynchronous check.
-    pub(crate) fn decide(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
-        if self.exempt.iter().any(|exempt| exempt(head)) {
+    pub(crate) fn decide(self: &Arc<Self>, head: &RequestHead<'_>, context: &mut RequestContext) -> LimitStep {
+        if self.exempt.iter().any(|exempt| exempt(head, &mut context.keys)) {
             return LimitStep::Admit(ResponseEdits::default());
         }
         if self.reloaded.takes_slow_path() {
-            return self.decide_reloaded(head);
+            return self.decide_reloaded(head, context);
         }
         let mut seen = RequestSubject::default();
-        let Some((check, label)) = self.limits.only(head, &mut seen) else {
-            return self.check(head, self.limits.checks(head), self.clock.now());
+        let Some((check, label)) = self.limits.only(head, &mut context.keys, &mut seen) else {
+            let at = context.now(&self.clock);
+            return self.check(head, self.limits.checks(head, &mut context.keys), at, context);
         };
-        let at = self.clock.now();
+        if context.keys.is_pending() {
+            return self.wait_for_identity();
+        }
+        let at = context.now(&self.clock);
         let Some(verdict) = self.store.decide_one(&check, at) else {
-            return self.check(head, Checks::one(check, label, seen), at);
+            return self.check(head, Checks::one(check, label, seen), at, context);
         };
         self.warn(head, seen);
         let (checks, labels, verdicts) = (&[check], &[label], &[verdict]);
         self.finish(head, seen.reserves, Outcome { checks, labels, verdicts, node: None, degraded: false }, at)
     }
 
-    /// Sends all checks of the request to the store.
-    pub(crate) fn check(self: &Arc<Self>, head: &RequestHead<'_>, checks: Checks, at: Timestamp) -> LimitStep {
+    /// Sends all checks of the request to the store, unless its identity is pending.
+    pub(crate) fn check(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        checks: Checks,
+        at: Timestamp,
+        context: &mut RequestContext,
+    ) -> LimitStep {
+        if context.keys.is_pending() {
+            return self.wait_for_identity();
+        }
         self.warn(head, checks.seen);
         if let Some(fallback) = self.fallback.as_ref().filter(|_| !checks.list.is_empty()) {
-            return self.decide_remotely(fallback, head, checks, at);
+            return self.decide_remotely(fallback, head, &mut context.keys, checks, at);
         }
         let verdicts = match checks.list.is_empty() {
             true => Verdicts::new(),
@@ -198,6 +220,19 @@ impl Limiter {
             },
         };
         self.combine(head, &checks, &verdicts, at, false)
+    }
+
+    /// The request is decided when its identity is known; the checks made without it are void.
+    #[cold]
+    fn wait_for_identity(self: &Arc<Self>) -> LimitStep {
+        LimitStep::Wait(Box::new(PendingDecision::Identity { limiter: self.clone() }))
+    }
+
+    /// Warns once that an identity was not resolved in time.
+    pub(super) fn warn_of_unresolved(&self, context: &RequestContext) {
+        if context.keys.has_failed() {
+            self.events.warn_once(&self.warnings.unresolved, UNRESOLVED, UNRESOLVED_TEXT);
+        }
     }
 
     #[inline]

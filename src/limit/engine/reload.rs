@@ -15,6 +15,7 @@ use crate::base::error::Error;
 use crate::base::lock::RwLock;
 use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::RequestHead;
+use crate::context::RequestContext;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::policy::compiled::Checks;
 use crate::limit::policy::decision::LimitLabel;
@@ -80,24 +81,29 @@ impl ReloadedLimits {
 impl Limiter {
     /// Decides on a request whose tier has to be looked up, or after a change.
     #[cold]
-    pub(super) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
+    pub(super) fn decide_reloaded(self: &Arc<Self>, head: &RequestHead<'_>, context: &mut RequestContext) -> LimitStep {
         if self.reloaded.mode() == Mode::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
         let lookups = self.limits.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
         let lookups: Vec<_> = lookups.collect();
         if lookups.is_empty() {
-            return self.decide_with_known_tiers(head);
+            return self.decide_with_known_tiers(head, context);
         }
         let ready = Box::pin(async move { drop(join_all(lookups).await) });
         LimitStep::Wait(Box::new(PendingDecision::Inputs { ready, limiter: self.clone() }))
     }
 
     /// Decides with the tiers known now.
-    pub(super) fn decide_with_known_tiers(self: &Arc<Self>, head: &RequestHead<'_>) -> LimitStep {
-        let mut checks = self.limits.checks(head);
+    pub(super) fn decide_with_known_tiers(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        context: &mut RequestContext,
+    ) -> LimitStep {
+        let mut checks = self.limits.checks(head, &mut context.keys);
         self.reloaded.apply(&mut checks);
-        self.check(head, checks, self.clock.now())
+        let at = context.now(&self.clock);
+        self.check(head, checks, at, context)
     }
 
     pub(crate) fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {

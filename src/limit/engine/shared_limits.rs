@@ -19,6 +19,8 @@ use crate::base::error::Error;
 use crate::base::event::Event;
 use crate::base::maybe_ready::{BoxFuture, MaybeReady};
 use crate::base::request_head::RequestHead;
+use crate::context::RequestContext;
+use crate::identity::ExtractedKeys;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 use crate::limit::policy::compiled::Checks;
@@ -32,6 +34,8 @@ pub(crate) enum PendingDecision {
     /// Waits for a tier look-up, or for the store's first connection. Afterwards the request is decided with the tiers
     /// known then.
     Inputs { ready: BoxFuture<()>, limiter: Arc<Limiter> },
+    /// Waits for the identity. Afterwards the request is decided.
+    Identity { limiter: Arc<Limiter> },
 }
 
 /// Check in progress at a remote store.
@@ -46,7 +50,12 @@ pub(crate) struct RemoteCheck {
 
 impl PendingDecision {
     /// Resolves to the next step of the request.
-    pub(crate) fn poll(&mut self, head: &RequestHead<'_>, cx: &mut Context<'_>) -> Poll<LimitStep> {
+    pub(crate) fn poll(
+        &mut self,
+        head: &RequestHead<'_>,
+        context: &mut RequestContext,
+        cx: &mut Context<'_>,
+    ) -> Poll<LimitStep> {
         match self {
             Self::Store(check) => {
                 let result = ready!(check.result.as_mut().poll(cx));
@@ -54,7 +63,12 @@ impl PendingDecision {
             }
             Self::Inputs { ready, limiter } => {
                 ready!(ready.as_mut().poll(cx));
-                Poll::Ready(limiter.decide_with_known_tiers(head))
+                Poll::Ready(limiter.decide_with_known_tiers(head, context))
+            }
+            Self::Identity { limiter } => {
+                ready!(context.poll_identities(cx));
+                limiter.warn_of_unresolved(context);
+                Poll::Ready(limiter.decide(head, context))
             }
         }
     }
@@ -75,13 +89,14 @@ impl Limiter {
         self: &Arc<Self>,
         fallback: &Fallback,
         head: &RequestHead<'_>,
+        keys: &mut ExtractedKeys,
         mut checks: Checks,
         at: Timestamp,
     ) -> LimitStep {
         if let MaybeReady::Pending(ready) = self.store.ready() {
             return LimitStep::Wait(Box::new(PendingDecision::Inputs { ready, limiter: self.clone() }));
         }
-        self.limits.add_fleet_keys(head, &mut checks);
+        self.limits.add_fleet_keys(head, keys, &mut checks);
         let precharged = fallback.precharge(&checks.list, self.store.generation(), at);
         if let Some(precharged) = precharged.as_ref().filter(|precharged| rejects(&checks.list, precharged)) {
             return self.combine(head, &checks, precharged, at, true);

@@ -4,6 +4,7 @@
 
 mod explain;
 mod naming;
+mod subject_digest;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,8 @@ use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::identity::{
-    ClientIp, FleetSecret, Key, KeyExtractor, KeyHash, KeyHasher, SharedExtractor, TrustedProxies, by,
+    ClientIp, ExtractedKeys, FleetSecret, Key, KeyDigest, KeyExtractor, KeyHash, KeyHasher, LimitSalt, SharedExtractor,
+    TrustedProxies, by,
 };
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::quota::Quota;
@@ -41,9 +43,12 @@ pub(crate) struct CompiledLimits {
 
 struct CompiledLimit {
     id: u64,
+    salt: LimitSalt,
     /// Key shared by all requests of a global limit, and by requests without an identity.
     anonymous: KeyHash,
     subject: Subject,
+    /// Index of the first limit that counts by the very same extractor of its own.
+    same_as: u16,
     quotas: Vec<Arc<CompiledQuota>>,
     assign: Option<AssignTier>,
     lookup: Option<Box<dyn ResolveTier>>,
@@ -100,7 +105,9 @@ impl CompiledLimits {
         identify.check()?;
         let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
         for limit in limits {
-            rules.push(CompiledLimit::new(limit, &hasher, &mut patterns, start)?);
+            let rule = CompiledLimit::new(limit, &hasher, &mut patterns, start)?;
+            let same = rules.iter().position(|known: &CompiledLimit| known.subject.is_same(&rule.subject));
+            rules.push(CompiledLimit { same_as: same.unwrap_or(rules.len()) as u16, ..rule });
         }
         if let Some(routes) = routes {
             patterns.declare(routes);
@@ -122,26 +129,19 @@ impl CompiledLimits {
 
     /// Returns the only check, if there is one limit and it applies.
     #[inline(always)]
-    pub(crate) fn only(&self, head: &RequestHead<'_>, seen: &mut RequestSubject) -> Option<(Check, LimitLabel)> {
-        match &*self.rules {
-            [rule] => self.check(0, rule, head, if rule.route.is_some() { self.route(head) } else { None }, seen),
-            _ => None,
-        }
+    pub(crate) fn only(
+        &self,
+        head: &RequestHead<'_>,
+        keys: &mut ExtractedKeys,
+        seen: &mut RequestSubject,
+    ) -> Option<(Check, LimitLabel)> {
+        let [rule] = &*self.rules else { return None };
+        let route = if rule.route.is_some() { self.route(head) } else { None };
+        self.check(0, rule, head, route, seen, |tiered| self.digest(rule, head, keys, tiered))
     }
 
-    /// Returns the checks of all limits that apply to the request.
-    pub(crate) fn checks(&self, head: &RequestHead<'_>) -> Checks {
-        let (route, mut checks) = (self.route(head), Checks::default());
-        for (index, rule) in self.rules.iter().enumerate() {
-            if let Some((check, label)) = self.check(index, rule, head, route, &mut checks.seen) {
-                checks.list.push(check);
-                checks.labels.push(label);
-            }
-        }
-        checks
-    }
-
-    /// Returns the check of one limit, if it applies to the request.
+    /// Returns the check of one limit, if it applies to the request. `digest` returns that of its subject; the argument says
+    /// whether the request has a tier.
     #[inline(always)]
     fn check(
         &self,
@@ -150,6 +150,7 @@ impl CompiledLimits {
         head: &RequestHead<'_>,
         route: Option<usize>,
         seen: &mut RequestSubject,
+        digest: impl FnOnce(bool) -> Option<KeyDigest>,
     ) -> Option<(Check, LimitLabel)> {
         let other_route = rule.route.is_some() && rule.route != route;
         if other_route || matches!(rule.subject, Subject::Node) {
@@ -159,54 +160,24 @@ impl CompiledLimits {
             rule.matched.store(true, Ordering::Relaxed);
         }
         let (tier, unknown) = rule.tier(head);
-        let key = self.key(rule, head, tier.is_some());
+        let is_global = matches!(rule.subject, Subject::Everybody);
+        let digest = if is_global { None } else { digest(tier.is_some()) };
         seen.unknown_tier |= unknown;
-        if key.is_none() {
+        if digest.is_none() && !is_global {
             seen.anonymous = index as u16 + 1;
         }
         seen.reserves |= rule.reserve || rule.hit_cost.is_some();
-        let key = key.unwrap_or(rule.anonymous);
+        let salt = if rule.per_route { self.route_salt(rule, head) } else { rule.salt };
+        let key = digest.map_or(rule.anonymous, |digest| digest.of(salt));
         let tier = tier.unwrap_or(0);
         let check = Check::new(key, rule.quotas[tier].quota).cost(rule.cost(head));
         let check = Check { enforced: rule.enforced, ..check };
         Some((check, LimitLabel { rule: index as u16, tier: tier as u16 }))
     }
 
-    /// Returns the key to charge. `assigned` says whether the request has a tier; without one, the identity is
-    /// unverified.
-    #[inline]
-    fn key(&self, rule: &CompiledLimit, head: &RequestHead<'_>, assigned: bool) -> Option<KeyHash> {
-        let id = if rule.per_route { rule.id ^ fnv1a(self.patterns.name(head)) } else { rule.id };
-        let key = match &rule.subject {
-            Subject::Everybody | Subject::Node => return Some(rule.anonymous),
-            Subject::Ip => return self.address(head, id),
-            Subject::User if !assigned => return self.fallback(head, id),
-            Subject::Own(extractor) => extractor.extract(head),
-            Subject::User => self.identify.extract(head),
-        };
-        key.as_ref().map(|key| self.hasher.hash(id, key))
-    }
-
-    /// Returns the identity's last alternative, usually the client's address, which is hashed directly.
-    #[inline]
-    fn fallback(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
-        let known = self.client_ip.as_ref().and_then(|extractor| extractor.hash(head, &self.hasher, id));
-        known.or_else(|| self.identify.fallback(head).map(|key| self.hasher.hash(id, &key)))
-    }
-
-    /// Returns the address from the identity, else the socket peer's.
-    #[inline]
-    fn address(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
-        self.client_ip
-            .as_ref()
-            .and_then(|extractor| extractor.hash(head, &self.hasher, id))
-            .or_else(|| self.peer(head, id))
-    }
-
-    #[cold]
-    fn peer(&self, head: &RequestHead<'_>, id: u64) -> Option<KeyHash> {
-        let key = self.identify.fallback(head).filter(|key| key.as_ip().is_some());
-        key.map(|key| self.hasher.hash(id, &key)).or_else(|| self.peer.hash(head, &self.hasher, id))
+    /// Returns the salt of a limit that counts each route apart.
+    fn route_salt(&self, rule: &CompiledLimit, head: &RequestHead<'_>) -> LimitSalt {
+        self.hasher.salt(rule.id ^ fnv1a(self.patterns.name(head)))
     }
 
     /// Returns whether any limit looks up tiers.
@@ -287,6 +258,10 @@ impl CompiledLimits {
         self.patterns.name(head)
     }
 
+    pub(crate) const fn patterns(&self) -> &Patterns {
+        &self.patterns
+    }
+
     pub(crate) fn identify(&self) -> &SharedExtractor {
         &self.identify
     }
@@ -318,10 +293,13 @@ impl CompiledLimit {
         }
         let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
         let id = fnv1a(&quotas[0].name);
+        let salt = hasher.salt(id);
         Ok(Self {
             id,
-            anonymous: hasher.hash(id, &anonymous()),
+            salt,
+            anonymous: hasher.digest(&anonymous()).of(salt),
             subject: limit.subject.clone(),
+            same_as: 0,
             quotas,
             assign,
             lookup,

@@ -52,6 +52,13 @@ pub(crate) enum Subject {
     Own(SharedExtractor),
 }
 
+impl Subject {
+    /// Whether both are the very same extractor of limits of their own.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Own(one), Self::Own(other)) if Arc::ptr_eq(one, other))
+    }
+}
+
 #[derive(Clone)]
 pub(crate) enum Quotas {
     One(Quota),

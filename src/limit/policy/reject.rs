@@ -10,8 +10,8 @@ use crate::base::request_head::RequestHead;
 
 /// Builds the response to a rejected request.
 ///
-/// The layer then adds `Retry-After` and the rate-limit fields, overwriting fields of the same name. Implemented by
-/// every closure `Fn(&RequestHead, &Decision) -> Response<Bytes>`.
+/// The layer then adds `Retry-After` and the rate-limit fields, overwriting fields of the same name. It is
+/// every closure `Fn(&RequestHead, &Decision) -> Response<Bytes>`, and [`Problem`]; sealed, so that a closure is the one way.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -29,7 +29,7 @@ use crate::base::request_head::RequestHead;
 /// # let _ = layer;
 /// # Ok::<(), tollgate::Error>(())
 /// ```
-pub trait OnReject: Send + Sync + 'static {
+pub trait OnReject: sealed::Sealed + Send + Sync + 'static {
     /// Returns the response to a request that `decision` rejects.
     fn reject(&self, head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes>;
 }
@@ -72,6 +72,15 @@ impl OnReject for Problem {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
+}
+
+mod sealed {
+    use super::{Bytes, Decision, Problem, RequestHead, Response};
+
+    #[expect(unnameable_types, reason = "sealed: a response is made by a closure, or as problem details")]
+    pub trait Sealed {}
+    impl<F: Fn(&RequestHead<'_>, &Decision) -> Response<Bytes>> Sealed for F {}
+    impl Sealed for Problem {}
 }
 
 /// Reason of a rejection.

@@ -1,5 +1,7 @@
 //! [`RateLimitBuilder`]: configuration of a layer.
 
+mod in_gate;
+
 use std::sync::Arc;
 
 use http::Method;
@@ -8,10 +10,10 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Event, Events, Hook};
+use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
-use crate::identity::{KeyExtractor, SharedExtractor, TrustedProxies, by, network};
+use crate::identity::{IDENTIFIED_TWICE, KeyExtractor, SharedExtractor, TrustedProxies, by, network};
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
@@ -21,7 +23,7 @@ use crate::limit::engine::store::LimitStore;
 use crate::limit::engine::tier_resolver::TierResolver;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::headers::{Draft, Reset, Style};
-use crate::limit::policy::limit::{Limit, Subject};
+use crate::limit::policy::limit::Limit;
 use crate::limit::policy::reject::{OnReject, Problem};
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
@@ -59,6 +61,7 @@ pub struct RateLimitBuilder {
     enabled: bool,
     outage: OnOutage,
     routes: Vec<Box<str>>,
+    identified_twice: bool,
 }
 
 impl Default for RateLimitBuilder {
@@ -77,13 +80,14 @@ impl Default for RateLimitBuilder {
             enabled: true,
             outage: OnOutage::default(),
             routes: Vec::new(),
+            identified_twice: false,
         }
     }
 }
 
 impl RateLimitBuilder {
     /// Sets the extractor of identities. Defaults to the socket peer's address. Requests without a tier are counted
-    /// by its last alternative.
+    /// by its last alternative. Setting it twice is an error.
     ///
     /// ```
     /// use tollgate::identity::{KeyExtractor, TrustedProxies, by};
@@ -98,17 +102,9 @@ impl RateLimitBuilder {
     /// ```
     #[must_use]
     pub fn identify(mut self, extractor: impl KeyExtractor) -> Self {
+        self.identified_twice |= self.identify.is_some();
         self.identify = Some(Arc::new(extractor));
         self
-    }
-
-    /// Returns the configured extractor, and those of limits that have their own.
-    pub(crate) fn extractors(&self) -> (Option<SharedExtractor>, Vec<SharedExtractor>) {
-        let own = self.limits.iter().filter_map(|limit| match &limit.subject {
-            Subject::Own(extractor) => Some(extractor.clone()),
-            _ => None,
-        });
-        (self.identify.clone(), own.collect())
     }
 
     /// Declares the routes of the service, in axum's syntax, for requests that axum has not routed.
@@ -224,7 +220,7 @@ impl RateLimitBuilder {
     where
         F: for<'a> Fn(&RequestHead<'a>) -> bool + Send + Sync + 'static,
     {
-        self.exempt.push(Arc::new(f));
+        self.exempt.push(Arc::new(move |head, _| f(head)));
         self
     }
 
@@ -346,7 +342,7 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Sets a callback for every [`Event`].
+    /// Adds a callback for every [`Event`].
     ///
     /// ```
     /// use tollgate::Event;
@@ -365,7 +361,7 @@ impl RateLimitBuilder {
     /// ```
     #[must_use]
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.hook = Some(Arc::new(hook));
+        self.hook = Some(both_hooks(self.hook, Arc::new(hook)));
         self
     }
 
@@ -401,6 +397,9 @@ impl RateLimitBuilder {
     pub fn build(mut self) -> Result<RateLimitLayer, Error> {
         if self.limits.is_empty() {
             return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
         }
         if self.capacity == 0 {
             return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
@@ -454,9 +453,9 @@ impl RateLimitBuilder {
             |text: &String| network(text).map_err(|reason| Error::config(format!("allowed address {text:?} {reason}")));
         let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
-        self.exempt.push(Arc::new(move |head| {
+        self.exempt.push(Arc::new(move |head, keys| {
             // The whole address, not the prefix by which it is counted.
-            let named = || who.fallback(head).and_then(|key| key.as_ip());
+            let named = || who.fallback(head, keys).and_then(|key| key.as_ip());
             let address = who.client_ip().map_or_else(named, |client| client.unmasked(head));
             let address = address.or_else(|| peer.unmasked(head));
             address.is_some_and(|address| networks.iter().any(|network| network.contains(&address.to_canonical())))

@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::base::body::{Adopt, Body};
-use crate::base::request_head::RequestHead;
+use crate::context::{CallInner, RequestContext};
 use crate::limit::engine::limiter::{LimitStep, ResponseEdits};
 use crate::limit::engine::shared_limits::PendingDecision;
 
@@ -58,12 +58,13 @@ pin_project! {
 /// Response made by the layer.
 pub(crate) type Rejection = Box<Response<Bytes>>;
 
-/// A request that waits for a store, a tier or the inner service.
+/// A request that waits for a store, a tier, its identity or the inner service.
 pub(crate) struct PendingRequest<S, ReqB> {
     /// Pending tier or check; `None` while waiting for the inner service.
     waiting: Option<Box<PendingDecision>>,
     inner: S,
     request: Request<ReqB>,
+    context: RequestContext,
 }
 
 impl<S, ReqB, W> ResponseFuture<S, ReqB, W>
@@ -80,8 +81,13 @@ where
     }
 
     #[cold]
-    pub(super) fn waiting(waiting: Box<PendingDecision>, inner: S, request: Request<ReqB>) -> Self {
-        let pending = PendingRequest { waiting: Some(waiting), inner, request };
+    pub(super) fn waiting(
+        waiting: Box<PendingDecision>,
+        inner: S,
+        request: Request<ReqB>,
+        context: RequestContext,
+    ) -> Self {
+        let pending = PendingRequest { waiting: Some(waiting), inner, request, context };
         Self {
             state: FutureState::Waiting { pending: Some(Box::new(pending)) },
             edits: ResponseEdits::default(),
@@ -90,8 +96,8 @@ where
     }
 
     #[cold]
-    pub(super) fn unready(inner: S, request: Request<ReqB>, edits: ResponseEdits) -> Self {
-        let pending = PendingRequest { waiting: None, inner, request };
+    pub(super) fn unready(inner: S, request: Request<ReqB>, context: RequestContext, edits: ResponseEdits) -> Self {
+        let pending = PendingRequest { waiting: None, inner, request, context };
         Self { state: FutureState::Waiting { pending: Some(Box::new(pending)) }, edits, body: PhantomData }
     }
 }
@@ -103,7 +109,7 @@ where
     /// Waits for the store, then for the inner service.
     fn poll(&mut self, edits: &mut ResponseEdits, cx: &mut Context<'_>) -> Poll<Result<Option<Rejection>, S::Error>> {
         while let Some(waiting) = &mut self.waiting {
-            let step = ready!(waiting.poll(&RequestHead::of(&self.request), cx));
+            let step = ready!(waiting.poll(&self.context.head(&self.request), &mut self.context, cx));
             self.waiting = None;
             match step {
                 LimitStep::Reject(response) => return Poll::Ready(Ok(Some(response))),
@@ -122,7 +128,7 @@ where
 impl<S, ReqB, ResB, W> Future for ResponseFuture<S, ReqB, W>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    W: Adopt<ResB>,
+    W: Adopt<ResB> + CallInner<S, Request<ReqB>>,
     ResB: http_body::Body<Data = Bytes>,
 {
     type Output = Result<Response<Body<W::Inner>>, S::Error>;
@@ -148,8 +154,8 @@ where
                     match refusal {
                         Some(response) => FutureState::Rejected { response: Some(response) },
                         None => {
-                            let PendingRequest { mut inner, request, .. } = *pending;
-                            FutureState::Calling { future: inner.call(request) }
+                            let PendingRequest { mut inner, request, mut context, .. } = *pending;
+                            FutureState::Calling { future: W::call_inner(&mut inner, request, &mut context) }
                         }
                     }
                 }

@@ -11,8 +11,9 @@ use tower_service::Service;
 use super::future::{FutureState, ResponseFuture};
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::detached_context;
-use crate::base::request_head::RequestHead;
+use crate::context::{CallInner, ContextService, GatePlace, RequestContext};
 use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
+use crate::limit::engine::shared_limits::PendingDecision;
 
 /// Limits requests to an inner service. Made by [`RateLimitLayer`](crate::limit::RateLimitLayer).
 ///
@@ -34,10 +35,28 @@ pub struct RateLimit<S, W = Wrap> {
     pub(crate) body: PhantomData<fn() -> W>,
 }
 
+/// The future of a request. A macro, since a request that is handed to another function is copied, which costs more than
+/// accepting it does.
+macro_rules! respond {
+    ($service:ident, $request:ident, $context:expr) => {{
+        let context: &mut RequestContext = $context;
+        match $service.decide(&mut $request, context) {
+            NextCall::Call(mut inner, edits) => ResponseFuture {
+                state: FutureState::Calling { future: W::call_inner(&mut inner, $request, context) },
+                edits,
+                body: PhantomData,
+            },
+            NextCall::Unready(inner, edits) => ResponseFuture::unready(inner, $request, context.suspend(), edits),
+            NextCall::Reject(response) => ResponseFuture::rejected(response),
+            NextCall::Wait(waiting, inner) => ResponseFuture::waiting(waiting, inner, $request, context.suspend()),
+        }
+    }};
+}
+
 impl<S, W, ReqB, ResB> Service<Request<ReqB>> for RateLimit<S, W>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
-    W: Adopt<ResB>,
+    W: Adopt<ResB> + CallInner<S, Request<ReqB>>,
     ResB: http_body::Body<Data = Bytes>,
 {
     type Response = Response<Body<W::Inner>>;
@@ -50,27 +69,55 @@ where
 
     #[inline(always)]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        let mut context = RequestContext::new(GatePlace::NONE);
+        respond!(self, request, &mut context)
+    }
+}
+
+impl<S, W, ReqB, ResB> ContextService<Request<ReqB>> for RateLimit<S, W>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    W: Adopt<ResB> + CallInner<S, Request<ReqB>>,
+    ResB: http_body::Body<Data = Bytes>,
+{
+    #[inline(always)]
+    fn call_with(&mut self, mut request: Request<ReqB>, context: &mut RequestContext) -> Self::Future {
+        respond!(self, request, context)
+    }
+}
+
+impl<S, W> RateLimit<S, W> {
+    /// Decides on a request, and waits for nothing.
+    #[inline(always)]
+    fn decide<ReqB>(&self, request: &mut Request<ReqB>, context: &mut RequestContext) -> NextCall<S>
+    where
+        S: Service<Request<ReqB>> + Clone,
+    {
         let mut edits = ResponseEdits::default();
         if let Some(limiter) = self.limiter.as_ref().filter(|_| !detached_context::is_repeated(self.gate)) {
-            match limiter.decide(&RequestHead::of(&request)) {
+            match limiter.decide(&limiter.head(request, context), context) {
                 LimitStep::Admit(admitted) => edits = admitted,
-                LimitStep::Reject(response) => return ResponseFuture::rejected(response),
-                LimitStep::Wait(waiting) => return ResponseFuture::waiting(waiting, self.inner.clone(), request),
+                LimitStep::Reject(response) => return NextCall::Reject(response),
+                LimitStep::Wait(waiting) => return NextCall::Wait(waiting, self.inner.clone()),
             }
         }
         edits.prepare(request.extensions_mut());
         let mut inner = self.inner.clone();
         // The task's own waker replaces this one if the service is polled again. An error is left for that poll: a
         // failed service keeps failing.
-        if let Poll::Ready(Ok(())) = inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            return ResponseFuture {
-                state: FutureState::Calling { future: inner.call(request) },
-                edits,
-                body: PhantomData,
-            };
+        match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => NextCall::Call(inner, edits),
+            _ => NextCall::Unready(inner, edits),
         }
-        ResponseFuture::unready(inner, request, edits)
     }
+}
+
+/// What becomes of a request, with the clone of the inner service that it is for.
+enum NextCall<S> {
+    Call(S, ResponseEdits),
+    Unready(S, ResponseEdits),
+    Reject(Box<Response<Bytes>>),
+    Wait(Box<PendingDecision>, S),
 }
 
 impl<S: Clone, W> Clone for RateLimit<S, W> {

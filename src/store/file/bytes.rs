@@ -5,7 +5,7 @@
 //! | look-up | in the calling task if nothing is stored under the names, else on the runtime's blocking threads |
 //! | storing | in the calling task: it appends to memory |
 //! | removal, invalidation | effective at once; the answer waits for the journal's sync |
-//! | leases | in this process |
+//! | leases | all are granted: only one process uses the directory |
 
 use std::fmt;
 use std::io;
@@ -26,7 +26,6 @@ use super::level::FileLevel;
 use super::node::Node;
 use super::record::hash;
 use super::secret;
-use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::{ByteLog, ByteStore, LogMessage, ScanPage};
@@ -194,17 +193,6 @@ impl ByteStore for FileBytes {
             let records = removals.into_iter().map(|(hash, before)| JournalRecord::Removal { hash, before });
             this.durable(this.node.journal.commit(records)).await?;
             Ok(count)
-        })
-    }
-
-    fn claim(&self, name: String, lease: Duration) -> BoxFuture<Result<bool, Error>> {
-        self.run(|node| Ok(node.claim(name, lease, Clock::System.now())))
-    }
-
-    fn release(&self, name: String) -> BoxFuture<Result<(), Error>> {
-        self.run(|node| {
-            node.release(&name);
-            Ok(())
         })
     }
 

@@ -22,8 +22,8 @@ use super::disk;
 use super::journal_record::{JournalRecord, JournalState, SYNCED_OFFSET, encode_synced};
 use crate::base::clock::Clock;
 use crate::base::lock::Mutex;
+use crate::base::random::random;
 use crate::cache::LogMessage;
-use crate::store::remote::names::random;
 
 /// Minimum interval between two syncs.
 const SYNC_INTERVAL: Duration = Duration::from_millis(5);

@@ -1,6 +1,5 @@
 //! [`Node`]: an open directory. [`Threads`]: what writes its files.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak, mpsc};
@@ -10,13 +9,11 @@ use super::directory::Directory;
 use super::failure::Failure;
 use super::journal::Journal;
 use super::segment_log::SegmentLog;
-use crate::base::clock::{Timestamp, nanos};
+use crate::base::clock::nanos;
 use crate::base::lock::Mutex;
 
 /// How long closing waits for what is buffered to be written.
 const CLOSING: Duration = Duration::from_secs(1);
-/// Number of leases from which expired ones are dropped.
-const MANY_LEASES: usize = 1_024;
 
 /// Open directory, with the lock or without.
 pub(super) struct Node {
@@ -25,7 +22,6 @@ pub(super) struct Node {
     /// The values; `None` without the lock.
     pub(super) log: Option<Arc<SegmentLog>>,
     pub(super) failure: Arc<Failure>,
-    leases: Mutex<HashMap<String, Timestamp>>,
     pub(super) threads: Threads,
 }
 
@@ -36,7 +32,7 @@ impl Node {
         log: Option<Arc<SegmentLog>>,
         failure: Arc<Failure>,
     ) -> Self {
-        Self { directory, journal, log, failure, leases: Mutex::default(), threads: Threads::new() }
+        Self { directory, journal, log, failure, threads: Threads::new() }
     }
 
     /// Switches the level off after an I/O error.
@@ -45,23 +41,6 @@ impl Node {
             Some(log) => self.directory.failed(&log.checkpoint, &self.failure, error, false),
             None => self.failure.set(format!("{}: {error}", self.directory.path().display())),
         }
-    }
-
-    /// Leases a name in this process, until `now` plus `lease`.
-    pub(super) fn claim(&self, name: String, lease: Duration, now: Timestamp) -> bool {
-        let mut leases = self.leases.lock();
-        if leases.len() >= MANY_LEASES {
-            leases.retain(|_, until| now < *until);
-        }
-        let is_free = leases.get(&name).is_none_or(|until| now >= *until);
-        if is_free {
-            leases.insert(name, now.after(nanos(lease)));
-        }
-        is_free
-    }
-
-    pub(super) fn release(&self, name: &str) {
-        self.leases.lock().remove(name);
     }
 
     /// Returns the position at which an invalidation log begins. One of a process without the lock begins below all others:

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::disk;
-use crate::store::remote::names::random;
+use crate::base::random::random;
 
 const SECRET: &str = "secret";
 

@@ -61,7 +61,7 @@ impl MemoryCache {
 impl CacheStore for MemoryCache {
     fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         let found = self.entries.get(key);
-        if matches!(found, Some(Stored::Entry(_))) {
+        if found.as_ref().is_some_and(|found| found.meta().is_some()) {
             self.hits.fetch_add(1, Ordering::Relaxed);
         }
         MaybeReady::Ready(Ok(found))
@@ -75,17 +75,18 @@ impl CacheStore for MemoryCache {
         // One put of a key at a time, so that of two fetches the one that began later stays.
         let _one = self.puts[key.hash64() as usize % self.puts.len()].lock();
         // Asked first, since a look-up counts as a use of the key, by which moka admits.
-        if self.entries.contains_key(key)
-            && let (Stored::Entry(new), Some(Stored::Entry(old))) = (&stored, self.entries.get(key))
-            && !new.meta.may_replace(&old.meta)
-        {
+        if self.entries.contains_key(key) && self.entries.get(key).is_some_and(|old| !stored.may_replace(&old)) {
             self.superseded.fetch_add(1, Ordering::Relaxed);
-            return MaybeReady::Ready(Ok(()));
+            return MaybeReady::Ready(Err(Error::superseded("memory")));
         }
         self.entries.insert(key.clone(), stored);
         // moka evicts in batches; with entries of a megabyte a batch would exceed the bound by half a gigabyte.
         self.entries.run_pending_tasks();
         MaybeReady::Ready(Ok(()))
+    }
+
+    fn orders_puts(&self) -> bool {
+        true
     }
 
     fn remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {

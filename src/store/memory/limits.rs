@@ -111,8 +111,8 @@ impl MemoryLimits {
     /// One or two limits are the usual case, without a list of locks.
     fn run(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
         match checks {
-            [check] if charge => smallvec::smallvec![self.lock(self.index(check.key)).try_charge(check, now)],
-            [check] => smallvec::smallvec![self.lock(self.index(check.key)).evaluate(check, now)],
+            [check] if charge => Verdicts::from(self.lock(self.index(check.key)).try_charge(check, now)),
+            [check] => Verdicts::from(self.lock(self.index(check.key)).evaluate(check, now)),
             [a, b] if self.index(a.key) != self.index(b.key) => self.run_two(a, b, now, charge),
             _ => self.run_many(checks, now, charge),
         }
@@ -131,7 +131,7 @@ impl MemoryLimits {
                 }
             }
         }
-        Verdicts::from_buf(evaluated)
+        Verdicts::two(evaluated)
     }
 
     fn run_many(&self, checks: &[Check], now: Timestamp, charge: bool) -> Verdicts {
@@ -141,7 +141,7 @@ impl MemoryLimits {
         if !charge || checks.iter().zip(&evaluated).any(|(check, verdict)| check.enforced && !verdict.admits()) {
             return evaluated;
         }
-        for (check, verdict) in checks.iter().zip(&mut evaluated) {
+        for (check, verdict) in checks.iter().zip(evaluated.iter_mut()) {
             if verdict.admits() {
                 *verdict = locked.shard(self.index(check.key)).charge(check, now);
             }

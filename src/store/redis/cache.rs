@@ -5,11 +5,11 @@
 //! | look-up | `GET`, or `MGET` for several |
 //! | storing | a script: `SET … PX`, unless what is stored began later |
 //! | removal | `UNLINK` |
-//! | lease, release | `SET … NX PX`, `UNLINK` |
+//! | lease, release | a script each, which compares the token of the holder; in one script with a look-up, except in a Cluster |
 //! | scan | `SCAN` in bounded steps on every primary; `KEYS`, which blocks the server, is never used |
 //! | log | a sorted set of the latest invalidations by number; a script appends and publishes |
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use super::settings::Redis;
 use crate::base::clock::nanos;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
-use crate::cache::{ByteLog, ByteStore, LogMessage, ScanPage};
+use crate::cache::{ByteLog, ByteStore, GetOrClaim, Lease, LeaseState, LogMessage, ScanPage};
 use crate::resilience::guard::Fault;
 use crate::store::remote::RemoteStore;
 
@@ -43,6 +43,33 @@ if #old == 26 and string.sub(old, 1, 4) == string.sub(ARGV[1], 1, 4) then
   if begins > 0 and began > begins and position >= at and began - begins <= 300000000 then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
+
+/// Asks for a lease: 1 if it is granted, 0 if another token holds it, 2 if there is nothing to share.
+const CLAIM: &str = r"
+local function claim(name, token, ttl)
+  local held = redis.call('GET', name)
+  if held == 'uncacheable' then return 2 end
+  if held and held ~= token then return 0 end
+  redis.call('SET', name, token, 'PX', ttl)
+  return 1
+end
+return claim(KEYS[1], ARGV[1], ARGV[2])";
+
+/// Returns a value, or asks for its lease.
+static GET_OR_CLAIM: LazyLock<String> = LazyLock::new(|| {
+    let get = r"
+local found = redis.call('GET', KEYS[1])
+if found then return {found, false} end
+return {false, claim(KEYS[2], ARGV[1], ARGV[2])}";
+    CLAIM.rsplit_once("return claim").map_or_else(String::new, |(claim, _)| format!("{claim}{get}"))
+});
+
+/// Releases a lease of this token; remembers for a while that there is nothing to share.
+const RELEASE: &str = r"
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then return redis.call('UNLINK', KEYS[1]) end
+redis.call('SET', KEYS[1], 'uncacheable', 'PX', ARGV[2])
 return 1";
 
 impl RemoteStore {
@@ -96,6 +123,7 @@ impl LogNames {
 }
 
 /// One connection to Redis.
+#[derive(Clone)]
 struct RedisBytes {
     connection: Conn,
     names: Arc<LogNames>,
@@ -137,7 +165,7 @@ impl ByteStore for RedisBytes {
     fn put(&self, name: String, value: Bytes, ttl: Duration) -> BoxFuture<Result<bool, Error>> {
         self.run(async move |mut connection: Conn, _| {
             let mut put = cmd("EVAL");
-            put.arg(PUT).arg(1).arg(name).arg(&value[..]).arg((nanos(ttl) / 1_000_000).max(1));
+            put.arg(PUT).arg(1).arg(name).arg(&value[..]).arg(millis(ttl));
             connection.query(&put).await
         })
     }
@@ -153,16 +181,42 @@ impl ByteStore for RedisBytes {
         })
     }
 
-    fn claim(&self, name: String, lease: Duration) -> BoxFuture<Result<bool, Error>> {
+    fn claim(&self, lease: Lease<String>) -> BoxFuture<Result<LeaseState, Error>> {
         self.run(async move |mut connection: Conn, _| {
-            let mut claim = cmd("SET");
-            claim.arg(name).arg(1).arg("NX").arg("PX").arg((nanos(lease) / 1_000_000).max(1));
-            Ok(connection.query::<Option<String>>(&claim).await?.is_some())
+            let mut claim = cmd("EVAL");
+            claim.arg(CLAIM).arg(1).arg(lease.name).arg(lease.token).arg(millis(lease.ttl));
+            Ok(lease_state(connection.query(&claim).await?))
         })
     }
 
-    fn release(&self, name: String) -> BoxFuture<Result<(), Error>> {
-        self.run(async move |mut connection: Conn, _| connection.query::<i64>(cmd("UNLINK").arg(name)).await.map(drop))
+    fn release(&self, lease: Lease<String>, uncacheable: Option<Duration>) -> BoxFuture<Result<(), Error>> {
+        self.run(async move |mut connection: Conn, _| {
+            let mut release = cmd("EVAL");
+            release.arg(RELEASE).arg(1).arg(lease.name).arg(lease.token).arg(uncacheable.map_or(0, millis));
+            connection.query::<i64>(&release).await.map(drop)
+        })
+    }
+
+    fn get_or_claim(&self, name: String, lease: Lease<String>) -> BoxFuture<Result<GetOrClaim<Bytes>, Error>> {
+        // A value and its lease are in slots of their own.
+        if self.connection.is_cluster() {
+            let (found, store) = (self.get_many(vec![name]), self.clone());
+            return Box::pin(async move {
+                match found.await?.into_iter().next().flatten() {
+                    Some(found) => Ok(GetOrClaim::Found(found)),
+                    None => Ok(GetOrClaim::Missing(Some(store.claim(lease).await?))),
+                }
+            });
+        }
+        self.run(async move |mut connection: Conn, _| {
+            let mut script = cmd("EVAL");
+            script.arg(&*GET_OR_CLAIM).arg(2).arg(name).arg(lease.name).arg(lease.token).arg(millis(lease.ttl));
+            let (found, state): (Option<Vec<u8>>, Option<i64>) = connection.query(&script).await?;
+            Ok(match found {
+                Some(found) => GetOrClaim::Found(found.into()),
+                None => GetOrClaim::Missing(state.map(lease_state)),
+            })
+        })
     }
 
     fn scan(&self, prefix: String, cursor: Option<String>) -> BoxFuture<Result<ScanPage, Error>> {
@@ -183,6 +237,18 @@ impl ByteStore for RedisBytes {
 
     fn log(&self) -> Option<&dyn ByteLog> {
         Some(self)
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    (nanos(span) / 1_000_000).max(1)
+}
+
+const fn lease_state(reply: i64) -> LeaseState {
+    match reply {
+        0 => LeaseState::Held,
+        2 => LeaseState::Uncacheable,
+        _ => LeaseState::Granted,
     }
 }
 

@@ -309,6 +309,11 @@ impl Conn {
         commands.query_async(self).await.map_err(|error| fault(error, may_fail_over))
     }
 
+    /// Whether keys have slots, and a script may use those of one slot only.
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self.link, Link::Cluster(_))
+    }
+
     /// Returns the primaries: the only server, or those of a cluster.
     pub(super) async fn primaries(&mut self) -> Result<Vec<Primary>, Fault> {
         if matches!(self.link, Link::One(_)) {

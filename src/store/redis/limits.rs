@@ -272,7 +272,7 @@ impl LimitsShared {
             self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced)
         };
         if let [check] = checks {
-            return cached_refusal(check).map(|verdict| smallvec![verdict]);
+            return cached_refusal(check).map(Verdicts::from);
         }
         let refusals: SmallVec<[Option<Verdict>; 2]> = checks.iter().map(cached_refusal).collect();
         // Nothing is known of the other checks, which do not refuse.

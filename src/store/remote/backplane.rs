@@ -23,18 +23,19 @@ use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::names::{KeyNames, random};
+use super::names::KeyNames;
 use super::settings::RemoteSettings;
 use crate::base::clock::{Clock, runtime_now};
 use crate::base::error::Error;
 use crate::base::lock::{Mutex, RwLock};
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::outage::Outage;
+use crate::base::random::random;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::codec::FleetClock;
 use crate::cache::engine::invalidation_log::{InvalidationLog, LogRecord, LogUpdate};
 use crate::cache::engine::local_barriers::LocalBarriers;
-use crate::cache::http::stored_head::StoredHead;
+use crate::cache::http::record_meta::RecordMeta;
 use crate::cache::{ByteLog, ByteStore, CacheKey, Invalidation, InvalidationSink, LogMessage};
 use crate::resilience::guard::{FailOpen, Fault};
 
@@ -190,7 +191,7 @@ impl Backplane {
     }
 
     /// Checks an entry of the store.
-    pub(super) fn check(&self, key: &CacheKey, meta: &StoredHead) -> Validity {
+    pub(super) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
         match &self.validation {
             Validation::Log(log) => log.check(key, meta),
             Validation::Local(barriers) => barriers.check(key, meta),

@@ -5,11 +5,12 @@
 //! a server without it stores its own again.
 
 use std::fmt::Write;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::base::error::Error;
+use crate::base::random::random;
 
 /// Derives key names under one secret.
 #[derive(Clone)]
@@ -74,13 +75,6 @@ fn has_valid_checksum(secret: &str) -> bool {
         .is_some_and(|(secret, checksum)| *checksum == format!("{:08x}", crc32fast::hash(secret.as_bytes())))
 }
 
-/// Returns a random number.
-pub(crate) fn random() -> u64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u8(0);
-    hasher.finish()
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a `String` does not fail.
@@ -103,8 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn random_numbers_differ() {
-        assert_ne!(random(), random());
+    fn drawn_secrets_have_a_checksum() {
         assert!(has_valid_checksum(&draw_secret()));
         assert!(
             !has_valid_checksum(&draw_secret().replace(|digit: char| digit > '7', "7"))

@@ -10,8 +10,8 @@ use super::settings::TimingSettings;
 use super::shared::TimingShared;
 use crate::base::event::Once;
 use crate::base::mode::{Mode, ModeCell};
-use crate::base::request_head::RequestHead;
-use crate::base::route::UNMATCHED;
+use crate::base::request_head::{RequestHead, RouteKind};
+use crate::base::route::{RouteSource, UNMATCHED};
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
 use crate::timing::measure::table::NamedCounters;
@@ -21,7 +21,7 @@ pub(crate) struct TimingState {
     core: Arc<TimingShared>,
     pub(crate) mode: ModeCell,
     routes: NamedCounters<Arc<Route>>,
-    /// Route of each declared pattern, by the pattern's index.
+    /// Counters of each declared route, by its index.
     patterns: Box<[Arc<Route>]>,
     unmatched: Arc<Route>,
     repeated: Once,
@@ -48,22 +48,23 @@ impl TimingState {
         self.settings().events.warn_once(&self.repeated, "repeated-gate", text);
     }
 
-    /// Counts a started request and returns its route; `None` if the layer is disabled.
-    pub(crate) fn begin(&self, head: &RequestHead<'_>) -> Option<Arc<Route>> {
-        let settings = self.core.settings();
-        if !settings.enabled || self.mode.get() == Mode::Off {
-            return None;
-        }
-        let route = match settings.patterns.routed(head) {
-            Some(name) => self.routes.of(name),
-            None if self.patterns.is_empty() => &self.unmatched,
-            None => {
-                let pattern = settings.patterns.at(head.uri().path());
-                pattern.and_then(|pattern| self.patterns.get(pattern)).unwrap_or(&self.unmatched)
-            }
+    /// Whether requests are measured.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.core.settings().enabled && self.mode.get() != Mode::Off
+    }
+
+    /// Counts a started request; returns its counters and its route.
+    #[inline(always)]
+    pub(crate) fn begin(&self, head: &RequestHead<'_>) -> (Arc<Route>, RouteKind) {
+        let found = self.core.settings().patterns.determine(head);
+        let route = match found {
+            RouteSource::Declared(route) => self.patterns.get(route).unwrap_or(&self.unmatched),
+            RouteSource::Routed(name) => self.routes.of(name),
+            RouteSource::Unknown => &self.unmatched,
         };
         route.begin();
-        Some(route.clone())
+        (route.clone(), found.kind())
     }
 
     pub(crate) fn settings(&self) -> &TimingSettings {

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
 
+use super::gate_mark;
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, LogSlot, Notes, RequestScope};
@@ -20,6 +21,7 @@ use crate::base::error::BoxError;
 use crate::base::headers::SERVER_TIMING;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
+use crate::context::RequestContext;
 use crate::timing::engine::harvest_health;
 use crate::timing::engine::request_log::{RequestLog, Sums};
 use crate::timing::engine::route_stats::{RequestOutcome, RequestSummary, Route};
@@ -97,10 +99,6 @@ impl<F, W> fmt::Debug for ResponseFuture<F, W> {
     }
 }
 
-/// Request extension: the request has passed the gate of this number.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct GateMark(pub(super) u16);
-
 /// Measurement of one request, from its call until it is stopped or dropped.
 pub(crate) struct RequestWatch {
     /// Holds the request's route, directly or through its log; empty if the layer is disabled.
@@ -122,6 +120,7 @@ enum ResponseTimes {
 }
 
 impl ResponseTimes {
+    #[inline]
     fn of(state: &TimingState, head: &RequestHead<'_>) -> Self {
         if !state.settings().server_timing.wanted(head) || state.mode.get() != Mode::On {
             return Self::Nothing;
@@ -136,21 +135,24 @@ impl ResponseTimes {
 }
 
 impl RequestWatch {
-    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16) -> Self {
+    #[inline(always)]
+    pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16, context: &mut RequestContext) -> Self {
         // A request that a handler sends through its own gate is inside it too, and has no mark.
-        if detached_context::is_inside_gate(gate) && head.extension::<GateMark>() == Some(&GateMark(gate)) {
+        if detached_context::is_inside_gate(gate) && gate_mark::is_marked(head.extensions(), gate) {
             state.warn_of_repeated_gate();
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
         }
-        let Some(route) = state.begin(head) else {
+        if !state.is_on() {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
             // A gate that measures nothing still recognizes itself.
             let slot = if gate == 0 { slot } else { LogSlot::unmeasured().inside(gate) };
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
-        };
+        }
+        let (route, kind) = state.begin(head);
+        context.note_route(kind);
         let series = ResponseTimes::of(state, head);
-        let started = route.core().now();
+        let started = context.now(&state.settings().clock);
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
         let mut slot = match outer {
             // Within another timing layer, measurements are added to both.

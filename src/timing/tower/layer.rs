@@ -10,9 +10,11 @@ use super::service::Timing;
 use crate::base::body::Wrap;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Event, Events};
+use crate::base::event::Event;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
+use crate::base::route::Patterns;
+use crate::context::GatePlace;
 use crate::timing::engine::settings::{Reporting, TimingSettings};
 use crate::timing::engine::state::TimingState;
 use crate::timing::measure::n_plus_one::Repeats;
@@ -136,7 +138,7 @@ impl TimingLayer {
     }
 
     /// Wraps `inner`; `W` selects how its response body is wrapped.
-    pub(crate) fn wrap<S, W>(&self, inner: S, gate: u16) -> Timing<S, W> {
+    pub(crate) fn wrap<S, W>(&self, inner: S, gate: GatePlace) -> Timing<S, W> {
         Timing { inner, state: self.state.clone(), gate, body: PhantomData }
     }
 }
@@ -151,7 +153,7 @@ impl<S> Layer<S> for TimingLayer {
     type Service = Timing<S>;
 
     fn layer(&self, inner: S) -> Timing<S> {
-        self.wrap::<S, Wrap>(inner, 0)
+        self.wrap::<S, Wrap>(inner, GatePlace::NONE)
     }
 }
 
@@ -275,6 +277,22 @@ impl TimingBuilder {
         self
     }
 
+    /// Returns the declared routes.
+    pub(crate) fn declared_routes(&self) -> &[Box<str>] {
+        self.settings.patterns.names()
+    }
+
+    /// Returns the clock.
+    pub(crate) const fn own_clock(&self) -> &Clock {
+        &self.settings.clock
+    }
+
+    /// Replaces the declared routes.
+    pub(crate) fn declare(mut self, routes: &[Box<str>]) -> Self {
+        self.settings.patterns = Patterns::default();
+        self.routes(routes)
+    }
+
     /// Times outgoing requests.
     pub(crate) fn outbound(mut self) -> Self {
         self.settings.patterns.use_path_alone();
@@ -365,7 +383,7 @@ impl TimingBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.settings.events = Events::new(Some(Arc::new(hook)));
+        self.settings.events.add(Arc::new(hook));
         self
     }
 
@@ -389,13 +407,17 @@ impl TimingBuilder {
     /// Returns an error if a route pattern is malformed or conflicts with another, or `max_routes` is not within 1
     /// and 65 536.
     pub fn build(self) -> Result<TimingLayer, Error> {
-        let Self { settings, error } = self;
+        let Self { mut settings, error } = self;
         if let Some(error) = error {
             return Err(error);
         }
         if !(1..=MAX_ROUTES).contains(&settings.max_routes) {
             let given = settings.max_routes;
             return Err(Error::config(format!("max_routes is {given}; it must be within 1 and {MAX_ROUTES}")));
+        }
+        let routes = settings.patterns.clone();
+        if !routes.names().is_empty() {
+            settings.patterns.declare(Arc::new(routes));
         }
         Ok(TimingLayer { state: Arc::new(TimingState::new(settings)) })
     }

@@ -1,5 +1,6 @@
 //! The layer, the service and its future.
 
 pub(super) mod future;
+mod gate_mark;
 pub(super) mod layer;
 pub(super) mod service;

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::{GateMark, RequestWatch, ResponseFuture};
+use super::future::{RequestWatch, ResponseFuture};
+use super::gate_mark;
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::error::BoxError;
 use crate::base::request_head::RequestHead;
+use crate::context::{CallInner, GatePlace, RequestContext};
 use crate::timing::engine::state::TimingState;
 
 /// Measures the requests of an inner service. Made by [`TimingLayer`](crate::timing::TimingLayer).
@@ -29,15 +31,14 @@ use crate::timing::engine::state::TimingState;
 pub struct Timing<S, W = Wrap> {
     pub(super) inner: S,
     pub(crate) state: Arc<TimingState>,
-    /// Number of the gate it belongs to; 0 for a layer of its own.
-    pub(super) gate: u16,
+    pub(super) gate: GatePlace,
     pub(crate) body: PhantomData<fn() -> W>,
 }
 
 impl<S, W, Q, R> Service<Request<Q>> for Timing<S, W>
 where
     S: Service<Request<Q>, Response = Response<R>>,
-    W: Adopt<R>,
+    W: Adopt<R> + CallInner<S, Request<Q>>,
     W::Inner: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Response = Response<Body<W::Inner>>;
@@ -50,12 +51,13 @@ where
 
     #[inline(always)]
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request), self.gate);
-        if self.gate != 0 {
-            request.extensions_mut().insert(GateMark(self.gate));
+        let mut context = RequestContext::new(self.gate);
+        let mut watch = RequestWatch::start(&self.state, &RequestHead::of(&request), self.gate.number, &mut context);
+        if self.gate.number != 0 {
+            gate_mark::mark(request.extensions_mut(), self.gate.number);
         }
         // A service may start its work, and spawn tasks, before its future is polled.
-        let inner = watch.enter(|| self.inner.call(request));
+        let inner = watch.enter(|| W::call_inner(&mut self.inner, request, &mut context));
         ResponseFuture::new(inner, watch)
     }
 }

@@ -13,7 +13,7 @@ use super::layer::UpstreamLayer;
 use crate::base::budget::{Budget, BudgetPolicy};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Event, Events, Hook};
+use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::lock::Mutex;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
@@ -307,7 +307,7 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets a callback for every [`Event`].
+    /// Adds a callback for every [`Event`].
     ///
     /// ```
     /// use tollgate::upstream::UpstreamLayer;
@@ -317,7 +317,7 @@ impl UpstreamBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn hook(mut self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.hook = Some(Arc::new(hook));
+        self.hook = Some(both_hooks(self.hook, Arc::new(hook)));
         self
     }
 

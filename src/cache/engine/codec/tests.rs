@@ -29,22 +29,19 @@ fn entry(body: StoredBody, length: u64, fields: &[(&'static str, Vec<u8>)], tags
         unreachable_until: at(40),
         retain_until: Timestamp::MAX,
     };
-    let meta = StoredHead {
-        status: StatusCode::OK,
-        headers,
-        age: Duration::from_secs(3),
+    let record = RecordMeta {
         stored_at: NOW,
         requested_at: NOW,
         deadlines,
         strict: true,
-        immutable: false,
         tags: tags.iter().map(|tag| Box::from(*tag)).collect(),
         took: Duration::from_millis(7),
         began: LogPosition { local: 5, fleet: 77 },
         checked: AtomicU64::new(5),
         copied_at: AtomicU64::new(0),
     };
-    Entry { key: key(), meta: Arc::new(meta), body, length, partial: None, typed: TypedPayload::default() }
+    let meta = StoredHead { record, status: StatusCode::OK, headers, age: Duration::from_secs(3), immutable: false };
+    Entry { key: key(), meta: Arc::new(meta), body, length, partial: None }
 }
 
 fn simple() -> Stored {

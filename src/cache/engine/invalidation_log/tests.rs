@@ -1,19 +1,16 @@
 use super::*;
 use crate::base::clock::Timestamp;
 use crate::cache::http::deadlines::Deadlines;
-use crate::cache::http::stored_head::LogPosition;
+use crate::cache::http::record_meta::LogPosition;
 
 fn record(number: u64, node: u64, invalidation: Option<&str>) -> LogRecord {
     let invalidation = invalidation.map(|tag| Invalidation::new(InvalidationScope::Tag(tag.into()), false));
     LogRecord { number, id: LogRecordId { node, count: number }, invalidation }
 }
 
-fn meta(fleet: u64, tag: &str) -> StoredHead {
+fn meta(fleet: u64, tag: &str) -> RecordMeta {
     let never = Timestamp::MAX;
-    StoredHead {
-        status: http::StatusCode::OK,
-        headers: http::HeaderMap::new(),
-        age: std::time::Duration::ZERO,
+    RecordMeta {
         stored_at: Timestamp::ZERO,
         requested_at: Timestamp::ZERO,
         deadlines: Deadlines {
@@ -26,7 +23,6 @@ fn meta(fleet: u64, tag: &str) -> StoredHead {
             retain_until: never,
         },
         strict: false,
-        immutable: false,
         tags: [Box::from(tag)].into(),
         took: std::time::Duration::ZERO,
         began: LogPosition { local: 0, fleet },

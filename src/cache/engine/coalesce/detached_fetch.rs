@@ -7,28 +7,28 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::fetch::{CacheResult, FetchJob, fetch};
-use super::origin::Origin;
-use super::shared::CacheShared;
+use super::background_slots::BackgroundSlots;
 use crate::base::detached_context::carry;
 use crate::base::maybe_ready::BoxFuture;
-use crate::cache::engine::coalesce::Leader;
-use crate::cache::http::reason::Reason;
 
 /// Awaits a leader's fetch. One that does not complete at once continues in a detached task, so that a client that leaves
-/// does not cancel it. Panics of the inner service propagate to the caller.
-pub(super) async fn lead<T: Send + 'static>(mut fetched: BoxFuture<T>, core: Arc<CacheShared>) -> T {
+/// does not cancel it; without a client it may take as long as `idle`. Panics of the fetch propagate to the caller.
+pub(crate) async fn lead<T: Send + 'static>(
+    mut fetched: BoxFuture<T>,
+    slots: Arc<BackgroundSlots>,
+    idle: Duration,
+) -> T {
     if let Some(response) = poll_immediate(&mut fetched).await {
         return response;
     }
     let task = tokio::spawn(carry(fetched));
-    match (DetachedFetch { task: Some(task), core }).await {
+    match (DetachedFetch { task: Some(task), slots, idle }).await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -38,24 +38,16 @@ pub(super) async fn lead<T: Send + 'static>(mut fetched: BoxFuture<T>, core: Arc
     }
 }
 
-/// Fetches; the rest of the body is read in a detached task.
-pub(super) fn fetch_and_detach<O: Origin<B>, B: Send + 'static>(
-    job: FetchJob<O, B>,
-    leader: Option<Leader>,
-    reason: Option<Reason>,
-) -> BoxFuture<CacheResult<O::Body, O::Error>> {
-    Box::pin(fetch(job, leader, reason).map(|(response, fetch_rest)| {
-        if let Some(fetch_rest) = fetch_rest {
-            detach(fetch_rest);
-        }
-        response
-    }))
+/// Runs work in a detached task that belongs to the current request.
+pub(crate) fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(carry(work));
 }
 
 /// A fetch that may outlive its client, within the bound on background slots.
 struct DetachedFetch<T: Send + 'static> {
     task: Option<JoinHandle<T>>,
-    core: Arc<CacheShared>,
+    slots: Arc<BackgroundSlots>,
+    idle: Duration,
 }
 
 impl<T: Send + 'static> Future for DetachedFetch<T> {
@@ -72,9 +64,9 @@ impl<T: Send + 'static> Future for DetachedFetch<T> {
 impl<T: Send + 'static> Drop for DetachedFetch<T> {
     fn drop(&mut self) {
         let Some(mut task) = self.task.take() else { return };
-        match (self.core.detached_fetches.try_acquire(), Handle::try_current()) {
+        match (self.slots.try_acquire(), Handle::try_current()) {
             (Some(slot), Ok(runtime)) => {
-                let idle = self.core.settings.idle;
+                let idle = self.idle;
                 runtime.spawn(async move {
                     if tokio::time::timeout(idle, &mut task).await.is_err() {
                         task.abort();
@@ -85,8 +77,4 @@ impl<T: Send + 'static> Drop for DetachedFetch<T> {
             _ => task.abort(),
         }
     }
-}
-
-pub(super) fn detach(work: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(carry(work));
 }

@@ -1,0 +1,33 @@
+//! What a gate reads and sets, since its layers share it.
+
+use super::RateLimitBuilder;
+use crate::base::clock::Clock;
+use crate::identity::SharedExtractor;
+use crate::limit::policy::limit::Subject;
+
+impl RateLimitBuilder {
+    /// Returns the configured extractor, and those of limits that have their own.
+    pub(crate) fn extractors(&self) -> (Option<SharedExtractor>, Vec<SharedExtractor>) {
+        let own = self.limits.iter().filter_map(|limit| match &limit.subject {
+            Subject::Own(extractor) => Some(extractor.clone()),
+            _ => None,
+        });
+        (self.identify.clone(), own.collect())
+    }
+
+    /// Returns the declared routes.
+    pub(crate) fn declared_routes(&self) -> &[Box<str>] {
+        &self.routes
+    }
+
+    /// Returns the clock.
+    pub(crate) const fn own_clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Replaces the declared routes.
+    pub(crate) fn declare(mut self, routes: Vec<Box<str>>) -> Self {
+        self.routes = routes;
+        self
+    }
+}
