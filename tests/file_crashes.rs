@@ -22,7 +22,7 @@ const FIRST: &str = "TOLLGATE_TEST_FIRST";
 /// Number of processes that are killed.
 const KILLS: u64 = 200;
 /// What was put this long before a kill is there: it is written after milliseconds, on a busy machine later.
-const WRITTEN_AFTER: Duration = Duration::from_secs(1);
+const WRITTEN_AFTER: Duration = Duration::from_secs(2);
 /// What was put this long before a loss of power is there: syncs are a second apart, and may take their time.
 const SYNCED_AFTER: Duration = Duration::from_secs(4);
 
@@ -84,11 +84,16 @@ async fn nothing_is_wrong_after_a_process_was_killed() {
     let (directory, mut model, mut random) = (TestDirectory::new(), CrashModel::default(), Random(7));
     for round in 0..KILLS {
         // Most are killed early, also while they open the directory; some after what they put was synced.
-        let span = if round % 50 == 49 { 2_500 } else { 5 + random.below(90) };
+        let span = if round % 50 == 49 { 3_500 } else { 5 + random.below(90) };
         write_and_kill(directory.path(), &mut model, Duration::from_millis(span));
         // Not each time: a process also opens what the one before it left.
         if round % 3 == 0 || span > 1_000 {
-            model.verify(&directory.open()).await.unwrap_or_else(|wrong| panic!("after kill {round}: {wrong}"));
+            directory.released().await;
+            let bytes = directory.open();
+            assert!(bytes.has_lock(), "after kill {round}: the lock is held");
+            model.verify(&bytes).await.unwrap_or_else(|wrong| panic!("after kill {round}: {wrong}"));
+            drop(bytes);
+            directory.released().await;
         }
     }
     assert!(model.next() > KILLS * 5, "only {} operations", model.next());
