@@ -181,6 +181,23 @@ async fn it_is_refreshed_once_behind_its_callers_backs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_that_never_returns_is_given_up() {
+    let world = World::new(|space| space.ttl(seconds(10)).stale_while_revalidate(seconds(3_600)));
+    let value = world.load("a").await.expect("loaded");
+    world.clock.advance(seconds(11));
+    let hangs = || std::future::pending::<Result<u64, Fault>>();
+    assert_eq!(world.cached.get_or_load("a", hangs).await.expect("stale"), value);
+    tokio::task::yield_now().await;
+    assert_eq!(world.stats().fetches_in_flight, 1);
+    sleep(seconds(301)).await;
+    assert_eq!(world.stats().fetches_in_flight, 0, "nobody waits for it");
+    world.clock.advance(seconds(2));
+    assert_eq!(world.load("a").await.expect("stale"), value);
+    sleep(millis(1)).await;
+    assert_eq!(*world.load("a").await.expect("refreshed"), 2, "the next refresh is not held up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_is_refreshed_ahead_of_its_end() {
     let world = Arc::new(World::new(|space| space.ttl(seconds(100)).refresh_ahead(0.9)));
     world.load("a").await.expect("loaded");

@@ -6,7 +6,7 @@
 //! invalidated meanwhile: see [`coalesce`](crate::cache::engine::coalesce).
 //!
 //! With a hard timeout, a load that takes longer than that and than the wait of its followers is dropped: it may never
-//! return. One that no caller waits for any more is dropped after five minutes.
+//! return. One that no caller waits for any more is dropped after five minutes, and so is a refresh.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -148,11 +148,12 @@ where
         }
         let Role::Lead(leader) = namespace.join(&key) else { return };
         let (lease, publish) = (namespace.settings.lease, LoadProgress::of as fn(Stored) -> _);
+        let longest = namespace.settings.load_timeout().unwrap_or(LONGEST_DETACHED);
         namespace.engine.clone().refresh(
             Refresh { key: key.clone(), old: Stored::Value(old), leader, lease, publish },
             move |leader| async move {
                 // A failure has no caller: it is counted, and the old value remains in use.
-                load_and_store(&cached, &key, load, Some(&leader)).await.is_ok()
+                load_and_store(&cached, &key, load, Some(&leader), Some(longest)).await.is_ok()
             },
         );
     }
@@ -300,7 +301,8 @@ where
         true => namespace.engine.bounds.refetch(namespace.settings.wait).await,
         false => None,
     };
-    let loaded = AssertUnwindSafe(load_and_store(&cached, &key, load, leader.as_ref())).catch_unwind().await;
+    let timeout = namespace.settings.load_timeout();
+    let loaded = AssertUnwindSafe(load_and_store(&cached, &key, load, leader.as_ref(), timeout)).catch_unwind().await;
     drop(refetch);
     if let FetchPermit::Leased(lease) = permit {
         namespace.engine.release(&lease, None).await;
@@ -309,12 +311,13 @@ where
     loaded.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Loads, publishes the entry to the followers, and stores it.
+/// Loads, at most for `timeout`, publishes the entry to the followers, and stores it.
 async fn load_and_store<V, F, Fut, L, E>(
     cached: &Cached<V>,
     key: &CacheKey,
     load: F,
     leader: Option<&Leader<LoadProgress>>,
+    timeout: Option<Duration>,
 ) -> Result<Arc<V>, LoadError<E>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -326,7 +329,7 @@ where
     let namespace = &cached.namespace;
     let (requested_at, began) = (namespace.engine.clock.now(), namespace.engine.log_position());
     let mut outcome = LoadOutcome { namespace, requested_at, failed: true };
-    let loaded = match within(namespace.settings.load_timeout(), load()).await {
+    let loaded = match within(timeout, load()).await {
         Some(Ok(loaded)) => loaded.into(),
         Some(Err(error)) => {
             let error = Arc::new(error);

@@ -63,6 +63,8 @@ pub(super) struct FetchJob<O, B> {
     pub(super) forward: Forward,
     /// Whether what is stored was invalidated.
     pub(super) is_refetch: bool,
+    /// Whether this is a background refresh, whose response no client reads.
+    pub(super) is_refresh: bool,
     /// Lease that the look-up has asked for.
     pub(super) asked: Option<Arc<MissLease>>,
     /// Lease that is held.
@@ -106,6 +108,7 @@ pub(super) struct RunningFetch {
     pub(super) stale: Option<Arc<Entry>>,
     pub(super) forward: Forward,
     pub(super) is_shadow: bool,
+    pub(super) is_refresh: bool,
     pub(super) leader: Option<Leader<FetchProgress>>,
     /// Reason for fetching without sharing.
     pub(super) detail: Option<Reason>,
@@ -130,8 +133,8 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
     leader: Option<Leader<FetchProgress>>,
     detail: Option<Reason>,
 ) -> impl Future<Output = Fetched<O::Body, O::Error>> + Send {
-    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward, lease, .. } =
-        job;
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, .. } = job;
+    let (is_shadow, is_refresh, forward, lease) = (job.is_shadow, job.is_refresh, job.forward, job.lease);
     let headers = request.headers().clone();
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
@@ -148,6 +151,7 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
         stale,
         forward,
         is_shadow,
+        is_refresh,
         leader,
         detail,
         requested_at,

@@ -146,7 +146,7 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &
     if completed_meanwhile(&job).is_some_and(|newer| newer.meta.stored_at > entry.meta.stored_at) {
         return;
     }
-    job.forward = Forward::Stale;
+    (job.forward, job.is_refresh) = (Forward::Stale, true);
     // The lease lasts as long as requests wait for a fetch in this process.
     let (lease, publish) = (core.settings.wait, FetchProgress::of as fn(Stored) -> _);
     let refresh = Refresh { key: job.params.key.clone(), old: Stored::Entry(entry.clone()), leader, lease, publish };
@@ -155,6 +155,8 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &
         // A refresh without a head by the idle timeout is aborted.
         let fetched = Box::pin(fetch(*job, Some(leader), None));
         let Ok(fetched) = tokio::time::timeout(core.settings.idle, fetched).await else { return false };
+        // No client reads the response: a body that stalls is aborted by the idle timeout.
+        drop(fetched.response);
         if let Some(rest) = fetched.rest {
             rest.await;
         }

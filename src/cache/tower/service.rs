@@ -211,6 +211,7 @@ impl<S: Clone, W> Cache<S, W> {
             is_shadow: false,
             forward: Forward::UriMiss,
             is_refetch: false,
+            is_refresh: false,
             asked: None,
             lease: None,
         }

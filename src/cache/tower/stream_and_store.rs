@@ -14,6 +14,7 @@ use super::{partial, respond};
 use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
 use crate::cache::engine::body_pump::{BodyBounds, BodyPump, BodyPumpStep};
+use crate::cache::engine::coalesce::background_slots::BackgroundSlots;
 use crate::cache::engine::coalesce::table::Leader;
 use crate::cache::engine::record::{self, Language};
 use crate::cache::engine::tee::Tee;
@@ -68,7 +69,9 @@ impl RunningFetch {
         let settings = &self.core.settings;
         let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
-        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.bounds.detached.clone());
+        // A refresh has taken its slot already.
+        let slots = if self.is_refresh { BackgroundSlots::new(1) } else { self.core.bounds.detached.clone() };
+        let pump = BodyPump::new(tee.clone(), body, bounds, slots);
         let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee.clone(), leader));
         // A body that is available at once is stored before its head is sent, which saves a task.
         let is_pending = rest.as_mut().poll(cx).is_pending();
