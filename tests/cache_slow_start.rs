@@ -120,6 +120,32 @@ async fn ten_thousand_waiters_of_a_stalled_leader_do_not_fall_on_the_service_at_
     assert_eq!(gauge.most(), 8);
 }
 
+/// One who fetches for long keeps the slow start of a former failure in use, which admits everyone by then.
+#[tokio::test(start_paused = true)]
+async fn followers_of_a_later_failure_start_as_slowly() {
+    let gauge = Gauge::default();
+    let counted = gauge.clone();
+    let world = World::new(move |_| {
+        let gauge = counted.clone();
+        async move {
+            let _entered = gauge.enter();
+            sleep(millis(20_000)).await;
+            Ok(reply(&[("cache-control", "no-store")], "its own"))
+        }
+    });
+    let first = herd(&world, "/a", 20);
+    sleep(millis(14_000)).await;
+    assert_eq!(gauge.now(), 20, "all but the first fetch by themselves since 3 s");
+    let later = herd(&world, "/a", 1_000);
+    for (after, most) in [(3_050, 1 + 8), (200, 1 + 8), (250, 1 + 16)] {
+        sleep(millis(after)).await;
+        assert_eq!(gauge.now(), 20 + most, "{after} ms later");
+    }
+    for client in first.into_iter().chain(later) {
+        assert_eq!(client.await.expect("no panic").expect("an answer").body, "its own");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_that_took_too_long_is_not_shared_for_ten_seconds() {
     let world = World::with(
@@ -202,6 +228,27 @@ async fn what_was_purged_is_fetched_by_sixty_four_at_a_time() {
     world.layer.invalidate().tag("all").await.expect("here");
     fill(world.clone()).await;
     assert_eq!(gauge.most(), 64);
+}
+
+/// The leaders waited for their turn as long as their followers for them: each key was then fetched nine times, all at once.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_what_was_purged_share_the_fetch_when_its_turn_comes_late() {
+    const KEYS: usize = 3_000;
+    let world = World::new(move |_| async move {
+        sleep(millis(100)).await;
+        Ok(reply(&[("cache-control", "max-age=3600")], "value"))
+    });
+    let ask = |copies: usize| {
+        let ask = |n| tokio::spawn(world.clone().get_owned(format!("/{}", n % KEYS)));
+        (0..KEYS * copies).map(ask).collect::<Vec<_>>()
+    };
+    futures_util::future::join_all(ask(1)).await;
+    assert_eq!(world.calls(), KEYS);
+    world.layer.invalidate().all().await.expect("here");
+    let began = Instant::now();
+    futures_util::future::join_all(ask(4)).await;
+    assert_eq!(world.calls(), 2 * KEYS, "each is fetched once");
+    assert!(began.elapsed() < millis(3_000 + 200), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

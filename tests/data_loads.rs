@@ -320,6 +320,23 @@ async fn what_was_put_is_not_undone_by_a_load_under_way() {
     assert_eq!(world.cached.get("a").await.as_deref(), Some(&77));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_put_is_not_undone_by_a_load_that_nobody_shares() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).wait(seconds(3))));
+    let stuck = world.clone();
+    let hangs = || std::future::pending::<Result<u64, Fault>>();
+    let first = tokio::spawn(async move { stuck.cached.get_or_load("a", hangs).await.map(drop) });
+    tokio::task::yield_now().await;
+    let alone = [ask(&world, "a", millis(100)), ask(&world, "a", millis(150))];
+    sleep(millis(3_010)).await;
+    world.cached.put("a", 77_u64).await.expect("kept");
+    for one in alone {
+        assert!(*one.await.expect("no panic").expect("loaded") < 3, "both have waited in vain, and load by themselves");
+    }
+    assert_eq!(world.cached.get("a").await.as_deref(), Some(&77));
+    first.abort();
+}
+
 /// A store that takes ten milliseconds to find anything.
 struct Slow(MemoryCache);
 
