@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tollgate::cache::{Cached, DataCache, Rule, Rules};
 use tollgate::{Clock, ManualClock};
-use world::{Asked, Fault, Got, Reply, World, reply};
+use world::{Asked, Fault, Got, Reply, World, fed, reply};
 
 const fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -177,8 +177,16 @@ async fn a_key_that_took_too_long_is_not_shared_for_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_pauses_for_a_second_and_then_twice_as_long_up_to_thirty() {
     let fields = "max-age=1, stale-while-revalidate=86400, stale-if-error=86400";
-    let failures: [fn() -> Result<Reply, Fault>; 2] =
-        [|| Err(Fault("down")), || Ok(reply(&[(":status", "500")], "down"))];
+    let failures: [fn() -> Result<Reply, Fault>; 4] = [
+        || Err(Fault("down")),
+        || Ok(reply(&[(":status", "500")], "down")),
+        || Ok(reply(&[("cache-control", "max-age=1"), ("content-length", "1000")], "cut short")),
+        || {
+            let (feed, body) = fed();
+            feed.send(Err(Fault("broken"))).expect("a reader");
+            Ok(reply(&[("cache-control", "max-age=1")], "").map(|_| body))
+        },
+    ];
     for failure in failures {
         let world = World::new(move |asked: Asked| async move {
             if (1..10).contains(&asked.call) { failure() } else { Ok(reply(&[("cache-control", fields)], "value")) }

@@ -211,7 +211,7 @@ impl<S: Clone, W> Cache<S, W> {
             is_shadow: false,
             forward: Forward::UriMiss,
             is_refetch: false,
-            is_refresh: false,
+            refresh: None,
             asked: None,
             lease: None,
         }

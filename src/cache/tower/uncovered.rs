@@ -82,7 +82,7 @@ impl UncoveredFetch {
                 stale: None,
                 forward: Forward::UriMiss,
                 is_shadow: false,
-                is_refresh: false,
+                refresh: None,
                 leader: None,
                 detail: None,
                 requested_at: now,
