@@ -134,6 +134,37 @@ async fn a_refresh_that_hangs_is_given_up() {
     assert_eq!(world.get("/a").await.body, "2", "the next refresh is not held up");
 }
 
+/// The refresh kept its own response unread: its body seemed to have a client for ever.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_whose_body_stalls_is_given_up() {
+    for fields in [&[THOUSAND][..], &[]] {
+        let (feed, body) = fed();
+        let body = Mutex::new(Some(body));
+        let world = World::new(move |asked: Asked| {
+            let stalls = if asked.call == 1 { body.lock().expect("not poisoned").take() } else { None };
+            async move {
+                let refreshed = [&[("cache-control", "max-age=1, stale-while-revalidate=600")], fields].concat();
+                let Some(body) = stalls else { return Ok(reply(&refreshed[..1], asked.call.to_string())) };
+                let mut response = reply(&refreshed, "");
+                *response.body_mut() = body;
+                Ok(response)
+            }
+        });
+        world.get("/a").await;
+        feed.send(data("the beginning")).expect("a reader");
+        world.advance(2);
+        assert_eq!(world.get("/a").await.body, "0");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.stats().background_fetches, 1, "the refresh is under way, and counted once");
+        sleep(Duration::from_secs(32)).await;
+        assert!(world.is_quiet().await, "{:?}", world.stats());
+        world.advance(2);
+        assert_eq!(world.get("/a").await.body, "0");
+        tokio::task::yield_now().await;
+        assert_eq!(world.get("/a").await.body, "2", "the next refresh is not held up");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_reads_its_own_slow_body_to_the_end_however_long_it_pauses() {
     for fields in [&[HOUR, ("content-length", "6")][..], &[HOUR]] {

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tollgate::cache::{Cached, DataCache, Rule, Rules};
 use tollgate::{Clock, ManualClock};
-use world::{Asked, Fault, Got, Reply, World, reply};
+use world::{Asked, Fault, Got, Reply, World, fed, reply};
 
 const fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -120,6 +120,32 @@ async fn ten_thousand_waiters_of_a_stalled_leader_do_not_fall_on_the_service_at_
     assert_eq!(gauge.most(), 8);
 }
 
+/// One who fetches for long keeps the slow start of a former failure in use, which admits everyone by then.
+#[tokio::test(start_paused = true)]
+async fn followers_of_a_later_failure_start_as_slowly() {
+    let gauge = Gauge::default();
+    let counted = gauge.clone();
+    let world = World::new(move |_| {
+        let gauge = counted.clone();
+        async move {
+            let _entered = gauge.enter();
+            sleep(millis(20_000)).await;
+            Ok(reply(&[("cache-control", "no-store")], "its own"))
+        }
+    });
+    let first = herd(&world, "/a", 20);
+    sleep(millis(14_000)).await;
+    assert_eq!(gauge.now(), 20, "all but the first fetch by themselves since 3 s");
+    let later = herd(&world, "/a", 1_000);
+    for (after, most) in [(3_050, 1 + 8), (200, 1 + 8), (250, 1 + 16)] {
+        sleep(millis(after)).await;
+        assert_eq!(gauge.now(), 20 + most, "{after} ms later");
+    }
+    for client in first.into_iter().chain(later) {
+        assert_eq!(client.await.expect("no panic").expect("an answer").body, "its own");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_that_took_too_long_is_not_shared_for_ten_seconds() {
     let world = World::with(
@@ -151,8 +177,16 @@ async fn a_key_that_took_too_long_is_not_shared_for_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_pauses_for_a_second_and_then_twice_as_long_up_to_thirty() {
     let fields = "max-age=1, stale-while-revalidate=86400, stale-if-error=86400";
-    let failures: [fn() -> Result<Reply, Fault>; 2] =
-        [|| Err(Fault("down")), || Ok(reply(&[(":status", "500")], "down"))];
+    let failures: [fn() -> Result<Reply, Fault>; 4] = [
+        || Err(Fault("down")),
+        || Ok(reply(&[(":status", "500")], "down")),
+        || Ok(reply(&[("cache-control", "max-age=1"), ("content-length", "1000")], "cut short")),
+        || {
+            let (feed, body) = fed();
+            feed.send(Err(Fault("broken"))).expect("a reader");
+            Ok(reply(&[("cache-control", "max-age=1")], "").map(|_| body))
+        },
+    ];
     for failure in failures {
         let world = World::new(move |asked: Asked| async move {
             if (1..10).contains(&asked.call) { failure() } else { Ok(reply(&[("cache-control", fields)], "value")) }
@@ -202,6 +236,27 @@ async fn what_was_purged_is_fetched_by_sixty_four_at_a_time() {
     world.layer.invalidate().tag("all").await.expect("here");
     fill(world.clone()).await;
     assert_eq!(gauge.most(), 64);
+}
+
+/// The leaders waited for their turn as long as their followers for them: each key was then fetched nine times, all at once.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_what_was_purged_share_the_fetch_when_its_turn_comes_late() {
+    const KEYS: usize = 3_000;
+    let world = World::new(move |_| async move {
+        sleep(millis(100)).await;
+        Ok(reply(&[("cache-control", "max-age=3600")], "value"))
+    });
+    let ask = |copies: usize| {
+        let ask = |n| tokio::spawn(world.clone().get_owned(format!("/{}", n % KEYS)));
+        (0..KEYS * copies).map(ask).collect::<Vec<_>>()
+    };
+    futures_util::future::join_all(ask(1)).await;
+    assert_eq!(world.calls(), KEYS);
+    world.layer.invalidate().all().await.expect("here");
+    let began = Instant::now();
+    futures_util::future::join_all(ask(4)).await;
+    assert_eq!(world.calls(), 2 * KEYS, "each is fetched once");
+    assert!(began.elapsed() < millis(3_000 + 200), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

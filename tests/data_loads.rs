@@ -181,6 +181,23 @@ async fn it_is_refreshed_once_behind_its_callers_backs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_that_never_returns_is_given_up() {
+    let world = World::new(|space| space.ttl(seconds(10)).stale_while_revalidate(seconds(3_600)));
+    let value = world.load("a").await.expect("loaded");
+    world.clock.advance(seconds(11));
+    let hangs = || std::future::pending::<Result<u64, Fault>>();
+    assert_eq!(world.cached.get_or_load("a", hangs).await.expect("stale"), value);
+    tokio::task::yield_now().await;
+    assert_eq!(world.stats().fetches_in_flight, 1);
+    sleep(seconds(301)).await;
+    assert_eq!(world.stats().fetches_in_flight, 0, "nobody waits for it");
+    world.clock.advance(seconds(2));
+    assert_eq!(world.load("a").await.expect("stale"), value);
+    sleep(millis(1)).await;
+    assert_eq!(*world.load("a").await.expect("refreshed"), 2, "the next refresh is not held up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_is_refreshed_ahead_of_its_end() {
     let world = Arc::new(World::new(|space| space.ttl(seconds(100)).refresh_ahead(0.9)));
     world.load("a").await.expect("loaded");
@@ -301,6 +318,23 @@ async fn what_was_put_is_not_undone_by_a_load_under_way() {
     world.cached.put("a", 77_u64).await.expect("kept");
     assert_eq!(*slow.await.expect("no panic").expect("loaded"), 1);
     assert_eq!(world.cached.get("a").await.as_deref(), Some(&77));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_is_not_undone_by_a_load_that_nobody_shares() {
+    let world = Arc::new(World::new(|space| space.ttl(seconds(60)).wait(seconds(3))));
+    let stuck = world.clone();
+    let hangs = || std::future::pending::<Result<u64, Fault>>();
+    let first = tokio::spawn(async move { stuck.cached.get_or_load("a", hangs).await.map(drop) });
+    tokio::task::yield_now().await;
+    let alone = [ask(&world, "a", millis(100)), ask(&world, "a", millis(150))];
+    sleep(millis(3_010)).await;
+    world.cached.put("a", 77_u64).await.expect("kept");
+    for one in alone {
+        assert!(*one.await.expect("no panic").expect("loaded") < 3, "both have waited in vain, and load by themselves");
+    }
+    assert_eq!(world.cached.get("a").await.as_deref(), Some(&77));
+    first.abort();
 }
 
 /// A store that takes ten milliseconds to find anything.

@@ -6,7 +6,7 @@
 //! invalidated meanwhile: see [`coalesce`](crate::cache::engine::coalesce).
 //!
 //! With a hard timeout, a load that takes longer than that and than the wait of its followers is dropped: it may never
-//! return. One that no caller waits for any more is dropped after five minutes.
+//! return. One that no caller waits for any more is dropped after five minutes, and so is a refresh.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -26,7 +26,8 @@ use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::coalesce::caller::{self, NotShared};
 use crate::cache::engine::coalesce::deadlines::{FetchDeadlines, PassedDeadline};
 use crate::cache::engine::coalesce::detached_fetch;
-use crate::cache::engine::coalesce::table::{Leader, Role};
+use crate::cache::engine::coalesce::table::{Leader, Role, Unshared};
+use crate::cache::engine::fetch_bounds::refetch_deadline;
 use crate::cache::engine::fetch_permit::FetchPermit;
 use crate::cache::engine::record::Stored;
 use crate::cache::engine::refresh::Refresh;
@@ -46,6 +47,29 @@ struct Caller<V, F> {
     /// Whether the value was invalidated.
     is_refetch: bool,
     load: F,
+}
+
+/// Role of a load among those of its key.
+enum LoadRole {
+    /// Has followers, or may have.
+    Lead(Leader<LoadProgress>),
+    Alone(Unshared<LoadProgress>),
+}
+
+impl LoadRole {
+    fn publish(&self, progress: LoadProgress) {
+        if let Self::Lead(leader) = self {
+            leader.publish(progress);
+        }
+    }
+
+    /// Whether no newer value was put since the load began.
+    fn is_current(&self) -> bool {
+        match self {
+            Self::Lead(leader) => leader.is_current(),
+            Self::Alone(unshared) => unshared.is_current(),
+        }
+    }
 }
 
 /// Serves the look-up result, or loads.
@@ -121,7 +145,9 @@ where
         let caller = Caller { cached: cached.clone(), key: key.clone(), stale, is_refetch, load: () };
         let namespace = caller.cached.namespace.clone();
         let idle = namespace.settings.load_timeout().unwrap_or(LONGEST_DETACHED);
-        let fetched = Box::pin(run(cached, key, load, leader, is_refetch));
+        let alone = || LoadRole::Alone(namespace.fetches.unshared(&key));
+        let role = leader.map_or_else(alone, LoadRole::Lead);
+        let fetched = Box::pin(run(cached, key, load, role, is_refetch));
         let loading = detached_fetch::lead(fetched, namespace.engine.bounds.detached.clone(), idle);
         // Before the load has failed, a passed deadline is not its error.
         let late = |passed| match passed {
@@ -148,11 +174,12 @@ where
         }
         let Role::Lead(leader) = namespace.join(&key) else { return };
         let (lease, publish) = (namespace.settings.lease, LoadProgress::of as fn(Stored) -> _);
+        let longest = namespace.settings.load_timeout().unwrap_or(LONGEST_DETACHED);
         namespace.engine.clone().refresh(
             Refresh { key: key.clone(), old: Stored::Value(old), leader, lease, publish },
             move |leader| async move {
                 // A failure has no caller: it is counted, and the old value remains in use.
-                load_and_store(&cached, &key, load, Some(&leader)).await.is_ok()
+                load_and_store(&cached, &key, load, &LoadRole::Lead(leader), Some(longest)).await.is_ok()
             },
         );
     }
@@ -273,7 +300,7 @@ async fn run<V, F, Fut, L, E>(
     cached: Cached<V>,
     key: CacheKey,
     load: F,
-    leader: Option<Leader<LoadProgress>>,
+    role: LoadRole,
     is_refetch: bool,
 ) -> Result<Arc<V>, LoadError<E>>
 where
@@ -284,37 +311,38 @@ where
     E: Send + Sync + 'static,
 {
     let namespace = &cached.namespace;
-    let permit = match &leader {
-        Some(_) => namespace.acquire_permit(&key).await,
-        None => FetchPermit::Free,
+    let queue_until = refetch_deadline(namespace.settings.wait);
+    let permit = match &role {
+        LoadRole::Lead(_) => namespace.acquire_permit(&key).await,
+        LoadRole::Alone(_) => FetchPermit::Free,
     };
     if let FetchPermit::Stored(Stored::Value(entry)) = &permit
         && let Some(value) = cached.value(entry)
     {
-        if let Some(leader) = &leader {
-            leader.publish(LoadProgress::Loaded(entry.clone()));
-        }
+        role.publish(LoadProgress::Loaded(entry.clone()));
         return Ok(value);
     }
     let refetch = match is_refetch {
-        true => namespace.engine.bounds.refetch(namespace.settings.wait).await,
+        true => namespace.engine.bounds.refetch(queue_until).await,
         false => None,
     };
-    let loaded = AssertUnwindSafe(load_and_store(&cached, &key, load, leader.as_ref())).catch_unwind().await;
+    let timeout = namespace.settings.load_timeout();
+    let loaded = AssertUnwindSafe(load_and_store(&cached, &key, load, &role, timeout)).catch_unwind().await;
     drop(refetch);
     if let FetchPermit::Leased(lease) = permit {
         namespace.engine.release(&lease, None).await;
     }
-    drop(leader);
+    drop(role);
     loaded.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Loads, publishes the entry to the followers, and stores it.
+/// Loads, at most for `timeout`, publishes the entry to the followers, and stores it.
 async fn load_and_store<V, F, Fut, L, E>(
     cached: &Cached<V>,
     key: &CacheKey,
     load: F,
-    leader: Option<&Leader<LoadProgress>>,
+    role: &LoadRole,
+    timeout: Option<Duration>,
 ) -> Result<Arc<V>, LoadError<E>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -326,13 +354,11 @@ where
     let namespace = &cached.namespace;
     let (requested_at, began) = (namespace.engine.clock.now(), namespace.engine.log_position());
     let mut outcome = LoadOutcome { namespace, requested_at, failed: true };
-    let loaded = match within(namespace.settings.load_timeout(), load()).await {
+    let loaded = match within(timeout, load()).await {
         Some(Ok(loaded)) => loaded.into(),
         Some(Err(error)) => {
             let error = Arc::new(error);
-            if let Some(leader) = leader {
-                leader.publish(LoadProgress::Failed(error.clone()));
-            }
+            role.publish(LoadProgress::Failed(error.clone()));
             return Err(LoadError::Failed(error));
         }
         None => return Err(LoadError::TimedOut),
@@ -340,14 +366,12 @@ where
     outcome.failed = false;
     drop(outcome);
     let (value, entry) = cached.new_entry(key, loaded, requested_at, began);
-    let current = leader.is_none_or(Leader::is_current);
-    if let Some(leader) = leader {
-        leader.publish(LoadProgress::Loaded(entry.clone()));
-    }
+    let current = role.is_current();
+    role.publish(LoadProgress::Loaded(entry.clone()));
     // A newer value was put or the key invalidated if this load is no longer current.
     if current {
         namespace.store_loaded(&entry).await;
-        if !leader.is_none_or(Leader::is_current) {
+        if !role.is_current() {
             // Invalidated or replaced while storing: remove the entry rather than keep a possibly older one.
             namespace.remove(key).await;
         }

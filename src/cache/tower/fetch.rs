@@ -10,6 +10,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -46,6 +47,9 @@ pub(super) type CacheResult<B, E> = Result<Response<Body<B>>, E>;
 /// Remaining work after the head was sent: reading the body and storing it.
 pub(super) type BodyTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Whether the body of a background refresh was not stored.
+pub(super) type RefreshFailed = Arc<AtomicBool>;
+
 /// A request that missed the store.
 pub(super) struct FetchJob<O, B> {
     pub(super) core: Arc<CacheShared>,
@@ -63,6 +67,8 @@ pub(super) struct FetchJob<O, B> {
     pub(super) forward: Forward,
     /// Whether what is stored was invalidated.
     pub(super) is_refetch: bool,
+    /// Set for a background refresh, whose response no client reads.
+    pub(super) refresh: Option<RefreshFailed>,
     /// Lease that the look-up has asked for.
     pub(super) asked: Option<Arc<MissLease>>,
     /// Lease that is held.
@@ -106,6 +112,7 @@ pub(super) struct RunningFetch {
     pub(super) stale: Option<Arc<Entry>>,
     pub(super) forward: Forward,
     pub(super) is_shadow: bool,
+    pub(super) refresh: Option<RefreshFailed>,
     pub(super) leader: Option<Leader<FetchProgress>>,
     /// Reason for fetching without sharing.
     pub(super) detail: Option<Reason>,
@@ -130,8 +137,8 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
     leader: Option<Leader<FetchProgress>>,
     detail: Option<Reason>,
 ) -> impl Future<Output = Fetched<O::Body, O::Error>> + Send {
-    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, is_shadow, forward, lease, .. } =
-        job;
+    let FetchJob { core, origin, mut request, params, stale, beginning, unchanged, .. } = job;
+    let (is_shadow, refresh, forward, lease) = (job.is_shadow, job.refresh, job.forward, job.lease);
     let headers = request.headers().clone();
     let client_headers = unchanged || (stale.is_none() && detail == Some(Reason::HitForMiss));
     let question = match client_headers {
@@ -149,6 +156,7 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
         stale,
         forward,
         is_shadow,
+        refresh,
         leader,
         detail,
         requested_at,

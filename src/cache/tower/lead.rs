@@ -17,6 +17,7 @@ use super::shared::{CacheRequest, CacheShared};
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::engine::coalesce::detached_fetch::detach;
 use crate::cache::engine::coalesce::table::{Leader, Role};
+use crate::cache::engine::fetch_bounds::refetch_deadline;
 use crate::cache::engine::fetch_permit::{FetchPermit, HeldLease, MissLease};
 use crate::cache::engine::record::Stored;
 use crate::cache::http::key::CacheKey;
@@ -52,6 +53,7 @@ fn fetch_with_permit<O: Origin<B>, B: Send + 'static>(
     asked: Option<Arc<MissLease>>,
 ) -> BoxFuture<CacheResult<O::Body, O::Error>> {
     Box::pin(async move {
+        let queue_until = refetch_deadline(job.core.settings.wait);
         let permit = match asked {
             Some(asked) => acquire_permit(&job.core, &job.params, &asked).await,
             None => FetchPermit::Free,
@@ -78,7 +80,7 @@ fn fetch_with_permit<O: Origin<B>, B: Send + 'static>(
         }
         // Released when the head is there.
         let _refetch = match job.is_refetch {
-            true => job.core.bounds.refetch(job.core.settings.wait).await,
+            true => job.core.bounds.refetch(queue_until).await,
             false => None,
         };
         detach_rest(fetch(job, Some(leader), None).await)

@@ -1,10 +1,11 @@
 //! Serving after a look-up: lead a fetch, wait for one, or fetch without sharing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::completion::Beginning;
 use super::empty_body::empty_body;
-use super::fetch::{CacheResult, FetchJob, fetch};
+use super::fetch::{CacheResult, FetchJob, RefreshFailed, fetch};
 use super::fetch_progress::FetchProgress;
 use super::follow::FollowingRequest;
 use super::lead::{fetch_without_sharing, join_or_lead, lead_unless_completed};
@@ -146,7 +147,8 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &
     if completed_meanwhile(&job).is_some_and(|newer| newer.meta.stored_at > entry.meta.stored_at) {
         return;
     }
-    job.forward = Forward::Stale;
+    let refresh_failed = RefreshFailed::default();
+    (job.forward, job.refresh) = (Forward::Stale, Some(refresh_failed.clone()));
     // The lease lasts as long as requests wait for a fetch in this process.
     let (lease, publish) = (core.settings.wait, FetchProgress::of as fn(Stored) -> _);
     let refresh = Refresh { key: job.params.key.clone(), old: Stored::Entry(entry.clone()), leader, lease, publish };
@@ -155,10 +157,12 @@ fn refresh<O: Origin<B>, B: Send + 'static>(mut job: Box<FetchJob<O, B>>, key: &
         // A refresh without a head by the idle timeout is aborted.
         let fetched = Box::pin(fetch(*job, Some(leader), None));
         let Ok(fetched) = tokio::time::timeout(core.settings.idle, fetched).await else { return false };
+        // No client reads the response: a body that stalls is aborted by the idle timeout.
+        drop(fetched.response);
         if let Some(rest) = fetched.rest {
             rest.await;
         }
-        !fetched.failed
+        !fetched.failed && !refresh_failed.load(Ordering::Relaxed)
     });
 }
 

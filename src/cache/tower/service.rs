@@ -212,6 +212,7 @@ impl<S: Clone, W> Cache<S, W> {
             is_shadow: false,
             forward: Forward::UriMiss,
             is_refetch: false,
+            refresh: None,
             asked: None,
             lease: None,
         }

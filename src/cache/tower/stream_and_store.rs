@@ -1,19 +1,21 @@
 //! Streaming and storing: sends the head at once, the body to all readers as it arrives, then stores it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
-use super::fetch::{BodyTask, RunningFetch};
+use super::fetch::{BodyTask, RefreshFailed, RunningFetch};
 use super::fetch_progress::{FetchProgress, StreamingResponse};
 use super::store_response::{self, StoreTask};
 use super::{partial, respond};
 use crate::base::body::{Body, BodyError};
 use crate::base::error::BoxError;
 use crate::cache::engine::body_pump::{BodyBounds, BodyPump, BodyPumpStep};
+use crate::cache::engine::coalesce::background_slots::BackgroundSlots;
 use crate::cache::engine::coalesce::table::Leader;
 use crate::cache::engine::record::{self, Language};
 use crate::cache::engine::tee::Tee;
@@ -68,8 +70,13 @@ impl RunningFetch {
         let settings = &self.core.settings;
         let bounds = BodyBounds { entry: settings.max_entry, idle: settings.idle };
         let body = Box::pin(body.map_err(BodyError::into_inner));
-        let pump = BodyPump::new(tee.clone(), body, bounds, self.core.bounds.detached.clone());
-        let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee.clone(), leader));
+        // A refresh has taken its slot already.
+        let slots = match self.refresh {
+            Some(_) => BackgroundSlots::new(1),
+            None => self.core.bounds.detached.clone(),
+        };
+        let pump = BodyPump::new(tee.clone(), body, bounds, slots);
+        let mut rest: BodyTask = Box::pin(read_and_store(task, pump, tee.clone(), leader, self.refresh.take()));
         // A body that is available at once is stored before its head is sent, which saves a task.
         let is_pending = rest.as_mut().poll(cx).is_pending();
         if !self.is_shadow {
@@ -142,7 +149,13 @@ fn copy_date(headers: &mut HeaderMap, meta: &StoredHead) {
 }
 
 /// Reads the body to its end and stores it. The fetch leaves the coalescing table afterwards.
-async fn read_and_store(mut task: StoreTask, mut pump: BodyPump, tee: Arc<Tee>, leader: Option<Leader<FetchProgress>>) {
+async fn read_and_store(
+    mut task: StoreTask,
+    mut pump: BodyPump,
+    tee: Arc<Tee>,
+    leader: Option<Leader<FetchProgress>>,
+    refresh_failed: Option<RefreshFailed>,
+) {
     let core = task.core.clone();
     let read = match pump.run().await {
         BodyPumpStep::Complete => Ok(()),
@@ -164,6 +177,9 @@ async fn read_and_store(mut task: StoreTask, mut pump: BodyPump, tee: Arc<Tee>, 
         Err(reason) => Err(reason),
     };
     if let Err(reason) = to_store {
+        if let Some(refresh_failed) = refresh_failed.filter(|_| is_failure(reason)) {
+            refresh_failed.store(true, Ordering::Relaxed);
+        }
         task.route.bypass(reason);
         core.warn_of_unused_rule(&task.rule, reason);
         if reason == Reason::TooLarge {
@@ -171,4 +187,9 @@ async fn read_and_store(mut task: StoreTask, mut pump: BodyPump, tee: Arc<Tee>, 
         }
     }
     drop(leader);
+}
+
+/// Whether a body that was not stored would hardly be stored if it were fetched again at once.
+const fn is_failure(reason: Reason) -> bool {
+    !matches!(reason, Reason::Invalidated | Reason::Superseded)
 }

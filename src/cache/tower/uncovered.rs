@@ -82,6 +82,7 @@ impl UncoveredFetch {
                 stale: None,
                 forward: Forward::UriMiss,
                 is_shadow: false,
+                refresh: None,
                 leader: None,
                 detail: None,
                 requested_at: now,

@@ -53,6 +53,12 @@ impl SlowStart {
         (state.doublings < MAX_DOUBLINGS).then(|| opened_at + DOUBLING * (state.doublings + 1))
     }
 
+    /// Whether it has grown to the end, and limits no one any more.
+    pub(crate) fn is_grown(&self, now: Instant) -> bool {
+        let grown = |opened_at| now.duration_since(opened_at) >= DOUBLING * MAX_DOUBLINGS;
+        self.state.lock().opened_at.is_some_and(grown)
+    }
+
     /// Returns the permits to fetch.
     pub(crate) fn permits(&self) -> &Semaphore {
         &self.permits

@@ -42,6 +42,8 @@ type Keyed<T> = HashMap<CacheKey, Arc<T>, foldhash::fast::RandomState>;
 
 struct Shard<P> {
     fetches: Keyed<SharedFetch<P>>,
+    /// Whether the key was removed since its [`Unshared`] fetches began.
+    unshared: Keyed<AtomicBool>,
     slow_starts: Keyed<SlowStart>,
     /// Number of slow starts at which those that are over are removed.
     prune_at: usize,
@@ -49,7 +51,8 @@ struct Shard<P> {
 
 impl<P> Default for Shard<P> {
     fn default() -> Self {
-        Self { fetches: Keyed::default(), slow_starts: Keyed::default(), prune_at: MIN_PRUNED }
+        let (fetches, unshared, slow_starts) = Default::default();
+        Self { fetches, unshared, slow_starts, prune_at: MIN_PRUNED }
     }
 }
 
@@ -62,10 +65,11 @@ impl<P> Shard<P> {
         self.slow_starts.get(key).filter(|gate| gate.is_unshareable(runtime_now()))
     }
 
-    /// Returns the slow start of this key: a new one unless the last is in use.
+    /// Returns the slow start of this key: a new one unless the last is in use and still limits.
     fn slow_start(&mut self, key: &CacheKey) -> Arc<SlowStart> {
         let now = runtime_now();
-        let is_over = |gate: &Arc<SlowStart>| Arc::strong_count(gate) == 1 && !gate.is_unshareable(now);
+        let is_over =
+            |gate: &Arc<SlowStart>| (Arc::strong_count(gate) == 1 || gate.is_grown(now)) && !gate.is_unshareable(now);
         if let Some(gate) = self.slow_starts.get(key).filter(|gate| !is_over(gate)) {
             return gate.clone();
         }
@@ -132,9 +136,19 @@ impl<P> Coalescer<P> {
         Role::Lead(Leader { fetches: self.clone(), fetch })
     }
 
-    /// Removes the fetch for this key: it takes no more followers and is no longer [current](Leader::is_current).
+    /// Registers a fetch without sharing.
+    pub(crate) fn unshared(self: &Arc<Self>, key: &CacheKey) -> Unshared<P> {
+        let is_removed = self.shard(key).unshared.entry(key.clone()).or_default().clone();
+        Unshared { fetches: self.clone(), key: key.clone(), is_removed }
+    }
+
+    /// Removes the fetches for this key: they take no more followers and are no longer [current](Leader::is_current).
     pub(crate) fn remove(&self, key: &CacheKey) {
-        self.shard(key).fetches.remove(key);
+        let mut shard = self.shard(key);
+        shard.fetches.remove(key);
+        if let Some(is_removed) = shard.unshared.remove(key) {
+            is_removed.store(true, Ordering::Release);
+        }
     }
 
     /// Removes this fetch, unless another has taken its place.
@@ -186,6 +200,31 @@ impl<P> Drop for Leader<P> {
             *progress = Progress::Failed;
             drop(progress);
             self.fetch.changed.notify_waiters();
+        }
+    }
+}
+
+/// A fetch without sharing, which finds out that its key was removed.
+pub(crate) struct Unshared<P> {
+    fetches: Arc<Coalescer<P>>,
+    key: CacheKey,
+    is_removed: Arc<AtomicBool>,
+}
+
+impl<P> Unshared<P> {
+    /// Whether the key was not removed since the fetch began.
+    pub(crate) fn is_current(&self) -> bool {
+        !self.is_removed.load(Ordering::Acquire)
+    }
+}
+
+impl<P> Drop for Unshared<P> {
+    fn drop(&mut self) {
+        let mut shard = self.fetches.shard(&self.key);
+        let known = shard.unshared.get(&self.key).filter(|known| Arc::ptr_eq(known, &self.is_removed));
+        // The last one: held by the table and here.
+        if known.is_some_and(|known| Arc::strong_count(known) == 2) {
+            shard.unshared.remove(&self.key);
         }
     }
 }
