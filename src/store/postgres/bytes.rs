@@ -11,6 +11,7 @@
 //! Look-ups and leases, puts, and the log have a connection each: a large value delays no look-up.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,12 +53,11 @@ impl RemoteStore {
     pub fn postgres(postgres: Postgres) -> Result<Self, Error> {
         postgres.check()?;
         let settings = postgres.remote_settings();
-        let statements = Arc::new(Statements::new(&postgres.schema));
-        let sweeper = Arc::new(Sweeper::new(postgres.max_bytes));
+        let shared = Shared::new(&postgres);
         let dial = move || -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> {
-            let (postgres, statements, sweeper) = (postgres.clone(), statements.clone(), sweeper.clone());
+            let (postgres, shared) = (postgres.clone(), shared.clone());
             Box::pin(async move {
-                let store: Arc<dyn ByteStore> = Arc::new(PostgresBytes::connect(postgres, statements, sweeper).await?);
+                let store: Arc<dyn ByteStore> = Arc::new(PostgresBytes::open(postgres, shared).await?);
                 Ok(store)
             })
         };
@@ -65,9 +65,34 @@ impl RemoteStore {
     }
 }
 
-/// Connections to PostgreSQL.
+/// What the connections of a store share.
 #[derive(Clone)]
-pub(super) struct PostgresBytes {
+struct Shared {
+    statements: Arc<Statements>,
+    sweeper: Arc<Sweeper>,
+}
+
+impl Shared {
+    fn new(postgres: &Postgres) -> Self {
+        let statements = Arc::new(Statements::new(&postgres.schema));
+        Self { statements, sweeper: Arc::new(Sweeper::new(postgres.max_bytes)) }
+    }
+}
+
+/// Byte store with a log over three connections to PostgreSQL, without what [`RemoteStore::postgres`] adds: encoding, names,
+/// deadlines, reconnection.
+///
+/// ```no_run
+/// use tollgate::cache::ByteStore;
+/// use tollgate::store::postgres::{Postgres, PostgresBytes};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+/// let bytes = PostgresBytes::connect(Postgres::new("postgres://127.0.0.1")?).await?;
+/// assert_eq!(bytes.get_many(vec!["missing".to_owned()]).await?, [None]);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresBytes {
     pub(super) postgres: Postgres,
     pub(super) statements: Arc<Statements>,
     /// Look-ups and leases.
@@ -81,18 +106,43 @@ pub(super) struct PostgresBytes {
 
 impl PostgresBytes {
     /// Connects; creates the tables if they are missing.
-    async fn connect(postgres: Postgres, statements: Arc<Statements>, sweeper: Arc<Sweeper>) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// If a setting is invalid, the server is unavailable, or tables are missing that the role may not create.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use tollgate::store::postgres::{Postgres, PostgresBytes};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let bytes = PostgresBytes::connect(Postgres::new("postgres://127.0.0.1")?).await?;
+    /// # let _ = bytes;
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect(postgres: Postgres) -> Result<Self, Error> {
+        postgres.check()?;
+        let shared = Shared::new(&postgres);
+        Self::open(postgres, shared).await
+    }
+
+    async fn open(postgres: Postgres, shared: Shared) -> Result<Self, Error> {
+        let Shared { statements, sweeper } = shared;
         let open = || Link::open(&postgres.config, None);
         let (reads, writes, log) = try_join3(open(), open(), open()).await?;
         if !column::<bool>(&log.query_one(&statements.version, &[]).await?, 0)? {
             log.batch(&postgres.sql()).await.map_err(|error| {
-                Error::store(
-                    format!("postgres: tables are missing in schema {}; run Postgres::sql() as their owner", postgres.schema),
-                    error,
-                )
+                let schema = &postgres.schema;
+                let message = format!("postgres: no tables in schema {schema}; run Postgres::sql() as its owner: {error}");
+                Error::store(message, error)
             })?;
         }
         Ok(Self { postgres, statements, reads, writes, log, sweeper })
+    }
+}
+
+impl fmt::Debug for PostgresBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresBytes").field("postgres", &self.postgres).finish_non_exhaustive()
     }
 }
 

@@ -64,4 +64,5 @@ mod schema;
 mod settings;
 mod sweep;
 
+pub use bytes::PostgresBytes;
 pub use settings::Postgres;
