@@ -147,7 +147,9 @@ async fn a_role_with_the_documented_grants_is_enough_and_less_is_said() {
     contract::cache(joined(role()).await).await;
     contract::bytes(Arc::new(connect(role()).await)).await;
     // A role that only invalidates.
-    server.sql("CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA public TO writer; GRANT INSERT ON tollgate_outbox TO writer");
+    server.sql(
+        "CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA public TO writer; GRANT INSERT ON tollgate_outbox TO writer",
+    );
     server.sql("SET ROLE writer; INSERT INTO tollgate_outbox (tag) VALUES ('prices')");
     let log = connect(role()).await;
     log.restart(Bytes::new(), 0).await.expect("a log");

@@ -84,6 +84,10 @@ impl Postgres {
     /// Lets a hung server go on (SIGCONT).
     pub(crate) fn cont(&self) {
         self.signal("-CONT");
+        // `runuser` stops with what it runs.
+        if let Some(server) = &*self.server.lock().expect("not poisoned") {
+            let _ = Command::new("kill").args(["-CONT", &server.id().to_string()]).stderr(Stdio::null()).status();
+        }
     }
 
     fn signal(&self, signal: &str) {

@@ -132,7 +132,8 @@ impl PostgresBytes {
         if !column::<bool>(&log.query_one(&statements.version, &[]).await?, 0)? {
             log.batch(&postgres.sql()).await.map_err(|error| {
                 let schema = &postgres.schema;
-                let message = format!("postgres: no tables in schema {schema}; run Postgres::sql() as its owner: {error}");
+                let message =
+                    format!("postgres: no tables in schema {schema}; run Postgres::sql() as its owner: {error}");
                 Error::store(message, error)
             })?;
         }

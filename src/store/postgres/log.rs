@@ -145,9 +145,9 @@ fn scope(tag: Option<&str>, path: Option<&str>, prefix: Option<&str>) -> Invalid
 fn parse_message(message: &str) -> LogMessage {
     let parsed = match message.split_once(':') {
         Some(("removal", key)) => unhex(key).map(LogMessage::Removal),
-        Some(("record", record)) => record.split_once(':').and_then(|(position, record)| {
-            Some(LogMessage::Record(position.parse().ok()?, unhex(record)?))
-        }),
+        Some(("record", record)) => record
+            .split_once(':')
+            .and_then(|(position, record)| Some(LogMessage::Record(position.parse().ok()?, unhex(record)?))),
         _ => None,
     };
     parsed.unwrap_or(LogMessage::Unknown)

@@ -26,12 +26,7 @@ pub(super) struct Sweeper {
 
 impl Sweeper {
     pub(super) const fn new(max_bytes: u64) -> Self {
-        Self {
-            max_bytes,
-            puts: AtomicU64::new(0),
-            written: AtomicU64::new(max_bytes),
-            running: AtomicBool::new(false),
-        }
+        Self { max_bytes, puts: AtomicU64::new(0), written: AtomicU64::new(max_bytes), running: AtomicBool::new(false) }
     }
 
     /// Notes a put; sweeps in the background if it is time.
