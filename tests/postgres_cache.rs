@@ -200,6 +200,57 @@ async fn a_row_of_a_transaction_invalidates_on_commit_on_all_nodes_and_on_rollba
 }
 
 #[tokio::test]
+async fn a_watched_table_invalidates_what_its_rows_name() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new();
+    let node = fleet.node().await;
+    let server = &fleet.server;
+    server.sql("CREATE TABLE articles (id bigint, price text); INSERT INTO articles VALUES (1, 'prices'), (2, NULL)");
+    let settings = Settings::new(&server.url()).expect("a URL");
+    settings.watch("articles", ["other"]).await.expect("watched");
+    settings.watch("public.articles", ["article:{id}", "{price}", "all"]).await.expect("watched again");
+    server.sql("CREATE ROLE writer LOGIN; GRANT INSERT, UPDATE, DELETE, SELECT ON articles TO writer");
+    let tags = |statement: &str| {
+        server.sql("TRUNCATE tollgate_outbox");
+        // Numbered by no node: the transaction is still open.
+        let seen = server.sql(&format!(
+            "BEGIN; SET ROLE writer; {statement}; RESET ROLE;
+             SELECT string_agg(tag, ' ' ORDER BY tag) FROM tollgate_outbox; ROLLBACK"
+        ));
+        seen.lines().next_back().unwrap_or_default().to_owned()
+    };
+    assert_eq!(tags("UPDATE articles SET id = id + 10"), "all article:1 article:11 article:12 article:2 prices");
+    assert_eq!(tags("INSERT INTO articles VALUES (3, 'x'), (3, 'x')"), "all article:3 x");
+    assert_eq!(tags("DELETE FROM articles WHERE id = 2"), "all article:2");
+    assert_eq!(tags("DELETE FROM articles WHERE id = 99"), "");
+    let old = node.get("/a").await.body;
+    server.sql("UPDATE articles SET price = 'dearer' WHERE id = 1");
+    assert!(replaced(&node, "/a", &old).await < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn the_views_show_what_is_stored() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new();
+    let store = RemoteStore::postgres(Settings::new(&fleet.server.url()).expect("a URL")).expect("settings");
+    let fields = &[("cache-control", "max-age=60"), ("content-type", "application/json")];
+    let answer = move |_| std::future::ready(Ok::<_, Fault>(reply(fields, r#"{"price": 42}"#)));
+    let node = World::with(|builder| builder.memory(1 << 20).level_2(Arc::new(store)), answer);
+    until("the node has joined", || level(&node).up).await;
+    node.get("/prices/ACME?in=eur").await;
+    fleet.shared(1).await;
+    let row = "SELECT namespace, url, status, content_type, is_fresh, body ->> 'price',
+        fresh_until - now() BETWEEN interval '55 s' AND interval '61 s' FROM api_cache";
+    let expected = "example.com|http://example.com/prices/ACME?in=eur|200|application/json|t|42|t";
+    assert_eq!(fleet.server.sql(row), expected);
+    assert_eq!(fleet.server.sql("SELECT namespace, entries, fresh_percent FROM cache_stats"), "example.com|1|100.0");
+}
+
+#[tokio::test]
 async fn a_transaction_that_was_open_across_hundreds_of_commits_loses_nothing() {
     if !wanted() {
         return;

@@ -48,6 +48,19 @@
 //! notifies, which makes commits of transactions that insert into it wait for one another. A role that writes to the outbox needs
 //! `INSERT` on it alone.
 //!
+//! [`Postgres::watch`] installs triggers that insert such rows whenever a table changes:
+//! `postgres.watch("articles", ["article:{id}"])`.
+//!
+//! # Views
+//!
+//! | view | a row for each | columns |
+//! |---|---|---|
+//! | `api_cache` | stored response or typed value | `namespace` (the host of a response), `url`, `status`, `content_type`, `bytes`, `stored_at`, `fresh_until`, `expires_at`, `is_fresh`, `body` (as `jsonb`, if it is JSON that is not compressed) |
+//! | `cache_stats` | namespace | `entries`, `fresh_entries`, `fresh_percent`, `bytes`, `first_expires_at`, `last_stored_at` |
+//!
+//! They show what is stored: an entry that was invalidated stays there until it is replaced or expires. Hits are counted in each
+//! process: see [`Tollgate::stats`](crate::Tollgate::stats). An existing table or view of such a name is left alone.
+//!
 //! # Grants
 //!
 //! The role of the service needs no more than:
@@ -63,6 +76,7 @@ mod log;
 mod schema;
 mod settings;
 mod sweep;
+mod watch;
 
 pub use bytes::PostgresBytes;
 pub use settings::Postgres;

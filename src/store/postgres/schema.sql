@@ -77,6 +77,39 @@ BEGIN
 END
 $migrate$;
 
+-- Returns a body as JSON; null if it is none.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_json(body bytea) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  RETURN convert_from(body, 'UTF8')::jsonb;
+EXCEPTION WHEN OTHERS THEN
+  RETURN NULL;
+END
+$function$;
+
+DO $migrate$
+BEGIN
+  IF to_regclass('{schema}.api_cache') IS NULL THEN
+    CREATE VIEW {schema}.api_cache AS
+    SELECT namespace, url, status, content_type, bytes, stored_at, fresh_until, expires_at,
+      fresh_until > now() AS is_fresh,
+      CASE WHEN content_type ~* '[/+]json' AND body_start IS NOT NULL
+        THEN {schema}.tollgate_json(substr(value, body_start + 1)) END AS body
+    FROM {schema}.tollgate_cache
+    WHERE fresh_until IS NOT NULL AND expires_at > now();
+  END IF;
+  IF to_regclass('{schema}.cache_stats') IS NULL THEN
+    CREATE VIEW {schema}.cache_stats AS
+    SELECT namespace, count(*) AS entries, count(*) FILTER (WHERE fresh_until > now()) AS fresh_entries,
+      round(100.0 * count(*) FILTER (WHERE fresh_until > now()) / count(*), 1) AS fresh_percent,
+      sum(bytes) AS bytes, min(expires_at) AS first_expires_at, max(stored_at) AS last_stored_at
+    FROM {schema}.tollgate_cache
+    WHERE fresh_until IS NOT NULL AND expires_at > now()
+    GROUP BY namespace;
+  END IF;
+END
+$migrate$;
+
 -- Starts a log at the server's time in microseconds, above what is known.
 CREATE OR REPLACE FUNCTION {schema}.tollgate_start_log(first bytea, known bigint) RETURNS bigint
 LANGUAGE sql AS $function$
