@@ -1,5 +1,5 @@
 //! The PostgreSQL level against a server of its own: contracts, order, leases, migration, roles, space.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 #[path = "support/postgres.rs"]
 mod postgres;
