@@ -48,7 +48,7 @@ struct Cost {
 /// The paths, by name.
 const PATHS: [Path; 14] = [
     ("bare service", |n| run(Origin, n)),
-    ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).dry_run()).layer(Origin), n)),
+    ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).shadow()).layer(Origin), n)),
     ("limit, accepted, three fields", |n| run(limit(Limit::per_ip(plenty())).layer(Origin), n)),
     ("limit, refused", |n| run(limit(Limit::per_ip(Quota::per_hour(1))).layer(Origin), n)),
     ("cache hit", |n| run(cache().layer(Origin), n)),

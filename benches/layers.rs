@@ -123,13 +123,13 @@ mod limit {
 
     #[divan::bench]
     fn accept_everybody_without_fields(bencher: Bencher<'_, '_>) {
-        let layer = RateLimitLayer::builder().limit(Limit::global(Quota::per_second(1_000_000_000)).dry_run()).build();
+        let layer = RateLimitLayer::builder().limit(Limit::global(Quota::per_second(1_000_000_000)).shadow()).build();
         measure(bencher, layer.expect("a layer").layer(Bare));
     }
 
     #[divan::bench]
     fn accept_without_fields(bencher: Bencher<'_, '_>) {
-        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999)).dry_run()).build();
+        let layer = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_second(9_999)).shadow()).build();
         measure(bencher, layer.expect("a layer").layer(Bare));
     }
 

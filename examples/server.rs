@@ -3,7 +3,7 @@
 //! Prices come from a simulated upstream that counts and delays its calls, and allows 60 000 a month. The gate limits
 //! by tier, caches responses, and measures requests; `/stats.json` reports the quota under `upstream`, with its
 //! projected end. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`, `--redis URL` to
-//! share limits and cache with other servers.
+//! share limits and cache with other servers, or `--file DIR` to keep cached responses over restarts.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ mod api;
 #[path = "common/shutdown.rs"]
 mod shutdown;
 
-const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL]";
+const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL | --file DIR]";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
-    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, options.redis.as_deref())?;
+    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, &options.level)?;
     greet(address);
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
     let ended = shutdown::within(shutdown::GRACE, server.with_graceful_shutdown(shutdown::signal())).await;
@@ -72,7 +72,7 @@ struct Options {
     listen: SocketAddr,
     upstream_delay: Duration,
     limits: bool,
-    redis: Option<String>,
+    level: api::Level,
 }
 
 impl Options {
@@ -81,7 +81,7 @@ impl Options {
             listen: ([127, 0, 0, 1], 3000).into(),
             upstream_delay: Duration::from_millis(100),
             limits: true,
-            redis: None,
+            level: api::Level::Memory,
         };
         while let Some(flag) = args.next() {
             let mut value = || args.next().ok_or(format!("{flag} needs a value"));
@@ -97,7 +97,8 @@ impl Options {
                     options.upstream_delay = delay;
                 }
                 "--no-limits" => options.limits = false,
-                "--redis" => options.redis = Some(value()?),
+                "--redis" => options.level = api::Level::Redis(value()?),
+                "--file" => options.level = api::Level::File(value()?.into()),
                 other => return Err(format!("unknown flag {other:?}")),
             }
         }

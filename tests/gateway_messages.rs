@@ -160,3 +160,54 @@ async fn a_targeted_field_that_is_obeyed_is_forwarded() {
     }
     assert_eq!(origin.calls(), 1, "and it is obeyed");
 }
+
+/// RFC 9110 §7.6.2: "If the received value is zero (0), the intermediary MUST NOT forward the request".
+#[tokio::test]
+async fn max_forwards_is_counted_down_and_ends_at_the_gateway() {
+    let origin = Origin::new(|request| async move {
+        let left = request.headers().get("max-forwards").map_or("none", |left| left.to_str().expect("text"));
+        Response::new(full(format!("left: {left}")))
+    })
+    .await;
+    let gateway = gateway(origin.address, "").await;
+    let ask = async |line: &str, fields: &str| {
+        raw(gateway, &format!("{line} HTTP/1.1\r\nhost: a\r\n{fields}connection: close\r\n\r\n")).await
+    };
+    for (line, fields, expected) in
+        [("OPTIONS /", "max-forwards: 0\r\n", "HTTP/1.1 204"), ("TRACE /", "max-forwards: 0\r\n", "HTTP/1.1 405")]
+    {
+        let answer = ask(line, fields).await;
+        assert!(answer.starts_with(expected) && answer.contains("allow: GET"), "{line}: {answer}");
+    }
+    assert_eq!(origin.calls(), 0);
+    for (line, fields, left) in [
+        ("OPTIONS /", "max-forwards: 7\r\n", "left: 6"),
+        ("OPTIONS /", "max-forwards: many\r\n", "left: many"),
+        ("OPTIONS /", "", "left: none"),
+        ("GET /", "max-forwards: 0\r\n", "left: 0"),
+    ] {
+        let answer = ask(line, fields).await;
+        assert!(answer.contains(left), "{line} {fields}: {answer}");
+    }
+}
+
+/// RFC 9110 §7.6.3: a proxy adds to `Via` and removes none of it.
+#[tokio::test]
+async fn via_keeps_what_others_wrote_also_if_it_is_not_text() {
+    let origin = Origin::new(|request| async move {
+        let lines: Vec<_> = request.headers().get_all("via").iter().map(|line| format!("{line:?}")).collect();
+        Response::new(full(lines.join(" | ")))
+    })
+    .await;
+    let gateway = gateway(origin.address, "").await;
+    let answer =
+        raw(gateway, "GET /a HTTP/1.1\r\nhost: a\r\nvia: 1.0 one\r\nvia: 1.1 two\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.contains("\"1.0 one, 1.1 two, 1.1 tollgate\""), "{answer}");
+    let mut stream = TcpStream::connect(gateway).await.expect("connected");
+    let request = b"GET /b HTTP/1.1\r\nhost: a\r\nvia: 1.0 \xff\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("read");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("1.0 \\xff") && answer.contains("1.1 tollgate"), "{answer}");
+}

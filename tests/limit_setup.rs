@@ -92,7 +92,7 @@ fn misconfigurations_fail_when_built_and_name_the_value() {
         (with(limit()).identify(by::client_ip(TrustedProxies::none()).ipv6_prefix(129)), "/129"),
         (with(Limit::from(Tiers::default().tier("pro", Quota::per_minute(1)))), "\"pro\""),
         (with(Limit::from(Tiers::default().quota("gold", Quota::per_minute(1)))), "\"gold\""),
-        (with(Limit::per_node(Quota::per_second(1)).dry_run()), "node-per-second"),
+        (with(Limit::per_node(Quota::per_second(1)).shadow()), "node-per-second"),
         (with(Limit::per_node(Quota::per_second(1))).limit(Limit::per_node(Quota::per_minute(1))), "per-node"),
     ] {
         let error = builder.build().map(|_| ()).expect_err(named);

@@ -245,9 +245,9 @@ async fn a_dropped_request_settles_it_is_not_refunded() {
 }
 
 #[tokio::test]
-async fn dry_run_counts_and_refuses_nothing() {
+async fn a_limit_in_shadow_counts_and_refuses_nothing() {
     let layer = RateLimitLayer::builder()
-        .limit(Limit::per_ip(Quota::per_minute(5)).named("trial").dry_run())
+        .limit(Limit::per_ip(Quota::per_minute(5)).named("trial").shadow())
         .limit(Limit::per_ip(Quota::per_minute(50)).named("real"))
         .build()
         .expect("a layer");
@@ -396,9 +396,9 @@ async fn the_refusal_may_be_the_users_own() {
 }
 
 #[tokio::test]
-async fn a_dry_run_that_charged_nothing_gives_nothing_back() {
+async fn a_limit_in_shadow_that_charged_nothing_gives_nothing_back() {
     let layer = RateLimitLayer::builder()
-        .limit(Limit::per_ip(Quota::per_minute(10)).cost(10).reserve().dry_run())
+        .limit(Limit::per_ip(Quota::per_minute(10)).cost(10).reserve().shadow())
         .ietf_fields(Draft::Eleven)
         .build()
         .expect("a layer");
@@ -411,7 +411,7 @@ async fn a_dry_run_that_charged_nothing_gives_nothing_back() {
     }));
     for path in ["/", "/release", "/"] {
         let response = service.clone().oneshot(from("192.0.2.1", path)).await.expect("infallible");
-        assert!(!response.headers().contains_key("ratelimit-policy"), "a dry run says nothing");
+        assert!(!response.headers().contains_key("ratelimit-policy"), "a limit in shadow says nothing");
     }
     assert_eq!(layer.stats().limits[0].would_refuse, 2, "the second gave back nothing, so the third is over too");
 }

@@ -36,11 +36,11 @@ impl Answer {
 
 impl Running {
     async fn start() -> Self {
-        Self::with(None).await
+        Self::with(&api::Level::Memory).await
     }
 
-    async fn with(redis: Option<&str>) -> Self {
-        let configured = api::app(Duration::from_millis(5), true, redis);
+    async fn with(level: &api::Level) -> Self {
+        let configured = api::app(Duration::from_millis(5), true, level);
         let (app, gate, _upstream) = configured.expect("the example's configuration");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -194,7 +194,8 @@ async fn two_servers_over_one_redis_share_limits_and_prices() {
     }
     let redis = redis::RedisServer::start();
     let url = redis.url();
-    let (one, other) = (Running::with(Some(&url)).await, Running::with(Some(&url)).await);
+    let level = api::Level::Redis(url);
+    let (one, other) = (Running::with(&level).await, Running::with(&level).await);
     for server in [&one, &other] {
         for _ in 0..1_000 {
             if server.gate.stats().cache.iter().all(|level| level.up) {

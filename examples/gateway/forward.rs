@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -72,12 +72,35 @@ fn via(headers: &mut HeaderMap, version: Version) {
     join(headers, VIA, &format!("{version} tollgate"));
 }
 
-/// Appends an element to a list; a line that is not text stays separate.
+/// Appends an element to a list of one line, or as a line of its own if another line is not text.
 fn join(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|line| line.to_str().ok()).collect();
-    list.push(element);
-    if let Ok(value) = HeaderValue::from_str(&list.join(", ")) {
-        headers.insert(name, value);
+    let lines: Result<Vec<&str>, _> = headers.get_all(&name).iter().map(HeaderValue::to_str).collect();
+    let joined = lines.map(|lines| lines.into_iter().chain([element]).collect::<Vec<_>>().join(", "));
+    match joined.map(|list| HeaderValue::from_str(&list)) {
+        Ok(Ok(value)) => drop(headers.insert(name, value)),
+        _ => {
+            if let Ok(value) = HeaderValue::from_str(element) {
+                headers.append(name, value);
+            }
+        }
+    }
+}
+
+/// Whether this is the last recipient of a TRACE or OPTIONS request; counts `Max-Forwards` down otherwise (RFC 9110
+/// §7.6.2).
+pub(crate) fn is_last_recipient(head: &mut http::request::Parts) -> bool {
+    if !matches!(head.method, Method::TRACE | Method::OPTIONS) {
+        return false;
+    }
+    let value = head.headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok());
+    match value.filter(|value| value.bytes().all(|byte| byte.is_ascii_digit())).map(str::parse::<u64>) {
+        Some(Ok(0)) => true,
+        Some(Ok(left)) => {
+            head.headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+            false
+        }
+        // Not a number, or a larger one than any chain is long.
+        _ => false,
     }
 }
 

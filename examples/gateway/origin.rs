@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -71,6 +71,9 @@ impl Service<Request<Outgoing>> for Origin {
             if head.method == Method::CONNECT {
                 return Ok(say(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported\n"));
             }
+            if forward::is_last_recipient(&mut head) {
+                return Ok(say_for_itself(&head.method));
+            }
             forward::request(&mut head, &upstream.authority, peer);
             // A body of unknown length is sent in chunks; a `Content-Length` from the client is not trusted.
             if body.size_hint().exact().is_none() {
@@ -128,6 +131,16 @@ fn say(status: StatusCode, words: &'static str) -> Response<OriginBody> {
     let mut response = Response::new(Full::from(words).map_err(|never| match never {}).boxed());
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Answers a request that may not be forwarded: the gateway echoes no request (RFC 9110 §9.3.8).
+fn say_for_itself(method: &Method) -> Response<OriginBody> {
+    let mut response = match *method {
+        Method::OPTIONS => say(StatusCode::NO_CONTENT, ""),
+        _ => say(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not answered here\n"),
+    };
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     response
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,11 +28,26 @@ const PRICE_OF_A_CALL: f64 = 0.01;
 /// Purchased calls per month.
 const CALLS_A_MONTH: u64 = 60_000;
 
+/// Bytes on disk of a file level.
+const FILE_BYTES: u64 = 1 << 30;
+
+/// The level of the cache behind this process's memory.
+#[derive(Clone, Debug)]
+#[allow(dead_code, reason = "tests use some of them")]
+pub(crate) enum Level {
+    /// None.
+    Memory,
+    /// A Redis, which shares limits too.
+    Redis(String),
+    /// A directory.
+    File(PathBuf),
+}
+
 /// Returns the wrapped service, with the handles to its gate and its upstream.
 pub(crate) fn app(
     upstream_delay: Duration,
     limits: bool,
-    redis: Option<&str>,
+    level: &Level,
 ) -> Result<(Router, Tollgate, Arc<Upstream>), tollgate::Error> {
     let mut gate = Tollgate::builder()
         .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))
@@ -52,8 +68,10 @@ pub(crate) fn app(
             .limit(Tiers::default().assign(|head| head.extension::<User>().map(|user| user.tier)))
             .limits_with(|limits| limits.ietf_fields(Draft::Eleven));
     }
-    if let Some(url) = redis {
-        gate = gate.redis(url);
+    match level {
+        Level::Memory => {}
+        Level::Redis(url) => gate = gate.redis(url.as_str()),
+        Level::File(directory) => gate = gate.file(directory, FILE_BYTES),
     }
     let gate = gate.build()?;
     let quota = UpstreamLayer::builder("prices").quota(Credits::per_month(CALLS_A_MONTH)).routes(["/prices/{symbol}"]);

@@ -38,7 +38,7 @@ pub enum Event<'a> {
         /// Time until the same request would be admitted.
         retry_after: Duration,
     },
-    /// A request was admitted only because this limit is in dry-run or shadow mode.
+    /// A request was admitted only because this limit is in shadow mode.
     WouldRefuse {
         /// Name of the limit.
         limit: &'a str,

@@ -7,7 +7,7 @@
 //! | limit requests | [`limits`] |
 //! | cache responses | [`caching`] |
 //! | know what counts as a credential | [`sharing`] |
-//! | share both between processes | [`fleets`] |
+//! | share both between processes, keep the cache over restarts | [`fleets`] |
 //! | protect the quota of an API | [`upstreams`] |
 //! | find slow queries | [`timing`] |
 //! | test your limits and your outages | [`testing`] |
@@ -42,7 +42,7 @@ pub mod sharing {
     #![doc = include_str!("sharing.md")]
 }
 
-/// Limits and cache shared by several processes through Redis.
+/// Limits and cache shared by several processes through Redis; a cache that survives restarts in a directory.
 pub mod fleets {
     #![doc = include_str!("fleets.md")]
 }

@@ -1,6 +1,7 @@
 //! [`TollgateBuilder`]: configuration of a gate.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -181,6 +182,24 @@ impl TollgateBuilder {
     #[must_use]
     pub fn cost_per_call(mut self, cost: f64) -> Self {
         self.cost_per_call = Some(cost);
+        self
+    }
+
+    /// Keeps cached responses and values in a directory as well, so that they survive a restart: at most `bytes` on disk, 16
+    /// MiB or more. For a service of one process; a fleet shares [`redis`](Self::redis) instead. See
+    /// [`CacheBuilder::file`].
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::builder().cache(Rules::new()).file("/var/cache/app", 2 << 30).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Self {
+        self.cache = self.cache.file(directory, bytes);
         self
     }
 

@@ -1,6 +1,7 @@
 //! [`UpstreamGateBuilder`]: configuration of a gate around a client.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use http::header::{HeaderName, HeaderValue};
 
@@ -236,6 +237,22 @@ impl UpstreamGateBuilder {
             value.set_sensitive(true);
             (field, value)
         }));
+        self
+    }
+
+    /// Keeps cached responses in a directory as well, so that a restart pays no call again: at most `bytes` on disk, 16 MiB
+    /// or more. See [`CacheBuilder::file`].
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let github = Tollgate::upstream("github").cache(Rules::new()).file("/var/cache/github", 2 << 30).build()?;
+    /// # let _ = github;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Self {
+        self.cache = self.cache.file(directory, bytes);
         self
     }
 

@@ -32,7 +32,7 @@
 //! | rejected by limits | 429 (gRPC: 200 with `grpc-status: 8`) | the longest wait | its wait, rounded up, at least 1 |
 //! | rejected by [`Limit::per_node`] | 503 (gRPC: `grpc-status: 14`) | the ceiling | the same |
 //! | exempt, or no limit applies | the inner service's | none: no fields | – |
-//! | every limit in dry-run | the inner service's | none: no fields | – |
+//! | every limit in shadow | the inner service's | none: no fields | – |
 //!
 //! # Response fields
 //!

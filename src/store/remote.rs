@@ -61,6 +61,16 @@ const COPY_TTL: Duration = Duration::from_secs(5);
 /// A store serves one layer, to which it passes the invalidations of other processes.
 pub struct RemoteStore {
     shared: Arc<Shared>,
+    engine: Option<Arc<dyn LocalEngine>>,
+}
+
+/// Engine in this process, which knows its size and has warnings of its own.
+pub(super) trait LocalEngine: Send + Sync {
+    /// Completes the statistics of the level.
+    fn report(&self, stats: &mut LevelStats);
+
+    /// Registers the receiver of events.
+    fn listen(&self, events: Events);
 }
 
 struct Shared {
@@ -128,7 +138,13 @@ impl RemoteStore {
             decode_errors: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), engine: None })
+    }
+
+    /// Registers the engine below.
+    pub(super) fn over(mut self, engine: Arc<dyn LocalEngine>) -> Self {
+        self.engine = Some(engine);
+        self
     }
 }
 
@@ -344,6 +360,9 @@ impl CacheStore for RemoteStore {
     }
 
     fn listen(&self, sink: InvalidationSink) {
+        if let Some(engine) = &self.engine {
+            engine.listen(sink.events());
+        }
         self.shared.backplane.listen(sink);
     }
 
@@ -356,6 +375,9 @@ impl CacheStore for RemoteStore {
         level.up = backplane.guard.stats().up && backplane.is_ready();
         level.invalidations_received = backplane.logged();
         level.invalidations_pending = backplane.pending_count();
+        if let Some(engine) = &self.engine {
+            engine.report(&mut level);
+        }
         vec![level]
     }
 }

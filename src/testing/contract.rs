@@ -25,7 +25,7 @@ const NOW: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 /// | aspect | requirement |
 /// |---|---|
 /// | the limit | no more units are admitted than the quota allows, sequentially or concurrently, and never much less |
-/// | all or none | if one check refuses, none is charged; a check in dry-run never blocks the others |
+/// | all or none | if one check refuses, none is charged; a check in shadow never blocks the others |
 /// | order | verdicts are in the order of the checks |
 /// | remaining units | never more than would be admitted |
 /// | peek | `peek` returns what `decide` would, without charging |
@@ -290,8 +290,8 @@ async fn charges_all_or_none(store: &dyn LimitStore) {
     let mut dry = one;
     dry.enforced = false;
     let verdicts = decide(store, &[dry, other]).await;
-    assert!(!verdicts[0].admits(), "a check in dry-run does not report its refusal");
-    assert!(verdicts[1].admits(), "a check in dry-run blocks another");
+    assert!(!verdicts[0].admits(), "a check in shadow does not report its refusal");
+    assert!(verdicts[1].admits(), "a check in shadow blocks another");
     assert!(verdicts[1].remaining() <= 7, "remaining exceeds the units left");
     let mut more = 0;
     while decide_one(store, other).await.admits() {

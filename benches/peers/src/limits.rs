@@ -100,7 +100,7 @@ pub type Cases = Vec<(&'static str, Run)>;
 pub fn accepting_without_fields() -> Cases {
     vec![
         ("bare service", service(Bare)),
-        ("**tollgate**, a dry run", service(gate(&[Limit::per_ip(plenty().bucket(9_999)).dry_run()]).layer(Bare))),
+        ("**tollgate**, in shadow", service(gate(&[Limit::per_ip(plenty().bucket(9_999)).shadow()]).layer(Bare))),
         ("tower_governor", tower_governor(false, Duration::from_nanos(100), 100_000_000)),
         ("axum_gcra", axum_gcra(Duration::from_nanos(100), 100_000_000)),
     ]

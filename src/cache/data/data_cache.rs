@@ -1,6 +1,7 @@
 //! [`DataCache`]: store and settings shared by namespaces of typed values.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, Weak};
 
 use super::builder::CachedBuilder;
@@ -12,6 +13,8 @@ use crate::base::event::{Event, Hook};
 use crate::base::lock::Mutex;
 use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::store::{CacheStore, LevelStats};
+use crate::store::RemoteStore;
+use crate::store::file::FileLevel;
 use crate::store::memory::MemoryCache;
 
 /// Memory, with an optional shared store behind it, for namespaces of typed values. Clones share state.
@@ -184,6 +187,29 @@ impl DataBuilder {
     pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.level_2 = Some(store);
         self
+    }
+
+    /// Keeps values in a directory as well, behind this process's memory, so that they survive a restart: at most `bytes` on
+    /// disk, 16 MiB or more. The directory serves this cache alone: see [`store::file`](crate::store::file).
+    ///
+    /// # Errors
+    /// If the path is empty, the bound is too small, or there is another level 2. A directory that cannot be used is not an
+    /// error: callers continue without it.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// let data = DataCache::builder().file("/var/cache/app", 2 << 30)?.build();
+    /// assert_eq!(data.levels()[1].name, "file");
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Result<Self, Error> {
+        if self.level_2.is_some() {
+            return Err(Error::config("a file level cannot be combined with another level 2; remove one of them"));
+        }
+        self.level_2 = Some(Arc::new(RemoteStore::file(FileLevel::new(directory, bytes))?));
+        Ok(self)
     }
 
     /// Sets the clock. Defaults to the operating system's clocks.

@@ -177,6 +177,11 @@ pub struct LevelStats {
     pub bytes: u64,
     /// Capacity in bytes; 0 if unbounded.
     pub capacity_bytes: u64,
+    /// Memory in bytes that a level on disk uses for its index.
+    pub memory_bytes: u64,
+    /// Number of values that were not stored because too many waited to be written.
+    #[serde(rename = "dropped_total")]
+    pub dropped: u64,
     /// Whether the level is available. Unavailable levels are skipped.
     pub up: bool,
     /// Number of the latest invalidation received, for shared stores.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::reason::Reason;
 use super::request_flags::{self, RequestFlags};
-use super::rules::Rule;
+use super::rule::Rule;
 use super::settings::{CacheSettings, Profile};
 use crate::base::request_head::RequestHead;
 use crate::identity::{ExtractedKeys, Key, KeyExtractor, SharedExtractor};

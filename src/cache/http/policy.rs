@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::deadlines::Deadlines;
 use super::reason::Reason;
 use super::request_flags::{self, RequestFlags};
-use super::rules::Rule;
+use super::rule::Rule;
 use super::settings::{CacheSettings, Profile};
 use crate::base::budget::BudgetEffect;
 use crate::base::clock::Timestamp;

@@ -5,6 +5,7 @@
 //! freshness lifetime; and whether the response could be used at all. The first check that fails is reported as the
 //! [`Reason`]; otherwise the [`StorePolicy`] holds the deadlines.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -15,7 +16,7 @@ use super::freshness::{self, ExchangeTimes, Lifetime};
 use super::reason::Reason;
 use super::request_flags::RequestFlags;
 use super::response_flags::ResponseFlags;
-use super::rules::Rule;
+use super::rule::Rule;
 use super::settings::{CacheSettings, Profile};
 use super::store_hint::StoreHint;
 use super::{range, tag, validators, vary};
@@ -73,10 +74,12 @@ impl StorePolicy {
 }
 
 /// Input of [`evaluate`] beside the response.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StoreContext<'a> {
     pub(crate) settings: &'a CacheSettings,
     pub(crate) rule: &'a Rule,
+    /// Tags of the rule, with the parameters of the request's path.
+    pub(crate) rule_tags: Cow<'a, [Box<str>]>,
     pub(crate) flags: RequestFlags,
     /// Whether the key includes an identity.
     pub(crate) keyed: bool,
@@ -122,7 +125,7 @@ pub(crate) fn evaluate(
     let promised = if flags.has(ResponseFlags::CONTENT_LENGTH) { promised_length(headers)? } else { None };
     denied(promised.is_some_and(|length| length > context.settings.max_entry), Reason::TooLarge)?;
     let vary = if flags.has(ResponseFlags::VARY) { vary::names(headers)? } else { Vec::new() };
-    let mut given = handler.into_iter().flat_map(|store| &store.tags).chain(&context.rule.tags).peekable();
+    let mut given = handler.into_iter().flat_map(|store| &store.tags).chain(&*context.rule_tags).peekable();
     let has_tags = flags.has(ResponseFlags::TAGS) || given.peek().is_some();
     let tags = if has_tags { tag::collect(headers, given)? } else { Box::default() };
 

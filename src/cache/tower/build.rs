@@ -22,6 +22,7 @@ use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{CompiledRules, Routing};
 use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
 use crate::identity::IDENTIFIED_TWICE;
+use crate::store::RemoteStore;
 use crate::store::memory::MemoryCache;
 
 impl CacheBuilder {
@@ -29,7 +30,8 @@ impl CacheBuilder {
     ///
     /// # Errors
     /// Names the first invalid value: a malformed or conflicting route pattern, a malformed tag, a TTL of zero,
-    /// `max_entry` over `memory`, an invalid field name, a share out of range.
+    /// `max_entry` over `memory`, an invalid field name, a share out of range, a file level without a path or of less than
+    /// 16 MiB, or beside another level 2.
     ///
     /// # Examples
     /// ```
@@ -82,6 +84,7 @@ impl CacheBuilder {
         if self.idle < Duration::from_secs(1) {
             return config_error(format!("cache: idle_timeout {:?} must be at least 1 s", self.idle));
         }
+        self.open_file()?;
         let declared = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
         let in_process = self.store.is_none() && self.level_2.is_none();
         let routing = Routing { declared, in_process, outbound: self.outbound, identifies: self.identity.is_some() };
@@ -94,6 +97,18 @@ impl CacheBuilder {
             identity.check()?;
         }
         Ok(CacheLayer::new(self.assemble(rules, routing, key_fields, targeted)))
+    }
+
+    /// Makes the file level, if there is one, level 2.
+    fn open_file(&mut self) -> Result<(), Error> {
+        let Some(level) = self.file.take().filter(|_| self.enabled) else { return Ok(()) };
+        if self.level_2.is_some() {
+            return Err(Error::config(
+                "cache: a file level cannot be combined with Redis or another level 2; remove .file(…) or the other",
+            ));
+        }
+        self.level_2 = Some(Arc::new(RemoteStore::file(level)?));
+        Ok(())
     }
 
     pub(super) fn assemble(

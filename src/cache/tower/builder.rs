@@ -1,6 +1,7 @@
 //! [`CacheBuilder`]: configures a cache layer; `build.rs` validates it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::cache::http::rules::Rules;
 use crate::cache::http::settings::Profile;
 use crate::cache::tower::empty_body::EmptyBody;
 use crate::identity::{KeyExtractor, SharedExtractor};
+use crate::store::file::FileLevel;
 
 const MIB: u64 = 1 << 20;
 
@@ -64,6 +66,7 @@ pub struct CacheBuilder {
     pub(super) default_scheme: Box<str>,
     pub(super) store: Option<Arc<dyn CacheStore>>,
     pub(super) level_2: Option<Arc<dyn CacheStore>>,
+    pub(super) file: Option<FileLevel>,
     pub(super) clock: Clock,
     pub(super) hook: Option<Hook>,
 }
@@ -98,6 +101,7 @@ impl Default for CacheBuilder {
             default_scheme: "http".into(),
             store: None,
             level_2: None,
+            file: None,
             clock: Clock::System,
             hook: None,
         }
@@ -408,6 +412,24 @@ impl CacheBuilder {
     /// ```
     pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
         self.level_2 = Some(store);
+        self
+    }
+
+    /// Keeps responses in a directory as well, behind this process's memory, so that they survive a restart: at most `bytes`
+    /// on disk, 16 MiB or more. The directory serves this cache alone: see [`store::file`](crate::store::file).
+    ///
+    /// A directory that cannot be used is not an error: requests continue without it, one warning says why, and it is
+    /// tried again every 5 s.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let layer = CacheLayer::builder().file("/var/cache/app", 2 << 30).build()?;
+    /// assert_eq!(layer.stats().levels[1].capacity_bytes, 2 << 30);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Self {
+        self.file = Some(FileLevel::new(directory, bytes));
         self
     }
 

@@ -140,7 +140,8 @@ pub(super) fn fetch<O: Origin<B>, B: Send + 'static>(
     };
     let (requested_at, began) = (core.clock.now(), core.log_position());
     core.counters.called();
-    let unsafe_request = params.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, params.key.clone()));
+    let unsafe_request =
+        params.post.then(|| UnsafeRequest::new(core.clone(), Method::POST, params.key.clone(), &params.rule));
     let mut errand = RunningFetch {
         core,
         params,
@@ -284,9 +285,11 @@ impl RunningFetch {
     pub(super) fn store_context(&self, status: StatusCode) -> StoreContext<'_> {
         let received_at = self.core.clock.now();
         let is_error = status.is_client_error() || status.is_server_error();
+        let rule = self.core.rules.rule(&self.params.rule);
         StoreContext {
             settings: &self.core.settings,
-            rule: self.core.rules.rule(&self.params.rule),
+            rule,
+            rule_tags: rule.tags_for(self.core.rules.pattern(&self.params.rule), &self.params.key),
             flags: self.params.flags,
             keyed: self.params.keyed,
             exchange: ExchangeTimes { requested_at: self.requested_at, received_at, wall: self.core.clock.wall() },

@@ -10,7 +10,8 @@ use super::stats::RuleCounters;
 use crate::base::lock::RwLock;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
-use crate::cache::http::rules::{CompiledRules, Rule};
+use crate::cache::http::rule::Rule;
+use crate::cache::http::rules::CompiledRules;
 
 /// Compiled rules with their counters.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use super::fetch::FetchJob;
 use super::future::{AfterBypass, AfterResponse, Bypass, ResponseFuture};
+use super::live_rules::MatchedRule;
 use super::lookup::LookupResult;
 use super::origin::InnerService;
 use super::respond::{self, RequestView};
@@ -265,14 +266,17 @@ impl<S: Clone, W> Cache<S, W> {
     fn unsafe_request(&self, head: &RequestHead<'_>) -> Option<UnsafeRequest> {
         match *head.method() {
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
-            _ => self.target(head).map(|key| UnsafeRequest::new(self.core.clone(), head.method().clone(), key)),
+            _ => {
+                let matched = self.core.rules.find(head);
+                let key = self.target(head, &matched)?;
+                Some(UnsafeRequest::new(self.core.clone(), head.method().clone(), key, &matched))
+            }
         }
     }
 
     /// Returns the key of an unsafe request's target.
-    fn target(&self, head: &RequestHead<'_>) -> Option<CacheKey> {
-        let matched = self.core.rules.find(head);
-        let rule = self.core.rules.rule(&matched);
+    fn target(&self, head: &RequestHead<'_>, matched: &MatchedRule) -> Option<CacheKey> {
+        let rule = self.core.rules.rule(matched);
         let mut key = KeyBuilder::new();
         key.request(head, RequestFlags::scan(head.headers()).1, self.core.key_parts(rule)).ok()?;
         key.finish().ok()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use super::live_rules::MatchedRule;
 use super::shared::CacheShared;
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
@@ -16,7 +17,7 @@ use crate::cache::engine::cache_engine;
 use crate::cache::engine::invalidation::Invalidation;
 use crate::cache::http::key::{CacheKey, Target};
 use crate::cache::http::key_builder::KeyBuilder;
-use crate::cache::http::{content_location, policy};
+use crate::cache::http::{content_location, policy, tag};
 
 /// An unsafe request under way.
 pub(super) struct UnsafeRequest {
@@ -24,17 +25,23 @@ pub(super) struct UnsafeRequest {
     method: Method,
     /// Key of the target; `None` after the response.
     key: Option<CacheKey>,
+    /// Tags that the rule of the route names.
+    tags: Vec<Box<str>>,
 }
 
 impl UnsafeRequest {
-    pub(super) const fn new(core: Arc<CacheShared>, method: Method, key: CacheKey) -> Self {
-        Self { core, method, key: Some(key) }
+    pub(super) fn new(core: Arc<CacheShared>, method: Method, key: CacheKey, matched: &MatchedRule) -> Self {
+        let tags = core.rules.rule(matched).invalidates_for(core.rules.pattern(matched), &key);
+        Self { core, method, key: Some(key), tags }
     }
 
     /// Invalidates according to the response.
     pub(super) fn on_response(mut self, status: StatusCode, response: &HeaderMap) {
         if let Some(key) = self.key.take() {
             self.core.invalidate_after_unsafe(&self.method, &key, status, response);
+            if policy::invalidates(&self.method, status) {
+                self.core.invalidate_tags(&self.tags);
+            }
         }
     }
 }
@@ -43,11 +50,19 @@ impl Drop for UnsafeRequest {
     fn drop(&mut self) {
         if let Some(key) = self.key.take().filter(|_| policy::invalidates(&self.method, StatusCode::OK)) {
             self.core.invalidate_resource(&key);
+            self.core.invalidate_tags(&self.tags);
         }
     }
 }
 
 impl CacheShared {
+    fn invalidate_tags(&self, tags: &[Box<str>]) {
+        for tag in tags.iter().filter(|tag| tag::is_valid(tag)) {
+            let result = self.invalidate(&Invalidation::new(InvalidationScope::Tag(tag.clone()), false));
+            self.finish(result);
+        }
+    }
+
     /// RFC 9111 §4.4: invalidates the resources affected by a successful unsafe request.
     fn invalidate_after_unsafe(&self, method: &Method, key: &CacheKey, status: StatusCode, response: &HeaderMap) {
         if !policy::invalidates(method, status) {

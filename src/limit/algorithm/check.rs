@@ -22,7 +22,7 @@ pub struct Check {
     pub quota: Quota,
     /// Units that the request costs.
     pub cost: u32,
-    /// Whether this check can reject the request; in dry-run mode it only counts.
+    /// Whether this check can reject the request; in shadow mode it only counts.
     pub enforced: bool,
     /// Key hash shared by the fleet; zero if unknown.
     pub(crate) fleet: u64,

@@ -125,8 +125,8 @@ impl Verdicts {
     }
 
     /// Creates a list of two.
-    pub(crate) const fn two(verdicts: [Verdict; 2]) -> Self {
-        Self(SmallVec::from_const(verdicts))
+    pub(crate) fn two(verdicts: [Verdict; 2]) -> Self {
+        Self(SmallVec::from_buf(verdicts))
     }
 
     /// Appends a verdict.

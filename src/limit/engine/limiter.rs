@@ -412,7 +412,7 @@ impl Limiter {
                     self.events.emit(&Event::Refused { limit, retry_after });
                 }
                 Some(_) => {
-                    self.counters.count_dry_run(part.label);
+                    self.counters.count_shadowed(part.label);
                     self.events.emit(&Event::WouldRefuse { limit });
                 }
                 None if admits && crosses_80_percent(&part, outcome.checks.get(i).map_or(1, |check| check.cost)) => {

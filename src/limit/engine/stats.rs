@@ -67,7 +67,7 @@ pub struct LimitStats {
     /// Requests that this limit rejected.
     #[serde(rename = "refused_total")]
     pub refused: u64,
-    /// Requests that this limit would have rejected without dry-run.
+    /// Requests that this limit would have rejected if it were enforced.
     #[serde(rename = "would_refuse_total")]
     pub would_refuse: u64,
 }
@@ -127,7 +127,7 @@ impl LimitCounters {
         }
     }
 
-    pub(super) fn count_dry_run(&self, label: LimitLabel) {
+    pub(super) fn count_shadowed(&self, label: LimitLabel) {
         if let Some(counters) = self.part(label) {
             counters.would_refuse.fetch_add(1, Ordering::Relaxed);
         }

@@ -81,7 +81,7 @@ pub struct RemoteStats {
 /// Stores the usage of keys, in this process or remotely.
 ///
 /// # Contract
-/// * `decide` charges **all or none**: if any enforced check is rejected, no check is charged. A dry-run check
+/// * `decide` charges **all or none**: if any enforced check is rejected, no check is charged. A check in shadow
 ///   neither blocks the others nor is charged if it would itself be rejected.
 /// * Verdicts are in the order of the checks; `remaining` and `reset` are those after the charge.
 /// * Concurrent calls never admit more in total than sequential calls would.

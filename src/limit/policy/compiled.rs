@@ -219,7 +219,7 @@ impl CompiledLimits {
         })
     }
 
-    /// Returns the charges of reserving limits, without those that a dry run would have rejected.
+    /// Returns the charges of reserving limits, without those that a limit in shadow would have rejected.
     /// The flag says whether a cache hit would refund the charge too.
     pub(crate) fn reserving(&self, outcome: &Outcome<'_>) -> SmallVec<[(Check, bool); 2]> {
         let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
@@ -346,7 +346,7 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
     match &limit.subject {
         Subject::Own(extractor) => extractor.check(),
         Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
-            Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither dry-run nor routes")))
+            Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither shadow() nor routes")))
         }
         Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling has a fixed cost and nothing to settle")))

@@ -83,7 +83,7 @@ impl Outcome<'_> {
     }
 
     /// Returns the limit that an admitted request reports: the one that admits the fewest further ones; `None` in
-    /// dry-run.
+    /// shadow.
     #[inline]
     pub(super) fn tightest(&self) -> Option<LimitOutcome> {
         self.best(None, |part| part.enforced, LimitOutcome::is_tighter_than).or(self.node)
@@ -160,7 +160,7 @@ impl LimitDecision {
         self.part.verdict
     }
 
-    /// Returns whether this limit rejected the request; never in dry-run.
+    /// Returns whether this limit rejected the request; never in shadow.
     #[must_use]
     pub const fn refused(&self) -> bool {
         self.part.rejects()
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_neither_refuses_nor_is_reported() {
+    fn a_limit_in_shadow_neither_refuses_nor_is_reported() {
         with(&[(10, 0, Some(9), false)], |outcome| {
             assert!(outcome.admits());
             assert!(outcome.tightest().is_none());

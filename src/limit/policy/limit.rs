@@ -135,7 +135,7 @@ impl Limit {
     /// Limits the whole process, to protect it from overload: always local, checked last, rejecting with 503.
     ///
     /// A token bucket (`governor`'s direct limiter); without [`Quota::bucket`] its burst is the limit. It supports
-    /// neither dry-run nor routes.
+    /// neither shadow mode nor routes.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota};
@@ -232,11 +232,11 @@ impl Limit {
     /// ```
     /// use tollgate::limit::{Limit, Quota};
     ///
-    /// let trial = Limit::per_ip(Quota::per_minute(100)).dry_run();
+    /// let trial = Limit::per_ip(Quota::per_minute(100)).shadow();
     /// # let _ = trial;
     /// ```
     #[must_use]
-    pub const fn dry_run(mut self) -> Self {
+    pub const fn shadow(mut self) -> Self {
         self.enforced = false;
         self
     }

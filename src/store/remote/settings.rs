@@ -138,6 +138,13 @@ impl RemoteSettings {
         self
     }
 
+    /// Sets the interval between attempts to connect, and their timeout.
+    pub(crate) const fn dialling(mut self, retry_every: Duration, timeout: Duration) -> Self {
+        self.guard.retry_every = retry_every;
+        self.guard.dial_timeout = timeout;
+        self
+    }
+
     /// Sets the name in events of outages.
     #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) const fn guard_name(mut self, name: &'static str) -> Self {

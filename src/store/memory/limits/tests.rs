@@ -34,7 +34,7 @@ fn all_or_none() {
 }
 
 #[test]
-fn dry_run_checks_do_not_block_others() {
+fn shadow_checks_do_not_block_others() {
     let store = MemoryLimits::new(1_000);
     let mut trial = Check::new(key(1), Quota::per_minute(1));
     trial.enforced = false;

@@ -1,0 +1,116 @@
+//! A service in front of a paid API that is killed and started again: `cargo run --example restart`.
+//!
+//! This process is the paid API, and counts its calls. It starts the service as a process of its own, with a cache in
+//! memory and a file level, sends it traffic, kills it with SIGKILL, and starts it again in the same directory. Ends with an
+//! error if a call was paid twice.
+#![expect(clippy::print_stdout, reason = "an example shows what happens")]
+
+#[path = "restart/client.rs"]
+mod client;
+#[path = "restart/paid_api.rs"]
+mod paid_api;
+#[path = "restart/service.rs"]
+mod service;
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use paid_api::PaidApi;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Number of symbols, each of which costs a call.
+const SYMBOLS: usize = 50;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--serve", directory, api] => service::serve(Path::new(directory), api).await.map(|()| ExitCode::SUCCESS),
+        [] => restart().await,
+        _ => Err("usage: restart".into()),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the service twice, and kills it in between.
+async fn restart() -> Result<ExitCode, BoxError> {
+    let directory = Directory(std::env::temp_dir().join(format!("tollgate-restart-{}", std::process::id())));
+    let api = PaidApi::start().await?;
+    let mut first = Service::start(&directory.0, api.address)?;
+    ask_for_all(first.address).await?;
+    println!("calls paid for {SYMBOLS} symbols: {}", api.calls());
+    ask_for_all(first.address).await?;
+    println!("calls paid when they are asked for again: {}", api.calls() - SYMBOLS);
+    // What was put in the last few milliseconds would be lost.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.kill()?;
+    println!("the service is killed, and started again");
+    let paid = api.calls();
+    let second = Service::start(&directory.0, api.address)?;
+    ask_for_all(second.address).await?;
+    let paid = api.calls() - paid;
+    println!("calls paid after the restart: {paid}");
+    Ok(if paid == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn ask_for_all(service: SocketAddr) -> Result<(), BoxError> {
+    for symbol in 0..SYMBOLS {
+        let price = client::get(&service.to_string(), &format!("/prices/S{symbol}")).await?;
+        if price != paid_api::price(&format!("S{symbol}")) {
+            return Err(format!("S{symbol} costs {price:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// The process of the service, killed when it is dropped.
+struct Service {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Service {
+    /// Starts it, and waits until it listens.
+    fn start(directory: &Path, api: SocketAddr) -> Result<Self, BoxError> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("--serve")
+            .arg(directory)
+            .arg(api.to_string())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = process.stdout.take().ok_or("no output")?;
+        let first = BufReader::new(output).lines().next().ok_or("the service ended")??;
+        Ok(Self { process, address: first.parse()? })
+    }
+
+    /// Kills it, as `kill -9` does.
+    fn kill(&mut self) -> Result<(), BoxError> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.kill();
+    }
+}
+
+/// Deletes the directory of the example.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
