@@ -338,6 +338,28 @@ async fn rows_that_were_committed_while_nodes_were_away_are_not_lost() {
 }
 
 #[tokio::test]
+async fn tables_that_were_dropped_are_created_again() {
+    if !wanted() {
+        return;
+    }
+    let fleet = Fleet::new();
+    let node = fleet.node().await;
+    node.get("/a").await;
+    fleet.server.sql(
+        "DO $$ BEGIN EXECUTE (SELECT string_agg('DROP TABLE ' || tablename || ' CASCADE', ';')
+        FROM pg_tables WHERE schemaname = 'public'); END $$",
+    );
+    until_async("the tables are there again", async || {
+        node.get(&format!("/{}", fleet.calls.load(Ordering::SeqCst))).await;
+        fleet.server.sql("SELECT to_regclass('tollgate_cache') IS NOT NULL") == "t" && level(&node).up
+    })
+    .await;
+    let old = node.get("/b").await.body;
+    fleet.server.sql("INSERT INTO tollgate_outbox (tag) VALUES ('prices')");
+    replaced(&node, "/b", &old).await;
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_delays_no_request_beyond_the_deadline_and_then_none() {
     if !wanted() {
         return;
