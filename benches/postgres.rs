@@ -22,7 +22,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::types::Type;
 use tollgate::cache::{ByteStore, Cached, DataCache};
 use tollgate::store::RemoteStore;
-use tollgate::store::postgres::{Postgres as Settings, PostgresBytes};
+use tollgate::store::postgres::Postgres as Settings;
 
 const ENTRIES: u64 = 5_000;
 const VALUE: usize = 1_024;
@@ -102,7 +102,7 @@ fn rate(begun: Instant) {
 }
 
 async fn engine(server: &Postgres) {
-    let bytes = PostgresBytes::connect(Settings::new(&server.url()).expect("a URL")).await.expect("a server");
+    let bytes = Settings::new(&server.url()).expect("a URL").connect().await.expect("a server");
     let (bytes, value) = (&bytes, Bytes::from(vec![7; VALUE]));
     let puts = spans(|n| bytes.put(format!("engine:{n:032x}"), value.clone(), HOUR)).await;
     let get = |n: u64| async move {

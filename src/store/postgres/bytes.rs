@@ -79,20 +79,9 @@ impl Shared {
     }
 }
 
-/// Byte store with a log over three connections to PostgreSQL, without what [`RemoteStore::postgres`] adds: encoding, names,
-/// deadlines, reconnection.
-///
-/// ```no_run
-/// use tollgate::cache::ByteStore;
-/// use tollgate::store::postgres::{Postgres, PostgresBytes};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
-/// let bytes = PostgresBytes::connect(Postgres::new("postgres://127.0.0.1")?).await?;
-/// assert_eq!(bytes.get_many(vec!["missing".to_owned()]).await?, [None]);
-/// # Ok(()) }
-/// ```
+/// Byte store with a log over three connections to PostgreSQL.
 #[derive(Clone)]
-pub struct PostgresBytes {
+pub(super) struct PostgresBytes {
     pub(super) postgres: Postgres,
     pub(super) statements: Arc<Statements>,
     /// Look-ups and leases.
@@ -104,27 +93,32 @@ pub struct PostgresBytes {
     sweeper: Arc<Sweeper>,
 }
 
-impl PostgresBytes {
-    /// Connects; creates the tables if they are missing.
+impl Postgres {
+    /// Connects without what [`RemoteStore::postgres`] adds: encoding, names, deadlines, reconnection. Creates the tables if
+    /// they are missing.
     ///
     /// # Errors
     /// If a setting is invalid, the server is unavailable, or tables are missing that the role may not create.
     ///
     /// # Examples
     /// ```no_run
-    /// use tollgate::store::postgres::{Postgres, PostgresBytes};
+    /// use tollgate::cache::ByteStore;
+    /// use tollgate::store::postgres::Postgres;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
-    /// let bytes = PostgresBytes::connect(Postgres::new("postgres://127.0.0.1")?).await?;
-    /// # let _ = bytes;
+    /// let bytes = Postgres::new("postgres://127.0.0.1")?.connect().await?;
+    /// assert_eq!(bytes.get_many(vec!["missing".to_owned()]).await?, [None]);
     /// # Ok(()) }
     /// ```
-    pub async fn connect(postgres: Postgres) -> Result<Self, Error> {
-        postgres.check()?;
-        let shared = Shared::new(&postgres);
-        Self::open(postgres, shared).await
+    pub async fn connect(self) -> Result<impl ByteStore + fmt::Debug, Error> {
+        self.check()?;
+        let shared = Shared::new(&self);
+        PostgresBytes::open(self, shared).await
     }
+}
 
+impl PostgresBytes {
+    /// Connects; creates the tables if they are missing.
     async fn open(postgres: Postgres, shared: Shared) -> Result<Self, Error> {
         let Shared { statements, sweeper } = shared;
         let open = || Link::open(&postgres.config, None);

@@ -78,5 +78,4 @@ mod settings;
 mod sweep;
 mod watch;
 
-pub use bytes::PostgresBytes;
 pub use settings::Postgres;

@@ -88,9 +88,9 @@ CREATE OR REPLACE TRIGGER tollgate_watch_{event} AFTER {event} ON {table}
 }
 
 /// Tag with columns in braces.
-struct Template(Vec<Part>);
+struct Template(Vec<TagPart>);
 
-enum Part {
+enum TagPart {
     Text(String),
     Column(String),
 }
@@ -108,14 +108,14 @@ impl Template {
             if column.is_empty() || column.contains(['{', '$']) {
                 return Err(malformed());
             }
-            parts.extend([Part::Text(text.to_owned()), Part::Column(column.to_owned())]);
+            parts.extend([TagPart::Text(text.to_owned()), TagPart::Column(column.to_owned())]);
             rest = behind;
         }
-        parts.push(Part::Text(rest.to_owned()));
+        parts.push(TagPart::Text(rest.to_owned()));
         let visible = |b: u8| b.is_ascii_graphic() && !b",}$".contains(&b);
         let texts = parts.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(text),
-            Part::Column(_) => None,
+            TagPart::Text(text) => Some(text),
+            TagPart::Column(_) => None,
         });
         match !tag.is_empty() && texts.into_iter().all(|text| text.bytes().all(visible)) {
             true => Ok(Self(parts)),
@@ -124,14 +124,14 @@ impl Template {
     }
 
     fn is_constant(&self) -> bool {
-        self.0.iter().all(|part| matches!(part, Part::Text(_)))
+        self.0.iter().all(|part| matches!(part, TagPart::Text(_)))
     }
 
     /// Returns the expression of the tag for a row of `changed`; null if a column is.
     fn expression(&self) -> String {
-        let part = |part: &Part| match part {
-            Part::Text(text) => format!("'{}'", text.replace('\'', "''")),
-            Part::Column(column) => format!("changed.{}::text", identifier(column)),
+        let part = |part: &TagPart| match part {
+            TagPart::Text(text) => format!("'{}'", text.replace('\'', "''")),
+            TagPart::Column(column) => format!("changed.{}::text", identifier(column)),
         };
         self.0.iter().map(part).collect::<Vec<_>>().join(" || ")
     }
