@@ -27,6 +27,9 @@ command -v cargo >/dev/null || { say "cargo is missing: see https://rustup.rs"; 
 # Servers that tests start themselves, on free ports. Debian keeps PostgreSQL's programs out of PATH.
 for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 need initdb postgresql
+# Debian keeps daemons out of the PATH of users.
+PATH=$PATH:/usr/sbin
+need pgbouncer pgbouncer
 export TOLLGATE_TEST_POSTGRES=1
 need redis-server redis-server
 need openssl openssl

@@ -141,6 +141,9 @@ pub(crate) fn gate(flags: &Flags) -> Result<Tollgate, tollgate::Error> {
     if let Some(url) = &flags.redis {
         gate = gate.redis(url.as_str());
     }
+    if let Some(url) = &flags.postgres {
+        gate = gate.postgres(url.as_str());
+    }
     if let Some(folder) = &flags.file {
         gate = gate.file(folder, flags.file_size);
     }

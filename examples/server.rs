@@ -3,7 +3,8 @@
 //! Prices come from a simulated upstream that counts and delays its calls, and allows 60 000 a month. The gate limits
 //! by tier, caches responses, and measures requests; `/stats.json` reports the quota under `upstream`, with its
 //! projected end. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`, `--redis URL` to
-//! share limits and cache with other servers, or `--file DIR` to keep cached responses over restarts.
+//! share limits and cache with other servers, `--postgres URL` to share the cache, or `--file DIR` to keep cached responses over
+//! restarts.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -14,7 +15,8 @@ mod api;
 #[path = "common/shutdown.rs"]
 mod shutdown;
 
-const USAGE: &str = "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL | --file DIR]";
+const USAGE: &str =
+    "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL | --postgres URL | --file DIR]";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -98,6 +100,7 @@ impl Options {
                 }
                 "--no-limits" => options.limits = false,
                 "--redis" => options.level = api::Level::Redis(value()?),
+                "--postgres" => options.level = api::Level::Postgres(value()?),
                 "--file" => options.level = api::Level::File(value()?.into()),
                 other => return Err(format!("unknown flag {other:?}")),
             }

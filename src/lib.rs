@@ -61,7 +61,8 @@
 //! | `testing` | the module [`testing`] |
 //! | `redis` | limits and cached responses shared through Redis or Valkey, standalone, Sentinel or Cluster: [`store`] |
 //! | `redis-tls` | `rediss://`: Redis over TLS, with rustls |
-//! | `lz4` | compression of large cached responses in Redis; processes without it miss compressed entries |
+//! | `postgres` | cached responses shared through PostgreSQL, and invalidated from its transactions: [`store::postgres`] |
+//! | `lz4` | compression of large cached responses in remote stores; processes without it miss compressed entries |
 
 mod base;
 mod context;

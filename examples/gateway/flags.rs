@@ -27,9 +27,10 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --limit-per-ip QUOTA         limit per client address, such as 100/min (none)
   --trust-proxy CIDR           trusted proxies for the client's address; repeatable
   --forwarded-header NAME      field in which they send it (x-forwarded-for)
-  --file FOLDER                keep cached responses in this folder, over restarts (none; not together with --redis)
+  --file FOLDER                keep cached responses in this folder, over restarts (none; not together with --redis or --postgres)
   --file-size SIZE             capacity of that folder (1GiB)
   --redis URL                  share limits and cache with other gateways, such as redis://127.0.0.1
+  --postgres URL               share the cache with other gateways, such as postgres://app@127.0.0.1/app (without --redis)
   --timing                     send Server-Timing
   --grace SECONDS              time for requests in flight to finish after SIGINT or SIGTERM (10)
   --metrics PATH               serve metrics for Prometheus on this path, such as /metrics";
@@ -53,6 +54,7 @@ pub(crate) struct Flags {
     pub(crate) timing: bool,
     pub(crate) metrics: Option<String>,
     pub(crate) redis: Option<String>,
+    pub(crate) postgres: Option<String>,
     pub(crate) file: Option<PathBuf>,
     pub(crate) file_size: u64,
     pub(crate) grace: Duration,
@@ -78,6 +80,7 @@ impl Flags {
             timing: false,
             metrics: None,
             redis: None,
+            postgres: None,
             file: None,
             file_size: 1 << 30,
             grace: Duration::from_secs(10),
@@ -165,6 +168,7 @@ impl Flags {
                 self.metrics = Some(path.map(|path| format!("/{path}")).ok_or_else(|| wrong(&value, "a path"))?);
             }
             "--redis" => self.redis = Some(value()?),
+            "--postgres" => self.postgres = Some(value()?),
             "--file" => self.file = Some(value()?.into()),
             "--file-size" => self.file_size = size(name, &value()?)?,
             "--trust-proxy" => self.trusted.push(value()?),
@@ -210,7 +214,7 @@ mod tests {
             "--upstream http://origin:8080 --listen=[::1]:80 --profile app --memory 256MiB --mirror 32MiB --mirror-in /var/tmp --max-entry=8MiB \
              --targeted-field CDN-Cache-Control --targeted-field=X --cache-status --timing --limit-per-ip 100/min \
              --trust-proxy 10.0.0.0/8 --trust-proxy fd00::/8 --forwarded-header forwarded --upstream-timeout 1.5 --metrics /metrics --redis redis://10.0.0.9 \
-             --file /var/cache/gateway --file-size 2GiB",
+             --postgres postgres://10.0.0.8/app --file /var/cache/gateway --file-size 2GiB",
         )
         .expect("correct flags")
         .expect("no help");
@@ -221,6 +225,7 @@ mod tests {
         assert!(flags.cache_status && flags.timing);
         assert_eq!(flags.metrics.as_deref(), Some("/metrics"));
         assert_eq!(flags.redis.as_deref(), Some("redis://10.0.0.9"));
+        assert_eq!(flags.postgres.as_deref(), Some("postgres://10.0.0.8/app"));
         assert_eq!((flags.file, flags.file_size), (Some("/var/cache/gateway".into()), 2 << 30));
         assert_eq!(flags.limit_per_ip, Some(Quota::per_minute(100)));
         assert_eq!(flags.forwarded_header.as_deref(), Some("forwarded"));

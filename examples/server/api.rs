@@ -37,6 +37,8 @@ const FILE_BYTES: u64 = 1 << 30;
 pub(crate) enum Level {
     /// None.
     Memory,
+    /// A PostgreSQL.
+    Postgres(String),
     /// A Redis, which shares limits too.
     Redis(String),
     /// A directory.
@@ -70,6 +72,7 @@ pub(crate) fn app(
     }
     match level {
         Level::Memory => {}
+        Level::Postgres(url) => gate = gate.postgres(url.as_str()),
         Level::Redis(url) => gate = gate.redis(url.as_str()),
         Level::File(directory) => gate = gate.file(directory, FILE_BYTES),
     }

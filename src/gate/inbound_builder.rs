@@ -14,8 +14,10 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::store::RemoteStore;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
 use crate::store::redis::{Redis, RedisLimits};
 use crate::timing::{TimingBuilder, TimingLayer};
@@ -47,6 +49,8 @@ pub struct TollgateBuilder {
     timing: TimingBuilder,
     routes: Vec<Box<str>>,
     cost_per_call: Option<f64>,
+    #[cfg(feature = "postgres")]
+    postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -61,6 +65,8 @@ impl Default for TollgateBuilder {
             timing: TimingLayer::builder(),
             routes: Vec::new(),
             cost_per_call: None,
+            #[cfg(feature = "postgres")]
+            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -220,6 +226,29 @@ impl TollgateBuilder {
         self
     }
 
+    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared,
+    /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); limits stay in
+    /// each process. Requests never fail because of it.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::builder().cache(Rules::new()).postgres("postgres://app@127.0.0.1/app").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn postgres<P>(mut self, postgres: P) -> Self
+    where
+        P: TryInto<Postgres>,
+        P::Error: Into<Error>,
+    {
+        self.postgres = Some(postgres.try_into().map_err(Into::into));
+        self
+    }
+
     /// Sets the clock of all layers.
     ///
     /// ```
@@ -308,10 +337,11 @@ impl TollgateBuilder {
         if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
             return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
         }
-        #[cfg(feature = "redis")]
-        let this = self.sharing()?;
-        #[cfg(not(feature = "redis"))]
         let this = self;
+        #[cfg(feature = "postgres")]
+        let this = this.sharing_postgres()?;
+        #[cfg(feature = "redis")]
+        let this = this.sharing()?;
         // A gate without a limit has the same type: it contains a disabled limit.
         let limits = if this.limited { this.limits } else { this.limits.limit(Limit::unused()).enabled(false) };
         let (identify, own) = limits.extractors();
@@ -334,6 +364,23 @@ impl TollgateBuilder {
             place,
         };
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
+    }
+
+    /// Connects the cache to PostgreSQL, if there is one.
+    #[cfg(feature = "postgres")]
+    fn sharing_postgres(mut self) -> Result<Self, Error> {
+        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        #[cfg(feature = "redis")]
+        if self.redis.is_some() {
+            return Err(Error::config(
+                "a cache cannot have both .redis(…) and .postgres(…); remove one, or share limits with .limits_with(…)",
+            ));
+        }
+        let store = RemoteStore::postgres(postgres)?;
+        if self.cached {
+            self.cache = self.cache.level_2(Arc::new(store));
+        }
+        Ok(self)
     }
 
     /// Connects the enabled layers to Redis, if there is one.

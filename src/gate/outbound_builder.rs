@@ -10,8 +10,10 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::store::RemoteStore;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
 use crate::store::redis::{Redis, RedisCredits};
 use crate::timing::{TimingBuilder, TimingLayer};
@@ -44,6 +46,8 @@ pub struct UpstreamGateBuilder {
     rules_decide: bool,
     weights: Weights,
     price: Option<f64>,
+    #[cfg(feature = "postgres")]
+    postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -59,6 +63,8 @@ impl UpstreamGateBuilder {
             rules_decide: false,
             weights: Weights::default(),
             price: None,
+            #[cfg(feature = "postgres")]
+            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -272,6 +278,27 @@ impl UpstreamGateBuilder {
         self
     }
 
+    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared and
+    /// survive restarts; credits stay in each process. Calls never fail because of it.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let github = Tollgate::upstream("github").cache(Rules::new()).postgres("postgres://app@127.0.0.1/app").build()?;
+    /// # let _ = github;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "postgres")]
+    pub fn postgres<P>(mut self, postgres: P) -> Self
+    where
+        P: TryInto<Postgres>,
+        P::Error: Into<Error>,
+    {
+        self.postgres = Some(postgres.try_into().map_err(Into::into));
+        self
+    }
+
     /// Sets the clock of all layers.
     ///
     /// ```
@@ -357,10 +384,11 @@ impl UpstreamGateBuilder {
                 "the price per credit must be a finite amount of at least 0, not {price}"
             )));
         }
-        #[cfg(feature = "redis")]
-        let this = self.sharing()?;
-        #[cfg(not(feature = "redis"))]
         let this = self;
+        #[cfg(feature = "postgres")]
+        let this = this.sharing_postgres()?;
+        #[cfg(feature = "redis")]
+        let this = this.sharing()?;
         let weights = this.weights.check()?;
         let upstream = this.upstream.build()?;
         let cache = if this.cached { this.cache.budget(upstream.budget()) } else { this.cache.enabled(false) };
@@ -372,6 +400,23 @@ impl UpstreamGateBuilder {
             rules_decide: this.rules_decide,
         };
         Ok(UpstreamGate { layer, weights, price: this.price })
+    }
+
+    /// Connects the cache to PostgreSQL, if there is one.
+    #[cfg(feature = "postgres")]
+    fn sharing_postgres(mut self) -> Result<Self, Error> {
+        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        #[cfg(feature = "redis")]
+        if self.redis.is_some() {
+            return Err(Error::config(
+                "a cache cannot have both .redis(…) and .postgres(…); remove one, or share credits with .upstream_with(…)",
+            ));
+        }
+        let store = RemoteStore::postgres(postgres)?;
+        if self.cached {
+            self.cache = self.cache.level_2(std::sync::Arc::new(store));
+        }
+        Ok(self)
     }
 
     /// Connects the enabled layers to Redis, if there is one.

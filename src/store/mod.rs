@@ -5,12 +5,15 @@
 //! | [`memory`] | limits and cached responses in this process | own table; `moka` |
 //! | [`mod@file`] | cached responses in a directory, which survive a restart | the standard library |
 //! | [`redis`] | limits and cached responses shared by a fleet (feature `redis`) | `redis` |
+//! | [`postgres`] | cached responses shared by a fleet (feature `postgres`) | `tokio-postgres` |
 //! | [`RemoteStore`] | cached responses in any server that keeps [bytes](crate::cache::ByteStore) | your own client |
 //! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
 
 pub mod file;
 pub(crate) mod governor;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub(crate) mod remote;

@@ -4,11 +4,17 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
+
+/// Whether tests shall start servers; they fail where none is installed.
+pub(crate) fn wanted() -> bool {
+    std::env::var_os("TOLLGATE_TEST_POSTGRES").is_some()
+}
 
 /// A running server; the superuser `postgres` needs no password on its socket and port.
 pub(crate) struct Postgres {
-    server: Child,
+    server: Mutex<Option<Child>>,
     folder: PathBuf,
     port: u16,
 }
@@ -33,18 +39,96 @@ impl Postgres {
             "--auth=trust",
             &format!("--pgdata={}", text(&data)),
         ]));
-        let options = format!("-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {}", text(&folder));
-        let mut command = as_its_user(
-            &[vec![text(&bin.join("postgres")), "-D".to_owned(), text(&data)], words(&options)]
-                .concat()
-                .iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>(),
-        );
-        let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the server starts");
-        let started = Self { server, folder, port };
-        started.wait();
+        let started = Self { server: Mutex::default(), folder, port };
+        started.restart();
         started
+    }
+
+    /// Starts the server, on the same port and with what it has on disk, and waits until it answers.
+    pub(crate) fn restart(&self) {
+        let folder = self.folder.to_str().expect("a path");
+        let program = programs().join("postgres");
+        let port = self.port.to_string();
+        let words = [
+            program.to_str().expect("a path"),
+            "-D",
+            &format!("{folder}/data"),
+            "-p",
+            &port,
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "fsync=off",
+            "-k",
+            folder,
+        ];
+        let mut command = as_its_user(&words);
+        let server = command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        *self.server.lock().expect("not poisoned") = Some(server.expect("the server starts"));
+        self.wait();
+    }
+
+    /// Kills every process of the server at once (SIGKILL), as a loss of power that spares the disk.
+    pub(crate) fn kill(&self) {
+        self.signal("-KILL");
+        if let Some(mut server) = self.server.lock().expect("not poisoned").take() {
+            let _ = server.wait();
+        }
+    }
+
+    /// Hangs the server: its connections stay open, and nothing answers (SIGSTOP).
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a hung server go on (SIGCONT).
+    pub(crate) fn cont(&self) {
+        self.signal("-CONT");
+        // `runuser` stops with what it runs.
+        if let Some(server) = &*self.server.lock().expect("not poisoned") {
+            let _ = Command::new("kill").args(["-CONT", &server.id().to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let Some(postmaster) = self.postmaster() else { return };
+        let children = Command::new("pgrep").args(["-P", &postmaster]).output().expect("pgrep").stdout;
+        let children = String::from_utf8(children).expect("numbers");
+        // The first process first: it would start others.
+        let all: Vec<&str> = std::iter::once(&*postmaster).chain(children.lines()).collect();
+        let _ = Command::new("kill").arg(signal).args(&all).stderr(Stdio::null()).status();
+    }
+
+    /// The first line of its file is the server's own number; `runuser` would not pass a signal on.
+    fn postmaster(&self) -> Option<String> {
+        let number = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).ok()?;
+        number.lines().next().map(str::to_owned)
+    }
+
+    /// Runs statements as the superuser, and returns what they print.
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        let mut psql = Command::new(programs().join("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", &self.url(), "-c", statements]);
+        let output = psql.output().expect("psql runs");
+        assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Asks this role for its password from now on.
+    pub(crate) fn guard(&self, role: &str) {
+        let file = self.folder.join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&file).expect("its rules");
+        std::fs::write(&file, format!("host all {role} 127.0.0.1/32 scram-sha-256\n{rules}")).expect("its rules");
+        self.sql("SELECT pg_reload_conf()");
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL for this role; `role` may carry a password after a colon.
+    pub(crate) fn url_of(&self, role: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/postgres", self.port)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -70,18 +154,15 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // The first line of its file is the server's own number; `runuser` would not pass a signal on.
-        let number = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap_or_default();
-        if let Some(number) = number.lines().next() {
-            let _ = Command::new("kill").args(["-INT", number]).status();
+        self.cont();
+        if let Some(number) = self.postmaster() {
+            let _ = Command::new("kill").args(["-INT", &number]).stderr(Stdio::null()).status();
         }
-        let _ = self.server.wait();
+        if let Some(mut server) = self.server.lock().expect("not poisoned").take() {
+            let _ = server.wait();
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split(' ').map(str::to_owned).collect()
 }
 
 /// Debian keeps the server's programs out of PATH.
@@ -95,17 +176,17 @@ fn programs() -> PathBuf {
     found.or_else(on_path).expect("PostgreSQL is installed; ./test.sh does it")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     listener.local_addr().expect("its address").port()
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().expect("id");
     id.stdout.trim_ascii() == b"0"
 }
 
-fn as_its_user(words: &[&str]) -> Command {
+pub(crate) fn as_its_user(words: &[&str]) -> Command {
     let mut command = Command::new(if is_root() { "runuser" } else { words[0] });
     if is_root() {
         command.args(["-u", "postgres", "--"]).args(words);

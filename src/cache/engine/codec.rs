@@ -188,13 +188,19 @@ pub(crate) fn decode_key(beginning: &[u8]) -> Option<CacheKey> {
     (head[..4] == MAGIC).then(|| read_key(&mut Reader(rest))).flatten()
 }
 
+/// Whether the record of a value is compressed.
+#[cfg(feature = "postgres")]
+pub(crate) fn is_compressed(value: &[u8]) -> bool {
+    value.get(CHECKSUM_END).is_some_and(|flags| flags & COMPRESSED != 0)
+}
+
 /// Order of the fetches of encoded values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FetchOrder {
     /// Start of the fetch, in microseconds since 1970 by the fleet clock.
-    started_at: u64,
+    pub(crate) started_at: u64,
     /// Log position at its start.
-    position: u64,
+    pub(crate) position: u64,
 }
 
 impl FetchOrder {

@@ -37,6 +37,14 @@ pub(crate) struct LogRecordId {
     pub(super) count: u64,
 }
 
+#[cfg(feature = "postgres")]
+impl LogRecordId {
+    /// Returns the ID of an invalidation that no node issued, which its position tells apart.
+    pub(crate) const fn of_outbox(position: u64) -> Self {
+        Self { node: 0, count: position }
+    }
+}
+
 /// Record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogRecord {

@@ -9,7 +9,7 @@ pub(super) mod deadlines;
 pub(super) mod directives;
 pub(super) mod freshness;
 pub(crate) mod glob;
-pub(super) mod key;
+pub(crate) mod key;
 pub(super) mod key_builder;
 pub(super) mod policy;
 pub(super) mod range;

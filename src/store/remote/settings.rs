@@ -146,7 +146,7 @@ impl RemoteSettings {
     }
 
     /// Sets the name in events of outages.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) const fn guard_name(mut self, name: &'static str) -> Self {
         self.guard_name = name;
         self

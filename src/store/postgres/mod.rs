@@ -1,0 +1,81 @@
+//! Cached responses and values in PostgreSQL (14 and later), shared by a fleet of processes (feature `postgres`).
+//!
+//! [`Postgres`] holds address, deadline and bounds; [`TollgateBuilder::postgres`](crate::TollgateBuilder::postgres) takes it,
+//! or just its URL. Tables are created at the first connection if they are missing and the role may do so; otherwise run
+//! [`Postgres::sql`] as their owner, or call [`Postgres::migrate`].
+//!
+//! | table | contents | durability |
+//! |---|---|---|
+//! | `tollgate_cache` | a response, a value or the index of a response's variants, under a keyed hash | a crash of the server loses at most the last second |
+//! | `tollgate_leases` | who refreshes or fetches an entry | unlogged: empty after a crash |
+//! | `tollgate_invalidations` | the latest 16 384 invalidations by position | on disk before they are acknowledged |
+//! | `tollgate_outbox` | invalidations of your own transactions, until they are numbered | that of your transaction |
+//! | `tollgate_settings` | the version of the tables, the secret of the fleet | on disk |
+//!
+//! # How it behaves
+//!
+//! | | |
+//! |---|---|
+//! | connections | three per process, and one that listens; calls are pipelined, and each is one statement |
+//! | transaction poolers | work: no statement is prepared, no session state is used. Notifications do not pass them: the log is read once a second |
+//! | a look-up | never writes |
+//! | a put | replaces a value unless its fetch began later; does not wait for the disk |
+//! | a removal, an invalidation | waits for the disk, if the database's `synchronous_commit` says so |
+//! | expiry | rows that have expired are removed a thousand at a time, after every 128 puts of a process |
+//! | bound | [`max_bytes`](Postgres::max_bytes): what expires first is removed first |
+//! | an outage | a look-up is a miss after at most its deadline (50 ms); after five failures nothing waits |
+//!
+//! # Invalidation from your own transactions
+//!
+//! A row in `tollgate_outbox` invalidates on commit, on every process, and on rollback does nothing:
+//!
+//! ```sql
+//! BEGIN;
+//! UPDATE articles SET title = 'new' WHERE id = 7;
+//! INSERT INTO tollgate_outbox (tag) VALUES ('article:7');
+//! COMMIT;
+//! ```
+//!
+//! | column | invalidates |
+//! |---|---|
+//! | `tag` | entries with this tag |
+//! | `path` | this path and query under any host: `/articles/7?full=1` |
+//! | `prefix` | everything whose path begins so: `/articles/` |
+//! | `soft` | `true` marks entries stale instead: they are revalidated before they are served |
+//!
+//! Committed rows are numbered under a lock and moved to the log, however long their transaction was open: none is lost. Other
+//! processes learn of them in milliseconds through `LISTEN`, and within about a second without it. The trigger of the table
+//! notifies, which makes commits of transactions that insert into it wait for one another. A role that writes to the outbox needs
+//! `INSERT` on it alone.
+//!
+//! [`Postgres::watch`] installs triggers that insert such rows whenever a table changes:
+//! `postgres.watch("articles", ["article:{id}"])`.
+//!
+//! # Views
+//!
+//! | view | a row for each | columns |
+//! |---|---|---|
+//! | `api_cache` | stored response or typed value | `namespace` (the host of a response), `url`, `status`, `content_type`, `bytes`, `stored_at`, `fresh_until`, `expires_at`, `is_fresh`, `body` (as `jsonb`, if it is JSON that is not compressed) |
+//! | `cache_stats` | namespace | `entries`, `fresh_entries`, `fresh_percent`, `bytes`, `first_expires_at`, `last_stored_at` |
+//!
+//! They show what is stored: an entry that was invalidated stays there until it is replaced or expires. Hits are counted in each
+//! process: see [`Tollgate::stats`](crate::Tollgate::stats). An existing table or view of such a name is left alone.
+//!
+//! # Grants
+//!
+//! The role of the service needs no more than:
+//!
+//! ```sql
+#![doc = include_str!("grants.sql")]
+//! ```
+
+mod bytes;
+mod connect;
+mod description;
+mod log;
+mod schema;
+mod settings;
+mod sweep;
+mod watch;
+
+pub use settings::Postgres;

@@ -1,0 +1,193 @@
+-- Tables of tollgate in PostgreSQL 14 or later. May be run again, and by several processes at once.
+SELECT pg_advisory_xact_lock(hashtextextended('tollgate.migrate', 0));
+
+DO $migrate$
+BEGIN
+  IF to_regnamespace('{schema}') IS NULL THEN
+    CREATE SCHEMA {schema};
+  END IF;
+  IF to_regclass('{schema}.tollgate_settings') IS NOT NULL THEN
+    RETURN;
+  END IF;
+
+  CREATE TABLE {schema}.tollgate_settings (
+    name text PRIMARY KEY,
+    value text NOT NULL
+  );
+  INSERT INTO {schema}.tollgate_settings VALUES ('version', '1');
+
+  -- Cached responses and values. Reads never write.
+  CREATE TABLE {schema}.tollgate_cache (
+    name text COLLATE "C" PRIMARY KEY,
+    value bytea NOT NULL,
+    bytes integer NOT NULL,
+    -- The order of puts: the version of the encoding, the start of the fetch in microseconds, the log position at it.
+    format integer NOT NULL,
+    started_at bigint NOT NULL,
+    position bigint NOT NULL,
+    stored_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    -- For views: null where the value is no response.
+    namespace text,
+    url text,
+    status smallint,
+    content_type text,
+    fresh_until timestamptz,
+    body_start integer
+  ) WITH (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.05,
+    toast.autovacuum_vacuum_scale_factor = 0.02,
+    toast.autovacuum_vacuum_insert_scale_factor = 0.02
+  );
+  ALTER TABLE {schema}.tollgate_cache ALTER COLUMN value SET STORAGE EXTERNAL;
+  CREATE INDEX tollgate_cache_expires_at ON {schema}.tollgate_cache (expires_at);
+
+  -- Who fetches what is missing. Empty after a crash, which grants every lease again.
+  CREATE UNLOGGED TABLE {schema}.tollgate_leases (
+    name text COLLATE "C" PRIMARY KEY,
+    token bigint NOT NULL,
+    uncacheable boolean NOT NULL DEFAULT false,
+    expires_at timestamptz NOT NULL
+  ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+  CREATE INDEX tollgate_leases_expires_at ON {schema}.tollgate_leases (expires_at);
+
+  -- The log of invalidations: positions grow by one in the order of the commits.
+  CREATE TABLE {schema}.tollgate_invalidations (
+    position bigint PRIMARY KEY,
+    record bytea,
+    tag text,
+    path text,
+    prefix text,
+    soft boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+  );
+
+  -- Invalidations of your own transactions, until they are numbered.
+  CREATE TABLE {schema}.tollgate_outbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tag text,
+    path text,
+    prefix text,
+    soft boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT tollgate_outbox_scope CHECK (num_nonnulls(tag, path, prefix) = 1)
+  );
+END
+$migrate$;
+
+-- Returns a body as JSON; null if it is none.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_json(body bytea) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  RETURN convert_from(body, 'UTF8')::jsonb;
+EXCEPTION WHEN OTHERS THEN
+  RETURN NULL;
+END
+$function$;
+
+DO $migrate$
+BEGIN
+  IF to_regclass('{schema}.api_cache') IS NULL THEN
+    CREATE VIEW {schema}.api_cache AS
+    SELECT namespace, url, status, content_type, bytes, stored_at, fresh_until, expires_at,
+      fresh_until > now() AS is_fresh,
+      CASE WHEN content_type ~* '[/+]json' AND body_start IS NOT NULL
+        THEN {schema}.tollgate_json(substr(value, body_start + 1)) END AS body
+    FROM {schema}.tollgate_cache
+    WHERE fresh_until IS NOT NULL AND expires_at > now();
+  END IF;
+  IF to_regclass('{schema}.cache_stats') IS NULL THEN
+    CREATE VIEW {schema}.cache_stats AS
+    SELECT namespace, count(*) AS entries, count(*) FILTER (WHERE fresh_until > now()) AS fresh_entries,
+      round(100.0 * count(*) FILTER (WHERE fresh_until > now()) / count(*), 1) AS fresh_percent,
+      sum(bytes) AS bytes, min(expires_at) AS first_expires_at, max(stored_at) AS last_stored_at
+    FROM {schema}.tollgate_cache
+    WHERE fresh_until IS NOT NULL AND expires_at > now()
+    GROUP BY namespace;
+  END IF;
+END
+$migrate$;
+
+-- Starts a log at the server's time in microseconds, above what is known.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_start_log(first bytea, known bigint) RETURNS bigint
+LANGUAGE sql AS $function$
+  INSERT INTO {schema}.tollgate_invalidations (position, record)
+  VALUES (greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, known + 1), first)
+  RETURNING position;
+$function$;
+
+-- Appends a record and publishes it. The lock is held until the commit: positions become visible in their order.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_append(first bytea, appended bytea) RETURNS bigint
+LANGUAGE plpgsql AS $function$
+DECLARE
+  last bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('tollgate.log.{schema}', 0));
+  SELECT max(position) INTO last FROM {schema}.tollgate_invalidations;
+  IF last IS NULL THEN
+    last := {schema}.tollgate_start_log(first, 0);
+  END IF;
+  last := last + 1;
+  INSERT INTO {schema}.tollgate_invalidations (position, record) VALUES (last, appended);
+  DELETE FROM {schema}.tollgate_invalidations WHERE position <= last - {records};
+  PERFORM pg_notify('tollgate.{schema}',
+    CASE WHEN octet_length(appended) <= 3500 THEN 'record:' || last || ':' || encode(appended, 'hex') ELSE 'read' END);
+  RETURN last;
+END
+$function$;
+
+-- Starts a new log if there is none, or if it ends before what is known.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_restart(first bytea, known bigint) RETURNS void
+LANGUAGE plpgsql AS $function$
+DECLARE
+  last bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('tollgate.log.{schema}', 0));
+  SELECT max(position) INTO last FROM {schema}.tollgate_invalidations;
+  IF last IS NULL OR last < known THEN
+    DELETE FROM {schema}.tollgate_invalidations;
+    PERFORM {schema}.tollgate_start_log(first, known);
+  END IF;
+END
+$function$;
+
+-- Numbers the committed rows of the outbox: moves them to the log. Returns their number.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_sequence() RETURNS bigint
+LANGUAGE plpgsql AS $function$
+DECLARE
+  last bigint;
+  moved bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('tollgate.log.{schema}', 0));
+  SELECT max(position) INTO last FROM {schema}.tollgate_invalidations;
+  IF last IS NULL THEN
+    RETURN 0;
+  END IF;
+  WITH taken AS (
+    DELETE FROM {schema}.tollgate_outbox WHERE id IN (SELECT id FROM {schema}.tollgate_outbox ORDER BY id LIMIT 1000)
+    RETURNING id, tag, path, prefix, soft, created_at
+  )
+  INSERT INTO {schema}.tollgate_invalidations (position, tag, path, prefix, soft, created_at)
+  SELECT last + row_number() OVER (ORDER BY id), tag, path, prefix, soft, created_at FROM taken;
+  GET DIAGNOSTICS moved = ROW_COUNT;
+  IF moved > 0 THEN
+    DELETE FROM {schema}.tollgate_invalidations WHERE position <= last + moved - {records};
+    PERFORM pg_notify('tollgate.{schema}', 'read');
+  END IF;
+  RETURN moved;
+END
+$function$;
+
+-- Says on commit that the outbox has rows. Once per transaction, whatever it inserts.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_outbox_inserted() RETURNS trigger
+LANGUAGE plpgsql AS $function$
+BEGIN
+  PERFORM pg_notify('tollgate.{schema}', 'read');
+  RETURN NULL;
+END
+$function$;
+
+CREATE OR REPLACE TRIGGER tollgate_outbox_inserted AFTER INSERT ON {schema}.tollgate_outbox
+FOR EACH STATEMENT EXECUTE FUNCTION {schema}.tollgate_outbox_inserted();

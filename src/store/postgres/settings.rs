@@ -1,0 +1,302 @@
+//! [`Postgres`]: address, deadline, circuit and bounds of a PostgreSQL.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Config;
+
+use super::connect::{self, Link};
+use super::schema;
+use crate::base::error::Error;
+use crate::resilience::circuit::Circuit;
+use crate::store::remote::RemoteSettings;
+
+/// Deadline of a look-up.
+const DEADLINE: Duration = Duration::from_millis(50);
+/// Default bound of the bytes of all values.
+const MAX_BYTES: u64 = 4 << 30;
+const MIB: u64 = 1 << 20;
+
+/// Configuration of a PostgreSQL shared by a fleet. Connections are opened on first use; an unavailable server is not an
+/// error.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::Tollgate;
+/// use tollgate::cache::Rules;
+/// use tollgate::store::postgres::Postgres;
+///
+/// let postgres = Postgres::new("postgres://app@127.0.0.1/app")?
+///     .deadline(Duration::from_millis(20))
+///     .max_bytes(1 << 30)
+///     .schema("shop");
+/// let gate = Tollgate::builder().cache(Rules::new()).postgres(postgres).build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Postgres {
+    shown: String,
+    pub(super) config: Arc<Config>,
+    pub(super) schema: String,
+    deadline: Duration,
+    circuit: Circuit,
+    secret: Option<Arc<[u8]>>,
+    max_entry: usize,
+    pub(super) max_bytes: u64,
+    #[cfg(feature = "lz4")]
+    compress_over: usize,
+}
+
+impl Postgres {
+    /// Creates a configuration from a URL: `postgres://user:password@host:5432/database`, with the options of libpq.
+    ///
+    /// # Errors
+    /// If the URL has another form, or asks for TLS.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// assert!(Postgres::new("postgres://app:password@db1,db2/app?target_session_attrs=read-write").is_ok());
+    /// assert!(Postgres::new("redis://127.0.0.1").is_err());
+    /// ```
+    pub fn new(url: &str) -> Result<Self, Error> {
+        Ok(Self {
+            shown: connect::without_password(url),
+            config: Arc::new(connect::parse(url)?),
+            schema: "public".to_owned(),
+            deadline: DEADLINE,
+            circuit: Circuit::default(),
+            secret: None,
+            max_entry: 8 << 20,
+            max_bytes: MAX_BYTES,
+            #[cfg(feature = "lz4")]
+            compress_over: usize::MAX,
+        })
+    }
+
+    /// Sets the schema of the tables. Defaults to `public`. Fleets that share a database need different ones.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.schema("shop");
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Sets the deadline of a look-up, after which it is a miss. Defaults to 50 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.deadline(Duration::from_millis(100));
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn deadline(mut self, span: Duration) -> Self {
+        self.deadline = span;
+        self
+    }
+
+    /// Sets the circuit breaker. Defaults to [`Circuit`]'s defaults.
+    ///
+    /// ```
+    /// use tollgate::Circuit;
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.circuit(Circuit::default().percent(80));
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn circuit(mut self, circuit: Circuit) -> Self {
+        self.circuit = circuit;
+        self
+    }
+
+    /// Sets the secret under which names are hashed, the same on every node. By default the first node draws one and
+    /// stores it in the database for the others.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.secret("the same on every node");
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.secret = Some(secret.as_ref().into());
+        self
+    }
+
+    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.max_entry(1 << 20);
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_entry(mut self, bytes: usize) -> Self {
+        self.max_entry = bytes;
+        self
+    }
+
+    /// Sets the maximum size of all values in bytes, 1 MiB or more. Defaults to 4 GiB. Beyond it, what expires first is
+    /// removed first; for a moment it may be exceeded by a sixteenth per process.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.max_bytes(1 << 30);
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.compress_over(16 << 10);
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "lz4")]
+    #[must_use]
+    pub fn compress_over(mut self, bytes: usize) -> Self {
+        self.compress_over = bytes;
+        self
+    }
+
+    /// Creates the tables if they are missing. May be called again, and by several processes at once. Without a call the
+    /// first connection does so.
+    ///
+    /// # Errors
+    /// If a setting is invalid, the server is unavailable, or the role may not create tables.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// Postgres::new("postgres://owner@127.0.0.1/app")?.migrate().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn migrate(&self) -> Result<(), Error> {
+        self.check()?;
+        Link::open(&self.config, None).await?.batch(&self.sql()).await
+    }
+
+    /// Returns the statements of [`migrate`](Self::migrate), for a migration tool of your own.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let sql = Postgres::new("postgres://127.0.0.1")?.schema("shop").sql();
+    /// assert!(sql.contains("CREATE TABLE shop.tollgate_cache"));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn sql(&self) -> String {
+        schema::schema_sql(&self.schema)
+    }
+
+    /// Returns the settings of the store above.
+    pub(super) fn remote_settings(&self) -> RemoteSettings {
+        let settings = RemoteSettings::new("postgres").guard_name("postgres cache").deadline(self.deadline);
+        let settings = settings.circuit(self.circuit).max_entry(self.max_entry);
+        let settings = match &self.secret {
+            Some(secret) => settings.secret(secret),
+            None => settings,
+        };
+        #[cfg(feature = "lz4")]
+        let settings = settings.compress_over(self.compress_over);
+        settings
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        let schema = self.schema.as_bytes();
+        if !schema.iter().copied().all(letters)
+            || !(1..=40).contains(&schema.len())
+            || schema.first().is_some_and(u8::is_ascii_digit)
+        {
+            return Err(Error::config(format!(
+                "postgres schema {:?} must be 1 to 40 lower-case letters, digits and _, and not begin with a digit",
+                self.schema
+            )));
+        }
+        if self.max_bytes < MIB {
+            return Err(Error::config(format!("postgres max_bytes {} must be at least {MIB}", self.max_bytes)));
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<&str> for Postgres {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self, Error> {
+        Self::new(url)
+    }
+}
+
+impl TryFrom<String> for Postgres {
+    type Error = Error;
+
+    fn try_from(url: String) -> Result<Self, Error> {
+        Self::new(&url)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    /// Omits password and secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("url", &self.shown)
+            .field("schema", &self.schema)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_settings_are_named() {
+        let postgres = || Postgres::new("postgres://u:hunter2@127.0.0.1").expect("a URL");
+        assert!(postgres().check().is_ok());
+        for (postgres, named) in [
+            (postgres().schema(""), "\"\""),
+            (postgres().schema("Shop"), "Shop"),
+            (postgres().schema("1a"), "1a"),
+            (postgres().schema("a\"; DROP"), "DROP"),
+            (postgres().max_bytes(1), "max_bytes 1"),
+        ] {
+            let error = postgres.check().expect_err("invalid").to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        assert!(!format!("{:?}", postgres()).contains("hunter2"));
+    }
+}
