@@ -29,6 +29,8 @@ for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 need initdb postgresql
 export TOLLGATE_TEST_POSTGRES=1
 need redis-server redis-server
+need memcached memcached
+export TOLLGATE_TEST_MEMCACHED=1
 need openssl openssl
 export TOLLGATE_TEST_REDIS=1
 # A partition is made by a packet filter, in a network namespace of the test's own.
