@@ -32,6 +32,8 @@ PATH=$PATH:/usr/sbin
 need pgbouncer pgbouncer
 export TOLLGATE_TEST_POSTGRES=1
 need redis-server redis-server
+need memcached memcached
+export TOLLGATE_TEST_MEMCACHED=1
 need openssl openssl
 export TOLLGATE_TEST_REDIS=1
 # A partition is made by a packet filter, in a network namespace of the test's own.

@@ -1,5 +1,4 @@
 //! Tags with the parameters of a route, and write routes that say what they invalidate.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/cache_world.rs"]
 mod world;

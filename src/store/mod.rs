@@ -6,11 +6,14 @@
 //! | [`mod@file`] | cached responses in a directory, which survive a restart | the standard library |
 //! | [`redis`] | limits and cached responses shared by a fleet (feature `redis`) | `redis` |
 //! | [`postgres`] | cached responses shared by a fleet (feature `postgres`) | `tokio-postgres` |
+//! | [`memcached`] | cached responses in memcached servers (feature `memcached`) | the standard library and tokio |
 //! | [`RemoteStore`] | cached responses in any server that keeps [bytes](crate::cache::ByteStore) | your own client |
 //! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
 
 pub mod file;
 pub(crate) mod governor;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -111,7 +111,7 @@ pub(super) struct AfterBypass {
     /// `Cache-Status` parameters; `None` while the cache is off.
     pub(super) report: Option<Report>,
     /// RFC 9111 §4.4: the unsafe request, which invalidates on success.
-    pub(super) target: Option<UnsafeRequest>,
+    pub(super) target: Option<Box<UnsafeRequest>>,
 }
 
 impl AfterBypass {

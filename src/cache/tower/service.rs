@@ -264,13 +264,13 @@ impl<S: Clone, W> Cache<S, W> {
     }
 
     /// Returns the pending invalidation of an unsafe request.
-    fn unsafe_request(&self, head: &RequestHead<'_>) -> Option<UnsafeRequest> {
+    fn unsafe_request(&self, head: &RequestHead<'_>) -> Option<Box<UnsafeRequest>> {
         match *head.method() {
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => None,
             _ => {
                 let matched = self.core.rules.find(head);
                 let key = self.target(head, &matched)?;
-                Some(UnsafeRequest::new(self.core.clone(), head.method().clone(), key, &matched))
+                Some(Box::new(UnsafeRequest::new(self.core.clone(), head.method().clone(), key, &matched)))
             }
         }
     }
