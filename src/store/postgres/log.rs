@@ -81,10 +81,10 @@ impl ByteLog for PostgresBytes {
     }
 
     fn subscribe(&self) -> BoxFuture<Result<BoxStream<'static, LogMessage>, Error>> {
-        let (config, statements) = (self.postgres.config.clone(), self.statements.clone());
+        let (address, statements) = (self.postgres.address.clone(), self.statements.clone());
         Box::pin(async move {
             let (sender, mut messages) = unbounded_channel();
-            let link = Link::open(&config, Some(sender)).await?;
+            let link = Link::open(&address, Some(sender)).await?;
             link.query(&statements.listen, &[]).await?;
             let own = format!("own:{:016x}", random());
             link.query(&statements.notify, &[(&own, Type::TEXT)]).await?;
