@@ -25,7 +25,7 @@ pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Address of a server, with the certificate authority that it must have, in PEM; the system's if there is none.
 #[derive(Clone)]
-pub(super) struct Address {
+pub(super) struct ServerAddress {
     pub(super) config: Config,
     pub(super) authority: Option<Vec<u8>>,
 }
@@ -34,7 +34,7 @@ pub(super) struct Address {
 ///
 /// # Errors
 /// If it is no PostgreSQL URL, or needs a disabled feature. The message contains no password.
-pub(super) fn parse(url: &str) -> Result<Address, Error> {
+pub(super) fn parse(url: &str) -> Result<ServerAddress, Error> {
     let shown = without_password(url);
     let wrong = |why: &dyn std::fmt::Display| Error::config(format!("unsupported PostgreSQL URL {shown:?}: {why}"));
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
@@ -51,7 +51,7 @@ pub(super) fn parse(url: &str) -> Result<Address, Error> {
     if config.get_application_name().is_none() {
         config.application_name("tollgate");
     }
-    Ok(Address { config, authority: None })
+    Ok(ServerAddress { config, authority: None })
 }
 
 /// Whether TLS is asked for. Without that, a build with TLS connects as one without.
@@ -94,7 +94,10 @@ impl Drop for Link {
 
 impl Link {
     /// Opens a connection, without a timeout of its own. Notifications go to `messages`.
-    pub(super) async fn open(address: &Address, messages: Option<UnboundedSender<String>>) -> Result<Arc<Self>, Error> {
+    pub(super) async fn open(
+        address: &ServerAddress,
+        messages: Option<UnboundedSender<String>>,
+    ) -> Result<Arc<Self>, Error> {
         match asks_for_tls(&address.config) {
             true => {
                 let connector = tls::connector(address.authority.as_deref())?;

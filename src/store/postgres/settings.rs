@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::{self, Address, Link};
+use super::connect::{self, Link, ServerAddress};
 use super::schema;
 use crate::base::error::Error;
 use crate::resilience::circuit::Circuit;
@@ -36,7 +36,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct Postgres {
     shown: String,
-    pub(super) address: Arc<Address>,
+    pub(super) address: Arc<ServerAddress>,
     pub(super) schema: String,
     deadline: Duration,
     circuit: Circuit,
