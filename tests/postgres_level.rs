@@ -190,6 +190,26 @@ async fn a_wrong_password_is_an_outage_until_it_is_right() {
 }
 
 #[tokio::test]
+async fn over_tls_the_authority_must_be_the_right_one() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let authority = server.speak_tls();
+    let url = format!("{}?sslmode=require", server.url());
+    let trusting = |pem: &str| Settings::new(&url).expect("a URL").ca_certificate(pem);
+    let bytes = trusting(&authority).connect().await.expect("a server");
+    contract::bytes(Arc::new(bytes)).await;
+    assert_eq!(server.sql("SELECT count(*) > 0 FROM pg_stat_ssl WHERE ssl"), "t", "it was encrypted");
+    // Another authority, of the same name.
+    let other = Postgres::start().speak_tls();
+    let refused = trusting(&other).connect().await.expect_err("another authority").to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+    let refused = trusting("no certificate").connect().await.expect_err("no authority").to_string();
+    assert!(refused.contains("none found"), "{refused}");
+}
+
+#[tokio::test]
 async fn what_expired_goes_and_the_bound_holds() {
     if !wanted() {
         return;

@@ -12,6 +12,8 @@ use tollgate::Tollgate;
 
 #[path = "../examples/server/api.rs"]
 mod api;
+#[path = "support/postgres.rs"]
+mod postgres;
 #[path = "support/redis.rs"]
 mod redis;
 
@@ -187,15 +189,9 @@ async fn a_report_says_how_long_its_queries_took() {
     assert_eq!(stats["keys"]["capacity"], 100_000);
 }
 
-#[tokio::test]
-async fn two_servers_over_one_redis_share_limits_and_prices() {
-    if !redis::wanted() {
-        return;
-    }
-    let redis = redis::RedisServer::start();
-    let url = redis.url();
-    let level = api::Level::Redis(url);
-    let (one, other) = (Running::with(&level).await, Running::with(&level).await);
+/// Two servers, the second of which has answered with a price that the first has bought.
+async fn sharing_a_price(level: &api::Level) -> (Running, Running) {
+    let (one, other) = (Running::with(level).await, Running::with(level).await);
     for server in [&one, &other] {
         for _ in 0..1_000 {
             if server.gate.stats().cache.iter().all(|level| level.up) {
@@ -213,6 +209,27 @@ async fn two_servers_over_one_redis_share_limits_and_prices() {
     }
     assert_eq!(other.get("/prices/ACME", Some("free-alpha")).await.body, price);
     assert_eq!((one.upstream_calls().await, other.upstream_calls().await), (1, 0));
+    (one, other)
+}
+
+#[tokio::test]
+async fn two_servers_over_one_postgres_share_prices() {
+    if !postgres::wanted() {
+        return;
+    }
+    let server = postgres::Postgres::start();
+    let (one, _other) = sharing_a_price(&api::Level::Postgres(server.url())).await;
+    assert_eq!(one.admitted(99, "/me", Some("free-alpha")).await, 99, "limits stay in each process");
+}
+
+#[tokio::test]
+async fn two_servers_over_one_redis_share_limits_and_prices() {
+    if !redis::wanted() {
+        return;
+    }
+    let redis = redis::RedisServer::start();
+    let url = redis.url();
+    let (one, other) = sharing_a_price(&api::Level::Redis(url)).await;
     let all = one.admitted(80, "/me", Some("free-alpha")).await + other.admitted(80, "/me", Some("free-alpha")).await;
     // Two of the hundred were spent above. A decision that this machine was too busy for is made by each alone.
     let alone: u64 = [&one, &other].iter().map(|server| server.gate.stats().remote.map_or(0, |r| r.failures)).sum();

@@ -28,17 +28,20 @@ impl Postgres {
         std::fs::create_dir_all(&folder).expect("a temporary folder");
         if is_root() {
             // The server refuses to run as root: its own user shall own the folder.
-            run(Command::new("chown").arg("postgres").arg(&folder));
+            run(Command::new("chown").arg("postgres").arg(&folder), Path::new("/"));
         }
         let data = folder.join("data");
         let text = |path: &Path| path.to_str().expect("a path").to_owned();
-        run(&mut as_its_user(&[
-            &text(&bin.join("initdb")),
-            "--no-sync",
-            "--username=postgres",
-            "--auth=trust",
-            &format!("--pgdata={}", text(&data)),
-        ]));
+        run(
+            &mut as_its_user(&[
+                &text(&bin.join("initdb")),
+                "--no-sync",
+                "--username=postgres",
+                "--auth=trust",
+                &format!("--pgdata={}", text(&data)),
+            ]),
+            Path::new("/"),
+        );
         let started = Self { server: Mutex::default(), folder, port };
         started.restart();
         started
@@ -122,6 +125,32 @@ impl Postgres {
         self.sql("SELECT pg_reload_conf()");
     }
 
+    /// Lets the server speak TLS too; returns the certificate of an authority of its own.
+    pub(crate) fn speak_tls(&self) -> String {
+        let data = self.folder.join("data");
+        let openssl = |words: &str| run(Command::new("openssl").args(words.split(' ')), &data);
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+        std::fs::write(data.join("names"), names).expect("a file");
+        openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tollgate-test-ca -keyout ca.key -out ca.crt");
+        openssl("req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr");
+        openssl(
+            "x509 -req -days 2 -CAcreateserial -CA ca.crt -CAkey ca.key -extfile names -in server.csr -out server.crt",
+        );
+        run(Command::new("chmod").args(["600", "server.key"]), &data);
+        if is_root() {
+            run(Command::new("chown").args(["postgres", "server.key", "server.crt"]), &data);
+        }
+        self.sql("ALTER SYSTEM SET ssl = on");
+        self.sql("SELECT pg_reload_conf()");
+        for _ in 0..200 {
+            if self.sql("SHOW ssl") == "on" {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::read_to_string(data.join("ca.crt")).expect("a certificate")
+    }
+
     pub(crate) const fn port(&self) -> u16 {
         self.port
     }
@@ -196,7 +225,7 @@ pub(crate) fn as_its_user(words: &[&str]) -> Command {
     command
 }
 
-fn run(command: &mut Command) {
-    let output = command.current_dir("/").output().expect("the program runs");
+fn run(command: &mut Command, folder: &Path) {
+    let output = command.current_dir(folder).output().expect("the program runs");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

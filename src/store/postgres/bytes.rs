@@ -121,7 +121,7 @@ impl PostgresBytes {
     /// Connects; creates the tables if they are missing.
     async fn open(postgres: Postgres, shared: Shared) -> Result<Self, Error> {
         let Shared { statements, sweeper } = shared;
-        let open = || Link::open(&postgres.config, None);
+        let open = || Link::open(&postgres.address, None);
         let (reads, writes, log) = try_join3(open(), open(), open()).await?;
         if !column::<bool>(&log.query_one(&statements.version, &[]).await?, 0)? {
             log.batch(&postgres.sql()).await.map_err(|error| {

@@ -11,6 +11,10 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Row, Socket};
 
+#[cfg(not(feature = "postgres-tls"))]
+use super::no_tls as tls;
+#[cfg(feature = "postgres-tls")]
+use super::tls;
 use crate::base::error::Error;
 
 /// Time without traffic after which a connection is probed.
@@ -19,11 +23,18 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Parameter of a statement, with its type.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
+/// Address of a server, with the certificate authority that it must have, in PEM; the system's if there is none.
+#[derive(Clone)]
+pub(super) struct ServerAddress {
+    pub(super) config: Config,
+    pub(super) authority: Option<Vec<u8>>,
+}
+
 /// Parses a URL.
 ///
 /// # Errors
 /// If it is no PostgreSQL URL, or needs a disabled feature. The message contains no password.
-pub(super) fn parse(url: &str) -> Result<Config, Error> {
+pub(super) fn parse(url: &str) -> Result<ServerAddress, Error> {
     let shown = without_password(url);
     let wrong = |why: &dyn std::fmt::Display| Error::config(format!("unsupported PostgreSQL URL {shown:?}: {why}"));
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
@@ -33,14 +44,19 @@ pub(super) fn parse(url: &str) -> Result<Config, Error> {
     if config.get_hosts().is_empty() {
         return Err(wrong(&"it names no host"));
     }
-    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-        return Err(wrong(&"TLS is not supported yet; use sslmode=prefer or sslmode=disable"));
+    if asks_for_tls(&config) && !tls::AVAILABLE {
+        return Err(wrong(&"TLS requires the feature postgres-tls"));
     }
     config.keepalives_idle(KEEPALIVE);
     if config.get_application_name().is_none() {
         config.application_name("tollgate");
     }
-    Ok(config)
+    Ok(ServerAddress { config, authority: None })
+}
+
+/// Whether TLS is asked for. Without that, a build with TLS connects as one without.
+fn asks_for_tls(config: &Config) -> bool {
+    !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer)
 }
 
 /// Replaces the password of a URL.
@@ -78,8 +94,17 @@ impl Drop for Link {
 
 impl Link {
     /// Opens a connection, without a timeout of its own. Notifications go to `messages`.
-    pub(super) async fn open(config: &Config, messages: Option<UnboundedSender<String>>) -> Result<Arc<Self>, Error> {
-        Self::open_over(config, NoTls, messages).await
+    pub(super) async fn open(
+        address: &ServerAddress,
+        messages: Option<UnboundedSender<String>>,
+    ) -> Result<Arc<Self>, Error> {
+        match asks_for_tls(&address.config) {
+            true => {
+                let connector = tls::connector(address.authority.as_deref())?;
+                Self::open_over(&address.config, connector, messages).await
+            }
+            false => Self::open_over(&address.config, NoTls, messages).await,
+        }
     }
 
     async fn open_over<T>(
@@ -134,7 +159,7 @@ where
 
 /// Converts an error: a lost connection, and tables that are gone, are an outage, after which the store reconnects.
 pub(super) fn into_error(error: tokio_postgres::Error) -> Error {
-    let Some(db) = error.as_db_error() else { return Error::disconnected(error) };
+    let Some(db) = error.as_db_error() else { return Error::disconnected(reason(&error)) };
     let code = db.code().code();
     match code.get(..2) {
         // 08 connection, 28 authorisation, 3D no such database, 57 shutdown, 42P01 and 42883 a table or function is gone.
@@ -159,12 +184,12 @@ mod tests {
             ("http://127.0.0.1", "must begin with"),
             ("postgres://user:hunter2@host/db?nonsense=1", "nonsense"),
             ("postgres:///db", "no host"),
-            ("postgres://user:hunter2@host/db?sslmode=require", "TLS"),
             ("postgres://user:hunter2@host:port/db", "port"),
         ] {
-            let error = parse(url).expect_err("unsupported").to_string();
+            let error = parse(url).err().expect("unsupported").to_string();
             assert!(error.contains(named) && !error.contains("hunter2"), "{error}");
         }
+        assert_eq!(parse("postgres://user:hunter2@host/db?sslmode=require").is_ok(), cfg!(feature = "postgres-tls"));
         assert!(parse("postgres://user:hunter2@host:5433,other/db?target_session_attrs=read-write").is_ok());
         assert_eq!(without_password("postgres://u:p@h/d?password=p&x=1"), "postgres://u:…@h/d?…");
         assert_eq!(without_password("postgres://h/d?x=1"), "postgres://h/d?x=1");

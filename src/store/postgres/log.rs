@@ -81,13 +81,15 @@ impl ByteLog for PostgresBytes {
     }
 
     fn subscribe(&self) -> BoxFuture<Result<BoxStream<'static, LogMessage>, Error>> {
-        let (config, statements) = (self.postgres.config.clone(), self.statements.clone());
+        let (address, statements) = (self.postgres.address.clone(), self.statements.clone());
+        let log = self.log.clone();
         Box::pin(async move {
             let (sender, mut messages) = unbounded_channel();
-            let link = Link::open(&config, Some(sender)).await?;
+            let link = Link::open(&address, Some(sender)).await?;
             link.query(&statements.listen, &[]).await?;
             let own = format!("own:{:016x}", random());
-            link.query(&statements.notify, &[(&own, Type::TEXT)]).await?;
+            // From another session: a pooler delivers what a session sends itself, and nothing else.
+            log.query(&statements.notify, &[(&own, Type::TEXT)]).await?;
             if !came_back(&mut messages, &own).await {
                 // The log is read once a second. The stream ends after a while, and the next attempt may succeed.
                 let ends = tokio::time::sleep(LISTEN_RETRY);

@@ -17,6 +17,7 @@
 //! | | |
 //! |---|---|
 //! | connections | three per process, and one that listens; calls are pipelined, and each is one statement |
+//! | TLS | with the feature `postgres-tls` and `?sslmode=require`, the certificate and its host name are verified; otherwise connections are plain |
 //! | transaction poolers | work: no statement is prepared, no session state is used. Notifications do not pass them: the log is read once a second |
 //! | a look-up | never writes |
 //! | a put | replaces a value unless its fetch began later; does not wait for the disk |
@@ -73,9 +74,13 @@ mod bytes;
 mod connect;
 mod description;
 mod log;
+#[cfg(not(feature = "postgres-tls"))]
+mod no_tls;
 mod schema;
 mod settings;
 mod sweep;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 mod watch;
 
 pub use settings::Postgres;

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::Config;
-
-use super::connect::{self, Link};
+use super::connect::{self, Link, ServerAddress};
 use super::schema;
 use crate::base::error::Error;
 use crate::resilience::circuit::Circuit;
@@ -38,7 +36,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct Postgres {
     shown: String,
-    pub(super) config: Arc<Config>,
+    pub(super) address: Arc<ServerAddress>,
     pub(super) schema: String,
     deadline: Duration,
     circuit: Circuit,
@@ -53,7 +51,7 @@ impl Postgres {
     /// Creates a configuration from a URL: `postgres://user:password@host:5432/database`, with the options of libpq.
     ///
     /// # Errors
-    /// If the URL has another form, or asks for TLS.
+    /// If the URL has another form, or asks for TLS without the feature `postgres-tls`.
     ///
     /// # Examples
     /// ```
@@ -65,7 +63,7 @@ impl Postgres {
     pub fn new(url: &str) -> Result<Self, Error> {
         Ok(Self {
             shown: connect::without_password(url),
-            config: Arc::new(connect::parse(url)?),
+            address: Arc::new(connect::parse(url)?),
             schema: "public".to_owned(),
             deadline: DEADLINE,
             circuit: Circuit::default(),
@@ -105,6 +103,14 @@ impl Postgres {
     #[must_use]
     pub fn deadline(mut self, span: Duration) -> Self {
         self.deadline = span;
+        self
+    }
+
+    /// Sets the certificate authority for TLS (`sslmode=require`), in PEM. Defaults to the system's.
+    #[cfg(feature = "postgres-tls")]
+    #[must_use]
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        Arc::make_mut(&mut self.address).authority = Some(pem.into());
         self
     }
 
@@ -203,7 +209,7 @@ impl Postgres {
     /// ```
     pub async fn migrate(&self) -> Result<(), Error> {
         self.check()?;
-        Link::open(&self.config, None).await?.batch(&self.sql()).await
+        Link::open(&self.address, None).await?.batch(&self.sql()).await
     }
 
     /// Returns the statements of [`migrate`](Self::migrate), for a migration tool of your own.

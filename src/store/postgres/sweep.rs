@@ -40,11 +40,10 @@ impl Sweeper {
         if counts {
             self.written.store(0, Ordering::Relaxed);
         }
-        let (sweeper, link, statements) = (self.clone(), link.clone(), statements.clone());
+        let (running, link, statements) = (SweepRun(self.clone()), link.clone(), statements.clone());
         tokio::spawn(async move {
             // An error is that of the connection, which the next call reports.
-            let _ = sweeper.sweep(&link, &statements, counts).await;
-            sweeper.running.store(false, Ordering::Release);
+            let _ = running.0.sweep(&link, &statements, counts).await;
         });
     }
 
@@ -67,5 +66,14 @@ impl Sweeper {
             excess = excess.saturating_sub(column::<i64>(&row, 1)?);
         }
         Ok(())
+    }
+}
+
+/// Sweep that is running; ends with its task, also if its runtime ends first.
+struct SweepRun(Arc<Sweeper>);
+
+impl Drop for SweepRun {
+    fn drop(&mut self) {
+        self.0.running.store(false, Ordering::Release);
     }
 }

@@ -25,7 +25,7 @@ impl Postgres {
     /// ```
     pub async fn watch(&self, table: &str, tags: impl IntoIterator<Item: AsRef<str>>) -> Result<(), Error> {
         let statements = self.watch_sql(table, tags)?;
-        let link = Link::open(&self.config, None).await?;
+        let link = Link::open(&self.address, None).await?;
         link.batch(&self.sql()).await?;
         link.batch(&statements).await
     }

@@ -1,0 +1,17 @@
+//! Stands for TLS in builds without the feature `postgres-tls`.
+
+use tokio_postgres::NoTls;
+
+use crate::base::error::Error;
+
+/// Makes connections without TLS.
+pub(super) type Connector = NoTls;
+
+/// Whether this build has TLS.
+pub(super) const AVAILABLE: bool = false;
+
+/// # Errors
+/// Never: a URL that asks for TLS is refused before.
+pub(super) const fn connector(_authority: Option<&[u8]>) -> Result<Connector, Error> {
+    Ok(NoTls)
+}
