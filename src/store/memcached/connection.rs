@@ -2,11 +2,13 @@
 //! ends.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::select;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -46,10 +48,7 @@ impl Connection {
         let written = waiting.clone();
         tokio::spawn(async move {
             // Either end ends both.
-            tokio::select! {
-                () = write(writer, queue, written) => {}
-                () = read(reader, waiting.clone()) => {}
-            }
+            select(pin!(write(writer, queue, written)), pin!(read(reader, waiting.clone()))).await;
             // Their calls fail.
             waiting.lock().clear();
         });
