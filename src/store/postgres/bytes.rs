@@ -65,7 +65,7 @@ impl RemoteStore {
     }
 }
 
-/// What the connections of a store share.
+/// Parts that the connections of a store share.
 #[derive(Clone)]
 struct Shared {
     statements: Arc<Statements>,

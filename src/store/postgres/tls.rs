@@ -9,9 +9,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::base::error::Error;
 
-/// Makes TLS connections.
-pub(super) type Connector = MakeRustlsConnect;
-
 /// Whether this build has TLS.
 pub(super) const AVAILABLE: bool = true;
 
@@ -19,7 +16,7 @@ pub(super) const AVAILABLE: bool = true;
 ///
 /// # Errors
 /// If there is no certificate to trust.
-pub(super) fn connector(authority: Option<&[u8]>) -> Result<Connector, Error> {
+pub(super) fn connector(authority: Option<&[u8]>) -> Result<MakeRustlsConnect, Error> {
     let refused = |error: &dyn std::fmt::Display| {
         let message = format!("postgres: no certificate authority to trust: {error}; set one with .ca_certificate(…)");
         Error::store(message, error.to_string())
