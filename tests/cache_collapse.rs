@@ -136,6 +136,30 @@ async fn a_body_shorter_than_promised_is_cut_short_for_those_who_share_it() {
     assert_eq!(world.get("/a").await.body, "own 1");
 }
 
+#[tokio::test(start_paused = true)]
+async fn trailers_after_a_body_of_promised_length_reach_those_who_share_it() {
+    let trailers = || http::HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("7"))]);
+    for ends in ["with trailers", "without", "never"] {
+        let (feed, world) = fed_world(|b| b, &[("cache-control", "max-age=60"), ("content-length", "4")], alone);
+        let leader = world.send(get("/a", &[])).await.into_body();
+        feed.send(data("body")).expect("a reader");
+        let follower = world.send(get("/a", &[])).await.into_body();
+        let reads = tokio::spawn(follower.collect());
+        tokio::task::yield_now().await;
+        match ends {
+            "with trailers" => feed.send(Ok(http_body::Frame::trailers(trailers()))).expect("a reader"),
+            "without" => drop(feed),
+            // Kept open: the declared length has been sent.
+            _ => std::mem::forget(feed),
+        }
+        let got = reads.await.expect("no panic").expect("a whole body");
+        let expected = (ends == "with trailers").then(trailers);
+        assert_eq!(got.trailers(), expected.as_ref(), "{ends}");
+        assert_eq!(got.to_bytes(), "body");
+        drop(leader);
+    }
+}
+
 #[tokio::test]
 async fn a_body_of_unknown_length_reaches_followers_whole() {
     let (feed, world) = fed_world(|b| b, MINUTE, alone);

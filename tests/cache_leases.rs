@@ -171,6 +171,39 @@ async fn a_fleet_fetches_what_is_missing_once_in_two_round_trips() {
     assert_eq!(server.taken(), ["get or claim"], "what is there is not leased");
 }
 
+/// Those who wait with the one that waits for another node were given its variant.
+#[tokio::test]
+async fn what_another_node_has_stored_is_given_to_those_whose_variant_it_is() {
+    let server = Counted::new();
+    let rules = || Rules::new().otherwise(Rule::from_headers().lease_ttl(millis(3_000)));
+    let node = || {
+        let settings = RemoteSettings::new("shared").secret("the same on every node");
+        let store = Arc::new(RemoteStore::new(server.clone(), settings).expect("settings"));
+        World::with(
+            |builder| builder.clock(Clock::System).rules(rules()).level_2(store),
+            |asked: Asked| async move {
+                tokio::time::sleep(millis(300)).await;
+                let variant = asked.header("x-variant").expect("a variant").to_owned();
+                Ok(reply(&[("cache-control", "max-age=60"), ("vary", "x-variant")], variant))
+            },
+        )
+    };
+    let (one, two) = (node(), node());
+    becomes("the levels are up", || one.stats().levels[1].up && two.stats().levels[1].up).await;
+    let ask = |node: &World, variant: &'static str| {
+        let node = node.clone();
+        tokio::spawn(async move { (variant, node.get_with("/a", &[("x-variant", variant)]).await.body) })
+    };
+    let first = ask(&one, "a");
+    becomes("the first node fetches", || one.calls() == 1).await;
+    let waiting = [ask(&two, "a"), ask(&two, "b"), ask(&two, "a"), ask(&two, "c"), ask(&two, "b")];
+    for answer in futures_util::future::join_all(waiting.into_iter().chain([first])).await {
+        let (variant, body) = answer.expect("no panic");
+        assert_eq!(body, variant);
+    }
+    assert_eq!(two.calls(), 2, "one for each variant that the other node did not store");
+}
+
 #[tokio::test]
 async fn what_cannot_be_stored_keeps_no_one_waiting_and_is_remembered() {
     let (server, service) = (Counted::new(), Service::default());

@@ -62,8 +62,10 @@ impl BodyReader {
         }
         let tee_progress = state.tee_progress;
         match &mut state.end {
-            // The declared length was sent, whatever follows.
-            _ if !self.is_leader && tee.promised == Some(self.sent) => self.finish(None),
+            _ if !self.is_leader && tee.promised == Some(self.sent) => {
+                drop(state);
+                self.poll_trailers(cx)
+            }
             None if !self.is_leader && tee_progress > TeeProgress::Flowing => {
                 state.wait(cx);
                 drop(state);
@@ -118,6 +120,21 @@ impl BodyReader {
         let copied = &unread[..unread.len().min(MAX_COPY)];
         self.offset += copied.len();
         Some(Bytes::copy_from_slice(copied))
+    }
+
+    /// Ends a body whose declared length was sent, whatever follows but trailers. An end that does not come is not waited for.
+    fn poll_trailers(&mut self, cx: &Context<'_>) -> Poll<Next> {
+        let tee = self.tee.clone();
+        let mut state = tee.lock();
+        let trailers = match &state.end {
+            None if state.tee_progress == TeeProgress::Flowing => {
+                state.wait(cx);
+                return Poll::Pending;
+            }
+            Some(TeeEnd::Complete(trailers)) => trailers.clone(),
+            None | Some(TeeEnd::Failed(_) | TeeEnd::Detached(_)) => None,
+        };
+        self.finish(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn finish(&mut self, last: Next) -> Poll<Next> {

@@ -8,10 +8,11 @@ use http_body_util::BodyExt;
 use super::fetch::{CacheResult, FetchJob};
 use super::fetch_progress::{FetchProgress, StreamingResponse};
 use super::lead::{fetch_without_sharing, join_or_lead, lead_unless_completed};
+use super::lookup::LookupResult;
 use super::origin::Origin;
 use super::respond;
-use super::serve_stored::{find_fresh, hit, stale};
-use super::shared::CacheShared;
+use super::serve_stored::{complete_lookup, find_fresh, hit, stale};
+use super::shared::{CacheRequest, CacheShared};
 use super::stats::{RouteCounters, record_outcome};
 use crate::base::body::{Body, BodyError, Stream};
 use crate::base::clock::Timestamp;
@@ -50,6 +51,19 @@ impl<O, B> FollowingRequest<O, B> {
         let arrived = job.core.clock.now();
         (Self { job: Box::new(job), key: key.clone(), arrived, variants: 0 }, deadlines)
     }
+
+    /// Follows the fetch of another variant from now on, unless that leads nowhere.
+    fn coalesce_by(&mut self, variant: Option<CacheKey>) -> NotShared {
+        // Fetches that vary on different fields may name each other's keys.
+        self.variants += 1;
+        match variant.filter(|own| *own != self.key && self.variants <= 2) {
+            Some(own) => {
+                self.key = own;
+                NotShared::OtherKey
+            }
+            None => NotShared::NotShareable(Reason::FetchFailed),
+        }
+    }
 }
 
 impl<O: Origin<B>, B: Send + 'static> Caller for FollowingRequest<O, B> {
@@ -78,22 +92,21 @@ impl<O: Origin<B>, B: Send + 'static> Caller for FollowingRequest<O, B> {
                     Err(why) => why,
                 }
             }
-            FetchProgress::Stored(entry) if is_new_enough(&self.job, &entry.meta, arrived) => {
-                return Ok(Ok(respond_from_revalidated(&self.job, &entry)));
+            FetchProgress::Stored(entry)
+                if is_new_enough(&self.job, &entry.meta, arrived) && respond::satisfies(&entry, self.job.view()) =>
+            {
+                let FetchJob { core, params, request, .. } = &*self.job;
+                match selects(core, params, request.headers(), &entry).await {
+                    Ok(()) => return Ok(Ok(respond_from_revalidated(&self.job, &entry))),
+                    Err(own) => self.coalesce_by(own),
+                }
             }
             // It varies on a field in which this request differs: coalesce by the variant.
             FetchProgress::Streaming(streaming) if !streaming.names.is_empty() => {
                 let (headers, profile) = (self.job.request.headers(), self.job.core.settings.profile);
                 let selection = vary::selection(&streaming.names, headers, profile);
                 let own = self.job.params.key.variant(&selection);
-                // Fetches that vary on different fields may name each other's keys.
-                self.variants += 1;
-                if own == self.key || self.variants > 2 {
-                    NotShared::NotShareable(Reason::FetchFailed)
-                } else {
-                    self.key = own;
-                    NotShared::OtherKey
-                }
+                self.coalesce_by(Some(own))
             }
             // The head arrived before this request, and is too old for it by now.
             FetchProgress::Streaming(_) | FetchProgress::Stored(_) => NotShared::NotShareable(Reason::FetchFailed),
@@ -183,6 +196,25 @@ fn matches_request<O, B>(job: &FetchJob<O, B>, streaming: &StreamingResponse, ar
     is_new_enough(job, &streaming.meta, arrived)
         && *streaming.selection == *vary::selection(&streaming.names, headers, job.core.settings.profile)
         && (streaming.names.is_empty() || vary::is_readable(&streaming.meta.headers, headers))
+}
+
+/// Checks whether this request selects a stored response, which the leader has found for its own.
+///
+/// # Errors
+/// The key of the variant that it selects, if any.
+async fn selects(
+    core: &CacheShared,
+    params: &CacheRequest,
+    headers: &HeaderMap,
+    entry: &Entry,
+) -> Result<(), Option<CacheKey>> {
+    if !entry.meta.headers.contains_key(header::VARY) {
+        return Ok(());
+    }
+    match complete_lookup(core, params, headers, core.primary_lookup(params)).await {
+        (_, LookupResult::Entry(found, _)) if found.key == entry.key => Ok(()),
+        (variant, _) => Err(variant.map(|variant| *variant)),
+    }
 }
 
 /// Creates a follower's response from a body that is arriving.

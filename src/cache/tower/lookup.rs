@@ -77,6 +77,12 @@ impl CacheShared {
         Lookup { read: PendingRead::Primary, result, asked }
     }
 
+    /// Starts a look-up that asks for no lease.
+    pub(super) fn primary_lookup(&self, params: &CacheRequest) -> Lookup {
+        let result = self.store.get(&params.key, self.clock.now());
+        Lookup { read: PendingRead::Primary, result, asked: None }
+    }
+
     /// Looks up as long as the store answers without waiting.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response};
 
 use super::fetch::FetchJob;
-use super::lookup::{Lookup, LookupResult, LookupStep, PendingRead};
+use super::lookup::{Lookup, LookupResult, LookupStep};
 use super::respond;
 use super::shared::{CacheRequest, CacheShared};
 use super::stats::record_outcome;
@@ -33,8 +33,7 @@ pub(super) async fn complete_lookup(
 
 /// Looks up once more; returns a fresh entry.
 pub(super) async fn find_fresh(core: &CacheShared, params: &CacheRequest, headers: &HeaderMap) -> Option<Arc<Entry>> {
-    let result = core.store.get(&params.key, core.clock.now());
-    let search = Lookup { read: PendingRead::Primary, result, asked: None };
+    let search = core.primary_lookup(params);
     match complete_lookup(core, params, headers, search).await {
         (_, LookupResult::Entry(entry, Freshness::Fresh)) => Some(entry),
         _ => None,
