@@ -84,6 +84,16 @@ impl World {
     }
 }
 
+impl World {
+    async fn is_reported_down(&self) {
+        let begun = Instant::now();
+        while self.downs.load(Ordering::SeqCst) == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "nobody was told within 20 s");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 /// Fills a disk to the last byte.
 fn fill(path: &Path) -> PathBuf {
     let ballast = path.join("ballast");
@@ -162,9 +172,7 @@ async fn read_only() {
     let world = World::new(directory.path().join("level"));
     world.values.put(1, "one".to_owned()).await.expect("memory takes it");
     assert_eq!(world.values.get(1).await.as_deref().map(String::as_str), Some("one"));
-    while world.downs.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    world.is_reported_down().await;
     tokio::time::sleep(Duration::from_millis(5_500)).await;
     assert!(!world.is_up());
     assert_eq!(world.downs.load(Ordering::SeqCst), 1, "one warning: {:?}", world.errors);
@@ -182,9 +190,7 @@ async fn a_path_that_is_no_directory_is_an_outage_and_no_error() {
     std::fs::write(directory.path().join("level"), "a file").expect("written");
     let world = World::new(directory.path().join("level"));
     world.values.put(1, "one".to_owned()).await.expect("memory takes it");
-    while world.downs.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    world.is_reported_down().await;
     let errors = world.errors.lock().expect("not poisoned").clone();
     assert!(errors[0].contains("level"), "{errors:?}");
     assert!(world.values.get(1).await.is_some() && !world.is_up());

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use super::circuit::Circuit;
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
-use crate::base::event::Events;
+use crate::base::event::{Event, Events};
 use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::outage::Outage;
@@ -218,7 +218,14 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 
     /// Sets the receiver of events.
     pub(crate) fn listen(&self, events: Events) {
-        *self.inner.events.lock() = events;
+        let mut current = self.inner.events.lock();
+        *current = events.clone();
+        // An outage may have begun before anyone listened.
+        let unheard = self.inner.lock().take_unheard();
+        drop(current);
+        if let Some(error) = unheard {
+            events.emit_unlogged(&Event::StoreDown { store: self.inner.name, error: &error });
+        }
     }
 
     pub(crate) fn stats(&self) -> GuardStats {
@@ -263,7 +270,12 @@ impl<C> Inner<C> {
             self.lock().note(error);
         }
         let Some(edge) = edge else { return };
-        let events = self.events.lock().clone();
+        let current = self.events.lock();
+        let events = current.clone();
+        if !events.has_hook() {
+            self.lock().unheard = edge.outage(self.name, error.as_ref());
+        }
+        drop(current);
         edge.report(&events, self.name, error);
     }
 }

@@ -69,6 +69,12 @@ pub(super) struct Transition {
 }
 
 impl Transition {
+    /// Returns the error of an outage that begins.
+    pub(super) fn outage(&self, store: &str, error: Option<&Error>) -> Option<Error> {
+        let text = |error: &Error| Error::store(error.to_string(), "outage");
+        self.back_after.is_none().then(|| error.map_or_else(|| Error::outage(store, Outage::Disconnected), text))
+    }
+
     pub(super) fn report(&self, events: &Events, store: &str, error: Option<Error>) {
         let unknown;
         let event = match self.back_after {
@@ -92,6 +98,8 @@ pub(super) struct Health<C> {
     /// Start of the outage; `None` while up or unknown.
     down_since: Option<Timestamp>,
     known: bool,
+    /// Error of an outage that began before anyone listened.
+    pub(super) unheard: Option<Error>,
     logged: [Option<Timestamp>; 2],
     /// The running connection task: its number and its handle.
     dialling: Option<(u64, Option<AbortHandle>)>,
@@ -110,6 +118,7 @@ impl<C> Health<C> {
             slow_after: circuit.slow_after,
             down_since: None,
             known: false,
+            unheard: None,
             logged: [None; 2],
             dialling: None,
             dial_turns: 0,
@@ -230,6 +239,11 @@ impl<C> Health<C> {
         }
         self.connection = None;
         self.down(now)
+    }
+
+    /// Returns the error of an outage that began before anyone listened, unless it is over.
+    pub(super) fn take_unheard(&mut self) -> Option<Error> {
+        self.unheard.take().filter(|_| self.down_since.is_some())
     }
 
     fn down(&mut self, now: Timestamp) -> Option<Transition> {

@@ -336,3 +336,23 @@ fn a_guard_built_outside_a_runtime_connects_on_first_use() {
     // The next runtime finds the state that the first one left.
     runtime().block_on(async { assert_eq!(server.call(&guard).await, Ok(1)) });
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_began_before_anyone_listened_is_reported_to_who_listens() {
+    let dial = || -> BoxFuture<Result<u64, Error>> {
+        Box::pin(std::future::ready(Err(Error::store("refused", "nobody listens"))))
+    };
+    let guard = FailOpen::new("test", GuardSettings::new(D), dial, Events::default());
+    let _ = guard.call(|_| async { Ok::<u8, Fault>(1) }).await;
+    tokio::time::sleep(10 * MS).await;
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let heard = reports.clone();
+    let events = || {
+        let heard = heard.clone();
+        Events::new(Some(Arc::new(move |event: &Event<'_>| heard.lock().push(format!("{event:?}")))))
+    };
+    guard.listen(events());
+    guard.listen(events());
+    let reports = reports.lock();
+    assert!(reports.len() == 1 && reports[0].contains("refused"), "{reports:?}");
+}
