@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher24;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
-use super::protocol::{self, Condition, Reply};
+use super::protocol::{self, Condition, MetaReply};
 use crate::base::clock::{Clock, runtime_now};
 use crate::base::error::Error;
 use crate::base::lock::Mutex;
@@ -113,10 +113,10 @@ impl MemcachedBytes {
     }
 
     /// Calls the server of a name.
-    async fn call(&self, name: &str, request: impl FnOnce(u32) -> Vec<u8>) -> Result<Reply, Trouble> {
+    async fn call(&self, name: &str, request: impl FnOnce(u32) -> Vec<u8>) -> Result<MetaReply, Trouble> {
         let connection = self.server(name).and_then(|server| server.connection()).ok_or(Trouble::Away)?;
         match connection.call(request).await {
-            Some(Reply::Error(words)) => Err(Trouble::Refused(words)),
+            Some(MetaReply::Error(words)) => Err(Trouble::Refused(words)),
             Some(reply) => Ok(reply),
             None => Err(Trouble::Away),
         }
@@ -124,7 +124,7 @@ impl MemcachedBytes {
 
     async fn get(&self, name: &str) -> Result<Option<(Bytes, u64)>, Trouble> {
         match self.call(name, |number| protocol::get(name, number)).await? {
-            Reply::Value(value, version) => Ok(Some((value, version))),
+            MetaReply::Value(value, version) => Ok(Some((value, version))),
             _ => Ok(None),
         }
     }
@@ -132,12 +132,12 @@ impl MemcachedBytes {
     /// Stores a value under a condition; returns whether it held.
     async fn set(&self, name: &str, value: &[u8], seconds: u64, condition: Condition) -> Result<bool, Trouble> {
         let reply = self.call(name, |number| protocol::set(name, value, seconds, condition, number)).await?;
-        Ok(reply == Reply::Done)
+        Ok(reply == MetaReply::Done)
     }
 
     async fn delete(&self, name: &str, version: Option<u64>) -> Result<bool, Trouble> {
         let reply = self.call(name, |number| protocol::delete(name, version, number)).await?;
-        Ok(reply == Reply::Done)
+        Ok(reply == MetaReply::Done)
     }
 
     /// Returns the error for a caller: without any server, the level reconnects.

@@ -15,7 +15,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::protocol::{self, Reply};
+use super::protocol::{self, MetaReply};
 use crate::base::lock::Mutex;
 
 /// Calls that wait to be written. Beyond them a call fails: the server does not keep up.
@@ -26,7 +26,7 @@ const BATCH: usize = 64 * 1_024;
 const HUNG: Duration = Duration::from_secs(1);
 
 /// A call that waits for its reply.
-type Waiting = (u32, oneshot::Sender<Reply>);
+type Waiting = (u32, oneshot::Sender<MetaReply>);
 
 /// One connection.
 pub(super) struct Connection {
@@ -55,13 +55,13 @@ impl Connection {
         let connection = Self { calls, next: AtomicU32::new(0) };
         // A server that hangs accepts connections, but does not answer.
         match connection.call(|_| protocol::NO_OP.to_vec()).await {
-            Some(Reply::Done) => Ok(connection),
+            Some(MetaReply::Done) => Ok(connection),
             _ => Err(std::io::Error::other("the server does not answer in the meta protocol")),
         }
     }
 
     /// Sends a request, and waits for its reply; `None` if the connection ended, or does not keep up.
-    pub(super) async fn call(&self, request: impl FnOnce(u32) -> Vec<u8>) -> Option<Reply> {
+    pub(super) async fn call(&self, request: impl FnOnce(u32) -> Vec<u8>) -> Option<MetaReply> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answered) = oneshot::channel();
         self.calls.try_send((request(number), (number, reply))).ok()?;

@@ -16,9 +16,9 @@ pub(super) enum Condition {
     Version(u64),
 }
 
-/// Reply to one request.
+/// MetaReply to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum MetaReply {
     /// A value and its version.
     Value(Bytes, u64),
     /// Done.
@@ -65,7 +65,7 @@ pub(super) fn delete(name: &str, version: Option<u64>, number: u32) -> Vec<u8> {
 ///
 /// # Errors
 /// If this is no reply.
-pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<(Reply, Option<u32>)>, Malformed> {
+pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<(MetaReply, Option<u32>)>, Malformed> {
     let Some(end) = buffer.windows(2).take(MAX_LINE).position(|two| two == b"\r\n") else {
         return if buffer.len() > MAX_LINE { Err(Malformed) } else { Ok(None) };
     };
@@ -93,12 +93,12 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<(Reply, Option<u32>)
                 return Err(Malformed);
             }
             buffer.advance(2);
-            return Ok(Some((Reply::Value(value, version), number)));
+            return Ok(Some((MetaReply::Value(value, version), number)));
         }
-        ("HD" | "MN", _) => Reply::Done,
-        ("EN" | "NF", _) => Reply::Missing,
-        ("NS" | "EX", _) => Reply::Refused,
-        ("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR", _) => Reply::Error(line.clone()),
+        ("HD" | "MN", _) => MetaReply::Done,
+        ("EN" | "NF", _) => MetaReply::Missing,
+        ("NS" | "EX", _) => MetaReply::Refused,
+        ("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR", _) => MetaReply::Error(line.clone()),
         _ => return Err(Malformed),
     };
     buffer.advance(end + 2);
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    fn all(mut buffer: BytesMut) -> Vec<(Reply, Option<u32>)> {
+    fn all(mut buffer: BytesMut) -> Vec<(MetaReply, Option<u32>)> {
         let mut replies = Vec::new();
         while let Some(reply) = parse(&mut buffer).expect("replies") {
             replies.push(reply);
@@ -124,14 +124,14 @@ mod tests {
     fn replies_are_taken_one_by_one() {
         let text = b"EN O1\r\nHD O2\r\nNS O3\r\nVA 4 c17 O4\r\n\r\nAB\r\nHD O5\r\nNF O6\r\nEX O7\r\nSERVER_ERROR too large\r\n";
         let expected = [
-            (Reply::Missing, Some(1)),
-            (Reply::Done, Some(2)),
-            (Reply::Refused, Some(3)),
-            (Reply::Value(Bytes::from_static(b"\r\nAB"), 17), Some(4)),
-            (Reply::Done, Some(5)),
-            (Reply::Missing, Some(6)),
-            (Reply::Refused, Some(7)),
-            (Reply::Error("SERVER_ERROR too large".to_owned()), None),
+            (MetaReply::Missing, Some(1)),
+            (MetaReply::Done, Some(2)),
+            (MetaReply::Refused, Some(3)),
+            (MetaReply::Value(Bytes::from_static(b"\r\nAB"), 17), Some(4)),
+            (MetaReply::Done, Some(5)),
+            (MetaReply::Missing, Some(6)),
+            (MetaReply::Refused, Some(7)),
+            (MetaReply::Error("SERVER_ERROR too large".to_owned()), None),
         ];
         assert_eq!(all(BytesMut::from(&text[..])), expected);
         for cut in 0..text.len() {
