@@ -46,11 +46,8 @@ else
     say "LEFT OUT: tests/faults_partition.rs, for this machine allows no packet filter in a network namespace"
 fi
 
-# Under --all-targets examples are built as tests alone; one test runs this one as it is.
-say "cargo build --example fleet --all-features"
-cargo build --quiet --example fleet --all-features
 say "cargo test --all-targets --all-features"
-cargo test --all-targets --all-features -- "$@"
+cargo test --no-fail-fast --all-targets --all-features -- "$@"
 say "recipes for other drivers, and for axum 0.7"
 cargo test --quiet --manifest-path examples/recipes/Cargo.toml
 say "cargo test --doc --all-features"

@@ -1,0 +1,40 @@
+//! The examples that play a story to its end and exit with 0 when it ended well.
+#![allow(clippy::expect_used, reason = "a test may fail")]
+
+use std::process::Command;
+
+#[path = "support/redis.rs"]
+mod redis;
+
+/// Two processes and a Redis that is killed twice under load.
+#[test]
+fn a_fleet_outlives_its_redis() {
+    if redis::wanted() {
+        let said = story("fleet");
+        assert!(said.contains("No request failed."), "{said}");
+    }
+}
+
+/// A service with a file level is killed, and pays no call again.
+#[test]
+fn a_restart_pays_no_call_again() {
+    let said = story("restart");
+    assert!(said.contains("calls paid after the restart: 0"), "{said}");
+}
+
+/// What the example prints. It is built first, where `cargo test` builds this test: examples are else built as tests.
+fn story(example: &str) -> String {
+    let test = std::env::current_exe().expect("this program");
+    let profile = test.ancestors().nth(2).expect("the profile's folder");
+    let target = profile.parent().expect("the target's folder");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--all-features", "--example", example, "--target-dir"]).arg(target);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo runs").success(), "the example {example} is built");
+    let output = Command::new(profile.join("examples").join(example)).output().expect("it runs");
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complained}");
+    said.into_owned()
+}
