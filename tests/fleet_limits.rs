@@ -15,7 +15,8 @@ use server::RedisServer;
 use support::{field, from};
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, Reservation, Settlement};
-use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+use tollgate::store::RemoteLimits;
+use tollgate::store::redis::{LimitMode, Redis};
 use tollgate::{Clock, ManualClock, Tollgate};
 
 const IP: &str = "192.0.2.1";
@@ -152,7 +153,7 @@ async fn reservations_are_settled_and_released_in_redis() {
     let redis = redis(&server.url());
     for (actual, left) in [(0, 100), (4, 96), (30, 70)] {
         let redis = redis.clone().prefix(format!("r{actual}"));
-        let store = RedisLimits::new(&redis).expect("settings");
+        let store = RemoteLimits::redis(&redis).expect("settings");
         let node = Node::with(&redis, |limits| {
             limits.store(Arc::new(store.clone())).limit(Limit::per_ip(Quota::per_hour(100)).cost(10).reserve())
         });
@@ -181,7 +182,7 @@ async fn looking_charges_nothing_and_a_refund_forgets_a_refusal() {
         return;
     }
     let server = RedisServer::start();
-    let store = RedisLimits::new(&redis(&server.url())).expect("settings");
+    let store = RemoteLimits::redis(&redis(&server.url())).expect("settings");
     let key = KeyHash::from_bits(7);
     let check = Check::new(key, Quota::per_hour(2)).in_fleet(key);
     let now = || Clock::System.now();

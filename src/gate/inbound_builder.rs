@@ -14,12 +14,12 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::RemoteStore;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisLimits};
+use crate::store::redis::Redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::{RemoteLimits, RemoteStore};
 use crate::timing::{TimingBuilder, TimingLayer};
 
 /// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
@@ -391,7 +391,7 @@ impl TollgateBuilder {
             self.cache = self.cache.level_2(Arc::new(RemoteStore::redis(redis.clone())?));
         }
         if self.limited {
-            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
+            self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
         }
         redis.check().map(|()| self)
     }

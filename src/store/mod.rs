@@ -20,5 +20,9 @@ pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub(crate) mod remote;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod remote_limits;
 
 pub use remote::{RemoteSettings, RemoteStore};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub use remote_limits::handle::RemoteLimits;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitBuilder, RateLimitLayer, RateLimitStats};
-use tollgate::store::redis::{Redis, RedisLimits};
+use tollgate::store::RemoteLimits;
+use tollgate::store::redis::Redis;
 use tower::util::BoxCloneService;
 use tower::{Layer, ServiceExt};
 
@@ -27,7 +28,7 @@ pub const SECRET: &str = "the same on every node";
 pub struct Node {
     service: Arc<Mutex<BoxCloneService<Req, Res, Infallible>>>,
     pub layer: RateLimitLayer,
-    pub store: RedisLimits,
+    pub store: RemoteLimits,
     pub events: Arc<Mutex<Vec<String>>>,
 }
 
@@ -38,7 +39,7 @@ impl Node {
     }
 
     pub fn with(redis: &Redis, set: impl FnOnce(RateLimitBuilder) -> RateLimitBuilder) -> Self {
-        let store = RedisLimits::new(redis).expect("settings");
+        let store = RemoteLimits::redis(redis).expect("settings");
         let events: Arc<Mutex<Vec<String>>> = Arc::default();
         let told = events.clone();
         let builder = RateLimitLayer::builder().store(Arc::new(store.clone())).hook(move |event| {

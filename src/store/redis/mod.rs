@@ -36,5 +36,5 @@ mod secret;
 mod settings;
 
 pub use credits::RedisCredits;
-pub use limits::{LimitMode, RedisLimits};
+pub use limits::LimitMode;
 pub use settings::Redis;
