@@ -9,10 +9,9 @@ mod script;
 use tokio::time::Instant;
 
 use super::connect::Conn;
+use super::limit_mode::LimitMode;
 use super::settings::Redis;
 use crate::base::error::Error;
-use crate::base::event::Events;
-use crate::identity::FleetSecret;
 use crate::resilience::guard::Fault;
 use crate::store::remote_limits::backend::{CallReply, LimitBackend};
 use crate::store::remote_limits::engine::LimitEngine;
@@ -20,26 +19,6 @@ use crate::store::remote_limits::group::CheckGroup;
 use crate::store::remote_limits::handle::RemoteLimits;
 use protocol::{Answers, encode};
 use script::{Script, ScriptKeys};
-
-/// Mode of limits in Redis.
-///
-/// ```
-/// use tollgate::store::redis::{LimitMode, Redis};
-///
-/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
-/// # let _ = redis;
-/// # Ok::<(), tollgate::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LimitMode {
-    /// Every decision asks Redis, in one call with those that wait at the same time.
-    #[default]
-    Exact,
-    /// Nodes lease blocks of hot keys in advance and spend them locally. The limit is never exceeded; up to a quarter
-    /// of the remaining units may temporarily be held by nodes that do not need them.
-    Leased,
-}
 
 /// Number of hash tags in a Cluster.
 const TAGS: u64 = 16;
@@ -74,10 +53,9 @@ struct RedisScript {
 impl RedisScript {
     fn engine(redis: &Redis) -> Result<LimitEngine<Self>, Error> {
         redis.check()?;
-        let secret = redis.secret.as_ref().map_or_else(FleetSecret::unknown, FleetSecret::new);
         let tags = if redis.address.is_cluster() { TAGS } else { 1 };
         let script = Self { script: Script::new(), names: ScriptKeys::new(&redis.prefix, tags), tags };
-        let guard = redis.guard_limits(&secret, Events::default());
+        let (guard, secret) = redis.guard_limits();
         let is_leased = redis.mode == LimitMode::Leased;
         Ok(LimitEngine::new(script, guard, secret, is_leased, redis.time.clone()))
     }

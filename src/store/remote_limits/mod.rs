@@ -5,5 +5,7 @@ pub(super) mod engine;
 pub(super) mod group;
 pub(super) mod handle;
 mod local_cache;
+#[cfg(test)]
+pub(super) mod model;
 mod queue;
 mod worker;
