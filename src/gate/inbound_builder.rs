@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::inbound::{Tollgate, TollgateLayer};
+#[cfg(feature = "postgres")]
+use super::usage::{UsageRecorder, cache_usage};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
@@ -15,7 +17,7 @@ use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
 #[cfg(feature = "postgres")]
-use crate::store::postgres::Postgres;
+use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -51,6 +53,8 @@ pub struct TollgateBuilder {
     cost_per_call: Option<f64>,
     #[cfg(feature = "postgres")]
     postgres: Option<Result<Postgres, Error>>,
+    #[cfg(feature = "postgres")]
+    usage: Option<UsageTable>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -67,6 +71,8 @@ impl Default for TollgateBuilder {
             cost_per_call: None,
             #[cfg(feature = "postgres")]
             postgres: None,
+            #[cfg(feature = "postgres")]
+            usage: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -363,7 +369,17 @@ impl TollgateBuilder {
             cache: cache.declare(of_cache).build()?,
             place,
         };
-        Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
+        #[cfg(feature = "postgres")]
+        let usage = this.usage.map(|table| {
+            let cache = layer.cache.clone();
+            Arc::new(UsageRecorder::new(table, Box::new(move || cache_usage(&cache.stats()))))
+        });
+        Ok(Tollgate {
+            layer,
+            cost_per_call: this.cost_per_call,
+            #[cfg(feature = "postgres")]
+            usage,
+        })
     }
 
     /// Connects the cache to PostgreSQL, if there is one.
@@ -381,6 +397,7 @@ impl TollgateBuilder {
         }
         if self.cached {
             self.cache = self.cache.level_2(Arc::new(RemoteStore::postgres(postgres.clone())?));
+            self.usage = Some(UsageTable::new(&postgres));
         }
         postgres.check().map(|()| self)
     }

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use http::header::{HeaderName, HeaderValue};
 
 use super::outbound::{UpstreamGate, UpstreamGateLayer};
+#[cfg(feature = "postgres")]
+use super::usage::{UsageRecorder, upstream_usage};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
 #[cfg(feature = "postgres")]
-use crate::store::postgres::Postgres;
+use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -48,6 +50,8 @@ pub struct UpstreamGateBuilder {
     price: Option<f64>,
     #[cfg(feature = "postgres")]
     postgres: Option<Result<Postgres, Error>>,
+    #[cfg(feature = "postgres")]
+    usage: Option<UsageTable>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -65,6 +69,8 @@ impl UpstreamGateBuilder {
             price: None,
             #[cfg(feature = "postgres")]
             postgres: None,
+            #[cfg(feature = "postgres")]
+            usage: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -399,7 +405,19 @@ impl UpstreamGateBuilder {
             credential: this.credential.transpose()?,
             rules_decide: this.rules_decide,
         };
-        Ok(UpstreamGate { layer, weights, price: this.price })
+        #[cfg(feature = "postgres")]
+        let usage = this.usage.map(|table| {
+            let (timing, upstream) = (layer.timing.clone(), layer.upstream.clone());
+            let collect = Box::new(move || upstream_usage(&timing.stats(), &upstream.stats()));
+            std::sync::Arc::new(UsageRecorder::new(table, collect))
+        });
+        Ok(UpstreamGate {
+            layer,
+            weights,
+            price: this.price,
+            #[cfg(feature = "postgres")]
+            usage,
+        })
     }
 
     /// Connects the cache to PostgreSQL, if there is one.
@@ -413,6 +431,7 @@ impl UpstreamGateBuilder {
             ));
         }
         self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::postgres(&postgres)?));
+        self.usage = Some(UsageTable::new(&postgres));
         if self.cached {
             self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::postgres(postgres)?));
         }
