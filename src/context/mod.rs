@@ -1,4 +1,4 @@
-//! What the layers of one gate share about a request: its arrival time, its route and its identities.
+//! Context of a request, which the layers of one gate share: its arrival time, its route and its identities.
 //!
 //! A [`Tollgate`](crate::Tollgate) is one service of three layers, with nothing between them. Its outermost layer makes a
 //! [`RequestContext`] on the stack and calls the next one with it, as an argument; no request can find another one's. Layers

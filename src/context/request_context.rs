@@ -11,7 +11,7 @@ use crate::base::request_head::{RequestHead, RouteKind};
 use crate::base::route::Patterns;
 use crate::identity::ExtractedKeys;
 
-/// What is known of one request. Its fields are filled by the first layer that needs them.
+/// Context of one request. Its fields are filled by the first layer that needs them.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "an argument of sealed traits, which only this crate calls")]
 pub struct RequestContext {

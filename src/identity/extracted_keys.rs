@@ -12,8 +12,8 @@
 //! | extractors of this crate that only read a field or an extension | nothing |
 //!
 //! The keys of a request live in its own call of a gate, and are passed from layer to layer as an argument: another request
-//! cannot find them. Extractors are told apart by their place in the gate's own tree of extractors. Those that a user's code
-//! makes and drops while it extracts are not part of that tree, and nothing of theirs is kept.
+//! cannot find them. Extractors are identified by their place in the gate's own tree of extractors. Those that a user's code
+//! makes and drops while it extracts are not part of that tree, and their keys are not kept.
 
 use std::any::TypeId;
 use std::fmt;
@@ -37,7 +37,7 @@ pub struct ExtractedKeys {
     pub(crate) has_failed: bool,
 }
 
-/// What one extractor returned. Nearly all requests have at most one.
+/// Key that one extractor returned. Nearly all requests have at most one.
 pub(crate) struct ExtractedKey {
     id: ExtractorId,
     extraction: Extraction,

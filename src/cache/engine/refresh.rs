@@ -20,7 +20,7 @@ pub(crate) struct Refresh<P> {
     pub(crate) leader: Leader<P>,
     /// How long other processes leave the refresh to this one; zero for no lease.
     pub(crate) lease: Duration,
-    /// What followers get if another process has refreshed it.
+    /// Answer for followers if another process has refreshed the value.
     pub(crate) publish: fn(Stored) -> Option<P>,
 }
 

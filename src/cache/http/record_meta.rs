@@ -1,4 +1,4 @@
-//! What the cache knows of a stored record, whatever its payload: times, tags, and its place in the order of events.
+//! Metadata of a stored record, whatever its payload: times, tags, and its place in the order of events.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

@@ -65,7 +65,7 @@ pub(super) struct FetchJob<O, B> {
     /// Whether the inner service's response is forwarded unchanged, in shadow mode.
     pub(super) is_shadow: bool,
     pub(super) forward: Forward,
-    /// Whether what is stored was invalidated.
+    /// Whether the stored entry was invalidated.
     pub(super) is_refetch: bool,
     /// Set for a background refresh, whose response no client reads.
     pub(super) refresh: Option<RefreshFailed>,

@@ -112,7 +112,7 @@ impl<S, W> RateLimit<S, W> {
     }
 }
 
-/// What becomes of a request, with the clone of the inner service that it is for.
+/// Decision on a request, with the clone of the inner service that it is for.
 enum NextCall<S> {
     Call(S, ResponseEdits),
     Unready(S, ResponseEdits),

@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 4;
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest time for connecting to one server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a lease says when there is nothing to share.
+/// Value of a lease whose answer cannot be shared.
 const UNCACHEABLE: &str = "uncacheable";
 
 /// Values in memcached servers: a [`ByteStore`] without a log. [`RemoteStore::memcached`](crate::store::RemoteStore::memcached)
@@ -290,7 +290,7 @@ impl Server {
     }
 }
 
-/// What a lease says: its holder, and until when by the wall clock. memcached itself counts whole seconds.
+/// Value of a lease: its holder, and until when by the wall clock. memcached itself counts whole seconds.
 struct Held {
     by: String,
     until: u64,

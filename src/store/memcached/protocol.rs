@@ -31,7 +31,7 @@ pub(super) enum MetaReply {
     Error(String),
 }
 
-/// The reply is none of this protocol: whatever follows cannot be told apart.
+/// The reply is none of this protocol: the replies that follow cannot be matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 

@@ -1,4 +1,4 @@
-//! Limits of a fleet in PostgreSQL: decided in this process, written if nobody else wrote meanwhile.
+//! Limits of a fleet in PostgreSQL: decided in this process, written if no other process wrote meanwhile.
 //!
 //! | step | statement |
 //! |---|---|

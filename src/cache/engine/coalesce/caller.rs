@@ -24,7 +24,7 @@ pub(crate) enum NotShared {
 
 /// A caller that missed: a request, or a load of a typed value.
 pub(crate) trait Caller: Send + Sized {
-    /// What a leader publishes.
+    /// Outcome that a leader publishes.
     type Progress: Clone + Send;
     type Output: Send;
 

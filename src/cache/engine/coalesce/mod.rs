@@ -1,4 +1,4 @@
-//! Coalescing: one fetch per key for all who ask at the same time, and nobody worse off for it.
+//! Coalescing: concurrent requests for one key share one fetch, and none of them ends later for it than the bounds say.
 //!
 //! The first caller that misses leads a fetch; the others follow it. The responses of a service and the loads of typed
 //! values share this code: a [`Caller`](caller::Caller) says what a fetch is and what may be served instead.

@@ -1,4 +1,4 @@
-//! What a gate reads and sets, since its layers share it.
+//! Settings that a gate reads and writes, since its layers share them.
 
 use super::RateLimitBuilder;
 use crate::base::clock::Clock;
