@@ -415,3 +415,29 @@ async fn a_limit_in_shadow_that_charged_nothing_gives_nothing_back() {
     }
     assert_eq!(layer.stats().limits[0].would_refuse, 2, "the second gave back nothing, so the third is over too");
 }
+
+#[tokio::test]
+async fn quotas_are_read_from_text_everywhere_and_mistakes_fail_at_build_with_the_valid_forms() {
+    let world = world(RateLimitLayer::builder().limit(Limit::per_ip("2/15min").named("a")));
+    assert_eq!(world.admitted(5, anonymous).await, 2);
+    world.advance(15.0 * 60.0);
+    assert_eq!(world.admitted(5, anonymous).await, 2);
+    let layer = RateLimitLayer::per_ip("20/minute");
+    layer.set_quota("ip-per-min", "1000/h".to_owned()).expect("a quota");
+    assert_eq!(layer.stats().limits[0].quota, "1000/hour");
+    assert!(layer.set_quota("ip-per-min", "1000/h/h").is_err());
+
+    for (limit, wrong) in [
+        (Limit::per_ip("5 per minute").named("login"), "\"login\": invalid quota \"5 per minute\""),
+        (Limit::global("5/fortnight"), "\"5/fortnight\""),
+        (Limit::by(by::bearer(), "0/s"), "\"0/s\""),
+        (Tiers::new("20/minute").tier("pro", "x/s").into(), "\"x/s\""),
+        (Tiers::default().quota("pro", "1/0s").into(), "\"1/0s\""),
+    ] {
+        let error = RateLimitLayer::builder().limit(limit).build().expect_err(wrong).to_string();
+        assert!(error.contains(wrong), "{error}");
+        if !wrong.contains("0/s") {
+            assert!(error.contains("\"100/minute\"") && error.contains("\"5/15min\""), "{error}");
+        }
+    }
+}

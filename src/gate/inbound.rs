@@ -165,7 +165,7 @@ impl Tollgate {
     ///
     /// # Errors
     /// Returns an error if there is no limit of that name, or the quota is impossible.
-    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+    pub fn set_quota(&self, name: &str, quota: impl TryInto<Quota, Error: Into<Error>>) -> Result<(), Error> {
         self.layer.limit.set_quota(name, quota)
     }
 

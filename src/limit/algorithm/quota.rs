@@ -182,6 +182,14 @@ impl Quota {
         }
     }
 
+    /// Converts a quota, or returns a placeholder and the mistake to report when the layer is built.
+    pub(crate) fn read(quota: impl TryInto<Self, Error: Into<Error>>) -> (Self, Option<String>) {
+        match quota.try_into() {
+            Ok(quota) => (quota, None),
+            Err(error) => (Self::per_day(1), Some(error.into().to_string())),
+        }
+    }
+
     /// Returns one node's share of this quota: divided by the number of nodes, at least 1.
     pub(crate) fn share(&self, nodes: u32) -> Self {
         let of = |whole: u32| (whole / nodes.max(1)).max(1);
@@ -290,7 +298,12 @@ impl FromStr for Quota {
     /// # Errors
     /// Returns an error if the text has another form or the quota is impossible.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |what: &str| Error::config(format!("invalid quota {text:?}: {what}; write it like \"100/min\""));
+        let wrong = |what: &str| {
+            Error::config(format!(
+                "invalid quota {text:?}: {what}; write it like \"20/s\", \"100/minute\", \"5/15min\", \"1000/h\" or \
+                 \"100/min burst 10\" (units: ms, s, min, h, day)"
+            ))
+        };
         let (rate, burst) = text.split_once("burst").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
         let (limit, period) = rate.split_once('/').ok_or_else(|| wrong("no '/'"))?;
         let limit = limit.trim().parse().map_err(|_| wrong("the limit is not a number"))?;
@@ -299,6 +312,22 @@ impl FromStr for Quota {
             quota = quota.bucket(burst.trim().parse().map_err(|_| wrong("the burst is not a number"))?);
         }
         quota.check().map(|()| quota).map_err(|e| Error::config(format!("{e} (in {text:?})")))
+    }
+}
+
+impl TryFrom<&str> for Quota {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Quota {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 

@@ -269,6 +269,10 @@ impl CompiledLimits {
 
 impl CompiledLimit {
     fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns, start: StartLookup) -> Result<Self, Error> {
+        if let Some(mistake) = &limit.mistake {
+            let name = limit.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+            return Err(Error::config(format!("limit{name}: {mistake}")));
+        }
         let (quotas, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));

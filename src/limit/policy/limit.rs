@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::tiers::Tiers;
+use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::identity::{KeyExtractor, SharedExtractor};
 use crate::limit::algorithm::quota::Quota;
@@ -14,12 +15,14 @@ pub(crate) type CostFn = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> u32 + Send + Sy
 ///
 /// Several limits on one layer make one decision: a request is charged to all of them or to none.
 ///
+/// A quota is a [`Quota`] or its text, such as `"5/15min"`; a text that is no quota fails when the layer is built.
+///
 /// ```
 /// use tollgate::limit::{Limit, Quota};
 ///
 /// let limits = [
 ///     Limit::per_ip(Quota::per_second(10)),
-///     Limit::per_ip(Quota::per_day(50_000)),
+///     Limit::per_ip("50000/day"),
 ///     Limit::per_user(Quota::per_minute(5)).on("/report").named("reports").cost(2),
 ///     Limit::per_node(Quota::per_second(5_000)),
 /// ];
@@ -36,6 +39,8 @@ pub struct Limit {
     pub(crate) enforced: bool,
     pub(super) reserve: bool,
     pub(super) hit_cost: Option<u32>,
+    /// First invalid argument, reported when the layer is built.
+    pub(super) mistake: Option<String>,
 }
 
 #[derive(Clone)]
@@ -83,8 +88,8 @@ impl Limit {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn per_ip(quota: Quota) -> Self {
-        Self::new(Subject::Ip, Quotas::One(quota))
+    pub fn per_ip(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Ip, quota)
     }
 
     /// Limits each identity found by the layer's [`identify`](crate::limit::RateLimitBuilder::identify).
@@ -101,8 +106,8 @@ impl Limit {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn per_user(quota: Quota) -> Self {
-        Self::new(Subject::User, Quotas::One(quota))
+    pub fn per_user(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::User, quota)
     }
 
     /// Limits each key of another extractor, such as a tenant. Requests without a key share a bucket.
@@ -115,8 +120,8 @@ impl Limit {
     /// # let _ = limit;
     /// ```
     #[must_use]
-    pub fn by(extractor: impl KeyExtractor, quota: Quota) -> Self {
-        Self::new(Subject::Own(Arc::new(extractor)), Quotas::One(quota))
+    pub fn by(extractor: impl KeyExtractor, quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Own(Arc::new(extractor)), quota)
     }
 
     /// Limits all requests together, across the fleet if the store is shared.
@@ -128,8 +133,8 @@ impl Limit {
     /// # let _ = limit;
     /// ```
     #[must_use]
-    pub fn global(quota: Quota) -> Self {
-        Self::new(Subject::Everybody, Quotas::One(quota))
+    pub fn global(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Everybody, quota)
     }
 
     /// Limits the whole process, to protect it from overload: always local, checked last, rejecting with 503.
@@ -144,8 +149,8 @@ impl Limit {
     /// # let _ = ceiling;
     /// ```
     #[must_use]
-    pub fn per_node(quota: Quota) -> Self {
-        Self::new(Subject::Node, Quotas::One(quota))
+    pub fn per_node(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Node, quota)
     }
 
     /// Names the limit in responses, events and `stats()`: printable ASCII without quotes, at most 64 bytes.
@@ -278,6 +283,11 @@ impl Limit {
         Self::global(Quota::per_day(1))
     }
 
+    fn with_quota(subject: Subject, quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        let (quota, mistake) = Quota::read(quota);
+        Self { mistake, ..Self::new(subject, Quotas::One(quota)) }
+    }
+
     const fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = LimitCost::Fixed(1);
         Self {
@@ -290,6 +300,7 @@ impl Limit {
             enforced: true,
             reserve: false,
             hit_cost: None,
+            mistake: None,
         }
     }
 }

@@ -48,7 +48,7 @@ impl RateLimitLayer {
     #[must_use]
     #[track_caller]
     #[expect(clippy::panic, reason = "documented: a constant quota that is impossible is a mistake in the program")]
-    pub fn per_ip(quota: Quota) -> Self {
+    pub fn per_ip(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
         match Self::builder().limit(Limit::per_ip(quota)).build() {
             Ok(layer) => layer,
             Err(error) => panic!("{error}"),
@@ -58,10 +58,10 @@ impl RateLimitLayer {
     /// Returns a builder for any limits, identities and stores.
     ///
     /// ```
-    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    /// use tollgate::limit::{Limit, RateLimitLayer};
     ///
-    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip("100/min".parse()?)).build()?;
-    /// # let _: (RateLimitLayer, Quota) = (layer, Quota::per_minute(1));
+    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip("100/min")).build()?;
+    /// # let _ = layer;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
@@ -109,8 +109,9 @@ impl RateLimitLayer {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if there is no such limit, it is the per-node ceiling, or the quota is impossible.
-    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+    /// Returns an error if there is no such limit, it is the per-node ceiling, or the quota is malformed or impossible.
+    pub fn set_quota(&self, name: &str, quota: impl TryInto<Quota, Error: Into<Error>>) -> Result<(), Error> {
+        let quota = quota.try_into().map_err(Into::into)?;
         match &self.limiter {
             Some(limiter) => limiter.set_quota(name, quota),
             None => Err(Error::config(format!("unknown limit {name:?}; use a name listed in stats()"))),
