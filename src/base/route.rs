@@ -252,6 +252,14 @@ impl Patterns {
         longest.map(|(_, place)| Match { is_wider: true, ..Match::exact(*place) })
     }
 
+    /// Whether a request to a declared route may match the pattern with this index; true if no routes are declared.
+    pub(crate) fn may_match(&self, place: usize) -> bool {
+        let Some(declared) = &self.declared else { return true };
+        let name = &*self.names[place];
+        self.of_declared.contains(&Some(place))
+            || name.contains("{*") && declared.names.iter().any(|route| covers(name, route))
+    }
+
     /// Whether there are no patterns.
     pub(crate) const fn is_empty(&self) -> bool {
         self.names.is_empty()
@@ -303,7 +311,7 @@ fn literal_beginning(pattern: &str) -> &str {
 }
 
 /// Whether a route that a router matched covers a declared one: then the service is mounted there.
-fn covers(routed: &str, declared: &str) -> bool {
+pub(crate) fn covers(routed: &str, declared: &str) -> bool {
     let mut wanted = declared.split('/');
     for segment in routed.split('/') {
         if segment.starts_with("{*") {

@@ -20,6 +20,7 @@ use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
+use crate::base::route_matcher::CompiledMatcher;
 use crate::identity::{
     ClientIp, ExtractedKeys, FleetSecret, Key, KeyDigest, KeyExtractor, KeyHash, KeyHasher, LimitSalt, SharedExtractor,
     TrustedProxies, by,
@@ -52,8 +53,8 @@ struct CompiledLimit {
     quotas: Vec<Arc<CompiledQuota>>,
     assign: Option<AssignTier>,
     lookup: Option<Box<dyn ResolveTier>>,
-    route: Option<usize>,
-    /// Whether a request has matched its route.
+    routes: CompiledMatcher,
+    /// Whether a request has matched its routes.
     matched: AtomicBool,
     per_route: bool,
     cost: LimitCost,
@@ -112,6 +113,7 @@ impl CompiledLimits {
         if let Some(routes) = routes {
             patterns.declare(routes);
         }
+        rules.iter_mut().for_each(|rule| rule.routes.extend_catch_alls(&patterns));
         let peer = by::client_ip(TrustedProxies::none());
         let client_ip = identify.client_ip().cloned();
         let compiled = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
@@ -136,7 +138,7 @@ impl CompiledLimits {
         seen: &mut RequestSubject,
     ) -> Option<(Check, LimitLabel)> {
         let [rule] = &*self.rules else { return None };
-        let route = if rule.route.is_some() { self.route(head) } else { None };
+        let route = if rule.routes.is_all() { None } else { self.route(head) };
         self.check(0, rule, head, route, seen, |tiered| self.digest(rule, head, keys, tiered))
     }
 
@@ -152,11 +154,11 @@ impl CompiledLimits {
         seen: &mut RequestSubject,
         digest: impl FnOnce(bool) -> Option<KeyDigest>,
     ) -> Option<(Check, LimitLabel)> {
-        let other_route = rule.route.is_some() && rule.route != route;
+        let other_route = !rule.routes.is_all() && !rule.routes.matches(route, head);
         if other_route || matches!(rule.subject, Subject::Node) {
             return None;
         }
-        if rule.route.is_some() && !rule.matched.load(Ordering::Relaxed) {
+        if !rule.routes.is_all() && !rule.matched.load(Ordering::Relaxed) {
             rule.matched.store(true, Ordering::Relaxed);
         }
         let (tier, unknown) = rule.tier(head);
@@ -295,7 +297,7 @@ impl CompiledLimit {
             let name = &quotas[0].name;
             return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
         }
-        let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
+        let routes = limit.routes.compile(patterns)?;
         let id = fnv1a(&quotas[0].name);
         let salt = hasher.salt(id);
         Ok(Self {
@@ -307,7 +309,7 @@ impl CompiledLimit {
             quotas,
             assign,
             lookup,
-            route,
+            routes,
             matched: AtomicBool::new(false),
             per_route: limit.per_route,
             cost: limit.cost.clone(),
@@ -349,7 +351,7 @@ impl CompiledLimit {
 fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
     match &limit.subject {
         Subject::Own(extractor) => extractor.check(),
-        Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
+        Subject::Node if !limit.enforced || !limit.routes.is_all() || limit.per_route => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither shadow() nor routes")))
         }
         Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve => {
@@ -374,8 +376,10 @@ fn default_name(limit: &Limit, quota: Quota) -> String {
     };
     let text = quota.to_string();
     let period = text.split(['/', ' ']).nth(1).unwrap_or_default();
-    let route = limit.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
-    format!("{extractor}-per-{period}{}{route}", if limit.per_route { "-per-route" } else { "" })
+    let entries = limit.routes.entries();
+    let route = entries.first().map(|first| format!(" {}", first.trim_start())).unwrap_or_default();
+    let more = if entries.len() > 1 { format!(" +{}", entries.len() - 1) } else { String::new() };
+    format!("{extractor}-per-{period}{}{route}{more}", if limit.per_route { "-per-route" } else { "" })
 }
 
 /// FNV-1a hash of a limit's name, equal on every node. Not secret; the key's hash is.

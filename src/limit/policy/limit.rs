@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::tiers::Tiers;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
+use crate::base::route_matcher::RouteMatcher;
 use crate::identity::{KeyExtractor, SharedExtractor};
 use crate::limit::algorithm::quota::Quota;
 
@@ -33,7 +34,7 @@ pub struct Limit {
     pub(crate) name: Option<String>,
     pub(crate) subject: Subject,
     pub(crate) quotas: Quotas,
-    pub(super) route: Option<String>,
+    pub(super) routes: RouteMatcher,
     pub(super) per_route: bool,
     pub(crate) cost: LimitCost,
     pub(crate) enforced: bool,
@@ -170,17 +171,33 @@ impl Limit {
         self
     }
 
-    /// Restricts the limit to one route, in axum's syntax, such as `/report/{id}`.
+    /// Restricts the limit to routes, in axum's syntax, each after a method if it applies to one only. Together they have
+    /// one count.
     ///
     /// ```
-    /// use tollgate::limit::{Limit, Quota};
+    /// use tollgate::limit::Limit;
     ///
-    /// let limit = Limit::per_user(Quota::per_minute(5)).on("/report/{id}");
+    /// let reports = Limit::per_user("5/min").on("/report/{id}");
+    /// let login = Limit::per_ip("5/15min").on(["POST /login", "POST /reset"]);
+    /// # let _ = (reports, login);
+    /// ```
+    #[must_use]
+    pub fn on(mut self, routes: impl Into<RouteMatcher>) -> Self {
+        self.routes = self.routes.and(routes.into());
+        self
+    }
+
+    /// Excludes routes from the limit.
+    ///
+    /// ```
+    /// use tollgate::limit::Limit;
+    ///
+    /// let limit = Limit::per_ip("100/min").except(["/health", "GET /metrics"]);
     /// # let _ = limit;
     /// ```
     #[must_use]
-    pub fn on(mut self, route: impl Into<String>) -> Self {
-        self.route = Some(route.into());
+    pub fn except(mut self, routes: impl Into<RouteMatcher>) -> Self {
+        self.routes = self.routes.except(routes);
         self
     }
 
@@ -288,13 +305,13 @@ impl Limit {
         Self { mistake, ..Self::new(subject, Quotas::One(quota)) }
     }
 
-    const fn new(subject: Subject, quotas: Quotas) -> Self {
+    fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = LimitCost::Fixed(1);
         Self {
             name: None,
             subject,
             quotas,
-            route: None,
+            routes: RouteMatcher::default(),
             per_route: false,
             cost,
             enforced: true,
@@ -326,6 +343,6 @@ impl fmt::Debug for Limit {
             Quotas::One(quota) => out.field("quota", quota),
             Quotas::Tiers(tiers) => out.field("tiers", tiers),
         };
-        out.field("route", &self.route).field("enforced", &self.enforced).finish_non_exhaustive()
+        out.field("routes", &self.routes).field("enforced", &self.enforced).finish_non_exhaustive()
     }
 }

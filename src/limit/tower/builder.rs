@@ -442,6 +442,9 @@ impl RateLimitBuilder {
             warnings: Warnings::default(),
             reloaded,
         };
+        if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
+            limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
+        }
         Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
     }
 
