@@ -119,6 +119,7 @@ pub use engine::fallback::OnOutage;
 pub use engine::reservation::Reservation;
 pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use engine::store::{LimitStore, LimitStoreStats, RemoteStats};
+pub use policy::count::Count;
 pub use policy::decision::{Decision, LimitDecision};
 pub use policy::headers::{Draft, Reset};
 pub use policy::limit::Limit;

@@ -6,7 +6,7 @@
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
 use super::verdict::Verdict;
-use super::window::{Count, Log, Window};
+use super::window::{BucketCount, Log, Window};
 use crate::base::clock::Timestamp;
 
 /// Complete state of one key. Engines with many keys store its parts separately and borrow them.
@@ -100,7 +100,7 @@ impl KeyHistory {
 
     /// Converts to a window: charge by charge if both windows have the same sub-buckets, else as one charge at the
     /// time of the latest.
-    fn to_window<C: Count>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
+    fn to_window<C: BucketCount>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
         match (self, was) {
             (Self::Narrow(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
             (Self::Wide(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
@@ -114,7 +114,7 @@ impl KeyHistory {
 impl KeyHistoryMut<'_> {
     /// Returns the verdict without charging.
     pub(crate) fn peek(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
             window.roll(log, now);
             window.verdict(log, now, window.check(log, now, cost).err())
         }
@@ -140,7 +140,7 @@ impl KeyHistoryMut<'_> {
     /// Charges `cost` units even if they do not fit, and returns what remains. Requires a [`peek`](Self::peek) just
     /// before.
     pub(crate) fn charge(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
             window.charge(log, now, cost);
             window.verdict(log, now, None)
         }
@@ -168,7 +168,7 @@ impl KeyHistoryMut<'_> {
 
     /// Returns the used share of the limit, in units of 2⁻³². Zero is equivalent to no state.
     pub(crate) fn share(&mut self, quota: Quota, now: Timestamp) -> u64 {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
             window.roll(log, now);
             window.share(log)
         }

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response};
+use http::{Extensions, Request, Response, StatusCode};
 use smallvec::SmallVec;
 
 use super::fallback::Fallback;
+use super::outcome_charge::OutcomeCharge;
 use super::reload::ReloadedLimits;
 use super::reservation::Reservation;
 use super::shared_limits::PendingDecision;
 use super::stats::{LimitCounters, RateLimitStats};
 use super::store::LimitStore;
+use super::unsettled::UnsettledCharges;
+use crate::base::body::BodyWatch;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, LimitNote};
 use crate::base::error::Error;
@@ -53,6 +56,8 @@ pub(crate) struct Limiter {
     pub(crate) counters: LimitCounters,
     pub(crate) warnings: Warnings,
     pub(crate) reloaded: ReloadedLimits,
+    /// Charges of limits that count outcomes.
+    pub(crate) unsettled: Arc<UnsettledCharges>,
 }
 
 /// Per-node ceiling with its label among the limits.
@@ -99,6 +104,7 @@ struct RareEdits {
     decision: Option<Decision>,
     reservation: Option<Reservation>,
     discount: Option<Discount>,
+    charge: Option<OutcomeCharge>,
 }
 
 /// Refund if the cache answers.
@@ -125,14 +131,21 @@ impl ResponseEdits {
         }
     }
 
-    /// Writes the rate-limit fields and the decision into the response.
+    /// Writes the rate-limit fields and the decision into the response, and settles what its head decides. Returns what
+    /// its body decides.
     #[inline(always)]
-    pub(crate) fn write<B>(&mut self, response: &mut Response<B>) {
+    pub(crate) fn write<B>(&mut self, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
         if let Some(fields) = self.fields.take() {
             fields.write(response.headers_mut());
         }
-        if let Some(rare) = self.rare.take() {
-            rare.write(response);
+        self.rare.take().and_then(|rare| rare.write(response))
+    }
+
+    /// Settles what an error of the inner service decides.
+    #[cold]
+    pub(crate) fn fail(&mut self) {
+        if let Some(charge) = self.rare.take().and_then(|rare| rare.charge) {
+            charge.settle(StatusCode::INTERNAL_SERVER_ERROR);
         }
     }
 }
@@ -140,7 +153,8 @@ impl ResponseEdits {
 impl RareEdits {
     #[cold]
     #[inline(never)]
-    fn write<B>(self: Box<Self>, response: &mut Response<B>) {
+    fn write<B>(self: Box<Self>, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
+        let watch = self.charge.and_then(|charge| charge.settle_by(response));
         if let Some(draft) = self.draft {
             draft.write(response.headers_mut());
         }
@@ -150,6 +164,7 @@ impl RareEdits {
         if let Some(discount) = self.discount.filter(|_| detached_context::answered_from_cache()) {
             discount.settle();
         }
+        watch
     }
 }
 
@@ -179,7 +194,7 @@ impl Limiter {
         if self.reloaded.takes_slow_path() {
             return self.decide_reloaded(head, context);
         }
-        let mut seen = RequestSubject::default();
+        let mut seen = RequestSubject { has_waited: context.has_waited(), ..RequestSubject::default() };
         let Some((check, label)) = self.limits.only(head, &mut context.keys, &mut seen) else {
             let at = context.now(&self.clock);
             return self.check(head, self.limits.checks(head, &mut context.keys), at, context);
@@ -193,17 +208,18 @@ impl Limiter {
         };
         self.warn(head, seen);
         let (checks, labels, verdicts) = (&[check], &[label], &[verdict]);
-        self.finish(head, seen.reserves, Outcome { checks, labels, verdicts, node: None, degraded: false }, at)
+        self.finish(head, seen, Outcome { checks, labels, verdicts, node: None, degraded: false }, at)
     }
 
     /// Sends all checks of the request to the store, unless its identity is pending.
     pub(crate) fn check(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        checks: Checks,
+        mut checks: Checks,
         at: Timestamp,
         context: &mut RequestContext,
     ) -> LimitStep {
+        checks.seen.has_waited = context.has_waited();
         if context.keys.is_pending() {
             return self.wait_for_identity();
         }
@@ -279,13 +295,13 @@ impl Limiter {
     pub(crate) fn finish(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        reserves: bool,
+        seen: RequestSubject,
         outcome: Outcome<'_>,
         at: Timestamp,
     ) -> LimitStep {
-        let plain = !reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
+        let plain = !seen.reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.has_hook() {
-            return self.finish_slow_path(head, reserves, outcome, at);
+            return self.finish_slow_path(head, seen, outcome, at);
         }
         self.counters.count(true, false);
         detached_context::note(|notes| notes.limit = Some(LimitNote::Allowed));
@@ -299,11 +315,18 @@ impl Limiter {
     fn finish_slow_path(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        reserves: bool,
+        RequestSubject { reserves, has_waited, .. }: RequestSubject,
         mut outcome: Outcome<'_>,
         at: Timestamp,
     ) -> LimitStep {
         let mut admits = outcome.limits_admit();
+        if !admits
+            && !has_waited
+            && reserves
+            && let Some(wait) = self.wait_for_settlement(&outcome)
+        {
+            return wait;
+        }
         if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.reloaded.mode() == Mode::On)) {
             let part = self.check_node(node, &outcome, at);
             admits = part.verdict.admits();
@@ -335,6 +358,7 @@ impl Limiter {
         let reserved = if reserves { self.limits.reserving(outcome) } else { SmallVec::new() };
         let settlements = if reserves { self.limits.discounts(outcome, at) } else { SmallVec::new() };
         let settled = Arc::<AtomicBool>::default();
+        let counted = if reserves { self.limits.counting(outcome) } else { SmallVec::new() };
         let (some_reserved, some_discount) = (!reserved.is_empty(), !settlements.is_empty());
         Box::new(RareEdits {
             draft: draft.map(|draft| DraftFields::new(&self.limits, draft, outcome)),
@@ -347,6 +371,7 @@ impl Limiter {
                 settled: settled.clone(),
                 degraded: outcome.degraded,
             }),
+            charge: (!counted.is_empty()).then(|| OutcomeCharge::new(self.clone(), counted, at, outcome.degraded)),
         })
     }
 

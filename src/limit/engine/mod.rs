@@ -3,6 +3,8 @@
 pub(super) mod fallback;
 pub(super) mod isolated_store;
 pub(super) mod limiter;
+pub(super) mod outcome_charge;
+pub(super) mod pending_settlement;
 pub(super) mod prometheus;
 pub(super) mod reload;
 pub(super) mod reservation;
@@ -11,3 +13,4 @@ pub(super) mod stats;
 pub(super) mod store;
 pub(super) mod tier_cache;
 pub(super) mod tier_resolver;
+pub(super) mod unsettled;

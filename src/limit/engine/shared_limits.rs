@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use super::fallback::Fallback;
 use super::limiter::{LimitStep, Limiter, settle};
+use super::pending_settlement::PendingSettlement;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::event::Event;
@@ -34,6 +35,8 @@ pub(crate) enum PendingDecision {
     /// Waits for a tier look-up, or for the store's first connection. Afterwards the request is decided with the tiers
     /// known then.
     Inputs { ready: BoxFuture<()>, limiter: Arc<Limiter> },
+    /// Waits for unsettled charges of limits that count outcomes. Afterwards the request is decided.
+    Settlement(PendingSettlement),
     /// Waits for the identity. Afterwards the request is decided.
     Identity { limiter: Arc<Limiter> },
 }
@@ -64,6 +67,10 @@ impl PendingDecision {
             Self::Inputs { ready, limiter } => {
                 ready!(ready.as_mut().poll(cx));
                 Poll::Ready(limiter.decide_with_known_tiers(head, context))
+            }
+            Self::Settlement(pending) => {
+                ready!(pending.poll(context, cx));
+                Poll::Ready(pending.limiter.decide(head, context))
             }
             Self::Identity { limiter } => {
                 ready!(context.poll_identities(cx));
@@ -167,7 +174,7 @@ impl Limiter {
         degraded: bool,
     ) -> LimitStep {
         let outcome = Outcome { checks: &checks.list, labels: &checks.labels, verdicts, node: None, degraded };
-        self.finish(head, checks.seen.reserves, outcome, at)
+        self.finish(head, checks.seen, outcome, at)
     }
 
     /// Settles charges where they were made: those of a degraded decision only in this process.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use smallvec::SmallVec;
 
 use super::compiled_quota::CompiledQuota;
+use super::count::Count;
 use super::decision::{LimitLabel, Outcome};
 use super::limit::{Limit, LimitCost, Quotas, Subject};
 use super::tier_lookup::{ResolveTier, TierLookup};
@@ -61,6 +62,9 @@ struct CompiledLimit {
     enforced: bool,
     reserve: bool,
     hit_cost: Option<u32>,
+    count: Option<Count>,
+    /// Whether a charge may be settled later.
+    settles: bool,
 }
 
 /// Checks of one request.
@@ -84,8 +88,10 @@ pub(crate) struct RequestSubject {
     pub(crate) anonymous: u16,
     /// Whether the assigned tier does not exist.
     pub(crate) unknown_tier: bool,
-    /// Whether a limit makes a reservation, or refunds a cache hit.
+    /// Whether a limit makes a reservation, counts outcomes, or refunds a cache hit.
     pub(crate) reserves: bool,
+    /// Whether the request has waited for unsettled charges as long as it may.
+    pub(crate) has_waited: bool,
 }
 
 /// Starts a tier resolver; supplied by the engine.
@@ -168,12 +174,12 @@ impl CompiledLimits {
         if digest.is_none() && !is_global {
             seen.anonymous = index as u16 + 1;
         }
-        seen.reserves |= rule.reserve || rule.hit_cost.is_some();
+        seen.reserves |= rule.settles;
         let salt = if rule.per_route { self.route_salt(rule, head) } else { rule.salt };
         let key = digest.map_or(rule.anonymous, |digest| digest.of(salt));
         let tier = tier.unwrap_or(0);
         let check = Check::new(key, rule.quotas[tier].quota).cost(rule.cost(head));
-        let check = Check { enforced: rule.enforced, ..check };
+        let check = Check { enforced: rule.enforced, settles: rule.count.is_some(), ..check };
         Some((check, LimitLabel { rule: index as u16, tier: tier as u16 }))
     }
 
@@ -228,6 +234,15 @@ impl CompiledLimits {
         let charged =
             decided.filter(|((_, label), verdict)| self.rules[label.rule as usize].reserve && verdict.admits());
         charged.map(|((check, label), _)| (*check, self.rules[label.rule as usize].hit_cost.is_some())).collect()
+    }
+
+    /// Returns the charges of limits that count outcomes.
+    pub(crate) fn counting(&self, outcome: &Outcome<'_>) -> SmallVec<[(Check, Count); 1]> {
+        let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
+        let charged = decided.filter(|(_, verdict)| verdict.admits());
+        charged
+            .filter_map(|((check, label), _)| Some((*check, self.rules[label.rule as usize].count.clone()?)))
+            .collect()
     }
 
     /// Returns the settlements to make if the cache answers. The flag says whether the charge is reserved too.
@@ -297,6 +312,12 @@ impl CompiledLimit {
             let name = &quotas[0].name;
             return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
         }
+        if limit.count.is_some() && (limit.reserve || limit.hit_cost.is_some()) {
+            let name = &quotas[0].name;
+            return Err(Error::config(format!(
+                "limit {name:?}: count() settles the charge by the response; remove reserve() and hit_cost()"
+            )));
+        }
         let routes = limit.routes.compile(patterns)?;
         let id = fnv1a(&quotas[0].name);
         let salt = hasher.salt(id);
@@ -316,6 +337,8 @@ impl CompiledLimit {
             enforced: limit.enforced,
             reserve: limit.reserve,
             hit_cost: limit.hit_cost,
+            count: limit.count.clone(),
+            settles: limit.reserve || limit.hit_cost.is_some() || limit.count.is_some(),
         })
     }
 
@@ -354,7 +377,7 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
         Subject::Node if !limit.enforced || !limit.routes.is_all() || limit.per_route => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither shadow() nor routes")))
         }
-        Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve => {
+        Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve || limit.count.is_some() => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling has a fixed cost and nothing to settle")))
         }
         _ => Ok(()),

@@ -34,7 +34,7 @@ impl Code {
 }
 
 /// Returns whether a request is gRPC. grpc-web is excluded: its clients read trailers from the body.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
     let kind = kind.as_bytes();
     let Some((start, rest)) = kind.split_at_checked(16) else { return false };

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::count::Count;
 use super::tiers::Tiers;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
@@ -40,6 +41,7 @@ pub struct Limit {
     pub(crate) enforced: bool,
     pub(super) reserve: bool,
     pub(super) hit_cost: Option<u32>,
+    pub(super) count: Option<Count>,
     /// First invalid argument, reported when the layer is built.
     pub(super) mistake: Option<String>,
 }
@@ -295,6 +297,23 @@ impl Limit {
         self
     }
 
+    /// Counts only some outcomes, such as failed logins: never more than the limit of them are admitted.
+    ///
+    /// A request is charged when it is admitted, and refunded if its outcome does not count. While charges are unsettled, a
+    /// request beyond the limit waits for them, at most a second. A request that is dropped stays counted.
+    ///
+    /// ```
+    /// use tollgate::limit::{Count, Limit};
+    ///
+    /// let logins = Limit::per_ip("5/15min").on("POST /login").count(Count::failures());
+    /// # let _ = logins;
+    /// ```
+    #[must_use]
+    pub fn count(mut self, count: Count) -> Self {
+        self.count = Some(count);
+        self
+    }
+
     /// Creates a limit for a disabled layer.
     pub(crate) fn unused() -> Self {
         Self::global(Quota::per_day(1))
@@ -317,6 +336,7 @@ impl Limit {
             enforced: true,
             reserve: false,
             hit_cost: None,
+            count: None,
             mistake: None,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod compiled;
 pub(super) mod compiled_quota;
+pub(super) mod count;
 pub(super) mod decision;
 pub(super) mod grpc;
 pub(super) mod headers;

@@ -441,6 +441,7 @@ impl RateLimitBuilder {
             events: Events::new(self.hook),
             warnings: Warnings::default(),
             reloaded,
+            unsettled: Arc::default(),
         };
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });

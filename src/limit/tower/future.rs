@@ -139,9 +139,19 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
-                    let mut response = ready!(future.poll(cx))?;
-                    this.edits.write(&mut response);
-                    return Poll::Ready(Ok(response.map(W::adopt)));
+                    let mut response = match ready!(future.poll(cx)) {
+                        Ok(response) => response,
+                        Err(error) => {
+                            this.edits.fail();
+                            return Poll::Ready(Err(error));
+                        }
+                    };
+                    let watch = this.edits.write(&mut response);
+                    let mut response = response.map(W::adopt);
+                    if let Some(watch) = watch {
+                        response.body_mut().watch(watch);
+                    }
+                    return Poll::Ready(Ok(response));
                 }
                 StateProj::Rejected { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response.map(Body::full))),

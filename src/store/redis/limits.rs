@@ -269,7 +269,7 @@ impl LimitsShared {
     fn refusal(&self, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
         let cached_refusal = |check: &Check| {
             let key = check.fleet()?.to_bits();
-            self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced)
+            self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced && !check.settles)
         };
         if let [check] = checks {
             return cached_refusal(check).map(Verdicts::from);
@@ -284,6 +284,10 @@ impl LimitsShared {
     /// Pays all checks from leases, or none.
     fn pay(self: &Arc<Self>, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
         let mut verdicts = Verdicts::new();
+        // Units of a lease are charged as of its end, and cannot be refunded singly.
+        if checks.iter().any(|check| check.settles) {
+            return None;
+        }
         for check in checks {
             let key = check.fleet().map_or(0, |key| key.to_bits());
             let Some(paid) = self.local_cache.pay(key, check.quota, check.cost, now) else {
@@ -339,8 +343,11 @@ impl LimitsShared {
         let key = check.fleet().map_or(0, |key| key.to_bits());
         let (quota, units, enforced) = (check.quota, check.cost, check.enforced);
         let order = || self.local_cache.lease_order(key, quota, units, now, self.store_us(now));
-        let (want, ttl) =
-            if takes && self.mode == LimitMode::Leased { order().unwrap_or_default() } else { Default::default() };
+        let (want, ttl) = if takes && !check.settles && self.mode == LimitMode::Leased {
+            order().unwrap_or_default()
+        } else {
+            Default::default()
+        };
         let act = if takes { LimitCommand::Take { enforced, want, ttl } } else { LimitCommand::Ask { enforced } };
         ScriptOp { key, quota, units, act }
     }
