@@ -7,12 +7,16 @@ mod limited;
 mod server;
 mod support;
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use limited::{Node, redis};
 use server::RedisServer;
 use support::from;
-use tollgate::limit::{Count, Limit};
-use tollgate::store::redis::LimitMode;
+use tollgate::identity::Key;
+use tollgate::limit::{Count, Limit, LimitSubject, Quota};
+use tollgate::store::redis::{LimitMode, Redis};
+use tollgate::{Clock, ManualClock};
 
 const IP: &str = "192.0.2.1";
 
@@ -49,4 +53,60 @@ async fn outcomes_that_do_not_count_are_refunded_in_the_fleet_and_those_that_do_
         assert_eq!(admitted, 3, "{mode:?}");
         assert_eq!(at_once(&[&a, &b], 4).await, [429; 4]);
     }
+}
+
+fn subject(node: &Node) -> LimitSubject {
+    node.layer.subject(Key::ip(IP.parse().expect("an address")))
+}
+
+/// Nodes of one fleet whose clock the test turns.
+async fn two_nodes(shared: &Redis, hand: &ManualClock, limit: Limit) -> (Node, Node) {
+    let shared = shared.clone().clock(Clock::Manual(hand.clone()));
+    let node = || Node::with(&shared, |limits| limits.limit(limit.clone()).clock(Clock::Manual(hand.clone())));
+    let (a, b) = (node(), node());
+    a.up().await;
+    b.up().await;
+    (a, b)
+}
+
+#[tokio::test]
+async fn a_subject_is_looked_at_charged_and_reset_fleet_wide() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    for quota in [Quota::per_hour(10), Quota::per_hour(10).bucket(10)] {
+        let shared = redis(&server.url()).prefix(format!("q{}", quota.to_string().len()));
+        let hand = ManualClock::new();
+        let (a, b) = two_nodes(&shared, &hand, Limit::per_ip(quota)).await;
+        assert_eq!(a.admitted(4, IP).await, 4);
+        assert_eq!(subject(&b).peek().await.limits()[0].verdict().remaining(), 6);
+        assert!(subject(&b).check(6).await.admits());
+        assert_eq!(a.admitted(3, IP).await + b.admitted(3, IP).await, 0);
+        subject(&a).reset().await.expect("Redis is there");
+        hand.advance(Duration::from_secs(1));
+        assert_eq!(b.admitted(6, IP).await + a.admitted(9, IP).await, 10, "{quota}");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_holds_fleet_wide_until_its_end_and_for_nodes_that_start_later() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (shared, hand) = (redis(&server.url()), ManualClock::new());
+    let limit = || Limit::per_ip("2/min").named("ip");
+    let (a, b) = two_nodes(&shared, &hand, limit()).await;
+    let until = Clock::Manual(hand.clone()).wall() + Duration::from_secs(600);
+    subject(&a).grant("ip", "10/min", until).await.expect("Redis is there");
+    let (c, _) = two_nodes(&shared, &hand, limit()).await;
+    for node in [&a, &b, &c] {
+        hand.advance(Duration::from_secs(61));
+        // A node reads what is published when it is next asked.
+        assert_eq!(subject(node).peek().await.limits()[0].quota(), Quota::per_minute(10));
+        assert_eq!(node.admitted(7, IP).await + a.admitted(7, IP).await, 10);
+    }
+    hand.advance(Duration::from_secs(600));
+    assert_eq!(a.admitted(4, IP).await + b.admitted(4, IP).await + c.admitted(4, IP).await, 2, "it has ended");
 }

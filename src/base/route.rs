@@ -260,6 +260,11 @@ impl Patterns {
             || name.contains("{*") && declared.names.iter().any(|route| covers(name, route))
     }
 
+    /// Returns the index of the pattern that applies to this route.
+    pub(crate) fn place_of(&self, route: &str) -> Option<usize> {
+        self.pattern_equal_to(route).or_else(|| self.covering(route).map(|found| found.place))
+    }
+
     /// Whether there are no patterns.
     pub(crate) const fn is_empty(&self) -> bool {
         self.names.is_empty()

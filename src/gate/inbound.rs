@@ -152,6 +152,24 @@ impl Tollgate {
         Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
     }
 
+    /// Returns the layer of the limits: their statistics and subjects, without a request.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::Limit;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let gate = Tollgate::builder().limit(Limit::per_user("100/min").on("/ws")).build()?;
+    /// let message = gate.limits().subject(Key::number("user", 42)).route("/ws").check(1).await;
+    /// assert!(message.admits());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub const fn limits(&self) -> &RateLimitLayer {
+        &self.layer.limit
+    }
+
     /// Changes a limit's quota from now on: see [`RateLimitLayer::set_quota`].
     ///
     /// ```

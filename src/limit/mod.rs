@@ -80,7 +80,7 @@
 //! | exact | by Redis, in one call with all checks that wait at the same time | the algorithm's |
 //! | leased | for a hot key paid from a block acquired in advance, otherwise by Redis | the same; up to a quarter of what remains may be leased to nodes that do not need it |
 //!
-//! In both modes a process repeats a rejection until its retry time without asking Redis. `X-RateLimit-Remaining` is
+//! In both modes a process repeats a rejection for a second, or until its retry time, without asking Redis. `X-RateLimit-Remaining` is
 //! a lower bound: for a leased key, what is left of the block.
 //!
 //! While Redis is unavailable no request waits for it: [`OnOutage`] selects how limits are decided, and the
@@ -119,6 +119,7 @@ pub use engine::fallback::OnOutage;
 pub use engine::reservation::Reservation;
 pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use engine::store::{LimitStore, LimitStoreStats, RemoteStats};
+pub use engine::subject::LimitSubject;
 pub use policy::count::Count;
 pub use policy::decision::{Decision, LimitDecision};
 pub use policy::headers::{Draft, Reset};

@@ -247,6 +247,22 @@ impl PackedQuota {
     /// Empty slot.
     pub(crate) const ZERO: Self = Self { limit: 0, period_ms: 0, burst: 0 };
 
+    /// Encodes the quota for other processes.
+    pub(crate) fn to_bytes(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        for (part, value) in bytes.chunks_exact_mut(4).zip([self.limit, self.period_ms, self.burst]) {
+            part.copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Decodes a quota; `None` if it is malformed or impossible.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Quota> {
+        let part = |at: usize| Some(u32::from_le_bytes(bytes.get(4 * at..4 * at + 4)?.try_into().ok()?));
+        let packed = Self { limit: part(0)?, period_ms: part(1)?, burst: part(2)? };
+        Some(packed.quota()).filter(|quota| packed.period_ms > 0 && quota.check().is_ok())
+    }
+
     /// Unpacks the quota; costs a division.
     pub(crate) const fn quota(self) -> Quota {
         let quota = Quota::of(self.limit, self.period_ms);

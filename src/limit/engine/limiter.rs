@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::fallback::Fallback;
 use super::outcome_charge::OutcomeCharge;
+use super::overrides::LimitOverrides;
 use super::reload::ReloadedLimits;
 use super::reservation::Reservation;
 use super::shared_limits::PendingDecision;
@@ -56,6 +57,8 @@ pub(crate) struct Limiter {
     pub(crate) counters: LimitCounters,
     pub(crate) warnings: Warnings,
     pub(crate) reloaded: ReloadedLimits,
+    /// Quotas of single subjects.
+    pub(crate) overrides: LimitOverrides,
     /// Charges of limits that count outcomes.
     pub(crate) unsettled: Arc<UnsettledCharges>,
 }
@@ -332,7 +335,7 @@ impl Limiter {
             admits = part.verdict.admits();
             outcome.node = Some(part);
         }
-        self.report(head, &outcome, admits);
+        self.report(self.limits.route_name(head), &outcome, admits);
         detached_context::note(|notes| {
             notes.limit = Some(if admits { LimitNote::Allowed } else { LimitNote::Refused })
         });
@@ -416,16 +419,16 @@ impl Limiter {
         LimitOutcome { label: node.label, quota: node.quota, verdict, cost: node.cost, enforced: true }
     }
 
-    fn decision(&self, outcome: &Outcome<'_>) -> Decision {
+    pub(super) fn decision(&self, outcome: &Outcome<'_>) -> Decision {
         let decision = |part: LimitOutcome| LimitDecision::new(self.limits.quota(part.label).clone(), part);
         let parts = outcome.parts().map(decision).collect();
         Decision { parts, overloaded: outcome.overloaded(), degraded: outcome.degraded }
     }
 
-    fn report(&self, head: &RequestHead<'_>, outcome: &Outcome<'_>, admits: bool) {
+    pub(super) fn report(&self, route: &str, outcome: &Outcome<'_>, admits: bool) {
         self.counters.count(admits, outcome.degraded);
         if !admits {
-            self.counters.count_route(self.limits.route_name(head));
+            self.counters.count_route(route);
         } else if !self.events.has_hook() && outcome.verdicts.iter().all(Verdict::admits) {
             return;
         }

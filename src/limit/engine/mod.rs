@@ -3,7 +3,9 @@
 pub(super) mod fallback;
 pub(super) mod isolated_store;
 pub(super) mod limiter;
+pub(super) mod named_decisions;
 pub(super) mod outcome_charge;
+pub(super) mod overrides;
 pub(super) mod pending_settlement;
 pub(super) mod prometheus;
 pub(super) mod reload;
@@ -11,6 +13,7 @@ pub(super) mod reservation;
 pub(super) mod shared_limits;
 pub(super) mod stats;
 pub(super) mod store;
+pub(super) mod subject;
 pub(super) mod tier_cache;
 pub(super) mod tier_resolver;
 pub(super) mod unsettled;

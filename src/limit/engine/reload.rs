@@ -39,6 +39,11 @@ impl ReloadedLimits {
         self.slow_path.load(Ordering::Relaxed)
     }
 
+    /// Makes requests take the slower path from now on.
+    pub(super) fn take_slow_path(&self) {
+        self.slow_path.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         self.mode.get()
     }
@@ -55,7 +60,7 @@ impl ReloadedLimits {
         self.slow_path.store(true, Ordering::Relaxed);
     }
 
-    fn apply(&self, checks: &mut Checks) {
+    pub(super) fn apply(&self, checks: &mut Checks) {
         let quotas = self.quotas.read();
         let shadow = self.mode() == Mode::Shadow;
         for (check, label) in checks.list.iter_mut().zip(&checks.labels) {
@@ -103,6 +108,7 @@ impl Limiter {
         let mut checks = self.limits.checks(head, &mut context.keys);
         self.reloaded.apply(&mut checks);
         let at = context.now(&self.clock);
+        self.overrides.apply(checks.list.iter_mut(), at);
         self.check(head, checks, at, context)
     }
 

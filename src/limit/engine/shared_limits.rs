@@ -104,14 +104,12 @@ impl Limiter {
             return LimitStep::Wait(Box::new(PendingDecision::Inputs { ready, limiter: self.clone() }));
         }
         self.limits.add_fleet_keys(head, keys, &mut checks);
-        let precharged = fallback.precharge(&checks.list, self.store.generation(), at);
-        if let Some(precharged) = precharged.as_ref().filter(|precharged| rejects(&checks.list, precharged)) {
-            return self.combine(head, &checks, precharged, at, true);
-        }
-        let owed = fallback.owed(&checks.list, self.store.generation(), at);
-        if !owed.is_empty() {
-            settle(self.store.settle(&owed, at));
-        }
+        self.sync_soon(at);
+        self.overrides.apply(checks.list.iter_mut(), at);
+        let precharged = match self.precharge(fallback, &checks.list, at) {
+            Ok(precharged) => precharged,
+            Err(rejected) => return self.combine(head, &checks, &rejected, at, true),
+        };
         match self.store.decide(&checks.list, at) {
             MaybeReady::Ready(ref result) => self.complete(fallback, head, &checks, result, (at, precharged)),
             MaybeReady::Pending(result) => {
@@ -129,25 +127,35 @@ impl Limiter {
         result: &Result<Verdicts, Error>,
         (at, precharged): (Timestamp, Option<Verdicts>),
     ) -> LimitStep {
+        let (verdicts, degraded) = self.shared_verdicts(fallback, &checks.list, result, (at, precharged));
+        self.combine(head, checks, &verdicts, at, degraded)
+    }
+
+    /// Combines the store's verdicts with the local engine; returns whether the decision was made without the store.
+    pub(super) fn shared_verdicts(
+        &self,
+        fallback: &Fallback,
+        checks: &[Check],
+        result: &Result<Verdicts, Error>,
+        (at, precharged): (Timestamp, Option<Verdicts>),
+    ) -> (Verdicts, bool) {
         let incomplete;
         let error = match result {
-            Ok(verdicts) if verdicts.len() == checks.list.len() => {
+            Ok(verdicts) if verdicts.len() == checks.len() => {
                 match precharged {
                     None => {
-                        if let Some(local) = fallback.record(&checks.list, verdicts, at) {
-                            return self.combine(head, checks, &local, at, true);
+                        if let Some(local) = fallback.record(checks, verdicts, at) {
+                            return (local, true);
                         }
                     }
-                    Some(precharged) if rejects(&checks.list, verdicts) => {
-                        fallback.release(&checks.list, &precharged, at)
-                    }
+                    Some(precharged) if rejects(checks, verdicts) => fallback.release(checks, &precharged, at),
                     // Both bind: the next request needs what is left of either.
                     Some(precharged) => {
                         let both = verdicts.iter().zip(&precharged).map(|(one, other)| one.stricter(other));
-                        return self.combine(head, checks, &both.collect::<Verdicts>(), at, false);
+                        return (both.collect(), false);
                     }
                 }
-                return self.combine(head, checks, verdicts, at, false);
+                return (verdicts.iter().copied().collect(), false);
             }
             Ok(_) => {
                 incomplete = Error::config("the store must return one verdict per check");
@@ -161,8 +169,7 @@ impl Limiter {
         } else {
             self.events.emit(&event)
         }
-        let verdicts = fallback.decide(&checks.list, precharged, at);
-        self.combine(head, checks, &verdicts, at, true)
+        (fallback.decide(checks, precharged, at), true)
     }
 
     pub(super) fn combine(
@@ -188,6 +195,6 @@ impl Limiter {
     }
 }
 
-fn rejects(checks: &[Check], verdicts: &[Verdict]) -> bool {
+pub(super) fn rejects(checks: &[Check], verdicts: &[Verdict]) -> bool {
     checks.iter().zip(verdicts).any(|(check, verdict)| check.enforced && !verdict.admits())
 }

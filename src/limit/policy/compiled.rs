@@ -4,6 +4,7 @@
 
 mod explain;
 mod naming;
+mod subject_checks;
 mod subject_digest;
 
 use std::sync::Arc;

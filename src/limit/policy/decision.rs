@@ -191,6 +191,11 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The decision where no limit applies.
+    pub(crate) fn admission() -> Self {
+        Self { parts: SmallVec::new(), overloaded: false, degraded: false }
+    }
+
     /// Returns whether the request was admitted.
     #[must_use]
     pub fn admits(&self) -> bool {

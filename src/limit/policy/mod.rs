@@ -7,6 +7,7 @@ pub(super) mod decision;
 pub(super) mod grpc;
 pub(super) mod headers;
 pub(super) mod limit;
+pub(super) mod named_subject;
 pub(super) mod reject;
 pub(super) mod tier_lookup;
 pub(super) mod tiers;

@@ -17,6 +17,7 @@ use crate::identity::{IDENTIFIED_TWICE, KeyExtractor, SharedExtractor, TrustedPr
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
+use crate::limit::engine::overrides::LimitOverrides;
 use crate::limit::engine::reload::ReloadedLimits;
 use crate::limit::engine::stats::LimitCounters;
 use crate::limit::engine::store::LimitStore;
@@ -441,6 +442,7 @@ impl RateLimitBuilder {
             events: Events::new(self.hook),
             warnings: Warnings::default(),
             reloaded,
+            overrides: LimitOverrides::default(),
             unsettled: Arc::default(),
         };
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {

@@ -10,11 +10,14 @@ use super::service::RateLimit;
 use crate::base::body::Wrap;
 use crate::base::error::Error;
 use crate::base::mode::Mode;
+use crate::identity::Key;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::prometheus;
 use crate::limit::engine::stats::RateLimitStats;
+use crate::limit::engine::subject::LimitSubject;
 use crate::limit::policy::limit::Limit;
+use crate::limit::policy::named_subject::NamedSubject;
 
 /// Limits the rate of requests. All clones, and all services they make, share one state: routes and connections count
 /// together.
@@ -95,6 +98,24 @@ impl RateLimitLayer {
     #[must_use]
     pub fn prometheus(&self) -> String {
         self.limiter.as_ref().map(|limiter| prometheus::render(&limiter.stats())).unwrap_or_default()
+    }
+
+    /// Names a subject of the limits, to look at, charge, reset or grant it without a request: see [`LimitSubject`].
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let layer = RateLimitLayer::per_ip("20/min");
+    /// let client = layer.subject(Key::ip("192.0.2.1".parse().expect("an address")));
+    /// assert!(client.check(5).await.admits());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn subject(&self, key: Key<'_>) -> LimitSubject {
+        let named = NamedSubject { key: key.keep(), tier: None, route: None, limit: None };
+        LimitSubject::new(self.limiter.clone(), named)
     }
 
     /// Changes the quota of the named limit or tier from now on. Keys keep their used share.

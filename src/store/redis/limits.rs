@@ -14,12 +14,14 @@
 mod local_cache;
 mod protocol;
 mod queue;
+mod records;
 mod script;
 mod worker;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use smallvec::{SmallVec, smallvec};
@@ -89,6 +91,7 @@ struct LimitsShared {
     secret: FleetSecret,
     script: Script,
     names: ScriptKeys,
+    prefix: String,
     queues: Box<[CallQueue]>,
     local_cache: LocalCache,
     mode: LimitMode,
@@ -140,6 +143,7 @@ impl RedisLimits {
             secret,
             script: Script::new(),
             names: ScriptKeys::new(&redis.prefix, tags),
+            prefix: redis.prefix.clone(),
             queues: (0..tags).map(|_| CallQueue::default()).collect(),
             local_cache: LocalCache::new(),
             mode: redis.mode,
@@ -191,6 +195,45 @@ impl LimitStore for RedisLimits {
         let pending: Vec<_> = corrections.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
         MaybeReady::Pending(Box::pin(async move {
             join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|reply| reply.map(|_| ()))
+        }))
+    }
+
+    fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
+        let inner = &self.inner;
+        if let Err(outage) = inner.guard.check() {
+            return MaybeReady::Ready(Err(outage_error(outage)));
+        }
+        let op = |check: &Check| {
+            let key = check.fleet()?.to_bits();
+            inner.local_cache.clear_refusal(key);
+            Some(ScriptOp { key, quota: check.quota, units: 0, act: LimitCommand::Reset })
+        };
+        let pending: Vec<_> =
+            checks.iter().filter_map(op).map(|op| inner.send(smallvec![op], inner.clock.now())).collect();
+        MaybeReady::Pending(Box::pin(async move {
+            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|reply| reply.map(|_| ()))
+        }))
+    }
+
+    fn publish(&self, name: u64, record: &[u8], ttl: Duration) -> MaybeReady<Result<(), Error>> {
+        let command = records::publish(&self.inner.prefix, name, record, ttl, self.inner.test_time_us());
+        let inner = self.inner.clone();
+        MaybeReady::Pending(Box::pin(async move {
+            let published = inner.guard.call(|mut connection| async move { connection.query::<u64>(&command).await });
+            match published.await.map_err(outage_error)? {
+                0 => Err(Error::store("limits: too many grants and bans in Redis", "reset some of them")),
+                _ => Ok(()),
+            }
+        }))
+    }
+
+    fn published(&self, known: u64) -> MaybeReady<Result<(u64, Vec<(u64, Vec<u8>, Duration)>), Error>> {
+        let command = records::published(&self.inner.prefix, known, self.inner.test_time_us());
+        let inner = self.inner.clone();
+        MaybeReady::Pending(Box::pin(async move {
+            let read = inner.guard.call(|mut connection| async move { connection.query(&command).await });
+            let (version, fields) = read.await.map_err(outage_error)?;
+            Ok((version, records::decode(fields)))
         }))
     }
 
@@ -276,7 +319,7 @@ impl LimitsShared {
         }
         let refusals: SmallVec<[Option<Verdict>; 2]> = checks.iter().map(cached_refusal).collect();
         // Nothing is known of the other checks, which do not refuse.
-        let unknown = Verdict::new(None, 0, std::time::Duration::ZERO);
+        let unknown = Verdict::new(None, 0, Duration::ZERO);
         let any = refusals.iter().any(Option::is_some);
         any.then(|| refusals.into_iter().map(|verdict| verdict.unwrap_or(unknown)).collect())
     }
@@ -402,6 +445,11 @@ impl LimitsShared {
     ) -> bool {
         let tag = self.names.tag(group.first().map_or(0, |op| op.key)) as usize;
         worker::queue(self, tag, QueuedGroup { group, sent, reply })
+    }
+
+    /// Returns the time that scripts are given, in microseconds, in tests that turn a clock.
+    fn test_time_us(&self) -> Option<u64> {
+        self.passes_time.then(|| self.clock.now().as_nanos() / 1_000)
     }
 
     /// Returns Redis's time at `at`, in microseconds, or slightly less.

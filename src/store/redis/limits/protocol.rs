@@ -16,6 +16,7 @@ const ASKS: u8 = 4;
 const REFUNDS: u8 = 8;
 const CHARGES: u8 = 16;
 const LEASES: u8 = 32;
+const RESETS: u8 = 64;
 
 /// One check or correction.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +38,8 @@ pub(super) enum LimitCommand {
     Refund { charged: u64 },
     /// Charges the units unconditionally.
     Charge,
+    /// Forgets the key, and its use of this quota that was set aside.
+    Reset,
 }
 
 /// Checks that are charged together or not at all.
@@ -91,6 +94,7 @@ fn flags(act: &LimitCommand) -> (u8, [Option<f64>; 2]) {
         LimitCommand::Ask { enforced: e } => (enforced(e) | ASKS, [None; 2]),
         LimitCommand::Refund { charged } => (REFUNDS, [Some(charged as f64), None]),
         LimitCommand::Charge => (CHARGES, [None; 2]),
+        LimitCommand::Reset => (RESETS, [None; 2]),
     }
 }
 

@@ -66,7 +66,7 @@ async fn send(inner: &Arc<LimitsShared>, jobs: Vec<QueuedGroup>) {
     let waited = jobs.first().map_or(Duration::ZERO, |job| inner.clock.now().since(job.sent));
     let by = runtime_now() + inner.guard.remaining_timeout().saturating_sub(waited);
     let call = encode(jobs.iter().map(|job| &job.group));
-    let now = inner.passes_time.then(|| inner.clock.now().as_nanos() / 1_000);
+    let now = inner.test_time_us();
     count(&inner.counters.commands);
     let reply = inner.guard.call_by(by, async |connection| {
         let values = inner.script.call(connection, &inner.names, &call, now).await?;
