@@ -109,7 +109,6 @@ const CIRCLES: [(&[&str], &str); 20] = [
     (
         &[
             "limit/engine/limiter.rs",
-            "limit/engine/named_decisions.rs",
             "limit/engine/outcome_charge.rs",
             "limit/engine/pending_settlement.rs",
             "limit/engine/reload.rs",
