@@ -11,7 +11,7 @@ use http::Response;
 use http_body_util::Full;
 use support::{Inner, Req, World, answering, field, from, text};
 use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
-use tollgate::limit::{Decision, Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Reservation, Reset, Tiers};
+use tollgate::limit::{Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Rejection, Reservation, Reset, Tiers};
 use tollgate::{Clock, Event, RequestHead};
 use tower::{Layer, Service, ServiceExt};
 
@@ -379,13 +379,10 @@ async fn grpc_is_told_resource_exhausted() {
 #[tokio::test]
 async fn the_refusal_may_be_the_users_own() {
     let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(1)).named("mine")).on_reject(
-        |head: &RequestHead<'_>, decision: &Decision| {
-            let names: Vec<&str> = decision.violated().map(|part| part.name()).collect();
-            Response::builder()
-                .status(418)
-                .header("retry-after", "a while")
-                .body(Bytes::from(format!("{} {names:?}", head.uri())))
-                .expect("a response")
+        |rejection: &Rejection<'_>| {
+            let names: Vec<&str> = rejection.decision().violated().map(|part| part.name()).collect();
+            let text = format!("{} {names:?}", rejection.head().uri());
+            Response::builder().status(418).header("retry-after", "a while").body(Bytes::from(text)).ok()
         },
     );
     let world = world(builder);

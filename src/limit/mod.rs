@@ -23,7 +23,7 @@
 //! 2. The [`LimitStore`] charges all checks or none. A request rejected by one limit is charged to no other, so that
 //!    a noisy client cannot use up quotas that it shares with others.
 //! 3. The per-node ceiling is checked last; if it rejects, the other charges are refunded.
-//! 4. An admitted request goes to the inner service; a rejected one is answered by [`OnReject`]. Both responses carry
+//! 4. An admitted request goes to the inner service; a rejected one is answered by [`on_reject`](RateLimitBuilder::on_reject). Both responses carry
 //!    the rate-limit fields.
 //!
 //! | situation | status | reported limit | `Retry-After` |
@@ -116,6 +116,7 @@ pub use algorithm::quota::{Algorithm, Quota};
 pub use algorithm::verdict::{Verdict, Verdicts};
 pub use algorithm::{gcra, window};
 pub use engine::fallback::OnOutage;
+pub use engine::refusals::Refusal;
 pub use engine::reservation::Reservation;
 pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use engine::store::{LimitStore, LimitStoreStats, RemoteStats};
@@ -124,7 +125,7 @@ pub use policy::count::Count;
 pub use policy::decision::{Decision, LimitDecision};
 pub use policy::headers::{Draft, Reset};
 pub use policy::limit::Limit;
-pub use policy::reject::{OnReject, Problem};
+pub use policy::reject::Rejection;
 pub use policy::tier_lookup::TierLookup;
 pub use policy::tiers::Tiers;
 pub use tower::builder::RateLimitBuilder;

@@ -207,21 +207,14 @@ impl CompiledRules {
     }
 
     /// Returns how this request matches a rule, with the rule's index; `None` for the fallback.
+    #[inline]
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<(Match, usize)> {
         let found = self.patterns.find(head)?;
-        let rules = &self.by_place[found.place];
-        let (_, rule) = match &rules[..] {
-            [only] => Some(only).filter(|(method, _)| route_matcher::admits(method.as_ref(), head.method())),
-            several => {
-                let exact = several.iter().find(|(method, _)| method.as_ref() == Some(head.method()));
-                let covers = |(method, _): &&(Option<Method>, usize)| {
-                    method.is_some() && route_matcher::admits(method.as_ref(), head.method())
-                };
-                let any = || several.iter().find(|(method, _)| method.is_none());
-                exact.or_else(|| several.iter().find(covers)).or_else(any)
-            }
-        }?;
-        (!found.is_wider || self.rules[*rule].never).then_some((found, *rule))
+        let rule = match &self.by_place.get(found.place)?[..] {
+            [(None, only)] => *only,
+            several => by_method(several, head.method())?,
+        };
+        (!found.is_wider || self.rules[rule].never).then_some((found, rule))
     }
 
     /// Returns the text of the warning that none of the declared routes matches the pattern of a rule.
@@ -259,6 +252,14 @@ impl CompiledRules {
     pub(crate) fn len(&self) -> usize {
         self.rules.len()
     }
+}
+
+/// Returns the rule for a method: one for it, one that covers it, one for all methods.
+fn by_method(rules: &[(Option<Method>, usize)], method: &Method) -> Option<usize> {
+    let exact = rules.iter().find(|(known, _)| known.as_ref() == Some(method));
+    let covering = || rules.iter().find(|(known, _)| known.is_some() && route_matcher::admits(known.as_ref(), method));
+    let any = || rules.iter().find(|(known, _)| known.is_none());
+    exact.or_else(covering).or_else(any).map(|(_, rule)| *rule)
 }
 
 #[cfg(test)]

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Request, Response};
 use smallvec::SmallVec;
 
 use super::fallback::Fallback;
+use super::log_sampler::LogSampler;
 use super::outcome_charge::OutcomeCharge;
 use super::overrides::LimitOverrides;
+use super::refusals::Refusals;
 use super::reload::ReloadedLimits;
 use super::reservation::Reservation;
+use super::response_edits::{Discount, RareEdits, ResponseEdits};
 use super::shared_limits::PendingDecision;
 use super::stats::{LimitCounters, RateLimitStats};
 use super::store::LimitStore;
 use super::unsettled::UnsettledCharges;
-use crate::base::body::BodyWatch;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, LimitNote};
 use crate::base::error::Error;
@@ -35,7 +37,8 @@ use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 use crate::limit::policy::compiled::{Checks, CompiledLimits, RequestSubject};
 use crate::limit::policy::decision::{Decision, LimitDecision, LimitLabel, LimitOutcome, Outcome};
 use crate::limit::policy::headers::{Draft, DraftFields, RateLimitHeaders, Style, write_retry_after};
-use crate::limit::policy::reject::OnReject;
+use crate::limit::policy::reference::Reference;
+use crate::limit::policy::reject::{OnReject, Rejection, default_response};
 use crate::store::governor::NodeCeiling;
 
 /// Number of requests inspected for a misconfigured identity.
@@ -50,7 +53,8 @@ pub(crate) struct Limiter {
     pub(crate) fallback: Option<Fallback>,
     pub(crate) node: Option<NodeLimit>,
     pub(crate) exempt: Vec<Exempt>,
-    pub(crate) reject: Arc<dyn OnReject>,
+    pub(crate) reject: Option<OnReject>,
+    pub(crate) refusals: Refusals,
     pub(crate) style: Style,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
@@ -81,6 +85,7 @@ pub(crate) struct Warnings {
     unknown_tier: Once,
     unresolved: Once,
     findings: crate::base::lock::Mutex<Vec<&'static str>>,
+    pub(super) logged: LogSampler,
 }
 
 /// Next step for a request. Not generic, so that the calling services stay small enough to be inlined.
@@ -91,94 +96,6 @@ pub(crate) enum LimitStep {
     Reject(Box<Response<Bytes>>),
     /// Wait for the store, a tier look-up or the identity.
     Wait(Box<PendingDecision>),
-}
-
-/// Changes to the response of an admitted request.
-#[derive(Debug, Default)]
-pub(crate) struct ResponseEdits {
-    fields: Option<RateLimitHeaders>,
-    rare: Option<Box<RareEdits>>,
-}
-
-/// Rarely needed edits, boxed.
-#[derive(Debug, Default)]
-struct RareEdits {
-    draft: Option<DraftFields>,
-    decision: Option<Decision>,
-    reservation: Option<Reservation>,
-    discount: Option<Discount>,
-    charge: Option<OutcomeCharge>,
-}
-
-/// Refund if the cache answers.
-#[derive(Debug)]
-struct Discount {
-    limiter: Arc<Limiter>,
-    settlements: SmallVec<[(Settlement, Shared); 2]>,
-    /// Taken by whichever settles the charges that a reservation holds too.
-    settled: Arc<AtomicBool>,
-    degraded: bool,
-}
-
-/// Whether a charge can be settled both by the handler and for a cache hit: the first of them does.
-pub(crate) type Shared = bool;
-
-impl ResponseEdits {
-    /// Inserts the reservation into the request's extensions.
-    #[inline]
-    pub(crate) fn prepare(&mut self, extensions: &mut Extensions) {
-        if let Some(rare) = &mut self.rare
-            && let Some(reservation) = rare.reservation.take()
-        {
-            extensions.insert(reservation);
-        }
-    }
-
-    /// Writes the rate-limit fields and the decision into the response, and settles what its head decides. Returns what
-    /// its body decides.
-    #[inline(always)]
-    pub(crate) fn write<B>(&mut self, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
-        if let Some(fields) = self.fields.take() {
-            fields.write(response.headers_mut());
-        }
-        self.rare.take().and_then(|rare| rare.write(response))
-    }
-
-    /// Settles what an error of the inner service decides.
-    #[cold]
-    pub(crate) fn fail(&mut self) {
-        if let Some(charge) = self.rare.take().and_then(|rare| rare.charge) {
-            charge.settle(StatusCode::INTERNAL_SERVER_ERROR);
-        }
-    }
-}
-
-impl RareEdits {
-    #[cold]
-    #[inline(never)]
-    fn write<B>(self: Box<Self>, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
-        let watch = self.charge.and_then(|charge| charge.settle_by(response));
-        if let Some(draft) = self.draft {
-            draft.write(response.headers_mut());
-        }
-        if let Some(decision) = self.decision {
-            response.extensions_mut().insert(decision);
-        }
-        if let Some(discount) = self.discount.filter(|_| detached_context::answered_from_cache()) {
-            discount.settle();
-        }
-        watch
-    }
-}
-
-impl Discount {
-    fn settle(&self) {
-        let shares = self.settlements.iter().any(|(_, shared)| *shared);
-        let first = !shares || !self.settled.swap(true, Ordering::AcqRel);
-        let due = self.settlements.iter().filter(|(_, shared)| first || !shared);
-        let due: SmallVec<[Settlement; 2]> = due.map(|(settlement, _)| *settlement).collect();
-        self.limiter.settle(&due, self.limiter.clock.now(), self.degraded);
-    }
 }
 
 impl Limiter {
@@ -307,6 +224,7 @@ impl Limiter {
             return self.finish_slow_path(head, seen, outcome, at);
         }
         self.counters.count(true, false);
+        outcome.labels.iter().for_each(|label| self.counters.count_admission(*label));
         detached_context::note(|notes| notes.limit = Some(LimitNote::Allowed));
         LimitStep::Admit(ResponseEdits {
             fields: RateLimitHeaders::new(self.style, &outcome, true, || self.clock.wall()),
@@ -335,13 +253,14 @@ impl Limiter {
             admits = part.verdict.admits();
             outcome.node = Some(part);
         }
-        self.report(self.limits.route_name(head), &outcome, admits);
+        let route = self.limits.route_name(head);
+        let reference = self.report(route, &outcome, admits, at);
         detached_context::note(|notes| {
             notes.limit = Some(if admits { LimitNote::Allowed } else { LimitNote::Refused })
         });
         let fields = RateLimitHeaders::new(self.style, &outcome, admits, || self.clock.wall());
         if !admits {
-            return LimitStep::Reject(self.rejection(head, &outcome, fields));
+            return LimitStep::Reject(self.rejection(head, (route, reference), &outcome, fields));
         }
         // Without an enforced limit there is nothing to report.
         let draft = if fields.is_some() { self.style.draft } else { None };
@@ -382,11 +301,13 @@ impl Limiter {
     fn rejection(
         &self,
         head: &RequestHead<'_>,
+        (route, reference): (&str, Option<Reference>),
         outcome: &Outcome<'_>,
         fields: Option<RateLimitHeaders>,
     ) -> Box<Response<Bytes>> {
-        let decision = self.decision(outcome);
-        let mut response = self.reject.reject(head, &decision);
+        let decision = Decision { reference, ..self.decision(outcome) };
+        let own = self.reject.as_ref().and_then(|reject| reject(&Rejection::new(head, route, &decision)));
+        let mut response = own.unwrap_or_else(|| default_response(head, &decision));
         if let Some(fields) = fields {
             fields.write(response.headers_mut());
             write_retry_after(outcome, response.headers_mut());
@@ -422,33 +343,7 @@ impl Limiter {
     pub(super) fn decision(&self, outcome: &Outcome<'_>) -> Decision {
         let decision = |part: LimitOutcome| LimitDecision::new(self.limits.quota(part.label).clone(), part);
         let parts = outcome.parts().map(decision).collect();
-        Decision { parts, overloaded: outcome.overloaded(), degraded: outcome.degraded }
-    }
-
-    pub(super) fn report(&self, route: &str, outcome: &Outcome<'_>, admits: bool) {
-        self.counters.count(admits, outcome.degraded);
-        if !admits {
-            self.counters.count_route(route);
-        } else if !self.events.has_hook() && outcome.verdicts.iter().all(Verdict::admits) {
-            return;
-        }
-        for (i, part) in outcome.parts().enumerate() {
-            let limit = &*self.limits.quota(part.label).name;
-            match part.verdict.wait() {
-                Some(retry_after) if part.enforced => {
-                    self.counters.count_refusal(part.label);
-                    self.events.emit(&Event::Refused { limit, retry_after });
-                }
-                Some(_) => {
-                    self.counters.count_shadowed(part.label);
-                    self.events.emit(&Event::WouldRefuse { limit });
-                }
-                None if admits && crosses_80_percent(&part, outcome.checks.get(i).map_or(1, |check| check.cost)) => {
-                    self.events.emit(&Event::NearLimit { limit });
-                }
-                None => {}
-            }
-        }
+        Decision { parts, overloaded: outcome.overloaded(), reference: None, degraded: outcome.degraded }
     }
 
     /// Checks the first requests for a misconfigured identity; reports each problem once.
@@ -461,14 +356,6 @@ impl Limiter {
             self.warn_of("unmatched-limit", "unmatched-limit", &message);
         }
     }
-}
-
-/// Returns whether this charge moved the key past 80 % of its limit.
-fn crosses_80_percent(part: &LimitOutcome, cost: u32) -> bool {
-    let capacity = u64::from(part.quota.capacity());
-    let used = capacity.saturating_sub(u64::from(part.verdict.remaining()));
-    let past = |used: u64| used * 5 >= capacity * 4;
-    past(used) && !past(used.saturating_sub(u64::from(cost)))
 }
 
 /// Detaches a remote settlement; an in-process one is complete. A failure costs at most the refund.

@@ -35,11 +35,9 @@ impl Limiter {
         };
         let outcome =
             Outcome { checks: &checks.list, labels: &checks.labels, verdicts: &verdicts, node: None, degraded };
-        if charges {
-            let route = subject.route.as_deref().unwrap_or(crate::UNMATCHED);
-            self.report(route, &outcome, outcome.limits_admit());
-        }
-        self.decision(&outcome)
+        let route = subject.route.as_deref().unwrap_or(crate::UNMATCHED);
+        let reference = if charges { self.report(route, &outcome, outcome.limits_admit(), at) } else { None };
+        Decision { reference, ..self.decision(&outcome) }
     }
 
     async fn charge_named(&self, checks: &[Check], at: Timestamp) -> (Verdicts, bool) {

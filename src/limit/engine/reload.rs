@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 
-use super::limiter::{LimitStep, Limiter, ResponseEdits};
+use super::limiter::{LimitStep, Limiter};
+use super::response_edits::ResponseEdits;
 use super::shared_limits::PendingDecision;
 use super::stats::RateLimitStats;
 use crate::base::error::Error;

@@ -64,6 +64,9 @@ pub struct LimitStats {
     pub name: String,
     /// Quota, such as `100/min`.
     pub quota: String,
+    /// Requests that this limit counted and admitted.
+    #[serde(rename = "admitted_total")]
+    pub admitted: u64,
     /// Requests that this limit rejected.
     #[serde(rename = "refused_total")]
     pub refused: u64,
@@ -104,6 +107,7 @@ pub(crate) struct LimitCounters {
 
 #[derive(Debug, Default)]
 struct OutcomeCounters {
+    admitted: ShardedCounter<1>,
     refused: AtomicU64,
     would_refuse: AtomicU64,
 }
@@ -118,6 +122,14 @@ impl LimitCounters {
         self.requests.add(if admits { ADMITTED } else { REFUSED }, 1);
         if degraded {
             self.requests.add(DEGRADED, 1);
+        }
+    }
+
+    /// Counts an admission by one limit.
+    #[inline]
+    pub(super) fn count_admission(&self, label: LimitLabel) {
+        if let Some(counters) = self.part(label) {
+            counters.admitted.add(0, 1);
         }
     }
 
@@ -148,6 +160,7 @@ impl LimitCounters {
         let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
             name: compiled.name.to_string(),
             quota: compiled.quota.to_string(),
+            admitted: counters.admitted.sum(0),
             refused: counters.refused.load(Ordering::Relaxed),
             would_refuse: counters.would_refuse.load(Ordering::Relaxed),
         });

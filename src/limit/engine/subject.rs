@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::limiter::Limiter;
 use super::overrides::LimitOverride;
+use super::refusals::{Refusal, RefusalRecord};
 use crate::base::error::Error;
 use crate::limit::algorithm::check::Check;
 use crate::limit::algorithm::quota::Quota;
@@ -137,6 +138,24 @@ impl LimitSubject {
         }
     }
 
+    /// Returns the last refusals of the subject in this process, at most twenty, oldest first.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let layer = RateLimitLayer::per_ip("1/min");
+    /// let client = layer.subject(Key::ip("192.0.2.1".parse().expect("an address")));
+    /// client.check(2).await;
+    /// assert_eq!(client.refusals().len(), 1);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.limiter.as_ref().map(|limiter| limiter.refusals_of(&self.named)).unwrap_or_default()
+    }
+
     /// Forgets what the subject has used, under every tier; limits of all requests together keep theirs.
     ///
     /// Limits that count [each route](crate::limit::Limit::per_route) are reset for the given route. Other nodes of a fleet may
@@ -225,6 +244,29 @@ impl Limiter {
             fallback.reset(&checks);
         }
         self.store.reset(&checks).await
+    }
+
+    fn refusals_of(&self, subject: &NamedSubject) -> Vec<Refusal> {
+        let keys: Vec<u64> = self.limits.checks_to_reset(subject).iter().map(|check| check.key.to_bits()).collect();
+        self.refusals.of(&keys).into_iter().map(|record| self.shown(record)).collect()
+    }
+
+    /// Returns the refusal with this reference.
+    pub(crate) fn refusal(&self, reference: &str) -> Option<Refusal> {
+        self.refusals.find(reference).map(|record| self.shown(record))
+    }
+
+    fn shown(&self, record: RefusalRecord) -> Refusal {
+        let quotas = record.labels.iter().map(|label| self.limits.quota(*label));
+        Refusal {
+            reference: record.reference.as_str().to_owned(),
+            at: self.clock.wall().checked_sub(self.clock.now().since(record.at)).unwrap_or(SystemTime::UNIX_EPOCH),
+            route: record.route,
+            limits: quotas.clone().map(|quota| quota.name.to_string()).collect(),
+            tier: quotas.clone().next().map(|quota| quota.tier.to_string()).unwrap_or_default(),
+            key: record.shown.map(|key| format!("{:016x}", key.to_bits())).unwrap_or_default(),
+            retry_after: record.retry_after,
+        }
     }
 
     /// An action is not shared although the store is: its secret is not known yet.

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::compiled_quota::CompiledQuota;
+use super::reference::Reference;
 use crate::limit::algorithm::check::Check;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::algorithm::verdict::Verdict;
@@ -144,7 +144,13 @@ impl LimitDecision {
         &self.compiled.name
     }
 
-    pub(super) fn problem(&self) -> &Bytes {
+    /// Returns the name of the tier; empty if the limit has no tiers.
+    #[must_use]
+    pub fn tier(&self) -> &str {
+        &self.compiled.tier
+    }
+
+    pub(super) fn problem(&self) -> &str {
         &self.compiled.problem
     }
 
@@ -167,19 +173,19 @@ impl LimitDecision {
     }
 }
 
-/// Decision of all limits on one request, passed to [`OnReject`](crate::limit::OnReject).
+/// Decision of all limits on one request, part of a [`Rejection`](crate::limit::Rejection).
 ///
 /// It is also inserted into the extensions of every response whose decision was made without its remote store.
 ///
 /// ```
 /// use bytes::Bytes;
 /// use http::Response;
-/// use tollgate::RequestHead;
-/// use tollgate::limit::Decision;
+/// use tollgate::limit::Rejection;
 ///
-/// fn reject(_head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes> {
+/// fn reject(rejection: &Rejection<'_>) -> Option<Response<Bytes>> {
+///     let decision = rejection.decision();
 ///     let names: Vec<&str> = decision.violated().map(|limit| limit.name()).collect();
-///     Response::new(format!("{names:?}: retry in {:?}", decision.retry_after()).into())
+///     Some(Response::new(format!("{names:?}: retry in {:?}", decision.retry_after()).into()))
 /// }
 /// # let _ = reject;
 /// ```
@@ -187,13 +193,14 @@ impl LimitDecision {
 pub struct Decision {
     pub(crate) parts: SmallVec<[LimitDecision; 2]>,
     pub(crate) overloaded: bool,
+    pub(crate) reference: Option<Reference>,
     pub(crate) degraded: bool,
 }
 
 impl Decision {
     /// The decision where no limit applies.
     pub(crate) fn admission() -> Self {
-        Self { parts: SmallVec::new(), overloaded: false, degraded: false }
+        Self { parts: SmallVec::new(), overloaded: false, reference: None, degraded: false }
     }
 
     /// Returns whether the request was admitted.
@@ -212,6 +219,12 @@ impl Decision {
     #[must_use]
     pub const fn degraded(&self) -> bool {
         self.degraded
+    }
+
+    /// Returns the reference of a refusal, by which it is found again; `None` if the request was admitted.
+    #[must_use]
+    pub fn reference(&self) -> Option<&str> {
+        self.reference.as_ref().map(Reference::as_str)
     }
 
     /// Returns the decisions of all limits.

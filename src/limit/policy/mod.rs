@@ -8,6 +8,7 @@ pub(super) mod grpc;
 pub(super) mod headers;
 pub(super) mod limit;
 pub(super) mod named_subject;
+pub(super) mod reference;
 pub(super) mod reject;
 pub(super) mod tier_lookup;
 pub(super) mod tiers;

@@ -4,8 +4,9 @@ mod in_gate;
 
 use std::sync::Arc;
 
-use http::Method;
+use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{Method, Response};
 
 use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
@@ -18,6 +19,7 @@ use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
 use crate::limit::engine::overrides::LimitOverrides;
+use crate::limit::engine::refusals::Refusals;
 use crate::limit::engine::reload::ReloadedLimits;
 use crate::limit::engine::stats::LimitCounters;
 use crate::limit::engine::store::LimitStore;
@@ -25,7 +27,7 @@ use crate::limit::engine::tier_resolver::TierResolver;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::headers::{Draft, Reset, Style};
 use crate::limit::policy::limit::Limit;
-use crate::limit::policy::reject::{OnReject, Problem};
+use crate::limit::policy::reject::{OnReject, Rejection};
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
 
@@ -55,7 +57,7 @@ pub struct RateLimitBuilder {
     capacity: usize,
     exempt: Vec<Exempt>,
     allowed: Vec<String>,
-    reject: Arc<dyn OnReject>,
+    reject: Option<OnReject>,
     style: Style,
     clock: Clock,
     hook: Option<Hook>,
@@ -74,7 +76,7 @@ impl Default for RateLimitBuilder {
             capacity: CAPACITY,
             exempt: Vec::new(),
             allowed: Vec::new(),
-            reject: Arc::new(Problem),
+            reject: None,
             style: Style::default(),
             clock: Clock::default(),
             hook: None,
@@ -270,21 +272,29 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Sets the response to rejected requests. Defaults to [`Problem`].
+    /// Sets the response to rejected requests. Where the function returns `None`, and by default, that is the protocol's: problem
+    /// details (RFC 9457), or a gRPC status. The layer adds `Retry-After` and the rate-limit fields.
     ///
     /// ```
-    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Problem};
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use tollgate::limit::{Limit, RateLimitLayer, Rejection};
     ///
-    /// let layer = RateLimitLayer::builder()
-    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
-    ///     .on_reject(Problem)
-    ///     .build()?;
+    /// fn json(rejection: &Rejection<'_>) -> Option<Response<Bytes>> {
+    ///     let is_api = rejection.route().starts_with("/api/"); // gRPC clients get what they understand
+    ///     let body = format!("{{\"error\":\"slow down\",\"reference\":\"{}\"}}", rejection.reference());
+    ///     is_api.then(|| Response::builder().status(429).body(body.into()).ok()).flatten()
+    /// }
+    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip("20/min")).on_reject(json).build()?;
     /// # let _ = layer;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn on_reject(mut self, reject: impl OnReject) -> Self {
-        self.reject = Arc::new(reject);
+    pub fn on_reject(
+        mut self,
+        reject: impl Fn(&Rejection<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        self.reject = Some(Arc::new(reject));
         self
     }
 
@@ -437,6 +447,7 @@ impl RateLimitBuilder {
             store: self.store.unwrap_or(local),
             exempt: self.exempt,
             reject: self.reject,
+            refusals: Refusals::default(),
             style: self.style,
             clock: self.clock,
             events: Events::new(self.hook),

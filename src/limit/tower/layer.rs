@@ -14,6 +14,7 @@ use crate::identity::Key;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::prometheus;
+use crate::limit::engine::refusals::Refusal;
 use crate::limit::engine::stats::RateLimitStats;
 use crate::limit::engine::subject::LimitSubject;
 use crate::limit::policy::limit::Limit;
@@ -116,6 +117,25 @@ impl RateLimitLayer {
     pub fn subject(&self, key: Key<'_>) -> LimitSubject {
         let named = NamedSubject { key: key.keep(), tier: None, route: None, limit: None };
         LimitSubject::new(self.limiter.clone(), named)
+    }
+
+    /// Returns the refusal with this reference, which is in the response to the client, in the log and in the event; the last
+    /// twenty of each subject are kept, in the process that refused.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let layer = RateLimitLayer::per_ip("1/min");
+    /// let refused = layer.subject(Key::ip("192.0.2.1".parse().expect("an address"))).check(2).await;
+    /// let refusal = layer.refusal(refused.reference().expect("a refusal")).expect("one of the last");
+    /// assert_eq!((refusal.route.as_str(), refusal.limits.len()), ("unmatched", 1));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn refusal(&self, reference: &str) -> Option<Refusal> {
+        self.limiter.as_ref()?.refusal(reference)
     }
 
     /// Changes the quota of the named limit or tier from now on. Keys keep their used share.

@@ -72,6 +72,7 @@ fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
                 let settlement = Settlement::new(check(op, true).cost(0), at(now), op.units);
                 drop(engine.settle(&[settlement], at(now)));
             }
+            LimitCommand::Reset => drop(engine.reset(&[check(op, true)])),
         }
     }
     let reply = if takes.is_empty() { engine.peek(&evaluates, at(now)) } else { engine.decide(&takes, at(now)) };
@@ -96,6 +97,7 @@ type Row = (u64, u8, u32, bool);
 fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> ScriptOp {
     let act = match kind {
         0..=6 => LimitCommand::Take { enforced, want: 0, ttl: Duration::ZERO },
+        9 => LimitCommand::Reset,
         7 => LimitCommand::Refund { charged: now - u64::from(units) * 37_000 },
         _ => LimitCommand::Charge,
     };
@@ -127,7 +129,7 @@ fn the_script_agrees_with_the_in_process_engine() {
     }
     let server = RedisServer::start();
     let (bare, case) = (Bare::new(&server), AtomicU64::new(0));
-    let rows = prop::collection::vec((0_u64..3, 0_u8..9, 0_u32..5, prop::bool::weighted(0.8)), 1..4);
+    let rows = prop::collection::vec((0_u64..3, 0_u8..10, 0_u32..5, prop::bool::weighted(0.8)), 1..4);
     let groups = prop::collection::vec((rows, prop::bool::weighted(0.1)), 1..6);
     let steps = prop::collection::vec((0_u64..400_000, groups), 1..40);
     proptest!(ProptestConfig::with_cases(200), |(steps in steps, first in 0_usize..6)| {
