@@ -110,3 +110,31 @@ async fn a_grant_holds_fleet_wide_until_its_end_and_for_nodes_that_start_later()
     hand.advance(Duration::from_secs(600));
     assert_eq!(a.admitted(4, IP).await + b.admitted(4, IP).await + c.admitted(4, IP).await, 2, "it has ended");
 }
+
+#[tokio::test]
+async fn a_ban_holds_fleet_wide_until_its_end_or_a_reset() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (shared, hand) = (redis(&server.url()), ManualClock::new());
+    let limit = Limit::per_ip("1/min").named("ip").ban_after(2, Duration::from_secs(600));
+    let (a, b) = two_nodes(&shared, &hand, limit).await;
+    assert_eq!(a.admitted(3, IP).await, 1);
+    hand.advance(Duration::from_secs(2));
+    let status = async |node: &Node| node.send(from(IP, "/")).await.status().as_u16();
+    assert_eq!(status(&a).await, 403);
+    // The ban is published in the background.
+    while !subject(&b).peek().await.denied() {}
+    assert_eq!(status(&b).await, 403);
+    hand.advance(Duration::from_secs(598));
+    subject(&b).peek().await;
+    assert_eq!((status(&b).await, status(&a).await), (200, 429), "it has ended");
+    let until = Clock::Manual(hand.clone()).wall() + Duration::from_secs(600);
+    subject(&b).ban(until).await.expect("Redis is there");
+    subject(&a).peek().await;
+    assert_eq!((status(&a).await, status(&b).await), (403, 403));
+    subject(&a).reset().await.expect("Redis is there");
+    subject(&b).peek().await;
+    assert_eq!(status(&b).await, 200, "reset by another node");
+}

@@ -46,6 +46,15 @@ pub enum Event<'a> {
         /// Time until the same request would be admitted.
         retry_after: Duration,
     },
+    /// A limit has banned a subject that it refused too often.
+    Banned {
+        /// Name of the limit.
+        limit: &'a str,
+        /// Keyed hash of the subject; that of the fleet, if the store is shared.
+        key: u64,
+        /// Duration of the ban.
+        span: Duration,
+    },
     /// A request was admitted only because this limit is in shadow mode.
     WouldRefuse {
         /// Name of the limit.
@@ -349,6 +358,10 @@ fn log(event: &Event<'_>) {
             tracing::warn!(target: "tollgate", upstream, "circuit open; the upstream is not called");
         }
         Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
+        Event::Banned { limit, key, span } => {
+            let key = tracing::field::display(format!("{key:016x}"));
+            tracing::warn!(target: "tollgate", limit, key, ?span, "banned");
+        }
         // Sampled by the limits: a refusal is cheap.
         Event::Refused { route, limit, tier, key, reference, retry_after } => {
             let key = key.map(|key| tracing::field::display(format!("{key:016x}")));

@@ -167,6 +167,8 @@ pub(crate) struct CompiledRules {
     rules: Vec<Rule>,
     /// Index of the pattern of each rule but the fallback.
     places: Vec<usize>,
+    /// Whether each rule is that of the pattern with its index, for all methods.
+    is_plain: bool,
     /// For each pattern, the rules on it by method.
     by_place: Vec<SmallVec<[(Option<Method>, usize); 1]>>,
     /// Whether the fallback was configured.
@@ -181,7 +183,7 @@ impl CompiledRules {
 
     fn none() -> Self {
         let (patterns, rules) = (Patterns::default(), Vec::new());
-        Self { patterns, rules, places: Vec::new(), by_place: Vec::new(), has_fallback: false }
+        Self { patterns, rules, places: Vec::new(), is_plain: true, by_place: Vec::new(), has_fallback: false }
     }
 
     fn add(&mut self, routes: &RouteMatcher, rule: &Rule) -> Result<(), Error> {
@@ -192,11 +194,13 @@ impl CompiledRules {
             if self.by_place[place].iter().any(|(known, _)| *known == method) {
                 return Err(Error::config(format!("cache rule {entry:?} conflicts with another; keep one of them")));
             }
+            self.is_plain &= method.is_none() && place == self.rules.len();
             self.by_place[place].push((method, self.rules.len()));
             self.places.push(place);
             self.rules.push(rule.clone());
         }
         // A request to an exception matches its pattern, on which there is no rule.
+        self.is_plain &= routes.exceptions().is_empty();
         routes.exceptions().iter().try_for_each(|entry| self.place(route_matcher::parse(entry)?.1).map(|_| ()))
     }
 
@@ -210,9 +214,9 @@ impl CompiledRules {
     #[inline]
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<(Match, usize)> {
         let found = self.patterns.find(head)?;
-        let rule = match &self.by_place.get(found.place)?[..] {
-            [(None, only)] => *only,
-            several => by_method(several, head.method())?,
+        let rule = match self.is_plain {
+            true => found.place,
+            false => by_method(self.by_place.get(found.place)?, head.method())?,
         };
         (!found.is_wider || self.rules[rule].never).then_some((found, rule))
     }
@@ -246,7 +250,8 @@ impl CompiledRules {
 
     /// Returns the pattern of a rule; `None` for the fallback.
     pub(crate) fn pattern(&self, index: usize) -> Option<&str> {
-        self.places.get(index).map(|place| &*self.patterns.names()[*place])
+        let place = if self.is_plain { index } else { *self.places.get(index)? };
+        self.patterns.names().get(place).map(|name| &**name)
     }
 
     pub(crate) fn len(&self) -> usize {

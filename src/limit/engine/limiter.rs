@@ -26,6 +26,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, LimitNote};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Once};
+use crate::base::headers;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
@@ -53,6 +54,10 @@ pub(crate) struct Limiter {
     pub(crate) fallback: Option<Fallback>,
     pub(crate) node: Option<NodeLimit>,
     pub(crate) exempt: Vec<Exempt>,
+    /// Requests that are refused whatever the limits say.
+    pub(crate) denied: Vec<Exempt>,
+    /// Refusals of limits that ban, by subject.
+    pub(crate) ban_counts: Option<Arc<dyn LimitStore>>,
     pub(crate) reject: Option<OnReject>,
     pub(crate) refusals: Refusals,
     pub(crate) style: Style,
@@ -160,7 +165,7 @@ impl Limiter {
 
     /// The request is decided when its identity is known; the checks made without it are void.
     #[cold]
-    fn wait_for_identity(self: &Arc<Self>) -> LimitStep {
+    pub(super) fn wait_for_identity(self: &Arc<Self>) -> LimitStep {
         LimitStep::Wait(Box::new(PendingDecision::Identity { limiter: self.clone() }))
     }
 
@@ -321,6 +326,18 @@ impl Limiter {
         Box::new(response)
     }
 
+    /// Returns the response to a denied request.
+    #[cold]
+    pub(super) fn denial(&self, head: &RequestHead<'_>, route: &str, decision: &Decision) -> Response<Bytes> {
+        let own = self.reject.as_ref().and_then(|reject| reject(&Rejection::new(head, route, decision)));
+        let mut response = own.unwrap_or_else(|| default_response(head, decision));
+        if let Some(left) = decision.retry_after() {
+            let seconds = headers::ceil_seconds(left).max(1);
+            response.headers_mut().insert(http::header::RETRY_AFTER, headers::number(seconds));
+        }
+        response
+    }
+
     pub(crate) fn stats(&self) -> RateLimitStats {
         let mut stats = self.counters.snapshot(&self.limits, self.store.stats());
         stats.remote = self.store.remote();
@@ -343,7 +360,7 @@ impl Limiter {
     pub(super) fn decision(&self, outcome: &Outcome<'_>) -> Decision {
         let decision = |part: LimitOutcome| LimitDecision::new(self.limits.quota(part.label).clone(), part);
         let parts = outcome.parts().map(decision).collect();
-        Decision { parts, overloaded: outcome.overloaded(), reference: None, degraded: outcome.degraded }
+        Decision { parts, overloaded: outcome.overloaded(), reference: None, denied: None, degraded: outcome.degraded }
     }
 
     /// Checks the first requests for a misconfigured identity; reports each problem once.

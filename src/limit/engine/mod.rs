@@ -1,5 +1,6 @@
 //! The limiter: stores, fallback, tier look-up, reload, statistics.
 
+pub(super) mod deny;
 pub(super) mod fallback;
 pub(super) mod isolated_store;
 pub(super) mod limiter;

@@ -9,6 +9,7 @@ use crate::base::detached_context;
 use crate::base::mode::Mode;
 use crate::limit::algorithm::check::Check;
 use crate::limit::algorithm::verdict::Verdicts;
+use crate::limit::policy::compiled::BanKeys;
 use crate::limit::policy::decision::{Decision, Outcome};
 use crate::limit::policy::named_subject::NamedSubject;
 
@@ -26,6 +27,10 @@ impl Limiter {
         self.reloaded.apply(&mut checks);
         let at = self.clock.now();
         self.overrides.apply(checks.list.iter_mut(), at);
+        let bans = if self.overrides.any() { self.limits.named_keys_to_unban(subject) } else { BanKeys::new() };
+        if let Some((_, until)) = self.overrides.banned(&bans, at).filter(|_| self.reloaded.mode() == Mode::On) {
+            return Decision { denied: Some(Some(until.since(at))), ..Decision::admission() };
+        }
         if checks.list.is_empty() {
             return Decision::admission();
         }

@@ -17,7 +17,11 @@ use crate::limit::algorithm::quota::{PackedQuota, Quota};
 const MAX_OVERRIDES: usize = 4_096;
 /// Interval at which the shared store is asked for overrides of other nodes, while requests come.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of bans: a flood of banned addresses leaves room for grants.
+const MAX_BANS: usize = 3_072;
 const GRANT: u8 = 1;
+/// First byte of the record of a ban.
+const BAN: u8 = 2;
 
 /// Overrides by key: the hash under which a limit counts the subject, of this process or of the fleet.
 #[derive(Debug, Default)]
@@ -42,17 +46,21 @@ struct OverrideEntry {
 pub(crate) enum LimitOverride {
     /// Another quota.
     Quota(Quota),
+    /// No request at all.
+    Ban,
 }
 
 impl LimitOverride {
     pub(super) fn encode(self) -> Vec<u8> {
         match self {
+            Self::Ban => vec![BAN],
             Self::Quota(quota) => [&[GRANT][..], &quota.packed().to_bytes()].concat(),
         }
     }
 
     fn decode(record: &[u8]) -> Option<Self> {
         match record.split_first()? {
+            (&BAN, _) => Some(Self::Ban),
             (&GRANT, quota) => PackedQuota::from_bytes(quota).map(Self::Quota),
             _ => None,
         }
@@ -72,12 +80,13 @@ impl LimitOverrides {
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut entries = self.entries.write();
+        let most = if value == LimitOverride::Ban { MAX_BANS } else { MAX_OVERRIDES };
         for key in keys {
-            if entries.len() >= MAX_OVERRIDES {
+            if entries.len() >= most {
                 entries.retain(|_, entry| entry.until > now);
             }
-            if entries.len() >= MAX_OVERRIDES && !entries.contains_key(&key) {
-                return Err(Error::config(format!("more than {MAX_OVERRIDES} grants; let some expire")));
+            if entries.len() >= most && !entries.contains_key(&key) {
+                return Err(Error::config(format!("more than {most} grants and bans; reset some")));
             }
             entries.insert(key, OverrideEntry { value, until, is_published: false });
         }
@@ -105,6 +114,24 @@ impl LimitOverrides {
                 check.quota = *quota;
             }
         }
+    }
+
+    /// Returns the first of these keys that is banned, and until when.
+    pub(super) fn banned(&self, keys: &[u64], now: Timestamp) -> Option<(u64, Timestamp)> {
+        let entries = self.entries.read();
+        let of = |key: &u64| {
+            let entry = entries.get(key).filter(|entry| entry.value == LimitOverride::Ban && now < entry.until)?;
+            Some((*key, entry.until))
+        };
+        keys.iter().find_map(of)
+    }
+
+    /// Removes the bans of these keys; returns whether there were any.
+    pub(super) fn unban(&self, keys: &[u64]) -> bool {
+        let mut entries = self.entries.write();
+        let before = entries.len();
+        entries.retain(|key, entry| entry.value != LimitOverride::Ban || !keys.contains(key));
+        before != entries.len()
     }
 
     /// Whether the store should be asked for the overrides of other nodes now; then returns the known version, once.

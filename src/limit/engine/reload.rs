@@ -91,6 +91,9 @@ impl Limiter {
         if self.reloaded.mode() == Mode::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
+        if let Some(denied) = self.deny(head, context) {
+            return denied;
+        }
         let lookups = self.limits.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
         let lookups: Vec<_> = lookups.collect();
         if lookups.is_empty() {

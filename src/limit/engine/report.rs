@@ -31,6 +31,9 @@ impl Limiter {
             match part.verdict.wait() {
                 Some(retry_after) if part.enforced => {
                     self.counters.count_refusal(part.label);
+                    if let Some(check) = outcome.checks.get(i) {
+                        self.count_towards_ban(part.label, check, at);
+                    }
                     let key = outcome.checks.get(i).map(|check| check.fleet().unwrap_or(check.key).to_bits());
                     let reference = reference.as_ref().map_or("", Reference::as_str);
                     let event = Event::Refused { route, limit, tier, key, reference, retry_after };

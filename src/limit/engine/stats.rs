@@ -34,6 +34,9 @@ pub struct RateLimitStats {
     /// Rejected requests.
     #[serde(rename = "refused_total")]
     pub refused: u64,
+    /// Requests refused by the deny list or by bans; part of `refused`.
+    #[serde(rename = "denied_total")]
+    pub denied: u64,
     /// Decisions made locally while the shared store was unavailable.
     #[serde(rename = "degraded_total")]
     pub degraded: u64,
@@ -96,12 +99,15 @@ pub struct RouteRefusals {
 const ADMITTED: usize = 0;
 const REFUSED: usize = 1;
 const DEGRADED: usize = 2;
+const DENIED: usize = 3;
 
 #[derive(Debug)]
 pub(crate) struct LimitCounters {
     /// Indexed by [`ADMITTED`], [`REFUSED`] and [`DEGRADED`].
-    requests: ShardedCounter<3>,
+    requests: ShardedCounter<4>,
     parts: Vec<(LimitLabel, OutcomeCounters)>,
+    /// Index of the first part of each limit; none if there is one part, whose admissions are those of the layer.
+    first_parts: Vec<usize>,
     routes: Mutex<HashMap<Box<str>, u64, foldhash::fast::RandomState>>,
 }
 
@@ -114,8 +120,10 @@ struct OutcomeCounters {
 
 impl LimitCounters {
     pub(crate) fn new(limits: &CompiledLimits) -> Self {
-        let parts = limits.quotas().map(|(label, _)| (label, OutcomeCounters::default())).collect();
-        Self { requests: ShardedCounter::default(), parts, routes: Mutex::default() }
+        let parts: Vec<_> = limits.quotas().map(|(label, _)| (label, OutcomeCounters::default())).collect();
+        let firsts = parts.iter().enumerate().filter(|(_, (label, _))| label.is_first()).map(|(index, _)| index);
+        let first_parts = if limits.is_single() { Vec::new() } else { firsts.collect() };
+        Self { requests: ShardedCounter::default(), parts, first_parts, routes: Mutex::default() }
     }
 
     pub(crate) fn count(&self, admits: bool, degraded: bool) {
@@ -125,10 +133,15 @@ impl LimitCounters {
         }
     }
 
+    pub(super) fn count_denial(&self) {
+        self.requests.add(DENIED, 1);
+    }
+
     /// Counts an admission by one limit.
     #[inline]
     pub(super) fn count_admission(&self, label: LimitLabel) {
-        if let Some(counters) = self.part(label) {
+        let Some(first) = self.first_parts.get(usize::from(label.rule)) else { return };
+        if let Some((_, counters)) = self.parts.get(first + label.tier()) {
             counters.admitted.add(0, 1);
         }
     }
@@ -156,11 +169,15 @@ impl LimitCounters {
     }
 
     pub(super) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
+        let single = if self.first_parts.is_empty() { Some(self.requests.sum(ADMITTED)) } else { None };
         let unmatched_limits = limits.unmatched().map(|(name, _)| name.to_owned()).collect();
         let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
             name: compiled.name.to_string(),
             quota: compiled.quota.to_string(),
-            admitted: counters.admitted.sum(0),
+            admitted: single.map_or_else(
+                || counters.admitted.sum(0),
+                |admitted| admitted.saturating_sub(counters.would_refuse.load(Ordering::Relaxed)),
+            ),
             refused: counters.refused.load(Ordering::Relaxed),
             would_refuse: counters.would_refuse.load(Ordering::Relaxed),
         });
@@ -174,6 +191,7 @@ impl LimitCounters {
             mode: Mode::On,
             admitted: self.requests.sum(ADMITTED),
             refused: self.requests.sum(REFUSED),
+            denied: self.requests.sum(DENIED),
             degraded: self.requests.sum(DEGRADED),
             limits: limits.collect(),
             unmatched_limits,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::limiter::Limiter;
 use super::overrides::LimitOverride;
@@ -156,7 +156,7 @@ impl LimitSubject {
         self.limiter.as_ref().map(|limiter| limiter.refusals_of(&self.named)).unwrap_or_default()
     }
 
-    /// Forgets what the subject has used, under every tier; limits of all requests together keep theirs.
+    /// Forgets what the subject has used, under every tier, and lifts its bans; limits of all requests together keep theirs.
     ///
     /// Limits that count [each route](crate::limit::Limit::per_route) are reset for the given route. Other nodes of a fleet may
     /// repeat a refusal for a second.
@@ -176,6 +176,32 @@ impl LimitSubject {
     pub async fn reset(&self) -> Result<(), Error> {
         match &self.limiter {
             Some(limiter) => limiter.reset_named(&self.named).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Bans the subject from all routes of the layer until a time, or until it is [reset](Self::reset): an address, or a key as
+    /// the layer's identity extracts it.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let layer = RateLimitLayer::per_ip("10/min");
+    /// # #[allow(clippy::disallowed_methods)]
+    /// let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+    /// layer.subject(Key::ip("192.0.2.1".parse().expect("an address"))).ban(tomorrow).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if there are too many bans, or if the shared store did not take this one, which then applies in this
+    /// process alone.
+    pub async fn ban(&self, until: SystemTime) -> Result<(), Error> {
+        match &self.limiter {
+            Some(limiter) => limiter.ban_named(&self.named, until).await,
             None => Ok(()),
         }
     }
@@ -240,10 +266,27 @@ impl Limiter {
 
     async fn reset_named(&self, subject: &NamedSubject) -> Result<(), Error> {
         let checks = self.limits.checks_to_reset(subject);
-        if let Some(fallback) = &self.fallback {
-            fallback.reset(&checks);
+        let bans = self.limits.named_keys_to_unban(subject);
+        self.overrides.unban(&bans);
+        if let Some(counts) = &self.ban_counts {
+            drop(counts.reset(&checks));
+        }
+        let Some(fallback) = &self.fallback else { return self.store.reset(&checks).await };
+        fallback.reset(&checks);
+        let unbanned = bans.iter().map(|key| self.store.publish(*key, &[], Duration::ZERO)).collect::<Vec<_>>();
+        for unbanned in unbanned {
+            unbanned.await?;
         }
         self.store.reset(&checks).await
+    }
+
+    async fn ban_named(&self, subject: &NamedSubject, until: SystemTime) -> Result<(), Error> {
+        let keys = self.limits.named_ban_keys(subject);
+        let (now, left) = (self.clock.now(), until.duration_since(self.clock.wall()).unwrap_or_default());
+        self.overrides.add(keys.iter().copied(), LimitOverride::Ban, now + left, now)?;
+        self.reloaded.take_slow_path();
+        let Some(name) = keys.get(1).filter(|_| self.fallback.is_some()) else { return self.unshared() };
+        self.store.publish(*name, &LimitOverride::Ban.encode(), left).await
     }
 
     fn refusals_of(&self, subject: &NamedSubject) -> Vec<Refusal> {

@@ -2,6 +2,7 @@
 //!
 //! Pure except for user-supplied closures: no clock, no store.
 
+mod ban_keys;
 mod explain;
 mod naming;
 mod subject_checks;
@@ -15,7 +16,7 @@ use smallvec::SmallVec;
 use super::compiled_quota::CompiledQuota;
 use super::count::Count;
 use super::decision::{LimitLabel, Outcome};
-use super::limit::{Limit, LimitCost, Quotas, Subject};
+use super::limit::{BanPolicy, Limit, LimitCost, Quotas, Subject};
 use super::tier_lookup::{ResolveTier, TierLookup};
 use super::tiers::AssignTier;
 use crate::base::clock::Timestamp;
@@ -56,6 +57,8 @@ struct CompiledLimit {
     assign: Option<AssignTier>,
     lookup: Option<Box<dyn ResolveTier>>,
     routes: CompiledMatcher,
+    /// Whether it applies to some requests only.
+    is_routed: bool,
     /// Whether a request has matched its routes.
     matched: AtomicBool,
     per_route: bool,
@@ -64,6 +67,7 @@ struct CompiledLimit {
     reserve: bool,
     hit_cost: Option<u32>,
     count: Option<Count>,
+    ban: Option<BanPolicy>,
     /// Whether a charge may be settled later.
     settles: bool,
 }
@@ -94,6 +98,9 @@ pub(crate) struct RequestSubject {
     /// Whether the request has waited for unsettled charges as long as it may.
     pub(crate) has_waited: bool,
 }
+
+/// Keys under which a request or subject may be banned: of this process, and of the fleet if its secret is known.
+pub(crate) type BanKeys = SmallVec<[u64; 8]>;
 
 /// Starts a tier resolver; supplied by the engine.
 pub(crate) type StartLookup = fn(&TierLookup) -> Box<dyn ResolveTier>;
@@ -145,7 +152,7 @@ impl CompiledLimits {
         seen: &mut RequestSubject,
     ) -> Option<(Check, LimitLabel)> {
         let [rule] = &*self.rules else { return None };
-        let route = if rule.routes.is_all() { None } else { self.route(head) };
+        let route = if rule.is_routed { self.route(head) } else { None };
         self.check(0, rule, head, route, seen, |tiered| self.digest(rule, head, keys, tiered))
     }
 
@@ -161,11 +168,11 @@ impl CompiledLimits {
         seen: &mut RequestSubject,
         digest: impl FnOnce(bool) -> Option<KeyDigest>,
     ) -> Option<(Check, LimitLabel)> {
-        let other_route = !rule.routes.is_all() && !rule.routes.matches(route, head);
+        let other_route = rule.is_routed && !rule.routes.matches(route, head);
         if other_route || matches!(rule.subject, Subject::Node) {
             return None;
         }
-        if !rule.routes.is_all() && !rule.matched.load(Ordering::Relaxed) {
+        if rule.is_routed && !rule.matched.load(Ordering::Relaxed) {
             rule.matched.store(true, Ordering::Relaxed);
         }
         let (tier, unknown) = rule.tier(head);
@@ -187,6 +194,11 @@ impl CompiledLimits {
     /// Returns the salt of a limit that counts each route apart.
     fn route_salt(&self, rule: &CompiledLimit, head: &RequestHead<'_>) -> LimitSalt {
         self.hasher.salt(rule.id ^ fnv1a(self.patterns.name(head)))
+    }
+
+    /// Whether all requests that are not exempt are counted by one quota.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(&*self.rules, [rule] if rule.quotas.len() == 1 && !rule.is_routed)
     }
 
     /// Returns whether any limit looks up tiers.
@@ -319,6 +331,7 @@ impl CompiledLimit {
                 "limit {name:?}: count() settles the charge by the response; remove reserve() and hit_cost()"
             )));
         }
+        check_ban(limit, &quotas[0].name)?;
         let routes = limit.routes.compile(patterns)?;
         let id = fnv1a(&quotas[0].name);
         let salt = hasher.salt(id);
@@ -331,6 +344,7 @@ impl CompiledLimit {
             quotas,
             assign,
             lookup,
+            is_routed: !routes.is_all(),
             routes,
             matched: AtomicBool::new(false),
             per_route: limit.per_route,
@@ -339,6 +353,7 @@ impl CompiledLimit {
             reserve: limit.reserve,
             hit_cost: limit.hit_cost,
             count: limit.count.clone(),
+            ban: limit.ban,
             settles: limit.reserve || limit.hit_cost.is_some() || limit.count.is_some(),
         })
     }
@@ -383,6 +398,18 @@ fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_ban(limit: &Limit, name: &str) -> Result<(), Error> {
+    let Some(ban) = limit.ban else { return Ok(()) };
+    if ban.refusals == 0 || ban.span.is_zero() {
+        return Err(Error::config(format!("limit {name:?}: ban_after needs at least one refusal and a time over 0")));
+    }
+    if limit.per_route || matches!(limit.subject, Subject::Everybody | Subject::Node) {
+        let message = format!("limit {name:?}: ban_after bans a subject; it needs a limit per user, address or key");
+        return Err(Error::config(message));
+    }
+    Ok(())
 }
 
 /// Returns the key of global limits and of requests without an identity.

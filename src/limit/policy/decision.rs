@@ -22,6 +22,18 @@ pub(crate) struct LimitLabel {
     pub(super) tier: u16,
 }
 
+impl LimitLabel {
+    /// Whether it is the first tier of its limit.
+    pub(crate) const fn is_first(self) -> bool {
+        self.tier == 0
+    }
+
+    /// Returns the index of the tier.
+    pub(crate) const fn tier(self) -> usize {
+        self.tier as usize
+    }
+}
+
 /// Outcome of one limit. Small and `Copy`: names are looked up only when needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LimitOutcome {
@@ -194,25 +206,33 @@ pub struct Decision {
     pub(crate) parts: SmallVec<[LimitDecision; 2]>,
     pub(crate) overloaded: bool,
     pub(crate) reference: Option<Reference>,
+    /// Whether the subject is denied, and for how long if it is banned.
+    pub(crate) denied: Option<Option<Duration>>,
     pub(crate) degraded: bool,
 }
 
 impl Decision {
     /// The decision where no limit applies.
     pub(crate) fn admission() -> Self {
-        Self { parts: SmallVec::new(), overloaded: false, reference: None, degraded: false }
+        Self { parts: SmallVec::new(), overloaded: false, reference: None, denied: None, degraded: false }
     }
 
     /// Returns whether the request was admitted.
     #[must_use]
     pub fn admits(&self) -> bool {
-        !self.overloaded && !self.parts.iter().any(LimitDecision::refused)
+        !self.overloaded && self.denied.is_none() && !self.parts.iter().any(LimitDecision::refused)
     }
 
     /// Returns whether the per-node ceiling rejected: the process is overloaded, independent of the client.
     #[must_use]
     pub const fn overloaded(&self) -> bool {
         self.overloaded
+    }
+
+    /// Returns whether the subject is on the deny list or banned, independent of the limits.
+    #[must_use]
+    pub const fn denied(&self) -> bool {
+        self.denied.is_some()
     }
 
     /// Returns whether the decision was made locally because the remote store was unavailable.
@@ -241,7 +261,8 @@ impl Decision {
     /// Returns the time until the same request would be admitted, as known now.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.violated().filter_map(|part| part.part.verdict.wait()).max()
+        let limits = self.violated().filter_map(|part| part.part.verdict.wait()).max();
+        limits.or(self.denied.flatten())
     }
 }
 

@@ -20,6 +20,7 @@ const RETRY_INFO: &[u8] = b"type.googleapis.com/google.rpc.RetryInfo";
 /// gRPC status codes of rejections.
 #[derive(Clone, Copy)]
 pub(crate) enum Code {
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     Unavailable = 14,
 }
@@ -27,6 +28,7 @@ pub(crate) enum Code {
 impl Code {
     const fn message(self) -> &'static str {
         match self {
+            Self::PermissionDenied => "denied",
             Self::ResourceExhausted => "rate limit exceeded",
             Self::Unavailable => "server is at capacity",
         }

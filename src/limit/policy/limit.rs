@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::count::Count;
 use super::tiers::Tiers;
@@ -42,8 +43,17 @@ pub struct Limit {
     pub(super) reserve: bool,
     pub(super) hit_cost: Option<u32>,
     pub(super) count: Option<Count>,
+    pub(super) ban: Option<BanPolicy>,
     /// First invalid argument, reported when the layer is built.
     pub(super) mistake: Option<String>,
+}
+
+/// When a limit bans a subject, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BanPolicy {
+    /// Number of refusals within the limit's period.
+    pub(crate) refusals: u32,
+    pub(crate) span: Duration,
 }
 
 #[derive(Clone)]
@@ -314,6 +324,27 @@ impl Limit {
         self
     }
 
+    /// Bans a subject from all routes of the layer, for a time, once this limit has refused it that often within its period.
+    ///
+    /// Banned requests get a 403 with `Retry-After` (gRPC: `PERMISSION_DENIED`). The ban is fleet-wide if the store is shared;
+    /// each node counts the refusals that it makes.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::limit::{Count, Limit};
+    ///
+    /// let logins = Limit::per_ip("5/15min")
+    ///     .on("POST /login")
+    ///     .count(Count::failures())
+    ///     .ban_after(20, Duration::from_secs(3_600));
+    /// # let _ = logins;
+    /// ```
+    #[must_use]
+    pub const fn ban_after(mut self, refusals: u32, span: Duration) -> Self {
+        self.ban = Some(BanPolicy { refusals, span });
+        self
+    }
+
     /// Creates a limit for a disabled layer.
     pub(crate) fn unused() -> Self {
         Self::global(Quota::per_day(1))
@@ -337,6 +368,7 @@ impl Limit {
             reserve: false,
             hit_cost: None,
             count: None,
+            ban: None,
             mistake: None,
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `content-type: application/grpc` | HTTP 200, `grpc-status: 8` (RESOURCE_EXHAUSTED) with `google.rpc.RetryInfo`; 14 at the per-node ceiling |
 //! | other, rejected by a limit | 429, `application/problem+json` (RFC 9457) of type `quota-exceeded` with `violated-policies` and `reference` |
+//! | on the deny list, or banned | 403, type `about:blank`; gRPC: `grpc-status: 7` (PERMISSION_DENIED) |
 //! | other, rejected by the per-node ceiling | 503, type `temporary-reduced-capacity` |
 
 use std::sync::Arc;
@@ -76,7 +77,11 @@ impl<'a> Rejection<'a> {
 /// Returns the default response to a rejected request.
 pub(crate) fn default_response(head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes> {
     if grpc::is_grpc(head.headers()) {
-        let code = if decision.overloaded() { grpc::Code::Unavailable } else { grpc::Code::ResourceExhausted };
+        let code = match RejectReason::of(decision) {
+            RejectReason::Quota => grpc::Code::ResourceExhausted,
+            RejectReason::Capacity => grpc::Code::Unavailable,
+            RejectReason::Denied => grpc::Code::PermissionDenied,
+        };
         return grpc::refusal(code, decision.retry_after().unwrap_or_default(), decision.reference());
     }
     let mut response = Response::new(body(decision));
@@ -90,28 +95,39 @@ pub(crate) fn default_response(head: &RequestHead<'_>, decision: &Decision) -> R
 pub(crate) enum RejectReason {
     Quota,
     Capacity,
+    Denied,
 }
 
 impl RejectReason {
     const fn of(decision: &Decision) -> Self {
-        if decision.overloaded() { Self::Capacity } else { Self::Quota }
+        match decision.overloaded() {
+            _ if decision.denied() => Self::Denied,
+            true => Self::Capacity,
+            false => Self::Quota,
+        }
     }
 
     const fn status(self) -> StatusCode {
         match self {
             Self::Quota => StatusCode::TOO_MANY_REQUESTS,
             Self::Capacity => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied => StatusCode::FORBIDDEN,
         }
     }
 
-    /// Returns the type from <https://iana.org/assignments/http-problem-types> and its registered title.
+    /// Returns the type from <https://iana.org/assignments/http-problem-types> and its registered title; RFC 9457 §4.2.1 for a
+    /// problem that its status describes.
     const fn problem_type(self) -> (&'static str, &'static str) {
         match self {
-            Self::Quota => ("quota-exceeded", "Request cannot be satisfied as assigned quota has been exceeded"),
+            Self::Quota => (
+                "https://iana.org/assignments/http-problem-types#quota-exceeded",
+                "Request cannot be satisfied as assigned quota has been exceeded",
+            ),
             Self::Capacity => (
-                "temporary-reduced-capacity",
+                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
                 "Request cannot be satisfied due to temporary server capacity constraints",
             ),
+            Self::Denied => ("about:blank", "Forbidden"),
         }
     }
 }
@@ -138,7 +154,7 @@ pub(super) fn problem<'a>(reason: RejectReason, violated: impl Iterator<Item = &
     let names: Vec<String> = violated.map(|name| format!("\"{name}\"")).collect();
     let names = names.join(",");
     format!(
-        "{{\"type\":\"https://iana.org/assignments/http-problem-types#{kind}\",\"title\":\"{title}\",\
+        "{{\"type\":\"{kind}\",\"title\":\"{title}\",\
          \"status\":{},\"violated-policies\":[{names}]",
         status.as_u16()
     )

@@ -1,5 +1,6 @@
 //! [`RateLimitBuilder`]: configuration of a layer.
 
+mod address_lists;
 mod in_gate;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
-use crate::identity::{IDENTIFIED_TWICE, KeyExtractor, SharedExtractor, TrustedProxies, by, network};
+use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, TrustedProxies, by};
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
@@ -33,6 +34,8 @@ use crate::store::memory::MemoryLimits;
 
 /// Default capacity in keys.
 const CAPACITY: usize = 100_000;
+/// Maximum number of subjects whose refusals are counted.
+const BAN_COUNTS: usize = 16_384;
 
 /// Builds a [`RateLimitLayer`].
 ///
@@ -57,6 +60,8 @@ pub struct RateLimitBuilder {
     capacity: usize,
     exempt: Vec<Exempt>,
     allowed: Vec<String>,
+    denied: Vec<String>,
+    denied_keys: Vec<Key<'static>>,
     reject: Option<OnReject>,
     style: Style,
     clock: Clock,
@@ -76,6 +81,8 @@ impl Default for RateLimitBuilder {
             capacity: CAPACITY,
             exempt: Vec::new(),
             allowed: Vec::new(),
+            denied: Vec::new(),
+            denied_keys: Vec::new(),
             reject: None,
             style: Style::default(),
             clock: Clock::default(),
@@ -415,7 +422,10 @@ impl RateLimitBuilder {
         if self.capacity == 0 {
             return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
         }
-        self.exempt_allowed()?;
+        if let Some(allowed) = self.within("allowed", &self.allowed)? {
+            self.exempt.push(allowed);
+        }
+        let denied = self.denials()?;
         self.outage.check()?;
         // A remote store applies its own deadline.
         let contained = |store: Arc<dyn LimitStore>| match store.remote() {
@@ -430,7 +440,7 @@ impl RateLimitBuilder {
         let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
         let identify = self.identify.unwrap_or_else(socket_peer);
         let limits = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
-        let reloaded = ReloadedLimits::new(limits.has_lookups());
+        let reloaded = ReloadedLimits::new(limits.has_lookups() || !denied.is_empty());
         self.clock.warm_up();
         let ceiling = |(label, quota, cost)| NodeLimit {
             ceiling: NodeCeiling::new(quota, self.clock.clone()),
@@ -439,6 +449,8 @@ impl RateLimitBuilder {
             cost,
         };
         let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));
+        let counts = || Arc::new(MemoryLimits::new(self.capacity.min(BAN_COUNTS))) as Arc<dyn LimitStore>;
+        let ban_counts = limits.bans().then(counts);
         let limiter = Limiter {
             node: limits.node().map(ceiling),
             counters: LimitCounters::new(&limits),
@@ -446,6 +458,8 @@ impl RateLimitBuilder {
             fallback: self.store.as_ref().map(|_| Fallback::new(self.outage, local.clone())),
             store: self.store.unwrap_or(local),
             exempt: self.exempt,
+            denied,
+            ban_counts,
             reject: self.reject,
             refusals: Refusals::default(),
             style: self.style,
@@ -460,24 +474,6 @@ impl RateLimitBuilder {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
         Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
-    }
-
-    fn exempt_allowed(&mut self) -> Result<(), Error> {
-        if self.allowed.is_empty() {
-            return Ok(());
-        }
-        let parse =
-            |text: &String| network(text).map_err(|reason| Error::config(format!("allowed address {text:?} {reason}")));
-        let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
-        self.exempt.push(Arc::new(move |head, keys| {
-            // The whole address, not the prefix by which it is counted.
-            let named = || who.fallback(head, keys).and_then(|key| key.as_ip());
-            let address = who.client_ip().map_or_else(named, |client| client.unmasked(head));
-            let address = address.or_else(|| peer.unmasked(head));
-            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address.to_canonical())))
-        }));
-        Ok(())
     }
 }
 

@@ -216,7 +216,7 @@ impl LimitStore for RedisLimits {
     }
 
     fn publish(&self, name: u64, record: &[u8], ttl: Duration) -> MaybeReady<Result<(), Error>> {
-        let command = records::publish(&self.inner.prefix, name, record, ttl, self.inner.test_time_us());
+        let command = records::publish(&self.inner.prefix, (name, record), ttl, self.inner.test_time_us());
         let inner = self.inner.clone();
         MaybeReady::Pending(Box::pin(async move {
             let published = inner.guard.call(|mut connection| async move { connection.query::<u64>(&command).await });

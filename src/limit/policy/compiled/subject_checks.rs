@@ -74,7 +74,7 @@ impl CompiledLimits {
     }
 
     /// Returns the key by which a limit counts a subject; `None` if it does not.
-    fn named_key(&self, rule: &CompiledLimit, subject: &NamedSubject) -> Option<Key<'static>> {
+    pub(super) fn named_key(&self, rule: &CompiledLimit, subject: &NamedSubject) -> Option<Key<'static>> {
         let is_named = |name: &str| rule.quotas.iter().any(|quota| *quota.name == *name);
         let named = subject.limit.as_deref();
         if named.is_some_and(|name| !is_named(name)) {
@@ -87,6 +87,11 @@ impl CompiledLimits {
             Subject::Own(_) => named.map(|_| address.unwrap_or_else(|| subject.key.clone())),
             Subject::User | Subject::Everybody => Some(address.unwrap_or_else(|| subject.key.clone())),
         }
+    }
+
+    /// Returns the subject's key, an address as it is counted.
+    pub(super) fn counted_key(&self, subject: &NamedSubject) -> Key<'static> {
+        subject.key.as_ip().map_or_else(|| subject.key.clone(), |address| Key::ip(self.counted(address)))
     }
 
     /// Returns an address as it is counted.
