@@ -15,6 +15,7 @@ use super::refusals::RefusalRecord;
 use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, LimitNote};
 use crate::base::event::Event;
+use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::context::RequestContext;
@@ -108,7 +109,11 @@ impl Limiter {
         let limit = &*self.limits.quota(label).name;
         self.events.emit(&Event::Banned { limit, key: fleet.unwrap_or(local), span: policy.span });
         if let (Some(fleet), Some(_)) = (fleet, &self.fallback) {
-            super::limiter::settle(self.store.publish(fleet, &LimitOverride::Ban.encode(), policy.span));
+            let published = self.store.publish(fleet, &LimitOverride::Ban.encode(), policy.span);
+            let overrides = self.overrides.clone();
+            super::limiter::settle(MaybeReady::Pending(Box::pin(async move {
+                published.await.map(|()| overrides.confirm(&[local, fleet]))
+            })));
         }
     }
 }

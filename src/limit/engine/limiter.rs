@@ -67,7 +67,7 @@ pub(crate) struct Limiter {
     pub(crate) warnings: Warnings,
     pub(crate) reloaded: ReloadedLimits,
     /// Quotas of single subjects.
-    pub(crate) overrides: LimitOverrides,
+    pub(crate) overrides: Arc<LimitOverrides>,
     /// Charges of limits that count outcomes.
     pub(crate) unsettled: Arc<UnsettledCharges>,
 }

@@ -38,7 +38,7 @@ pub(crate) struct LimitOverrides {
 struct OverrideEntry {
     value: LimitOverride,
     until: Timestamp,
-    /// Whether it was read from the store.
+    /// Whether the store has it: then it ends where another node removes it.
     is_published: bool,
 }
 
@@ -92,6 +92,16 @@ impl LimitOverrides {
         }
         self.any.store(!entries.is_empty(), Ordering::Release);
         Ok(())
+    }
+
+    /// Notes that the store has the overrides of these keys.
+    pub(super) fn confirm(&self, keys: &[u64]) {
+        let mut entries = self.entries.write();
+        keys.iter().for_each(|key| {
+            if let Some(entry) = entries.get_mut(key) {
+                entry.is_published = true;
+            }
+        });
     }
 
     /// Whether there may be overrides.
@@ -149,7 +159,8 @@ impl LimitOverrides {
 
     /// Replaces what was read from the store before.
     pub(super) fn synced(&self, version: u64, records: Vec<(u64, Vec<u8>, Duration)>, now: Timestamp) {
-        if self.version.swap(version, Ordering::AcqRel) == version {
+        // A store without a version has lost its records, or never had any.
+        if version == 0 || self.version.swap(version, Ordering::AcqRel) == version {
             return;
         }
         let mut entries = self.entries.write();

@@ -261,7 +261,9 @@ impl Limiter {
         self.overrides.add(keys_of(&check), value, now + left, now)?;
         self.reloaded.take_slow_path();
         let Some(name) = check.fleet().filter(|_| self.fallback.is_some()) else { return self.unshared() };
-        self.store.publish(name.to_bits(), &value.encode(), left).await
+        self.store.publish(name.to_bits(), &value.encode(), left).await?;
+        self.overrides.confirm(&keys_of(&check).collect::<Vec<_>>());
+        Ok(())
     }
 
     async fn reset_named(&self, subject: &NamedSubject) -> Result<(), Error> {
@@ -286,7 +288,9 @@ impl Limiter {
         self.overrides.add(keys.iter().copied(), LimitOverride::Ban, now + left, now)?;
         self.reloaded.take_slow_path();
         let Some(name) = keys.get(1).filter(|_| self.fallback.is_some()) else { return self.unshared() };
-        self.store.publish(*name, &LimitOverride::Ban.encode(), left).await
+        self.store.publish(*name, &LimitOverride::Ban.encode(), left).await?;
+        self.overrides.confirm(&keys);
+        Ok(())
     }
 
     fn refusals_of(&self, subject: &NamedSubject) -> Vec<Refusal> {

@@ -19,7 +19,6 @@ use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, Trus
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
-use crate::limit::engine::overrides::LimitOverrides;
 use crate::limit::engine::refusals::Refusals;
 use crate::limit::engine::reload::ReloadedLimits;
 use crate::limit::engine::stats::LimitCounters;
@@ -467,7 +466,7 @@ impl RateLimitBuilder {
             events: Events::new(self.hook),
             warnings: Warnings::default(),
             reloaded,
-            overrides: LimitOverrides::default(),
+            overrides: Arc::default(),
             unsettled: Arc::default(),
         };
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
