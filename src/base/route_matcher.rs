@@ -80,11 +80,11 @@ impl RouteMatcher {
     /// If a method or a pattern is malformed, or a pattern conflicts with another.
     pub(crate) fn compile(&self, patterns: &mut Patterns) -> Result<CompiledMatcher, Error> {
         let mut place = |entries: &[Box<str>]| {
-            let compile = |text: &Box<str>| {
+            let mut compile = |text: &str| {
                 let (method, pattern) = parse(text)?;
                 Ok(RouteEntry { method, place: patterns.place(pattern)? })
             };
-            entries.iter().map(compile).collect::<Result<_, Error>>()
+            entries.iter().map(|text| compile(text)).collect::<Result<_, Error>>()
         };
         Ok(CompiledMatcher { on: place(&self.on)?, except: place(&self.except)?, given: self.on.len() })
     }

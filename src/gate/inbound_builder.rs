@@ -14,12 +14,12 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::RemoteStore;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisLimits};
+use crate::store::redis::Redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::{RemoteLimits, RemoteStore};
 use crate::timing::{TimingBuilder, TimingLayer};
 
 /// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
@@ -227,8 +227,8 @@ impl TollgateBuilder {
     }
 
     /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared,
-    /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); limits stay in
-    /// each process. Requests never fail because of it.
+    /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); all nodes share one
+    /// limit, of which they [lease](crate::store::RemoteLimits::postgres) blocks. Requests never fail because of it.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -376,11 +376,13 @@ impl TollgateBuilder {
                 "a cache cannot have both .redis(…) and .postgres(…); remove one, or share limits with .limits_with(…)",
             ));
         }
-        let store = RemoteStore::postgres(postgres)?;
-        if self.cached {
-            self.cache = self.cache.level_2(Arc::new(store));
+        if self.limited {
+            self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
         }
-        Ok(self)
+        if self.cached {
+            self.cache = self.cache.level_2(Arc::new(RemoteStore::postgres(postgres.clone())?));
+        }
+        postgres.check().map(|()| self)
     }
 
     /// Connects the enabled layers to Redis, if there is one.
@@ -391,7 +393,7 @@ impl TollgateBuilder {
             self.cache = self.cache.level_2(Arc::new(RemoteStore::redis(redis.clone())?));
         }
         if self.limited {
-            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
+            self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
         }
         redis.check().map(|()| self)
     }

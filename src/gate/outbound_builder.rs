@@ -10,12 +10,12 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::RemoteStore;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisCredits};
+use crate::store::redis::Redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::{RemoteCredits, RemoteStore};
 use crate::timing::{TimingBuilder, TimingLayer};
 use crate::upstream::{Credits, OnLimit, UpstreamBuilder, UpstreamLayer, Weights};
 
@@ -279,7 +279,7 @@ impl UpstreamGateBuilder {
     }
 
     /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared and
-    /// survive restarts; credits stay in each process. Calls never fail because of it.
+    /// survive restarts, and all nodes spend the same credits. Calls never fail because of it.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -412,9 +412,9 @@ impl UpstreamGateBuilder {
                 "a cache cannot have both .redis(…) and .postgres(…); remove one, or share credits with .upstream_with(…)",
             ));
         }
-        let store = RemoteStore::postgres(postgres)?;
+        self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::postgres(&postgres)?));
         if self.cached {
-            self.cache = self.cache.level_2(std::sync::Arc::new(store));
+            self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::postgres(postgres)?));
         }
         Ok(self)
     }
@@ -427,7 +427,7 @@ impl UpstreamGateBuilder {
         if self.cached {
             self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::redis(redis.clone())?));
         }
-        self.upstream = self.upstream.store(std::sync::Arc::new(RedisCredits::new(&redis)?));
+        self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::redis(&redis)?));
         Ok(self)
     }
 }

@@ -159,6 +159,9 @@ pub(crate) struct Routing {
     pub(crate) identifies: bool,
 }
 
+/// Rules on one pattern, by their index.
+type RulesByMethod = SmallVec<[(Option<Method>, usize); 1]>;
+
 /// Compiled rules.
 #[derive(Debug)]
 pub(crate) struct CompiledRules {
@@ -170,7 +173,7 @@ pub(crate) struct CompiledRules {
     /// Whether each rule is that of the pattern with its index, for all methods.
     is_plain: bool,
     /// For each pattern, the rules on it by method.
-    by_place: Vec<SmallVec<[(Option<Method>, usize); 1]>>,
+    by_place: Vec<RulesByMethod>,
     /// Whether the fallback was configured.
     has_fallback: bool,
 }

@@ -14,7 +14,7 @@ pub(super) struct LogSampler(AtomicU64);
 impl LogSampler {
     /// Whether an event at this time is logged.
     pub(super) fn admits(&self, at: Timestamp) -> bool {
-        let second = at.as_nanos() / 1_000_000_000 << 8;
+        let second = (at.as_nanos() / 1_000_000_000) << 8;
         let seen = self.0.load(Ordering::Relaxed);
         let seen = if seen >> 8 == second >> 8 { seen } else { second };
         let admits = seen & 0xFF < LOGGED_PER_SECOND;

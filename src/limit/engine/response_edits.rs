@@ -56,13 +56,25 @@ impl ResponseEdits {
         }
     }
 
-    /// Writes the rate-limit fields and the decision into the response, and settles what its head decides. Returns what
-    /// its body decides.
+    /// Whether there is more than the rate-limit fields.
     #[inline(always)]
-    pub(crate) fn write<B>(&mut self, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
+    pub(crate) const fn are_rare(&self) -> bool {
+        self.rare.is_some()
+    }
+
+    /// Writes the rate-limit fields into the response.
+    #[inline(always)]
+    pub(crate) fn write<B>(&mut self, response: &mut Response<B>) {
         if let Some(fields) = self.fields.take() {
             fields.write(response.headers_mut());
         }
+    }
+
+    /// Writes the rate-limit fields and the decision into the response, and settles what its head decides. Returns what
+    /// its body decides.
+    #[cold]
+    pub(crate) fn write_rare<B>(&mut self, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
+        self.write(response);
         self.rare.take().and_then(|rare| rare.write(response))
     }
 

@@ -28,7 +28,6 @@ use crate::limit::policy::compiled::Checks;
 use crate::limit::policy::decision::Outcome;
 
 /// Pending decision of a request.
-#[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
 pub(crate) enum PendingDecision {
     /// Waits for a remote store.
     Store(RemoteCheck),

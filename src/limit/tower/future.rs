@@ -151,12 +151,12 @@ where
                             return Poll::Ready(Err(error));
                         }
                     };
-                    let watch = this.edits.write(&mut response);
-                    // Within the closure: a response that is changed after it was made is copied.
-                    return Poll::Ready(Ok(response.map(|body| match watch {
-                        None => W::adopt(body),
-                        Some(watch) => watched::<W, ResB>(body, watch),
-                    })));
+                    if this.edits.are_rare() {
+                        let watch = this.edits.write_rare(&mut response);
+                        return Poll::Ready(Ok(response.map(|body| watched::<W, ResB>(body, watch))));
+                    }
+                    this.edits.write(&mut response);
+                    return Poll::Ready(Ok(response.map(W::adopt)));
                 }
                 StateProj::Rejected { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response.map(Body::full))),
@@ -181,9 +181,9 @@ where
 }
 
 #[cold]
-fn watched<W: Adopt<B>, B>(body: B, watch: Box<dyn BodyWatch>) -> Body<W::Inner> {
+fn watched<W: Adopt<B>, B>(body: B, watch: Option<Box<dyn BodyWatch>>) -> Body<W::Inner> {
     let mut body = W::adopt(body);
-    body.watch(watch);
+    watch.into_iter().for_each(|watch| body.watch(watch));
     body
 }
 
