@@ -121,11 +121,11 @@ async fn a_ban_holds_fleet_wide_until_its_end_or_a_reset() {
     let limit = Limit::per_ip("1/min").named("ip").ban_after(2, Duration::from_secs(600));
     let (a, b) = two_nodes(&shared, &hand, limit).await;
     assert_eq!(a.admitted(3, IP).await, 1);
+    // The ban is published in the background.
+    while !subject(&b).peek().await.denied() {}
     hand.advance(Duration::from_secs(2));
     let status = async |node: &Node| node.send(from(IP, "/")).await.status().as_u16();
     assert_eq!(status(&a).await, 403);
-    // The ban is published in the background.
-    while !subject(&b).peek().await.denied() {}
     assert_eq!(status(&b).await, 403);
     hand.advance(Duration::from_secs(598));
     subject(&b).peek().await;
