@@ -93,6 +93,7 @@ pub use base::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
 pub use base::mode::Mode;
 pub use base::request_head::{PeerAddr, RequestHead};
 pub use base::route::UNMATCHED;
+pub use base::route_matcher::RouteMatcher;
 pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
 pub use gate::inbound::{Tollgate, TollgateLayer, TollgateService};
 pub use gate::inbound_builder::TollgateBuilder;

@@ -109,8 +109,11 @@ const CIRCLES: [(&[&str], &str); 20] = [
     (
         &[
             "limit/engine/limiter.rs",
+            "limit/engine/outcome_charge.rs",
+            "limit/engine/pending_settlement.rs",
             "limit/engine/reload.rs",
             "limit/engine/reservation.rs",
+            "limit/engine/response_edits.rs",
             "limit/engine/shared_limits.rs",
         ],
         "parts of one limiter",

@@ -60,7 +60,7 @@ async fn events_tell_refusals_and_keys_near_their_limit() {
         RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(10)).named("ten")).hook(move |event| {
             sink.lock().expect("not poisoned").push(match event {
                 Event::NearLimit { limit } => format!("near {limit}"),
-                Event::Refused { limit, retry_after } => format!("refused {limit} {}", retry_after.as_secs()),
+                Event::Refused { limit, retry_after, .. } => format!("refused {limit} {}", retry_after.as_secs()),
                 other => format!("{other:?}"),
             });
         });

@@ -11,7 +11,7 @@ use http::Response;
 use http_body_util::Full;
 use support::{Inner, Req, World, answering, field, from, text};
 use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
-use tollgate::limit::{Decision, Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Reservation, Reset, Tiers};
+use tollgate::limit::{Draft, Limit, Quota, RateLimitBuilder, RateLimitLayer, Rejection, Reservation, Reset, Tiers};
 use tollgate::{Clock, Event, RequestHead};
 use tower::{Layer, Service, ServiceExt};
 
@@ -379,13 +379,10 @@ async fn grpc_is_told_resource_exhausted() {
 #[tokio::test]
 async fn the_refusal_may_be_the_users_own() {
     let builder = RateLimitLayer::builder().limit(Limit::per_ip(Quota::per_minute(1)).named("mine")).on_reject(
-        |head: &RequestHead<'_>, decision: &Decision| {
-            let names: Vec<&str> = decision.violated().map(|part| part.name()).collect();
-            Response::builder()
-                .status(418)
-                .header("retry-after", "a while")
-                .body(Bytes::from(format!("{} {names:?}", head.uri())))
-                .expect("a response")
+        |rejection: &Rejection<'_>| {
+            let names: Vec<&str> = rejection.decision().violated().map(|part| part.name()).collect();
+            let text = format!("{} {names:?}", rejection.head().uri());
+            Response::builder().status(418).header("retry-after", "a while").body(Bytes::from(text)).ok()
         },
     );
     let world = world(builder);
@@ -414,4 +411,30 @@ async fn a_limit_in_shadow_that_charged_nothing_gives_nothing_back() {
         assert!(!response.headers().contains_key("ratelimit-policy"), "a limit in shadow says nothing");
     }
     assert_eq!(layer.stats().limits[0].would_refuse, 2, "the second gave back nothing, so the third is over too");
+}
+
+#[tokio::test]
+async fn quotas_are_read_from_text_everywhere_and_mistakes_fail_at_build_with_the_valid_forms() {
+    let world = world(RateLimitLayer::builder().limit(Limit::per_ip("2/15min").named("a")));
+    assert_eq!(world.admitted(5, anonymous).await, 2);
+    world.advance(15.0 * 60.0);
+    assert_eq!(world.admitted(5, anonymous).await, 2);
+    let layer = RateLimitLayer::per_ip("20/minute");
+    layer.set_quota("ip-per-min", "1000/h".to_owned()).expect("a quota");
+    assert_eq!(layer.stats().limits[0].quota, "1000/hour");
+    assert!(layer.set_quota("ip-per-min", "1000/h/h").is_err());
+
+    for (limit, wrong) in [
+        (Limit::per_ip("5 per minute").named("login"), "\"login\": invalid quota \"5 per minute\""),
+        (Limit::global("5/fortnight"), "\"5/fortnight\""),
+        (Limit::by(by::bearer(), "0/s"), "\"0/s\""),
+        (Tiers::new("20/minute").tier("pro", "x/s").into(), "\"x/s\""),
+        (Tiers::default().quota("pro", "1/0s").into(), "\"1/0s\""),
+    ] {
+        let error = RateLimitLayer::builder().limit(limit).build().expect_err(wrong).to_string();
+        assert!(error.contains(wrong), "{error}");
+        if !wrong.contains("0/s") {
+            assert!(error.contains("\"100/minute\"") && error.contains("\"5/15min\""), "{error}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 
 use super::error::BoxError;
 
@@ -39,15 +40,30 @@ pin_project! {
     pub struct Body<B> {
         #[pin]
         kind: Kind<B>,
-        trailers: PendingTrailers,
+        tail: Option<Box<BodyTail>>,
     }
 }
 
-/// Pending trailers. One pointer, because every body has this field.
-type PendingTrailers = Option<Box<TrailersToSend>>;
+/// What happens at the end of a body. One pointer, because every body has this field.
+#[derive(Default)]
+struct BodyTail {
+    trailers: AddedTrailers,
+    watches: SmallVec<[Box<dyn BodyWatch>; 1]>,
+}
 
-/// Trailers to be sent; `None` after they were.
-struct TrailersToSend(Option<Trailer>);
+#[derive(Default)]
+enum AddedTrailers {
+    #[default]
+    None,
+    Due(Trailer),
+    Sent,
+}
+
+/// Observer of a body's end. Dropped with the body, or after its end.
+pub(crate) trait BodyWatch: Send {
+    /// The body has ended, with these trailers.
+    fn ended(&mut self, trailers: Option<&HeaderMap>);
+}
 
 /// Returns fields to add to a body's trailers. Called after the last frame.
 pub(crate) type Trailer = Box<dyn FnOnce() -> Option<HeaderMap> + Send>;
@@ -73,7 +89,7 @@ impl<B> Body<B> {
     /// assert!(http_body::Body::is_end_stream(&body));
     /// ```
     pub const fn new(body: B) -> Self {
-        Self { kind: Kind::Through { body }, trailers: None }
+        Self { kind: Kind::Through { body }, tail: None }
     }
 
     /// Creates a body of these bytes.
@@ -85,29 +101,34 @@ impl<B> Body<B> {
     /// assert_eq!(http_body::Body::size_hint(&body).exact(), Some(4));
     /// ```
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full { bytes: bytes.into() }, trailers: None }
+        Self { kind: Kind::Full { bytes: bytes.into() }, tail: None }
     }
 
     /// Creates an empty body.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { kind: Kind::Full { bytes: Bytes::new() }, trailers: None }
+        Self { kind: Kind::Full { bytes: Bytes::new() }, tail: None }
     }
 
     /// Adds trailers, computed after everything else was sent.
     pub(crate) fn add_trailers(&mut self, trailer: Trailer) {
-        self.trailers = Some(Box::new(TrailersToSend(Some(trailer))));
+        self.tail.get_or_insert_default().trailers = AddedTrailers::Due(trailer);
+    }
+
+    /// Adds an observer of the end.
+    pub(crate) fn watch(&mut self, watch: Box<dyn BodyWatch>) {
+        self.tail.get_or_insert_default().watches.push(watch);
     }
 
     /// Creates a body of these chunks, in order.
     pub(crate) fn chunks(chunks: Arc<[Bytes]>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { kind: Kind::Chunks { chunks, next: 0, left }, trailers: None }
+        Self { kind: Kind::Chunks { chunks, next: 0, left }, tail: None }
     }
 
     /// Creates a body that is read while it arrives.
     pub(crate) const fn stream(stream: Stream) -> Self {
-        Self { kind: Kind::Stream { stream }, trailers: None }
+        Self { kind: Kind::Stream { stream }, tail: None }
     }
 }
 
@@ -127,23 +148,33 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.project();
-        let Some(due) = this.trailers else { return this.kind.poll_frame(cx) };
-        if due.0.is_none() {
+        let Some(tail) = this.tail else { return this.kind.poll_frame(cx) };
+        if matches!(tail.trailers, AddedTrailers::Sent) {
             return Poll::Ready(None);
         }
         let frame = match ready!(this.kind.poll_frame(cx)) {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => {
+                tail.watches.clear();
+                return Poll::Ready(Some(Err(error)));
+            }
             other => other.and_then(Result::ok),
         };
         // The end, or the body's own trailers, with which the added ones are merged.
-        let mut trailers = frame.and_then(|frame| frame.into_trailers().ok()).unwrap_or_default();
-        trailers.extend(due.0.take().and_then(|trailer| trailer()).unwrap_or_default());
-        Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
+        let mut trailers = frame.and_then(|frame| frame.into_trailers().ok());
+        tail.watches.drain(..).for_each(|mut watch| watch.ended(trailers.as_ref()));
+        if let AddedTrailers::Due(added) = std::mem::replace(&mut tail.trailers, AddedTrailers::Sent) {
+            trailers.get_or_insert_default().extend(added().unwrap_or_default());
+        }
+        Poll::Ready(trailers.filter(|trailers| !trailers.is_empty()).map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.trailers.as_ref().map_or_else(|| self.kind.is_end_stream(), |due| due.0.is_none())
+        match self.tail.as_ref().map(|tail| &tail.trailers) {
+            None | Some(AddedTrailers::None) => self.kind.is_end_stream(),
+            Some(AddedTrailers::Due(_)) => false,
+            Some(AddedTrailers::Sent) => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,7 +1,7 @@
 //! Events that layers report to a hook and to `tracing`.
 //!
 //! An [`Event`] is emitted for decisions that an operator may want to count or be alerted of. Events contain no user,
-//! address or key. Without a hook and without the feature `tracing` an event costs one branch. The first warning that
+//! address or key, but a keyed hash. Without a hook and without the feature `tracing` an event costs one branch. The first warning that
 //! neither receives is printed to standard error.
 
 use std::fmt;
@@ -31,12 +31,29 @@ use super::error::Error;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A request was rejected by this limit.
+    /// A request was rejected by this limit. Logged at most ten times a second for each layer.
     Refused {
+        /// Matched route.
+        route: &'a str,
         /// Name of the limit.
         limit: &'a str,
+        /// Tier; empty if the limit has no tiers.
+        tier: &'a str,
+        /// Keyed hash of the subject; that of the fleet, if the store is shared. `None` for the per-node ceiling.
+        key: Option<u64>,
+        /// Reference by which the refusal is found again, as in the response.
+        reference: &'a str,
         /// Time until the same request would be admitted.
         retry_after: Duration,
+    },
+    /// A limit has banned a subject that it refused too often.
+    Banned {
+        /// Name of the limit.
+        limit: &'a str,
+        /// Keyed hash of the subject; that of the fleet, if the store is shared.
+        key: u64,
+        /// Duration of the ban.
+        span: Duration,
     },
     /// A request was admitted only because this limit is in shadow mode.
     WouldRefuse {
@@ -341,7 +358,15 @@ fn log(event: &Event<'_>) {
             tracing::warn!(target: "tollgate", upstream, "circuit open; the upstream is not called");
         }
         Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
-        // "A refusal is cheap": no log line per refusal.
+        Event::Banned { limit, key, span } => {
+            let key = tracing::field::display(format!("{key:016x}"));
+            tracing::warn!(target: "tollgate", limit, key, ?span, "banned");
+        }
+        // Sampled by the limits: a refusal is cheap.
+        Event::Refused { route, limit, tier, key, reference, retry_after } => {
+            let key = key.map(|key| tracing::field::display(format!("{key:016x}")));
+            tracing::info!(target: "tollgate", route, limit, tier, key, reference, ?retry_after, "refused");
+        }
         _ => {}
     }
 }

@@ -17,5 +17,6 @@ pub(crate) mod outage;
 pub(crate) mod random;
 pub(crate) mod request_head;
 pub(crate) mod route;
+pub(crate) mod route_matcher;
 pub(crate) mod sharded_counter;
 pub(crate) mod structured_fields;

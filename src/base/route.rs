@@ -252,6 +252,19 @@ impl Patterns {
         longest.map(|(_, place)| Match { is_wider: true, ..Match::exact(*place) })
     }
 
+    /// Whether a request to a declared route may match the pattern with this index; true if no routes are declared.
+    pub(crate) fn may_match(&self, place: usize) -> bool {
+        let Some(declared) = &self.declared else { return true };
+        let name = &*self.names[place];
+        self.of_declared.contains(&Some(place))
+            || name.contains("{*") && declared.names.iter().any(|route| covers(name, route))
+    }
+
+    /// Returns the index of the pattern that applies to this route.
+    pub(crate) fn place_of(&self, route: &str) -> Option<usize> {
+        self.pattern_equal_to(route).or_else(|| self.covering(route).map(|found| found.place))
+    }
+
     /// Whether there are no patterns.
     pub(crate) const fn is_empty(&self) -> bool {
         self.names.is_empty()
@@ -303,7 +316,7 @@ fn literal_beginning(pattern: &str) -> &str {
 }
 
 /// Whether a route that a router matched covers a declared one: then the service is mounted there.
-fn covers(routed: &str, declared: &str) -> bool {
+pub(crate) fn covers(routed: &str, declared: &str) -> bool {
     let mut wanted = declared.split('/');
     for segment in routed.split('/') {
         if segment.starts_with("{*") {

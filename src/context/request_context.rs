@@ -3,10 +3,11 @@
 use std::task::{Context, Poll};
 
 use http::Request;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::base::body::{Keep, Wrap};
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp, runtime_now};
 use crate::base::request_head::{RequestHead, RouteKind};
 use crate::base::route::Patterns;
 use crate::identity::ExtractedKeys;
@@ -20,6 +21,8 @@ pub struct RequestContext {
     arrived: Option<Timestamp>,
     /// Route of the request, if all layers declare the same routes.
     route: Option<RouteKind>,
+    /// Time until which it may wait for other requests, once it does.
+    wait_by: Option<Instant>,
     /// Keys that its identity was extracted as.
     pub(crate) keys: ExtractedKeys,
 }
@@ -30,7 +33,7 @@ impl RequestContext {
     pub(crate) const fn new(place: GatePlace) -> Self {
         // Written field by field, where it lies: a context that is made elsewhere is copied.
         let keys = ExtractedKeys { first: None, is_pending: false, has_failed: false };
-        Self { place, arrived: None, route: None, keys }
+        Self { place, arrived: None, route: None, wait_by: None, keys }
     }
 
     /// Borrows the head of a request, with its route if that is known.
@@ -68,6 +71,19 @@ impl RequestContext {
     /// Returns the context of a request that is about to wait: it arrived before, and is decided later.
     pub(crate) fn suspend(&mut self) -> Self {
         Self { arrived: None, ..std::mem::replace(self, Self::new(self.place)) }
+    }
+
+    /// Returns the time until which the request may wait for others: `latest`, unless it waits already. It will be decided
+    /// later than it arrived.
+    pub(crate) fn waits(&mut self, latest: Instant) -> Instant {
+        self.arrived = None;
+        *self.wait_by.get_or_insert(latest)
+    }
+
+    /// Whether the request has waited for others as long as it may.
+    #[inline]
+    pub(crate) fn has_waited(&self) -> bool {
+        self.wait_by.is_some_and(|by| runtime_now() >= by)
     }
 
     /// Polls the pending identities until all are known.

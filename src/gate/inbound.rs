@@ -160,6 +160,24 @@ impl Tollgate {
         Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
     }
 
+    /// Returns the layer of the limits: their statistics and subjects, without a request.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::Limit;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let gate = Tollgate::builder().limit(Limit::per_user("100/min").on("/ws")).build()?;
+    /// let message = gate.limits().subject(Key::number("user", 42)).route("/ws").check(1).await;
+    /// assert!(message.admits());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub const fn limits(&self) -> &RateLimitLayer {
+        &self.layer.limit
+    }
+
     /// Changes a limit's quota from now on: see [`RateLimitLayer::set_quota`].
     ///
     /// ```
@@ -173,7 +191,7 @@ impl Tollgate {
     ///
     /// # Errors
     /// Returns an error if there is no limit of that name, or the quota is impossible.
-    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+    pub fn set_quota(&self, name: &str, quota: impl TryInto<Quota, Error: Into<Error>>) -> Result<(), Error> {
         self.layer.limit.set_quota(name, quota)
     }
 

@@ -97,6 +97,11 @@ impl ClientIp {
         Some(mask(self.unmasked(head)?, self.ipv6_prefix))
     }
 
+    /// Returns an address as it is counted: in its canonical form, masked to its prefix.
+    pub(crate) fn masked(&self, address: IpAddr) -> IpAddr {
+        mask(address.to_canonical(), self.ipv6_prefix)
+    }
+
     /// Returns the client's whole address, in its canonical form.
     pub(crate) fn unmasked(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
         let client = match self.peer(head) {

@@ -23,7 +23,7 @@
 //! 2. The [`LimitStore`] charges all checks or none. A request rejected by one limit is charged to no other, so that
 //!    a noisy client cannot use up quotas that it shares with others.
 //! 3. The per-node ceiling is checked last; if it rejects, the other charges are refunded.
-//! 4. An admitted request goes to the inner service; a rejected one is answered by [`OnReject`]. Both responses carry
+//! 4. An admitted request goes to the inner service; a rejected one is answered by [`on_reject`](RateLimitBuilder::on_reject). Both responses carry
 //!    the rate-limit fields.
 //!
 //! | situation | status | reported limit | `Retry-After` |
@@ -80,7 +80,7 @@
 //! | exact | by Redis, in one call with all checks that wait at the same time | the algorithm's |
 //! | leased | for a hot key paid from a block acquired in advance, otherwise by Redis | the same; up to a quarter of what remains may be leased to nodes that do not need it |
 //!
-//! In both modes a process repeats a rejection until its retry time without asking Redis. `X-RateLimit-Remaining` is
+//! In both modes a process repeats a rejection for a second, or until its retry time, without asking Redis. `X-RateLimit-Remaining` is
 //! a lower bound: for a leased key, what is left of the block.
 //!
 //! While Redis is unavailable no request waits for it: [`OnOutage`] selects how limits are decided, and the
@@ -116,13 +116,16 @@ pub use algorithm::quota::{Algorithm, Quota};
 pub use algorithm::verdict::{Verdict, Verdicts};
 pub use algorithm::{gcra, window};
 pub use engine::fallback::OnOutage;
+pub use engine::refusals::Refusal;
 pub use engine::reservation::Reservation;
 pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use engine::store::{LimitStore, LimitStoreStats, RemoteStats};
+pub use engine::subject::LimitSubject;
+pub use policy::count::Count;
 pub use policy::decision::{Decision, LimitDecision};
 pub use policy::headers::{Draft, Reset};
 pub use policy::limit::Limit;
-pub use policy::reject::{OnReject, Problem};
+pub use policy::reject::Rejection;
 pub use policy::tier_lookup::TierLookup;
 pub use policy::tiers::Tiers;
 pub use tower::builder::RateLimitBuilder;

@@ -7,10 +7,14 @@
 
 use std::sync::Arc;
 
+use http::Method;
+use smallvec::SmallVec;
+
 use super::rule::Rule;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::base::route::{Match, Patterns};
+use crate::base::route_matcher::{self, RouteMatcher};
 
 /// Caching rules by route pattern, with a fallback for all other requests.
 ///
@@ -32,7 +36,7 @@ use crate::base::route::{Match, Patterns};
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Rules {
-    routes: Vec<(Box<str>, Rule)>,
+    routes: Vec<(RouteMatcher, Rule)>,
     otherwise: Option<Rule>,
     /// Whether there are two rules for requests that match no pattern.
     is_ambiguous: bool,
@@ -52,16 +56,20 @@ impl Rules {
         Self::default()
     }
 
-    /// Adds a rule for the routes that match `pattern`.
+    /// Adds a rule for routes: a pattern in axum's syntax or several, each after a method if the rule applies to one only.
     ///
     /// ```
+    /// use std::time::Duration;
     /// use tollgate::cache::{Rule, Rules};
     ///
-    /// let rules = Rules::new().route("/users/{name}", Rule::from_headers().per_identity());
+    /// let rules = Rules::new()
+    ///     .route("/users/{name}", Rule::from_headers().per_identity())
+    ///     .route(["GET /articles", "GET /articles/{id}"], Rule::ttl(Duration::from_secs(60)).tag("articles"))
+    ///     .route("POST /articles", Rule::never().invalidates(["articles"]));
     /// # let _ = rules;
     /// ```
-    pub fn route(mut self, pattern: impl Into<Box<str>>, rule: Rule) -> Self {
-        self.routes.push((pattern.into(), rule));
+    pub fn route(mut self, routes: impl Into<RouteMatcher>, rule: Rule) -> Self {
+        self.routes.push((routes.into(), rule));
         self
     }
 
@@ -92,7 +100,8 @@ impl Rules {
 
     /// Returns the patterns of all rules.
     pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
-        self.routes.iter().map(|(pattern, _)| &**pattern)
+        let entries = self.routes.iter().flat_map(|(routes, _)| routes.entries());
+        entries.map(|entry| entry.split_once(' ').map_or(&**entry, |(_, pattern)| pattern))
     }
 
     /// Validates and compiles the rules.
@@ -105,23 +114,23 @@ impl Rules {
         }
         let has_fallback = self.otherwise.is_some();
         let otherwise = self.otherwise.unwrap_or_default();
-        let mut compiled = CompiledRules { patterns: Patterns::default(), rules: Vec::new(), has_fallback };
+        let mut compiled = CompiledRules { has_fallback, ..CompiledRules::none() };
         if routing.outbound {
             compiled.patterns.use_path_alone();
         }
         if let Some(routes) = &routing.declared {
             compiled.patterns.declare(routes.clone());
         }
-        let rules = self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &otherwise)]);
-        if let Some((pattern, _)) = rules.into_iter().find(|(_, rule)| rule.lease_ttl.is_some() && routing.in_process) {
+        let named = |(routes, rule): &'_ (RouteMatcher, Rule)| (routes.entries().join(", "), rule.clone());
+        let all = || self.routes.iter().map(named).chain([("otherwise".to_owned(), otherwise.clone())]);
+        if let Some((pattern, _)) = all().find(|(_, rule)| rule.lease_ttl.is_some() && routing.in_process) {
             let message = format!(
                 "cache rule {pattern:?}: lease_ttl() needs a store that processes share; add one with .redis(…) or \
                  .level_2(…), or remove it"
             );
             return Err(Error::config(message));
         }
-        let apart = self.routes.iter().map(|(pattern, rule)| (&**pattern, rule)).chain([("otherwise", &otherwise)]);
-        if let Some((pattern, _)) = apart.into_iter().find(|(_, rule)| rule.per_identity && !routing.identifies) {
+        if let Some((pattern, _)) = all().find(|(_, rule)| rule.per_identity && !routing.identifies) {
             let message = format!(
                 "cache rule {pattern:?}: per_identity() needs an identity; set one with .identify(…) on the gate, or \
                  CacheBuilder::identity"
@@ -129,10 +138,8 @@ impl Rules {
             return Err(Error::config(message));
         }
         otherwise.check("otherwise")?;
-        for (pattern, rule) in self.routes {
-            rule.check(&pattern)?;
-            compiled.patterns.add(&pattern)?;
-            compiled.rules.push(rule);
+        for (routes, rule) in &self.routes {
+            compiled.add(routes, rule)?;
         }
         compiled.rules.push(otherwise);
         Ok(compiled)
@@ -152,12 +159,21 @@ pub(crate) struct Routing {
     pub(crate) identifies: bool,
 }
 
+/// Rules on one pattern, by their index.
+type RulesByMethod = SmallVec<[(Option<Method>, usize); 1]>;
+
 /// Compiled rules.
 #[derive(Debug)]
 pub(crate) struct CompiledRules {
     pub(crate) patterns: Patterns,
-    /// One per pattern, in order, then the fallback.
+    /// One per entry of a matcher, in order, then the fallback.
     rules: Vec<Rule>,
+    /// Index of the pattern of each rule but the fallback.
+    places: Vec<usize>,
+    /// Whether each rule is that of the pattern with its index, for all methods.
+    is_plain: bool,
+    /// For each pattern, the rules on it by method.
+    by_place: Vec<RulesByMethod>,
     /// Whether the fallback was configured.
     has_fallback: bool,
 }
@@ -165,12 +181,60 @@ pub(crate) struct CompiledRules {
 impl CompiledRules {
     /// Creates a set with the default rule only.
     pub(crate) fn empty() -> Self {
-        Self { patterns: Patterns::default(), rules: vec![Rule::default()], has_fallback: false }
+        Self { rules: vec![Rule::default()], ..Self::none() }
     }
 
-    /// Returns how this request matches a rule; `None` for the fallback.
-    pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<Match> {
-        self.patterns.find(head).filter(|found| !found.is_wider || self.rules[found.place].never)
+    fn none() -> Self {
+        let (patterns, rules) = (Patterns::default(), Vec::new());
+        Self { patterns, rules, places: Vec::new(), is_plain: true, by_place: Vec::new(), has_fallback: false }
+    }
+
+    fn add(&mut self, routes: &RouteMatcher, rule: &Rule) -> Result<(), Error> {
+        for entry in routes.entries() {
+            let (method, pattern) = route_matcher::parse(entry)?;
+            rule.check(pattern)?;
+            let place = self.place(pattern)?;
+            if self.by_place[place].iter().any(|(known, _)| *known == method) {
+                return Err(Error::config(format!("cache rule {entry:?} conflicts with another; keep one of them")));
+            }
+            self.is_plain &= method.is_none() && place == self.rules.len();
+            self.by_place[place].push((method, self.rules.len()));
+            self.places.push(place);
+            self.rules.push(rule.clone());
+        }
+        // A request to an exception matches its pattern, on which there is no rule.
+        self.is_plain &= routes.exceptions().is_empty();
+        routes.exceptions().iter().try_for_each(|entry| self.place(route_matcher::parse(entry)?.1).map(|_| ()))
+    }
+
+    fn place(&mut self, pattern: &str) -> Result<usize, Error> {
+        let place = self.patterns.place(pattern)?;
+        self.by_place.resize_with(self.patterns.names().len(), SmallVec::new);
+        Ok(place)
+    }
+
+    /// Returns how this request matches a rule, with the rule's index; `None` for the fallback.
+    #[inline]
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<(Match, usize)> {
+        let found = self.patterns.find(head)?;
+        let rule = match self.is_plain {
+            true => found.place,
+            false => by_method(self.by_place.get(found.place)?, head.method())?,
+        };
+        (!found.is_wider || self.rules[rule].never).then_some((found, rule))
+    }
+
+    /// Returns the text of the warning that none of the declared routes matches the pattern of a rule.
+    pub(crate) fn explain_undeclared(&self) -> Option<String> {
+        let undeclared = self.places.iter().filter(|place| !self.patterns.may_match(**place));
+        let undeclared: Vec<String> = undeclared.map(|place| format!("{:?}", self.patterns.names()[*place])).collect();
+        (!undeclared.is_empty()).then(|| {
+            format!(
+                "no declared route matches the cache rules for {}: check the spelling against .routes([…]), or declare the \
+                 route",
+                undeclared.join(", ")
+            )
+        })
     }
 
     /// Returns the index of the fallback rule.
@@ -189,12 +253,21 @@ impl CompiledRules {
 
     /// Returns the pattern of a rule; `None` for the fallback.
     pub(crate) fn pattern(&self, index: usize) -> Option<&str> {
-        self.patterns.names().get(index).map(|name| &**name)
+        let place = if self.is_plain { index } else { *self.places.get(index)? };
+        self.patterns.names().get(place).map(|name| &**name)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.rules.len()
     }
+}
+
+/// Returns the rule for a method: one for it, one that covers it, one for all methods.
+fn by_method(rules: &[(Option<Method>, usize)], method: &Method) -> Option<usize> {
+    let exact = rules.iter().find(|(known, _)| known.as_ref() == Some(method));
+    let covering = || rules.iter().find(|(known, _)| known.is_some() && route_matcher::admits(known.as_ref(), method));
+    let any = || rules.iter().find(|(known, _)| known.is_none());
+    exact.or_else(covering).or_else(any).map(|(_, rule)| *rule)
 }
 
 #[cfg(test)]
@@ -227,11 +300,37 @@ mod tests {
     }
 
     #[test]
+    fn rules_may_share_a_pattern_by_method_and_have_several_and_exceptions() {
+        let admin = RouteMatcher::from("/admin/{*rest}").except("/admin/logo");
+        let rules = Rules::new()
+            .route(["GET /a", "/b/{x}"], Rule::from_headers().tag("read"))
+            .route("POST /a", Rule::never().tag("written"))
+            .route(admin, Rule::never().tag("admin"));
+        let compiled = rules.compile(&Routing::default()).expect("rules");
+        for (method, path, tag) in [
+            ("GET", "/a", "read"),
+            ("HEAD", "/a", "read"),
+            ("POST", "/a", "written"),
+            ("PUT", "/a", ""),
+            ("PUT", "/b/1", "read"),
+            ("GET", "/admin/users", "admin"),
+            ("GET", "/admin/logo", ""),
+        ] {
+            let request = http::Request::builder().method(method).uri(path).body(()).expect("a request");
+            let index = compiled.find(&RequestHead::of(&request)).map_or(compiled.fallback(), |(_, rule)| rule);
+            let tags = format!("{:?}", compiled.rule(index));
+            assert!(if tag.is_empty() { index == compiled.fallback() } else { tags.contains(tag) }, "{method} {path}");
+        }
+        assert!(config_error(Rules::new().route(["/a", "/a"], Rule::never())).contains("conflicts"));
+        assert!(config_error(Rules::new().route("get /a", Rule::never())).contains("capitals"));
+    }
+
+    #[test]
     fn requests_match_their_rule() {
         let compiled = Rules::new().route("/a/{x}", Rule::never()).compile(&Routing::default()).expect("rules");
         for (path, never) in [("/a/b", true), ("/b", false)] {
             let request = http::Request::get(path).body(()).expect("a request");
-            let index = compiled.find(&RequestHead::of(&request)).map_or(compiled.fallback(), |found| found.place);
+            let index = compiled.find(&RequestHead::of(&request)).map_or(compiled.fallback(), |(_, rule)| rule);
             assert_eq!(compiled.rule(index).never, never, "{path}");
         }
     }

@@ -12,7 +12,7 @@ use super::live_rules::LiveRules;
 use super::shared::CacheShared;
 use super::stats::CacheCounters;
 use crate::base::error::Error;
-use crate::base::event::Once;
+use crate::base::event::{Event, Once};
 use crate::base::mode::ModeCell;
 use crate::base::route::Patterns;
 use crate::cache::engine::body_memory::BodyMemory;
@@ -145,6 +145,9 @@ impl CacheBuilder {
         let levels = CacheLevels { level_1, level_2: self.level_2 };
         let Engine { store, barriers, clock, events, in_process, token, bounds } =
             Engine::new(levels, self.clock, self.hook);
+        if let Some(message) = rules.explain_undeclared().filter(|_| self.enabled) {
+            events.emit(&Event::Warning { code: "undeclared-route", message: &message });
+        }
         CacheShared {
             enabled: self.enabled,
             mode: ModeCell::default(),

@@ -70,7 +70,7 @@ impl LiveRules {
         let replacement = self.replacement();
         let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
         let found = rules.find(head);
-        let index = found.map_or(rules.fallback(), |found| found.place);
+        let (found, index) = found.map_or((None, rules.fallback()), |(found, rule)| (Some(found), rule));
         let (is_guess, has_own_name) =
             (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed || found.is_wider));
         MatchedRule { replacement, index, is_guess, has_own_name }

@@ -24,6 +24,8 @@ pub struct Check {
     pub cost: u32,
     /// Whether this check can reject the request; in shadow mode it only counts.
     pub enforced: bool,
+    /// Whether the charge may be refunded soon: the outcome of the request decides.
+    pub(crate) settles: bool,
     /// Key hash shared by the fleet; zero if unknown.
     pub(crate) fleet: u64,
 }
@@ -40,7 +42,7 @@ impl Check {
     /// ```
     #[must_use]
     pub const fn new(key: KeyHash, quota: Quota) -> Self {
-        Self { key, quota, cost: 1, enforced: true, fleet: 0 }
+        Self { key, quota, cost: 1, enforced: true, settles: false, fleet: 0 }
     }
 
     /// Sets the key hash under the secret that all nodes of a fleet share.

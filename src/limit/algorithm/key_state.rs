@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
 use super::verdict::Verdict;
-use super::window::{Count, Log, Window};
+use super::window::{BucketCount, Log, Window};
 use crate::base::clock::Timestamp;
 #[cfg(feature = "postgres")]
 use crate::base::codec::{Reader, Writer};
@@ -108,7 +108,7 @@ impl KeyHistory {
 
     /// Converts to a window: charge by charge if both windows have the same sub-buckets, else as one charge at the
     /// time of the latest.
-    fn to_window<C: Count>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
+    fn to_window<C: BucketCount>(&self, was: Algorithm, new: Window, share: u64, now: Timestamp) -> Log<C> {
         match (self, was) {
             (Self::Narrow(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
             (Self::Wide(log), Algorithm::Window(old)) if old.same_grid(&new) => new.rescale(log, &old),
@@ -122,7 +122,7 @@ impl KeyHistory {
 impl KeyHistoryMut<'_> {
     /// Returns the verdict without charging.
     pub(crate) fn peek(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
             window.roll(log, now);
             window.verdict(log, now, window.check(log, now, cost).err())
         }
@@ -148,7 +148,7 @@ impl KeyHistoryMut<'_> {
     /// Charges `cost` units even if they do not fit, and returns what remains. Requires a [`peek`](Self::peek) just
     /// before.
     pub(crate) fn charge(&mut self, quota: Quota, cost: u32, now: Timestamp) -> Verdict {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, cost: u32, now: Timestamp) -> Verdict {
             window.charge(log, now, cost);
             window.verdict(log, now, None)
         }
@@ -178,7 +178,7 @@ impl KeyHistoryMut<'_> {
     /// units and the lifetime of the lease: at most a quarter of what is left, so that no node holds what others need.
     #[cfg(any(test, feature = "postgres"))]
     pub(crate) fn lease(&mut self, quota: Quota, want: u32, life: Duration, now: Timestamp) -> (u32, Duration) {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, want: u32, now: Timestamp) -> (u32, Duration) {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, want: u32, now: Timestamp) -> (u32, Duration) {
             window.roll(log, now);
             let last = window.end_of_current(log, now) - MICROSECOND;
             let granted = want.min(window.verdict(log, now, None).remaining() / 4);
@@ -204,7 +204,7 @@ impl KeyHistoryMut<'_> {
 
     /// Returns the used share of the limit, in units of 2⁻³². Zero is equivalent to no state.
     pub(crate) fn share(&mut self, quota: Quota, now: Timestamp) -> u64 {
-        fn window<C: Count>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
+        fn window<C: BucketCount>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
             window.roll(log, now);
             window.share(log)
         }

@@ -184,6 +184,14 @@ impl Quota {
         }
     }
 
+    /// Converts a quota, or returns a placeholder and the mistake to report when the layer is built.
+    pub(crate) fn read(quota: impl TryInto<Self, Error: Into<Error>>) -> (Self, Option<String>) {
+        match quota.try_into() {
+            Ok(quota) => (quota, None),
+            Err(error) => (Self::per_day(1), Some(error.into().to_string())),
+        }
+    }
+
     /// Returns one node's share of this quota: divided by the number of nodes, at least 1.
     pub(crate) fn share(&self, nodes: u32) -> Self {
         let of = |whole: u32| (whole / nodes.max(1)).max(1);
@@ -256,6 +264,22 @@ impl PackedQuota {
     /// Empty slot.
     pub(crate) const ZERO: Self = Self { limit: 0, period_ms: 0, burst: 0 };
 
+    /// Encodes the quota for other processes.
+    pub(crate) fn to_bytes(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        for (part, value) in bytes.chunks_exact_mut(4).zip([self.limit, self.period_ms, self.burst]) {
+            part.copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Decodes a quota; `None` if it is malformed or impossible.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Quota> {
+        let part = |at: usize| Some(u32::from_le_bytes(bytes.get(4 * at..4 * at + 4)?.try_into().ok()?));
+        let packed = Self { limit: part(0)?, period_ms: part(1)?, burst: part(2)? };
+        Some(packed.quota()).filter(|quota| packed.period_ms > 0 && quota.check().is_ok())
+    }
+
     /// Unpacks the quota; costs a division.
     pub(crate) const fn quota(self) -> Quota {
         let quota = Quota::of(self.limit, self.period_ms);
@@ -307,7 +331,12 @@ impl FromStr for Quota {
     /// # Errors
     /// Returns an error if the text has another form or the quota is impossible.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |what: &str| Error::config(format!("invalid quota {text:?}: {what}; write it like \"100/min\""));
+        let wrong = |what: &str| {
+            Error::config(format!(
+                "invalid quota {text:?}: {what}; write it like \"20/s\", \"100/minute\", \"5/15min\", \"1000/h\" or \
+                 \"100/min burst 10\" (units: ms, s, min, h, day)"
+            ))
+        };
         let (rate, burst) = text.split_once("burst").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
         let (limit, period) = rate.split_once('/').ok_or_else(|| wrong("no '/'"))?;
         let limit = limit.trim().parse().map_err(|_| wrong("the limit is not a number"))?;
@@ -316,6 +345,22 @@ impl FromStr for Quota {
             quota = quota.bucket(burst.trim().parse().map_err(|_| wrong("the burst is not a number"))?);
         }
         quota.check().map(|()| quota).map_err(|e| Error::config(format!("{e} (in {text:?})")))
+    }
+}
+
+impl TryFrom<&str> for Quota {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Quota {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 

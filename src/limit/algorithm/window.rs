@@ -84,14 +84,14 @@ pub struct Log<C = u32> {
 /// Counter of a sub-bucket. Saturates: by then the limit is long reached, and stays so for as long.
 ///
 /// ```
-/// use tollgate::limit::window::{Count, Log};
+/// use tollgate::limit::window::{BucketCount, Log};
 ///
-/// fn size<C: Count>() -> usize {
+/// fn size<C: BucketCount>() -> usize {
 ///     size_of::<Log<C>>()
 /// }
 /// assert!(size::<u16>() < size::<u32>());
 /// ```
-pub trait Count: Copy + sealed::Sealed {
+pub trait BucketCount: Copy + sealed::Sealed {
     /// Zero units.
     const ZERO: Self;
 
@@ -102,7 +102,7 @@ pub trait Count: Copy + sealed::Sealed {
     fn of(units: u32) -> Self;
 }
 
-impl Count for u16 {
+impl BucketCount for u16 {
     const ZERO: Self = 0;
 
     fn units(self) -> u32 {
@@ -114,7 +114,7 @@ impl Count for u16 {
     }
 }
 
-impl Count for u32 {
+impl BucketCount for u32 {
     const ZERO: Self = 0;
 
     fn units(self) -> u32 {
@@ -148,7 +148,7 @@ impl Log {
     }
 }
 
-impl<C: Count> Default for Log<C> {
+impl<C: BucketCount> Default for Log<C> {
     fn default() -> Self {
         Self::idle(Timestamp::ZERO)
     }
@@ -170,7 +170,7 @@ impl Window {
     }
 
     /// Drops sub-buckets that no longer count. All other methods require a log that was rolled to `now`.
-    pub fn roll<C: Count>(&self, log: &mut Log<C>, now: Timestamp) {
+    pub fn roll<C: BucketCount>(&self, log: &mut Log<C>, now: Timestamp) {
         if log.total == 0 {
             return;
         }
@@ -189,7 +189,7 @@ impl Window {
     ///
     /// # Errors
     /// The time until they fit.
-    pub fn check<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
+    pub fn check<C: BucketCount>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
         if u64::from(log.total) + u64::from(cost) <= u64::from(self.limit) {
             return Ok(());
         }
@@ -197,7 +197,7 @@ impl Window {
     }
 
     #[cold]
-    fn wait<C: Count>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Duration {
+    fn wait<C: BucketCount>(&self, log: &Log<C>, now: Timestamp, cost: u32) -> Duration {
         let Some(kept) = self.limit.checked_sub(cost) else { return self.span() };
         let (mut left, newest) = (log.total, self.bucket(log.last));
         for age in (1..=log.back).rev() {
@@ -210,7 +210,7 @@ impl Window {
     }
 
     /// Charges `cost` units even if they do not fit.
-    pub fn charge<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) {
+    pub fn charge<C: BucketCount>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) {
         let now = now.max(log.last);
         let bucket = self.bucket(now);
         if log.total == 0 {
@@ -225,7 +225,7 @@ impl Window {
     }
 
     /// [`roll`](Self::roll), [`check`](Self::check) and, if the units fit, [`charge`](Self::charge), in one pass.
-    pub(super) fn spend<C: Count>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
+    pub(super) fn spend<C: BucketCount>(&self, log: &mut Log<C>, now: Timestamp, cost: u32) -> Verdict {
         self.roll(log, now);
         match self.check(log, now, cost) {
             Ok(()) => {
@@ -250,7 +250,7 @@ impl Window {
     /// window.refund(&mut log, 1, now);
     /// assert_eq!(window.verdict(&log, now, None).remaining(), 1);
     /// ```
-    pub fn refund<C: Count>(&self, log: &mut Log<C>, units: u32, charged: Timestamp) {
+    pub fn refund<C: BucketCount>(&self, log: &mut Log<C>, units: u32, charged: Timestamp) {
         let Some(age) = self.bucket(log.last).checked_sub(self.bucket(charged)) else { return };
         if age <= u64::from(log.back) {
             let place = log.place(age as u8);
@@ -262,18 +262,18 @@ impl Window {
 
     /// Returns the verdict for a key with this log.
     #[must_use]
-    pub fn verdict<C: Count>(&self, log: &Log<C>, now: Timestamp, wait: Option<Duration>) -> Verdict {
+    pub fn verdict<C: BucketCount>(&self, log: &Log<C>, now: Timestamp, wait: Option<Duration>) -> Verdict {
         let reset = if log.total == 0 { 0 } else { log.last.after(self.period).nanos_since(now) };
         Verdict::of(wait.map_or(0, |wait| nanos(wait).max(1)), self.limit.saturating_sub(log.total), reset)
     }
 
     /// Returns the used share of the limit, in units of 2⁻³², rounded up.
-    pub(crate) fn share<C: Count>(&self, log: &Log<C>) -> u64 {
+    pub(crate) fn share<C: BucketCount>(&self, log: &Log<C>) -> u64 {
         (u64::from(log.total) << 32).div_ceil(u64::from(self.limit.max(1)))
     }
 
     /// Creates a log that has used `share`, rounded up to whole units, as of the time `last`.
-    pub(super) fn at_share<C: Count>(&self, share: u64, last: Timestamp) -> Log<C> {
+    pub(super) fn at_share<C: BucketCount>(&self, share: u64, last: Timestamp) -> Log<C> {
         let mut log = Log::default();
         // The share itself was rounded up, in Redis in floating point: 2⁻³¹ of the limit is no unit.
         let limit = u128::from(self.limit);
@@ -283,7 +283,7 @@ impl Window {
     }
 
     /// Converts a log to another limit of the same period: each charge keeps its time and its share.
-    pub(super) fn rescale<C: Count, D: Count>(&self, log: &Log<C>, was: &Self) -> Log<D> {
+    pub(super) fn rescale<C: BucketCount, D: BucketCount>(&self, log: &Log<C>, was: &Self) -> Log<D> {
         let Log { last, newest, at, back, .. } = *log;
         let (mut scaled, mut seen, mut given) = (Log { newest, at, back, ..Log::idle(last) }, 0_u64, 0_u64);
         for age in (0..=back).rev() {
@@ -299,14 +299,14 @@ impl Window {
 
     /// Returns the end of the current sub-bucket.
     #[cfg(any(test, feature = "postgres"))]
-    pub(super) fn end_of_current<C: Count>(&self, log: &Log<C>, now: Timestamp) -> Timestamp {
+    pub(super) fn end_of_current<C: BucketCount>(&self, log: &Log<C>, now: Timestamp) -> Timestamp {
         let current = self.bucket(now.max(log.last));
         Timestamp::from_nanos((current + 1).saturating_mul(self.width))
     }
 
     /// Decodes a log; `None` if it is malformed.
     #[cfg(feature = "postgres")]
-    pub(super) fn decode<C: Count>(&self, reader: &mut Reader<'_>) -> Option<Log<C>> {
+    pub(super) fn decode<C: BucketCount>(&self, reader: &mut Reader<'_>) -> Option<Log<C>> {
         let (last, filled) = (Timestamp::from_nanos(reader.u64()?), reader.u8()?);
         if filled == 0 {
             return Some(Log::idle(last));
@@ -342,7 +342,7 @@ impl Window {
     }
 }
 
-impl<C: Count> Log<C> {
+impl<C: BucketCount> Log<C> {
     /// Creates a log without charges; time never goes back before `last`.
     const fn idle(last: Timestamp) -> Self {
         Self { last, total: 0, newest: 0, at: 0, back: 0, counts: [C::ZERO; RING] }

@@ -219,6 +219,24 @@ impl Fallback {
         self.settle_locally(&settlements.iter().map(local).collect::<SmallVec<[_; 2]>>(), now);
     }
 
+    /// Returns the local verdicts without charging.
+    pub(super) fn peek(&self, checks: &[Check], now: Timestamp) -> Verdicts {
+        let checks: SmallVec<[Check; 2]> = checks.iter().map(|check| self.local(check)).collect();
+        match self.engine.peek(&checks, now) {
+            MaybeReady::Ready(Ok(verdicts)) => verdicts,
+            _ => Verdicts::new(),
+        }
+    }
+
+    /// Forgets what these keys have used locally, and what they owe.
+    pub(super) fn reset(&self, checks: &[Check]) {
+        let mut owed = self.owed.lock();
+        for check in checks {
+            owed.remove(&check.key.to_bits());
+            drop(self.engine.reset(&[*check, self.local(check)]));
+        }
+    }
+
     fn mark(&self, now: Timestamp) {
         self.last_outage.fetch_max(now.as_nanos(), Ordering::AcqRel);
     }

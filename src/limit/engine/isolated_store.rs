@@ -1,6 +1,7 @@
 //! [`IsolatedLimitStore`]: isolates user-supplied stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::store::{LimitStore, LimitStoreStats, RemoteStats};
 use crate::base::clock::Timestamp;
@@ -25,6 +26,18 @@ impl LimitStore for IsolatedLimitStore {
 
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         isolate("limits", || self.0.settle(settlements, now))
+    }
+
+    fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
+        isolate("limits", || self.0.reset(checks))
+    }
+
+    fn publish(&self, name: u64, record: &[u8], ttl: Duration) -> MaybeReady<Result<(), Error>> {
+        isolate("limits", || self.0.publish(name, record, ttl))
+    }
+
+    fn published(&self, known: u64) -> MaybeReady<Result<(u64, Vec<(u64, Vec<u8>, Duration)>), Error>> {
+        isolate("limits", || self.0.published(known))
     }
 
     fn stats(&self) -> LimitStoreStats {

@@ -7,19 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use smallvec::SmallVec;
 
 use super::fallback::Fallback;
+use super::log_sampler::LogSampler;
+use super::outcome_charge::OutcomeCharge;
+use super::overrides::LimitOverrides;
+use super::refusals::Refusals;
 use super::reload::ReloadedLimits;
 use super::reservation::Reservation;
+use super::response_edits::{Discount, RareEdits, ResponseEdits};
 use super::shared_limits::PendingDecision;
 use super::stats::{LimitCounters, RateLimitStats};
 use super::store::LimitStore;
+use super::unsettled::UnsettledCharges;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::detached_context::{self, LimitNote};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Once};
+use crate::base::headers;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
@@ -31,7 +38,8 @@ use crate::limit::algorithm::verdict::{Verdict, Verdicts};
 use crate::limit::policy::compiled::{Checks, CompiledLimits, RequestSubject};
 use crate::limit::policy::decision::{Decision, LimitDecision, LimitLabel, LimitOutcome, Outcome};
 use crate::limit::policy::headers::{Draft, DraftFields, RateLimitHeaders, Style, write_retry_after};
-use crate::limit::policy::reject::OnReject;
+use crate::limit::policy::reference::Reference;
+use crate::limit::policy::reject::{OnReject, Rejection, default_response};
 use crate::store::governor::NodeCeiling;
 
 /// Number of requests inspected for a misconfigured identity.
@@ -46,13 +54,22 @@ pub(crate) struct Limiter {
     pub(crate) fallback: Option<Fallback>,
     pub(crate) node: Option<NodeLimit>,
     pub(crate) exempt: Vec<Exempt>,
-    pub(crate) reject: Arc<dyn OnReject>,
+    /// Requests that are refused whatever the limits say.
+    pub(crate) denied: Vec<Exempt>,
+    /// Refusals of limits that ban, by subject.
+    pub(crate) ban_counts: Option<Arc<dyn LimitStore>>,
+    pub(crate) reject: Option<OnReject>,
+    pub(crate) refusals: Refusals,
     pub(crate) style: Style,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
     pub(crate) counters: LimitCounters,
     pub(crate) warnings: Warnings,
     pub(crate) reloaded: ReloadedLimits,
+    /// Quotas of single subjects.
+    pub(crate) overrides: Arc<LimitOverrides>,
+    /// Charges of limits that count outcomes.
+    pub(crate) unsettled: Arc<UnsettledCharges>,
 }
 
 /// Per-node ceiling with its label among the limits.
@@ -73,6 +90,7 @@ pub(crate) struct Warnings {
     unknown_tier: Once,
     unresolved: Once,
     findings: crate::base::lock::Mutex<Vec<&'static str>>,
+    pub(super) logged: LogSampler,
 }
 
 /// Next step for a request. Not generic, so that the calling services stay small enough to be inlined.
@@ -83,84 +101,6 @@ pub(crate) enum LimitStep {
     Reject(Box<Response<Bytes>>),
     /// Wait for the store, a tier look-up or the identity.
     Wait(Box<PendingDecision>),
-}
-
-/// Changes to the response of an admitted request.
-#[derive(Debug, Default)]
-pub(crate) struct ResponseEdits {
-    fields: Option<RateLimitHeaders>,
-    rare: Option<Box<RareEdits>>,
-}
-
-/// Rarely needed edits, boxed.
-#[derive(Debug, Default)]
-struct RareEdits {
-    draft: Option<DraftFields>,
-    decision: Option<Decision>,
-    reservation: Option<Reservation>,
-    discount: Option<Discount>,
-}
-
-/// Refund if the cache answers.
-#[derive(Debug)]
-struct Discount {
-    limiter: Arc<Limiter>,
-    settlements: SmallVec<[(Settlement, Shared); 2]>,
-    /// Taken by whichever settles the charges that a reservation holds too.
-    settled: Arc<AtomicBool>,
-    degraded: bool,
-}
-
-/// Whether a charge can be settled both by the handler and for a cache hit: the first of them does.
-pub(crate) type Shared = bool;
-
-impl ResponseEdits {
-    /// Inserts the reservation into the request's extensions.
-    #[inline]
-    pub(crate) fn prepare(&mut self, extensions: &mut Extensions) {
-        if let Some(rare) = &mut self.rare
-            && let Some(reservation) = rare.reservation.take()
-        {
-            extensions.insert(reservation);
-        }
-    }
-
-    /// Writes the rate-limit fields and the decision into the response.
-    #[inline(always)]
-    pub(crate) fn write<B>(&mut self, response: &mut Response<B>) {
-        if let Some(fields) = self.fields.take() {
-            fields.write(response.headers_mut());
-        }
-        if let Some(rare) = self.rare.take() {
-            rare.write(response);
-        }
-    }
-}
-
-impl RareEdits {
-    #[cold]
-    #[inline(never)]
-    fn write<B>(self: Box<Self>, response: &mut Response<B>) {
-        if let Some(draft) = self.draft {
-            draft.write(response.headers_mut());
-        }
-        if let Some(decision) = self.decision {
-            response.extensions_mut().insert(decision);
-        }
-        if let Some(discount) = self.discount.filter(|_| detached_context::answered_from_cache()) {
-            discount.settle();
-        }
-    }
-}
-
-impl Discount {
-    fn settle(&self) {
-        let shares = self.settlements.iter().any(|(_, shared)| *shared);
-        let first = !shares || !self.settled.swap(true, Ordering::AcqRel);
-        let due = self.settlements.iter().filter(|(_, shared)| first || !shared);
-        let due: SmallVec<[Settlement; 2]> = due.map(|(settlement, _)| *settlement).collect();
-        self.limiter.settle(&due, self.limiter.clock.now(), self.degraded);
-    }
 }
 
 impl Limiter {
@@ -179,7 +119,7 @@ impl Limiter {
         if self.reloaded.takes_slow_path() {
             return self.decide_reloaded(head, context);
         }
-        let mut seen = RequestSubject::default();
+        let mut seen = RequestSubject { has_waited: context.has_waited(), ..RequestSubject::default() };
         let Some((check, label)) = self.limits.only(head, &mut context.keys, &mut seen) else {
             let at = context.now(&self.clock);
             return self.check(head, self.limits.checks(head, &mut context.keys), at, context);
@@ -193,17 +133,18 @@ impl Limiter {
         };
         self.warn(head, seen);
         let (checks, labels, verdicts) = (&[check], &[label], &[verdict]);
-        self.finish(head, seen.reserves, Outcome { checks, labels, verdicts, node: None, degraded: false }, at)
+        self.finish(head, seen, Outcome { checks, labels, verdicts, node: None, degraded: false }, at)
     }
 
     /// Sends all checks of the request to the store, unless its identity is pending.
     pub(crate) fn check(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        checks: Checks,
+        mut checks: Checks,
         at: Timestamp,
         context: &mut RequestContext,
     ) -> LimitStep {
+        checks.seen.has_waited = context.has_waited();
         if context.keys.is_pending() {
             return self.wait_for_identity();
         }
@@ -224,7 +165,7 @@ impl Limiter {
 
     /// The request is decided when its identity is known; the checks made without it are void.
     #[cold]
-    fn wait_for_identity(self: &Arc<Self>) -> LimitStep {
+    pub(super) fn wait_for_identity(self: &Arc<Self>) -> LimitStep {
         LimitStep::Wait(Box::new(PendingDecision::Identity { limiter: self.clone() }))
     }
 
@@ -279,15 +220,16 @@ impl Limiter {
     pub(crate) fn finish(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        reserves: bool,
+        seen: RequestSubject,
         outcome: Outcome<'_>,
         at: Timestamp,
     ) -> LimitStep {
-        let plain = !reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
+        let plain = !seen.reserves && !outcome.degraded && outcome.verdicts.iter().all(Verdict::admits);
         if !plain || self.node.is_some() || self.style.draft.is_some() || self.events.has_hook() {
-            return self.finish_slow_path(head, reserves, outcome, at);
+            return self.finish_slow_path(head, seen, outcome, at);
         }
         self.counters.count(true, false);
+        outcome.labels.iter().for_each(|label| self.counters.count_admission(*label));
         detached_context::note(|notes| notes.limit = Some(LimitNote::Allowed));
         LimitStep::Admit(ResponseEdits {
             fields: RateLimitHeaders::new(self.style, &outcome, true, || self.clock.wall()),
@@ -299,23 +241,31 @@ impl Limiter {
     fn finish_slow_path(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
-        reserves: bool,
+        RequestSubject { reserves, has_waited, .. }: RequestSubject,
         mut outcome: Outcome<'_>,
         at: Timestamp,
     ) -> LimitStep {
         let mut admits = outcome.limits_admit();
+        if !admits
+            && !has_waited
+            && reserves
+            && let Some(wait) = self.wait_for_settlement(&outcome)
+        {
+            return wait;
+        }
         if let (true, Some(node)) = (admits, self.node.as_ref().filter(|_| self.reloaded.mode() == Mode::On)) {
             let part = self.check_node(node, &outcome, at);
             admits = part.verdict.admits();
             outcome.node = Some(part);
         }
-        self.report(head, &outcome, admits);
+        let route = self.limits.route_name(head);
+        let reference = self.report(route, &outcome, admits, at);
         detached_context::note(|notes| {
             notes.limit = Some(if admits { LimitNote::Allowed } else { LimitNote::Refused })
         });
         let fields = RateLimitHeaders::new(self.style, &outcome, admits, || self.clock.wall());
         if !admits {
-            return LimitStep::Reject(self.rejection(head, &outcome, fields));
+            return LimitStep::Reject(self.rejection(head, (route, reference), &outcome, fields));
         }
         // Without an enforced limit there is nothing to report.
         let draft = if fields.is_some() { self.style.draft } else { None };
@@ -335,6 +285,7 @@ impl Limiter {
         let reserved = if reserves { self.limits.reserving(outcome) } else { SmallVec::new() };
         let settlements = if reserves { self.limits.discounts(outcome, at) } else { SmallVec::new() };
         let settled = Arc::<AtomicBool>::default();
+        let counted = if reserves { self.limits.counting(outcome) } else { SmallVec::new() };
         let (some_reserved, some_discount) = (!reserved.is_empty(), !settlements.is_empty());
         Box::new(RareEdits {
             draft: draft.map(|draft| DraftFields::new(&self.limits, draft, outcome)),
@@ -347,6 +298,7 @@ impl Limiter {
                 settled: settled.clone(),
                 degraded: outcome.degraded,
             }),
+            charge: (!counted.is_empty()).then(|| OutcomeCharge::new(self.clone(), counted, at, outcome.degraded)),
         })
     }
 
@@ -354,11 +306,13 @@ impl Limiter {
     fn rejection(
         &self,
         head: &RequestHead<'_>,
+        (route, reference): (&str, Option<Reference>),
         outcome: &Outcome<'_>,
         fields: Option<RateLimitHeaders>,
     ) -> Box<Response<Bytes>> {
-        let decision = self.decision(outcome);
-        let mut response = self.reject.reject(head, &decision);
+        let decision = Decision { reference, ..self.decision(outcome) };
+        let own = self.reject.as_ref().and_then(|reject| reject(&Rejection::new(head, route, &decision)));
+        let mut response = own.unwrap_or_else(|| default_response(head, &decision));
         if let Some(fields) = fields {
             fields.write(response.headers_mut());
             write_retry_after(outcome, response.headers_mut());
@@ -370,6 +324,18 @@ impl Limiter {
             response.extensions_mut().insert(decision);
         }
         Box::new(response)
+    }
+
+    /// Returns the response to a denied request.
+    #[cold]
+    pub(super) fn denial(&self, head: &RequestHead<'_>, route: &str, decision: &Decision) -> Response<Bytes> {
+        let own = self.reject.as_ref().and_then(|reject| reject(&Rejection::new(head, route, decision)));
+        let mut response = own.unwrap_or_else(|| default_response(head, decision));
+        if let Some(left) = decision.retry_after() {
+            let seconds = headers::ceil_seconds(left).max(1);
+            response.headers_mut().insert(http::header::RETRY_AFTER, headers::number(seconds));
+        }
+        response
     }
 
     pub(crate) fn stats(&self) -> RateLimitStats {
@@ -391,36 +357,10 @@ impl Limiter {
         LimitOutcome { label: node.label, quota: node.quota, verdict, cost: node.cost, enforced: true }
     }
 
-    fn decision(&self, outcome: &Outcome<'_>) -> Decision {
+    pub(super) fn decision(&self, outcome: &Outcome<'_>) -> Decision {
         let decision = |part: LimitOutcome| LimitDecision::new(self.limits.quota(part.label).clone(), part);
         let parts = outcome.parts().map(decision).collect();
-        Decision { parts, overloaded: outcome.overloaded(), degraded: outcome.degraded }
-    }
-
-    fn report(&self, head: &RequestHead<'_>, outcome: &Outcome<'_>, admits: bool) {
-        self.counters.count(admits, outcome.degraded);
-        if !admits {
-            self.counters.count_route(self.limits.route_name(head));
-        } else if !self.events.has_hook() && outcome.verdicts.iter().all(Verdict::admits) {
-            return;
-        }
-        for (i, part) in outcome.parts().enumerate() {
-            let limit = &*self.limits.quota(part.label).name;
-            match part.verdict.wait() {
-                Some(retry_after) if part.enforced => {
-                    self.counters.count_refusal(part.label);
-                    self.events.emit(&Event::Refused { limit, retry_after });
-                }
-                Some(_) => {
-                    self.counters.count_shadowed(part.label);
-                    self.events.emit(&Event::WouldRefuse { limit });
-                }
-                None if admits && crosses_80_percent(&part, outcome.checks.get(i).map_or(1, |check| check.cost)) => {
-                    self.events.emit(&Event::NearLimit { limit });
-                }
-                None => {}
-            }
-        }
+        Decision { parts, overloaded: outcome.overloaded(), reference: None, denied: None, degraded: outcome.degraded }
     }
 
     /// Checks the first requests for a misconfigured identity; reports each problem once.
@@ -433,14 +373,6 @@ impl Limiter {
             self.warn_of("unmatched-limit", "unmatched-limit", &message);
         }
     }
-}
-
-/// Returns whether this charge moved the key past 80 % of its limit.
-fn crosses_80_percent(part: &LimitOutcome, cost: u32) -> bool {
-    let capacity = u64::from(part.quota.capacity());
-    let used = capacity.saturating_sub(u64::from(part.verdict.remaining()));
-    let past = |used: u64| used * 5 >= capacity * 4;
-    past(used) && !past(used.saturating_sub(u64::from(cost)))
 }
 
 /// Detaches a remote settlement; an in-process one is complete. A failure costs at most the refund.

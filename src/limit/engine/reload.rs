@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 
-use super::limiter::{LimitStep, Limiter, ResponseEdits};
+use super::limiter::{LimitStep, Limiter};
+use super::response_edits::ResponseEdits;
 use super::shared_limits::PendingDecision;
 use super::stats::RateLimitStats;
 use crate::base::error::Error;
@@ -39,6 +40,11 @@ impl ReloadedLimits {
         self.slow_path.load(Ordering::Relaxed)
     }
 
+    /// Makes requests take the slower path from now on.
+    pub(super) fn take_slow_path(&self) {
+        self.slow_path.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         self.mode.get()
     }
@@ -55,7 +61,7 @@ impl ReloadedLimits {
         self.slow_path.store(true, Ordering::Relaxed);
     }
 
-    fn apply(&self, checks: &mut Checks) {
+    pub(super) fn apply(&self, checks: &mut Checks) {
         let quotas = self.quotas.read();
         let shadow = self.mode() == Mode::Shadow;
         for (check, label) in checks.list.iter_mut().zip(&checks.labels) {
@@ -85,6 +91,9 @@ impl Limiter {
         if self.reloaded.mode() == Mode::Off {
             return LimitStep::Admit(ResponseEdits::default());
         }
+        if let Some(denied) = self.deny(head, context) {
+            return denied;
+        }
         let lookups = self.limits.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
         let lookups: Vec<_> = lookups.collect();
         if lookups.is_empty() {
@@ -103,6 +112,7 @@ impl Limiter {
         let mut checks = self.limits.checks(head, &mut context.keys);
         self.reloaded.apply(&mut checks);
         let at = context.now(&self.clock);
+        self.overrides.apply(checks.list.iter_mut(), at);
         self.check(head, checks, at, context)
     }
 

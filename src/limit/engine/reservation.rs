@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::limiter::{Limiter, Shared};
+use super::limiter::Limiter;
+use super::response_edits::Shared;
 use crate::base::clock::Timestamp;
 use crate::limit::algorithm::check::{Check, Settlement};
 

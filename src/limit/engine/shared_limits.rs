@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use super::fallback::Fallback;
 use super::limiter::{LimitStep, Limiter, settle};
+use super::pending_settlement::PendingSettlement;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::event::Event;
@@ -27,13 +28,14 @@ use crate::limit::policy::compiled::Checks;
 use crate::limit::policy::decision::Outcome;
 
 /// Pending decision of a request.
-#[expect(clippy::large_enum_variant, reason = "it lives in a box, and is nearly always the large one")]
 pub(crate) enum PendingDecision {
     /// Waits for a remote store.
     Store(RemoteCheck),
     /// Waits for a tier look-up, or for the store's first connection. Afterwards the request is decided with the tiers
     /// known then.
     Inputs { ready: BoxFuture<()>, limiter: Arc<Limiter> },
+    /// Waits for unsettled charges of limits that count outcomes. Afterwards the request is decided.
+    Settlement(PendingSettlement),
     /// Waits for the identity. Afterwards the request is decided.
     Identity { limiter: Arc<Limiter> },
 }
@@ -64,6 +66,10 @@ impl PendingDecision {
             Self::Inputs { ready, limiter } => {
                 ready!(ready.as_mut().poll(cx));
                 Poll::Ready(limiter.decide_with_known_tiers(head, context))
+            }
+            Self::Settlement(pending) => {
+                ready!(pending.poll(context, cx));
+                Poll::Ready(pending.limiter.decide(head, context))
             }
             Self::Identity { limiter } => {
                 ready!(context.poll_identities(cx));
@@ -97,14 +103,12 @@ impl Limiter {
             return LimitStep::Wait(Box::new(PendingDecision::Inputs { ready, limiter: self.clone() }));
         }
         self.limits.add_fleet_keys(head, keys, &mut checks);
-        let precharged = fallback.precharge(&checks.list, self.store.generation(), at);
-        if let Some(precharged) = precharged.as_ref().filter(|precharged| rejects(&checks.list, precharged)) {
-            return self.combine(head, &checks, precharged, at, true);
-        }
-        let owed = fallback.owed(&checks.list, self.store.generation(), at);
-        if !owed.is_empty() {
-            settle(self.store.settle(&owed, at));
-        }
+        self.sync_soon(at);
+        self.overrides.apply(checks.list.iter_mut(), at);
+        let precharged = match self.precharge(fallback, &checks.list, at) {
+            Ok(precharged) => precharged,
+            Err(rejected) => return self.combine(head, &checks, &rejected, at, true),
+        };
         match self.store.decide(&checks.list, at) {
             MaybeReady::Ready(ref result) => self.complete(fallback, head, &checks, result, (at, precharged)),
             MaybeReady::Pending(result) => {
@@ -122,25 +126,35 @@ impl Limiter {
         result: &Result<Verdicts, Error>,
         (at, precharged): (Timestamp, Option<Verdicts>),
     ) -> LimitStep {
+        let (verdicts, degraded) = self.shared_verdicts(fallback, &checks.list, result, (at, precharged));
+        self.combine(head, checks, &verdicts, at, degraded)
+    }
+
+    /// Combines the store's verdicts with the local engine; returns whether the decision was made without the store.
+    pub(super) fn shared_verdicts(
+        &self,
+        fallback: &Fallback,
+        checks: &[Check],
+        result: &Result<Verdicts, Error>,
+        (at, precharged): (Timestamp, Option<Verdicts>),
+    ) -> (Verdicts, bool) {
         let incomplete;
         let error = match result {
-            Ok(verdicts) if verdicts.len() == checks.list.len() => {
+            Ok(verdicts) if verdicts.len() == checks.len() => {
                 match precharged {
                     None => {
-                        if let Some(local) = fallback.record(&checks.list, verdicts, at) {
-                            return self.combine(head, checks, &local, at, true);
+                        if let Some(local) = fallback.record(checks, verdicts, at) {
+                            return (local, true);
                         }
                     }
-                    Some(precharged) if rejects(&checks.list, verdicts) => {
-                        fallback.release(&checks.list, &precharged, at)
-                    }
+                    Some(precharged) if rejects(checks, verdicts) => fallback.release(checks, &precharged, at),
                     // Both bind: the next request needs what is left of either.
                     Some(precharged) => {
                         let both = verdicts.iter().zip(&precharged).map(|(one, other)| one.stricter(other));
-                        return self.combine(head, checks, &both.collect::<Verdicts>(), at, false);
+                        return (both.collect(), false);
                     }
                 }
-                return self.combine(head, checks, verdicts, at, false);
+                return (verdicts.iter().copied().collect(), false);
             }
             Ok(_) => {
                 incomplete = Error::config("the store must return one verdict per check");
@@ -154,8 +168,7 @@ impl Limiter {
         } else {
             self.events.emit(&event)
         }
-        let verdicts = fallback.decide(&checks.list, precharged, at);
-        self.combine(head, checks, &verdicts, at, true)
+        (fallback.decide(checks, precharged, at), true)
     }
 
     pub(super) fn combine(
@@ -167,7 +180,7 @@ impl Limiter {
         degraded: bool,
     ) -> LimitStep {
         let outcome = Outcome { checks: &checks.list, labels: &checks.labels, verdicts, node: None, degraded };
-        self.finish(head, checks.seen.reserves, outcome, at)
+        self.finish(head, checks.seen, outcome, at)
     }
 
     /// Settles charges where they were made: those of a degraded decision only in this process.
@@ -181,6 +194,6 @@ impl Limiter {
     }
 }
 
-fn rejects(checks: &[Check], verdicts: &[Verdict]) -> bool {
+pub(super) fn rejects(checks: &[Check], verdicts: &[Verdict]) -> bool {
     checks.iter().zip(verdicts).any(|(check, verdict)| check.enforced && !verdict.admits())
 }

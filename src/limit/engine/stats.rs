@@ -34,6 +34,9 @@ pub struct RateLimitStats {
     /// Rejected requests.
     #[serde(rename = "refused_total")]
     pub refused: u64,
+    /// Requests refused by the deny list or by bans; part of `refused`.
+    #[serde(rename = "denied_total")]
+    pub denied: u64,
     /// Decisions made locally while the shared store was unavailable.
     #[serde(rename = "degraded_total")]
     pub degraded: u64,
@@ -64,6 +67,9 @@ pub struct LimitStats {
     pub name: String,
     /// Quota, such as `100/min`.
     pub quota: String,
+    /// Requests that this limit counted and admitted.
+    #[serde(rename = "admitted_total")]
+    pub admitted: u64,
     /// Requests that this limit rejected.
     #[serde(rename = "refused_total")]
     pub refused: u64,
@@ -93,31 +99,50 @@ pub struct RouteRefusals {
 const ADMITTED: usize = 0;
 const REFUSED: usize = 1;
 const DEGRADED: usize = 2;
+const DENIED: usize = 3;
 
 #[derive(Debug)]
 pub(crate) struct LimitCounters {
     /// Indexed by [`ADMITTED`], [`REFUSED`] and [`DEGRADED`].
-    requests: ShardedCounter<3>,
+    requests: ShardedCounter<4>,
     parts: Vec<(LimitLabel, OutcomeCounters)>,
+    /// Index of the first part of each limit; none if there is one part, whose admissions are those of the layer.
+    first_parts: Vec<usize>,
     routes: Mutex<HashMap<Box<str>, u64, foldhash::fast::RandomState>>,
 }
 
 #[derive(Debug, Default)]
 struct OutcomeCounters {
+    admitted: ShardedCounter<1>,
     refused: AtomicU64,
     would_refuse: AtomicU64,
 }
 
 impl LimitCounters {
     pub(crate) fn new(limits: &CompiledLimits) -> Self {
-        let parts = limits.quotas().map(|(label, _)| (label, OutcomeCounters::default())).collect();
-        Self { requests: ShardedCounter::default(), parts, routes: Mutex::default() }
+        let parts: Vec<_> = limits.quotas().map(|(label, _)| (label, OutcomeCounters::default())).collect();
+        let firsts = parts.iter().enumerate().filter(|(_, (label, _))| label.is_first()).map(|(index, _)| index);
+        let first_parts = if limits.is_single() { Vec::new() } else { firsts.collect() };
+        Self { requests: ShardedCounter::default(), parts, first_parts, routes: Mutex::default() }
     }
 
     pub(crate) fn count(&self, admits: bool, degraded: bool) {
         self.requests.add(if admits { ADMITTED } else { REFUSED }, 1);
         if degraded {
             self.requests.add(DEGRADED, 1);
+        }
+    }
+
+    pub(super) fn count_denial(&self) {
+        self.requests.add(DENIED, 1);
+    }
+
+    /// Counts an admission by one limit.
+    #[inline]
+    pub(super) fn count_admission(&self, label: LimitLabel) {
+        let Some(first) = self.first_parts.get(usize::from(label.rule)) else { return };
+        if let Some((_, counters)) = self.parts.get(first + label.tier()) {
+            counters.admitted.add(0, 1);
         }
     }
 
@@ -144,10 +169,15 @@ impl LimitCounters {
     }
 
     pub(super) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
+        let single = if self.first_parts.is_empty() { Some(self.requests.sum(ADMITTED)) } else { None };
         let unmatched_limits = limits.unmatched().map(|(name, _)| name.to_owned()).collect();
         let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
             name: compiled.name.to_string(),
             quota: compiled.quota.to_string(),
+            admitted: single.map_or_else(
+                || counters.admitted.sum(0),
+                |admitted| admitted.saturating_sub(counters.would_refuse.load(Ordering::Relaxed)),
+            ),
             refused: counters.refused.load(Ordering::Relaxed),
             would_refuse: counters.would_refuse.load(Ordering::Relaxed),
         });
@@ -161,6 +191,7 @@ impl LimitCounters {
             mode: Mode::On,
             admitted: self.requests.sum(ADMITTED),
             refused: self.requests.sum(REFUSED),
+            denied: self.requests.sum(DENIED),
             degraded: self.requests.sum(DEGRADED),
             limits: limits.collect(),
             unmatched_limits,

@@ -1,5 +1,7 @@
 //! [`LimitStore`]: storage of the keys' states.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::base::clock::Timestamp;
@@ -143,6 +145,35 @@ pub trait LimitStore: Send + Sync + 'static {
     /// # Errors
     /// Returns an error if the store is unavailable.
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>>;
+
+    /// Forgets what these keys have used. Defaults to an error, for stores that cannot.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable, or cannot forget.
+    fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
+        let _ = checks;
+        MaybeReady::Ready(Err(Error::store("limits: the store cannot forget keys", "reset is not implemented")))
+    }
+
+    /// Publishes a record under a name, such as a grant, to all nodes of a fleet, for `ttl`; zero removes it. Defaults to
+    /// nothing, for in-process stores.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable, or holds too many records.
+    fn publish(&self, name: u64, record: &[u8], ttl: Duration) -> MaybeReady<Result<(), Error>> {
+        let _ = (name, record, ttl);
+        MaybeReady::Ready(Ok(()))
+    }
+
+    /// Returns the version of the published records, and, unless that is the `known` one, all of them with the time they
+    /// have left. Defaults to none, for in-process stores.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable.
+    #[expect(clippy::type_complexity, reason = "a type of its own would be one more to learn")]
+    fn published(&self, known: u64) -> MaybeReady<Result<(u64, Vec<(u64, Vec<u8>, Duration)>), Error>> {
+        MaybeReady::Ready(Ok((known, Vec::new())))
+    }
 
     /// Returns the size of the store.
     fn stats(&self) -> LimitStoreStats;

@@ -2,8 +2,10 @@
 //!
 //! Pure except for user-supplied closures: no clock, no store.
 
+mod ban_keys;
 mod explain;
 mod naming;
+mod subject_checks;
 mod subject_digest;
 
 use std::sync::Arc;
@@ -12,14 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use smallvec::SmallVec;
 
 use super::compiled_quota::CompiledQuota;
+use super::count::Count;
 use super::decision::{LimitLabel, Outcome};
-use super::limit::{Limit, LimitCost, Quotas, Subject};
+use super::limit::{BanPolicy, Limit, LimitCost, Quotas, Subject};
 use super::tier_lookup::{ResolveTier, TierLookup};
 use super::tiers::AssignTier;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
+use crate::base::route_matcher::CompiledMatcher;
 use crate::identity::{
     ClientIp, ExtractedKeys, FleetSecret, Key, KeyDigest, KeyExtractor, KeyHash, KeyHasher, LimitSalt, SharedExtractor,
     TrustedProxies, by,
@@ -52,14 +56,20 @@ struct CompiledLimit {
     quotas: Vec<Arc<CompiledQuota>>,
     assign: Option<AssignTier>,
     lookup: Option<Box<dyn ResolveTier>>,
-    route: Option<usize>,
-    /// Whether a request has matched its route.
+    routes: CompiledMatcher,
+    /// Whether it applies to some requests only.
+    is_routed: bool,
+    /// Whether a request has matched its routes.
     matched: AtomicBool,
     per_route: bool,
     cost: LimitCost,
     enforced: bool,
     reserve: bool,
     hit_cost: Option<u32>,
+    count: Option<Count>,
+    ban: Option<BanPolicy>,
+    /// Whether a charge may be settled later.
+    settles: bool,
 }
 
 /// Checks of one request.
@@ -83,9 +93,14 @@ pub(crate) struct RequestSubject {
     pub(crate) anonymous: u16,
     /// Whether the assigned tier does not exist.
     pub(crate) unknown_tier: bool,
-    /// Whether a limit makes a reservation, or refunds a cache hit.
+    /// Whether a limit makes a reservation, counts outcomes, or refunds a cache hit.
     pub(crate) reserves: bool,
+    /// Whether the request has waited for unsettled charges as long as it may.
+    pub(crate) has_waited: bool,
 }
+
+/// Keys under which a request or subject may be banned: of this process, and of the fleet if its secret is known.
+pub(crate) type BanKeys = SmallVec<[u64; 8]>;
 
 /// Starts a tier resolver; supplied by the engine.
 pub(crate) type StartLookup = fn(&TierLookup) -> Box<dyn ResolveTier>;
@@ -112,6 +127,7 @@ impl CompiledLimits {
         if let Some(routes) = routes {
             patterns.declare(routes);
         }
+        rules.iter_mut().for_each(|rule| rule.routes.extend_catch_alls(&patterns));
         let peer = by::client_ip(TrustedProxies::none());
         let client_ip = identify.client_ip().cloned();
         let compiled = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
@@ -136,7 +152,7 @@ impl CompiledLimits {
         seen: &mut RequestSubject,
     ) -> Option<(Check, LimitLabel)> {
         let [rule] = &*self.rules else { return None };
-        let route = if rule.route.is_some() { self.route(head) } else { None };
+        let route = if rule.is_routed { self.route(head) } else { None };
         self.check(0, rule, head, route, seen, |tiered| self.digest(rule, head, keys, tiered))
     }
 
@@ -152,11 +168,11 @@ impl CompiledLimits {
         seen: &mut RequestSubject,
         digest: impl FnOnce(bool) -> Option<KeyDigest>,
     ) -> Option<(Check, LimitLabel)> {
-        let other_route = rule.route.is_some() && rule.route != route;
+        let other_route = rule.is_routed && !rule.routes.matches(route, head);
         if other_route || matches!(rule.subject, Subject::Node) {
             return None;
         }
-        if rule.route.is_some() && !rule.matched.load(Ordering::Relaxed) {
+        if rule.is_routed && !rule.matched.load(Ordering::Relaxed) {
             rule.matched.store(true, Ordering::Relaxed);
         }
         let (tier, unknown) = rule.tier(head);
@@ -166,18 +182,23 @@ impl CompiledLimits {
         if digest.is_none() && !is_global {
             seen.anonymous = index as u16 + 1;
         }
-        seen.reserves |= rule.reserve || rule.hit_cost.is_some();
+        seen.reserves |= rule.settles;
         let salt = if rule.per_route { self.route_salt(rule, head) } else { rule.salt };
         let key = digest.map_or(rule.anonymous, |digest| digest.of(salt));
         let tier = tier.unwrap_or(0);
         let check = Check::new(key, rule.quotas[tier].quota).cost(rule.cost(head));
-        let check = Check { enforced: rule.enforced, ..check };
+        let check = Check { enforced: rule.enforced, settles: rule.count.is_some(), ..check };
         Some((check, LimitLabel { rule: index as u16, tier: tier as u16 }))
     }
 
     /// Returns the salt of a limit that counts each route apart.
     fn route_salt(&self, rule: &CompiledLimit, head: &RequestHead<'_>) -> LimitSalt {
         self.hasher.salt(rule.id ^ fnv1a(self.patterns.name(head)))
+    }
+
+    /// Whether all requests that are not exempt are counted by one quota.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(&*self.rules, [rule] if rule.quotas.len() == 1 && !rule.is_routed)
     }
 
     /// Returns whether any limit looks up tiers.
@@ -228,6 +249,15 @@ impl CompiledLimits {
         charged.map(|((check, label), _)| (*check, self.rules[label.rule as usize].hit_cost.is_some())).collect()
     }
 
+    /// Returns the charges of limits that count outcomes.
+    pub(crate) fn counting(&self, outcome: &Outcome<'_>) -> SmallVec<[(Check, Count); 1]> {
+        let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
+        let charged = decided.filter(|(_, verdict)| verdict.admits());
+        charged
+            .filter_map(|((check, label), _)| Some((*check, self.rules[label.rule as usize].count.clone()?)))
+            .collect()
+    }
+
     /// Returns the settlements to make if the cache answers. The flag says whether the charge is reserved too.
     pub(crate) fn discounts(&self, outcome: &Outcome<'_>, at: Timestamp) -> SmallVec<[(Settlement, bool); 2]> {
         let decided = outcome.checks.iter().zip(outcome.labels).zip(outcome.verdicts);
@@ -269,6 +299,10 @@ impl CompiledLimits {
 
 impl CompiledLimit {
     fn new(limit: &Limit, hasher: &KeyHasher, patterns: &mut Patterns, start: StartLookup) -> Result<Self, Error> {
+        if let Some(mistake) = &limit.mistake {
+            let name = limit.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+            return Err(Error::config(format!("limit{name}: {mistake}")));
+        }
         let (quotas, assign, lookup) = match &limit.quotas {
             Quotas::One(quota) => {
                 let name = limit.name.clone().unwrap_or_else(|| default_name(limit, *quota));
@@ -291,7 +325,14 @@ impl CompiledLimit {
             let name = &quotas[0].name;
             return Err(Error::config(format!("limit {name:?}: a cache hit that costs {hit} costs more than {cost}")));
         }
-        let route = limit.route.as_ref().map(|route| patterns.place(route)).transpose()?;
+        if limit.count.is_some() && (limit.reserve || limit.hit_cost.is_some()) {
+            let name = &quotas[0].name;
+            return Err(Error::config(format!(
+                "limit {name:?}: count() settles the charge by the response; remove reserve() and hit_cost()"
+            )));
+        }
+        check_ban(limit, &quotas[0].name)?;
+        let routes = limit.routes.compile(patterns)?;
         let id = fnv1a(&quotas[0].name);
         let salt = hasher.salt(id);
         Ok(Self {
@@ -303,13 +344,17 @@ impl CompiledLimit {
             quotas,
             assign,
             lookup,
-            route,
+            is_routed: !routes.is_all(),
+            routes,
             matched: AtomicBool::new(false),
             per_route: limit.per_route,
             cost: limit.cost.clone(),
             enforced: limit.enforced,
             reserve: limit.reserve,
             hit_cost: limit.hit_cost,
+            count: limit.count.clone(),
+            ban: limit.ban,
+            settles: limit.reserve || limit.hit_cost.is_some() || limit.count.is_some(),
         })
     }
 
@@ -345,14 +390,26 @@ impl CompiledLimit {
 fn check_subject(limit: &Limit, name: &str) -> Result<(), Error> {
     match &limit.subject {
         Subject::Own(extractor) => extractor.check(),
-        Subject::Node if !limit.enforced || limit.route.is_some() || limit.per_route => {
+        Subject::Node if !limit.enforced || !limit.routes.is_all() || limit.per_route => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling supports neither shadow() nor routes")))
         }
-        Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve => {
+        Subject::Node if matches!(limit.cost, LimitCost::By(_)) || limit.reserve || limit.count.is_some() => {
             Err(Error::config(format!("limit {name:?}: a per-node ceiling has a fixed cost and nothing to settle")))
         }
         _ => Ok(()),
     }
+}
+
+fn check_ban(limit: &Limit, name: &str) -> Result<(), Error> {
+    let Some(ban) = limit.ban else { return Ok(()) };
+    if ban.refusals == 0 || ban.span.is_zero() {
+        return Err(Error::config(format!("limit {name:?}: ban_after needs at least one refusal and a time over 0")));
+    }
+    if limit.per_route || matches!(limit.subject, Subject::Everybody | Subject::Node) {
+        let message = format!("limit {name:?}: ban_after bans a subject; it needs a limit per user, address or key");
+        return Err(Error::config(message));
+    }
+    Ok(())
 }
 
 /// Returns the key of global limits and of requests without an identity.
@@ -370,8 +427,10 @@ fn default_name(limit: &Limit, quota: Quota) -> String {
     };
     let text = quota.to_string();
     let period = text.split(['/', ' ']).nth(1).unwrap_or_default();
-    let route = limit.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
-    format!("{extractor}-per-{period}{}{route}", if limit.per_route { "-per-route" } else { "" })
+    let entries = limit.routes.entries();
+    let route = entries.first().map(|first| format!(" {}", first.trim_start())).unwrap_or_default();
+    let more = if entries.len() > 1 { format!(" +{}", entries.len() - 1) } else { String::new() };
+    format!("{extractor}-per-{period}{}{route}{more}", if limit.per_route { "-per-route" } else { "" })
 }
 
 /// FNV-1a hash of a limit's name, equal on every node. Not secret; the key's hash is.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::limit::{Limit, LimitCost, Subject};
 use super::reject::{RejectReason, problem};
 use crate::base::error::Error;
@@ -14,12 +12,12 @@ use crate::limit::algorithm::quota::Quota;
 #[derive(Debug)]
 pub(crate) struct CompiledQuota {
     pub(crate) name: Box<str>,
-    pub(super) tier: Box<str>,
+    pub(crate) tier: Box<str>,
     pub(crate) quota: Quota,
     /// `RateLimit-Policy` member, such as `"name";q=100;w=60`.
     pub(crate) policy: Box<str>,
-    /// Body of a rejection by this limit alone.
-    pub(super) problem: Bytes,
+    /// Beginning of the body of a rejection by this limit alone.
+    pub(super) problem: Box<str>,
 }
 
 impl CompiledQuota {
@@ -31,7 +29,7 @@ impl CompiledQuota {
         Self::check(name, quota, &limit.cost)?;
         let reason = if matches!(limit.subject, Subject::Node) { RejectReason::Capacity } else { RejectReason::Quota };
         Ok(Arc::new(Self {
-            problem: problem(reason, [name].into_iter()),
+            problem: problem(reason, [name].into_iter()).into(),
             name: name.into(),
             tier: tier.into(),
             quota,

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::compiled_quota::CompiledQuota;
+use super::reference::Reference;
 use crate::limit::algorithm::check::Check;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::algorithm::verdict::Verdict;
@@ -20,6 +20,18 @@ use crate::limit::algorithm::verdict::Verdict;
 pub(crate) struct LimitLabel {
     pub(crate) rule: u16,
     pub(super) tier: u16,
+}
+
+impl LimitLabel {
+    /// Whether it is the first tier of its limit.
+    pub(crate) const fn is_first(self) -> bool {
+        self.tier == 0
+    }
+
+    /// Returns the index of the tier.
+    pub(crate) const fn tier(self) -> usize {
+        self.tier as usize
+    }
 }
 
 /// Outcome of one limit. Small and `Copy`: names are looked up only when needed.
@@ -144,7 +156,13 @@ impl LimitDecision {
         &self.compiled.name
     }
 
-    pub(super) fn problem(&self) -> &Bytes {
+    /// Returns the name of the tier; empty if the limit has no tiers.
+    #[must_use]
+    pub fn tier(&self) -> &str {
+        &self.compiled.tier
+    }
+
+    pub(super) fn problem(&self) -> &str {
         &self.compiled.problem
     }
 
@@ -167,19 +185,19 @@ impl LimitDecision {
     }
 }
 
-/// Decision of all limits on one request, passed to [`OnReject`](crate::limit::OnReject).
+/// Decision of all limits on one request, part of a [`Rejection`](crate::limit::Rejection).
 ///
 /// It is also inserted into the extensions of every response whose decision was made without its remote store.
 ///
 /// ```
 /// use bytes::Bytes;
 /// use http::Response;
-/// use tollgate::RequestHead;
-/// use tollgate::limit::Decision;
+/// use tollgate::limit::Rejection;
 ///
-/// fn reject(_head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes> {
+/// fn reject(rejection: &Rejection<'_>) -> Option<Response<Bytes>> {
+///     let decision = rejection.decision();
 ///     let names: Vec<&str> = decision.violated().map(|limit| limit.name()).collect();
-///     Response::new(format!("{names:?}: retry in {:?}", decision.retry_after()).into())
+///     Some(Response::new(format!("{names:?}: retry in {:?}", decision.retry_after()).into()))
 /// }
 /// # let _ = reject;
 /// ```
@@ -187,14 +205,22 @@ impl LimitDecision {
 pub struct Decision {
     pub(crate) parts: SmallVec<[LimitDecision; 2]>,
     pub(crate) overloaded: bool,
+    pub(crate) reference: Option<Reference>,
+    /// Whether the subject is denied, and for how long if it is banned.
+    pub(crate) denied: Option<Option<Duration>>,
     pub(crate) degraded: bool,
 }
 
 impl Decision {
+    /// The decision where no limit applies.
+    pub(crate) fn admission() -> Self {
+        Self { parts: SmallVec::new(), overloaded: false, reference: None, denied: None, degraded: false }
+    }
+
     /// Returns whether the request was admitted.
     #[must_use]
     pub fn admits(&self) -> bool {
-        !self.overloaded && !self.parts.iter().any(LimitDecision::refused)
+        !self.overloaded && self.denied.is_none() && !self.parts.iter().any(LimitDecision::refused)
     }
 
     /// Returns whether the per-node ceiling rejected: the process is overloaded, independent of the client.
@@ -203,10 +229,22 @@ impl Decision {
         self.overloaded
     }
 
+    /// Returns whether the subject is on the deny list or banned, independent of the limits.
+    #[must_use]
+    pub const fn denied(&self) -> bool {
+        self.denied.is_some()
+    }
+
     /// Returns whether the decision was made locally because the remote store was unavailable.
     #[must_use]
     pub const fn degraded(&self) -> bool {
         self.degraded
+    }
+
+    /// Returns the reference of a refusal, by which it is found again; `None` if the request was admitted.
+    #[must_use]
+    pub fn reference(&self) -> Option<&str> {
+        self.reference.as_ref().map(Reference::as_str)
     }
 
     /// Returns the decisions of all limits.
@@ -223,7 +261,8 @@ impl Decision {
     /// Returns the time until the same request would be admitted, as known now.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.violated().filter_map(|part| part.part.verdict.wait()).max()
+        let limits = self.violated().filter_map(|part| part.part.verdict.wait()).max();
+        limits.or(self.denied.flatten())
     }
 }
 

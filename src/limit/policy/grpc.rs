@@ -20,6 +20,7 @@ const RETRY_INFO: &[u8] = b"type.googleapis.com/google.rpc.RetryInfo";
 /// gRPC status codes of rejections.
 #[derive(Clone, Copy)]
 pub(crate) enum Code {
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     Unavailable = 14,
 }
@@ -27,6 +28,7 @@ pub(crate) enum Code {
 impl Code {
     const fn message(self) -> &'static str {
         match self {
+            Self::PermissionDenied => "denied",
             Self::ResourceExhausted => "rate limit exceeded",
             Self::Unavailable => "server is at capacity",
         }
@@ -34,21 +36,23 @@ impl Code {
 }
 
 /// Returns whether a request is gRPC. grpc-web is excluded: its clients read trailers from the body.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
     let kind = kind.as_bytes();
     let Some((start, rest)) = kind.split_at_checked(16) else { return false };
     start.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// Builds the rejection, asking for a retry after `wait`.
-pub(super) fn refusal(code: Code, wait: Duration) -> Response<Bytes> {
+/// Builds the rejection, asking for a retry after `wait`; the message ends with its reference.
+pub(super) fn refusal(code: Code, wait: Duration, reference: Option<&str>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.reserve(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, headers::number(code as u64));
-    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(code.message()));
+    let message = reference.map(|reference| format!("{}; reference {reference}", code.message()));
+    let message = message.and_then(|message| HeaderValue::try_from(message).ok());
+    headers.insert(GRPC_MESSAGE, message.unwrap_or_else(|| HeaderValue::from_static(code.message())));
     if let Ok(details) = HeaderValue::try_from(base64(&status(code, wait))) {
         headers.insert(GRPC_STATUS_DETAILS, details);
     }

@@ -2,9 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::count::Count;
 use super::tiers::Tiers;
+use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
+use crate::base::route_matcher::RouteMatcher;
 use crate::identity::{KeyExtractor, SharedExtractor};
 use crate::limit::algorithm::quota::Quota;
 
@@ -14,12 +18,14 @@ pub(crate) type CostFn = Arc<dyn for<'a> Fn(&RequestHead<'a>) -> u32 + Send + Sy
 ///
 /// Several limits on one layer make one decision: a request is charged to all of them or to none.
 ///
+/// A quota is a [`Quota`] or its text, such as `"5/15min"`; a text that is no quota fails when the layer is built.
+///
 /// ```
 /// use tollgate::limit::{Limit, Quota};
 ///
 /// let limits = [
 ///     Limit::per_ip(Quota::per_second(10)),
-///     Limit::per_ip(Quota::per_day(50_000)),
+///     Limit::per_ip("50000/day"),
 ///     Limit::per_user(Quota::per_minute(5)).on("/report").named("reports").cost(2),
 ///     Limit::per_node(Quota::per_second(5_000)),
 /// ];
@@ -30,12 +36,24 @@ pub struct Limit {
     pub(crate) name: Option<String>,
     pub(crate) subject: Subject,
     pub(crate) quotas: Quotas,
-    pub(super) route: Option<String>,
+    pub(super) routes: RouteMatcher,
     pub(super) per_route: bool,
     pub(crate) cost: LimitCost,
     pub(crate) enforced: bool,
     pub(super) reserve: bool,
     pub(super) hit_cost: Option<u32>,
+    pub(super) count: Option<Count>,
+    pub(super) ban: Option<BanPolicy>,
+    /// First invalid argument, reported when the layer is built.
+    pub(super) mistake: Option<String>,
+}
+
+/// When a limit bans a subject, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BanPolicy {
+    /// Number of refusals within the limit's period.
+    pub(crate) refusals: u32,
+    pub(crate) span: Duration,
 }
 
 #[derive(Clone)]
@@ -83,8 +101,8 @@ impl Limit {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn per_ip(quota: Quota) -> Self {
-        Self::new(Subject::Ip, Quotas::One(quota))
+    pub fn per_ip(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Ip, quota)
     }
 
     /// Limits each identity found by the layer's [`identify`](crate::limit::RateLimitBuilder::identify).
@@ -101,8 +119,8 @@ impl Limit {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn per_user(quota: Quota) -> Self {
-        Self::new(Subject::User, Quotas::One(quota))
+    pub fn per_user(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::User, quota)
     }
 
     /// Limits each key of another extractor, such as a tenant. Requests without a key share a bucket.
@@ -115,8 +133,8 @@ impl Limit {
     /// # let _ = limit;
     /// ```
     #[must_use]
-    pub fn by(extractor: impl KeyExtractor, quota: Quota) -> Self {
-        Self::new(Subject::Own(Arc::new(extractor)), Quotas::One(quota))
+    pub fn by(extractor: impl KeyExtractor, quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Own(Arc::new(extractor)), quota)
     }
 
     /// Limits all requests together, across the fleet if the store is shared.
@@ -128,8 +146,8 @@ impl Limit {
     /// # let _ = limit;
     /// ```
     #[must_use]
-    pub fn global(quota: Quota) -> Self {
-        Self::new(Subject::Everybody, Quotas::One(quota))
+    pub fn global(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Everybody, quota)
     }
 
     /// Limits the whole process, to protect it from overload: always local, checked last, rejecting with 503.
@@ -144,8 +162,8 @@ impl Limit {
     /// # let _ = ceiling;
     /// ```
     #[must_use]
-    pub fn per_node(quota: Quota) -> Self {
-        Self::new(Subject::Node, Quotas::One(quota))
+    pub fn per_node(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        Self::with_quota(Subject::Node, quota)
     }
 
     /// Names the limit in responses, events and `stats()`: printable ASCII without quotes, at most 64 bytes.
@@ -165,17 +183,33 @@ impl Limit {
         self
     }
 
-    /// Restricts the limit to one route, in axum's syntax, such as `/report/{id}`.
+    /// Restricts the limit to routes, in axum's syntax, each after a method if it applies to one only. Together they have
+    /// one count.
     ///
     /// ```
-    /// use tollgate::limit::{Limit, Quota};
+    /// use tollgate::limit::Limit;
     ///
-    /// let limit = Limit::per_user(Quota::per_minute(5)).on("/report/{id}");
+    /// let reports = Limit::per_user("5/min").on("/report/{id}");
+    /// let login = Limit::per_ip("5/15min").on(["POST /login", "POST /reset"]);
+    /// # let _ = (reports, login);
+    /// ```
+    #[must_use]
+    pub fn on(mut self, routes: impl Into<RouteMatcher>) -> Self {
+        self.routes = self.routes.and(routes.into());
+        self
+    }
+
+    /// Excludes routes from the limit.
+    ///
+    /// ```
+    /// use tollgate::limit::Limit;
+    ///
+    /// let limit = Limit::per_ip("100/min").except(["/health", "GET /metrics"]);
     /// # let _ = limit;
     /// ```
     #[must_use]
-    pub fn on(mut self, route: impl Into<String>) -> Self {
-        self.route = Some(route.into());
+    pub fn except(mut self, routes: impl Into<RouteMatcher>) -> Self {
+        self.routes = self.routes.except(routes);
         self
     }
 
@@ -273,23 +307,69 @@ impl Limit {
         self
     }
 
+    /// Counts only some outcomes, such as failed logins: never more than the limit of them are admitted.
+    ///
+    /// A request is charged when it is admitted, and refunded if its outcome does not count. While charges are unsettled, a
+    /// request beyond the limit waits for them, at most a second. A request that is dropped stays counted.
+    ///
+    /// ```
+    /// use tollgate::limit::{Count, Limit};
+    ///
+    /// let logins = Limit::per_ip("5/15min").on("POST /login").count(Count::failures());
+    /// # let _ = logins;
+    /// ```
+    #[must_use]
+    pub fn count(mut self, count: Count) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// Bans a subject from all routes of the layer, for a time, once this limit has refused it that often within its period.
+    ///
+    /// Banned requests get a 403 with `Retry-After` (gRPC: `PERMISSION_DENIED`). The ban is fleet-wide if the store is shared;
+    /// each node counts the refusals that it makes.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::limit::{Count, Limit};
+    ///
+    /// let logins = Limit::per_ip("5/15min")
+    ///     .on("POST /login")
+    ///     .count(Count::failures())
+    ///     .ban_after(20, Duration::from_secs(3_600));
+    /// # let _ = logins;
+    /// ```
+    #[must_use]
+    pub const fn ban_after(mut self, refusals: u32, span: Duration) -> Self {
+        self.ban = Some(BanPolicy { refusals, span });
+        self
+    }
+
     /// Creates a limit for a disabled layer.
     pub(crate) fn unused() -> Self {
         Self::global(Quota::per_day(1))
     }
 
-    const fn new(subject: Subject, quotas: Quotas) -> Self {
+    fn with_quota(subject: Subject, quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        let (quota, mistake) = Quota::read(quota);
+        Self { mistake, ..Self::new(subject, Quotas::One(quota)) }
+    }
+
+    fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = LimitCost::Fixed(1);
         Self {
             name: None,
             subject,
             quotas,
-            route: None,
+            routes: RouteMatcher::default(),
             per_route: false,
             cost,
             enforced: true,
             reserve: false,
             hit_cost: None,
+            count: None,
+            ban: None,
+            mistake: None,
         }
     }
 }
@@ -315,6 +395,6 @@ impl fmt::Debug for Limit {
             Quotas::One(quota) => out.field("quota", quota),
             Quotas::Tiers(tiers) => out.field("tiers", tiers),
         };
-        out.field("route", &self.route).field("enforced", &self.enforced).finish_non_exhaustive()
+        out.field("routes", &self.routes).field("enforced", &self.enforced).finish_non_exhaustive()
     }
 }

@@ -50,12 +50,13 @@ impl Tiers {
     /// ```
     /// use tollgate::limit::{Quota, Tiers};
     ///
-    /// let tiers = Tiers::new(Quota::per_minute(10)).tier("member", Quota::per_minute(600));
+    /// let tiers = Tiers::new("10/minute").tier("member", Quota::per_minute(600));
     /// # let _ = tiers;
     /// ```
     #[must_use]
-    pub fn new(anonymous: Quota) -> Self {
-        Self { tiers: vec![("anonymous".to_owned(), anonymous)], assign: None, lookup: None, mistake: None }
+    pub fn new(anonymous: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        let (anonymous, mistake) = Quota::read(anonymous);
+        Self { tiers: vec![("anonymous".to_owned(), anonymous)], assign: None, lookup: None, mistake }
     }
 
     /// Adds a tier. A duplicate name fails when the layer is built.
@@ -67,8 +68,8 @@ impl Tiers {
     /// # let _ = tiers;
     /// ```
     #[must_use]
-    pub fn tier(mut self, name: impl Into<String>, quota: Quota) -> Self {
-        let name = name.into();
+    pub fn tier(mut self, name: impl Into<String>, quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        let (name, quota) = (name.into(), self.read(quota));
         if self.tiers.iter().any(|(known, _)| *known == name) {
             self.mistake = Some(format!("duplicate tier {name:?}; use each name once"));
         }
@@ -85,7 +86,8 @@ impl Tiers {
     /// # let _ = tiers;
     /// ```
     #[must_use]
-    pub fn quota(mut self, name: &str, quota: Quota) -> Self {
+    pub fn quota(mut self, name: &str, quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
+        let quota = self.read(quota);
         match self.tiers.iter_mut().find(|(known, _)| known == name) {
             Some(tier) => tier.1 = quota,
             None => self.mistake = Some(format!("unknown tier {name:?}; add it with `.tier()`")),
@@ -129,6 +131,12 @@ impl Tiers {
     pub fn lookup(mut self, lookup: TierLookup) -> Self {
         self.lookup = Some(lookup);
         self
+    }
+
+    fn read(&mut self, quota: impl TryInto<Quota, Error: Into<Error>>) -> Quota {
+        let (quota, mistake) = Quota::read(quota);
+        self.mistake = self.mistake.take().or(mistake);
+        quota
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {

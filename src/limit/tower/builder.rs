@@ -1,11 +1,13 @@
 //! [`RateLimitBuilder`]: configuration of a layer.
 
+mod address_lists;
 mod in_gate;
 
 use std::sync::Arc;
 
-use http::Method;
+use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{Method, Response};
 
 use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
@@ -13,10 +15,11 @@ use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
-use crate::identity::{IDENTIFIED_TWICE, KeyExtractor, SharedExtractor, TrustedProxies, by, network};
+use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, TrustedProxies, by};
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
+use crate::limit::engine::refusals::Refusals;
 use crate::limit::engine::reload::ReloadedLimits;
 use crate::limit::engine::stats::LimitCounters;
 use crate::limit::engine::store::LimitStore;
@@ -24,12 +27,14 @@ use crate::limit::engine::tier_resolver::TierResolver;
 use crate::limit::policy::compiled::CompiledLimits;
 use crate::limit::policy::headers::{Draft, Reset, Style};
 use crate::limit::policy::limit::Limit;
-use crate::limit::policy::reject::{OnReject, Problem};
+use crate::limit::policy::reject::{OnReject, Rejection};
 use crate::store::governor::NodeCeiling;
 use crate::store::memory::MemoryLimits;
 
 /// Default capacity in keys.
 const CAPACITY: usize = 100_000;
+/// Maximum number of subjects whose refusals are counted.
+const BAN_COUNTS: usize = 16_384;
 
 /// Builds a [`RateLimitLayer`].
 ///
@@ -54,7 +59,9 @@ pub struct RateLimitBuilder {
     capacity: usize,
     exempt: Vec<Exempt>,
     allowed: Vec<String>,
-    reject: Arc<dyn OnReject>,
+    denied: Vec<String>,
+    denied_keys: Vec<Key<'static>>,
+    reject: Option<OnReject>,
     style: Style,
     clock: Clock,
     hook: Option<Hook>,
@@ -73,7 +80,9 @@ impl Default for RateLimitBuilder {
             capacity: CAPACITY,
             exempt: Vec::new(),
             allowed: Vec::new(),
-            reject: Arc::new(Problem),
+            denied: Vec::new(),
+            denied_keys: Vec::new(),
+            reject: None,
             style: Style::default(),
             clock: Clock::default(),
             hook: None,
@@ -269,21 +278,29 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Sets the response to rejected requests. Defaults to [`Problem`].
+    /// Sets the response to rejected requests. Where the function returns `None`, and by default, that is the protocol's: problem
+    /// details (RFC 9457), or a gRPC status. The layer adds `Retry-After` and the rate-limit fields.
     ///
     /// ```
-    /// use tollgate::limit::{Limit, Quota, RateLimitLayer, Problem};
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use tollgate::limit::{Limit, RateLimitLayer, Rejection};
     ///
-    /// let layer = RateLimitLayer::builder()
-    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
-    ///     .on_reject(Problem)
-    ///     .build()?;
+    /// fn json(rejection: &Rejection<'_>) -> Option<Response<Bytes>> {
+    ///     let is_api = rejection.route().starts_with("/api/"); // gRPC clients get what they understand
+    ///     let body = format!("{{\"error\":\"slow down\",\"reference\":\"{}\"}}", rejection.reference());
+    ///     is_api.then(|| Response::builder().status(429).body(body.into()).ok()).flatten()
+    /// }
+    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip("20/min")).on_reject(json).build()?;
     /// # let _ = layer;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn on_reject(mut self, reject: impl OnReject) -> Self {
-        self.reject = Arc::new(reject);
+    pub fn on_reject(
+        mut self,
+        reject: impl Fn(&Rejection<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        self.reject = Some(Arc::new(reject));
         self
     }
 
@@ -404,7 +421,10 @@ impl RateLimitBuilder {
         if self.capacity == 0 {
             return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
         }
-        self.exempt_allowed()?;
+        if let Some(allowed) = self.within("allowed", &self.allowed)? {
+            self.exempt.push(allowed);
+        }
+        let denied = self.denials()?;
         self.outage.check()?;
         // A remote store applies its own deadline.
         let contained = |store: Arc<dyn LimitStore>| match store.remote() {
@@ -419,7 +439,7 @@ impl RateLimitBuilder {
         let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
         let identify = self.identify.unwrap_or_else(socket_peer);
         let limits = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
-        let reloaded = ReloadedLimits::new(limits.has_lookups());
+        let reloaded = ReloadedLimits::new(limits.has_lookups() || !denied.is_empty());
         self.clock.warm_up();
         let ceiling = |(label, quota, cost)| NodeLimit {
             ceiling: NodeCeiling::new(quota, self.clock.clone()),
@@ -428,6 +448,8 @@ impl RateLimitBuilder {
             cost,
         };
         let local: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new(self.capacity));
+        let counts = || Arc::new(MemoryLimits::new(self.capacity.min(BAN_COUNTS))) as Arc<dyn LimitStore>;
+        let ban_counts = limits.bans().then(counts);
         let limiter = Limiter {
             node: limits.node().map(ceiling),
             counters: LimitCounters::new(&limits),
@@ -435,32 +457,22 @@ impl RateLimitBuilder {
             fallback: self.store.as_ref().map(|_| Fallback::new(self.outage, local.clone())),
             store: self.store.unwrap_or(local),
             exempt: self.exempt,
+            denied,
+            ban_counts,
             reject: self.reject,
+            refusals: Refusals::default(),
             style: self.style,
             clock: self.clock,
             events: Events::new(self.hook),
             warnings: Warnings::default(),
             reloaded,
+            overrides: Arc::default(),
+            unsettled: Arc::default(),
         };
-        Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
-    }
-
-    fn exempt_allowed(&mut self) -> Result<(), Error> {
-        if self.allowed.is_empty() {
-            return Ok(());
+        if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
+            limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
-        let parse =
-            |text: &String| network(text).map_err(|reason| Error::config(format!("allowed address {text:?} {reason}")));
-        let networks = self.allowed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let (who, peer) = (self.identify.clone().unwrap_or_else(socket_peer), by::client_ip(TrustedProxies::none()));
-        self.exempt.push(Arc::new(move |head, keys| {
-            // The whole address, not the prefix by which it is counted.
-            let named = || who.fallback(head, keys).and_then(|key| key.as_ip());
-            let address = who.client_ip().map_or_else(named, |client| client.unmasked(head));
-            let address = address.or_else(|| peer.unmasked(head));
-            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address.to_canonical())))
-        }));
-        Ok(())
+        Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
     }
 }
 

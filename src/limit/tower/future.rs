@@ -16,9 +16,10 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::base::body::{Adopt, Body};
+use crate::base::body::{Adopt, Body, BodyWatch};
 use crate::context::{CallInner, RequestContext};
-use crate::limit::engine::limiter::{LimitStep, ResponseEdits};
+use crate::limit::engine::limiter::LimitStep;
+use crate::limit::engine::response_edits::ResponseEdits;
 use crate::limit::engine::shared_limits::PendingDecision;
 
 pin_project! {
@@ -50,13 +51,13 @@ pin_project! {
     #[project = StateProj]
     pub(crate) enum FutureState<S, ReqB, F> {
         Calling { #[pin] future: F },
-        Rejected { response: Option<Rejection> },
+        Rejected { response: Option<RejectedResponse> },
         Waiting { pending: Option<Box<PendingRequest<S, ReqB>>> },
     }
 }
 
 /// Response made by the layer.
-pub(crate) type Rejection = Box<Response<Bytes>>;
+pub(crate) type RejectedResponse = Box<Response<Bytes>>;
 
 /// A request that waits for a store, a tier, its identity or the inner service.
 pub(crate) struct PendingRequest<S, ReqB> {
@@ -107,7 +108,11 @@ where
     S: Service<Request<ReqB>>,
 {
     /// Waits for the store, then for the inner service.
-    fn poll(&mut self, edits: &mut ResponseEdits, cx: &mut Context<'_>) -> Poll<Result<Option<Rejection>, S::Error>> {
+    fn poll(
+        &mut self,
+        edits: &mut ResponseEdits,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<RejectedResponse>, S::Error>> {
         while let Some(waiting) = &mut self.waiting {
             let step = ready!(waiting.poll(&self.context.head(&self.request), &mut self.context, cx));
             self.waiting = None;
@@ -139,7 +144,17 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
-                    let mut response = ready!(future.poll(cx))?;
+                    let mut response = match ready!(future.poll(cx)) {
+                        Ok(response) => response,
+                        Err(error) => {
+                            this.edits.fail();
+                            return Poll::Ready(Err(error));
+                        }
+                    };
+                    if this.edits.are_rare() {
+                        let watch = this.edits.write_rare(&mut response);
+                        return Poll::Ready(Ok(response.map(|body| watched::<W, ResB>(body, watch))));
+                    }
                     this.edits.write(&mut response);
                     return Poll::Ready(Ok(response.map(W::adopt)));
                 }
@@ -163,6 +178,13 @@ where
             this.state.set(next);
         }
     }
+}
+
+#[cold]
+fn watched<W: Adopt<B>, B>(body: B, watch: Option<Box<dyn BodyWatch>>) -> Body<W::Inner> {
+    let mut body = W::adopt(body);
+    watch.into_iter().for_each(|watch| body.watch(watch));
+    body
 }
 
 impl<S, ReqB, W> std::fmt::Debug for ResponseFuture<S, ReqB, W>

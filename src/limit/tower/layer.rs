@@ -10,11 +10,15 @@ use super::service::RateLimit;
 use crate::base::body::Wrap;
 use crate::base::error::Error;
 use crate::base::mode::Mode;
+use crate::identity::Key;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::prometheus;
+use crate::limit::engine::refusals::Refusal;
 use crate::limit::engine::stats::RateLimitStats;
+use crate::limit::engine::subject::LimitSubject;
 use crate::limit::policy::limit::Limit;
+use crate::limit::policy::named_subject::NamedSubject;
 
 /// Limits the rate of requests. All clones, and all services they make, share one state: routes and connections count
 /// together.
@@ -48,7 +52,7 @@ impl RateLimitLayer {
     #[must_use]
     #[track_caller]
     #[expect(clippy::panic, reason = "documented: a constant quota that is impossible is a mistake in the program")]
-    pub fn per_ip(quota: Quota) -> Self {
+    pub fn per_ip(quota: impl TryInto<Quota, Error: Into<Error>>) -> Self {
         match Self::builder().limit(Limit::per_ip(quota)).build() {
             Ok(layer) => layer,
             Err(error) => panic!("{error}"),
@@ -58,10 +62,10 @@ impl RateLimitLayer {
     /// Returns a builder for any limits, identities and stores.
     ///
     /// ```
-    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    /// use tollgate::limit::{Limit, RateLimitLayer};
     ///
-    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip("100/min".parse()?)).build()?;
-    /// # let _: (RateLimitLayer, Quota) = (layer, Quota::per_minute(1));
+    /// let layer = RateLimitLayer::builder().limit(Limit::per_ip("100/min")).build()?;
+    /// # let _ = layer;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
@@ -97,6 +101,43 @@ impl RateLimitLayer {
         self.limiter.as_ref().map(|limiter| prometheus::render(&limiter.stats())).unwrap_or_default()
     }
 
+    /// Names a subject of the limits, to look at, charge, reset or grant it without a request: see [`LimitSubject`].
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let layer = RateLimitLayer::per_ip("20/min");
+    /// let client = layer.subject(Key::ip("192.0.2.1".parse().expect("an address")));
+    /// assert!(client.check(5).await.admits());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn subject(&self, key: Key<'_>) -> LimitSubject {
+        let named = NamedSubject { key: key.keep(), tier: None, route: None, limit: None };
+        LimitSubject::new(self.limiter.clone(), named)
+    }
+
+    /// Returns the refusal with this reference, which is in the response to the client, in the log and in the event; the last
+    /// twenty of each subject are kept, in the process that refused.
+    ///
+    /// ```
+    /// use tollgate::identity::Key;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let layer = RateLimitLayer::per_ip("1/min");
+    /// let refused = layer.subject(Key::ip("192.0.2.1".parse().expect("an address"))).check(2).await;
+    /// let refusal = layer.refusal(refused.reference().expect("a refusal")).expect("one of the last");
+    /// assert_eq!((refusal.route.as_str(), refusal.limits.len()), ("unmatched", 1));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn refusal(&self, reference: &str) -> Option<Refusal> {
+        self.limiter.as_ref()?.refusal(reference)
+    }
+
     /// Changes the quota of the named limit or tier from now on. Keys keep their used share.
     ///
     /// ```
@@ -109,8 +150,9 @@ impl RateLimitLayer {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if there is no such limit, it is the per-node ceiling, or the quota is impossible.
-    pub fn set_quota(&self, name: &str, quota: Quota) -> Result<(), Error> {
+    /// Returns an error if there is no such limit, it is the per-node ceiling, or the quota is malformed or impossible.
+    pub fn set_quota(&self, name: &str, quota: impl TryInto<Quota, Error: Into<Error>>) -> Result<(), Error> {
+        let quota = quota.try_into().map_err(Into::into)?;
         match &self.limiter {
             Some(limiter) => limiter.set_quota(name, quota),
             None => Err(Error::config(format!("unknown limit {name:?}; use a name listed in stats()"))),

@@ -12,7 +12,8 @@ use super::future::{FutureState, ResponseFuture};
 use crate::base::body::{Adopt, Body, Wrap};
 use crate::base::detached_context;
 use crate::context::{CallInner, ContextService, GatePlace, RequestContext};
-use crate::limit::engine::limiter::{LimitStep, Limiter, ResponseEdits};
+use crate::limit::engine::limiter::{LimitStep, Limiter};
+use crate::limit::engine::response_edits::ResponseEdits;
 use crate::limit::engine::shared_limits::PendingDecision;
 
 /// Limits requests to an inner service. Made by [`RateLimitLayer`](crate::limit::RateLimitLayer).

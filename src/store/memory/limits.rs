@@ -170,6 +170,13 @@ impl LimitStore for MemoryLimits {
         MaybeReady::Ready(Ok(()))
     }
 
+    fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
+        for check in checks {
+            self.lock(self.index(check.key)).forget(check);
+        }
+        MaybeReady::Ready(Ok(()))
+    }
+
     fn stats(&self) -> LimitStoreStats {
         let (mut keys, mut evicted) = (0, 0);
         for index in 0..self.shards.len() {

@@ -87,6 +87,17 @@ impl Shard {
         });
     }
 
+    /// Forgets the key, and its use of this quota that was set aside. A bucket that it shares with others stays.
+    pub(super) fn forget(&mut self, check: &Check) {
+        let key = check.key.to_bits();
+        for key in [key, aside(key, check.quota)] {
+            if let Ok(at) = self.table.find(key) {
+                let slot = self.table.remove(at);
+                self.pasts.take(slot);
+            }
+        }
+    }
+
     /// Returns the key's history under the check's quota; allocates a slot if it has none.
     #[inline(always)]
     fn with<R>(&mut self, check: &Check, now: Timestamp, f: impl FnOnce(KeyHistoryMut<'_>) -> R) -> R {

@@ -4,7 +4,10 @@
 //! refunded if one refuses: meanwhile the charged units may cause other refusals.
 
 mod protocol;
+mod records;
 mod script;
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,7 +16,7 @@ use super::limit_mode::LimitMode;
 use super::settings::Redis;
 use crate::base::error::Error;
 use crate::resilience::guard::Fault;
-use crate::store::remote_limits::backend::{CallReply, LimitBackend};
+use crate::store::remote_limits::backend::{CallReply, LimitBackend, PublishedRecords};
 use crate::store::remote_limits::engine::LimitEngine;
 use crate::store::remote_limits::group::CheckGroup;
 use crate::store::remote_limits::handle::RemoteLimits;
@@ -48,13 +51,19 @@ struct RedisScript {
     script: Script,
     names: ScriptKeys,
     tags: u64,
+    prefix: String,
 }
 
 impl RedisScript {
     fn engine(redis: &Redis) -> Result<LimitEngine<Self>, Error> {
         redis.check()?;
         let tags = if redis.address.is_cluster() { TAGS } else { 1 };
-        let script = Self { script: Script::new(), names: ScriptKeys::new(&redis.prefix, tags), tags };
+        let script = Self {
+            script: Script::new(),
+            names: ScriptKeys::new(&redis.prefix, tags),
+            tags,
+            prefix: redis.prefix.clone(),
+        };
         let (guard, secret) = redis.guard_limits();
         let is_leased = redis.mode == LimitMode::Leased;
         Ok(LimitEngine::new(script, guard, secret, is_leased, redis.time.clone()))
@@ -66,6 +75,7 @@ impl LimitBackend for RedisScript {
 
     // The server processes one call while others are in transit.
     const WORKERS: usize = 4;
+    const SHARES_RECORDS: bool = true;
 
     fn tags(&self) -> u64 {
         self.tags
@@ -73,6 +83,21 @@ impl LimitBackend for RedisScript {
 
     fn tag(&self, key: u64) -> u64 {
         self.names.tag(key)
+    }
+
+    async fn publish(
+        &self,
+        mut connection: Conn,
+        (name, record): (u64, Vec<u8>),
+        ttl: Duration,
+        now: Option<u64>,
+    ) -> Result<u64, Fault> {
+        connection.query(&records::publish(&self.prefix, (name, &record), ttl, now)).await
+    }
+
+    async fn published(&self, mut connection: Conn, known: u64, now: Option<u64>) -> Result<PublishedRecords, Fault> {
+        let (version, fields) = connection.query(&records::published(&self.prefix, known, now)).await?;
+        Ok((version, records::decode(fields)))
     }
 
     async fn call(

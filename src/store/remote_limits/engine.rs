@@ -13,6 +13,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use smallvec::{SmallVec, smallvec};
@@ -145,6 +146,50 @@ impl<B: LimitBackend> LimitStore for LimitEngine<B> {
         }))
     }
 
+    fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
+        let inner = &self.inner;
+        if let Err(outage) = inner.guard.check() {
+            return MaybeReady::Ready(Err(outage_error(outage)));
+        }
+        let op = |check: &Check| {
+            let key = check.fleet()?.to_bits();
+            inner.local_cache.clear_refusal(key);
+            Some(LimitOp { key, quota: check.quota, units: 0, act: LimitCommand::Reset })
+        };
+        let pending: Vec<_> =
+            checks.iter().filter_map(op).map(|op| inner.send(smallvec![op], inner.clock.now())).collect();
+        MaybeReady::Pending(Box::pin(async move {
+            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|reply| reply.map(|_| ()))
+        }))
+    }
+
+    fn publish(&self, name: u64, record: &[u8], ttl: Duration) -> MaybeReady<Result<(), Error>> {
+        if !B::SHARES_RECORDS {
+            let error = Error::store("limits: applied in this process alone", "the store shares no bans and grants");
+            return MaybeReady::Ready(if ttl.is_zero() { Ok(()) } else { Err(error) });
+        }
+        let (inner, record) = (self.inner.clone(), (name, record.to_vec()));
+        MaybeReady::Pending(Box::pin(async move {
+            let (now, by) = (inner.test_time_us(), runtime_now() + inner.guard.remaining_timeout());
+            let published = inner.guard.call_by(by, |to| inner.backend.publish(to, record, ttl, now));
+            match published.await.map_err(outage_error)? {
+                0 => Err(Error::store("limits: too many grants and bans in the store", "reset some of them")),
+                _ => Ok(()),
+            }
+        }))
+    }
+
+    fn published(&self, known: u64) -> MaybeReady<Result<(u64, Vec<(u64, Vec<u8>, Duration)>), Error>> {
+        if !B::SHARES_RECORDS {
+            return MaybeReady::Ready(Ok((0, Vec::new())));
+        }
+        let inner = self.inner.clone();
+        MaybeReady::Pending(Box::pin(async move {
+            let (now, by) = (inner.test_time_us(), runtime_now() + inner.guard.remaining_timeout());
+            inner.guard.call_by(by, |to| inner.backend.published(to, known, now)).await.map_err(outage_error)
+        }))
+    }
+
     fn stats(&self) -> LimitStoreStats {
         LimitStoreStats::default()
     }
@@ -220,14 +265,14 @@ impl<B: LimitBackend> LimitsShared<B> {
     fn refusal(&self, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
         let cached_refusal = |check: &Check| {
             let key = check.fleet()?.to_bits();
-            self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced)
+            self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced && !check.settles)
         };
         if let [check] = checks {
             return cached_refusal(check).map(Verdicts::from);
         }
         let refusals: SmallVec<[Option<Verdict>; 2]> = checks.iter().map(cached_refusal).collect();
         // Nothing is known of the other checks, which do not refuse.
-        let unknown = Verdict::new(None, 0, std::time::Duration::ZERO);
+        let unknown = Verdict::new(None, 0, Duration::ZERO);
         let any = refusals.iter().any(Option::is_some);
         any.then(|| refusals.into_iter().map(|verdict| verdict.unwrap_or(unknown)).collect())
     }
@@ -235,6 +280,10 @@ impl<B: LimitBackend> LimitsShared<B> {
     /// Pays all checks from leases, or none.
     fn pay(self: &Arc<Self>, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
         let mut verdicts = Verdicts::new();
+        // Units of a lease are charged as of its end, and cannot be refunded singly.
+        if checks.iter().any(|check| check.settles) {
+            return None;
+        }
         for check in checks {
             let key = check.fleet().map_or(0, |key| key.to_bits());
             let Some(paid) = self.local_cache.pay(key, check.quota, check.cost, now) else {
@@ -290,7 +339,8 @@ impl<B: LimitBackend> LimitsShared<B> {
         let key = check.fleet().map_or(0, |key| key.to_bits());
         let (quota, units, enforced) = (check.quota, check.cost, check.enforced);
         let order = || self.local_cache.lease_order(key, quota, units, now, self.store_us(now));
-        let (want, ttl) = if takes && self.is_leased { order().unwrap_or_default() } else { Default::default() };
+        let (want, ttl) =
+            if takes && !check.settles && self.is_leased { order().unwrap_or_default() } else { Default::default() };
         let act = if takes { LimitCommand::Take { enforced, want, ttl } } else { LimitCommand::Ask { enforced } };
         LimitOp { key, quota, units, act }
     }
@@ -345,6 +395,11 @@ impl<B: LimitBackend> LimitsShared<B> {
     ) -> bool {
         let tag = self.backend.tag(group.first().map_or(0, |op| op.key)) as usize;
         worker::queue(self, tag, QueuedGroup { group, sent, reply })
+    }
+
+    /// Returns the time that the store is given, in microseconds, in tests that turn a clock.
+    pub(super) fn test_time_us(&self) -> Option<u64> {
+        self.passes_time.then(|| self.clock.now().as_nanos() / 1_000)
     }
 
     /// Returns the store's time at `at`, in microseconds, or slightly less.

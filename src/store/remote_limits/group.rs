@@ -29,6 +29,8 @@ pub(crate) enum LimitCommand {
     Refund { charged: u64 },
     /// Charges the units unconditionally.
     Charge,
+    /// Forgets the key, and its use of this quota that was set aside.
+    Reset,
 }
 
 /// Checks that are charged together or not at all.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::LimitBackend;
 use super::engine::LimitEngine;
@@ -52,6 +53,18 @@ impl LimitStore for RemoteLimits {
 
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
         self.engine.settle(settlements, now)
+    }
+
+    fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
+        self.engine.reset(checks)
+    }
+
+    fn publish(&self, name: u64, record: &[u8], ttl: Duration) -> MaybeReady<Result<(), Error>> {
+        self.engine.publish(name, record, ttl)
+    }
+
+    fn published(&self, known: u64) -> MaybeReady<Result<(u64, Vec<(u64, Vec<u8>, Duration)>), Error>> {
+        self.engine.published(known)
     }
 
     fn stats(&self) -> LimitStoreStats {

@@ -1,4 +1,4 @@
-//! Local cache of refusals, until their retry time, and of leases.
+//! Local cache of refusals, until their retry time but at most for a second, and of leases.
 //!
 //! A fixed table in which each key has one slot, selected by its name: bounded, O(1), no sweep. If two keys compete for
 //! a slot, the refused or leased one keeps it and the other is not cached.
@@ -15,6 +15,8 @@ use crate::limit::{Quota, Verdict};
 
 /// Number of slots.
 const SLOTS: usize = 1 << 14;
+/// Longest time for which a refusal is repeated without asking the store.
+const LONGEST_REPEAT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct LocalCache {
@@ -29,6 +31,8 @@ struct Slot {
     quota: Option<Quota>,
     /// End of a refusal of `cost` units.
     until: Timestamp,
+    /// Time until which it is repeated without asking: the key may be reset or granted more.
+    cached_until: Timestamp,
     cost: u32,
     remaining: u32,
     /// Time at which the limit is expected to be fully replenished.
@@ -54,7 +58,7 @@ impl LocalCache {
             return None;
         }
         let slot = self.lock(key);
-        let holds = slot.is(key, quota) && now < slot.until && cost >= slot.cost;
+        let holds = slot.is(key, quota) && now < slot.cached_until && cost >= slot.cost;
         holds.then(|| Verdict::new(Some(slot.until.since(now)), slot.remaining, slot.replenished_at.since(now)))
     }
 
@@ -62,7 +66,8 @@ impl LocalCache {
         let Some(wait) = verdict.wait() else { return };
         if let Some(mut slot) = self.take_slot(key, quota, at) {
             slot.until = at + wait;
-            self.refused_until.fetch_max(slot.until.as_nanos(), Ordering::Relaxed);
+            slot.cached_until = at + wait.min(LONGEST_REPEAT);
+            self.refused_until.fetch_max(slot.cached_until.as_nanos(), Ordering::Relaxed);
             (slot.cost, slot.remaining, slot.replenished_at) = (cost, verdict.remaining(), at + verdict.reset());
         }
     }
@@ -71,7 +76,7 @@ impl LocalCache {
     pub(super) fn clear_refusal(&self, key: u64) {
         let mut slot = self.lock(key);
         if slot.key == key {
-            slot.until = Timestamp::ZERO;
+            (slot.until, slot.cached_until) = (Timestamp::ZERO, Timestamp::ZERO);
         }
     }
 

@@ -31,6 +31,7 @@ pub(crate) fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verd
                 let settlement = Settlement::new(check(op, true).cost(0), at(now), op.units);
                 drop(engine.settle(&[settlement], at(now)));
             }
+            LimitCommand::Reset => drop(engine.reset(&[check(op, true)])),
         }
     }
     let reply = if takes.is_empty() { engine.peek(&evaluates, at(now)) } else { engine.decide(&takes, at(now)) };

@@ -64,7 +64,7 @@ async fn send<B: LimitBackend>(inner: &Arc<LimitsShared<B>>, jobs: Vec<QueuedGro
     // The first has waited longest: its deadline applies to all.
     let waited = jobs.first().map_or(Duration::ZERO, |job| inner.clock.now().since(job.sent));
     let by = runtime_now() + inner.guard.remaining_timeout().saturating_sub(waited);
-    let now = inner.passes_time.then(|| inner.clock.now().as_nanos() / 1_000);
+    let now = inner.test_time_us();
     count(&inner.counters.commands);
     let groups: Vec<&CheckGroup> = jobs.iter().map(|job| &job.group).collect();
     let reply = inner.guard.call_by(by, async |connection| {

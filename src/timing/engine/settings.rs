@@ -8,6 +8,7 @@ use crate::base::clock::Clock;
 use crate::base::event::Events;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
+use crate::base::route_matcher::CompiledMatcher;
 use crate::timing::measure::n_plus_one::Repeats;
 
 /// Selects the requests whose responses carry `Server-Timing`.
@@ -41,6 +42,21 @@ impl fmt::Debug for Reporting {
     }
 }
 
+/// Routes whose requests are not measured.
+#[derive(Debug)]
+pub(crate) struct ExceptedRoutes {
+    pub(crate) patterns: Patterns,
+    pub(crate) routes: CompiledMatcher,
+}
+
+impl ExceptedRoutes {
+    /// Whether a request is to one of them.
+    #[cold]
+    pub(crate) fn contain(&self, head: &RequestHead<'_>) -> bool {
+        self.routes.matches(self.patterns.find(head).map(|found| found.place), head)
+    }
+}
+
 /// Configuration of a layer.
 #[derive(Debug)]
 pub(crate) struct TimingSettings {
@@ -50,6 +66,8 @@ pub(crate) struct TimingSettings {
     pub(crate) repeats: Repeats,
     pub(crate) repeats_on: Vec<(Box<str>, Repeats)>,
     pub(crate) patterns: Patterns,
+    /// Requests that are not measured, if any.
+    pub(crate) except: Option<ExceptedRoutes>,
     pub(crate) max_routes: usize,
     pub(crate) server_timing: Reporting,
     pub(crate) clock: Clock,
@@ -66,6 +84,7 @@ impl Default for TimingSettings {
             repeats: Repeats::new(),
             repeats_on: Vec::new(),
             patterns: Patterns::default(),
+            except: None,
             max_routes: MAX_ROUTES,
             server_timing: Reporting::Never,
             clock: Clock::default(),

@@ -54,6 +54,12 @@ impl TimingState {
         self.core.settings().enabled && self.mode.get() != Mode::Off
     }
 
+    /// Whether this request is measured.
+    #[inline]
+    pub(crate) fn measures(&self, head: &RequestHead<'_>) -> bool {
+        self.is_on() && !self.settings().except.as_ref().is_some_and(|except| except.contain(head))
+    }
+
     /// Counts a started request; returns its counters and its route.
     #[inline(always)]
     pub(crate) fn begin(&self, head: &RequestHead<'_>) -> (Arc<Route>, RouteKind) {

@@ -143,7 +143,7 @@ impl RequestWatch {
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
             return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
         }
-        if !state.is_on() {
+        if !state.measures(head) {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
             // A gate that measures nothing still recognizes itself.
             let slot = if gate == 0 { slot } else { LogSlot::unmeasured().inside(gate) };

@@ -14,8 +14,9 @@ use crate::base::event::Event;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
+use crate::base::route_matcher::RouteMatcher;
 use crate::context::GatePlace;
-use crate::timing::engine::settings::{Reporting, TimingSettings};
+use crate::timing::engine::settings::{ExceptedRoutes, Reporting, TimingSettings};
 use crate::timing::engine::state::TimingState;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::TimingStats;
@@ -73,7 +74,7 @@ impl TimingLayer {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn builder() -> TimingBuilder {
-        TimingBuilder { settings: TimingSettings::default(), error: None }
+        TimingBuilder { settings: TimingSettings::default(), error: None, except: RouteMatcher::default() }
     }
 
     /// Returns the statistics since the layer was built.
@@ -176,6 +177,7 @@ impl<S> Layer<S> for TimingLayer {
 #[must_use = "a builder does nothing until it is built"]
 pub struct TimingBuilder {
     settings: TimingSettings,
+    except: RouteMatcher,
     error: Option<Error>,
 }
 
@@ -274,6 +276,20 @@ impl TimingBuilder {
                 self.error.get_or_insert(error);
             }
         }
+        self
+    }
+
+    /// Excludes routes from timing: their requests have no statistics, log and findings.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().except(["/health", "GET /metrics"]).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn except(mut self, routes: impl Into<RouteMatcher>) -> Self {
+        self.except = self.except.and(routes.into());
         self
     }
 
@@ -407,7 +423,7 @@ impl TimingBuilder {
     /// Returns an error if a route pattern is malformed or conflicts with another, or `max_routes` is not within 1
     /// and 65 536.
     pub fn build(self) -> Result<TimingLayer, Error> {
-        let Self { mut settings, error } = self;
+        let Self { mut settings, error, except } = self;
         if let Some(error) = error {
             return Err(error);
         }
@@ -415,10 +431,25 @@ impl TimingBuilder {
             let given = settings.max_routes;
             return Err(Error::config(format!("max_routes is {given}; it must be within 1 and {MAX_ROUTES}")));
         }
-        let routes = settings.patterns.clone();
-        if !routes.names().is_empty() {
-            settings.patterns.declare(Arc::new(routes));
+        let declared = Some(settings.patterns.clone()).filter(|routes| !routes.is_empty()).map(Arc::new);
+        if let Some(declared) = &declared {
+            settings.patterns.declare(declared.clone());
         }
+        settings.except = excepted(&except, declared)?;
         Ok(TimingLayer { state: Arc::new(TimingState::new(settings)) })
     }
+}
+
+/// Compiles the routes that are not measured.
+fn excepted(except: &RouteMatcher, declared: Option<Arc<Patterns>>) -> Result<Option<ExceptedRoutes>, Error> {
+    if except.is_all() {
+        return Ok(None);
+    }
+    let mut patterns = Patterns::default();
+    let mut routes = except.compile(&mut patterns)?;
+    routes.extend_catch_alls(&patterns);
+    if let Some(declared) = declared {
+        patterns.declare(declared);
+    }
+    Ok(Some(ExceptedRoutes { patterns, routes }))
 }

@@ -6,7 +6,7 @@ const MINUTE: u64 = 60_000_000_000;
 const START: Timestamp = Timestamp::from_nanos(86_400_123_456_789);
 
 /// Rolls, checks and charges, as an engine does.
-fn admit<C: Count>(window: &Window, log: &mut Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
+fn admit<C: BucketCount>(window: &Window, log: &mut Log<C>, now: Timestamp, cost: u32) -> Result<(), Duration> {
     window.roll(log, now);
     window.check(log, now, cost)?;
     window.charge(log, now, cost);

@@ -56,10 +56,26 @@ impl CompiledLimits {
         )
     }
 
-    /// Returns the names and routes of limits whose route no request has matched.
+    /// Returns the text of the warning that none of the declared routes matches an entry of a limit.
+    pub(crate) fn explain_undeclared(&self) -> Option<String> {
+        let mut undeclared = Vec::new();
+        for rule in &self.rules {
+            let routes = rule.routes.undeclared(&self.patterns);
+            undeclared.extend(routes.map(|route| format!("{route:?} of limit {:?}", rule.name())));
+        }
+        if undeclared.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "no declared route matches {}: check the spelling against .routes([…]), or declare the route",
+            undeclared.join(", ")
+        ))
+    }
+
+    /// Returns the names and routes of limits whose routes no request has matched.
     pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, &str)> {
         let waiting = self.rules.iter().filter(|rule| !rule.matched.load(Ordering::Relaxed));
-        waiting.filter_map(|rule| Some((rule.name(), &*self.patterns.names()[rule.route?])))
+        waiting.filter_map(|rule| Some((rule.name(), rule.routes.patterns(&self.patterns).next()?)))
     }
 
     /// Returns the text of the warning that a limit's route was matched by none of the first requests.

@@ -23,7 +23,12 @@ impl CompiledLimits {
     }
 
     /// Returns the counted identity; `None` if the limit is global or the identity is unknown.
-    fn identity<'h>(&self, rule: &CompiledLimit, head: &RequestHead<'h>, keys: &mut ExtractedKeys) -> Option<Key<'h>> {
+    pub(super) fn identity<'h>(
+        &self,
+        rule: &CompiledLimit,
+        head: &RequestHead<'h>,
+        keys: &mut ExtractedKeys,
+    ) -> Option<Key<'h>> {
         match &rule.subject {
             Subject::Everybody | Subject::Node => None,
             Subject::Own(extractor) => extractor.extract_once(head, keys),

@@ -87,6 +87,10 @@ impl Records {
                 self.charge(op, now);
                 None
             }
+            LimitCommand::Reset => {
+                *self.changed(op) = KeyRecord::new(quota);
+                None
+            }
         }
     }
 

@@ -14,6 +14,7 @@ const ASKS: u8 = 4;
 const REFUNDS: u8 = 8;
 const CHARGES: u8 = 16;
 const LEASES: u8 = 32;
+const RESETS: u8 = 64;
 
 /// One call of the script.
 #[derive(Debug, Default)]
@@ -64,6 +65,7 @@ fn flags(act: &LimitCommand) -> (u8, [Option<f64>; 2]) {
         LimitCommand::Ask { enforced: e } => (enforced(e) | ASKS, [None; 2]),
         LimitCommand::Refund { charged } => (REFUNDS, [Some(charged as f64), None]),
         LimitCommand::Charge => (CHARGES, [None; 2]),
+        LimitCommand::Reset => (RESETS, [None; 2]),
     }
 }
 

@@ -7,7 +7,7 @@
 -- ARGV[2]  the time in us, where a test gives it
 --
 -- flags    1 enforced, 2 last of its group, 4 only asks, 8 refunds (+ when it was charged, us), 16 charges unasked,
---          32 leases what it can (+ how much is wanted, + a bucket's lease life in us)
+--          32 leases what it can (+ how much is wanted, + a bucket's lease life in us), 64 forgets the key
 --
 -- returns  the time in us; then for each op that asks or takes: what is used (a window's units, a bucket's debt in ns)
 --          where it was charged, else -1 - used, and for a window also its reset and wait in us; then for each lease
@@ -216,6 +216,13 @@ local function change(k, s, q1, q2)
   return s
 end
 
+-- A key that has done nothing, and what it did under this quota before.
+local function forget(k, q1, q2)
+  states[k] = { q1 = q1, q2 = q2, t = 0, debt = 0, total = 0, oldest = 0, newest = 0, last = 0, body = '' }
+  dirty[k] = true
+  call('DEL', string.format('%s:%.17g:%.17g', KEYS[k], q1, q2))
+end
+
 -- The state of a key under this quota, loaded once a call.
 local function state(k, q1, q2)
   local s = states[k]
@@ -283,8 +290,12 @@ while i < nops do
   repeat
     local o = 4 * i
     local k, q, flags, units = ops[o + 1], ops[o + 2], ops[o + 3], ops[o + 4]
-    local s = state(k, quotas[2 * q - 1], quotas[2 * q])
-    if flags % 32 >= 16 then
+    local q1, q2 = quotas[2 * q - 1], quotas[2 * q]
+    if flags >= 64 then forget(k, q1, q2) end
+    local s = state(k, q1, q2)
+    if flags >= 64 then
+      -- Nothing is left to do.
+    elseif flags % 32 >= 16 then
       wait_of(s, 0)
       take(k, s, units)
     elseif flags % 16 >= 8 then
@@ -311,7 +322,7 @@ while i < nops do
       local charged = admits and wait == 0 and flags % 8 < 4
       if charged then take(k, s, units) end
       local granted, life
-      if flags >= 32 then
+      if flags % 64 >= 32 then
         local want, span = more(), more()
         granted, life = 0, 0
         if charged then granted, life = lease(k, s, want, span) end
