@@ -14,8 +14,6 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::RemoteStore;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
@@ -49,8 +47,6 @@ pub struct TollgateBuilder {
     timing: TimingBuilder,
     routes: Vec<Box<str>>,
     cost_per_call: Option<f64>,
-    #[cfg(feature = "postgres")]
-    postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -65,8 +61,6 @@ impl Default for TollgateBuilder {
             timing: TimingLayer::builder(),
             routes: Vec::new(),
             cost_per_call: None,
-            #[cfg(feature = "postgres")]
-            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -222,7 +216,16 @@ impl TollgateBuilder {
         R: TryInto<Redis>,
         R::Error: Into<Error>,
     {
-        self.redis = Some(redis.try_into().map_err(Into::into));
+        let redis = redis.try_into().map_err(Into::into);
+        if let Ok(redis) = &redis {
+            self.cache = self.cache.redis(redis.clone());
+        }
+        // Limits could not tell which of two to use.
+        let given = self.redis.take();
+        self.redis = Some(redis.and_then(|redis| match given {
+            None => Ok(redis),
+            Some(_) => Err(Error::config("`.redis(…)` is called twice; keep one call")),
+        }));
         self
     }
 
@@ -245,7 +248,7 @@ impl TollgateBuilder {
         P: TryInto<Postgres>,
         P::Error: Into<Error>,
     {
-        self.postgres = Some(postgres.try_into().map_err(Into::into));
+        self.cache = self.cache.postgres(postgres);
         self
     }
 
@@ -338,8 +341,6 @@ impl TollgateBuilder {
             return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
         }
         let this = self;
-        #[cfg(feature = "postgres")]
-        let this = this.sharing_postgres()?;
         #[cfg(feature = "redis")]
         let this = this.sharing()?;
         // A gate without a limit has the same type: it contains a disabled limit.
@@ -366,30 +367,10 @@ impl TollgateBuilder {
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }
 
-    /// Connects the cache to PostgreSQL, if there is one.
-    #[cfg(feature = "postgres")]
-    fn sharing_postgres(mut self) -> Result<Self, Error> {
-        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
-        #[cfg(feature = "redis")]
-        if self.redis.is_some() {
-            return Err(Error::config(
-                "a cache cannot have both .redis(…) and .postgres(…); remove one, or share limits with .limits_with(…)",
-            ));
-        }
-        let store = RemoteStore::postgres(postgres)?;
-        if self.cached {
-            self.cache = self.cache.level_2(Arc::new(store));
-        }
-        Ok(self)
-    }
-
     /// Connects the enabled layers to Redis, if there is one.
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
-        if self.cached {
-            self.cache = self.cache.level_2(Arc::new(RemoteStore::redis(redis.clone())?));
-        }
         if self.limited {
             self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
         }

@@ -10,8 +10,6 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::RemoteStore;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
@@ -46,8 +44,6 @@ pub struct UpstreamGateBuilder {
     rules_decide: bool,
     weights: Weights,
     price: Option<f64>,
-    #[cfg(feature = "postgres")]
-    postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -63,8 +59,6 @@ impl UpstreamGateBuilder {
             rules_decide: false,
             weights: Weights::default(),
             price: None,
-            #[cfg(feature = "postgres")]
-            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -274,7 +268,16 @@ impl UpstreamGateBuilder {
         R: TryInto<Redis>,
         R::Error: Into<Error>,
     {
-        self.redis = Some(redis.try_into().map_err(Into::into));
+        let redis = redis.try_into().map_err(Into::into);
+        if let Ok(redis) = &redis {
+            self.cache = self.cache.redis(redis.clone());
+        }
+        // Credits could not tell which of two to use.
+        let given = self.redis.take();
+        self.redis = Some(redis.and_then(|redis| match given {
+            None => Ok(redis),
+            Some(_) => Err(Error::config("`.redis(…)` is called twice; keep one call")),
+        }));
         self
     }
 
@@ -295,7 +298,7 @@ impl UpstreamGateBuilder {
         P: TryInto<Postgres>,
         P::Error: Into<Error>,
     {
-        self.postgres = Some(postgres.try_into().map_err(Into::into));
+        self.cache = self.cache.postgres(postgres);
         self
     }
 
@@ -385,8 +388,6 @@ impl UpstreamGateBuilder {
             )));
         }
         let this = self;
-        #[cfg(feature = "postgres")]
-        let this = this.sharing_postgres()?;
         #[cfg(feature = "redis")]
         let this = this.sharing()?;
         let weights = this.weights.check()?;
@@ -402,31 +403,11 @@ impl UpstreamGateBuilder {
         Ok(UpstreamGate { layer, weights, price: this.price })
     }
 
-    /// Connects the cache to PostgreSQL, if there is one.
-    #[cfg(feature = "postgres")]
-    fn sharing_postgres(mut self) -> Result<Self, Error> {
-        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
-        #[cfg(feature = "redis")]
-        if self.redis.is_some() {
-            return Err(Error::config(
-                "a cache cannot have both .redis(…) and .postgres(…); remove one, or share credits with .upstream_with(…)",
-            ));
-        }
-        let store = RemoteStore::postgres(postgres)?;
-        if self.cached {
-            self.cache = self.cache.level_2(std::sync::Arc::new(store));
-        }
-        Ok(self)
-    }
-
     /// Connects the enabled layers to Redis, if there is one.
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         redis.check()?;
-        if self.cached {
-            self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::redis(redis.clone())?));
-        }
         self.upstream = self.upstream.store(std::sync::Arc::new(RedisCredits::new(&redis)?));
         Ok(self)
     }

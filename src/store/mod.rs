@@ -12,6 +12,8 @@
 
 pub mod file;
 pub(crate) mod governor;
+pub(crate) mod level_chain;
+pub(crate) mod level_list;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 pub mod memory;

@@ -24,23 +24,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join;
 
-use crate::base::clock::{Timestamp, nanos};
+use crate::base::clock::{Timestamp, nanos, runtime_now};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events};
 use crate::base::maybe_ready::{BoxFuture, MaybeReady};
+use crate::base::outage::Outage;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::codec::{self, DecodeError};
+use crate::cache::engine::fetch_times::FetchTimes;
+use crate::cache::http::record_meta::RecordMeta;
 use crate::cache::{
     ByteStore, CacheKey, CacheStore, GetOrClaim, Invalidation, InvalidationSink, Lease, LeaseState, LevelStats, Stored,
 };
 use crate::resilience::guard::FailOpen;
 use backplane::Backplane;
+pub(crate) use settings::{LogRank, MAX_TTL};
 pub use settings::RemoteSettings;
 
 /// Lifetime of a variant index after the last update.
 const INDEX_TTL: Duration = Duration::from_secs(86_400);
-/// Upper bound of a lifetime.
-const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 /// How long other processes may keep copies of what a store without a log holds.
 const COPY_TTL: Duration = Duration::from_secs(5);
 
@@ -76,8 +78,11 @@ pub(super) trait LocalEngine: Send + Sync {
 struct Shared {
     backplane: Arc<Backplane>,
     hits: AtomicU64,
+    misses: AtomicU64,
+    errors: AtomicU64,
     decode_errors: AtomicU64,
     superseded: AtomicU64,
+    lookup_times: FetchTimes,
 }
 
 impl RemoteStore {
@@ -135,10 +140,36 @@ impl RemoteStore {
         let shared = Shared {
             backplane: Backplane::new(settings, guard, has_log),
             hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
             decode_errors: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
+            lookup_times: FetchTimes::default(),
         };
         Ok(Self { shared: Arc::new(shared), engine: None })
+    }
+
+    /// Returns the preference of its log among those of a cache's levels.
+    pub(super) fn log_rank(&self) -> LogRank {
+        match self.shared.backplane.has_log() {
+            true => self.shared.backplane.settings.log_rank,
+            false => LogRank::Absent,
+        }
+    }
+
+    /// Whether other hosts cannot reach what it holds.
+    pub(super) fn is_local(&self) -> bool {
+        self.shared.backplane.settings.log_rank == LogRank::File
+    }
+
+    /// Uses the log of another level of the same cache instead of its own. Called before the first use.
+    pub(super) fn follow(&self, owner: &Self) {
+        self.shared.backplane.follow(&owner.shared.backplane);
+    }
+
+    /// Checks an entry of another level by the log of this one.
+    pub(super) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
+        self.shared.backplane.check(key, meta)
     }
 
     /// Registers the engine below.
@@ -159,11 +190,42 @@ impl Shared {
         Some(Lease::new(self.name("lease", &lease.name)?, lease.token, lease.ttl))
     }
 
+    /// Calls the server for a look-up, and counts its duration or failure.
+    async fn look_up<T>(
+        &self,
+        f: impl FnOnce(Arc<dyn ByteStore>) -> BoxFuture<Result<T, Error>>,
+    ) -> Result<T, Outage> {
+        let began = runtime_now();
+        let answer = self.backplane.call(f).await;
+        match answer {
+            Ok(_) => self.lookup_times.record(runtime_now() - began),
+            Err(_) => drop(self.errors.fetch_add(1, Ordering::Relaxed)),
+        }
+        answer
+    }
+
+    /// Decodes a value, if it may be used, and counts the hit or miss.
+    fn accept(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
+        let found = self.decode(key, encoded, local_generation);
+        match &found {
+            Some(found) if found.meta().is_some() => drop(self.hits.fetch_add(1, Ordering::Relaxed)),
+            // The index of a response's variants.
+            Some(_) => (),
+            None => drop(self.misses.fetch_add(1, Ordering::Relaxed)),
+        }
+        found
+    }
+
     /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
     fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
         let encoded = encoded?;
-        let clock = self.backplane.fleet_clock()?;
-        let found = match codec::decode(&encoded, key, clock, local_generation) {
+        let (clock, log_id) = self.backplane.fleet_clock().zip(self.backplane.log_id())?;
+        let decoded = match codec::is_of_another_log(&encoded, log_id) {
+            // Its position says nothing about the invalidations of this log.
+            true => Err(DecodeError::OtherLog),
+            false => codec::decode(&encoded, key, clock, local_generation),
+        };
+        let found = match decoded {
             Ok(found) => found,
             Err(error) => {
                 // Reported at powers of two: a fleet of mixed versions would flood the log.
@@ -174,13 +236,11 @@ impl Shared {
             }
         };
         let Some(meta) = found.meta() else { return Some(found) };
-        let found = match self.backplane.check(key, meta) {
-            Validity::Void => return None,
-            Validity::Stale => found.marked_stale(self.backplane.clock().now()),
-            Validity::Valid => found,
-        };
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(found)
+        match self.backplane.check(key, meta) {
+            Validity::Void => None,
+            Validity::Stale => Some(found.marked_stale(self.backplane.clock().now())),
+            Validity::Valid => Some(found),
+        }
     }
 
     fn emit_decode_error(&self, error: DecodeError) {
@@ -215,14 +275,16 @@ impl Shared {
         }
         let settings = &self.backplane.settings;
         self.backplane.guard.check().map_err(|outage| Error::outage(settings.guard_name, outage))?;
-        let (Some(name), Some(clock)) = (self.name("entry", key), self.backplane.fleet_clock()) else {
+        let (Some(name), Some((clock, log_id))) =
+            (self.name("entry", key), self.backplane.fleet_clock().zip(self.backplane.log_id()))
+        else {
             return Ok(None);
         };
-        let encoded = codec::encode(stored, clock, settings.compress_over);
+        let encoded = codec::encode(stored, clock, log_id, settings.compress_over);
         if encoded.len() > settings.max_entry {
             return Err(Error::too_large(settings.guard_name, encoded.len() as u64, settings.max_entry as u64));
         }
-        Ok(Some((name, encoded.into(), ttl.min(MAX_TTL))))
+        Ok(Some((name, encoded.into(), ttl.min(settings.max_ttl))))
     }
 }
 
@@ -241,10 +303,10 @@ impl CacheStore for RemoteStore {
         };
         MaybeReady::Pending(Box::pin(async move {
             // An outage is a miss, reported by the guard.
-            let found = shared.backplane.call(|bytes| bytes.get_many(names)).await;
+            let found = shared.look_up(|bytes| bytes.get_many(names)).await;
             let mut found = found.unwrap_or_default();
             found.resize(keys.len(), None);
-            Ok(keys.iter().zip(found).map(|(key, found)| shared.decode(key, found, local_generation)).collect())
+            Ok(keys.iter().zip(found).map(|(key, found)| shared.accept(key, found, local_generation)).collect())
         }))
     }
 
@@ -267,7 +329,10 @@ impl CacheStore for RemoteStore {
                     shared.superseded.fetch_add(1, Ordering::Relaxed);
                     Err(Error::superseded(shared.backplane.settings.guard_name))
                 }
-                Err(outage) => Err(Error::outage(shared.backplane.settings.guard_name, outage)),
+                Err(outage) => {
+                    shared.errors.fetch_add(1, Ordering::Relaxed);
+                    Err(Error::outage(shared.backplane.settings.guard_name, outage))
+                }
             }
         }))
     }
@@ -281,8 +346,13 @@ impl CacheStore for RemoteStore {
         let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
             // The guard has reported a failure; the invalidation that goes before a removal is queued.
-            let _ = shared.backplane.call(|bytes| bytes.remove(vec![name])).await;
-            shared.backplane.publish_removal(&key).await;
+            if shared.backplane.call(|bytes| bytes.remove(vec![name])).await.is_err() {
+                shared.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            // Of several levels, the one with the log publishes it.
+            if !shared.backplane.follows() {
+                shared.backplane.publish_removal(&key).await;
+            }
             Ok(())
         }))
     }
@@ -318,10 +388,13 @@ impl CacheStore for RemoteStore {
         };
         MaybeReady::Pending(Box::pin(async move {
             // An outage is a miss, reported by the guard; it grants.
-            let answer = shared.backplane.call(|bytes| bytes.get_or_claim(name, lease)).await;
+            let answer = shared.look_up(|bytes| bytes.get_or_claim(name, lease)).await;
             Ok(match answer.unwrap_or(GetOrClaim::Missing(Some(LeaseState::Granted))) {
-                GetOrClaim::Found(found) => shared.decode(&key, Some(found), local_generation).into(),
-                GetOrClaim::Missing(state) => GetOrClaim::Missing(state),
+                GetOrClaim::Found(found) => shared.accept(&key, Some(found), local_generation).into(),
+                GetOrClaim::Missing(state) => {
+                    shared.misses.fetch_add(1, Ordering::Relaxed);
+                    GetOrClaim::Missing(state)
+                }
             })
         }))
     }
@@ -370,6 +443,10 @@ impl CacheStore for RemoteStore {
         let backplane = &self.shared.backplane;
         let mut level = LevelStats::new(backplane.settings.name);
         level.hits = self.shared.hits.load(Ordering::Relaxed);
+        level.misses = self.shared.misses.load(Ordering::Relaxed);
+        level.errors = self.shared.errors.load(Ordering::Relaxed);
+        level.lookup_p50 = self.shared.lookup_times.percentile(50);
+        level.lookup_p99 = self.shared.lookup_times.percentile(99);
         level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
         level.superseded = self.shared.superseded.load(Ordering::Relaxed);
         level.up = backplane.guard.stats().up && backplane.is_ready();

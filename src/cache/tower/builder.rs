@@ -7,13 +7,21 @@ use std::time::Duration;
 
 use crate::base::budget::Budget;
 use crate::base::clock::Clock;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::base::error::Error;
 use crate::base::event::{Hook, both_hooks};
 use crate::cache::engine::store::CacheStore;
 use crate::cache::http::rules::Rules;
 use crate::cache::http::settings::Profile;
 use crate::cache::tower::empty_body::EmptyBody;
 use crate::identity::{KeyExtractor, SharedExtractor};
-use crate::store::file::FileLevel;
+use crate::store::level_list::LevelList;
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::Postgres;
+#[cfg(feature = "redis")]
+use crate::store::redis::Redis;
 
 const MIB: u64 = 1 << 20;
 
@@ -65,8 +73,7 @@ pub struct CacheBuilder {
     pub(super) budget: Option<Budget>,
     pub(super) default_scheme: Box<str>,
     pub(super) store: Option<Arc<dyn CacheStore>>,
-    pub(super) level_2: Option<Arc<dyn CacheStore>>,
-    pub(super) file: Option<FileLevel>,
+    pub(super) levels: LevelList,
     pub(super) clock: Clock,
     pub(super) hook: Option<Hook>,
 }
@@ -100,8 +107,7 @@ impl Default for CacheBuilder {
             budget: None,
             default_scheme: "http".into(),
             store: None,
-            level_2: None,
-            file: None,
+            levels: LevelList::default(),
             clock: Clock::System,
             hook: None,
         }
@@ -398,7 +404,8 @@ impl CacheBuilder {
     }
 
     /// Puts a store shared by several processes behind this process's memory: see [`Levels`](crate::cache::Levels).
-    /// Errors, panics and delays beyond 250 ms are misses.
+    /// Errors, panics and delays beyond 250 ms are misses. Called again, it adds a level behind: levels are asked in the
+    /// order of the calls, those of [`file`](Self::file) and its siblings included.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -411,7 +418,7 @@ impl CacheBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
-        self.level_2 = Some(store);
+        self.levels.store(store);
         self
     }
 
@@ -429,7 +436,47 @@ impl CacheBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Self {
-        self.file = Some(FileLevel::new(directory, bytes));
+        self.levels.file(directory, bytes);
+        self
+    }
+
+    /// Keeps responses in Redis as well, shared by a fleet: its URL, or a [`Redis`] with settings. Several levels are asked
+    /// in the order of the calls.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let layer = CacheLayer::builder().redis("redis://127.0.0.1").postgres("postgres://app@127.0.0.1/app").build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn redis<R>(mut self, redis: R) -> Self
+    where
+        R: TryInto<Redis>,
+        R::Error: Into<Error>,
+    {
+        self.levels.redis(redis);
+        self
+    }
+
+    /// Keeps responses in PostgreSQL as well, shared by a fleet: its URL, or a [`Postgres`] with settings. Its log of
+    /// invalidations is then that of all levels.
+    #[cfg(feature = "postgres")]
+    pub fn postgres<P>(mut self, postgres: P) -> Self
+    where
+        P: TryInto<Postgres>,
+        P::Error: Into<Error>,
+    {
+        self.levels.postgres(postgres);
+        self
+    }
+
+    /// Keeps responses in memcached as well, shared by a fleet. Beside a level with a log it is invalidated by that log;
+    /// alone, tags, prefixes and soft purges stay in their process.
+    #[cfg(feature = "memcached")]
+    pub fn memcached(mut self, memcached: Memcached) -> Self {
+        self.levels.memcached(memcached);
         self
     }
 

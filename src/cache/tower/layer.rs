@@ -58,7 +58,7 @@ impl CacheLayer {
     /// ```
     pub fn in_memory(bytes: u64) -> Self {
         let builder = Self::builder().memory(bytes).max_entry(bytes.min(MIB));
-        Self::new(builder.assemble(CompiledRules::empty(), Routing::default(), Vec::new(), Vec::new()))
+        Self::new(builder.assemble(None, CompiledRules::empty(), Routing::default(), Vec::new(), Vec::new()))
     }
 
     /// Returns a builder with all settings.

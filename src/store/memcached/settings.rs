@@ -77,6 +77,19 @@ impl Memcached {
         self
     }
 
+    /// Limits how long memcached keeps an entry; other levels may keep it for longer. Defaults to a year.
+    ///
+    /// ```
+    /// use tollgate::store::memcached::Memcached;
+    ///
+    /// let servers = Memcached::new(["127.0.0.1:11211"]).max_ttl(std::time::Duration::from_secs(300));
+    /// # let _ = servers;
+    /// ```
+    pub fn max_ttl(mut self, span: Duration) -> Self {
+        self.settings = self.settings.max_ttl(span);
+        self
+    }
+
     /// Sets the prefix of all names. Defaults to `tollgate`.
     ///
     /// ```
@@ -90,7 +103,7 @@ impl Memcached {
         self
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.servers.is_empty() {
             return Err(Error::config("memcached: no server; name one as host:port"));
         }

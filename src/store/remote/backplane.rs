@@ -8,6 +8,8 @@
 //! afterwards.
 //!
 //! A store without a log has [local barriers](LocalBarriers) instead, by the time of this process's clock.
+//!
+//! The levels of one cache share one log: all but one [follow](Backplane::follow) the backplane of another.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -65,7 +67,12 @@ pub(super) struct Backplane {
     pub(super) settings: RemoteSettings,
     pub(super) guard: FailOpen<Arc<dyn ByteStore>>,
     validation: Validation,
-    names: RwLock<Option<KeyNames>>,
+    /// The backplane whose log this one uses instead of its own.
+    followed: OnceLock<Arc<Self>>,
+    /// Names under the configured secret.
+    names: Option<KeyNames>,
+    /// Names under the secret that the log holds, which also identifies the log.
+    agreed: RwLock<Option<KeyNames>>,
     fleet_clock: Mutex<Option<FleetClock>>,
     sink: OnceLock<InvalidationSink>,
     /// The local clock, until a sink provides one.
@@ -85,7 +92,9 @@ impl Backplane {
             settings,
             guard,
             validation,
-            names: RwLock::new(names),
+            followed: OnceLock::new(),
+            names,
+            agreed: RwLock::new(None),
             fleet_clock: Mutex::new(None),
             sink: OnceLock::new(),
             clock: Clock::System,
@@ -129,6 +138,21 @@ impl Backplane {
         .await
     }
 
+    /// Uses the log of another backplane from now on: its positions, clock and names. Called before the first use.
+    pub(super) fn follow(&self, owner: &Arc<Self>) {
+        drop(self.followed.set(owner.clone()));
+    }
+
+    /// Whether another backplane's log is used.
+    pub(super) fn follows(&self) -> bool {
+        self.followed.get().is_some()
+    }
+
+    /// Returns the backplane whose log is used.
+    fn owner(&self) -> &Self {
+        self.followed.get().map_or(self, |owner| owner)
+    }
+
     /// Registers the sink of the first layer built with the store.
     pub(super) fn listen(self: &Arc<Self>, sink: InvalidationSink) {
         self.guard.listen(sink.events());
@@ -146,26 +170,36 @@ impl Backplane {
 
     /// Returns the names, once the secret is known.
     pub(super) fn names(&self) -> Option<KeyNames> {
-        self.names.read().clone()
+        self.names.clone().or_else(|| self.owner().agreed.read().clone())
+    }
+
+    /// Returns the ID of the log, once it is known; 0 without a log.
+    pub(super) fn log_id(&self) -> Option<u64> {
+        match self.owner().validation {
+            Validation::Log(_) => self.owner().agreed.read().as_ref().map(KeyNames::log_id),
+            Validation::Local(_) => Some(0),
+        }
     }
 
     /// Returns the fleet clock, once it has been read; this process's calendar where the store has no clock.
     pub(super) fn fleet_clock(&self) -> Option<FleetClock> {
-        match self.validation {
-            Validation::Log(_) => *self.fleet_clock.lock(),
+        let owner = self.owner();
+        match owner.validation {
+            Validation::Log(_) => *owner.fleet_clock.lock(),
             Validation::Local(_) => {
-                let clock = self.clock();
+                let clock = owner.clock();
                 let reading = FleetClock::reading(clock.now(), LocalBarriers::unix_nanos(clock.wall()));
                 // Two readings are never taken at the same time: the first one is kept until the calendar is set.
-                let mut kept = self.fleet_clock.lock();
+                let mut kept = owner.fleet_clock.lock();
                 *kept = kept.filter(|kept| kept.difference(reading) < TOLERANCE).or(Some(reading));
                 *kept
             }
         }
     }
 
-    pub(super) const fn has_log(&self) -> bool {
-        matches!(self.validation, Validation::Log(_))
+    /// Whether the validity of entries is that of a log.
+    pub(super) fn has_log(&self) -> bool {
+        matches!(self.owner().validation, Validation::Log(_))
     }
 
     /// Whether entries can be validated.
@@ -175,24 +209,31 @@ impl Backplane {
 
     /// Returns the position to record at the start of a fetch.
     pub(super) fn generation(&self) -> u64 {
-        match &self.validation {
+        let owner = self.owner();
+        match &owner.validation {
             Validation::Log(log) => log.number(),
-            Validation::Local(barriers) => barriers.position(self.clock().wall()),
+            Validation::Local(barriers) => barriers.position(owner.clock().wall()),
         }
     }
 
-    /// Returns the number of the latest known record.
+    /// Returns the number of the latest known record of its own log.
     pub(super) fn logged(&self) -> u64 {
-        if let Validation::Log(log) = &self.validation { log.number() } else { 0 }
+        match &self.validation {
+            Validation::Log(log) if !self.follows() => log.number(),
+            _ => 0,
+        }
     }
 
     pub(super) fn pending_count(&self) -> u64 {
-        if let Validation::Log(log) = &self.validation { log.pending_count() } else { 0 }
+        match &self.validation {
+            Validation::Log(log) if !self.follows() => log.pending_count(),
+            _ => 0,
+        }
     }
 
     /// Checks an entry of the store.
     pub(super) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
-        match &self.validation {
+        match &self.owner().validation {
             Validation::Log(log) => log.check(key, meta),
             Validation::Local(barriers) => barriers.check(key, meta),
         }
@@ -200,6 +241,9 @@ impl Backplane {
 
     /// Spawns the backplane's task if there is a log, a runtime, and no other task.
     pub(super) fn start(self: &Arc<Self>) {
+        if let Some(owner) = self.followed.get() {
+            return owner.start();
+        }
         if self.running.load(Ordering::Relaxed) || !self.has_log() {
             return;
         }
@@ -246,10 +290,11 @@ impl Backplane {
         if !self.has_log() {
             return;
         }
+        let owner = self.owner();
         let resource = u32::try_from(key.resource().len()).unwrap_or(u32::MAX);
         let message = [&resource.to_be_bytes()[..], key.as_bytes()].concat();
         // The guard has reported it.
-        let _ = self.call_log(|log| log.publish_removal(message.into())).await;
+        let _ = owner.call_log(|log| log.publish_removal(message.into())).await;
     }
 
     async fn append(&self, record: Bytes) -> Result<(), Outage> {
@@ -331,21 +376,16 @@ impl Backplane {
         }
     }
 
-    /// Agrees on the secret and reads the clock, after connecting.
+    /// Agrees on the secret of the log and reads the clock, after connecting.
     async fn initialize(&self) -> Result<(), Outage> {
-        if self.settings.secret.is_none() {
-            let known = self.names();
-            let proposed = KeyNames::proposal(known.as_ref());
-            let agreed = self.call(|bytes| -> BoxFuture<Result<KeyNames, Error>> {
-                let Some(log) = bytes.log() else {
-                    return Box::pin(std::future::ready(Err(Error::store("the store has lost its log", "no log"))));
-                };
-                let agreeing = log.agree(proposed);
-                Box::pin(async move { KeyNames::agreed(&agreeing.await?, known.as_ref()) })
-            });
-            let agreed = agreed.await?;
-            *self.names.write() = Some(agreed);
-        }
+        let known = self.agreed.read().clone();
+        let proposed = KeyNames::proposal(known.as_ref());
+        let agreed = self.call_log(|log| -> BoxFuture<Result<KeyNames, Error>> {
+            let agreeing = log.agree(proposed);
+            Box::pin(async move { KeyNames::agreed(&agreeing.await?, known.as_ref()) })
+        });
+        let agreed = agreed.await?;
+        *self.agreed.write() = Some(agreed);
         self.read_clock().await
     }
 
