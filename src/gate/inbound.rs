@@ -229,7 +229,8 @@ impl Tollgate {
     }
 
     /// Renders the statistics in Prometheus text format: the metrics of
-    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus), and those of the limits:
+    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus), and those of the limits and of
+    /// the levels of the cache:
     ///
     /// | metric | type | unit | labels |
     /// |---|---|---|---|
@@ -242,6 +243,13 @@ impl Tollgate {
     /// | `tollgate_limit_store_remembered_total` | counter | rejections repeated from memory | |
     /// | `tollgate_limit_store_commands_total` | counter | commands | |
     /// | `tollgate_limit_store_failures_total` | counter | commands that failed or timed out | |
+    /// | `tollgate_cache_level_hits_total`, `…_misses_total` | counter | look-ups | `level`: name of the level |
+    /// | `tollgate_cache_level_errors_total` | counter | calls that failed or timed out | `level` |
+    /// | `tollgate_cache_level_decode_errors_total`, `…_superseded_total`, `…_dropped_total` | counter | values | `level` |
+    /// | `tollgate_cache_level_entries`, `…_bytes`, `…_capacity_bytes` | gauge | entries, bytes; 0 if unknown | `level` |
+    /// | `tollgate_cache_level_lookup_seconds` | gauge | seconds | `level`, `quantile`: `0.5`, `0.99` |
+    /// | `tollgate_cache_level_invalidations_pending` | gauge | invalidations | `level` |
+    /// | `tollgate_cache_level_up` | gauge | 1 if the level is available | `level` |
     ///
     /// ```
     /// # fn example(gate: tollgate::Tollgate) {
@@ -251,7 +259,7 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        self.layer.timing.prometheus() + &self.layer.limit.prometheus()
+        self.layer.timing.prometheus() + &self.layer.limit.prometheus() + &self.layer.cache.prometheus()
     }
 
     /// Waits until detached fetches and revalidations are done, at most a second. Call it after the server has

@@ -14,6 +14,8 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
@@ -179,9 +181,25 @@ impl TollgateBuilder {
         self
     }
 
+    /// Sets the capacity of the cache in this process's memory, in bytes. Defaults to 64 MiB.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::builder().cache(Rules::new()).memory(256 << 20).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.cache = self.cache.memory(bytes);
+        self
+    }
+
     /// Keeps cached responses and values in a directory as well, so that they survive a restart: at most `bytes` on disk, 16
-    /// MiB or more. For a service of one process; a fleet shares [`redis`](Self::redis) instead. See
-    /// [`CacheBuilder::file`].
+    /// MiB or more. For a service of one process; a fleet shares [`redis`](Self::redis) instead, or as well: levels
+    /// are asked in the order of the calls. See [`CacheBuilder::file`].
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -229,7 +247,8 @@ impl TollgateBuilder {
         self
     }
 
-    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared,
+    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. After
+    /// [`redis`](Self::redis), the cache asks Redis first. Cached responses are shared,
     /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); limits stay in
     /// each process. Requests never fail because of it.
     ///
@@ -249,6 +268,26 @@ impl TollgateBuilder {
         P::Error: Into<Error>,
     {
         self.cache = self.cache.postgres(postgres);
+        self
+    }
+
+    /// Keeps cached responses in memcached as well, shared by a fleet. Beside a level with a log (PostgreSQL, Redis, a
+    /// directory) it is invalidated by that log; alone, tags, prefixes and soft purges stay in their process.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    /// use tollgate::store::memcached::Memcached;
+    ///
+    /// let servers = Memcached::new(["10.0.0.1:11211"]).secret("the same on every node");
+    /// let gate = Tollgate::builder().cache(Rules::new()).memcached(servers).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "memcached")]
+    #[must_use]
+    pub fn memcached(mut self, memcached: Memcached) -> Self {
+        self.cache = self.cache.memcached(memcached);
         self
     }
 

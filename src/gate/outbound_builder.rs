@@ -10,6 +10,8 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
@@ -234,6 +236,21 @@ impl UpstreamGateBuilder {
         self
     }
 
+    /// Sets the capacity of the cache in this process's memory, in bytes. Defaults to 64 MiB.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::upstream("github").cache(Rules::new()).memory(256 << 20).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.cache = self.cache.memory(bytes);
+        self
+    }
+
     /// Keeps cached responses in a directory as well, so that a restart pays no call again: at most `bytes` on disk, 16 MiB
     /// or more. See [`CacheBuilder::file`].
     ///
@@ -299,6 +316,25 @@ impl UpstreamGateBuilder {
         P::Error: Into<Error>,
     {
         self.cache = self.cache.postgres(postgres);
+        self
+    }
+
+    /// Keeps cached responses in memcached as well, shared by a fleet. Beside a level with a log (PostgreSQL, Redis, a
+    /// directory) it is invalidated by that log; alone, tags, prefixes and soft purges stay in their process.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    /// use tollgate::store::memcached::Memcached;
+    ///
+    /// let servers = Memcached::new(["10.0.0.1:11211"]).secret("the same on every node");
+    /// let gate = Tollgate::upstream("github").cache(Rules::new()).memcached(servers).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "memcached")]
+    pub fn memcached(mut self, memcached: Memcached) -> Self {
+        self.cache = self.cache.memcached(memcached);
         self
     }
 

@@ -38,8 +38,8 @@ use crate::cache::{
 };
 use crate::resilience::guard::FailOpen;
 use backplane::Backplane;
-pub(crate) use settings::{LogRank, MAX_TTL};
 pub use settings::RemoteSettings;
+pub(crate) use settings::{LogRank, MAX_TTL};
 
 /// Lifetime of a variant index after the last update.
 const INDEX_TTL: Duration = Duration::from_secs(86_400);
@@ -66,13 +66,13 @@ pub struct RemoteStore {
     engine: Option<Arc<dyn LocalEngine>>,
 }
 
-/// Engine in this process, which knows its size and has warnings of its own.
+/// Engine that knows its size, and may have warnings of its own.
 pub(super) trait LocalEngine: Send + Sync {
     /// Completes the statistics of the level.
     fn report(&self, stats: &mut LevelStats);
 
     /// Registers the receiver of events.
-    fn listen(&self, events: Events);
+    fn listen(&self, _events: Events) {}
 }
 
 struct Shared {
@@ -83,6 +83,14 @@ struct Shared {
     decode_errors: AtomicU64,
     superseded: AtomicU64,
     lookup_times: FetchTimes,
+}
+
+/// When a value was asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Number of the invalidations that were known.
+    generation: u64,
+    now: Timestamp,
 }
 
 impl RemoteStore {
@@ -150,7 +158,7 @@ impl RemoteStore {
     }
 
     /// Returns the preference of its log among those of a cache's levels.
-    pub(super) fn log_rank(&self) -> LogRank {
+    pub(crate) fn log_rank(&self) -> LogRank {
         match self.shared.backplane.has_log() {
             true => self.shared.backplane.settings.log_rank,
             false => LogRank::Absent,
@@ -158,17 +166,17 @@ impl RemoteStore {
     }
 
     /// Whether other hosts cannot reach what it holds.
-    pub(super) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.shared.backplane.settings.log_rank == LogRank::File
     }
 
     /// Uses the log of another level of the same cache instead of its own. Called before the first use.
-    pub(super) fn follow(&self, owner: &Self) {
+    pub(crate) fn follow(&self, owner: &Self) {
         self.shared.backplane.follow(&owner.shared.backplane);
     }
 
     /// Checks an entry of another level by the log of this one.
-    pub(super) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
+    pub(crate) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
         self.shared.backplane.check(key, meta)
     }
 
@@ -191,10 +199,7 @@ impl Shared {
     }
 
     /// Calls the server for a look-up, and counts its duration or failure.
-    async fn look_up<T>(
-        &self,
-        f: impl FnOnce(Arc<dyn ByteStore>) -> BoxFuture<Result<T, Error>>,
-    ) -> Result<T, Outage> {
+    async fn look_up<T>(&self, f: impl FnOnce(Arc<dyn ByteStore>) -> BoxFuture<Result<T, Error>>) -> Result<T, Outage> {
         let began = runtime_now();
         let answer = self.backplane.call(f).await;
         match answer {
@@ -205,8 +210,8 @@ impl Shared {
     }
 
     /// Decodes a value, if it may be used, and counts the hit or miss.
-    fn accept(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
-        let found = self.decode(key, encoded, local_generation);
+    fn accept(&self, key: &CacheKey, encoded: Option<Bytes>, asked: Asked) -> Option<Stored> {
+        let found = self.decode(key, encoded, asked);
         match &found {
             Some(found) if found.meta().is_some() => drop(self.hits.fetch_add(1, Ordering::Relaxed)),
             // The index of a response's variants.
@@ -216,14 +221,14 @@ impl Shared {
         found
     }
 
-    /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
-    fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
+    /// Decodes a value, if it may be used.
+    fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, asked: Asked) -> Option<Stored> {
         let encoded = encoded?;
         let (clock, log_id) = self.backplane.fleet_clock().zip(self.backplane.log_id())?;
         let decoded = match codec::is_of_another_log(&encoded, log_id) {
             // Its position says nothing about the invalidations of this log.
             true => Err(DecodeError::OtherLog),
-            false => codec::decode(&encoded, key, clock, local_generation),
+            false => codec::decode(&encoded, key, clock, asked.generation),
         };
         let found = match decoded {
             Ok(found) => found,
@@ -238,7 +243,8 @@ impl Shared {
         let Some(meta) = found.meta() else { return Some(found) };
         match self.backplane.check(key, meta) {
             Validity::Void => None,
-            Validity::Stale => Some(found.marked_stale(self.backplane.clock().now())),
+            // By the time of the request, to which it is no longer fresh.
+            Validity::Stale => Some(found.marked_stale(asked.now)),
             Validity::Valid => Some(found),
         }
     }
@@ -251,8 +257,8 @@ impl Shared {
         }
     }
 
-    fn local_generation(&self) -> u64 {
-        self.backplane.sink().map_or(0, InvalidationSink::generation)
+    fn asked(&self, now: Timestamp) -> Asked {
+        Asked { generation: self.backplane.sink().map_or(0, InvalidationSink::generation), now }
     }
 
     /// Encodes a value with its name and lifetime; `None` if it cannot be stored.
@@ -294,9 +300,9 @@ impl CacheStore for RemoteStore {
         found.map(|found| found.map(|found| found.into_iter().next().flatten()))
     }
 
-    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
+    fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         self.shared.backplane.start();
-        let (shared, keys, local_generation) = (self.shared.clone(), keys.to_vec(), self.shared.local_generation());
+        let (shared, keys, asked) = (self.shared.clone(), keys.to_vec(), self.shared.asked(now));
         let names: Option<Vec<String>> = keys.iter().map(|key| shared.name("entry", key)).collect();
         let Some(names) = names.filter(|names| !names.is_empty()) else {
             return MaybeReady::Ready(Ok(vec![None; keys.len()]));
@@ -306,7 +312,7 @@ impl CacheStore for RemoteStore {
             let found = shared.look_up(|bytes| bytes.get_many(names)).await;
             let mut found = found.unwrap_or_default();
             found.resize(keys.len(), None);
-            Ok(keys.iter().zip(found).map(|(key, found)| shared.accept(key, found, local_generation)).collect())
+            Ok(keys.iter().zip(found).map(|(key, found)| shared.accept(key, found, asked)).collect())
         }))
     }
 
@@ -379,10 +385,10 @@ impl CacheStore for RemoteStore {
         &self,
         key: &CacheKey,
         lease: &Lease<CacheKey>,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> MaybeReady<Result<GetOrClaim<Stored>, Error>> {
         self.shared.backplane.start();
-        let (shared, key, local_generation) = (self.shared.clone(), key.clone(), self.shared.local_generation());
+        let (shared, key, asked) = (self.shared.clone(), key.clone(), self.shared.asked(now));
         let (Some(name), Some(lease)) = (shared.name("entry", &key), shared.lease(lease)) else {
             return MaybeReady::Ready(Ok(GetOrClaim::Missing(Some(LeaseState::Granted))));
         };
@@ -390,7 +396,7 @@ impl CacheStore for RemoteStore {
             // An outage is a miss, reported by the guard; it grants.
             let answer = shared.look_up(|bytes| bytes.get_or_claim(name, lease)).await;
             Ok(match answer.unwrap_or(GetOrClaim::Missing(Some(LeaseState::Granted))) {
-                GetOrClaim::Found(found) => shared.accept(&key, Some(found), local_generation).into(),
+                GetOrClaim::Found(found) => shared.accept(&key, Some(found), asked).into(),
                 GetOrClaim::Missing(state) => {
                     shared.misses.fetch_add(1, Ordering::Relaxed);
                     GetOrClaim::Missing(state)

@@ -15,7 +15,7 @@ use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::store::{CacheStore, LevelStats};
 use crate::store::RemoteStore;
 use crate::store::file::FileLevel;
-use crate::store::level_chain::LevelChain;
+use crate::store::levels::level_chain::LevelChain;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 use crate::store::memory::MemoryCache;

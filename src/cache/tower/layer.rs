@@ -116,6 +116,19 @@ impl CacheLayer {
         self.core.stats()
     }
 
+    /// Returns the statistics of the [levels](crate::cache::LevelStats) in Prometheus text format, labelled `level`.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let text = CacheLayer::in_memory(1 << 20).prometheus();
+    /// assert!(text.contains("tollgate_cache_level_capacity_bytes{level=\"memory\"} 1048576"));
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        super::prometheus::render(&self.stats().levels)
+    }
+
     /// Changes the mode of the cache: on, off or shadow. A cache that was not [enabled](CacheBuilder::enabled) stays off.
     ///
     /// | | requests | entries |

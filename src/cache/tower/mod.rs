@@ -16,6 +16,7 @@ pub(super) mod lookup;
 mod next_step;
 pub(super) mod origin;
 pub(super) mod partial;
+mod prometheus;
 pub(super) mod respond;
 pub(super) mod serve;
 mod serve_stored;

@@ -15,15 +15,12 @@ const MAX_ENTRY: usize = (1 << 20) - 1_024;
 /// Servers and settings of a memcached level.
 ///
 /// ```
-/// use std::sync::Arc;
 /// use tollgate::Tollgate;
 /// use tollgate::cache::Rules;
-/// use tollgate::store::RemoteStore;
 /// use tollgate::store::memcached::Memcached;
 ///
 /// let servers = Memcached::new(["10.0.0.1:11211", "10.0.0.2:11211"]).secret("the same on every node");
-/// let store = Arc::new(RemoteStore::memcached(servers)?);
-/// let gate = Tollgate::builder().cache(Rules::new()).cache_with(|cache| cache.level_2(store)).build()?;
+/// let gate = Tollgate::builder().cache(Rules::new()).memcached(servers).build()?;
 /// # let _ = gate;
 /// # Ok::<(), tollgate::Error>(())
 /// ```

@@ -54,6 +54,7 @@ impl RemoteStore {
         postgres.check()?;
         let settings = postgres.remote_settings();
         let shared = Shared::new(&postgres);
+        let sweeper = shared.sweeper.clone();
         let dial = move || -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> {
             let (postgres, shared) = (postgres.clone(), shared.clone());
             Box::pin(async move {
@@ -61,7 +62,7 @@ impl RemoteStore {
                 Ok(store)
             })
         };
-        Self::dialled(dial, true, settings)
+        Ok(Self::dialled(dial, true, settings)?.over(sweeper))
     }
 }
 

@@ -4,17 +4,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::RemoteStore;
-use super::file::FileLevel;
 use super::level_chain::LevelChain;
-#[cfg(feature = "memcached")]
-use super::memcached::Memcached;
-#[cfg(feature = "postgres")]
-use super::postgres::Postgres;
-#[cfg(feature = "redis")]
-use super::redis::Redis;
 use crate::base::error::Error;
 use crate::cache::CacheStore;
+use crate::store::RemoteStore;
+use crate::store::file::FileLevel;
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::Postgres;
+#[cfg(feature = "redis")]
+use crate::store::redis::Redis;
 
 type OpenLevel = Box<dyn FnOnce() -> Result<Arc<dyn CacheStore>, Error> + Send + Sync>;
 
@@ -27,10 +27,6 @@ pub(crate) struct LevelList {
 }
 
 impl LevelList {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.levels.is_empty()
-    }
-
     pub(crate) fn store(&mut self, store: Arc<dyn CacheStore>) {
         self.levels.push(Box::new(move || Ok(store)));
     }

@@ -23,7 +23,6 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::remote::RemoteStore;
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
 use crate::base::maybe_ready::MaybeReady;
@@ -32,6 +31,7 @@ use crate::cache::engine::isolated_store::IsolatedStore;
 use crate::cache::{
     CacheKey, CacheStore, GetOrClaim, Invalidation, InvalidationSink, Lease, LeaseState, LevelStats, Stored,
 };
+use crate::store::RemoteStore;
 
 /// Maximum number of copies to earlier levels in progress; beyond it, entries are not copied.
 const MAX_BACK_FILLS: usize = 64;
@@ -160,7 +160,8 @@ impl Chain {
         runtime.spawn(async move {
             let _permit = permit;
             for (key, (found, at)) in copies {
-                let puts = chain.levels[..at].iter().map(|level| level.store.put(&key, found.clone(), now).into_future());
+                let puts =
+                    chain.levels[..at].iter().map(|level| level.store.put(&key, found.clone(), now).into_future());
                 // If a copy is not stored, the next look-up finds the entry where it is.
                 drop(join_all(puts).await);
             }
