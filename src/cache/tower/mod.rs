@@ -29,3 +29,5 @@ pub(super) mod stream_and_store;
 mod uncovered;
 pub(super) mod unsafe_invalidation;
 pub(super) mod update_from_304;
+#[cfg(feature = "webhook")]
+pub(super) mod webhook;
