@@ -94,8 +94,7 @@ struct Document {
     soft: bool,
 }
 
-type Reply = Response<Full<Bytes>>;
-type Answer = (StatusCode, String);
+type Outcome = (StatusCode, String);
 
 impl InvalidationWebhook {
     /// Creates a webhook that accepts signatures under these secrets: one, or two while they are rotated.
@@ -139,7 +138,7 @@ impl InvalidationWebhook {
     }
 
     /// Reads and checks a request.
-    async fn accept<B>(&self, request: Request<B>) -> Result<Document, Answer>
+    async fn accept<B>(&self, request: Request<B>) -> Result<Document, Outcome>
     where
         B: http_body::Body<Error: Into<BoxError>>,
     {
@@ -176,7 +175,7 @@ impl InvalidationWebhook {
     }
 
     /// Applies all of a document, also after an error of the shared store.
-    async fn apply(&self, document: &Document) -> Answer {
+    async fn apply(&self, document: &Document) -> Outcome {
         let invalidate = if document.soft { self.invalidate.clone().soft() } else { self.invalidate.clone() };
         let mut result = Ok(());
         for tag in &document.tags {
@@ -200,16 +199,16 @@ impl InvalidationWebhook {
     }
 }
 
-fn bad_request(message: String) -> Answer {
+fn bad_request(message: String) -> Outcome {
     (StatusCode::BAD_REQUEST, message)
 }
 
-fn rejection(refusal: Refusal) -> Answer {
+fn rejection(refusal: Refusal) -> Outcome {
     let (status, message) = refusal.answer();
     (status, message.to_owned())
 }
 
-fn reply((status, message): Answer) -> Reply {
+fn reply((status, message): Outcome) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::from(message + "\n"));
     *reply.status_mut() = status;
     let fields = reply.headers_mut();
