@@ -35,7 +35,8 @@ use server::RedisServer;
 use tollgate::Clock;
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, LimitStore, Quota};
-use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+use tollgate::store::RemoteLimits;
+use tollgate::store::redis::{LimitMode, Redis};
 
 const SCRIPT: &str = include_str!("../src/store/redis/limits/script.lua");
 /// Each row is measured three times, in turn with the others; what is printed is the median by its rate.
@@ -222,7 +223,7 @@ async fn ours(
 ) -> Row {
     let redis = Redis::new(&server.url()).expect("a URL").limit_mode(mode).secret("a bench's secret").prefix("ours");
     // A bench wants answers, not fallbacks.
-    let store = Arc::new(RedisLimits::new(&redis.limit_deadline(Duration::from_secs(5))).expect("a store"));
+    let store = Arc::new(RemoteLimits::redis(&redis.limit_deadline(Duration::from_secs(5))).expect("a store"));
     while !store.remote().is_some_and(|remote| remote.up) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

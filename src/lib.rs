@@ -61,7 +61,7 @@
 //! | `testing` | the module [`testing`] |
 //! | `redis` | limits and cached responses shared through Redis or Valkey, standalone, Sentinel or Cluster: [`store`] |
 //! | `redis-tls` | `rediss://`: Redis over TLS, with rustls |
-//! | `postgres` | cached responses shared through PostgreSQL, and invalidated from its transactions: [`store::postgres`] |
+//! | `postgres` | limits and cached responses shared through PostgreSQL, and invalidated from its transactions: [`store::postgres`] |
 //! | `postgres-tls` | `sslmode=require`: PostgreSQL over TLS, with rustls |
 //! | `webhook` | invalidation by signed HTTP requests: [`cache::InvalidationWebhook`] |
 //! | `lz4` | compression of large cached responses in remote stores; processes without it miss compressed entries |

@@ -18,9 +18,9 @@ use redis::{RedisCluster, RedisServer, wanted};
 use tollgate::cache::{CacheKey, CacheLayer, CacheStore, Levels, Rule, Rules};
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, RateLimitLayer};
-use tollgate::store::RemoteStore;
 use tollgate::store::memory::{MemoryCache, MemoryLimits};
-use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+use tollgate::store::redis::{LimitMode, Redis};
+use tollgate::store::{RemoteLimits, RemoteStore};
 use tollgate::testing::{FakePeer, Faulty, InjectedFault, contract};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -72,9 +72,9 @@ async fn redis_keeps_it() {
 }
 
 /// Limits in Redis, once they answer, with time enough for a busy machine.
-async fn limits(url: &str, mode: LimitMode) -> Arc<RedisLimits> {
+async fn limits(url: &str, mode: LimitMode) -> Arc<RemoteLimits> {
     let redis = Redis::new(url).expect("a URL").limit_deadline(Duration::from_secs(5)).limit_mode(mode);
-    let limits = Arc::new(RedisLimits::new(&redis).expect("limits"));
+    let limits = Arc::new(RemoteLimits::redis(&redis).expect("limits"));
     for _ in 0..5_000 {
         let check = Check::new(KeyHash::from_bits(1), Quota::per_hour(1)).in_fleet(KeyHash::from_bits(1));
         if limits.peek(&[check], tollgate::Timestamp::ZERO).await.is_ok() {

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use server::RedisServer;
-use tollgate::store::redis::{Redis, RedisCredits};
+use tollgate::store::RemoteCredits;
+use tollgate::store::redis::Redis;
 use tollgate::upstream::{Credits, Priority, UpstreamLayer};
 use tollgate::{Tollgate, upstream};
 use tower::{Layer, ServiceExt, service_fn};
@@ -25,7 +26,7 @@ impl Node {
         let layer = UpstreamLayer::builder("api")
             .quota(Credits::per_month(limit))
             .share(Priority::Normal, 1.0)
-            .store(Arc::new(RedisCredits::new(&redis).expect("a store")))
+            .store(Arc::new(RemoteCredits::redis(&redis).expect("a store")))
             .build();
         Self(layer.expect("a layer"))
     }

@@ -6,16 +6,16 @@ mod limited;
 mod server;
 mod support;
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use limited::{Node, redis};
+use limited::{Node, eight_processes, redis, role};
 use server::RedisServer;
 use support::{field, from};
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Decision, Limit, LimitStore, Quota, Reservation, Settlement};
-use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
+use tollgate::store::RemoteLimits;
+use tollgate::store::redis::{LimitMode, Redis};
 use tollgate::{Clock, ManualClock, Tollgate};
 
 const IP: &str = "192.0.2.1";
@@ -152,7 +152,7 @@ async fn reservations_are_settled_and_released_in_redis() {
     let redis = redis(&server.url());
     for (actual, left) in [(0, 100), (4, 96), (30, 70)] {
         let redis = redis.clone().prefix(format!("r{actual}"));
-        let store = RedisLimits::new(&redis).expect("settings");
+        let store = RemoteLimits::redis(&redis).expect("settings");
         let node = Node::with(&redis, |limits| {
             limits.store(Arc::new(store.clone())).limit(Limit::per_ip(Quota::per_hour(100)).cost(10).reserve())
         });
@@ -181,7 +181,7 @@ async fn looking_charges_nothing_and_a_refund_forgets_a_refusal() {
         return;
     }
     let server = RedisServer::start();
-    let store = RedisLimits::new(&redis(&server.url())).expect("settings");
+    let store = RemoteLimits::redis(&redis(&server.url())).expect("settings");
     let key = KeyHash::from_bits(7);
     let check = Check::new(key, Quota::per_hour(2)).in_fleet(key);
     let now = || Clock::System.now();
@@ -255,13 +255,10 @@ async fn the_gate_takes_a_url_and_fails_only_where_it_is_none() {
     assert!(!shown.contains("hunter2") && !shown.contains("swordfish"), "{shown}");
 }
 
-const PROCESSES: usize = 8;
-const ROLE: &str = "TOLLGATE_TEST_NODE";
-
 /// Run by itself it does nothing; run by [`eight_processes_share_one_limit`] it is one of the processes.
 #[tokio::test]
 async fn one_process_of_the_fleet() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Some(role) = role() else { return };
     let (url, mode) = role.split_once(' ').expect("a URL and a mode");
     let mode = if mode == "leased" { LimitMode::Leased } else { LimitMode::Exact };
     let redis = redis(url).limit_mode(mode).prefix(mode_name(mode)).limit_deadline(Duration::from_secs(10));
@@ -286,24 +283,7 @@ fn eight_processes_share_one_limit() {
     }
     let server = RedisServer::start();
     for (mode, least) in [("exact", 2_000), ("leased", 1_500)] {
-        let program = std::env::current_exe().expect("this program");
-        let start = |_| {
-            let mut node = Command::new(&program);
-            node.args(["one_process_of_the_fleet", "--exact", "--nocapture"]);
-            node.env(ROLE, format!("{} {mode}", server.url())).stdout(Stdio::piped());
-            node.spawn().expect("a process")
-        };
-        let nodes: Vec<_> = (0..PROCESSES).map(start).collect();
-        let admitted: usize = nodes
-            .into_iter()
-            .map(|node| {
-                let output = node.wait_with_output().expect("its output");
-                let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                assert!(output.status.success(), "{text}");
-                let count = text.split("admitted=").nth(1).and_then(|rest| rest.split_whitespace().next());
-                count.expect("a count").parse::<usize>().expect("a number")
-            })
-            .sum();
+        let admitted = eight_processes(&format!("{} {mode}", server.url()));
         assert!((least..=2_000).contains(&admitted), "{mode}: {admitted}");
     }
 }

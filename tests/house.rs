@@ -122,11 +122,8 @@ const CIRCLES: [(&[&str], &str); 21] = [
     (&["limit/tower/builder.rs", "limit/tower/layer.rs"], "the builder makes what returns it"),
     (&["resilience/guard.rs", "resilience/guard/dial.rs"], "a file and its part"),
     (&["store/file/directory.rs", "store/file/node.rs"], "a directory opens a node, which closes it after an error"),
-    (
-        &["store/redis/limits.rs", "store/redis/limits/worker.rs", "store/redis/settings.rs"],
-        "the settings make the stores",
-    ),
     (&["store/remote/backplane.rs", "store/remote/backplane/task.rs"], "a file and its part"),
+    (&["store/remote_limits/engine.rs", "store/remote_limits/worker.rs"], "the engine queues what its workers send"),
     (
         &["timing/engine/harvest_health.rs", "timing/engine/span.rs"],
         "a span is opened where a harvest is installed; the span knows why one stays silent",

@@ -73,8 +73,7 @@ async fn text(url: String) -> String {
 
 #[tokio::test]
 async fn the_example_server() {
-    let (app, _gate, _upstream) =
-        api::app(Duration::from_millis(1), true, &api::Level::Memory).expect("the example's configuration");
+    let (app, _gate, _upstream) = api::app(Duration::from_millis(1), true, &[]).expect("the example's configuration");
     let address = served(app).await;
     for path in ["/report", "/report", "/prices/ACME", "/prices/SECRET"] {
         text(format!("http://{address}{path}")).await;

@@ -14,12 +14,14 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::RemoteLimits;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisLimits};
+use crate::store::redis::Redis;
 use crate::timing::{TimingBuilder, TimingLayer};
 
 /// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
@@ -49,6 +51,8 @@ pub struct TollgateBuilder {
     timing: TimingBuilder,
     routes: Vec<Box<str>>,
     cost_per_call: Option<f64>,
+    #[cfg(feature = "postgres")]
+    postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -63,6 +67,8 @@ impl Default for TollgateBuilder {
             timing: TimingLayer::builder(),
             routes: Vec::new(),
             cost_per_call: None,
+            #[cfg(feature = "postgres")]
+            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -238,19 +244,15 @@ impl TollgateBuilder {
         if let Ok(redis) = &redis {
             self.cache = self.cache.redis(redis.clone());
         }
-        // Limits could not tell which of two to use.
-        let given = self.redis.take();
-        self.redis = Some(redis.and_then(|redis| match given {
-            None => Ok(redis),
-            Some(_) => Err(Error::config("`.redis(…)` is called twice; keep one call")),
-        }));
+        self.redis = Some(given_once(self.redis.take(), redis, "redis"));
         self
     }
 
-    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. After
-    /// [`redis`](Self::redis), the cache asks Redis first. Cached responses are shared,
-    /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); limits stay in
-    /// each process. Requests never fail because of it.
+    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared, after
+    /// [`redis`](Self::redis) asked second,
+    /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); all nodes share one
+    /// limit, of which they [lease](crate::store::RemoteLimits::postgres) blocks. With Redis as well, Redis decides
+    /// limits. Requests never fail because of it.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -267,7 +269,11 @@ impl TollgateBuilder {
         P: TryInto<Postgres>,
         P::Error: Into<Error>,
     {
-        self.cache = self.cache.postgres(postgres);
+        let postgres = postgres.try_into().map_err(Into::into);
+        if let Ok(postgres) = &postgres {
+            self.cache = self.cache.postgres(postgres.clone());
+        }
+        self.postgres = Some(given_once(self.postgres.take(), postgres, "postgres"));
         self
     }
 
@@ -380,6 +386,8 @@ impl TollgateBuilder {
             return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
         }
         let this = self;
+        #[cfg(feature = "postgres")]
+        let this = this.sharing_postgres()?;
         #[cfg(feature = "redis")]
         let this = this.sharing()?;
         // A gate without a limit has the same type: it contains a disabled limit.
@@ -406,14 +414,41 @@ impl TollgateBuilder {
         Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
     }
 
+    /// Shares limits through PostgreSQL, if there is one and no Redis.
+    #[cfg(feature = "postgres")]
+    fn sharing_postgres(mut self) -> Result<Self, Error> {
+        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        #[cfg(feature = "redis")]
+        let limited = self.limited && self.redis.is_none();
+        #[cfg(not(feature = "redis"))]
+        let limited = self.limited;
+        if limited {
+            self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
+        }
+        postgres.check().map(|()| self)
+    }
+
     /// Connects the enabled layers to Redis, if there is one.
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         if self.limited {
-            self.limits = self.limits.store(Arc::new(RedisLimits::new(&redis)?));
+            self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
         }
         redis.check().map(|()| self)
+    }
+}
+
+/// Returns the server that a setter was given, unless it was called before: limits and credits are kept in one.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(super) fn given_once<S>(
+    before: Option<Result<S, Error>>,
+    given: Result<S, Error>,
+    setter: &str,
+) -> Result<S, Error> {
+    match before {
+        None => given,
+        Some(_) => Err(Error::config(format!("`.{setter}(…)` is called twice; keep one call"))),
     }
 }
 

@@ -5,17 +5,21 @@ use std::path::PathBuf;
 
 use http::header::{HeaderName, HeaderValue};
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use super::inbound_builder::given_once;
 use super::outbound::{UpstreamGate, UpstreamGateLayer};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::RemoteCredits;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
-use crate::store::redis::{Redis, RedisCredits};
+use crate::store::redis::Redis;
 use crate::timing::{TimingBuilder, TimingLayer};
 use crate::upstream::{Credits, OnLimit, UpstreamBuilder, UpstreamLayer, Weights};
 
@@ -46,6 +50,8 @@ pub struct UpstreamGateBuilder {
     rules_decide: bool,
     weights: Weights,
     price: Option<f64>,
+    #[cfg(feature = "postgres")]
+    postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -61,6 +67,8 @@ impl UpstreamGateBuilder {
             rules_decide: false,
             weights: Weights::default(),
             price: None,
+            #[cfg(feature = "postgres")]
+            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -289,17 +297,12 @@ impl UpstreamGateBuilder {
         if let Ok(redis) = &redis {
             self.cache = self.cache.redis(redis.clone());
         }
-        // Credits could not tell which of two to use.
-        let given = self.redis.take();
-        self.redis = Some(redis.and_then(|redis| match given {
-            None => Ok(redis),
-            Some(_) => Err(Error::config("`.redis(…)` is called twice; keep one call")),
-        }));
+        self.redis = Some(given_once(self.redis.take(), redis, "redis"));
         self
     }
 
     /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared and
-    /// survive restarts; credits stay in each process. Calls never fail because of it.
+    /// survive restarts, and all nodes spend the same credits. Calls never fail because of it.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -315,7 +318,11 @@ impl UpstreamGateBuilder {
         P: TryInto<Postgres>,
         P::Error: Into<Error>,
     {
-        self.cache = self.cache.postgres(postgres);
+        let postgres = postgres.try_into().map_err(Into::into);
+        if let Ok(postgres) = &postgres {
+            self.cache = self.cache.postgres(postgres.clone());
+        }
+        self.postgres = Some(given_once(self.postgres.take(), postgres, "postgres"));
         self
     }
 
@@ -424,6 +431,8 @@ impl UpstreamGateBuilder {
             )));
         }
         let this = self;
+        #[cfg(feature = "postgres")]
+        let this = this.sharing_postgres()?;
         #[cfg(feature = "redis")]
         let this = this.sharing()?;
         let weights = this.weights.check()?;
@@ -439,12 +448,24 @@ impl UpstreamGateBuilder {
         Ok(UpstreamGate { layer, weights, price: this.price })
     }
 
+    /// Shares credits through PostgreSQL, if there is one and no Redis.
+    #[cfg(feature = "postgres")]
+    fn sharing_postgres(mut self) -> Result<Self, Error> {
+        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        #[cfg(feature = "redis")]
+        if self.redis.is_some() {
+            return postgres.check().map(|()| self);
+        }
+        self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::postgres(&postgres)?));
+        Ok(self)
+    }
+
     /// Connects the enabled layers to Redis, if there is one.
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         redis.check()?;
-        self.upstream = self.upstream.store(std::sync::Arc::new(RedisCredits::new(&redis)?));
+        self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::redis(&redis)?));
         Ok(self)
     }
 }

@@ -72,7 +72,7 @@
 //!
 //! # Sharing limits across a fleet
 //!
-//! With the feature `redis` and [`TollgateBuilder::redis`](crate::TollgateBuilder), or with a `RedisLimits` as the
+//! With the feature `redis` and [`TollgateBuilder::redis`](crate::TollgateBuilder), or with a [`RemoteLimits`](crate::store) as the
 //! [`store`](RateLimitBuilder::store), all nodes count together.
 //!
 //! | mode | decision | bound |

@@ -65,7 +65,7 @@ impl GuardSettings {
     }
 
     /// Sets the circuit breaker.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) const fn circuit(self, circuit: Circuit) -> Self {
         Self { circuit, ..self }
     }
@@ -147,7 +147,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
     ///
     /// # Errors
     /// Returns the cause of the outage. The engine's error is in the [`stats`](Self::stats) and in the event.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) async fn call<T, F, Fut>(&self, f: F) -> Result<T, Outage>
     where
         F: FnOnce(C) -> Fut,

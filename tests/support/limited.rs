@@ -1,4 +1,4 @@
-//! Nodes of a fleet that share their limits over one Redis.
+//! Nodes of a fleet that share their limits.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -8,13 +8,15 @@
 )]
 
 use std::convert::Infallible;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tollgate::identity::KeyHash;
 use tollgate::limit::{Check, Limit, LimitStore, Quota, RateLimitBuilder, RateLimitLayer, RateLimitStats};
-use tollgate::store::redis::{Redis, RedisLimits};
+use tollgate::store::RemoteLimits;
+use tollgate::store::redis::Redis;
 use tower::util::BoxCloneService;
 use tower::{Layer, ServiceExt};
 
@@ -27,7 +29,7 @@ pub const SECRET: &str = "the same on every node";
 pub struct Node {
     service: Arc<Mutex<BoxCloneService<Req, Res, Infallible>>>,
     pub layer: RateLimitLayer,
-    pub store: RedisLimits,
+    pub store: RemoteLimits,
     pub events: Arc<Mutex<Vec<String>>>,
 }
 
@@ -38,7 +40,11 @@ impl Node {
     }
 
     pub fn with(redis: &Redis, set: impl FnOnce(RateLimitBuilder) -> RateLimitBuilder) -> Self {
-        let store = RedisLimits::new(redis).expect("settings");
+        Self::over(RemoteLimits::redis(redis).expect("settings"), set)
+    }
+
+    /// A node whose limits are kept there.
+    pub fn over(store: RemoteLimits, set: impl FnOnce(RateLimitBuilder) -> RateLimitBuilder) -> Self {
         let events: Arc<Mutex<Vec<String>>> = Arc::default();
         let told = events.clone();
         let builder = RateLimitLayer::builder().store(Arc::new(store.clone())).hook(move |event| {
@@ -66,14 +72,14 @@ impl Node {
         admitted
     }
 
-    /// Waits until decisions are made with Redis.
+    /// Waits until decisions are made with the store.
     pub async fn up(&self) {
-        self.until("Redis is asked", |node| node.store.remote().is_some_and(|remote| remote.up)).await;
+        self.until("the store is asked", |node| node.store.remote().is_some_and(|remote| remote.up)).await;
     }
 
     /// Waits until decisions are made without it.
     pub async fn down(&self) {
-        self.until("Redis is missed", |node| node.store.remote().is_some_and(|remote| !remote.up)).await;
+        self.until("the store is missed", |node| node.store.remote().is_some_and(|remote| !remote.up)).await;
     }
 
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -92,7 +98,7 @@ impl Node {
         self.layer.stats()
     }
 
-    /// Decisions made with Redis, and commands it took.
+    /// Decisions made with the store, and commands it took.
     pub fn commands(&self) -> (u64, u64) {
         let remote = self.stats().remote.expect("a remote store");
         (remote.decisions, remote.commands)
@@ -106,4 +112,33 @@ impl Node {
 /// A Redis whose fleet has its secret configured.
 pub fn redis(url: &str) -> Redis {
     Redis::new(url).expect("a URL").secret(SECRET).limit_deadline(Duration::from_millis(250))
+}
+
+const ROLE: &str = "TOLLGATE_TEST_NODE";
+const PROCESSES: usize = 8;
+
+/// What this process shall share, if it is one of [`eight_processes`].
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// Runs this program's test `one_process_of_the_fleet` in eight processes at once, with this role; returns how many requests
+/// they admitted together. Each prints `admitted=` and a number.
+pub fn eight_processes(role: &str) -> usize {
+    let program = std::env::current_exe().expect("this program");
+    let start = |_| {
+        let mut node = Command::new(&program);
+        node.args(["one_process_of_the_fleet", "--exact", "--nocapture"]);
+        node.env(ROLE, role).stdout(Stdio::piped());
+        node.spawn().expect("a process")
+    };
+    let nodes: Vec<_> = (0..PROCESSES).map(start).collect();
+    let admitted = nodes.into_iter().map(|node| {
+        let output = node.wait_with_output().expect("its output");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        let count = text.split("admitted=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        count.expect("a count").parse::<usize>().expect("a number")
+    });
+    admitted.sum()
 }

@@ -3,11 +3,16 @@
 //! Pure: engines own the state and pass the time as an argument. When a quota changes, a key keeps its **used
 //! share**: a key at half of 100 is at half of 1 000 afterwards.
 
+#[cfg(any(test, feature = "postgres"))]
+use std::time::Duration;
+
 use super::gcra::Gcra;
 use super::quota::{Algorithm, Quota};
 use super::verdict::Verdict;
 use super::window::{Count, Log, Window};
 use crate::base::clock::Timestamp;
+#[cfg(feature = "postgres")]
+use crate::base::codec::{Reader, Writer};
 
 /// Complete state of one key. Engines with many keys store its parts separately and borrow them.
 ///
@@ -57,6 +62,9 @@ pub(crate) enum KeyHistoryMut<'a> {
 
 /// The whole, in units of 2⁻³².
 const WHOLE: u64 = 1 << 32;
+/// Precision of a store's clock.
+#[cfg(any(test, feature = "postgres"))]
+const MICROSECOND: Duration = Duration::from_micros(1);
 
 impl StateKind {
     pub(crate) const fn of(quota: Quota) -> Self {
@@ -166,6 +174,34 @@ impl KeyHistoryMut<'_> {
         }
     }
 
+    /// Charges up to `want` units as of the end of the lease that they are for: see the [module](super::lease). Returns the
+    /// units and the lifetime of the lease: at most a quarter of what is left, so that no node holds what others need.
+    #[cfg(any(test, feature = "postgres"))]
+    pub(crate) fn lease(&mut self, quota: Quota, want: u32, life: Duration, now: Timestamp) -> (u32, Duration) {
+        fn window<C: Count>(window: Window, log: &mut Log<C>, want: u32, now: Timestamp) -> (u32, Duration) {
+            window.roll(log, now);
+            let last = window.end_of_current(log, now) - MICROSECOND;
+            let granted = want.min(window.verdict(log, now, None).remaining() / 4);
+            if granted > 0 {
+                window.charge(log, last, granted);
+            }
+            (granted, last.since(now))
+        }
+        match (quota.algorithm(), self) {
+            (Algorithm::Gcra(gcra), Self::Tat(tat)) => {
+                let base = (**tat).max(now + life);
+                let granted = want.min(gcra.verdict(base, now, None).remaining() / 4);
+                if granted > 0 {
+                    **tat = gcra.charge(base, now, granted);
+                }
+                (granted, life)
+            }
+            (Algorithm::Window(of), Self::Narrow(log)) => window(of, log, want, now),
+            (Algorithm::Window(of), Self::Wide(log)) => window(of, log, want, now),
+            _ => (0, Duration::ZERO),
+        }
+    }
+
     /// Returns the used share of the limit, in units of 2⁻³². Zero is equivalent to no state.
     pub(crate) fn share(&mut self, quota: Quota, now: Timestamp) -> u64 {
         fn window<C: Count>(window: Window, log: &mut Log<C>, now: Timestamp) -> u64 {
@@ -267,6 +303,34 @@ impl KeyState {
     ) -> R {
         self.adapt(quota, now);
         f(self.history.borrow())
+    }
+
+    /// Returns the quota of the usage.
+    #[cfg(feature = "postgres")]
+    pub(super) const fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        self.quota.encode(writer);
+        match &self.history {
+            KeyHistory::Tat(tat) => writer.u64(tat.as_nanos()),
+            KeyHistory::Narrow(log) => log.encode(writer),
+            KeyHistory::Wide(log) => log.encode(writer),
+        }
+    }
+
+    /// Decodes a state; `None` if it is malformed.
+    #[cfg(feature = "postgres")]
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        let quota = Quota::decode(reader)?;
+        let history = match (StateKind::of(quota), quota.algorithm()) {
+            (StateKind::Narrow, Algorithm::Window(window)) => KeyHistory::Narrow(window.decode(reader)?),
+            (StateKind::Wide, Algorithm::Window(window)) => KeyHistory::Wide(window.decode(reader)?),
+            _ => KeyHistory::Tat(Timestamp::from_nanos(reader.u64()?)),
+        };
+        Some(Self { quota, history })
     }
 
     fn adapt(&mut self, quota: Quota, now: Timestamp) {

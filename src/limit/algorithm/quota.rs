@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::gcra::Gcra;
 use super::window::Window;
+#[cfg(feature = "postgres")]
+use crate::base::codec::{Reader, Writer};
 use crate::base::error::Error;
 
 /// Number of units per period, with the algorithm that enforces it.
@@ -218,6 +220,21 @@ impl Quota {
 
     const fn period_nanos(&self) -> u64 {
         self.period_ms as u64 * 1_000_000
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Quota {
+    pub(super) fn encode(self, writer: &mut Writer) {
+        [self.limit, self.period_ms, self.burst].into_iter().for_each(|number| writer.u32(number));
+    }
+
+    /// Decodes a quota; `None` if it is impossible.
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        let [limit, period_ms, burst] = [reader.u32()?, reader.u32()?, reader.u32()?];
+        let quota = Self::new(limit, Duration::from_millis(u64::from(period_ms)));
+        let quota = if burst == 0 { quota } else { quota.bucket(burst) };
+        quota.check().is_ok().then_some(quota)
     }
 }
 

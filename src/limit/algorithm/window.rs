@@ -32,6 +32,8 @@ use std::time::Duration;
 
 use super::verdict::Verdict;
 use crate::base::clock::{Timestamp, nanos};
+#[cfg(feature = "postgres")]
+use crate::base::codec::{Reader, Writer};
 
 /// Number of sub-buckets in a period.
 pub(super) const BUCKETS: u64 = 50;
@@ -295,6 +297,32 @@ impl Window {
         scaled
     }
 
+    /// Returns the end of the current sub-bucket.
+    #[cfg(any(test, feature = "postgres"))]
+    pub(super) fn end_of_current<C: Count>(&self, log: &Log<C>, now: Timestamp) -> Timestamp {
+        let current = self.bucket(now.max(log.last));
+        Timestamp::from_nanos((current + 1).saturating_mul(self.width))
+    }
+
+    /// Decodes a log; `None` if it is malformed.
+    #[cfg(feature = "postgres")]
+    pub(super) fn decode<C: Count>(&self, reader: &mut Reader<'_>) -> Option<Log<C>> {
+        let (last, filled) = (Timestamp::from_nanos(reader.u64()?), reader.u8()?);
+        if filled == 0 {
+            return Some(Log::idle(last));
+        }
+        let (back, newest) = (filled - 1, self.bucket(last));
+        if usize::from(filled) > RING || newest < u64::from(back) {
+            return None;
+        }
+        let mut log = Log { newest: newest as u16, at: back, back, ..Log::idle(last) };
+        for count in &mut log.counts[..usize::from(filled)] {
+            *count = C::of(reader.u32()?);
+            log.total = log.total.checked_add(count.units())?;
+        }
+        Some(log)
+    }
+
     /// Returns whether both windows have the same sub-buckets.
     pub(super) const fn same_grid(&self, other: &Self) -> bool {
         self.period == other.period
@@ -318,6 +346,14 @@ impl<C: Count> Log<C> {
     /// Creates a log without charges; time never goes back before `last`.
     const fn idle(last: Timestamp) -> Self {
         Self { last, total: 0, newest: 0, at: 0, back: 0, counts: [C::ZERO; RING] }
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        let filled = if self.total == 0 { 0 } else { self.back + 1 };
+        writer.u64(self.last.as_nanos());
+        writer.u8(filled);
+        (0..filled).rev().for_each(|age| writer.u32(self.counts[self.place(age)].units()));
     }
 
     /// Returns the time of the latest charge.

@@ -124,14 +124,7 @@ impl PostgresBytes {
         let Shared { statements, sweeper } = shared;
         let open = || Link::open(&postgres.address, None);
         let (reads, writes, log) = try_join3(open(), open(), open()).await?;
-        if !column::<bool>(&log.query_one(&statements.version, &[]).await?, 0)? {
-            log.batch(&postgres.sql()).await.map_err(|error| {
-                let schema = &postgres.schema;
-                let message =
-                    format!("postgres: no tables in schema {schema}; run Postgres::sql() as its owner: {error}");
-                Error::store(message, error)
-            })?;
-        }
+        postgres.ensure_tables(&log, &statements).await?;
         Ok(Self { postgres, statements, reads, writes, log, sweeper })
     }
 }

@@ -14,6 +14,7 @@ use tokio_postgres::types::Type;
 
 use super::bytes::{PostgresBytes, run};
 use super::connect::{Link, column};
+use super::guarded::agree;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::random::random;
@@ -37,12 +38,7 @@ impl ByteLog for PostgresBytes {
     }
 
     fn agree(&self, proposed: String) -> BoxFuture<Result<String, Error>> {
-        run(&self.log, &self.statements, async move |link, statements| {
-            if let Some(agreed) = link.query(&statements.secret, &[]).await?.first() {
-                return column(agreed, 0);
-            }
-            column(&link.query_one(&statements.propose_secret, &[(&proposed, Type::TEXT)]).await?, 0)
-        })
+        run(&self.log, &self.statements, async move |link, statements| agree(&link, &statements, proposed).await)
     }
 
     fn append(&self, first: Bytes, record: Bytes) -> BoxFuture<Result<u64, Error>> {

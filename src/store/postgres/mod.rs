@@ -1,4 +1,5 @@
-//! Cached responses and values in PostgreSQL (14 and later), shared by a fleet of processes (feature `postgres`).
+//! Cached responses and values, limits and credits in PostgreSQL (14 and later), shared by a fleet of processes (feature
+//! `postgres`).
 //!
 //! [`Postgres`] holds address, deadline and bounds; [`TollgateBuilder::postgres`](crate::TollgateBuilder::postgres) takes it,
 //! or just its URL. Tables are created at the first connection if they are missing and the role may do so; otherwise run
@@ -10,13 +11,15 @@
 //! | `tollgate_leases` | who refreshes or fetches an entry | unlogged: empty after a crash |
 //! | `tollgate_invalidations` | the latest 16 384 invalidations by position | on disk before they are acknowledged |
 //! | `tollgate_outbox` | invalidations of your own transactions, until they are numbered | that of your transaction |
+//! | `tollgate_limits` | the usage of each limited key, under a keyed hash | on disk before a request is admitted |
+//! | `tollgate_credits` | the booked and returned credits of each upstream and window | on disk before a call is made |
 //! | `tollgate_settings` | the version of the tables, the secret of the fleet | on disk |
 //!
 //! # How it behaves
 //!
 //! | | |
 //! |---|---|
-//! | connections | three per process, and one that listens; calls are pipelined, and each is one statement |
+//! | connections | three per process and one that listens for the cache, one for limits, one for credits; calls are pipelined, and each is one statement |
 //! | TLS | with the feature `postgres-tls` and `?sslmode=require`, the certificate and its host name are verified; otherwise connections are plain |
 //! | transaction poolers | work: no statement is prepared, no session state is used. Notifications do not pass them: the log is read once a second |
 //! | a look-up | never writes |
@@ -24,6 +27,7 @@
 //! | a removal, an invalidation | waits for the disk, if the database's `synchronous_commit` says so |
 //! | expiry | rows that have expired are removed a thousand at a time, after every 128 puts of a process |
 //! | bound | [`max_bytes`](Postgres::max_bytes): what expires first is removed first |
+//! | limits | decided in the process, written if no other process wrote meanwhile, else decided again; contention refuses until the deadline, and never admits. Nodes lease blocks of hot keys |
 //! | an outage | a look-up is a miss after at most its deadline (50 ms); after five failures nothing waits |
 //!
 //! # Invalidation from your own transactions
@@ -72,7 +76,10 @@
 
 mod bytes;
 mod connect;
+mod credits;
 mod description;
+mod guarded;
+mod limits;
 mod log;
 #[cfg(not(feature = "postgres-tls"))]
 mod no_tls;

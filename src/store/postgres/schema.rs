@@ -65,6 +65,20 @@ const EVICT: &str = "WITH first AS (
   RETURNING bytes
 ) SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM evicted";
 
+/// Books credits, and removes balances of windows that have ended, once in a while.
+const BOOK: &str = "WITH booked AS (
+  SELECT name, min(upstream) AS upstream, min(quota_window) AS quota_window, sum(booked)::bigint AS booked,
+    sum(returned)::bigint AS returned, max(expires_at) AS expires_at
+  FROM unnest($1, $2, $3, $4, $5, $6) AS asked (name, upstream, quota_window, booked, returned, expires_at)
+  GROUP BY name ORDER BY name
+), ended AS (
+  DELETE FROM {schema}.tollgate_credits WHERE expires_at < now() AND random() < 0.01
+)
+INSERT INTO {schema}.tollgate_credits AS kept (name, upstream, quota_window, booked, returned, expires_at)
+SELECT name, upstream, quota_window, booked, returned, to_timestamp(expires_at / 1000.0) FROM booked
+ON CONFLICT (name) DO UPDATE SET booked = kept.booked + excluded.booked, returned = kept.returned + excluded.returned
+RETURNING name, booked, returned";
+
 /// Returns the text that creates everything in a schema.
 pub(super) fn schema_sql(schema: &str) -> String {
     include_str!("schema.sql").replace("{schema}", schema).replace("{records}", &MAX_RECORDS.to_string())
@@ -94,6 +108,10 @@ pub(super) struct Statements {
     pub(super) restart: String,
     pub(super) notify: String,
     pub(super) listen: String,
+    pub(super) limits: String,
+    pub(super) write_limits: String,
+    pub(super) sweep_limits: String,
+    pub(super) book: String,
 }
 
 impl Statements {
@@ -140,6 +158,12 @@ WHERE position >= $1 ORDER BY position"),
             restart: of("SELECT {schema}.tollgate_restart($1, $2)"),
             notify: of("SELECT pg_notify('tollgate.{schema}', $1)"),
             listen: of("LISTEN \"tollgate.{schema}\""),
+            limits: of("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, name, state, version
+FROM (VALUES (1)) AS always LEFT JOIN {schema}.tollgate_limits ON name = ANY ($1)"),
+            write_limits: of("SELECT {schema}.tollgate_write_limits($1, $2, $3, $4, $5, $6)"),
+            sweep_limits: of("DELETE FROM {schema}.tollgate_limits WHERE name = ANY (ARRAY(
+SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED))"),
+            book: of(BOOK),
         }
     }
 }

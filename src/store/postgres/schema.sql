@@ -74,6 +74,26 @@ BEGIN
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT tollgate_outbox_scope CHECK (num_nonnulls(tag, path, prefix) = 1)
   );
+
+  -- Usage of each limited key, decided by the processes, which replace a version that they have read.
+  CREATE TABLE {schema}.tollgate_limits (
+    name bigint PRIMARY KEY,
+    state bytea NOT NULL,
+    version bigint NOT NULL,
+    -- Rounded up to a minute, so that an update seldom changes the index.
+    expires_at timestamptz NOT NULL
+  ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+  CREATE INDEX tollgate_limits_expires_at ON {schema}.tollgate_limits (expires_at);
+
+  -- Credits of each upstream and window. Both numbers only increase.
+  CREATE TABLE {schema}.tollgate_credits (
+    name bigint PRIMARY KEY,
+    upstream text NOT NULL,
+    quota_window text NOT NULL,
+    booked bigint NOT NULL,
+    returned bigint NOT NULL,
+    expires_at timestamptz NOT NULL
+  ) WITH (fillfactor = 50);
 END
 $migrate$;
 
@@ -191,3 +211,29 @@ $function$;
 
 CREATE OR REPLACE TRIGGER tollgate_outbox_inserted AFTER INSERT ON {schema}.tollgate_outbox
 FOR EACH STATEMENT EXECUTE FUNCTION {schema}.tollgate_outbox_inserted();
+
+-- Writes the usage of keys, in sets: each whole, if nobody has written one of its keys since it was read, or not at all.
+-- Returns the sets that were not written. Rows are locked in the order of their names.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_write_limits(
+  names bigint[], sets integer[], states bytea[], seen bigint[], versions bigint[], ttls bigint[]
+) RETURNS integer[]
+LANGUAGE plpgsql AS $function$
+DECLARE
+  stale integer[];
+BEGIN
+  INSERT INTO {schema}.tollgate_limits (name, state, version, expires_at)
+  SELECT name, '', 0, now() FROM unnest(names) AS name ORDER BY name
+  ON CONFLICT DO NOTHING;
+  PERFORM FROM {schema}.tollgate_limits AS kept WHERE kept.name = ANY (names) ORDER BY kept.name FOR UPDATE;
+  SELECT coalesce(array_agg(DISTINCT read.part), '{}') INTO stale
+  FROM unnest(names, sets, seen) AS read (name, part, version)
+  LEFT JOIN {schema}.tollgate_limits AS kept ON kept.name = read.name
+  WHERE kept.version IS DISTINCT FROM read.version;
+  UPDATE {schema}.tollgate_limits AS kept
+  SET state = written.state, version = written.version,
+    expires_at = date_trunc('minute', clock_timestamp() + written.ttl * interval '1 microsecond') + interval '1 minute'
+  FROM unnest(names, sets, states, versions, ttls) AS written (name, part, state, version, ttl)
+  WHERE kept.name = written.name AND NOT written.part = ANY (stale);
+  RETURN stale;
+END
+$function$;

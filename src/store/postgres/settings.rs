@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::connect::{self, Link, ServerAddress};
 use super::schema;
+use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::resilience::circuit::Circuit;
 use crate::store::remote::{LogRank, MAX_TTL, RemoteSettings};
@@ -38,14 +39,16 @@ pub struct Postgres {
     shown: String,
     pub(super) address: Arc<ServerAddress>,
     pub(super) schema: String,
-    deadline: Duration,
-    circuit: Circuit,
-    secret: Option<Arc<[u8]>>,
+    pub(super) deadline: Duration,
+    pub(super) circuit: Circuit,
+    pub(super) secret: Option<Arc<[u8]>>,
     max_entry: usize,
     pub(super) max_bytes: u64,
     max_ttl: Duration,
     #[cfg(feature = "lz4")]
     compress_over: usize,
+    /// Clock of limits, in tests.
+    pub(super) time: Option<Clock>,
 }
 
 impl Postgres {
@@ -74,6 +77,7 @@ impl Postgres {
             max_ttl: MAX_TTL,
             #[cfg(feature = "lz4")]
             compress_over: usize::MAX,
+            time: None,
         })
     }
 
@@ -92,7 +96,8 @@ impl Postgres {
         self
     }
 
-    /// Sets the deadline of a look-up, after which it is a miss. Defaults to 50 ms.
+    /// Sets the deadline of a look-up, after which it is a miss, and of a decision on a limit, after which this process decides.
+    /// Defaults to 50 ms.
     ///
     /// ```
     /// use std::time::Duration;
@@ -207,6 +212,14 @@ impl Postgres {
     #[must_use]
     pub fn compress_over(mut self, bytes: usize) -> Self {
         self.compress_over = bytes;
+        self
+    }
+
+    /// Sets the clock of limits, for tests. Defaults to the server's.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.time = Some(clock);
         self
     }
 

@@ -1,413 +1,94 @@
-//! [`RedisLimits`]: [`LimitStore`] shared by a fleet.
-//!
-//! | decision | made by | round trips |
-//! |---|---|---|
-//! | on a key that was just refused | this process, until the retry time | 0 |
-//! | on a hot key, in [`LimitMode::Leased`] | this process, from a leased block | 0 |
-//! | any other | Redis, in one call for all queued decisions | 1, shared |
-//! | before the first connection | waits for it, at most for the deadline of a decision | – |
-//! | while Redis is unavailable | an immediate error; the layer falls back to local decisions | 0 |
+//! Limits of a fleet in Redis, decided by one script.
 //!
 //! In a Cluster keys are spread over sixteen hash tags. Checks of one request on several tags are sent in parallel and
 //! refunded if one refuses: meanwhile the charged units may cause other refusals.
 
-mod local_cache;
 mod protocol;
-mod queue;
 mod script;
-mod worker;
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-
-use futures_util::future::join_all;
-use smallvec::{SmallVec, smallvec};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::Conn;
+use super::limit_mode::LimitMode;
 use super::settings::Redis;
-use crate::base::clock::{Clock, Timestamp, runtime_now};
 use crate::base::error::Error;
-use crate::base::event::{Events, Hook};
-use crate::base::maybe_ready::MaybeReady;
-use crate::base::outage::Outage;
-use crate::identity::FleetSecret;
-use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdict, Verdicts};
-use crate::resilience::guard::FailOpen;
-use local_cache::LocalCache;
-use protocol::{CheckGroup, LimitCommand, ScriptOp};
-use queue::{CallQueue, QueuedGroup};
+use crate::resilience::guard::Fault;
+use crate::store::remote_limits::backend::{CallReply, LimitBackend};
+use crate::store::remote_limits::engine::LimitEngine;
+use crate::store::remote_limits::group::CheckGroup;
+use crate::store::remote_limits::handle::RemoteLimits;
+use protocol::{Answers, encode};
 use script::{Script, ScriptKeys};
-
-/// Mode of limits in Redis.
-///
-/// ```
-/// use tollgate::store::redis::{LimitMode, Redis};
-///
-/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
-/// # let _ = redis;
-/// # Ok::<(), tollgate::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LimitMode {
-    /// Every decision asks Redis, in one call with those that wait at the same time.
-    #[default]
-    Exact,
-    /// Nodes lease blocks of hot keys in advance and spend them locally. The limit is never exceeded; up to a quarter
-    /// of the remaining units may temporarily be held by nodes that do not need them.
-    Leased,
-}
 
 /// Number of hash tags in a Cluster.
 const TAGS: u64 = 16;
 
-/// Limit store in Redis. Clones share state.
-///
-/// ```
-/// use std::sync::Arc;
-/// use tollgate::limit::{Quota, RateLimitLayer, Limit};
-/// use tollgate::store::redis::{LimitMode, Redis, RedisLimits};
-///
-/// let redis = Redis::new("redis://127.0.0.1")?.limit_mode(LimitMode::Leased);
-/// let layer = RateLimitLayer::builder()
-///     .limit(Limit::per_ip(Quota::per_minute(100)))
-///     .store(Arc::new(RedisLimits::new(&redis)?))
-///     .build()?;
-/// # let _ = layer;
-/// # Ok::<(), tollgate::Error>(())
-/// ```
-#[derive(Clone)]
-pub struct RedisLimits {
-    inner: Arc<LimitsShared>,
-}
-
-struct LimitsShared {
-    guard: FailOpen<Conn>,
-    secret: FleetSecret,
-    script: Script,
-    names: ScriptKeys,
-    queues: Box<[CallQueue]>,
-    local_cache: LocalCache,
-    mode: LimitMode,
-    leases: worker::Leases,
-    clock: Clock,
-    /// Whether the script gets the time as an argument, as in tests.
-    passes_time: bool,
-    /// Lower bound of Redis's time minus the local time, in microseconds.
-    offset_us: AtomicI64,
-    counters: RedisCounters,
-    /// Whether decisions no longer wait for the first connection.
-    started: AtomicBool,
-    /// Time until which they wait, from the first one on.
-    starts_by: OnceLock<Instant>,
-}
-
-#[derive(Default)]
-struct RedisCounters {
-    decisions: AtomicU64,
-    leased: AtomicU64,
-    cached_refusals: AtomicU64,
-    commands: AtomicU64,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-impl RedisLimits {
-    /// Creates a limit store; connects on first use, and does not fail while Redis is down.
+impl RemoteLimits {
+    /// Creates a limit store in Redis; connects on first use, and does not fail while Redis is down.
     ///
     /// # Errors
     /// If a setting is invalid.
     ///
     /// # Examples
     /// ```
-    /// use tollgate::store::redis::{Redis, RedisLimits};
+    /// use tollgate::store::RemoteLimits;
+    /// use tollgate::store::redis::Redis;
     ///
-    /// let store = RedisLimits::new(&Redis::new("redis://127.0.0.1")?)?;
+    /// let store = RemoteLimits::redis(&Redis::new("redis://127.0.0.1")?)?;
     /// # let _ = store;
     /// # Ok::<(), tollgate::Error>(())
     /// ```
-    pub fn new(redis: &Redis) -> Result<Self, Error> {
+    pub fn redis(redis: &Redis) -> Result<Self, Error> {
+        RedisScript::engine(redis).map(Self::new)
+    }
+}
+
+/// Limits as one script.
+struct RedisScript {
+    script: Script,
+    names: ScriptKeys,
+    tags: u64,
+}
+
+impl RedisScript {
+    fn engine(redis: &Redis) -> Result<LimitEngine<Self>, Error> {
         redis.check()?;
-        let secret = redis.secret.as_ref().map_or_else(FleetSecret::unknown, FleetSecret::new);
         let tags = if redis.address.is_cluster() { TAGS } else { 1 };
-        let inner = LimitsShared {
-            guard: redis.guard_limits(&secret, Events::default()),
-            secret,
-            script: Script::new(),
-            names: ScriptKeys::new(&redis.prefix, tags),
-            queues: (0..tags).map(|_| CallQueue::default()).collect(),
-            local_cache: LocalCache::new(),
-            mode: redis.mode,
-            leases: worker::Leases::default(),
-            clock: redis.time.clone().unwrap_or_default(),
-            passes_time: redis.time.is_some(),
-            offset_us: AtomicI64::new(0),
-            counters: RedisCounters::default(),
-            started: AtomicBool::new(false),
-            starts_by: OnceLock::new(),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let script = Self { script: Script::new(), names: ScriptKeys::new(&redis.prefix, tags), tags };
+        let (guard, secret) = redis.guard_limits();
+        let is_leased = redis.mode == LimitMode::Leased;
+        Ok(LimitEngine::new(script, guard, secret, is_leased, redis.time.clone()))
     }
 }
 
-impl LimitStore for RedisLimits {
-    fn decide(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
-        let inner = &self.inner;
-        if let Some(refusal) = inner.refusal(checks, now) {
-            count(&inner.counters.decisions);
-            count(&inner.counters.cached_refusals);
-            return MaybeReady::Ready(Ok(refusal));
-        }
-        if inner.mode == LimitMode::Leased
-            && let Some(paid) = inner.pay(checks, now)
-        {
-            count(&inner.counters.decisions);
-            count(&inner.counters.leased);
-            return MaybeReady::Ready(Ok(paid));
-        }
-        inner.ask(checks, now, true)
+impl LimitBackend for RedisScript {
+    type Connection = Conn;
+
+    // The server processes one call while others are in transit.
+    const WORKERS: usize = 4;
+
+    fn tags(&self) -> u64 {
+        self.tags
     }
 
-    fn peek(&self, checks: &[Check], now: Timestamp) -> MaybeReady<Result<Verdicts, Error>> {
-        self.inner.ask(checks, now, false)
+    fn tag(&self, key: u64) -> u64 {
+        self.names.tag(key)
     }
 
-    fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>> {
-        let inner = &self.inner;
-        let corrections: Vec<ScriptOp> =
-            settlements.iter().filter_map(|settlement| inner.correction(settlement)).collect();
-        if corrections.is_empty() {
-            return MaybeReady::Ready(Ok(()));
-        }
-        if let Err(outage) = inner.guard.check() {
-            return MaybeReady::Ready(Err(outage_error(outage)));
-        }
-        corrections.iter().for_each(|op| inner.local_cache.clear_refusal(op.key));
-        let pending: Vec<_> = corrections.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
-        MaybeReady::Pending(Box::pin(async move {
-            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|reply| reply.map(|_| ()))
-        }))
-    }
-
-    fn stats(&self) -> LimitStoreStats {
-        LimitStoreStats::default()
-    }
-
-    fn secret(&self) -> Option<FleetSecret> {
-        Some(self.inner.secret.clone())
-    }
-
-    fn ready(&self) -> MaybeReady<()> {
-        if self.inner.started.load(Ordering::Relaxed) { MaybeReady::Ready(()) } else { self.inner.start() }
-    }
-
-    fn generation(&self) -> u64 {
-        self.inner.guard.generation()
-    }
-
-    fn listen(&self, hook: Hook) {
-        self.inner.guard.listen(Events::new(Some(hook)));
-    }
-
-    fn remote(&self) -> Option<RemoteStats> {
-        let guard = self.inner.guard.stats();
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.inner.counters;
-        Some(RemoteStats {
-            store: guard.name,
-            up: guard.up,
-            connections: guard.connections,
-            decisions: load(&counters.decisions),
-            leased: load(&counters.leased),
-            remembered: load(&counters.cached_refusals),
-            commands: load(&counters.commands),
-            failures: guard.failures + guard.timeouts,
-            last_error: guard.last_error,
-        })
+    async fn call(
+        &self,
+        connection: Conn,
+        groups: &[&CheckGroup],
+        now: Option<u64>,
+        _by: Instant,
+    ) -> Result<CallReply, Fault> {
+        let values = self.script.call(connection, &self.names, &encode(groups.iter().copied()), now).await?;
+        Answers::decode(&values, groups).ok_or_else(mismatched_reply)
     }
 }
 
-/// Receiver of a pending reply.
-type PendingReply = Option<oneshot::Receiver<Result<Verdicts, Outage>>>;
-
-async fn await_reply(pending: PendingReply) -> Result<Verdicts, Error> {
-    let Some(pending) = pending else { return Err(outage_error(Outage::Full)) };
-    // A worker that ends without a reply ended with its runtime.
-    pending.await.unwrap_or(Err(Outage::Disconnected)).map_err(outage_error)
-}
-
-fn outage_error(outage: Outage) -> Error {
-    Error::outage("limits", outage)
-}
-
-impl LimitsShared {
-    /// Waits for the first connection, at most for the deadline of a decision: what each node of a fleet admitted alone
-    /// meanwhile would add up.
-    #[cold]
-    fn start(self: &Arc<Self>) -> MaybeReady<()> {
-        // Starts to connect if that has not been possible before.
-        let _ = self.guard.check();
-        let by = *self.starts_by.get_or_init(|| runtime_now() + self.guard.remaining_timeout());
-        let late = self.guard.generation() > 0 || runtime_now() >= by;
-        if late || tokio::runtime::Handle::try_current().is_err() {
-            self.started.store(late, Ordering::Relaxed);
-            return MaybeReady::Ready(());
-        }
-        let (shared, mut connects) = (self.clone(), self.guard.connects());
-        MaybeReady::Pending(Box::pin(async move {
-            let _ = tokio::time::timeout_at(by, connects.wait_for(|generation| *generation > 0)).await;
-            shared.started.store(true, Ordering::Relaxed);
-        }))
-    }
-
-    /// Returns the verdicts if one of the checks has a cached refusal.
-    fn refusal(&self, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
-        let cached_refusal = |check: &Check| {
-            let key = check.fleet()?.to_bits();
-            self.local_cache.refusal(key, check.quota, check.cost, now).filter(|_| check.enforced)
-        };
-        if let [check] = checks {
-            return cached_refusal(check).map(Verdicts::from);
-        }
-        let refusals: SmallVec<[Option<Verdict>; 2]> = checks.iter().map(cached_refusal).collect();
-        // Nothing is known of the other checks, which do not refuse.
-        let unknown = Verdict::new(None, 0, std::time::Duration::ZERO);
-        let any = refusals.iter().any(Option::is_some);
-        any.then(|| refusals.into_iter().map(|verdict| verdict.unwrap_or(unknown)).collect())
-    }
-
-    /// Pays all checks from leases, or none.
-    fn pay(self: &Arc<Self>, checks: &[Check], now: Timestamp) -> Option<Verdicts> {
-        let mut verdicts = Verdicts::new();
-        for check in checks {
-            let key = check.fleet().map_or(0, |key| key.to_bits());
-            let Some(paid) = self.local_cache.pay(key, check.quota, check.cost, now) else {
-                for paid in &checks[..verdicts.len()] {
-                    let key = paid.fleet().map_or(0, |key| key.to_bits());
-                    self.local_cache.undo_payment(key, paid.quota, paid.cost);
-                }
-                return None;
-            };
-            if paid.runs_low {
-                self.lease_next_block(key, check, now);
-            }
-            verdicts.push(paid.verdict);
-        }
-        Some(verdicts)
-    }
-
-    /// Leases the next block before this one is spent.
-    #[cold]
-    fn lease_next_block(self: &Arc<Self>, key: u64, check: &Check, now: Timestamp) {
-        let order = self.local_cache.lease_order(key, check.quota, 0, now, self.store_us(now));
-        let Some((want, ttl)) = order else { return };
-        let act = LimitCommand::Take { enforced: true, want, ttl };
-        let op = ScriptOp { key, quota: check.quota, units: 0, act };
-        if !self.submit(smallvec![op], now, None) {
-            self.local_cache.lease_order_failed(key, check.quota);
-        }
-    }
-
-    fn ask(self: &Arc<Self>, checks: &[Check], now: Timestamp, takes: bool) -> MaybeReady<Result<Verdicts, Error>> {
-        if checks.is_empty() {
-            return MaybeReady::Ready(Ok(Verdicts::new()));
-        }
-        if checks.iter().any(|check| check.fleet().is_none()) {
-            // The fleet names of these keys are not known yet.
-            let outage = self.guard.check().err().unwrap_or(Outage::Disconnected);
-            return MaybeReady::Ready(Err(outage_error(outage)));
-        }
-        if let Err(outage) = self.guard.check() {
-            return MaybeReady::Ready(Err(outage_error(outage)));
-        }
-        count(&self.counters.decisions);
-        let group: CheckGroup = checks.iter().map(|check| self.op(check, now, takes)).collect();
-        let tag = self.names.tag(group.first().map_or(0, |op| op.key));
-        if group.iter().all(|op| self.names.tag(op.key) == tag) {
-            let pending = self.send(group, now);
-            return MaybeReady::Pending(Box::pin(await_reply(pending)));
-        }
-        MaybeReady::Pending(Box::pin(self.clone().send_to_several_tags(group, now)))
-    }
-
-    fn op(&self, check: &Check, now: Timestamp, takes: bool) -> ScriptOp {
-        let key = check.fleet().map_or(0, |key| key.to_bits());
-        let (quota, units, enforced) = (check.quota, check.cost, check.enforced);
-        let order = || self.local_cache.lease_order(key, quota, units, now, self.store_us(now));
-        let (want, ttl) =
-            if takes && self.mode == LimitMode::Leased { order().unwrap_or_default() } else { Default::default() };
-        let act = if takes { LimitCommand::Take { enforced, want, ttl } } else { LimitCommand::Ask { enforced } };
-        ScriptOp { key, quota, units, act }
-    }
-
-    /// Sends checks of several tags in parallel, and refunds them if one refuses.
-    async fn send_to_several_tags(self: Arc<Self>, group: CheckGroup, now: Timestamp) -> Result<Verdicts, Error> {
-        let pending: Vec<PendingReply> = group.iter().map(|op| self.send(smallvec![*op], now)).collect();
-        let replies = join_all(pending.into_iter().map(await_reply)).await;
-        let enforced = |op: &ScriptOp| {
-            matches!(op.act, LimitCommand::Take { enforced: true, .. } | LimitCommand::Ask { enforced: true })
-        };
-        let admits =
-            |reply: &Result<Verdicts, Error>| reply.as_ref().is_ok_and(|verdicts| verdicts.iter().all(Verdict::admits));
-        let refused = group.iter().zip(&replies).any(|(op, reply)| enforced(op) && !admits(reply));
-        if refused {
-            for (op, _) in group.iter().zip(&replies).filter(|(_, reply)| admits(reply)) {
-                if let LimitCommand::Take { .. } = op.act {
-                    let charged = self.store_us(now);
-                    self.submit(smallvec![ScriptOp { act: LimitCommand::Refund { charged }, ..*op }], now, None);
-                }
-            }
-        }
-        replies.into_iter().map(|reply| reply.map(|verdicts| verdicts[0])).collect()
-    }
-
-    fn correction(&self, settlement: &Settlement) -> Option<ScriptOp> {
-        let Settlement { check, at, actual } = settlement;
-        let (key, quota) = (check.fleet()?.to_bits(), check.quota);
-        let charged = self.store_us(*at);
-        match actual.cmp(&check.cost) {
-            std::cmp::Ordering::Less => {
-                Some(ScriptOp { key, quota, units: check.cost - actual, act: LimitCommand::Refund { charged } })
-            }
-            std::cmp::Ordering::Equal => None,
-            std::cmp::Ordering::Greater => {
-                Some(ScriptOp { key, quota, units: actual - check.cost, act: LimitCommand::Charge })
-            }
-        }
-    }
-
-    /// Queues a group; `None` if the queue is full.
-    fn send(self: &Arc<Self>, group: CheckGroup, now: Timestamp) -> PendingReply {
-        let (reply, pending) = oneshot::channel();
-        self.submit(group, now, Some(reply)).then_some(pending)
-    }
-
-    fn submit(
-        self: &Arc<Self>,
-        group: CheckGroup,
-        sent: Timestamp,
-        reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
-    ) -> bool {
-        let tag = self.names.tag(group.first().map_or(0, |op| op.key)) as usize;
-        worker::queue(self, tag, QueuedGroup { group, sent, reply })
-    }
-
-    /// Returns Redis's time at `at`, in microseconds, or slightly less.
-    fn store_us(&self, at: Timestamp) -> u64 {
-        let offset_us = self.offset_us.load(Ordering::Relaxed);
-        (at.as_nanos() / 1_000).saturating_add_signed(offset_us)
-    }
-}
-
-impl fmt::Debug for RedisLimits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisLimits").field("mode", &self.inner.mode).finish_non_exhaustive()
-    }
+fn mismatched_reply() -> Fault {
+    Fault::Lost(Error::store("redis: the limit script returned an unexpected reply", "does not match the request"))
 }
 
 #[cfg(test)]

@@ -30,11 +30,11 @@
 mod cache;
 mod connect;
 mod credits;
+mod limit_mode;
 mod limits;
 mod log;
 mod secret;
 mod settings;
 
-pub use credits::RedisCredits;
-pub use limits::{LimitMode, RedisLimits};
+pub use limit_mode::LimitMode;
 pub use settings::Redis;

@@ -4,7 +4,6 @@ use redis::cmd;
 
 use super::connect::Conn;
 use crate::resilience::guard::Fault;
-use crate::store::remote::names::KeyNames;
 
 /// Expiry of untouched keys, in seconds: thirty days.
 pub(super) const KEY_EXPIRY_SECONDS: u64 = 30 * 86_400;
@@ -21,14 +20,4 @@ pub(super) async fn agree(connection: &mut Conn, name: &str, proposed: &str) -> 
     let agreed: Option<String> = connection.query(cmd("GET").arg(name)).await?;
     connection.query::<i64>(cmd("EXPIRE").arg(name).arg(SECRET_EXPIRY_SECONDS)).await?;
     Ok(agreed.unwrap_or_else(|| proposed.to_owned()))
-}
-
-/// Agrees on the names of the fleet.
-pub(super) async fn agree_on_names(
-    connection: &mut Conn,
-    name: &str,
-    known: Option<&KeyNames>,
-) -> Result<KeyNames, Fault> {
-    let agreed = agree(connection, name, &KeyNames::proposal(known)).await?;
-    KeyNames::agreed(&agreed, known).map_err(Fault::Lost)
 }

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connect::{Address, Authority, Conn, SentinelAuth, without_password};
-use super::limits::LimitMode;
+use super::limit_mode::LimitMode;
 use super::secret;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::Events;
-use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 use crate::identity::FleetSecret;
 use crate::resilience::circuit::Circuit;
 use crate::resilience::guard::{FailOpen, Fault, GuardSettings};
-use crate::store::remote::names::KeyNames;
+use crate::store::remote::names::SecretAgreement;
 use crate::store::remote::{LogRank, MAX_TTL, RemoteSettings};
 
 /// Deadline of a decision on limits.
@@ -258,42 +257,32 @@ impl Redis {
     }
 
     /// Creates the guard of the limits, which connects once the fleet's secret is known.
-    pub(super) fn guard_limits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
+    pub(super) fn guard_limits(&self) -> (FailOpen<Conn>, FleetSecret) {
         let settings = GuardSettings::new(self.limit_deadline).circuit(self.limit_circuit);
-        self.guard_agreed("redis limits", settings, secret, events)
+        self.guard_agreed("redis limits", settings)
     }
 
     /// Creates the guard of upstream credits, likewise.
-    pub(super) fn guard_credits(&self, secret: &FleetSecret, events: Events) -> FailOpen<Conn> {
-        self.guard_agreed("redis credits", GuardSettings::new(self.cache_deadline), secret, events)
+    pub(super) fn guard_credits(&self) -> (FailOpen<Conn>, FleetSecret) {
+        self.guard_agreed("redis credits", GuardSettings::new(self.cache_deadline))
     }
 
-    fn guard_agreed(
-        &self,
-        guard: &'static str,
-        settings: GuardSettings,
-        secret: &FleetSecret,
-        events: Events,
-    ) -> FailOpen<Conn> {
-        let (connector, secret, name) = (self.connector(), secret.clone(), format!("{}:secret", self.prefix));
-        let agreed: Arc<Mutex<Option<KeyNames>>> = Arc::default();
-        let given = self.secret.is_some();
+    fn guard_agreed(&self, guard: &'static str, settings: GuardSettings) -> (FailOpen<Conn>, FleetSecret) {
+        let (connector, name) = (self.connector(), format!("{}:secret", self.prefix));
+        let agreement = Arc::new(SecretAgreement::new(self.secret.as_deref()));
+        let secret = agreement.secret();
         let agreeing = move || -> BoxFuture<Result<Conn, Error>> {
-            let (connecting, secret, name, agreed) = (connector(), secret.clone(), name.clone(), agreed.clone());
+            let (connecting, name, agreement) = (connector(), name.clone(), agreement.clone());
             Box::pin(async move {
                 let mut connection = connecting.await?;
-                if !given {
-                    let known = agreed.lock().clone();
-                    let names = secret::agree_on_names(&mut connection, &name, known.as_ref())
-                        .await
-                        .map_err(Fault::into_error)?;
-                    secret.set(names.secret());
-                    *agreed.lock() = Some(names);
+                if let Some(proposal) = agreement.proposal() {
+                    let agreed = secret::agree(&mut connection, &name, &proposal).await.map_err(Fault::into_error)?;
+                    agreement.set(&agreed)?;
                 }
                 Ok(connection)
             })
         };
-        FailOpen::new(guard, settings, agreeing, events)
+        (FailOpen::new(guard, settings, agreeing, Events::default()), secret)
     }
 
     /// Returns the settings of the cache.

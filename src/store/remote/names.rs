@@ -10,7 +10,11 @@ use std::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::base::error::Error;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::base::lock::Mutex;
 use crate::base::random::random;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::identity::FleetSecret;
 
 /// Derives key names under one secret.
 #[derive(Clone)]
@@ -43,8 +47,8 @@ impl KeyNames {
         hasher.finish128().h1.max(1)
     }
 
-    #[cfg(feature = "redis")]
-    pub(crate) fn secret(&self) -> &[u8] {
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    fn secret(&self) -> &[u8] {
         self.secret.as_bytes()
     }
 
@@ -66,6 +70,45 @@ impl KeyNames {
             Some(known) if known.secret == secret => known.clone(),
             _ => Self { secret: secret.to_owned(), ..Self::under(secret.as_bytes()) },
         })
+    }
+}
+
+/// Agreement of limits or credits on the secret of their fleet, kept over reconnections.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) struct SecretAgreement {
+    secret: FleetSecret,
+    known: Mutex<Option<KeyNames>>,
+    /// Whether the secret is configured.
+    is_given: bool,
+}
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+impl SecretAgreement {
+    pub(crate) fn new(given: Option<&[u8]>) -> Self {
+        let secret = given.map_or_else(FleetSecret::unknown, FleetSecret::new);
+        Self { secret, known: Mutex::default(), is_given: given.is_some() }
+    }
+
+    /// Returns the secret, which is set once the fleet has agreed.
+    pub(crate) fn secret(&self) -> FleetSecret {
+        self.secret.clone()
+    }
+
+    /// Returns the secret to propose; `None` if it is configured.
+    pub(crate) fn proposal(&self) -> Option<String> {
+        (!self.is_given).then(|| KeyNames::proposal(self.known.lock().as_ref()))
+    }
+
+    /// Sets the secret that the fleet agreed on.
+    ///
+    /// # Errors
+    /// As [`KeyNames::agreed`].
+    pub(crate) fn set(&self, agreed: &str) -> Result<(), Error> {
+        let mut known = self.known.lock();
+        let names = KeyNames::agreed(agreed, known.as_ref())?;
+        self.secret.set(names.secret());
+        *known = Some(names);
+        Ok(())
     }
 }
 

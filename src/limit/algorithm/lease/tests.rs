@@ -7,8 +7,7 @@ use std::collections::BinaryHeap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limit::algorithm::gcra::Gcra;
-use crate::limit::algorithm::window::{Log, Window};
+use crate::limit::algorithm::key_state::KeyState;
 
 const START: Timestamp = Timestamp::from_nanos(86_400_000_000_000);
 const NODES: usize = 100;
@@ -18,59 +17,28 @@ const fn us(at: Timestamp) -> u64 {
 }
 
 /// The store, which grants leases like the script.
-pub(crate) enum Store {
-    Window(Window, Box<Log>, Quota),
-    Gcra(Gcra, Timestamp),
+pub(crate) struct Store {
+    state: KeyState,
+    quota: Quota,
 }
 
 impl Store {
     pub(crate) fn new(quota: Quota) -> Self {
-        match quota.algorithm() {
-            Algorithm::Window(window) => Self::Window(window, Box::default(), quota),
-            Algorithm::Gcra(gcra) => Self::Gcra(gcra, Timestamp::ZERO),
-        }
+        Self { state: KeyState::new(quota), quota }
     }
 
     /// Returns whether a unit is admitted, and the units and lifetime of the granted lease.
     pub(crate) fn ask(&mut self, want: u32, life: Duration, now: Timestamp) -> (bool, u32, Duration) {
-        match self {
-            Self::Window(window, log, quota) => {
-                window.roll(log, now);
-                if window.check(log, now, 1).is_err() {
-                    return (false, 0, Duration::ZERO);
-                }
-                window.charge(log, now, 1);
-                let width = nanos(quota.period()) / crate::limit::algorithm::window::BUCKETS;
-                let at = now.max(log.last());
-                let last = Timestamp::from_nanos((at.as_nanos() / width + 1) * width) - Duration::from_micros(1);
-                let granted = want.min(window.verdict(log, now, None).remaining() / 4);
-                if granted > 0 {
-                    window.charge(log, last, granted);
-                }
-                (true, granted, last.since(now))
-            }
-            Self::Gcra(gcra, tat) => {
-                let Ok(after) = gcra.check(*tat, now, 1) else { return (false, 0, Duration::ZERO) };
-                *tat = after;
-                let base = after.max(now + life);
-                let granted = want.min(gcra.verdict(base, now, None).remaining() / 4);
-                if granted > 0 {
-                    *tat = gcra.charge(base, now, granted);
-                }
-                (true, granted, life)
-            }
+        let quota = self.quota;
+        if !self.state.spend(quota, 1, now).admits() {
+            return (false, 0, Duration::ZERO);
         }
+        let (granted, lives) = self.state.with_history(quota, now, |mut history| history.lease(quota, want, life, now));
+        (true, granted, lives)
     }
 
     pub(crate) fn refund(&mut self, unspent: Unspent, now: Timestamp) {
-        let charged = Timestamp::from_nanos(unspent.charged * 1_000);
-        match self {
-            Self::Window(window, log, _) => {
-                window.roll(log, now);
-                window.refund(log, unspent.units, charged);
-            }
-            Self::Gcra(gcra, tat) => *tat = gcra.refund(*tat, now, unspent.units, charged),
-        }
+        self.state.refund(self.quota, unspent.units, Timestamp::from_nanos(unspent.charged * 1_000), now);
     }
 }
 

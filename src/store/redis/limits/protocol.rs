@@ -5,10 +5,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::base::clock::{Timestamp, nanos};
-use crate::limit::{Algorithm, Quota, Verdict, Verdicts};
-
-/// Maximum number of checks per call, which takes well under a millisecond of the server's time.
-pub(super) const MAX_OPS: usize = 64;
+use crate::limit::{Algorithm, Quota, Verdict};
+use crate::store::remote_limits::group::{CheckGroup, GroupResult, LimitCommand, LimitOp, MAX_OPS, SoldUnits};
 
 const ENFORCED: u8 = 1;
 const LAST: u8 = 2;
@@ -16,31 +14,6 @@ const ASKS: u8 = 4;
 const REFUNDS: u8 = 8;
 const CHARGES: u8 = 16;
 const LEASES: u8 = 32;
-
-/// One check or correction.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct ScriptOp {
-    /// The key's name in the fleet.
-    pub(super) key: u64,
-    pub(super) quota: Quota,
-    pub(super) units: u32,
-    pub(super) act: LimitCommand,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum LimitCommand {
-    /// Charges the units if all of the group fit, and then leases up to `want` more.
-    Take { enforced: bool, want: u32, ttl: Duration },
-    /// Evaluates without charging.
-    Ask { enforced: bool },
-    /// Refunds units charged at that store time, in microseconds.
-    Refund { charged: u64 },
-    /// Charges the units unconditionally.
-    Charge,
-}
-
-/// Checks that are charged together or not at all.
-pub(super) type CheckGroup = SmallVec<[ScriptOp; 2]>;
 
 /// One call of the script.
 #[derive(Debug, Default)]
@@ -114,32 +87,24 @@ fn numbers(quota: Quota) -> (f64, f64) {
     }
 }
 
-/// A leased block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SoldUnits {
-    pub(super) units: u32,
-    pub(super) ttl: Duration,
-}
-
-/// The script's reply for one group.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct GroupResult {
-    pub(super) verdicts: Verdicts,
-    /// One for each operation that requested a lease, in order.
-    pub(super) sold: SmallVec<[SoldUnits; 1]>,
-}
-
 /// Decodes the script's reply, group by group.
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
     values: std::slice::Iter<'a, i64>,
     /// The store's time, in microseconds.
-    pub(super) now: u64,
+    now: u64,
 }
 
 impl<'a> Answers<'a> {
+    /// Decodes the whole reply; `None` if it does not match the request.
+    pub(super) fn decode(values: &'a [i64], groups: &[&CheckGroup]) -> Option<(u64, Vec<GroupResult>)> {
+        let mut answers = Self::new(values)?;
+        let results = groups.iter().map(|group| answers.group(group)).collect::<Option<_>>()?;
+        (answers.values.len() == 0).then_some((answers.now, results))
+    }
+
     /// Creates a decoder; `None` if the checksum does not match.
-    pub(super) fn new(values: &'a [i64]) -> Option<Self> {
+    fn new(values: &'a [i64]) -> Option<Self> {
         let (sum, values) = values.split_last()?;
         if values.iter().map(|value| value.rem_euclid(1 << 32)).sum::<i64>() != *sum {
             return None;
@@ -150,7 +115,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Decodes one group; `None` if the reply does not match the request.
-    pub(super) fn group(&mut self, group: &CheckGroup) -> Option<GroupResult> {
+    fn group(&mut self, group: &CheckGroup) -> Option<GroupResult> {
         let mut results = GroupResult::default();
         for op in group {
             if matches!(op.act, LimitCommand::Take { .. } | LimitCommand::Ask { .. }) {
@@ -165,12 +130,7 @@ impl<'a> Answers<'a> {
         Some(results)
     }
 
-    /// Whether all values were decoded.
-    pub(super) fn is_done(&self) -> bool {
-        self.values.len() == 0
-    }
-
-    fn verdict(&mut self, op: &ScriptOp) -> Option<Verdict> {
+    fn verdict(&mut self, op: &LimitOp) -> Option<Verdict> {
         let used = self.next()?;
         let charged = used >= 0;
         let used = u64::try_from(if charged { used } else { -1 - used }).ok()?;

@@ -1,25 +1,25 @@
 //! Compares the script with the in-process engine, on a real server.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use smallvec::smallvec;
 use tokio::runtime::Runtime;
 
-use super::protocol::{Answers, encode};
 use super::*;
-use crate::identity::KeyHash;
+use crate::base::clock::Timestamp;
 use crate::limit::Quota;
 use crate::limit::algorithm::lease::Unspent;
 use crate::limit::algorithm::lease::tests::Store;
 use crate::store::memory::MemoryLimits;
+use crate::store::remote_limits::group::{GroupResult, LimitCommand, LimitOp};
+use crate::store::remote_limits::model::{START_US, group, model, quotas};
 
 #[path = "../../../../tests/support/redis.rs"]
 mod server;
 
 use server::RedisServer;
-
-const START_US: u64 = 1_760_000_000_000_000;
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -40,83 +40,14 @@ impl Bare {
         Self { runtime, connection, script: Script::new(), names: ScriptKeys::new("t", 1) }
     }
 
-    fn call(&self, groups: &[CheckGroup], now: u64) -> Vec<protocol::GroupResult> {
+    fn call(&self, groups: &[CheckGroup], now: u64) -> Vec<GroupResult> {
         let call = encode(groups.iter());
         let values = self.script.call(self.connection.clone(), &self.names, &call, Some(now));
         let values = self.runtime.block_on(values).expect("an answer");
-        let mut answers = Answers::new(&values).expect("the time");
-        assert_eq!(answers.now, now);
-        let results = groups.iter().map(|group| answers.group(group).expect("an answer that fits")).collect();
-        assert!(answers.is_done());
+        let groups: Vec<&CheckGroup> = groups.iter().collect();
+        let (at, results) = Answers::decode(&values, &groups).expect("an answer that fits");
+        assert_eq!(at, now);
         results
-    }
-}
-
-/// Applies the same operations to the in-process engine.
-fn model(engine: &MemoryLimits, group: &CheckGroup, now: u64) -> Verdicts {
-    let at = |us: u64| Timestamp::from_nanos(us * 1_000);
-    let check = |op: &ScriptOp, enforced| {
-        let mut check = Check::new(KeyHash::from_bits(op.key), op.quota).cost(op.units);
-        check.enforced = enforced;
-        check
-    };
-    let (mut takes, mut evaluates) = (Vec::new(), Vec::new());
-    for op in group {
-        match op.act {
-            LimitCommand::Take { enforced, .. } => takes.push(check(op, enforced)),
-            LimitCommand::Ask { enforced } => evaluates.push(check(op, enforced)),
-            LimitCommand::Refund { charged } => {
-                drop(engine.settle(&[Settlement::new(check(op, true), at(charged), 0)], at(now)))
-            }
-            LimitCommand::Charge => {
-                let settlement = Settlement::new(check(op, true).cost(0), at(now), op.units);
-                drop(engine.settle(&[settlement], at(now)));
-            }
-        }
-    }
-    let reply = if takes.is_empty() { engine.peek(&evaluates, at(now)) } else { engine.decide(&takes, at(now)) };
-    let MaybeReady::Ready(Ok(verdicts)) = reply else { unreachable!("in process") };
-    verdicts
-}
-
-fn quotas() -> [Quota; 6] {
-    [
-        Quota::per_second(5),
-        Quota::per_minute(20),
-        Quota::new(7, Duration::from_millis(500)),
-        Quota::per_minute(60).bucket(3),
-        Quota::per_second(3).bucket(5),
-        Quota::per_minute(10_000).bucket(100),
-    ]
-}
-
-/// A generated operation: key, kind, units and whether it is enforced; its quota follows its key.
-type Row = (u64, u8, u32, bool);
-
-fn op((key, kind, units, enforced): Row, quota: Quota, now: u64) -> ScriptOp {
-    let act = match kind {
-        0..=6 => LimitCommand::Take { enforced, want: 0, ttl: Duration::ZERO },
-        7 => LimitCommand::Refund { charged: now - u64::from(units) * 37_000 },
-        _ => LimitCommand::Charge,
-    };
-    // A correction by zero is omitted.
-    ScriptOp { key, quota, units: units.max(u32::from(kind > 6)), act }
-}
-
-/// Takes and asks share groups; corrections have groups of their own.
-fn group(mut rows: Vec<Row>, evaluates: bool, now: u64, quota: impl Fn(u64) -> Quota) -> CheckGroup {
-    // The limits of a request use distinct keys.
-    rows.sort_by_key(|row| row.0);
-    rows.dedup_by_key(|row| row.0);
-    if evaluates {
-        return rows
-            .iter()
-            .map(|row| ScriptOp { act: LimitCommand::Ask { enforced: row.3 }, ..op(*row, quota(row.0), now) })
-            .collect();
-    }
-    match rows[0].1 {
-        0..=6 => rows.iter().map(|row| op((row.0, 0, row.2, row.3), quota(row.0), now)).collect(),
-        _ => rows[..1].iter().map(|row| op(*row, quota(row.0), now)).collect(),
     }
 }
 
@@ -162,7 +93,7 @@ fn changed_quotas_keep_the_used_share() {
         for (step, quota, units) in steps {
             now += step;
             let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
-            let group: CheckGroup = smallvec![ScriptOp { key, quota: quotas()[quota], units, act }];
+            let group: CheckGroup = smallvec![LimitOp { key, quota: quotas()[quota], units, act }];
             let results = bare.call(std::slice::from_ref(&group), now)[0].verdicts[0];
             let expected = model(&engine, &group, now)[0];
             // A share of 2⁻³² is rounded in doubles there and in integers here.
@@ -198,13 +129,13 @@ fn the_script_leases_like_the_simulated_store() {
             let ttl = Duration::from_micros(ttl);
             if let (true, Some(unspent)) = (refunds, last.take()) {
                 let Unspent { units, charged } = unspent;
-                let group: CheckGroup = smallvec![ScriptOp { key, quota, units, act: LimitCommand::Refund { charged } }];
+                let group: CheckGroup = smallvec![LimitOp { key, quota, units, act: LimitCommand::Refund { charged } }];
                 bare.call(std::slice::from_ref(&group), now);
                 store.refund(unspent, at(now));
                 continue;
             }
             let act = LimitCommand::Take { enforced: true, want, ttl };
-            let group: CheckGroup = smallvec![ScriptOp { key, quota, units: 1, act }];
+            let group: CheckGroup = smallvec![LimitOp { key, quota, units: 1, act }];
             let results = bare.call(std::slice::from_ref(&group), now).remove(0);
             let (admits, granted, lives) = store.ask(want, ttl, at(now));
             prop_assert_eq!(results.verdicts[0].admits(), admits, "{} at {}", quota, now);
@@ -230,7 +161,7 @@ fn foreign_values_count_as_missing() {
         server.cli(&["SET", &format!("t:l:{key:016x}"), value]);
         for left in [4, 3] {
             let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
-            let group: CheckGroup = smallvec![ScriptOp { key, quota: Quota::per_minute(5), units: 1, act }];
+            let group: CheckGroup = smallvec![LimitOp { key, quota: Quota::per_minute(5), units: 1, act }];
             let results = bare.call(std::slice::from_ref(&group), START_US);
             assert_eq!(results[0].verdicts[0].remaining(), left, "{key}");
         }
@@ -238,6 +169,6 @@ fn foreign_values_count_as_missing() {
     server.cli(&["DEL", "t:l:0000000000000004"]);
     server.cli(&["LPUSH", "t:l:0000000000000004", "a list"]);
     let act = LimitCommand::Take { enforced: true, want: 0, ttl: Duration::ZERO };
-    let group: CheckGroup = smallvec![ScriptOp { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
+    let group: CheckGroup = smallvec![LimitOp { key: 4, quota: Quota::per_minute(5).bucket(5), units: 1, act }];
     assert_eq!(bare.call(std::slice::from_ref(&group), START_US)[0].verdicts[0].remaining(), 4);
 }

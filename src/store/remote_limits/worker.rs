@@ -1,4 +1,4 @@
-//! Workers: batch queued checks into one script call, deliver the replies, and refund expired leases.
+//! Workers: batch queued checks into one call, deliver the replies, and refund expired leases.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -6,43 +6,42 @@ use std::time::Duration;
 use smallvec::smallvec;
 use tokio::runtime::Handle;
 
-use super::protocol::{Answers, CheckGroup, GroupResult, LimitCommand, ScriptOp, SoldUnits, encode};
+use super::backend::LimitBackend;
+use super::engine::{LimitsShared, count};
+use super::group::{CheckGroup, GroupResult, LimitCommand, LimitOp, SoldUnits};
 use super::queue::{Queued, QueuedGroup};
-use super::{LimitsShared, count};
 use crate::base::clock::{Timestamp, runtime_now};
-use crate::base::error::Error;
 use crate::base::lock::Mutex;
 use crate::base::outage::Outage;
 use crate::limit::Quota;
 use crate::limit::algorithm::lease::Unspent;
-use crate::resilience::guard::Fault;
 
 /// Interval of checks for expired leases, while there are any.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Queues a group and starts a worker if necessary. Returns false if the queue is full.
-pub(super) fn queue(inner: &Arc<LimitsShared>, tag: usize, job: QueuedGroup) -> bool {
+pub(super) fn queue<B: LimitBackend>(inner: &Arc<LimitsShared<B>>, tag: usize, job: QueuedGroup) -> bool {
     match inner.queues[tag].push(job) {
         Queued::WorkersRunning => true,
         Queued::Full => false,
         Queued::StartWorker => {
-            let lane = Worker { inner: inner.clone(), tag, closed: false };
+            let worker = Worker { inner: inner.clone(), tag, closed: false };
             // Outside a runtime the group waits for the next caller inside one.
             if let Ok(runtime) = Handle::try_current() {
-                runtime.spawn(lane.run());
+                runtime.spawn(worker.run());
             }
             true
         }
     }
 }
 
-struct Worker {
-    inner: Arc<LimitsShared>,
+struct Worker<B: LimitBackend> {
+    inner: Arc<LimitsShared<B>>,
     tag: usize,
     closed: bool,
 }
 
-impl Worker {
+impl<B: LimitBackend> Worker<B> {
     async fn run(mut self) {
         while let Some(jobs) = self.inner.queues[self.tag].take() {
             send(&self.inner, jobs).await;
@@ -53,7 +52,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl<B: LimitBackend> Drop for Worker<B> {
     fn drop(&mut self) {
         if !self.closed {
             self.inner.queues[self.tag].worker_dropped();
@@ -61,17 +60,16 @@ impl Drop for Worker {
     }
 }
 
-async fn send(inner: &Arc<LimitsShared>, jobs: Vec<QueuedGroup>) {
+async fn send<B: LimitBackend>(inner: &Arc<LimitsShared<B>>, jobs: Vec<QueuedGroup>) {
     // The first has waited longest: its deadline applies to all.
     let waited = jobs.first().map_or(Duration::ZERO, |job| inner.clock.now().since(job.sent));
     let by = runtime_now() + inner.guard.remaining_timeout().saturating_sub(waited);
-    let call = encode(jobs.iter().map(|job| &job.group));
     let now = inner.passes_time.then(|| inner.clock.now().as_nanos() / 1_000);
     count(&inner.counters.commands);
+    let groups: Vec<&CheckGroup> = jobs.iter().map(|job| &job.group).collect();
     let reply = inner.guard.call_by(by, async |connection| {
-        let values = inner.script.call(connection, &inner.names, &call, now).await?;
-        let received = inner.clock.now();
-        read(&values, &jobs).map(|(at, results)| (at, received, results)).ok_or_else(mismatched_reply)
+        let (at, results) = inner.backend.call(connection, &groups, now, by).await?;
+        Ok((at, inner.clock.now(), results))
     });
     match reply.await {
         Ok((at, received, results)) => {
@@ -85,18 +83,7 @@ async fn send(inner: &Arc<LimitsShared>, jobs: Vec<QueuedGroup>) {
     }
 }
 
-/// Decodes each job's reply and the store's time; `None` if the reply does not match the request.
-fn read(values: &[i64], jobs: &[QueuedGroup]) -> Option<(u64, Vec<GroupResult>)> {
-    let mut answers = Answers::new(values)?;
-    let results = jobs.iter().map(|job| answers.group(&job.group)).collect::<Option<_>>()?;
-    answers.is_done().then_some((answers.now, results))
-}
-
-fn mismatched_reply() -> Fault {
-    Fault::Lost(Error::store("redis: the limit script returned an unexpected reply", "does not match the request"))
-}
-
-fn deliver(inner: &Arc<LimitsShared>, job: QueuedGroup, results: GroupResult, at: u64) {
+fn deliver<B: LimitBackend>(inner: &Arc<LimitsShared<B>>, job: QueuedGroup, results: GroupResult, at: u64) {
     let mut sold = results.sold.into_iter();
     for (op, verdict) in job.group.iter().zip(&results.verdicts) {
         let LimitCommand::Take { enforced, want, .. } = op.act else { continue };
@@ -115,7 +102,7 @@ fn deliver(inner: &Arc<LimitsShared>, job: QueuedGroup, results: GroupResult, at
     }
 }
 
-fn deliver_error(inner: &LimitsShared, job: QueuedGroup, outage: Outage) {
+fn deliver_error<B: LimitBackend>(inner: &LimitsShared<B>, job: QueuedGroup, outage: Outage) {
     for op in &job.group {
         if let LimitCommand::Take { want: 1.., .. } = op.act {
             inner.local_cache.lease_order_failed(op.key, op.quota);
@@ -126,7 +113,13 @@ fn deliver_error(inner: &LimitsShared, job: QueuedGroup, outage: Outage) {
     }
 }
 
-fn record_lease(inner: &Arc<LimitsShared>, op: &ScriptOp, sold: SoldUnits, at: u64, sent: Timestamp) {
+fn record_lease<B: LimitBackend>(
+    inner: &Arc<LimitsShared<B>>,
+    op: &LimitOp,
+    sold: SoldUnits,
+    at: u64,
+    sent: Timestamp,
+) {
     // Clock rates may differ; a thousandth is a safe margin.
     let sold = SoldUnits { ttl: sold.ttl - sold.ttl / 1_000, ..sold };
     if let Some(unspent) = inner.local_cache.record_lease((op.key, op.quota), sold, at, sent) {
@@ -137,9 +130,9 @@ fn record_lease(inner: &Arc<LimitsShared>, op: &ScriptOp, sold: SoldUnits, at: u
     }
 }
 
-fn refund(inner: &Arc<LimitsShared>, key: u64, quota: Quota, unspent: Unspent, now: Timestamp) {
+fn refund<B: LimitBackend>(inner: &Arc<LimitsShared<B>>, key: u64, quota: Quota, unspent: Unspent, now: Timestamp) {
     let act = LimitCommand::Refund { charged: unspent.charged };
-    let group: CheckGroup = smallvec![ScriptOp { key, quota, units: unspent.units, act }];
+    let group: CheckGroup = smallvec![LimitOp { key, quota, units: unspent.units, act }];
     // If it cannot be sent, the units remain unused: never spent twice.
     inner.submit(group, now, None);
 }
@@ -158,7 +151,7 @@ struct ActiveLeases {
 
 impl Leases {
     /// Schedules the refund of a lease's unspent units.
-    fn schedule_refund(&self, inner: &Arc<LimitsShared>, lease: (u64, Quota, Timestamp)) {
+    fn schedule_refund<B: LimitBackend>(&self, inner: &Arc<LimitsShared<B>>, lease: (u64, Quota, Timestamp)) {
         let mut active = self.active.lock();
         active.leases.push(lease);
         if !active.is_expiry_running
@@ -182,9 +175,9 @@ impl Leases {
     }
 }
 
-struct LeaseExpiry(Weak<LimitsShared>);
+struct LeaseExpiry<B: LimitBackend>(Weak<LimitsShared<B>>);
 
-impl LeaseExpiry {
+impl<B: LimitBackend> LeaseExpiry<B> {
     /// Runs until the last lease has expired, or the store is dropped.
     async fn run(self) {
         loop {
@@ -201,7 +194,7 @@ impl LeaseExpiry {
     }
 }
 
-impl Drop for LeaseExpiry {
+impl<B: LimitBackend> Drop for LeaseExpiry<B> {
     fn drop(&mut self) {
         // The runtime may have ended before the leases.
         if let Some(inner) = self.0.upgrade() {

@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::protocol::SoldUnits;
+use super::group::SoldUnits;
 use crate::base::clock::Timestamp;
 use crate::base::lock::Mutex;
 use crate::limit::algorithm::lease::{LeaseAccount, Unspent, life};

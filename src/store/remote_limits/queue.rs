@@ -9,14 +9,12 @@ use std::sync::MutexGuard;
 
 use tokio::sync::oneshot;
 
-use super::protocol::{CheckGroup, MAX_OPS};
+use super::group::{CheckGroup, MAX_OPS};
 use crate::base::clock::Timestamp;
 use crate::base::lock::Mutex;
 use crate::base::outage::Outage;
 use crate::limit::Verdicts;
 
-/// Maximum number of concurrent calls: the server processes one while others are in transit.
-const MAX_WORKERS: usize = 4;
 /// Maximum number of queued decisions, beyond which replies would come too late.
 const MAX_QUEUED: usize = 16_384;
 
@@ -29,9 +27,10 @@ pub(super) struct QueuedGroup {
     pub(super) reply: Option<oneshot::Sender<Result<Verdicts, Outage>>>,
 }
 
-#[derive(Default)]
 pub(super) struct CallQueue {
     state: Mutex<QueueState>,
+    /// Maximum number of concurrent calls.
+    max_workers: usize,
 }
 
 #[derive(Default)]
@@ -51,13 +50,17 @@ pub(super) enum Queued {
 }
 
 impl CallQueue {
+    pub(super) fn new(max_workers: usize) -> Self {
+        Self { state: Mutex::default(), max_workers }
+    }
+
     pub(super) fn push(&self, job: QueuedGroup) -> Queued {
         let mut state = self.lock();
         if state.jobs.len() >= MAX_QUEUED {
             return Queued::Full;
         }
         state.jobs.push_back(job);
-        if state.workers >= MAX_WORKERS {
+        if state.workers >= self.max_workers {
             return Queued::WorkersRunning;
         }
         state.workers += 1;

@@ -1,0 +1,225 @@
+//! Limits shared through a real PostgreSQL: one limit for all nodes, contention, outages, credits.
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a test may fail, and a process tells its parent")]
+
+#[path = "support/limited.rs"]
+mod limited;
+#[path = "support/pgbouncer.rs"]
+mod pgbouncer;
+#[path = "support/postgres.rs"]
+mod postgres;
+mod support;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use limited::{Node, SECRET, eight_processes, role};
+use postgres::{Postgres, wanted};
+use support::from;
+use tollgate::limit::{Limit, Quota};
+use tollgate::store::postgres::Postgres as Settings;
+use tollgate::store::{RemoteCredits, RemoteLimits};
+use tollgate::testing::contract;
+use tollgate::upstream::{Credits, Priority, UpstreamLayer};
+use tollgate::{Clock, ManualClock, Tollgate};
+use tower::{Layer, ServiceExt, service_fn};
+
+const IP: &str = "192.0.2.1";
+
+/// Time enough for a busy machine.
+fn settings(url: &str) -> Settings {
+    Settings::new(url).expect("a URL").secret(SECRET).deadline(Duration::from_secs(10))
+}
+
+fn node(settings: &Settings, quota: Quota) -> Node {
+    Node::over(RemoteLimits::postgres(settings).expect("settings"), |limits| limits.limit(Limit::per_ip(quota)))
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let node = node(&settings(&server.url()), Quota::per_hour(1));
+    node.up().await;
+    contract::limits(Arc::new(node.store.clone())).await;
+}
+
+#[tokio::test]
+async fn nodes_share_one_limit_and_agree_on_a_secret_by_themselves() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let settings = Settings::new(&server.url()).expect("a URL").deadline(Duration::from_secs(10));
+    let (one, other) = (node(&settings, Quota::per_hour(20)), node(&settings, Quota::per_hour(20)));
+    one.up().await;
+    other.up().await;
+    assert_eq!(one.admitted(15, IP).await + other.admitted(15, IP).await, 20);
+    assert_eq!(server.sql("SELECT count(*) FROM tollgate_settings WHERE name = 'secret'"), "1");
+    let texts = server.sql("SELECT encode(state, 'escape') FROM tollgate_limits");
+    assert!(!texts.contains(IP), "no address in clear text: {texts}");
+}
+
+#[tokio::test]
+async fn limits_count_by_a_clock_that_is_turned() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let hand = ManualClock::new();
+    let clock = Clock::Manual(hand.clone());
+    let store = RemoteLimits::postgres(&settings(&server.url()).clock(clock.clone())).expect("settings");
+    let node = Node::over(store, |limits| limits.limit(Limit::per_ip(Quota::per_minute(20))).clock(clock));
+    node.up().await;
+    assert_eq!(node.admitted(30, IP).await, 20);
+    hand.advance(Duration::from_secs(59));
+    assert_eq!(node.admitted(30, IP).await, 0);
+    // A lease counts from its end, at most a fiftieth of the period later.
+    hand.advance(Duration::from_secs(3));
+    assert_eq!(node.admitted(30, IP).await, 20);
+}
+
+#[tokio::test]
+async fn a_hot_key_is_leased_and_never_admits_too_much() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    for (schema, quota) in [("w", Quota::per_hour(3_000)), ("b", Quota::per_hour(60).bucket(3_000))] {
+        let settings = settings(&server.url()).schema(schema);
+        let nodes: Vec<Node> = (0..3).map(|_| node(&settings, quota)).collect();
+        for node in &nodes {
+            node.up().await;
+        }
+        let asked = nodes.iter().map(|node| {
+            let node = node.clone();
+            tokio::spawn(async move { node.admitted(4_000, IP).await })
+        });
+        let mut admitted = 0;
+        for one in asked.collect::<Vec<_>>() {
+            admitted += one.await.expect("no panic");
+        }
+        let leased: u64 = nodes.iter().map(|node| node.stats().remote.expect("remote").leased).sum();
+        assert!(admitted <= 3_000, "{quota}: {admitted}");
+        assert!(admitted > 2_000 && leased > 1_000, "{quota}: {admitted} admitted, {leased} of them leased");
+    }
+}
+
+/// Run by itself it does nothing; run by [`eight_processes_share_one_limit`] it is one of the processes.
+#[tokio::test]
+async fn one_process_of_the_fleet() {
+    let Some(url) = role() else { return };
+    let node = node(&settings(&url), Quota::per_hour(1_000));
+    node.up().await;
+    let admitted = node.admitted(300, IP).await;
+    assert_eq!(node.stats().degraded, 0);
+    println!("admitted={admitted}");
+}
+
+#[test]
+fn eight_processes_share_one_limit() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let admitted = eight_processes(&server.url());
+    assert!((700..=1_000).contains(&admitted), "{admitted}");
+}
+
+#[tokio::test]
+async fn a_pooler_in_transaction_mode_changes_nothing() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let pooler = pgbouncer::PgBouncer::start(&server);
+    let (direct, pooled) = (settings(&server.url()), settings(&pooler.url()));
+    let (one, other) = (node(&direct, Quota::per_hour(20)), node(&pooled, Quota::per_hour(20)));
+    one.up().await;
+    other.up().await;
+    assert_eq!(one.admitted(15, IP).await + other.admitted(15, IP).await, 20);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill_and_limits_go_on_without_the_server() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let settings = Settings::new(&server.url()).expect("a URL").secret(SECRET);
+    let node = node(&settings, Quota::per_hour(20));
+    node.up().await;
+    assert_eq!(node.admitted(20, IP).await, 20);
+    server.kill();
+    node.down().await;
+    assert_eq!(node.admitted(5, IP).await, 0, "what is known here still binds");
+    assert_eq!(node.send(from("192.0.2.2", "/")).await.status(), 200, "others are decided here");
+    server.restart();
+    node.up().await;
+    let fresh = Node::over(RemoteLimits::postgres(&settings).expect("settings"), |limits| {
+        limits.limit(Limit::per_ip(Quota::per_hour(20)))
+    });
+    fresh.up().await;
+    assert_eq!(fresh.admitted(5, IP).await, 0, "the server has kept it");
+}
+
+#[tokio::test]
+async fn one_line_shares_the_limits_of_a_gate() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let gate = Tollgate::builder().limit(Limit::per_ip(Quota::per_hour(5))).postgres(settings(&server.url()));
+    let gate = gate.build().expect("a gate");
+    let remote = gate.stats().remote.expect("a remote store");
+    assert_eq!(remote.store, "postgres limits");
+}
+
+/// How many of `n` calls of the upstream are made.
+async fn made(layer: &UpstreamLayer, n: usize) -> usize {
+    let mut made = 0;
+    for _ in 0..n {
+        let client = service_fn(|_: Request<Full<Bytes>>| async {
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        });
+        made += usize::from(layer.layer(client).oneshot(Request::new(Full::default())).await.is_ok());
+    }
+    made
+}
+
+#[tokio::test]
+async fn a_restart_and_a_second_process_forget_no_credit() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let layer = || {
+        let store = RemoteCredits::postgres(&settings(&server.url())).expect("settings");
+        let builder = UpstreamLayer::builder("api").quota(Credits::per_month(500)).share(Priority::Normal, 1.0);
+        builder.store(Arc::new(store)).build().expect("a layer")
+    };
+    let first = layer();
+    assert_eq!(made(&first, 100).await, 100);
+    drop(first);
+    server.kill();
+    server.restart();
+    let (second, third) = (layer(), layer());
+    let mut total = 100;
+    for _ in 0..250 {
+        total += made(&second, 1).await + made(&third, 1).await;
+    }
+    assert!((400..=500).contains(&total), "never more than 500, and no more lost than blocks: {total}");
+    second.shutdown().await;
+    third.shutdown().await;
+    let last = layer();
+    total += made(&last, 500).await;
+    assert!((450..=500).contains(&total), "returned credits may be spent, and no more: {total}");
+    let row =
+        server.sql("SELECT upstream, quota_window, booked - returned >= 450, expires_at > now() FROM tollgate_credits");
+    assert_eq!(row, "api|month|t|t");
+}
