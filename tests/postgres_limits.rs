@@ -1,5 +1,5 @@
 //! Limits shared through a real PostgreSQL: one limit for all nodes, contention, outages, credits.
-#![expect(clippy::expect_used, clippy::print_stdout, reason = "a test may fail, and a process tells its parent")]
+#![expect(clippy::expect_used, reason = "a test may fail, and a process tells its parent")]
 
 #[path = "support/limited.rs"]
 mod limited;

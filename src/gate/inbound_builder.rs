@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use super::given_once::given_once;
 use super::inbound::{Tollgate, TollgateLayer};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
@@ -436,19 +438,6 @@ impl TollgateBuilder {
             self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
         }
         redis.check().map(|()| self)
-    }
-}
-
-/// Returns the server that a setter was given, unless it was called before: limits and credits are kept in one.
-#[cfg(any(feature = "postgres", feature = "redis"))]
-pub(super) fn given_once<S>(
-    before: Option<Result<S, Error>>,
-    given: Result<S, Error>,
-    setter: &str,
-) -> Result<S, Error> {
-    match before {
-        None => given,
-        Some(_) => Err(Error::config(format!("`.{setter}(…)` is called twice; keep one call"))),
     }
 }
 

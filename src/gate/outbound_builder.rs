@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use http::header::{HeaderName, HeaderValue};
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
-use super::inbound_builder::given_once;
+use super::given_once::given_once;
 use super::outbound::{UpstreamGate, UpstreamGateLayer};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
