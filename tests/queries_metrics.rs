@@ -48,7 +48,8 @@ fn is_in_order(page: &Page) {
         for label in family.get_label_names() {
             assert!(row.contains(&format!("`{label}`")), "{name}: {label}");
             assert!(
-                ["http_route", "outcome", "db_query_summary", "kind", "limit", "le"].contains(&&**label),
+                ["http_route", "outcome", "db_query_summary", "kind", "limit", "le", "level", "quantile"]
+                    .contains(&&**label),
                 "{label}"
             );
         }
