@@ -19,6 +19,7 @@ use http_body_util::Full;
 use limited::{Node, SECRET, eight_processes, role};
 use postgres::{Postgres, wanted};
 use support::from;
+use tollgate::cache::{Rule, Rules};
 use tollgate::limit::{Limit, Quota};
 use tollgate::store::postgres::Postgres as Settings;
 use tollgate::store::{RemoteCredits, RemoteLimits};
@@ -222,4 +223,39 @@ async fn a_restart_and_a_second_process_forget_no_credit() {
     let row =
         server.sql("SELECT upstream, quota_window, booked - returned >= 450, expires_at > now() FROM tollgate_credits");
     assert_eq!(row, "api|month|t|t");
+}
+
+#[tokio::test]
+async fn usage_is_summed_by_hour_over_all_processes() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let rules = || Rules::new().route("/prices/{symbol}", Rule::ttl(Duration::from_secs(60)));
+    for _ in 0..2 {
+        let api = Tollgate::upstream("api").quota(Credits::per_month(1_000)).cost(|_| 5).cache(rules());
+        let api = api.postgres(settings(&server.url())).build().expect("a gate");
+        let gate = Tollgate::builder().cache(rules()).routes(["/prices/{symbol}"]).postgres(settings(&server.url()));
+        let gate = gate.build().expect("a gate");
+        for path in ["/prices/a", "/prices/a", "/prices/b"] {
+            let request = || Request::get(format!("http://api.example{path}")).body(Full::<Bytes>::default());
+            let answer = || async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) };
+            let client = service_fn(move |_: Request<Full<Bytes>>| answer());
+            api.layer().layer(client).oneshot(request().expect("a request")).await.expect("an answer");
+            gate.layer().layer(client).oneshot(request().expect("a request")).await.expect("an answer");
+        }
+        api.shutdown().await;
+        gate.shutdown().await;
+    }
+    let credits = server.sql(
+        "SELECT upstream, endpoint, sum(credits), sum(requests), sum(hits + misses) FROM credit_usage GROUP BY 1, 2",
+    );
+    let parts: Vec<&str> = credits.split('|').collect();
+    assert_eq!(parts[..2], ["api", "/prices/{symbol}"], "{credits}");
+    let number = |at: usize| parts[at].parse::<u64>().expect("a number");
+    assert_eq!((number(2), number(4)), (5 * number(3), 6), "{credits}");
+    assert!(number(3) >= 2, "what one process stored may be a hit in the next: {credits}");
+    let cache = server.sql("SELECT route, sum(hits + misses), sum(hits) >= 2 FROM cache_usage GROUP BY 1");
+    assert_eq!(cache, "/prices/{symbol}|6|t");
+    assert_eq!(server.sql("SELECT count(*) <= 4, bool_and(hour <= now()) FROM tollgate_usage"), "t|t");
 }

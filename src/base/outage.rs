@@ -16,7 +16,7 @@ pub(crate) enum Outage {
     /// The server keeps no log of invalidations.
     Unlogged,
     /// The queue is full: the answer would arrive too late.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     Full,
 }
 
@@ -28,7 +28,7 @@ impl Outage {
             Self::Disconnected => "it is not connected",
             Self::Refused => "it refused",
             Self::Unlogged => "it keeps no log",
-            #[cfg(feature = "redis")]
+            #[cfg(any(feature = "postgres", feature = "redis"))]
             Self::Full => "too much waits for it already",
         }
     }

@@ -9,11 +9,15 @@
 //! The layers meet only here and do not know one another.
 
 use std::fmt;
+#[cfg(feature = "postgres")]
+use std::sync::Arc;
 
 use tower_layer::Layer;
 
 use super::inbound_builder::TollgateBuilder;
 use super::stats::Stats;
+#[cfg(feature = "postgres")]
+use super::usage::UsageRecorder;
 use crate::base::body::{Keep, Wrap};
 use crate::base::error::Error;
 use crate::base::mode::Mode;
@@ -54,6 +58,8 @@ use crate::timing::{Timing, TimingLayer};
 pub struct Tollgate {
     pub(super) layer: TollgateLayer,
     pub(super) cost_per_call: Option<f64>,
+    #[cfg(feature = "postgres")]
+    pub(super) usage: Option<Arc<UsageRecorder>>,
 }
 
 impl Tollgate {
@@ -99,6 +105,8 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn layer(&self) -> TollgateLayer {
+        #[cfg(feature = "postgres")]
+        self.usage.iter().for_each(|usage| usage.start());
         self.layer.clone()
     }
 
@@ -267,8 +275,8 @@ impl Tollgate {
         self.layer.timing.prometheus() + &self.layer.limit.prometheus() + &self.layer.cache.prometheus()
     }
 
-    /// Waits until detached fetches and revalidations are done, at most a second. Call it after the server has
-    /// stopped accepting connections.
+    /// Waits until detached fetches and revalidations are done, at most a second, and writes usage that was counted since
+    /// the last minute. Call it after the server has stopped accepting connections.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -280,6 +288,10 @@ impl Tollgate {
     /// ```
     pub async fn shutdown(&self) {
         self.layer.cache.drain().await;
+        #[cfg(feature = "postgres")]
+        if let Some(usage) = &self.usage {
+            usage.flush().await;
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use super::given_once::given_once;
 use super::inbound::{Tollgate, TollgateLayer};
+#[cfg(feature = "postgres")]
+use super::usage::{UsageRecorder, cache_usage};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
@@ -21,7 +23,7 @@ use crate::store::RemoteLimits;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
-use crate::store::postgres::Postgres;
+use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
 use crate::timing::{TimingBuilder, TimingLayer};
@@ -55,6 +57,8 @@ pub struct TollgateBuilder {
     cost_per_call: Option<f64>,
     #[cfg(feature = "postgres")]
     postgres: Option<Result<Postgres, Error>>,
+    #[cfg(feature = "postgres")]
+    usage: Option<UsageTable>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -71,6 +75,8 @@ impl Default for TollgateBuilder {
             cost_per_call: None,
             #[cfg(feature = "postgres")]
             postgres: None,
+            #[cfg(feature = "postgres")]
+            usage: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -413,7 +419,17 @@ impl TollgateBuilder {
             cache: cache.declare(of_cache).build()?,
             place,
         };
-        Ok(Tollgate { layer, cost_per_call: this.cost_per_call })
+        #[cfg(feature = "postgres")]
+        let usage = this.usage.map(|table| {
+            let cache = layer.cache.clone();
+            Arc::new(UsageRecorder::new(table, Box::new(move || cache_usage(&cache.stats()))))
+        });
+        Ok(Tollgate {
+            layer,
+            cost_per_call: this.cost_per_call,
+            #[cfg(feature = "postgres")]
+            usage,
+        })
     }
 
     /// Shares limits through PostgreSQL, if there is one and no Redis.
@@ -426,6 +442,9 @@ impl TollgateBuilder {
         let limited = self.limited;
         if limited {
             self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
+        }
+        if self.cached {
+            self.usage = Some(UsageTable::new(&postgres));
         }
         postgres.check().map(|()| self)
     }

@@ -8,3 +8,5 @@ pub(crate) mod inbound_builder;
 pub(crate) mod outbound;
 pub(crate) mod outbound_builder;
 pub(crate) mod stats;
+#[cfg(feature = "postgres")]
+mod usage;

@@ -9,12 +9,16 @@
 //! no cache can mistake it for a user's.
 
 use std::fmt;
+#[cfg(feature = "postgres")]
+use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tower_layer::Layer;
 
 use super::outbound_builder::UpstreamGateBuilder;
+#[cfg(feature = "postgres")]
+use super::usage::UsageRecorder;
 use crate::base::body::Keep;
 use crate::cache::{Cache, CacheLayer, CacheStats, DataCache, Invalidate};
 use crate::context::GatePlace;
@@ -53,6 +57,8 @@ pub struct UpstreamGate {
     pub(super) layer: UpstreamGateLayer,
     pub(super) weights: Weights,
     pub(super) price: Option<f64>,
+    #[cfg(feature = "postgres")]
+    pub(super) usage: Option<Arc<UsageRecorder>>,
 }
 
 impl UpstreamGate {
@@ -75,6 +81,8 @@ impl UpstreamGate {
     /// ```
     #[must_use]
     pub fn layer(&self) -> UpstreamGateLayer {
+        #[cfg(feature = "postgres")]
+        self.usage.iter().for_each(|usage| usage.start());
         self.layer.clone()
     }
 
@@ -164,8 +172,8 @@ impl UpstreamGate {
         EfficiencyReport::of(usages, &self.weights, self.price)
     }
 
-    /// Waits until detached fetches are done, at most a second, and returns unspent bookings. Call it after the last
-    /// request.
+    /// Waits until detached fetches are done, at most a second, returns unspent bookings, and writes usage that was counted
+    /// since the last minute. Call it after the last request.
     ///
     /// ```
     /// use tollgate::{Tollgate, cache::Rules};
@@ -178,6 +186,10 @@ impl UpstreamGate {
     pub async fn shutdown(&self) {
         self.layer.cache.drain().await;
         self.layer.upstream.shutdown().await;
+        #[cfg(feature = "postgres")]
+        if let Some(usage) = &self.usage {
+            usage.flush().await;
+        }
     }
 }
 

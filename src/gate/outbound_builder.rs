@@ -8,6 +8,8 @@ use http::header::{HeaderName, HeaderValue};
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use super::given_once::given_once;
 use super::outbound::{UpstreamGate, UpstreamGateLayer};
+#[cfg(feature = "postgres")]
+use super::usage::{UsageRecorder, upstream_usage};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
@@ -17,7 +19,7 @@ use crate::store::RemoteCredits;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
-use crate::store::postgres::Postgres;
+use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
 use crate::timing::{TimingBuilder, TimingLayer};
@@ -52,6 +54,8 @@ pub struct UpstreamGateBuilder {
     price: Option<f64>,
     #[cfg(feature = "postgres")]
     postgres: Option<Result<Postgres, Error>>,
+    #[cfg(feature = "postgres")]
+    usage: Option<UsageTable>,
     #[cfg(feature = "redis")]
     redis: Option<Result<Redis, Error>>,
 }
@@ -69,6 +73,8 @@ impl UpstreamGateBuilder {
             price: None,
             #[cfg(feature = "postgres")]
             postgres: None,
+            #[cfg(feature = "postgres")]
+            usage: None,
             #[cfg(feature = "redis")]
             redis: None,
         }
@@ -445,13 +451,26 @@ impl UpstreamGateBuilder {
             credential: this.credential.transpose()?,
             rules_decide: this.rules_decide,
         };
-        Ok(UpstreamGate { layer, weights, price: this.price })
+        #[cfg(feature = "postgres")]
+        let usage = this.usage.map(|table| {
+            let (timing, upstream) = (layer.timing.clone(), layer.upstream.clone());
+            let collect = Box::new(move || upstream_usage(&timing.stats(), &upstream.stats()));
+            std::sync::Arc::new(UsageRecorder::new(table, collect))
+        });
+        Ok(UpstreamGate {
+            layer,
+            weights,
+            price: this.price,
+            #[cfg(feature = "postgres")]
+            usage,
+        })
     }
 
     /// Shares credits through PostgreSQL, if there is one and no Redis.
     #[cfg(feature = "postgres")]
     fn sharing_postgres(mut self) -> Result<Self, Error> {
         let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        self.usage = Some(UsageTable::new(&postgres));
         #[cfg(feature = "redis")]
         if self.redis.is_some() {
             return postgres.check().map(|()| self);

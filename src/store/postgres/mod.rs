@@ -13,6 +13,7 @@
 //! | `tollgate_outbox` | invalidations of your own transactions, until they are numbered | that of your transaction |
 //! | `tollgate_limits` | the usage of each limited key, under a keyed hash | on disk before a request is admitted |
 //! | `tollgate_credits` | the booked and returned credits of each upstream and window | on disk before a call is made |
+//! | `tollgate_usage` | sums by hour, of 30 days: credits, requests, hits and misses | a process that is killed loses its last minute |
 //! | `tollgate_settings` | the version of the tables, the secret of the fleet | on disk |
 //!
 //! # How it behaves
@@ -62,9 +63,11 @@
 //! |---|---|---|
 //! | `api_cache` | stored response or typed value | `namespace` (the host of a response), `url`, `status`, `content_type`, `bytes`, `stored_at`, `fresh_until`, `expires_at`, `is_fresh`, `body` (as `jsonb`, if it is JSON that is not compressed) |
 //! | `cache_stats` | namespace | `entries`, `fresh_entries`, `fresh_percent`, `bytes`, `first_expires_at`, `last_stored_at` |
+//! | `credit_usage` | endpoint of an upstream and hour, 30 days | `upstream`, `endpoint`, `hour`, `credits`, `requests` (calls that were sent), `mean_ms`, `hits`, `misses` (requests that the cache answered, and did not) |
+//! | `cache_usage` | route or namespace of typed values, and hour, 30 days | `namespace` or `route`, `hour`, `hits`, `misses`, `hit_percent` |
 //!
-//! They show what is stored: an entry that was invalidated stays there until it is replaced or expires. Hits are counted in each
-//! process: see [`Tollgate::stats`](crate::Tollgate::stats). An existing table or view of such a name is left alone.
+//! The first two show what is stored: an entry that was invalidated stays there until it is replaced or expires. The last two are sums over
+//! all processes, to which each adds once a minute and at its `shutdown()`. An existing table or view of such a name is left alone.
 //!
 //! # Grants
 //!
@@ -88,6 +91,7 @@ mod settings;
 mod sweep;
 #[cfg(feature = "postgres-tls")]
 mod tls;
+pub(crate) mod usage;
 mod watch;
 
 pub use settings::Postgres;

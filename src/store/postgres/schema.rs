@@ -79,6 +79,18 @@ SELECT name, upstream, quota_window, booked, returned, to_timestamp(expires_at /
 ON CONFLICT (name) DO UPDATE SET booked = kept.booked + excluded.booked, returned = kept.returned + excluded.returned
 RETURNING name, booked, returned";
 
+/// Adds usage to the sums of this hour. Rows are locked in one order.
+const ADD_USAGE: &str = "WITH old AS (
+  DELETE FROM {schema}.tollgate_usage WHERE hour < now() - interval '31 days' AND {asynchronous}
+)
+INSERT INTO {schema}.tollgate_usage AS kept (hour, kind, scope, name, credits, requests, busy_us, hits, misses)
+SELECT date_trunc('hour', now()), kind, scope, name, sum(credits), sum(requests), sum(busy_us), sum(hits), sum(misses)
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) AS added (kind, scope, name, credits, requests, busy_us, hits, misses)
+GROUP BY kind, scope, name ORDER BY kind, scope, name
+ON CONFLICT (hour, kind, scope, name) DO UPDATE SET credits = kept.credits + excluded.credits,
+  requests = kept.requests + excluded.requests, busy_us = kept.busy_us + excluded.busy_us,
+  hits = kept.hits + excluded.hits, misses = kept.misses + excluded.misses";
+
 /// Returns the text that creates everything in a schema.
 pub(super) fn schema_sql(schema: &str) -> String {
     include_str!("schema.sql").replace("{schema}", schema).replace("{records}", &MAX_RECORDS.to_string())
@@ -112,6 +124,7 @@ pub(super) struct Statements {
     pub(super) write_limits: String,
     pub(super) sweep_limits: String,
     pub(super) book: String,
+    pub(super) add_usage: String,
 }
 
 impl Statements {
@@ -164,6 +177,7 @@ FROM (VALUES (1)) AS always LEFT JOIN {schema}.tollgate_limits ON name = ANY ($1
             sweep_limits: of("DELETE FROM {schema}.tollgate_limits WHERE name = ANY (ARRAY(
 SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED))"),
             book: of(BOOK),
+            add_usage: of(ADD_USAGE),
         }
     }
 }

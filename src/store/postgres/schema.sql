@@ -94,6 +94,20 @@ BEGIN
     returned bigint NOT NULL,
     expires_at timestamptz NOT NULL
   ) WITH (fillfactor = 50);
+
+  -- Sums by hour, of 30 days: kind is upstream, route or data.
+  CREATE TABLE {schema}.tollgate_usage (
+    hour timestamptz NOT NULL,
+    kind text NOT NULL,
+    scope text NOT NULL,
+    name text NOT NULL,
+    credits bigint NOT NULL,
+    requests bigint NOT NULL,
+    busy_us bigint NOT NULL,
+    hits bigint NOT NULL,
+    misses bigint NOT NULL,
+    PRIMARY KEY (hour, kind, scope, name)
+  ) WITH (fillfactor = 50);
 END
 $migrate$;
 
@@ -126,6 +140,20 @@ BEGIN
     FROM {schema}.tollgate_cache
     WHERE fresh_until IS NOT NULL AND expires_at > now()
     GROUP BY namespace;
+  END IF;
+  IF to_regclass('{schema}.credit_usage') IS NULL THEN
+    CREATE VIEW {schema}.credit_usage AS
+    SELECT scope AS upstream, name AS endpoint, hour, credits, requests,
+      round(busy_us / 1000.0 / nullif(requests, 0), 3) AS mean_ms, hits, misses
+    FROM {schema}.tollgate_usage
+    WHERE kind = 'upstream' AND hour > now() - interval '30 days';
+  END IF;
+  IF to_regclass('{schema}.cache_usage') IS NULL THEN
+    CREATE VIEW {schema}.cache_usage AS
+    SELECT CASE kind WHEN 'data' THEN name END AS namespace, CASE kind WHEN 'route' THEN name END AS route, hour, hits, misses,
+      round(100.0 * hits / (hits + misses), 1) AS hit_percent
+    FROM {schema}.tollgate_usage
+    WHERE kind <> 'upstream' AND hits + misses > 0 AND hour > now() - interval '30 days';
   END IF;
 END
 $migrate$;

@@ -140,8 +140,8 @@ fn contention_refuses_shortly_before_the_deadline() {
     let group: CheckGroup = smallvec![take(1, 1, Quota::per_minute(5))];
     // Every read finds another version than the write.
     server.sql(
-        "CREATE OR REPLACE FUNCTION tollgate_write_limits(bigint[], integer[], bytea[], bigint[], bigint[], bigint[])
-         RETURNS integer[] LANGUAGE sql AS 'SELECT $2'",
+        "CREATE OR REPLACE FUNCTION tollgate_write_limits(names bigint[], sets integer[], states bytea[], seen bigint[],
+         versions bigint[], ttls bigint[]) RETURNS integer[] LANGUAGE sql AS 'SELECT sets'",
     );
     let (refused, took) = bare.runtime.block_on(async {
         let began = runtime_now();
