@@ -29,7 +29,7 @@ use super::invalidate::Invalidate;
 use crate::base::error::{BoxError, Error};
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::http::tag;
-use signature::{Refusal, Secrets};
+use signature::{Secrets, WebhookError};
 
 /// Longest body in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -203,7 +203,7 @@ fn bad_request(message: String) -> Outcome {
     (StatusCode::BAD_REQUEST, message)
 }
 
-fn rejection(refusal: Refusal) -> Outcome {
+fn rejection(refusal: WebhookError) -> Outcome {
     let (status, message) = refusal.answer();
     (status, message.to_owned())
 }

@@ -20,7 +20,7 @@ type Digest = [u8; 32];
 
 /// Reason to refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum WebhookError {
     NoTimestamp,
     NoSignature,
     Outside,
@@ -29,7 +29,7 @@ pub(super) enum Refusal {
     Full,
 }
 
-impl Refusal {
+impl WebhookError {
     pub(super) const fn answer(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoTimestamp => (StatusCode::BAD_REQUEST, "webhook-timestamp must be the seconds since 1970"),
@@ -53,15 +53,15 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Reads the fields of a request received at `now`, in seconds since 1970.
-    pub(super) fn of(headers: &HeaderMap, now: u64) -> Result<Self, Refusal> {
-        let timestamp = one(headers, "webhook-timestamp").ok_or(Refusal::NoTimestamp)?;
+    pub(super) fn of(headers: &HeaderMap, now: u64) -> Result<Self, WebhookError> {
+        let timestamp = one(headers, "webhook-timestamp").ok_or(WebhookError::NoTimestamp)?;
         let digits = !timestamp.is_empty() && timestamp.bytes().all(|b| b.is_ascii_digit());
-        let timestamp: u64 = timestamp.parse().ok().filter(|_| digits).ok_or(Refusal::NoTimestamp)?;
+        let timestamp: u64 = timestamp.parse().ok().filter(|_| digits).ok_or(WebhookError::NoTimestamp)?;
         let signature = one(headers, "webhook-signature").and_then(|field| digest(field.strip_prefix("sha256=")?));
-        let signature = signature.ok_or(Refusal::NoSignature)?;
+        let signature = signature.ok_or(WebhookError::NoSignature)?;
         match now.abs_diff(timestamp) <= WINDOW {
             true => Ok(Self { timestamp, signature }),
-            false => Err(Refusal::Outside),
+            false => Err(WebhookError::Outside),
         }
     }
 }
@@ -114,22 +114,22 @@ impl Secrets {
     }
 
     /// Verifies the signature, and remembers the request.
-    pub(super) fn check(&self, claim: &Claim, body: &[u8], now: u64) -> Result<(), Refusal> {
+    pub(super) fn check(&self, claim: &Claim, body: &[u8], now: u64) -> Result<(), WebhookError> {
         let timestamp = claim.timestamp.to_string();
         let signed = |hmac: &Hmac<Sha256>| hmac.clone().chain_update(&timestamp).chain_update(b".").chain_update(body);
         // Each comparison takes the same time, wherever the signatures differ.
         let matches = self.keyed.iter().filter(|hmac| signed(hmac).verify_slice(&claim.signature).is_ok()).count();
-        let Some(first) = self.keyed.first().filter(|_| matches > 0) else { return Err(Refusal::Forged) };
+        let Some(first) = self.keyed.first().filter(|_| matches > 0) else { return Err(WebhookError::Forged) };
         // Under one secret, so that a request signed under both counts as one.
         let request: Digest = signed(first).finalize().into_bytes().into();
         let mut received = self.received.lock();
         if received.contains_key(&request) {
-            return Err(Refusal::Replayed);
+            return Err(WebhookError::Replayed);
         }
         if received.len() >= MAX_RECEIVED {
             received.retain(|_, until| *until >= now);
             if received.len() >= MAX_RECEIVED {
-                return Err(Refusal::Full);
+                return Err(WebhookError::Full);
             }
         }
         received.insert(request, claim.timestamp + WINDOW);
@@ -161,16 +161,16 @@ mod tests {
         };
         let time = ("webhook-timestamp", "1000");
         assert_eq!(claim(&[time, ("webhook-signature", &signature)]), Ok(()));
-        assert_eq!(claim(&[("webhook-signature", &signature)]), Err(Refusal::NoTimestamp));
-        assert_eq!(claim(&[time, time, ("webhook-signature", &signature)]), Err(Refusal::NoTimestamp));
+        assert_eq!(claim(&[("webhook-signature", &signature)]), Err(WebhookError::NoTimestamp));
+        assert_eq!(claim(&[time, time, ("webhook-signature", &signature)]), Err(WebhookError::NoTimestamp));
         assert_eq!(
             claim(&[("webhook-timestamp", "+1000"), ("webhook-signature", &signature)]),
-            Err(Refusal::NoTimestamp)
+            Err(WebhookError::NoTimestamp)
         );
-        assert_eq!(claim(&[time, ("webhook-signature", "sha256=00")]), Err(Refusal::NoSignature));
-        assert_eq!(claim(&[time]), Err(Refusal::NoSignature));
+        assert_eq!(claim(&[time, ("webhook-signature", "sha256=00")]), Err(WebhookError::NoSignature));
+        assert_eq!(claim(&[time]), Err(WebhookError::NoSignature));
         for (at, expected) in
-            [(699, Err(Refusal::Outside)), (700, Ok(())), (1_300, Ok(())), (1_301, Err(Refusal::Outside))]
+            [(699, Err(WebhookError::Outside)), (700, Ok(())), (1_300, Ok(())), (1_301, Err(WebhookError::Outside))]
         {
             let at = at.to_string();
             assert_eq!(claim(&[("webhook-timestamp", &at), ("webhook-signature", &signature)]), expected, "{at}");
@@ -187,9 +187,9 @@ mod tests {
         }));
         let signed = secrets.keyed[0].clone().chain_update(b"1200.body").finalize().into_bytes().into();
         let claim = Claim { timestamp: 1_200, signature: signed };
-        assert_eq!(secrets.check(&claim, b"body", 1_300), Err(Refusal::Full));
+        assert_eq!(secrets.check(&claim, b"body", 1_300), Err(WebhookError::Full));
         assert_eq!(secrets.check(&claim, b"body", 1_301), Ok(()));
-        assert_eq!(secrets.check(&claim, b"body", 1_301), Err(Refusal::Replayed));
+        assert_eq!(secrets.check(&claim, b"body", 1_301), Err(WebhookError::Replayed));
         assert_eq!(secrets.received.lock().len(), 1);
     }
 }
