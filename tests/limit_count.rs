@@ -36,10 +36,10 @@ fn status(code: u16) -> Response<InnerBody> {
 
 /// Requests in progress, answered when the test says so.
 #[derive(Clone, Default)]
-struct Held(Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>);
+struct Held(Arc<Mutex<VecDeque<oneshot::Sender<InnerAnswer>>>>);
 
 /// The inner service's answer to a request.
-type Answer = Result<Response<InnerBody>, &'static str>;
+type InnerAnswer = Result<Response<InnerBody>, &'static str>;
 
 impl Held {
     fn len(&self) -> usize {
