@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use gate::{BACK, Gate};
 use redis::RedisServer;
+use tollgate::TollgateBuilder;
 use tollgate::limit::{Limit, OnOutage, Quota};
 
 const LIMIT: u32 = 300;
@@ -48,7 +49,8 @@ impl Drop for Filter {
 fn node(url: &str, fleet: &str) -> Gate {
     let redis = tollgate::store::redis::Redis::new(url).expect("a URL").prefix(fleet);
     let limit = Limit::per_ip(Quota::per_hour(LIMIT));
-    Gate::with(url, |builder| builder.limit(limit).limits_with(|limits| limits.on_outage(OnOutage::Local)).redis(redis))
+    let set = |builder: TollgateBuilder| builder.limit(limit).limits_with(|limits| limits.on_outage(OnOutage::Local));
+    Gate::over(redis, set)
 }
 
 /// Waits until both of the node's ways to Redis are in this state; somebody without a limit of note asks meanwhile.

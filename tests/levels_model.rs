@@ -1,10 +1,11 @@
-//! Random operations over random stacks of levels against a model: two processes, restarts, time, invalidations, faults.
+//! Random operations over random stacks of levels against a model: responses, some with leases or stale windows, and typed
+//! values; two processes, restarts, time, invalidations, faults.
 //!
 //! Held at every answer:
 //! 1. it is a body of the key that was asked for, whole;
 //! 2. it was not fetched before an invalidation of the key that was acknowledged before the request, by any process, nor
 //!    before one that this process was asked for, acknowledged or not;
-//! 3. it is not older than its life;
+//! 3. it is not older than its life, or its stale window;
 //! 4. no request fails.
 //!
 //! `TOLLGATE_MODEL_CASES=1000 cargo test --release --test levels_model` runs a thousand stacks.
@@ -24,13 +25,14 @@ mod redis;
 mod world;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use directory::TestDirectory;
 use faulty_bytes::{Fault, FaultyBytes};
 use proptest::prelude::*;
-use tollgate::cache::CacheBuilder;
+use tollgate::cache::{CacheBuilder, Cached, Loaded, Rule, Rules};
 use tollgate::store::file::FileLevel;
 use tollgate::store::{RemoteSettings, RemoteStore};
 use tollgate::testing::MemoryBytes;
@@ -38,7 +40,15 @@ use tollgate::{Clock, ManualClock};
 use world::{World, reply};
 
 const LIFE: u64 = 60;
+/// Responses.
 const KEYS: u8 = 4;
+/// Their processes share a lease for each miss.
+const LEASED: u8 = 2;
+/// It may be served stale while it is fetched again.
+const WINDOWED: u8 = 3;
+const WINDOW: u64 = 30;
+/// Typed values have the numbers from `KEYS` on.
+const ALL: u8 = 8;
 const LEVEL_NAMES: [&str; 3] = ["first", "second", "third"];
 
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +90,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Fault::Swap),
     ];
     prop_oneof![
-        14 => (0..2_usize, 0..KEYS).prop_map(|(process, key)| Step::Ask { process, key }),
+        14 => (0..2_usize, 0..ALL).prop_map(|(process, key)| Step::Ask { process, key }),
         4 => (0..2_usize, scope).prop_map(|(process, scope)| Step::Invalidate { process, scope }),
         1 => (1..40_u64).prop_map(Step::Turn),
         2 => (0..2_usize).prop_map(Step::Restart),
@@ -126,7 +136,7 @@ impl Fleet {
         now(&self.clock)
     }
 
-    fn start(&self) -> World {
+    fn start(&self) -> Process {
         let stack = |mut builder: CacheBuilder| {
             builder = builder.memory(1 << 20).clock(Clock::Manual(self.clock.clone()));
             for (server, name) in self.servers.iter().zip(LEVEL_NAMES) {
@@ -153,17 +163,55 @@ fn now(clock: &ManualClock) -> u64 {
     wall.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
-/// A process whose service answers with the key and the number of the fetch.
-fn process(set: impl FnOnce(CacheBuilder) -> CacheBuilder, origin: Arc<Mutex<Origin>>, clock: ManualClock) -> World {
-    World::with(set, move |asked| {
-        let mut origin = origin.lock().expect("not poisoned");
-        origin.0.push(now(&clock));
-        let key: u8 = asked.path.rsplit('/').next().and_then(|key| key.parse().ok()).expect("a key");
-        let tag = format!("tag-{}", key % 2);
-        let life = format!("max-age={LIFE}");
-        let answer = reply(&[("cache-control", &life), ("cache-tag", &tag)], format!("{key} {}", origin.0.len() - 1));
-        async move { Ok(answer) }
-    })
+/// A process whose service answers with the key and the number of the fetch, and whose typed values are the same.
+#[derive(Clone)]
+struct Process {
+    world: World,
+    values: Cached<String>,
+    origin: Arc<Mutex<Origin>>,
+    clock: ManualClock,
+}
+
+fn process(set: impl FnOnce(CacheBuilder) -> CacheBuilder, origin: Arc<Mutex<Origin>>, clock: ManualClock) -> Process {
+    let (of_world, its_clock) = (origin.clone(), clock.clone());
+    let lease = Rule::from_headers().lease_ttl(Duration::from_secs(1));
+    let rules = Rules::new().route(format!("/k/{LEASED}"), lease).otherwise(Rule::from_headers());
+    let world = World::with(
+        |builder| set(builder.rules(rules)),
+        move |asked| {
+            let key: u8 = asked.path.rsplit('/').next().and_then(|key| key.parse().ok()).expect("a key");
+            let tag = format!("tag-{}", key % 2);
+            let window = if key == WINDOWED { format!(", stale-while-revalidate={WINDOW}") } else { String::new() };
+            let life = format!("max-age={LIFE}{window}");
+            let answer = reply(&[("cache-control", &life), ("cache-tag", &tag)], fetch(&of_world, &its_clock, key));
+            async move { Ok(answer) }
+        },
+    );
+    let values = world.layer.data().cached("values").ttl(Duration::from_secs(LIFE)).build().expect("a namespace");
+    Process { world, values, origin, clock }
+}
+
+/// Counts a fetch of this key; returns its body.
+fn fetch(origin: &Mutex<Origin>, clock: &ManualClock, key: u8) -> String {
+    let mut origin = origin.lock().expect("not poisoned");
+    origin.0.push(now(clock));
+    format!("{key} {}", origin.0.len() - 1)
+}
+
+impl Process {
+    async fn ask(&self, key: u8) -> String {
+        if key < KEYS {
+            let answer = self.world.get(&format!("/k/{key}")).await;
+            assert_eq!(answer.status, 200);
+            return answer.body;
+        }
+        let (origin, clock) = (self.origin.clone(), self.clock.clone());
+        let load = move || async move {
+            Ok::<_, Infallible>(Loaded::from(fetch(&origin, &clock, key)).tag(format!("tag-{}", key % 2)))
+        };
+        let value = self.values.get_or_load(u64::from(key), load).await.expect("no load fails");
+        String::clone(&value)
+    }
 }
 
 /// What may be answered: by key, the first fetch that is new enough.
@@ -176,10 +224,12 @@ struct Model {
 
 impl Model {
     fn invalidate(floors: &mut HashMap<u8, usize>, scope: Scope, next: usize) {
-        let concerned = (0..KEYS).filter(|key| match scope {
+        let concerned = (0..ALL).filter(|key| match scope {
             Scope::Key(one) => *key == one,
-            Scope::Tag(tag) | Scope::Soft(tag) => key % 2 == tag,
-            Scope::Prefix => true,
+            Scope::Tag(tag) => key % 2 == tag,
+            // Within its window it is served while it is fetched again.
+            Scope::Soft(tag) => key % 2 == tag && *key != WINDOWED,
+            Scope::Prefix => *key < KEYS,
         });
         concerned.for_each(|key| _ = floors.insert(key, next));
     }
@@ -199,12 +249,13 @@ impl Model {
             "its own: {body:?} was fetched before {}",
             floor(&self.own[process])
         );
-        assert!(now < origin.0[fetch] + LIFE * 1_000, "{body:?} is {} ms old", now - origin.0[fetch]);
+        let life = if key == WINDOWED { LIFE + WINDOW } else { LIFE };
+        assert!(now < origin.0[fetch] + life * 1_000, "{body:?} is {} ms old", now - origin.0[fetch]);
     }
 }
 
-async fn invalidate(process: &World, scope: Scope) -> bool {
-    let handle = process.layer.invalidate();
+async fn invalidate(process: &Process, scope: Scope) -> bool {
+    let handle = process.world.layer.invalidate();
     match scope {
         Scope::Key(key) => handle.key(&format!("http://example.com/k/{key}")).await,
         Scope::Tag(tag) => handle.tag(&format!("tag-{tag}")).await,
@@ -214,12 +265,12 @@ async fn invalidate(process: &World, scope: Scope) -> bool {
     .is_ok()
 }
 
-fn received(process: &World) -> u64 {
-    process.stats().levels.iter().map(|level| level.invalidations_received).max().unwrap_or(0)
+fn received(process: &Process) -> u64 {
+    process.world.stats().levels.iter().map(|level| level.invalidations_received).max().unwrap_or(0)
 }
 
 /// Waits until the other process has what this one was acknowledged.
-async fn deliver(from: &World, to: &World) {
+async fn deliver(from: &Process, to: &Process) {
     let number = received(from);
     for _ in 0..2_000 {
         if received(to) >= number {
@@ -227,13 +278,13 @@ async fn deliver(from: &World, to: &World) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within 10 s: {number} is delivered: {:?}", to.stats().levels);
+    panic!("not within 10 s: {number} is delivered: {:?}", to.world.stats().levels);
 }
 
 /// Gives a process that starts the time to read the log.
-async fn settle(process: &World) {
+async fn settle(process: &Process) {
     for _ in 0..20 {
-        if process.stats().levels.iter().all(|level| level.up) {
+        if process.world.stats().levels.iter().all(|level| level.up) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -246,7 +297,7 @@ async fn run(kinds: &[Kind], steps: Vec<Step>) {
     let shared = kinds.iter().any(|kind| matches!(kind, Kind::Logged))
         || !kinds.iter().any(|kind| matches!(kind, Kind::Directory));
     let count = if shared { 2 } else { 1 };
-    let mut processes: Vec<World> = (0..count).map(|_| fleet.start()).collect();
+    let mut processes: Vec<Process> = (0..count).map(|_| fleet.start()).collect();
     for process in &processes {
         settle(process).await;
     }
@@ -256,10 +307,9 @@ async fn run(kinds: &[Kind], steps: Vec<Step>) {
         match step {
             Step::Ask { process, key } => {
                 let process = process % count;
-                let answer = processes[process].get(&format!("/k/{key}")).await;
-                assert_eq!(answer.status, 200);
+                let body = processes[process].ask(key).await;
                 let origin = fleet.origin.lock().expect("not poisoned");
-                model.check(process, key, &answer.body, &origin, fleet.now());
+                model.check(process, key, &body, &origin, fleet.now());
             }
             Step::Invalidate { process, scope } => {
                 let process = process % count;
@@ -336,17 +386,17 @@ fn nor_do_real_servers() {
             wait_until_up(process).await;
         }
         for _ in 0..600 {
-            let (which, key) = (random(2), u8::try_from(random(u64::from(KEYS))).expect("small"));
+            let (which, key) = (random(2), u8::try_from(random(u64::from(ALL))).expect("small"));
             let which = usize::try_from(which).expect("small");
             match random(20) {
                 0..14 => {
-                    let answer = processes[which].get(&format!("/k/{key}")).await;
+                    let body = processes[which].ask(key).await;
                     let origin = origin.lock().expect("not poisoned");
-                    model.check(which, key, &answer.body, &origin, now(&clock));
+                    model.check(which, key, &body, &origin, now(&clock));
                 }
                 14..18 => {
-                    let scope =
-                        [Scope::Key(key), Scope::Tag(key % 2), Scope::Prefix, Scope::Soft(key % 2)][random(4) as usize];
+                    let scope = [Scope::Key(key % KEYS), Scope::Tag(key % 2), Scope::Prefix, Scope::Soft(key % 2)]
+                        [random(4) as usize];
                     let acknowledged = invalidate(&processes[which], scope).await;
                     let next = origin.lock().expect("not poisoned").0.len();
                     Model::invalidate(&mut model.own[which], scope, next);
@@ -368,7 +418,7 @@ fn nor_do_real_servers() {
         let hits = |name: &str| {
             processes
                 .iter()
-                .flat_map(|world| world.stats().levels)
+                .flat_map(|process| process.world.stats().levels)
                 .filter(|level| level.name == name)
                 .map(|level| level.hits)
                 .sum::<u64>()
@@ -377,14 +427,14 @@ fn nor_do_real_servers() {
     });
 }
 
-async fn wait_until_up(process: &World) {
+async fn wait_until_up(process: &Process) {
     for _ in 0..2_000 {
-        if process.stats().levels.iter().all(|level| level.up) {
+        if process.world.stats().levels.iter().all(|level| level.up) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within 10 s: {:?}", process.stats().levels);
+    panic!("not within 10 s: {:?}", process.world.stats().levels);
 }
 
 /// Reproducible random numbers below a bound.

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tollgate::cache::{LevelStats, Rule, Rules};
+use tollgate::store::redis::Redis;
 use tollgate::testing::FakePeer;
 use tollgate::{Body, Event, Tollgate, TollgateBuilder, TollgateService};
 use tower::{Layer, Service, ServiceExt};
@@ -88,9 +89,14 @@ impl Gate {
     }
 
     pub fn with(url: &str, set: impl FnOnce(TollgateBuilder) -> TollgateBuilder) -> Self {
+        Self::over(Redis::new(url).expect("a URL"), set)
+    }
+
+    /// The same, over a Redis with these settings.
+    pub fn over(redis: Redis, set: impl FnOnce(TollgateBuilder) -> TollgateBuilder) -> Self {
         let rule = Rule::ttl(Duration::from_secs(60)).same_for_everyone();
         let rules = Rules::new().route("/none", Rule::never()).route("/{*rest}", rule);
-        Self::build(set(Tollgate::builder().routes(["/none", "/{*rest}"]).cache(rules).redis(url)))
+        Self::build(set(Tollgate::builder().routes(["/none", "/{*rest}"]).cache(rules).redis(redis)))
     }
 
     pub fn build(builder: TollgateBuilder) -> Self {

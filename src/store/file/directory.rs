@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use super::absorb::{self, Absorber};
-use super::checkpoint::{Checkpoint, SyncedFiles};
+use super::checkpoint::{Checkpoint, SyncedFiles, SyncedJournal};
 use super::disk;
 use super::failure::Failure;
 use super::index::Position;
@@ -189,7 +189,7 @@ impl Directory {
         let must_discard = self.must_discard.load(Ordering::Acquire);
         let trusted = self.trusted.lock().as_ref().map(|checkpoint| checkpoint.synced());
         let trusted = trusted.or_else(|| Checkpoint::load(self.path()));
-        let found = trusted.filter(|_| !must_discard).and_then(|synced| Some((synced, self.read_journal(&synced)?)));
+        let found = trusted.filter(|_| !must_discard).and_then(|synced| self.read_journal(synced));
         let Some((synced, state)) = found else {
             self.discard()?;
             self.must_discard.store(false, Ordering::Release);
@@ -206,15 +206,15 @@ impl Directory {
         Ok(FoundFiles { synced, state, recovered })
     }
 
-    /// Reads the journal; `None` if it is damaged.
-    fn read_journal(&self, synced: &SyncedFiles) -> Option<JournalState> {
+    /// Reads the journal; `None` if it is damaged. From now on the checkpoint names it first, and can name the next one.
+    fn read_journal(&self, synced: SyncedFiles) -> Option<(SyncedFiles, JournalState)> {
         let bytes = fs::read(self.path().join(JOURNAL)).ok()?;
         let (id, _) = decode_header(&bytes)?;
         let (records, end) = decode_records(&bytes, JOURNAL_HEADER);
-        synced.journals.iter().find(|journal| journal.id == id && end as u64 >= journal.length)?;
+        let journal = *synced.journals.iter().find(|journal| journal.id == id && end as u64 >= journal.length)?;
         let mut state = JournalState::new(self.level.max_log_bytes());
         records.iter().for_each(|record| state.apply(record));
-        Some(state)
+        Some((SyncedFiles { journals: [journal, SyncedJournal::default()], ..synced }, state))
     }
 
     /// Deletes all segments, and the journals that say what was removed from them.
@@ -322,4 +322,34 @@ fn start_journal(node: &Node, file: JournalFile, hooks: JournalHooks) -> io::Res
         drop(token);
     };
     thread::Builder::new().name("tollgate-journal".to_owned()).spawn(run).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process is killed after it renamed its journal, and before the checkpoint forgot the one before; the next one is
+    /// killed before it renames its own.
+    #[test]
+    fn two_kills_while_journals_are_replaced_lose_nothing() {
+        let path = std::env::temp_dir().join(format!("tollgate-directory-{}", std::process::id()));
+        disk::create_directory(&path).expect("created");
+        let directory = || Directory::new(FileLevel::new(&path, 16 << 20));
+        let killed = Checkpoint::new(path.clone(), SyncedFiles::default());
+        killed.publish().expect("written");
+        let state = JournalState::new(1 << 20);
+        let renamed = JournalFile::create(path.join(JOURNAL), &state, Some(&killed)).expect("created").id;
+        let former = SyncedJournal { id: 1, length: 9 };
+        killed.update(|files| files.journals = [former, files.journals[0]]).expect("written");
+
+        let found = directory().find().expect("read");
+        assert_eq!(found.synced.journals[0].id, renamed);
+        let killed = Checkpoint::new(path.clone(), found.synced);
+        killed.publish().expect("written");
+        killed.update(|files| files.journals[1] = SyncedJournal { id: 2, length: 9 }).expect("written");
+
+        let synced = Checkpoint::load(&path).expect("a checkpoint");
+        assert!(directory().read_journal(synced).is_some(), "{synced:?}");
+        fs::remove_dir_all(&path).expect("deleted");
+    }
 }
