@@ -29,7 +29,7 @@ const VALUE: usize = 1_024;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn main() {
-    if std::env::args().any(|argument| argument == "--test") {
+    if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -74,6 +74,10 @@ impl GuardSettings {
 /// Maximum excess of a timer: the runtime's and the poll's timers count milliseconds and round up.
 const ROUNDING: Duration = Duration::from_millis(2);
 
+/// Least time for which a caller waits for the first connection.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// Failure of a call, as reported by the engine.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -208,6 +212,17 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
     /// Returns a watch of the connection number.
     pub(crate) fn connects(&self) -> watch::Receiver<u64> {
         self.inner.connects.subscribe()
+    }
+
+    /// Waits for the first connection, at least for the deadline of a call and 200 ms: a process that has just started.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(crate) async fn first_connection(&self) {
+        if self.generation() == 0 {
+            let mut connects = self.connects();
+            let patience = self.remaining_timeout().max(FIRST_CONNECT_TIMEOUT);
+            // If none is established in time, the next call is an outage.
+            drop(tokio::time::timeout(patience, connects.wait_for(|made| *made > 0)).await);
+        }
     }
 
     /// Returns the timeout of a call, shortened so that the caller's wait does not exceed the deadline.

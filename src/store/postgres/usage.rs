@@ -87,6 +87,7 @@ impl UsageTable {
         let (credits, requests) = (numbers(|row| row.credits), numbers(|row| row.requests));
         let (busy, hits, misses) = (numbers(|row| row.busy_us), numbers(|row| row.hits), numbers(|row| row.misses));
         let statement = &self.statements.add_usage;
+        self.guard.first_connection().await;
         let added = self.guard.call(async |link| {
             let parameters = [
                 (&kinds as _, Type::TEXT_ARRAY),

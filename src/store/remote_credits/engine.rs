@@ -13,8 +13,6 @@ use crate::upstream::{Balance, Booking, CreditStore};
 
 /// Time for which a window's balance is retained after its end.
 const RETENTION: Duration = Duration::from_secs(3_600);
-/// Timeout of the first connection.
-const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Booking under a name that reveals neither upstream nor quota.
 #[derive(Clone, Debug)]
@@ -83,11 +81,7 @@ async fn add<B: CreditBackend>(
     bookings: Vec<Booking>,
 ) -> Result<Vec<Balance>, Outage> {
     // A process that has just started waits for its first connection, since only the store knows the units spent before.
-    if guard.generation() == 0 {
-        let mut connects = guard.connects();
-        // If none is established in time, this is an outage.
-        drop(tokio::time::timeout(FIRST_CONNECT_TIMEOUT, connects.wait_for(|made| *made > 0)).await);
-    }
+    guard.first_connection().await;
     guard.check()?;
     let named = bookings.into_iter().map(|booking| named(secret, booking)).collect::<Result<Vec<_>, _>>()?;
     guard.call(async |connection| backend.book(connection, &named).await).await
