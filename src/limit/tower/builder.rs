@@ -16,6 +16,7 @@ use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::limit::engine::concurrency::ConcurrencyPlaces;
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
@@ -437,9 +438,13 @@ impl RateLimitBuilder {
         }
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
+        let verifiers = self.verifiers();
         let identify = self.identify.unwrap_or_else(socket_peer);
         let limits = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
-        let reloaded = ReloadedLimits::new(limits.has_lookups() || !denied.is_empty());
+        let places = |(_, policy)| Arc::new(ConcurrencyPlaces::new(policy));
+        let concurrency: Vec<_> = limits.concurrency().map(places).collect();
+        let is_slow = limits.has_lookups() || !denied.is_empty() || !concurrency.is_empty();
+        let reloaded = ReloadedLimits::new(is_slow);
         self.clock.warm_up();
         let ceiling = |(label, quota, cost)| NodeLimit {
             ceiling: NodeCeiling::new(quota, self.clock.clone()),
@@ -457,6 +462,7 @@ impl RateLimitBuilder {
             fallback: self.store.as_ref().map(|_| Fallback::new(self.outage, local.clone())),
             store: self.store.unwrap_or(local),
             exempt: self.exempt,
+            verifiers,
             denied,
             ban_counts,
             reject: self.reject,
@@ -467,6 +473,7 @@ impl RateLimitBuilder {
             warnings: Warnings::default(),
             reloaded,
             overrides: Arc::default(),
+            concurrency,
             unsettled: Arc::default(),
         };
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
