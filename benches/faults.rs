@@ -1,4 +1,4 @@
-//! What requests feel of a Redis that fails, beside what is promised: `cargo bench --bench faults`.
+//! What requests feel of a Redis, a PostgreSQL or a memcached that fails, beside what is promised: `cargo bench --bench faults`.
 //!
 //! Starts its own servers and proxies. Each row breaks one thing under a load of four clients, for the limits alone and
 //! for the cache alone, and measures how long requests took (the service behind answers at once, so all of it is added)
@@ -17,6 +17,14 @@
 mod fault_proxy;
 #[path = "../tests/support/gate.rs"]
 mod gate;
+#[path = "faults/levels.rs"]
+mod levels;
+#[path = "../tests/support/memcached.rs"]
+mod memcached;
+#[path = "../tests/support/pgbouncer.rs"]
+mod pgbouncer;
+#[path = "../tests/support/postgres.rs"]
+mod postgres;
 #[path = "../tests/support/redis.rs"]
 mod redis;
 
@@ -301,5 +309,6 @@ fn main() {
                 run(row, kind).await;
             }
         }
+        levels::run_all(&only).await;
     });
 }

@@ -1,8 +1,9 @@
-//! A service in front of a paid API that is killed and started again: `cargo run --example restart`.
+//! A service in front of a paid API that is killed and started again: `cargo run --example restart`, or with
+//! `-- --postgres postgres://app@127.0.0.1/app`.
 //!
 //! This process is the paid API, and counts its calls. It starts the service as a process of its own, with a cache in
-//! memory and a file level, sends it traffic, kills it with SIGKILL, and starts it again in the same directory. Ends with an
-//! error if a call was paid twice.
+//! memory and a file level or PostgreSQL behind it, sends it traffic, kills it with SIGKILL, and starts it again over the
+//! same level. Ends with an error if a call was paid twice.
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 #[path = "restart/client.rs"]
@@ -13,9 +14,10 @@ mod paid_api;
 mod service;
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -30,9 +32,13 @@ const SYMBOLS: usize = 50;
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--serve", directory, api] => service::serve(Path::new(directory), api).await.map(|()| ExitCode::SUCCESS),
-        [] => restart().await,
-        _ => Err("usage: restart".into()),
+        ["--serve", level, place, api] => service::serve(level, place, api).await.map(|()| ExitCode::SUCCESS),
+        [] => {
+            let directory = Directory(std::env::temp_dir().join(format!("tollgate-restart-{}", std::process::id())));
+            restart("--file", directory.0.as_os_str()).await
+        }
+        ["--postgres", url] => restart("--postgres", OsStr::new(url)).await,
+        _ => Err("usage: restart [--postgres URL]".into()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");
@@ -40,21 +46,21 @@ async fn main() -> ExitCode {
     })
 }
 
-/// Runs the service twice, and kills it in between.
-async fn restart() -> Result<ExitCode, BoxError> {
-    let directory = Directory(std::env::temp_dir().join(format!("tollgate-restart-{}", std::process::id())));
+/// Runs the service twice over this level, and kills it in between.
+async fn restart(level: &str, place: &OsStr) -> Result<ExitCode, BoxError> {
     let api = PaidApi::start().await?;
-    let mut first = Service::start(&directory.0, api.address)?;
+    let mut first = Service::start(level, place, api.address)?;
     ask_for_all(first.address).await?;
-    println!("calls paid for {SYMBOLS} symbols: {}", api.calls());
+    let bought = api.calls();
+    println!("calls paid for {SYMBOLS} symbols: {bought}");
     ask_for_all(first.address).await?;
-    println!("calls paid when they are asked for again: {}", api.calls() - SYMBOLS);
+    println!("calls paid when they are asked for again: {}", api.calls() - bought);
     // What was put in the last few milliseconds would be lost.
     tokio::time::sleep(Duration::from_millis(100)).await;
     first.kill()?;
     println!("the service is killed, and started again");
     let paid = api.calls();
-    let second = Service::start(&directory.0, api.address)?;
+    let second = Service::start(level, place, api.address)?;
     ask_for_all(second.address).await?;
     let paid = api.calls() - paid;
     println!("calls paid after the restart: {paid}");
@@ -79,10 +85,10 @@ struct Service {
 
 impl Service {
     /// Starts it, and waits until it listens.
-    fn start(directory: &Path, api: SocketAddr) -> Result<Self, BoxError> {
+    fn start(level: &str, place: &OsStr, api: SocketAddr) -> Result<Self, BoxError> {
         let mut process = Command::new(std::env::current_exe()?)
-            .arg("--serve")
-            .arg(directory)
+            .args(["--serve", level])
+            .arg(place)
             .arg(api.to_string())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -3,8 +3,8 @@
 //! Prices come from a simulated upstream that counts and delays its calls, and allows 60 000 a month. The gate limits
 //! by tier, caches responses, and measures requests; `/stats.json` reports the quota under `upstream`, with its
 //! projected end. Flags: `--listen ADDR` (127.0.0.1:3000), `--upstream-delay 100ms`, `--no-limits`, `--redis URL` to
-//! share limits and cache with other servers, `--postgres URL` to share the cache, or `--file DIR` to keep cached responses over
-//! restarts.
+//! share limits and cache with other servers, `--postgres URL` to share the cache, `--file DIR` to keep cached responses over
+//! restarts; several levels are asked in the order of the flags.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ mod api;
 mod shutdown;
 
 const USAGE: &str =
-    "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL | --postgres URL | --file DIR]";
+    "usage: server [--listen ADDR] [--upstream-delay MS] [--no-limits] [--redis URL] [--postgres URL] [--file DIR]";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
-    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, &options.level)?;
+    let (app, gate, upstream) = api::app(options.upstream_delay, options.limits, &options.levels)?;
     greet(address);
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
     let ended = shutdown::within(shutdown::GRACE, server.with_graceful_shutdown(shutdown::signal())).await;
@@ -74,7 +74,7 @@ struct Options {
     listen: SocketAddr,
     upstream_delay: Duration,
     limits: bool,
-    level: api::Level,
+    levels: Vec<api::Level>,
 }
 
 impl Options {
@@ -83,7 +83,7 @@ impl Options {
             listen: ([127, 0, 0, 1], 3000).into(),
             upstream_delay: Duration::from_millis(100),
             limits: true,
-            level: api::Level::Memory,
+            levels: Vec::new(),
         };
         while let Some(flag) = args.next() {
             let mut value = || args.next().ok_or(format!("{flag} needs a value"));
@@ -99,9 +99,9 @@ impl Options {
                     options.upstream_delay = delay;
                 }
                 "--no-limits" => options.limits = false,
-                "--redis" => options.level = api::Level::Redis(value()?),
-                "--postgres" => options.level = api::Level::Postgres(value()?),
-                "--file" => options.level = api::Level::File(value()?.into()),
+                "--redis" => options.levels.push(api::Level::Redis(value()?)),
+                "--postgres" => options.levels.push(api::Level::Postgres(value()?)),
+                "--file" => options.levels.push(api::Level::File(value()?.into())),
                 other => return Err(format!("unknown flag {other:?}")),
             }
         }

@@ -63,6 +63,7 @@
 //! | `redis-tls` | `rediss://`: Redis over TLS, with rustls |
 //! | `postgres` | limits and cached responses shared through PostgreSQL, and invalidated from its transactions: [`store::postgres`] |
 //! | `postgres-tls` | `sslmode=require`: PostgreSQL over TLS, with rustls |
+//! | `webhook` | invalidation by signed HTTP requests: [`cache::InvalidationWebhook`] |
 //! | `lz4` | compression of large cached responses in remote stores; processes without it miss compressed entries |
 
 mod base;

@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+#[path = "support/postgres.rs"]
+mod postgres;
 #[path = "support/redis.rs"]
 mod redis;
 
@@ -10,7 +12,7 @@ mod redis;
 #[test]
 fn a_fleet_outlives_its_redis() {
     if redis::wanted() {
-        let said = story("fleet");
+        let said = story("fleet", &[]);
         assert!(said.contains("No request failed."), "{said}");
     }
 }
@@ -18,12 +20,22 @@ fn a_fleet_outlives_its_redis() {
 /// A service with a file level is killed, and pays no call again.
 #[test]
 fn a_restart_pays_no_call_again() {
-    let said = story("restart");
+    let said = story("restart", &[]);
     assert!(said.contains("calls paid after the restart: 0"), "{said}");
 }
 
+/// The same over PostgreSQL; without a server it ends with an error.
+#[test]
+fn a_restart_over_postgresql_pays_no_call_again() {
+    if postgres::wanted() {
+        let server = postgres::Postgres::start();
+        let said = story("restart", &["--postgres", &server.url()]);
+        assert!(said.contains("calls paid after the restart: 0"), "{said}");
+    }
+}
+
 /// What the example prints. It is built first, where `cargo test` builds this test: examples are else built as tests.
-fn story(example: &str) -> String {
+fn story(example: &str, arguments: &[&str]) -> String {
     let test = std::env::current_exe().expect("this program");
     let profile = test.ancestors().nth(2).expect("the profile's folder");
     let target = profile.parent().expect("the target's folder");
@@ -33,7 +45,7 @@ fn story(example: &str) -> String {
         build.arg("--release");
     }
     assert!(build.status().expect("cargo runs").success(), "the example {example} is built");
-    let output = Command::new(profile.join("examples").join(example)).output().expect("it runs");
+    let output = Command::new(profile.join("examples").join(example)).args(arguments).output().expect("it runs");
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{complained}");
     said.into_owned()

@@ -1,5 +1,5 @@
 //! Limits that count outcomes: charged at admission, settled by the response.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and measures the runtime's time")]
 
 mod support;
 
@@ -36,7 +36,10 @@ fn status(code: u16) -> Response<InnerBody> {
 
 /// Requests in progress, answered when the test says so.
 #[derive(Clone, Default)]
-struct Held(Arc<Mutex<VecDeque<oneshot::Sender<Result<Response<InnerBody>, &'static str>>>>>);
+struct Held(Arc<Mutex<VecDeque<oneshot::Sender<InnerAnswer>>>>);
+
+/// The inner service's answer to a request.
+type InnerAnswer = Result<Response<InnerBody>, &'static str>;
 
 impl Held {
     fn len(&self) -> usize {

@@ -141,7 +141,7 @@ async fn typed_values_are_shared_and_invalidated() {
 }
 
 #[tokio::test]
-async fn one_line_is_enough_and_two_remote_levels_are_refused() {
+async fn one_line_is_enough_also_beside_redis() {
     if !wanted() {
         return;
     }
@@ -152,7 +152,10 @@ async fn one_line_is_enough_and_two_remote_levels_are_refused() {
     let upstream = Tollgate::upstream("market").cache(rules()).postgres(fleet.server.url()).build();
     assert!(upstream.is_ok(), "{upstream:?}");
     let both = Tollgate::builder().cache(rules()).redis("redis://127.0.0.1").postgres("postgres://127.0.0.1").build();
-    assert!(both.is_err_and(|error| error.is_config() && error.to_string().contains("both")));
+    let names = |gate: Tollgate| gate.stats().cache.into_iter().map(|level| level.name).collect::<Vec<_>>();
+    assert_eq!(both.map(names).expect("a gate"), ["memory", "redis", "postgres"]);
+    let twice = Tollgate::builder().redis("redis://127.0.0.1").redis("redis://127.0.0.2").build();
+    assert!(twice.is_err_and(|error| error.is_config() && error.to_string().contains("called twice")));
     let wrong = Tollgate::builder().cache(rules()).postgres("mysql://127.0.0.1").build();
     assert!(wrong.is_err_and(|error| error.to_string().contains("must begin with postgres://")));
 }

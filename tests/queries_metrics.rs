@@ -48,7 +48,8 @@ fn is_in_order(page: &Page) {
         for label in family.get_label_names() {
             assert!(row.contains(&format!("`{label}`")), "{name}: {label}");
             assert!(
-                ["http_route", "outcome", "db_query_summary", "kind", "limit", "le"].contains(&&**label),
+                ["http_route", "outcome", "db_query_summary", "kind", "limit", "le", "level", "quantile"]
+                    .contains(&&**label),
                 "{label}"
             );
         }
@@ -73,8 +74,7 @@ async fn text(url: String) -> String {
 
 #[tokio::test]
 async fn the_example_server() {
-    let (app, _gate, _upstream) =
-        api::app(Duration::from_millis(1), true, &api::Level::Memory).expect("the example's configuration");
+    let (app, _gate, _upstream) = api::app(Duration::from_millis(1), true, &[]).expect("the example's configuration");
     let address = served(app).await;
     for path in ["/report", "/report", "/prices/ACME", "/prices/SECRET"] {
         text(format!("http://{address}{path}")).await;

@@ -264,14 +264,14 @@ async fn what_another_version_wrote_is_a_miss_and_counted_and_its_invalidations_
     becomes("it is in the server", async || !server.names().is_empty()).await;
     let name = server.names().remove(0);
     let mut value = server.value(&name).expect("a value").to_vec();
-    assert_eq!(value[..4], *b"TGC\x02");
+    assert_eq!(value[..4], *b"TGC\x03");
     value[3] = 1;
     server.put(name.clone(), value.into(), Duration::from_secs(60)).await.expect("kept");
     let two = node(server.clone(), &clock);
     ready(&two).await;
     assert!(!two.get("/a").await.is_hit());
     assert!(two.stats().levels[1].decode_errors >= 1);
-    becomes("it is written anew", async || server.value(&name).is_some_and(|value| value[3] == 2)).await;
+    becomes("it is written anew", async || server.value(&name).is_some_and(|value| value[3] == 3)).await;
     // Records of the log have not changed: each version obeys the other's.
     two.layer.invalidate().all().await.expect("logged");
     becomes("the first node has it", async || !one.get("/a").await.is_hit()).await;

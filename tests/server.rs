@@ -38,11 +38,11 @@ impl Answer {
 
 impl Running {
     async fn start() -> Self {
-        Self::with(&api::Level::Memory).await
+        Self::with(&[]).await
     }
 
-    async fn with(level: &api::Level) -> Self {
-        let configured = api::app(Duration::from_millis(5), true, level);
+    async fn with(levels: &[api::Level]) -> Self {
+        let configured = api::app(Duration::from_millis(5), true, levels);
         let (app, gate, _upstream) = configured.expect("the example's configuration");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -190,8 +190,8 @@ async fn a_report_says_how_long_its_queries_took() {
 }
 
 /// Two servers, the second of which has answered with a price that the first has bought.
-async fn sharing_a_price(level: &api::Level) -> (Running, Running) {
-    let (one, other) = (Running::with(level).await, Running::with(level).await);
+async fn sharing_a_price(levels: &[api::Level]) -> (Running, Running) {
+    let (one, other) = (Running::with(levels).await, Running::with(levels).await);
     for server in [&one, &other] {
         for _ in 0..1_000 {
             if server.gate.stats().cache.iter().all(|level| level.up) {
@@ -218,7 +218,7 @@ async fn two_servers_over_one_postgres_share_prices() {
         return;
     }
     let server = postgres::Postgres::start();
-    let (one, _other) = sharing_a_price(&api::Level::Postgres(server.url())).await;
+    let (one, _other) = sharing_a_price(&[api::Level::Postgres(server.url())]).await;
     assert_eq!(one.admitted(99, "/me", Some("free-alpha")).await, 99, "limits stay in each process");
 }
 
@@ -229,7 +229,7 @@ async fn two_servers_over_one_redis_share_limits_and_prices() {
     }
     let redis = redis::RedisServer::start();
     let url = redis.url();
-    let (one, other) = sharing_a_price(&api::Level::Redis(url)).await;
+    let (one, other) = sharing_a_price(&[api::Level::Redis(url)]).await;
     let all = one.admitted(80, "/me", Some("free-alpha")).await + other.admitted(80, "/me", Some("free-alpha")).await;
     // Two of the hundred were spent above. A decision that this machine was too busy for is made by each alone.
     let alone: u64 = [&one, &other].iter().map(|server| server.gate.stats().remote.map_or(0, |r| r.failures)).sum();

@@ -27,10 +27,10 @@ usage: gateway --upstream http://HOST:PORT [FLAGS]
   --limit-per-ip QUOTA         limit per client address, such as 100/min (none)
   --trust-proxy CIDR           trusted proxies for the client's address; repeatable
   --forwarded-header NAME      field in which they send it (x-forwarded-for)
-  --file FOLDER                keep cached responses in this folder, over restarts (none; not together with --redis or --postgres)
+  --file FOLDER                keep cached responses in this folder, over restarts (none)
   --file-size SIZE             capacity of that folder (1GiB)
   --redis URL                  share limits and cache with other gateways, such as redis://127.0.0.1
-  --postgres URL               share the cache with other gateways, such as postgres://app@127.0.0.1/app (without --redis)
+  --postgres URL               share the cache with other gateways, such as postgres://app@127.0.0.1/app; asked after Redis
   --timing                     send Server-Timing
   --grace SECONDS              time for requests in flight to finish after SIGINT or SIGTERM (10)
   --metrics PATH               serve metrics for Prometheus on this path, such as /metrics";

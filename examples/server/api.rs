@@ -35,8 +35,6 @@ const FILE_BYTES: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 #[allow(dead_code, reason = "tests use some of them")]
 pub(crate) enum Level {
-    /// None.
-    Memory,
     /// A PostgreSQL.
     Postgres(String),
     /// A Redis, which shares limits too.
@@ -49,7 +47,7 @@ pub(crate) enum Level {
 pub(crate) fn app(
     upstream_delay: Duration,
     limits: bool,
-    level: &Level,
+    levels: &[Level],
 ) -> Result<(Router, Tollgate, Arc<Upstream>), tollgate::Error> {
     let mut gate = Tollgate::builder()
         .identify(by::extension::<User>().or(by::client_ip(TrustedProxies::none())))
@@ -70,11 +68,12 @@ pub(crate) fn app(
             .limit(Tiers::default().assign(|head| head.extension::<User>().map(|user| user.tier)))
             .limits_with(|limits| limits.ietf_fields(Draft::Eleven));
     }
-    match level {
-        Level::Memory => {}
-        Level::Postgres(url) => gate = gate.postgres(url.as_str()),
-        Level::Redis(url) => gate = gate.redis(url.as_str()),
-        Level::File(directory) => gate = gate.file(directory, FILE_BYTES),
+    for level in levels {
+        gate = match level {
+            Level::Postgres(url) => gate.postgres(url.as_str()),
+            Level::Redis(url) => gate.redis(url.as_str()),
+            Level::File(directory) => gate.file(directory, FILE_BYTES),
+        };
     }
     let gate = gate.build()?;
     let quota = UpstreamLayer::builder("prices").quota(Credits::per_month(CALLS_A_MONTH)).routes(["/prices/{symbol}"]);

@@ -11,6 +11,11 @@ pub(crate) fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S:
     serializer.serialize_f64(span.as_secs_f64() * 1e3)
 }
 
+/// Writes a span in milliseconds, or null.
+pub(crate) fn maybe_millis<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    span.map(|span| span.as_secs_f64() * 1e3).serialize(serializer)
+}
+
 /// Writes a span in seconds.
 pub(crate) fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(span.as_secs_f64())

@@ -165,3 +165,5 @@ pub use tower::invalidate::Invalidate;
 pub use tower::layer::CacheLayer;
 pub use tower::service::Cache;
 pub use tower::stats::{CacheRouteStats, CacheStats};
+#[cfg(feature = "webhook")]
+pub use tower::webhook::InvalidationWebhook;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use super::given_once::given_once;
 use super::inbound::{Tollgate, TollgateLayer};
 #[cfg(feature = "postgres")]
 use super::usage::{UsageRecorder, cache_usage};
@@ -16,12 +18,14 @@ use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::RemoteLimits;
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::{RemoteLimits, RemoteStore};
 use crate::timing::{TimingBuilder, TimingLayer};
 
 /// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
@@ -191,9 +195,25 @@ impl TollgateBuilder {
         self
     }
 
+    /// Sets the capacity of the cache in this process's memory, in bytes. Defaults to 64 MiB.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::builder().cache(Rules::new()).memory(256 << 20).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.cache = self.cache.memory(bytes);
+        self
+    }
+
     /// Keeps cached responses and values in a directory as well, so that they survive a restart: at most `bytes` on disk, 16
-    /// MiB or more. For a service of one process; a fleet shares [`redis`](Self::redis) instead. See
-    /// [`CacheBuilder::file`].
+    /// MiB or more. For a service of one process; a fleet shares [`redis`](Self::redis) instead, or as well: levels
+    /// are asked in the order of the calls. See [`CacheBuilder::file`].
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -228,13 +248,19 @@ impl TollgateBuilder {
         R: TryInto<Redis>,
         R::Error: Into<Error>,
     {
-        self.redis = Some(redis.try_into().map_err(Into::into));
+        let redis = redis.try_into().map_err(Into::into);
+        if let Ok(redis) = &redis {
+            self.cache = self.cache.redis(redis.clone());
+        }
+        self.redis = Some(given_once(self.redis.take(), redis, "redis"));
         self
     }
 
-    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared,
+    /// Sets the PostgreSQL that the fleet shares: its URL, or a [`Postgres`] with settings. Cached responses are shared, after
+    /// [`redis`](Self::redis) asked second,
     /// survive restarts, and are invalidated by [rows of your own transactions](crate::store::postgres); all nodes share one
-    /// limit, of which they [lease](crate::store::RemoteLimits::postgres) blocks. Requests never fail because of it.
+    /// limit, of which they [lease](crate::store::RemoteLimits::postgres) blocks. With Redis as well, Redis decides
+    /// limits. Requests never fail because of it.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -251,7 +277,31 @@ impl TollgateBuilder {
         P: TryInto<Postgres>,
         P::Error: Into<Error>,
     {
-        self.postgres = Some(postgres.try_into().map_err(Into::into));
+        let postgres = postgres.try_into().map_err(Into::into);
+        if let Ok(postgres) = &postgres {
+            self.cache = self.cache.postgres(postgres.clone());
+        }
+        self.postgres = Some(given_once(self.postgres.take(), postgres, "postgres"));
+        self
+    }
+
+    /// Keeps cached responses in memcached as well, shared by a fleet. Beside a level with a log (PostgreSQL, Redis, a
+    /// directory) it is invalidated by that log; alone, tags, prefixes and soft purges stay in their process.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    /// use tollgate::store::memcached::Memcached;
+    ///
+    /// let servers = Memcached::new(["10.0.0.1:11211"]).secret("the same on every node");
+    /// let gate = Tollgate::builder().cache(Rules::new()).memcached(servers).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "memcached")]
+    #[must_use]
+    pub fn memcached(mut self, memcached: Memcached) -> Self {
+        self.cache = self.cache.memcached(memcached);
         self
     }
 
@@ -382,21 +432,18 @@ impl TollgateBuilder {
         })
     }
 
-    /// Connects the cache to PostgreSQL, if there is one.
+    /// Shares limits through PostgreSQL, if there is one and no Redis.
     #[cfg(feature = "postgres")]
     fn sharing_postgres(mut self) -> Result<Self, Error> {
         let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
         #[cfg(feature = "redis")]
-        if self.redis.is_some() {
-            return Err(Error::config(
-                "a cache cannot have both .redis(…) and .postgres(…); remove one, or share limits with .limits_with(…)",
-            ));
-        }
-        if self.limited {
+        let limited = self.limited && self.redis.is_none();
+        #[cfg(not(feature = "redis"))]
+        let limited = self.limited;
+        if limited {
             self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
         }
         if self.cached {
-            self.cache = self.cache.level_2(Arc::new(RemoteStore::postgres(postgres.clone())?));
             self.usage = Some(UsageTable::new(&postgres));
         }
         postgres.check().map(|()| self)
@@ -406,9 +453,6 @@ impl TollgateBuilder {
     #[cfg(feature = "redis")]
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
-        if self.cached {
-            self.cache = self.cache.level_2(Arc::new(RemoteStore::redis(redis.clone())?));
-        }
         if self.limited {
             self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
         }

@@ -1,6 +1,8 @@
 //! Combines the layers: [`Tollgate`](crate::Tollgate) for incoming requests, [`UpstreamGate`](crate::UpstreamGate)
 //! for outgoing calls.
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod given_once;
 pub(crate) mod inbound;
 pub(crate) mod inbound_builder;
 pub(crate) mod outbound;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use http::header::{HeaderName, HeaderValue};
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use super::given_once::given_once;
 use super::outbound::{UpstreamGate, UpstreamGateLayer};
 #[cfg(feature = "postgres")]
 use super::usage::{UsageRecorder, upstream_usage};
@@ -12,12 +14,14 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::RemoteCredits;
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::{RemoteCredits, RemoteStore};
 use crate::timing::{TimingBuilder, TimingLayer};
 use crate::upstream::{Credits, OnLimit, UpstreamBuilder, UpstreamLayer, Weights};
 
@@ -246,6 +250,21 @@ impl UpstreamGateBuilder {
         self
     }
 
+    /// Sets the capacity of the cache in this process's memory, in bytes. Defaults to 64 MiB.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    ///
+    /// let gate = Tollgate::upstream("github").cache(Rules::new()).memory(256 << 20).build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.cache = self.cache.memory(bytes);
+        self
+    }
+
     /// Keeps cached responses in a directory as well, so that a restart pays no call again: at most `bytes` on disk, 16 MiB
     /// or more. See [`CacheBuilder::file`].
     ///
@@ -280,7 +299,11 @@ impl UpstreamGateBuilder {
         R: TryInto<Redis>,
         R::Error: Into<Error>,
     {
-        self.redis = Some(redis.try_into().map_err(Into::into));
+        let redis = redis.try_into().map_err(Into::into);
+        if let Ok(redis) = &redis {
+            self.cache = self.cache.redis(redis.clone());
+        }
+        self.redis = Some(given_once(self.redis.take(), redis, "redis"));
         self
     }
 
@@ -301,7 +324,30 @@ impl UpstreamGateBuilder {
         P: TryInto<Postgres>,
         P::Error: Into<Error>,
     {
-        self.postgres = Some(postgres.try_into().map_err(Into::into));
+        let postgres = postgres.try_into().map_err(Into::into);
+        if let Ok(postgres) = &postgres {
+            self.cache = self.cache.postgres(postgres.clone());
+        }
+        self.postgres = Some(given_once(self.postgres.take(), postgres, "postgres"));
+        self
+    }
+
+    /// Keeps cached responses in memcached as well, shared by a fleet. Beside a level with a log (PostgreSQL, Redis, a
+    /// directory) it is invalidated by that log; alone, tags, prefixes and soft purges stay in their process.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::cache::Rules;
+    /// use tollgate::store::memcached::Memcached;
+    ///
+    /// let servers = Memcached::new(["10.0.0.1:11211"]).secret("the same on every node");
+    /// let gate = Tollgate::upstream("github").cache(Rules::new()).memcached(servers).redis("redis://127.0.0.1").build()?;
+    /// # let _ = gate;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "memcached")]
+    pub fn memcached(mut self, memcached: Memcached) -> Self {
+        self.cache = self.cache.memcached(memcached);
         self
     }
 
@@ -420,21 +466,16 @@ impl UpstreamGateBuilder {
         })
     }
 
-    /// Connects the cache to PostgreSQL, if there is one.
+    /// Shares credits through PostgreSQL, if there is one and no Redis.
     #[cfg(feature = "postgres")]
     fn sharing_postgres(mut self) -> Result<Self, Error> {
         let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        self.usage = Some(UsageTable::new(&postgres));
         #[cfg(feature = "redis")]
         if self.redis.is_some() {
-            return Err(Error::config(
-                "a cache cannot have both .redis(…) and .postgres(…); remove one, or share credits with .upstream_with(…)",
-            ));
+            return postgres.check().map(|()| self);
         }
         self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::postgres(&postgres)?));
-        self.usage = Some(UsageTable::new(&postgres));
-        if self.cached {
-            self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::postgres(postgres)?));
-        }
         Ok(self)
     }
 
@@ -443,9 +484,6 @@ impl UpstreamGateBuilder {
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         redis.check()?;
-        if self.cached {
-            self.cache = self.cache.level_2(std::sync::Arc::new(RemoteStore::redis(redis.clone())?));
-        }
         self.upstream = self.upstream.store(std::sync::Arc::new(RemoteCredits::redis(&redis)?));
         Ok(self)
     }

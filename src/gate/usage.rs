@@ -1,4 +1,4 @@
-//! Usage by hour in PostgreSQL: counters of endpoints, routes and namespaces, added to every minute and at shutdown.
+//! HourlyUsage by hour in PostgreSQL: counters of endpoints, routes and namespaces, added to every minute and at shutdown.
 //!
 //! A process adds what it counted since the last time it could. If the server is unavailable, the next minute adds it: the
 //! sums are complete, and their hours approximate. A process that is killed loses its last minute.
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::CacheStats;
-use crate::store::postgres::usage::{Usage, UsageTable};
+use crate::store::postgres::usage::{HourlyUsage, UsageTable};
 use crate::timing::TimingStats;
 use crate::upstream::{EndpointStats, UpstreamStats};
 
@@ -21,9 +21,9 @@ use crate::upstream::{EndpointStats, UpstreamStats};
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Collects the usage since the gate was built.
-pub(super) type Collect = Box<dyn Fn() -> Vec<Usage> + Send + Sync>;
+pub(super) type Collect = Box<dyn Fn() -> Vec<HourlyUsage> + Send + Sync>;
 /// Adds usage to the sums.
-type Add = Box<dyn Fn(Vec<Usage>) -> BoxFuture<Result<(), Error>> + Send + Sync>;
+type Add = Box<dyn Fn(Vec<HourlyUsage>) -> BoxFuture<Result<(), Error>> + Send + Sync>;
 
 /// Recorder of a gate's usage. Dropping it ends its task.
 pub(super) struct UsageRecorder {
@@ -34,8 +34,8 @@ pub(super) struct UsageRecorder {
 struct Shared {
     collect: Collect,
     add: Add,
-    /// Usage that was added, by row; locked while a write is in progress.
-    added: tokio::sync::Mutex<HashMap<(&'static str, String, String), Usage>>,
+    /// HourlyUsage that was added, by row; locked while a write is in progress.
+    added: tokio::sync::Mutex<HashMap<(&'static str, String, String), HourlyUsage>>,
 }
 
 impl UsageRecorder {
@@ -66,22 +66,22 @@ impl UsageRecorder {
 }
 
 /// Returns the usage of routes and of typed values.
-pub(super) fn cache_usage(cache: &CacheStats) -> Vec<Usage> {
+pub(super) fn cache_usage(cache: &CacheStats) -> Vec<HourlyUsage> {
     let routes = cache.routes.iter().map(|(name, route)| {
         let hits = route.hits + route.stale + route.revalidated + route.collapsed;
-        Usage::new("route", "", name).cache(hits, route.misses)
+        HourlyUsage::new("route", "", name).cache(hits, route.misses)
     });
-    let data = cache.data.iter().map(|data| Usage::new("data", "", &data.name).cache(data.avoided, data.misses));
+    let data = cache.data.iter().map(|data| HourlyUsage::new("data", "", &data.name).cache(data.avoided, data.misses));
     routes.chain(data).collect()
 }
 
 /// Returns the usage of an upstream's endpoints.
-pub(super) fn upstream_usage(timing: &TimingStats, upstream: &UpstreamStats) -> Vec<Usage> {
+pub(super) fn upstream_usage(timing: &TimingStats, upstream: &UpstreamStats) -> Vec<HourlyUsage> {
     let endpoint = |endpoint: &EndpointStats| {
         let busy = u64::try_from(endpoint.mean_latency.as_micros()).unwrap_or(u64::MAX).saturating_mul(endpoint.calls);
         let route = timing.routes.iter().find(|route| route.route == endpoint.endpoint);
         let requests = route.map_or(endpoint.calls, |route| route.requests);
-        Usage::new("upstream", &upstream.upstream, &endpoint.endpoint)
+        HourlyUsage::new("upstream", &upstream.upstream, &endpoint.endpoint)
             .calls(endpoint.credits, endpoint.calls, busy)
             .cache(requests.saturating_sub(endpoint.calls), endpoint.calls)
     };
@@ -107,8 +107,8 @@ impl Shared {
     async fn flush(&self) {
         let mut added = self.added.lock().await;
         let total = (self.collect)();
-        let before = |usage: &Usage| added.get(&usage.key()).cloned();
-        let rows: Vec<Usage> = total.iter().filter_map(|usage| usage.since(before(usage).as_ref())).collect();
+        let before = |usage: &HourlyUsage| added.get(&usage.key()).cloned();
+        let rows: Vec<HourlyUsage> = total.iter().filter_map(|usage| usage.since(before(usage).as_ref())).collect();
         // The next time adds it, and the guard reports the outage.
         if !rows.is_empty() && (self.add)(rows).await.is_ok() {
             *added = total.into_iter().map(|usage| (usage.key(), usage)).collect();
@@ -129,7 +129,7 @@ mod tests {
         let written: Arc<Mutex<Vec<u64>>> = Arc::default();
         let (count, is_up, sink) = (calls.clone(), up.clone(), written.clone());
         let collect: Collect =
-            Box::new(move || vec![Usage::new("upstream", "api", "/a").calls(count.load(Ordering::SeqCst), 0, 0)]);
+            Box::new(move || vec![HourlyUsage::new("upstream", "api", "/a").calls(count.load(Ordering::SeqCst), 0, 0)]);
         let add: Add = Box::new(move |rows| {
             let (is_up, sink) = (is_up.load(Ordering::SeqCst) == 1, sink.clone());
             Box::pin(async move {

@@ -12,6 +12,7 @@
 
 pub mod file;
 pub(crate) mod governor;
+pub(crate) mod levels;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 pub mod memory;

@@ -24,23 +24,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join;
 
-use crate::base::clock::{Timestamp, nanos};
+use crate::base::clock::{Timestamp, nanos, runtime_now};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events};
 use crate::base::maybe_ready::{BoxFuture, MaybeReady};
+use crate::base::outage::Outage;
 use crate::cache::engine::barrier::Validity;
 use crate::cache::engine::codec::{self, DecodeError};
+use crate::cache::engine::fetch_times::FetchTimes;
+use crate::cache::http::record_meta::RecordMeta;
 use crate::cache::{
     ByteStore, CacheKey, CacheStore, GetOrClaim, Invalidation, InvalidationSink, Lease, LeaseState, LevelStats, Stored,
 };
 use crate::resilience::guard::FailOpen;
 use backplane::Backplane;
 pub use settings::RemoteSettings;
+pub(crate) use settings::{LogRank, MAX_TTL};
 
 /// Lifetime of a variant index after the last update.
 const INDEX_TTL: Duration = Duration::from_secs(86_400);
-/// Upper bound of a lifetime.
-const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 /// How long other processes may keep copies of what a store without a log holds.
 const COPY_TTL: Duration = Duration::from_secs(5);
 
@@ -64,20 +66,31 @@ pub struct RemoteStore {
     engine: Option<Arc<dyn LocalEngine>>,
 }
 
-/// Engine in this process, which knows its size and has warnings of its own.
+/// Engine that knows its size, and may have warnings of its own.
 pub(super) trait LocalEngine: Send + Sync {
     /// Completes the statistics of the level.
     fn report(&self, stats: &mut LevelStats);
 
     /// Registers the receiver of events.
-    fn listen(&self, events: Events);
+    fn listen(&self, _events: Events) {}
 }
 
 struct Shared {
     backplane: Arc<Backplane>,
     hits: AtomicU64,
+    misses: AtomicU64,
+    errors: AtomicU64,
     decode_errors: AtomicU64,
     superseded: AtomicU64,
+    lookup_times: FetchTimes,
+}
+
+/// When a value was asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Number of the invalidations that were known.
+    generation: u64,
+    now: Timestamp,
 }
 
 impl RemoteStore {
@@ -135,10 +148,36 @@ impl RemoteStore {
         let shared = Shared {
             backplane: Backplane::new(settings, guard, has_log),
             hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
             decode_errors: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
+            lookup_times: FetchTimes::default(),
         };
         Ok(Self { shared: Arc::new(shared), engine: None })
+    }
+
+    /// Returns the preference of its log among those of a cache's levels.
+    pub(crate) fn log_rank(&self) -> LogRank {
+        match self.shared.backplane.has_log() {
+            true => self.shared.backplane.settings.log_rank,
+            false => LogRank::Absent,
+        }
+    }
+
+    /// Whether other hosts cannot reach what it holds.
+    pub(crate) fn is_local(&self) -> bool {
+        self.shared.backplane.settings.log_rank == LogRank::File
+    }
+
+    /// Uses the log of another level of the same cache instead of its own. Called before the first use.
+    pub(crate) fn follow(&self, owner: &Self) {
+        self.shared.backplane.follow(&owner.shared.backplane);
+    }
+
+    /// Checks an entry of another level by the log of this one.
+    pub(crate) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
+        self.shared.backplane.check(key, meta)
     }
 
     /// Registers the engine below.
@@ -159,11 +198,39 @@ impl Shared {
         Some(Lease::new(self.name("lease", &lease.name)?, lease.token, lease.ttl))
     }
 
-    /// Decodes a value, if it may be used. `local_generation` is the number of invalidations known when it was requested.
-    fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, local_generation: u64) -> Option<Stored> {
+    /// Calls the server for a look-up, and counts its duration or failure.
+    async fn look_up<T>(&self, f: impl FnOnce(Arc<dyn ByteStore>) -> BoxFuture<Result<T, Error>>) -> Result<T, Outage> {
+        let began = runtime_now();
+        let answer = self.backplane.call(f).await;
+        match answer {
+            Ok(_) => self.lookup_times.record(runtime_now() - began),
+            Err(_) => drop(self.errors.fetch_add(1, Ordering::Relaxed)),
+        }
+        answer
+    }
+
+    /// Decodes a value, if it may be used, and counts the hit or miss.
+    fn accept(&self, key: &CacheKey, encoded: Option<Bytes>, asked: Asked) -> Option<Stored> {
+        let found = self.decode(key, encoded, asked);
+        match &found {
+            Some(found) if found.meta().is_some() => drop(self.hits.fetch_add(1, Ordering::Relaxed)),
+            // The index of a response's variants.
+            Some(_) => (),
+            None => drop(self.misses.fetch_add(1, Ordering::Relaxed)),
+        }
+        found
+    }
+
+    /// Decodes a value, if it may be used.
+    fn decode(&self, key: &CacheKey, encoded: Option<Bytes>, asked: Asked) -> Option<Stored> {
         let encoded = encoded?;
-        let clock = self.backplane.fleet_clock()?;
-        let found = match codec::decode(&encoded, key, clock, local_generation) {
+        let (clock, log_id) = self.backplane.fleet_clock().zip(self.backplane.log_id())?;
+        let decoded = match codec::is_of_another_log(&encoded, log_id) {
+            // Its position says nothing about the invalidations of this log.
+            true => Err(DecodeError::OtherLog),
+            false => codec::decode(&encoded, key, clock, asked.generation),
+        };
+        let found = match decoded {
             Ok(found) => found,
             Err(error) => {
                 // Reported at powers of two: a fleet of mixed versions would flood the log.
@@ -174,13 +241,12 @@ impl Shared {
             }
         };
         let Some(meta) = found.meta() else { return Some(found) };
-        let found = match self.backplane.check(key, meta) {
-            Validity::Void => return None,
-            Validity::Stale => found.marked_stale(self.backplane.clock().now()),
-            Validity::Valid => found,
-        };
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(found)
+        match self.backplane.check(key, meta) {
+            Validity::Void => None,
+            // By the time of the request, to which it is no longer fresh.
+            Validity::Stale => Some(found.marked_stale(asked.now)),
+            Validity::Valid => Some(found),
+        }
     }
 
     fn emit_decode_error(&self, error: DecodeError) {
@@ -191,8 +257,8 @@ impl Shared {
         }
     }
 
-    fn local_generation(&self) -> u64 {
-        self.backplane.sink().map_or(0, InvalidationSink::generation)
+    fn asked(&self, now: Timestamp) -> Asked {
+        Asked { generation: self.backplane.sink().map_or(0, InvalidationSink::generation), now }
     }
 
     /// Encodes a value with its name and lifetime; `None` if it cannot be stored.
@@ -215,14 +281,16 @@ impl Shared {
         }
         let settings = &self.backplane.settings;
         self.backplane.guard.check().map_err(|outage| Error::outage(settings.guard_name, outage))?;
-        let (Some(name), Some(clock)) = (self.name("entry", key), self.backplane.fleet_clock()) else {
+        let (Some(name), Some((clock, log_id))) =
+            (self.name("entry", key), self.backplane.fleet_clock().zip(self.backplane.log_id()))
+        else {
             return Ok(None);
         };
-        let encoded = codec::encode(stored, clock, settings.compress_over);
+        let encoded = codec::encode(stored, clock, log_id, settings.compress_over);
         if encoded.len() > settings.max_entry {
             return Err(Error::too_large(settings.guard_name, encoded.len() as u64, settings.max_entry as u64));
         }
-        Ok(Some((name, encoded.into(), ttl.min(MAX_TTL))))
+        Ok(Some((name, encoded.into(), ttl.min(settings.max_ttl))))
     }
 }
 
@@ -232,19 +300,19 @@ impl CacheStore for RemoteStore {
         found.map(|found| found.map(|found| found.into_iter().next().flatten()))
     }
 
-    fn get_many(&self, keys: &[CacheKey], _now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
+    fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         self.shared.backplane.start();
-        let (shared, keys, local_generation) = (self.shared.clone(), keys.to_vec(), self.shared.local_generation());
+        let (shared, keys, asked) = (self.shared.clone(), keys.to_vec(), self.shared.asked(now));
         let names: Option<Vec<String>> = keys.iter().map(|key| shared.name("entry", key)).collect();
         let Some(names) = names.filter(|names| !names.is_empty()) else {
             return MaybeReady::Ready(Ok(vec![None; keys.len()]));
         };
         MaybeReady::Pending(Box::pin(async move {
             // An outage is a miss, reported by the guard.
-            let found = shared.backplane.call(|bytes| bytes.get_many(names)).await;
+            let found = shared.look_up(|bytes| bytes.get_many(names)).await;
             let mut found = found.unwrap_or_default();
             found.resize(keys.len(), None);
-            Ok(keys.iter().zip(found).map(|(key, found)| shared.decode(key, found, local_generation)).collect())
+            Ok(keys.iter().zip(found).map(|(key, found)| shared.accept(key, found, asked)).collect())
         }))
     }
 
@@ -267,7 +335,10 @@ impl CacheStore for RemoteStore {
                     shared.superseded.fetch_add(1, Ordering::Relaxed);
                     Err(Error::superseded(shared.backplane.settings.guard_name))
                 }
-                Err(outage) => Err(Error::outage(shared.backplane.settings.guard_name, outage)),
+                Err(outage) => {
+                    shared.errors.fetch_add(1, Ordering::Relaxed);
+                    Err(Error::outage(shared.backplane.settings.guard_name, outage))
+                }
             }
         }))
     }
@@ -281,8 +352,13 @@ impl CacheStore for RemoteStore {
         let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
             // The guard has reported a failure; the invalidation that goes before a removal is queued.
-            let _ = shared.backplane.call(|bytes| bytes.remove(vec![name])).await;
-            shared.backplane.publish_removal(&key).await;
+            if shared.backplane.call(|bytes| bytes.remove(vec![name])).await.is_err() {
+                shared.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            // Of several levels, the one with the log publishes it.
+            if !shared.backplane.follows() {
+                shared.backplane.publish_removal(&key).await;
+            }
             Ok(())
         }))
     }
@@ -309,19 +385,22 @@ impl CacheStore for RemoteStore {
         &self,
         key: &CacheKey,
         lease: &Lease<CacheKey>,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> MaybeReady<Result<GetOrClaim<Stored>, Error>> {
         self.shared.backplane.start();
-        let (shared, key, local_generation) = (self.shared.clone(), key.clone(), self.shared.local_generation());
+        let (shared, key, asked) = (self.shared.clone(), key.clone(), self.shared.asked(now));
         let (Some(name), Some(lease)) = (shared.name("entry", &key), shared.lease(lease)) else {
             return MaybeReady::Ready(Ok(GetOrClaim::Missing(Some(LeaseState::Granted))));
         };
         MaybeReady::Pending(Box::pin(async move {
             // An outage is a miss, reported by the guard; it grants.
-            let answer = shared.backplane.call(|bytes| bytes.get_or_claim(name, lease)).await;
+            let answer = shared.look_up(|bytes| bytes.get_or_claim(name, lease)).await;
             Ok(match answer.unwrap_or(GetOrClaim::Missing(Some(LeaseState::Granted))) {
-                GetOrClaim::Found(found) => shared.decode(&key, Some(found), local_generation).into(),
-                GetOrClaim::Missing(state) => GetOrClaim::Missing(state),
+                GetOrClaim::Found(found) => shared.accept(&key, Some(found), asked).into(),
+                GetOrClaim::Missing(state) => {
+                    shared.misses.fetch_add(1, Ordering::Relaxed);
+                    GetOrClaim::Missing(state)
+                }
             })
         }))
     }
@@ -370,6 +449,10 @@ impl CacheStore for RemoteStore {
         let backplane = &self.shared.backplane;
         let mut level = LevelStats::new(backplane.settings.name);
         level.hits = self.shared.hits.load(Ordering::Relaxed);
+        level.misses = self.shared.misses.load(Ordering::Relaxed);
+        level.errors = self.shared.errors.load(Ordering::Relaxed);
+        level.lookup_p50 = self.shared.lookup_times.percentile(50);
+        level.lookup_p99 = self.shared.lookup_times.percentile(99);
         level.decode_errors = self.shared.decode_errors.load(Ordering::Relaxed);
         level.superseded = self.shared.superseded.load(Ordering::Relaxed);
         level.up = backplane.guard.stats().up && backplane.is_ready();

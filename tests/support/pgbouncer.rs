@@ -10,7 +10,7 @@ use super::postgres::{Postgres, as_its_user, free_port, is_root};
 
 /// A running pooler, ended when it is dropped.
 pub(crate) struct PgBouncer {
-    pooler: Child,
+    pooler: Option<Child>,
     folder: PathBuf,
     port: u16,
 }
@@ -30,25 +30,46 @@ impl PgBouncer {
              max_client_conn = 200\ndefault_pool_size = 4\npidfile = {shown}/pid\n",
             server.port(),
         );
-        let file = folder.join("settings");
-        std::fs::write(&file, settings).expect("its settings");
+        std::fs::write(folder.join("settings"), settings).expect("its settings");
         if is_root() {
             let owner = Command::new("chown").args(["-R", "postgres"]).arg(&folder).status();
             assert!(owner.expect("chown").success());
         }
+        let mut started = Self { pooler: None, folder, port };
+        started.restart();
+        started
+    }
+
+    /// Starts it on its port, and waits until it listens.
+    pub(crate) fn restart(&mut self) {
         let program = ["/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer", "/usr/bin/pgbouncer"];
         let program = program.into_iter().find(|program| std::path::Path::new(program).exists());
         let program = program.expect("pgbouncer is installed; ./test.sh does it");
+        let file = self.folder.join("settings");
         let mut command = as_its_user(&[program, "-q", file.to_str().expect("a path")]);
-        let pooler = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the pooler starts");
-        let started = Self { pooler, folder, port };
+        self.pooler = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the pooler starts"));
         for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return started;
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
             }
             std::thread::sleep(Duration::from_millis(25));
         }
         panic!("pgbouncer did not start within 5 s");
+    }
+
+    /// Kills it, with its connections.
+    pub(crate) fn kill(&mut self) {
+        self.end("-KILL");
+        let _ = std::fs::remove_file(self.folder.join("pid"));
+    }
+
+    fn end(&mut self, signal: &str) {
+        if let Ok(number) = std::fs::read_to_string(self.folder.join("pid")) {
+            let _ = Command::new("kill").args([signal, number.trim()]).stderr(Stdio::null()).status();
+        }
+        if let Some(mut pooler) = self.pooler.take() {
+            let _ = pooler.wait();
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -58,10 +79,7 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        if let Ok(number) = std::fs::read_to_string(self.folder.join("pid")) {
-            let _ = Command::new("kill").args(["-TERM", number.trim()]).stderr(Stdio::null()).status();
-        }
-        let _ = self.pooler.wait();
+        self.end("-TERM");
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

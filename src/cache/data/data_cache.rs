@@ -15,7 +15,14 @@ use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::store::{CacheStore, LevelStats};
 use crate::store::RemoteStore;
 use crate::store::file::FileLevel;
+use crate::store::levels::level_chain::LevelChain;
+#[cfg(feature = "memcached")]
+use crate::store::memcached::Memcached;
 use crate::store::memory::MemoryCache;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::Postgres;
+#[cfg(feature = "redis")]
+use crate::store::redis::Redis;
 
 /// Memory, with an optional shared store behind it, for namespaces of typed values. Clones share state.
 ///
@@ -65,7 +72,7 @@ impl DataCache {
     /// # let _ = data;
     /// ```
     pub fn builder() -> DataBuilder {
-        DataBuilder { memory: 64 << 20, store: None, level_2: None, clock: Clock::System, hook: None }
+        DataBuilder { memory: 64 << 20, store: None, levels: Vec::new(), clock: Clock::System, hook: None }
     }
 
     /// Creates a cache over an engine shared with other caches.
@@ -163,7 +170,7 @@ impl fmt::Debug for DataCache {
 pub struct DataBuilder {
     memory: u64,
     store: Option<Arc<dyn CacheStore>>,
-    level_2: Option<Arc<dyn CacheStore>>,
+    levels: Vec<Arc<dyn CacheStore>>,
     clock: Clock,
     hook: Option<Hook>,
 }
@@ -183,9 +190,10 @@ impl DataBuilder {
     }
 
     /// Puts a store shared by several processes behind this process's memory: see [`Levels`](crate::cache::Levels). A
-    /// store serves one cache.
+    /// store serves one cache. Called again, it adds a level behind: levels are asked in the order of the calls, those of
+    /// [`file`](Self::file) and its siblings included.
     pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
-        self.level_2 = Some(store);
+        self.levels.push(store);
         self
     }
 
@@ -193,8 +201,8 @@ impl DataBuilder {
     /// disk, 16 MiB or more. The directory serves this cache alone: see [`store::file`](crate::store::file).
     ///
     /// # Errors
-    /// If the path is empty, the bound is too small, or there is another level 2. A directory that cannot be used is not an
-    /// error: callers continue without it.
+    /// If the path is empty, or the bound is too small. A directory that cannot be used is not an error: callers continue
+    /// without it.
     ///
     /// # Examples
     /// ```
@@ -205,10 +213,57 @@ impl DataBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Result<Self, Error> {
-        if self.level_2.is_some() {
-            return Err(Error::config("a file level cannot be combined with another level 2; remove one of them"));
-        }
-        self.level_2 = Some(Arc::new(RemoteStore::file(FileLevel::new(directory, bytes))?));
+        self.levels.push(Arc::new(RemoteStore::file(FileLevel::new(directory, bytes))?));
+        Ok(self)
+    }
+
+    /// Keeps values in Redis as well, shared by a fleet: its URL, or a [`Redis`] with settings. Several levels are asked in
+    /// the order of the calls.
+    ///
+    /// # Errors
+    /// If a setting is invalid. An unavailable server is not an error.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::DataCache;
+    ///
+    /// let data = DataCache::builder().redis("redis://127.0.0.1")?.postgres("postgres://app@127.0.0.1/app")?.build();
+    /// assert_eq!(data.levels().iter().map(|level| &*level.name).collect::<Vec<_>>(), ["memory", "redis", "postgres"]);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn redis<R>(mut self, redis: R) -> Result<Self, Error>
+    where
+        R: TryInto<Redis>,
+        R::Error: Into<Error>,
+    {
+        self.levels.push(Arc::new(RemoteStore::redis(redis.try_into().map_err(Into::into)?)?));
+        Ok(self)
+    }
+
+    /// Keeps values in PostgreSQL as well, shared by a fleet: its URL, or a [`Postgres`] with settings. Its log of
+    /// invalidations is then that of all levels.
+    ///
+    /// # Errors
+    /// If a setting is invalid. An unavailable server is not an error.
+    #[cfg(feature = "postgres")]
+    pub fn postgres<P>(mut self, postgres: P) -> Result<Self, Error>
+    where
+        P: TryInto<Postgres>,
+        P::Error: Into<Error>,
+    {
+        self.levels.push(Arc::new(RemoteStore::postgres(postgres.try_into().map_err(Into::into)?)?));
+        Ok(self)
+    }
+
+    /// Keeps values in memcached as well, shared by a fleet. Beside a level with a log it is invalidated by that log; alone,
+    /// tags, prefixes and soft purges stay in their process.
+    ///
+    /// # Errors
+    /// If a setting is invalid. An unavailable server is not an error.
+    #[cfg(feature = "memcached")]
+    pub fn memcached(mut self, memcached: Memcached) -> Result<Self, Error> {
+        self.levels.push(Arc::new(RemoteStore::memcached(memcached)?));
         Ok(self)
     }
 
@@ -238,7 +293,7 @@ impl DataBuilder {
             Some(store) => LevelOne::Custom(store),
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
-        let levels = CacheLevels { level_1, level_2: self.level_2 };
+        let levels = CacheLevels { level_1, level_2: LevelChain::of(self.levels) };
         DataCache::over(Engine::new(levels, self.clock, self.hook))
     }
 }

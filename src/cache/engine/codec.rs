@@ -1,7 +1,7 @@
 //! Codec of stored records for stores that several processes share, across versions of this crate.
 //!
 //! ```text
-//! "TGC" version │ CRC-32 of all that follows │ flags │ kind │ order │ key │ record
+//! "TGC" version │ CRC-32 of all that follows │ flags │ kind │ order │ log ID │ key │ record
 //! ```
 //!
 //! Anything unexpected is a [`DecodeError`], which the store counts and the cache treats as a miss: another version, a
@@ -31,13 +31,15 @@ use crate::cache::http::record_meta::{LogPosition, RecordMeta};
 use crate::cache::http::stored_head::StoredHead;
 
 /// Magic number; its last byte is the version.
-const MAGIC: [u8; 4] = *b"TGC\x02";
+const MAGIC: [u8; 4] = *b"TGC\x03";
 /// End of the checksum, and start of the bytes it covers.
 const CHECKSUM_END: usize = 8;
 /// Position of the [order](FetchOrder): its two numbers in eight bytes each; 0 for an index.
 const ORDER: usize = 10;
-/// End of the order.
+/// End of the order, and start of the log ID.
 const ORDER_END: usize = ORDER + 16;
+/// End of the log ID.
+const LOG_ID_END: usize = ORDER_END + 8;
 /// Flag: the record is compressed.
 const COMPRESSED: u8 = 1;
 const ENTRY: u8 = 0;
@@ -55,6 +57,8 @@ pub(crate) enum DecodeError {
     Corrupt,
     /// The value is intact but belongs to another key.
     KeyMismatch,
+    /// The position of the value belongs to another invalidation log.
+    OtherLog,
 }
 
 impl DecodeError {
@@ -64,6 +68,7 @@ impl DecodeError {
             Self::Version => "written by another version",
             Self::Corrupt => "truncated or corrupt",
             Self::KeyMismatch => "stored under another key",
+            Self::OtherLog => "numbered by another invalidation log",
         }
     }
 }
@@ -107,8 +112,9 @@ fn clamp(nanos: i128) -> u64 {
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
 }
 
-/// Encodes a record. Records over `compress_over` bytes are compressed if that makes them smaller.
-pub(crate) fn encode(stored: &Stored, clock: FleetClock, compress_over: usize) -> Vec<u8> {
+/// Encodes a record whose position belongs to the log `log_id`. Records over `compress_over` bytes are compressed if that
+/// makes them smaller.
+pub(crate) fn encode(stored: &Stored, clock: FleetClock, log_id: u64, compress_over: usize) -> Vec<u8> {
     let mut record = Writer(Vec::new());
     let kind = match stored {
         Stored::Entry(entry) => {
@@ -138,6 +144,7 @@ pub(crate) fn encode(stored: &Stored, clock: FleetClock, compress_over: usize) -
     });
     out.u64(order.started_at);
     out.u64(order.position);
+    out.u64(log_id);
     write_key(&mut out, stored.key());
     out.0.extend_from_slice(compressed.as_ref().unwrap_or(&record));
     let checksum = crc32fast::hash(&out.0[CHECKSUM_END..]);
@@ -164,6 +171,7 @@ pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: 
     let (flags, kind) = reader.u8().zip(reader.u8()).ok_or(DecodeError::Corrupt)?;
     let (started_at, position) = reader.u64().zip(reader.u64()).ok_or(DecodeError::Corrupt)?;
     let order = FetchOrder { started_at, position };
+    reader.u64().ok_or(DecodeError::Corrupt)?;
     if read_key(&mut reader).ok_or(DecodeError::Corrupt)? != *key {
         return Err(DecodeError::KeyMismatch);
     }
@@ -182,9 +190,16 @@ pub(crate) fn decode(encoded: &Bytes, key: &CacheKey, clock: FleetClock, local: 
     .ok_or(DecodeError::Corrupt)
 }
 
+/// Whether the position of a value of this version belongs to another log than `log_id`. Other values are left to
+/// [`decode`].
+pub(crate) fn is_of_another_log(encoded: &[u8], log_id: u64) -> bool {
+    let Some((head, _)) = encoded.split_at_checked(LOG_ID_END) else { return false };
+    head[..4] == MAGIC && Reader(&head[ORDER_END..]).u64() != Some(log_id)
+}
+
 /// Decodes the key at the beginning of a value, without verifying the checksum. For scans over many values.
 pub(crate) fn decode_key(beginning: &[u8]) -> Option<CacheKey> {
-    let (head, rest) = beginning.split_at_checked(ORDER_END)?;
+    let (head, rest) = beginning.split_at_checked(LOG_ID_END)?;
     (head[..4] == MAGIC).then(|| read_key(&mut Reader(rest))).flatten()
 }
 

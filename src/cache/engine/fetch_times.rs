@@ -1,4 +1,4 @@
-//! [`FetchTimes`]: histogram of the durations of a route's fetches, head and body.
+//! [`FetchTimes`]: histogram of durations: of a route's fetches, head and body, or of the look-ups of a level.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ impl Default for FetchTimes {
 }
 
 impl FetchTimes {
-    /// Records a fetch.
+    /// Records a duration.
     pub(crate) fn record(&self, took: Duration) {
         let counter = &self.0[bucket(took)];
         if counter.fetch_add(1, Ordering::Relaxed) >= MAX_SAMPLES {
@@ -33,12 +33,17 @@ impl FetchTimes {
 
     /// Returns the 95th percentile, rounded up to a bucket; `None` for fewer than 8 samples.
     pub(crate) fn p95(&self) -> Option<Duration> {
+        self.percentile(95)
+    }
+
+    /// Returns a percentile, rounded up to a bucket; `None` for fewer than 8 samples.
+    pub(crate) fn percentile(&self, percent: u64) -> Option<Duration> {
         let counts: [u32; BUCKETS] = std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed));
         let total = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
         if total < MIN_SAMPLES {
             return None;
         }
-        let mut left = u64::from(total) * 95;
+        let mut left = u64::from(total) * percent;
         for (at, count) in counts.iter().enumerate() {
             let share = u64::from(*count) * 100;
             if left <= share {

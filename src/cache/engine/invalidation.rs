@@ -54,6 +54,51 @@ impl Invalidation {
         Ok(Self::new(InvalidationScope::Tag(tag.into()), false))
     }
 
+    /// Creates an invalidation of this path and query under any authority: `/articles/7?full=1`.
+    ///
+    /// # Errors
+    /// If it does not begin with a slash.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert!(Invalidation::path("/articles/7").is_ok());
+    /// assert!(Invalidation::path("articles").is_err());
+    /// ```
+    pub fn path(path: &str) -> Result<Self, crate::Error> {
+        Ok(Self::new(InvalidationScope::Path(absolute(path)?), false))
+    }
+
+    /// Creates an invalidation of everything whose path begins so, under any authority: `/articles/`.
+    ///
+    /// # Errors
+    /// If it does not begin with a slash.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert!(Invalidation::prefix("/articles/").is_ok());
+    /// ```
+    pub fn prefix(prefix: &str) -> Result<Self, crate::Error> {
+        let path = absolute(prefix)?;
+        Ok(Self::new(InvalidationScope::Prefix(Prefix { scheme: None, authority: None, path }), false))
+    }
+
+    /// Makes entries stale instead of void: they are revalidated before they are served.
+    ///
+    /// ```
+    /// use tollgate::cache::Invalidation;
+    ///
+    /// assert!(Invalidation::all().soft().is_soft());
+    /// ```
+    #[must_use]
+    pub fn soft(mut self) -> Self {
+        self.soft = true;
+        self
+    }
+
     /// Creates an invalidation of everything.
     ///
     /// ```
@@ -139,6 +184,13 @@ impl Invalidation {
         };
         reader.end()?;
         Some(Self::new(scope, kind & SOFT != 0))
+    }
+}
+
+fn absolute(path: &str) -> Result<Box<[u8]>, crate::Error> {
+    match path.starts_with('/') {
+        true => Ok(path.as_bytes().into()),
+        false => Err(crate::Error::config(format!("invalid path {path:?}; begin it with a slash"))),
     }
 }
 

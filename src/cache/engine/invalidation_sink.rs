@@ -8,6 +8,7 @@ use super::invalidation::Invalidation;
 use super::store::CacheStore;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
+use crate::base::maybe_ready::MaybeReady;
 use crate::cache::http::key::CacheKey;
 use crate::cache::http::record_meta::RecordMeta;
 
@@ -77,7 +78,7 @@ impl InvalidationSink {
     }
 
     /// Returns a sink for a store behind `level_1`.
-    pub(super) fn behind(mut self, level_1: Arc<dyn CacheStore>) -> Self {
+    pub(crate) fn behind(mut self, level_1: Arc<dyn CacheStore>) -> Self {
         self.level_1.push(level_1);
         self
     }
@@ -110,8 +111,12 @@ impl InvalidationSink {
     /// ```
     pub fn removed(&self, key: &CacheKey) {
         for level in &self.level_1 {
-            // These levels are in-process: an error is observed at the next look-up.
-            drop(level.remove(key));
+            // These levels are on this host: an error is observed at the next look-up.
+            if let MaybeReady::Pending(removal) = level.remove(key)
+                && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            {
+                drop(runtime.spawn(removal));
+            }
         }
     }
 

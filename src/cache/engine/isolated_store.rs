@@ -15,7 +15,7 @@ use crate::cache::http::key::CacheKey;
 use crate::resilience::isolate::{TIMEOUT, isolate_now, isolate_within};
 
 /// Calls the store with panics caught and a timeout.
-pub(super) struct IsolatedStore {
+pub(crate) struct IsolatedStore {
     store: Arc<dyn CacheStore>,
     /// Whether the store compares what it replaces.
     orders_puts: bool,
@@ -24,7 +24,7 @@ pub(super) struct IsolatedStore {
 
 impl IsolatedStore {
     /// Isolates a store. One with deadlines of its own is given the time to meet them.
-    pub(super) fn new(store: Arc<dyn CacheStore>) -> Self {
+    pub(crate) fn new(store: Arc<dyn CacheStore>) -> Self {
         let own = isolate_now(|| store.deadline());
         let orders_puts = isolate_now(|| store.orders_puts());
         Self { store, orders_puts, timeout: own.map_or(TIMEOUT, |own| own.saturating_add(TIMEOUT)) }

@@ -68,5 +68,5 @@ impl Entry {
 /// Returns the bytes of an entry whose fetch began at that time after 1970.
 pub(crate) fn encoded_for_tests(key: &CacheKey, began: Timestamp) -> Bytes {
     let stored = entry_for_tests(key, &[], Bytes::from_static(b"body"), began, 1);
-    codec::encode(&stored, FleetClock::reading(Timestamp::ZERO, 0), usize::MAX).into()
+    codec::encode(&stored, FleetClock::reading(Timestamp::ZERO, 0), 0, usize::MAX).into()
 }

@@ -1,5 +1,6 @@
 //! [`CacheStore`]: stores entries.
 
+use std::any::Any;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::lease::{GetOrClaim, Lease, LeaseState};
 use super::record::Stored;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
+use crate::base::json_units::maybe_millis;
 use crate::base::maybe_ready::{self, MaybeReady};
 use crate::cache::http::key::CacheKey;
 
@@ -52,7 +54,7 @@ use crate::cache::http::key::CacheKey;
 /// # let _ = layer;
 /// # Ok::<(), Error>(())
 /// ```
-pub trait CacheStore: Send + Sync + 'static {
+pub trait CacheStore: Any + Send + Sync {
     /// Returns the value under this key.
     fn get(&self, key: &CacheKey, now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>>;
 
@@ -160,22 +162,34 @@ pub trait CacheStore: Send + Sync + 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LevelStats {
-    /// Name of the level, such as `memory`.
+    /// Name of the level, such as `memory`; a second one of the same name is `memory-2`.
     pub name: String,
     /// Number of look-ups that it answered.
     #[serde(rename = "hits_total")]
     pub hits: u64,
+    /// Number of look-ups that it did not answer; failures included.
+    #[serde(rename = "misses_total")]
+    pub misses: u64,
+    /// Number of calls that failed, timed out, or were not made during an outage.
+    #[serde(rename = "errors_total")]
+    pub errors: u64,
+    /// Median duration of a look-up in a remote level; `None` for fewer than 8 look-ups.
+    #[serde(rename = "lookup_p50_ms", serialize_with = "maybe_millis")]
+    pub lookup_p50: Option<Duration>,
+    /// 99th percentile of these durations.
+    #[serde(rename = "lookup_p99_ms", serialize_with = "maybe_millis")]
+    pub lookup_p99: Option<Duration>,
     /// Number of values that could not be used: corrupt, foreign, of another version or another key.
     #[serde(rename = "decode_errors_total")]
     pub decode_errors: u64,
     /// Number of values that were not stored because a fetch that began later had been.
     #[serde(rename = "superseded_total")]
     pub superseded: u64,
-    /// Number of entries.
+    /// Number of entries; 0 if unknown.
     pub entries: u64,
-    /// Size of the entries in bytes.
+    /// Size of the entries in bytes; 0 if unknown.
     pub bytes: u64,
-    /// Capacity in bytes; 0 if unbounded.
+    /// Capacity in bytes; 0 if unbounded or unknown.
     pub capacity_bytes: u64,
     /// Memory in bytes that a level on disk uses for its index.
     pub memory_bytes: u64,

@@ -9,7 +9,7 @@
 //! An error of level 2 is a miss. Values are put into level 1 first, so that this process can serve them in any case;
 //! removals and invalidations go to level 2, which distributes them to other processes.
 //!
-//! `Levels` is a store itself and can be nested: memory, then Redis, then a database.
+//! Level 2 may be several stores behind one another: see [`CacheBuilder::level_2`](crate::cache::CacheBuilder::level_2).
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -177,7 +177,9 @@ impl CacheStore for Levels {
     }
 
     fn stats(&self) -> Vec<LevelStats> {
-        [self.level_1.stats(), self.level_2.stats()].concat()
+        let mut all = [self.level_1.stats(), self.level_2.stats()].concat();
+        tell_apart(&mut all);
+        all
     }
 
     fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
@@ -289,6 +291,19 @@ impl CacheStore for Levels {
 impl fmt::Debug for Levels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Levels").finish_non_exhaustive()
+    }
+}
+
+/// Numbers levels of the same name: `memory`, `memory-2`.
+fn tell_apart(levels: &mut [LevelStats]) {
+    for at in 1..levels.len() {
+        let (before, rest) = levels.split_at_mut(at);
+        let name = rest[0].name.clone();
+        let mut number = 2;
+        while before.iter().any(|level| level.name == rest[0].name) {
+            rest[0].name = format!("{name}-{number}");
+            number += 1;
+        }
     }
 }
 

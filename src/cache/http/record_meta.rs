@@ -67,8 +67,13 @@ impl RecordMeta {
 
     /// Expires the record at `now`.
     pub(crate) fn expire(&mut self, now: Timestamp) {
-        self.deadlines.fresh_until = self.deadlines.fresh_until.min(now);
-        self.deadlines.refresh_from = self.deadlines.refresh_from.min(now);
+        let deadlines = &mut self.deadlines;
+        let (fresh_until, expired) = (deadlines.fresh_until, deadlines.fresh_until.min(now));
+        // The windows in which it may be served stale follow its expiry.
+        for until in [&mut deadlines.revalidate_until, &mut deadlines.error_until, &mut deadlines.unreachable_until] {
+            *until = expired + until.since(fresh_until);
+        }
+        (deadlines.fresh_until, deadlines.refresh_from) = (expired, deadlines.refresh_from.min(now));
     }
 }
 

@@ -18,11 +18,11 @@ use crate::base::route::Patterns;
 use crate::cache::engine::body_memory::BodyMemory;
 use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::coalesce::table::Coalescer;
+use crate::cache::engine::store::CacheStore;
 use crate::cache::http::credentials::Credentials;
 use crate::cache::http::rules::{CompiledRules, Routing};
 use crate::cache::http::settings::{CacheSettings, TOLLGATE_CACHE_CONTROL};
 use crate::identity::IDENTIFIED_TWICE;
-use crate::store::RemoteStore;
 use crate::store::memory::MemoryCache;
 
 impl CacheBuilder {
@@ -31,7 +31,7 @@ impl CacheBuilder {
     /// # Errors
     /// Names the first invalid value: a malformed or conflicting route pattern, a malformed tag, a TTL of zero,
     /// `max_entry` over `memory`, an invalid field name, a share out of range, a file level without a path or of less than
-    /// 16 MiB, or beside another level 2.
+    /// 16 MiB, or a malformed URL of a level.
     ///
     /// # Examples
     /// ```
@@ -84,9 +84,9 @@ impl CacheBuilder {
         if self.idle < Duration::from_secs(1) {
             return config_error(format!("cache: idle_timeout {:?} must be at least 1 s", self.idle));
         }
-        self.open_file()?;
+        let level_2 = std::mem::take(&mut self.levels).open(self.enabled)?;
         let declared = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
-        let in_process = self.store.is_none() && self.level_2.is_none();
+        let in_process = self.store.is_none() && level_2.is_none();
         let routing = Routing { declared, in_process, outbound: self.outbound, identifies: self.identity.is_some() };
         let rules = std::mem::take(&mut self.rules).compile(&routing)?;
         let key_fields = field_names("key_field", &self.key_fields)?;
@@ -96,23 +96,12 @@ impl CacheBuilder {
         if let Some(identity) = &self.identity {
             identity.check()?;
         }
-        Ok(CacheLayer::new(self.assemble(rules, routing, key_fields, targeted)))
-    }
-
-    /// Makes the file level, if there is one, level 2.
-    fn open_file(&mut self) -> Result<(), Error> {
-        let Some(level) = self.file.take().filter(|_| self.enabled) else { return Ok(()) };
-        if self.level_2.is_some() {
-            return Err(Error::config(
-                "cache: a file level cannot be combined with Redis or another level 2; remove .file(…) or the other",
-            ));
-        }
-        self.level_2 = Some(Arc::new(RemoteStore::file(level)?));
-        Ok(())
+        Ok(CacheLayer::new(self.assemble(level_2, rules, routing, key_fields, targeted)))
     }
 
     pub(super) fn assemble(
         self,
+        level_2: Option<Arc<dyn CacheStore>>,
         rules: CompiledRules,
         routing: Routing,
         key_fields: Vec<HeaderName>,
@@ -142,7 +131,7 @@ impl CacheBuilder {
             Some(store) => LevelOne::Custom(store),
             None => LevelOne::Memory(Arc::new(MemoryCache::new(self.memory))),
         };
-        let levels = CacheLevels { level_1, level_2: self.level_2 };
+        let levels = CacheLevels { level_1, level_2 };
         let Engine { store, barriers, clock, events, in_process, token, bounds } =
             Engine::new(levels, self.clock, self.hook);
         if let Some(message) = rules.explain_undeclared().filter(|_| self.enabled) {

@@ -1,7 +1,8 @@
 //! [`CacheBuilder`]: configures a cache layer; `build.rs` validates it.
 
+mod storage;
+
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::cache::http::rules::Rules;
 use crate::cache::http::settings::Profile;
 use crate::cache::tower::empty_body::EmptyBody;
 use crate::identity::{KeyExtractor, SharedExtractor};
-use crate::store::file::FileLevel;
+use crate::store::levels::level_list::LevelList;
 
 const MIB: u64 = 1 << 20;
 
@@ -65,8 +66,7 @@ pub struct CacheBuilder {
     pub(super) budget: Option<Budget>,
     pub(super) default_scheme: Box<str>,
     pub(super) store: Option<Arc<dyn CacheStore>>,
-    pub(super) level_2: Option<Arc<dyn CacheStore>>,
-    pub(super) file: Option<FileLevel>,
+    pub(super) levels: LevelList,
     pub(super) clock: Clock,
     pub(super) hook: Option<Hook>,
 }
@@ -100,8 +100,7 @@ impl Default for CacheBuilder {
             budget: None,
             default_scheme: "http".into(),
             store: None,
-            level_2: None,
-            file: None,
+            levels: LevelList::default(),
             clock: Clock::System,
             hook: None,
         }
@@ -375,61 +374,6 @@ impl CacheBuilder {
     /// Sets the scheme of requests without one, `http` or `https`: part of the key. Defaults to `http`.
     pub fn default_scheme(mut self, scheme: impl Into<Box<str>>) -> Self {
         self.default_scheme = scheme.into();
-        self
-    }
-
-    /// Replaces this process's memory by another store. [`memory`](Self::memory) then bounds only the bodies being
-    /// read.
-    ///
-    /// If the store fails, panics, or does not answer within 250 ms, the request continues without it.
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use tollgate::cache::CacheLayer;
-    /// use tollgate::store::memory::MemoryCache;
-    ///
-    /// let layer = CacheLayer::builder().store(Arc::new(MemoryCache::new(64 << 20))).build()?;
-    /// # let _ = layer;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    pub fn store(mut self, store: Arc<dyn CacheStore>) -> Self {
-        self.store = Some(store);
-        self
-    }
-
-    /// Puts a store shared by several processes behind this process's memory: see [`Levels`](crate::cache::Levels).
-    /// Errors, panics and delays beyond 250 ms are misses.
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use tollgate::cache::CacheLayer;
-    /// use tollgate::store::memory::MemoryCache;
-    ///
-    /// let level_2 = Arc::new(MemoryCache::new(64 << 20)); // a `RemoteStore` in production
-    /// let layer = CacheLayer::builder().level_2(level_2).build()?;
-    /// assert_eq!(layer.stats().levels.len(), 2);
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    pub fn level_2(mut self, store: Arc<dyn CacheStore>) -> Self {
-        self.level_2 = Some(store);
-        self
-    }
-
-    /// Keeps responses in a directory as well, behind this process's memory, so that they survive a restart: at most `bytes`
-    /// on disk, 16 MiB or more. The directory serves this cache alone: see [`store::file`](crate::store::file).
-    ///
-    /// A directory that cannot be used is not an error: requests continue without it, one warning says why, and it is
-    /// tried again every 5 s.
-    ///
-    /// ```
-    /// use tollgate::cache::CacheLayer;
-    ///
-    /// let layer = CacheLayer::builder().file("/var/cache/app", 2 << 30).build()?;
-    /// assert_eq!(layer.stats().levels[1].capacity_bytes, 2 << 30);
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Self {
-        self.file = Some(FileLevel::new(directory, bytes));
         self
     }
 

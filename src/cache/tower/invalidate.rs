@@ -1,8 +1,10 @@
 //! [`Invalidate`]: invalidates stored responses.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::{Stream, StreamExt};
 use http::Uri;
 
 use super::shared::CacheShared;
@@ -183,6 +185,51 @@ impl Invalidate {
     /// ```
     pub async fn all(&self) -> Result<(), Error> {
         self.invalidate_scope(InvalidationScope::All).await
+    }
+
+    /// Applies the invalidations of a stream until it ends: those of a message queue, or of a change feed. Spawn the future,
+    /// or await it. An invalidation that other processes cannot receive yet is effective in this one, and reaches them when
+    /// the store is back.
+    ///
+    /// ```
+    /// use futures_util::stream;
+    /// use tollgate::cache::{CacheLayer, Invalidation};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let cache = CacheLayer::in_memory(1 << 20);
+    /// let messages = stream::iter([Invalidation::tag("prices")?, Invalidation::prefix("/articles/")?.soft()]);
+    /// cache.invalidate().follow(messages).await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn follow(&self, stream: impl Stream<Item = Invalidation>) {
+        let mut stream = pin!(stream);
+        while let Some(mut invalidation) = stream.next().await {
+            if self.soft {
+                invalidation = invalidation.soft();
+            }
+            // The guard of the store reports an outage.
+            let _ = self.core.invalidate(&invalidation).await;
+        }
+    }
+
+    /// Returns the clock of the cache.
+    #[cfg(feature = "webhook")]
+    pub(super) fn clock(&self) -> &crate::base::clock::Clock {
+        &self.core.clock
+    }
+
+    /// Whether [`key`](Self::key) and [`prefix`](Self::prefix) accept this URL.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    #[cfg(feature = "webhook")]
+    pub(super) fn check_url(&self, url: &str) -> Result<(), Error> {
+        let (scheme, rest) = match url.split_once("://") {
+            _ if url.starts_with('/') => ("http", format!("any{url}")),
+            Some((scheme, rest)) => (scheme, rest.to_owned()),
+            None => ("http", url.to_owned()),
+        };
+        self.resource(scheme, &rest, url).map(drop)
     }
 
     /// Invalidates a resource, and removes the value under its key: a store without a log knows no other way.

@@ -58,7 +58,7 @@ impl CacheLayer {
     /// ```
     pub fn in_memory(bytes: u64) -> Self {
         let builder = Self::builder().memory(bytes).max_entry(bytes.min(MIB));
-        Self::new(builder.assemble(CompiledRules::empty(), Routing::default(), Vec::new(), Vec::new()))
+        Self::new(builder.assemble(None, CompiledRules::empty(), Routing::default(), Vec::new(), Vec::new()))
     }
 
     /// Returns a builder with all settings.
@@ -114,6 +114,19 @@ impl CacheLayer {
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         self.core.stats()
+    }
+
+    /// Returns the statistics of the [levels](crate::cache::LevelStats) in Prometheus text format, labelled `level`.
+    ///
+    /// ```
+    /// use tollgate::cache::CacheLayer;
+    ///
+    /// let text = CacheLayer::in_memory(1 << 20).prometheus();
+    /// assert!(text.contains("tollgate_cache_level_capacity_bytes{level=\"memory\"} 1048576"));
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        super::prometheus::render(&self.stats().levels)
     }
 
     /// Changes the mode of the cache: on, off or shadow. A cache that was not [enabled](CacheBuilder::enabled) stays off.

@@ -16,6 +16,7 @@ pub(super) mod lookup;
 mod next_step;
 pub(super) mod origin;
 pub(super) mod partial;
+mod prometheus;
 pub(super) mod respond;
 pub(super) mod serve;
 mod serve_stored;
@@ -28,3 +29,5 @@ pub(super) mod stream_and_store;
 mod uncovered;
 pub(super) mod unsafe_invalidation;
 pub(super) mod update_from_304;
+#[cfg(feature = "webhook")]
+pub(super) mod webhook;

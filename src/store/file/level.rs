@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::segment_log::LogSize;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
+use crate::store::remote::MAX_TTL;
 
 const MIB: u64 = 1 << 20;
 /// Smallest bound of the bytes on disk.
@@ -44,6 +45,7 @@ pub struct FileLevel {
     pub(super) path: PathBuf,
     pub(super) bound: u64,
     pub(super) deadline: Duration,
+    pub(super) max_ttl: Duration,
     pub(super) clock: Clock,
 }
 
@@ -58,7 +60,7 @@ impl FileLevel {
     /// # let _ = level;
     /// ```
     pub fn new(path: impl Into<PathBuf>, bound: u64) -> Self {
-        Self { path: path.into(), bound, deadline: DEADLINE, clock: Clock::System }
+        Self { path: path.into(), bound, deadline: DEADLINE, max_ttl: MAX_TTL, clock: Clock::System }
     }
 
     /// Sets the deadline of a call, after which it is a miss. Defaults to 50 ms. Removals and invalidations wait half as
@@ -73,6 +75,19 @@ impl FileLevel {
     /// ```
     pub const fn deadline(mut self, span: Duration) -> Self {
         self.deadline = span;
+        self
+    }
+
+    /// Limits how long the directory keeps an entry; other levels may keep it for longer. Defaults to a year.
+    ///
+    /// ```
+    /// use tollgate::store::file::FileLevel;
+    ///
+    /// let level = FileLevel::new("/var/cache/app", 2 << 30).max_ttl(std::time::Duration::from_secs(86_400));
+    /// # let _ = level;
+    /// ```
+    pub const fn max_ttl(mut self, span: Duration) -> Self {
+        self.max_ttl = span;
         self
     }
 

@@ -11,7 +11,7 @@ use super::level::FileLevel;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
 use crate::cache::ByteStore;
-use crate::store::remote::{RemoteSettings, RemoteStore};
+use crate::store::remote::{LogRank, RemoteSettings, RemoteStore};
 
 /// Interval between attempts to open the directory.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,7 +39,8 @@ impl RemoteStore {
     pub fn file(level: FileLevel) -> Result<Self, Error> {
         level.check()?;
         let settings = RemoteSettings::new("file").deadline(level.deadline).max_entry(level.max_entry());
-        let settings = settings.dialling(RETRY_INTERVAL, OPEN_TIMEOUT);
+        let settings = settings.dialling(RETRY_INTERVAL, OPEN_TIMEOUT).log_rank(LogRank::File);
+        let settings = settings.max_ttl(level.max_ttl);
         let directory = Arc::new(Directory::new(level));
         let engine = directory.clone();
         let dial = move || -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> {

@@ -15,15 +15,12 @@ const MAX_ENTRY: usize = (1 << 20) - 1_024;
 /// Servers and settings of a memcached level.
 ///
 /// ```
-/// use std::sync::Arc;
 /// use tollgate::Tollgate;
 /// use tollgate::cache::Rules;
-/// use tollgate::store::RemoteStore;
 /// use tollgate::store::memcached::Memcached;
 ///
 /// let servers = Memcached::new(["10.0.0.1:11211", "10.0.0.2:11211"]).secret("the same on every node");
-/// let store = Arc::new(RemoteStore::memcached(servers)?);
-/// let gate = Tollgate::builder().cache(Rules::new()).cache_with(|cache| cache.level_2(store)).build()?;
+/// let gate = Tollgate::builder().cache(Rules::new()).memcached(servers).build()?;
 /// # let _ = gate;
 /// # Ok::<(), tollgate::Error>(())
 /// ```
@@ -77,6 +74,19 @@ impl Memcached {
         self
     }
 
+    /// Limits how long memcached keeps an entry; other levels may keep it for longer. Defaults to a year.
+    ///
+    /// ```
+    /// use tollgate::store::memcached::Memcached;
+    ///
+    /// let servers = Memcached::new(["127.0.0.1:11211"]).max_ttl(std::time::Duration::from_secs(300));
+    /// # let _ = servers;
+    /// ```
+    pub fn max_ttl(mut self, span: Duration) -> Self {
+        self.settings = self.settings.max_ttl(span);
+        self
+    }
+
     /// Sets the prefix of all names. Defaults to `tollgate`.
     ///
     /// ```
@@ -90,7 +100,7 @@ impl Memcached {
         self
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.servers.is_empty() {
             return Err(Error::config("memcached: no server; name one as host:port"));
         }

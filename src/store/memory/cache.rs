@@ -28,6 +28,7 @@ use crate::cache::{CacheKey, CacheStore, LevelStats, Stored};
 pub struct MemoryCache {
     entries: Cache<CacheKey, Stored, Hashed>,
     hits: AtomicU64,
+    misses: AtomicU64,
     superseded: AtomicU64,
     puts: [Mutex<()>; 16],
     capacity_bytes: u64,
@@ -51,6 +52,7 @@ impl MemoryCache {
         Self {
             entries,
             hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
             puts: Default::default(),
             capacity_bytes: bytes,
@@ -61,8 +63,11 @@ impl MemoryCache {
 impl CacheStore for MemoryCache {
     fn get(&self, key: &CacheKey, _now: Timestamp) -> MaybeReady<Result<Option<Stored>, Error>> {
         let found = self.entries.get(key);
-        if found.as_ref().is_some_and(|found| found.meta().is_some()) {
-            self.hits.fetch_add(1, Ordering::Relaxed);
+        // The index of a response's variants is neither.
+        match &found {
+            Some(found) if found.meta().is_some() => drop(self.hits.fetch_add(1, Ordering::Relaxed)),
+            Some(_) => (),
+            None => drop(self.misses.fetch_add(1, Ordering::Relaxed)),
         }
         MaybeReady::Ready(Ok(found))
     }
@@ -105,6 +110,7 @@ impl CacheStore for MemoryCache {
         self.entries.run_pending_tasks();
         let mut level = LevelStats::new("memory");
         level.hits = self.hits.load(Ordering::Relaxed);
+        level.misses = self.misses.load(Ordering::Relaxed);
         level.superseded = self.superseded.load(Ordering::Relaxed);
         level.entries = self.entries.entry_count();
         level.bytes = self.entries.weighted_size();

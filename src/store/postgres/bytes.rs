@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join3;
+use futures_util::future::try_join;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -54,6 +54,7 @@ impl RemoteStore {
         postgres.check()?;
         let settings = postgres.remote_settings();
         let shared = Shared::new(&postgres);
+        let sweeper = shared.sweeper.clone();
         let dial = move || -> BoxFuture<Result<Arc<dyn ByteStore>, Error>> {
             let (postgres, shared) = (postgres.clone(), shared.clone());
             Box::pin(async move {
@@ -61,7 +62,7 @@ impl RemoteStore {
                 Ok(store)
             })
         };
-        Self::dialled(dial, true, settings)
+        Ok(Self::dialled(dial, true, settings)?.over(sweeper))
     }
 }
 
@@ -122,8 +123,10 @@ impl PostgresBytes {
     async fn open(postgres: Postgres, shared: Shared) -> Result<Self, Error> {
         let Shared { statements, sweeper } = shared;
         let open = || Link::open(&postgres.address, None);
-        let (reads, writes, log) = try_join3(open(), open(), open()).await?;
+        // One at first: a server that hangs later answers each attempt that was made meanwhile.
+        let log = open().await?;
         postgres.ensure_tables(&log, &statements).await?;
+        let (reads, writes) = try_join(open(), open()).await?;
         Ok(Self { postgres, statements, reads, writes, log, sweeper })
     }
 }

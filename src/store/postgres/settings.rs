@@ -9,7 +9,7 @@ use super::schema;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::resilience::circuit::Circuit;
-use crate::store::remote::RemoteSettings;
+use crate::store::remote::{LogRank, MAX_TTL, RemoteSettings};
 
 /// Deadline of a look-up.
 const DEADLINE: Duration = Duration::from_millis(50);
@@ -44,6 +44,7 @@ pub struct Postgres {
     pub(super) secret: Option<Arc<[u8]>>,
     max_entry: usize,
     pub(super) max_bytes: u64,
+    max_ttl: Duration,
     #[cfg(feature = "lz4")]
     compress_over: usize,
     /// Clock of limits, in tests.
@@ -73,6 +74,7 @@ impl Postgres {
             secret: None,
             max_entry: 8 << 20,
             max_bytes: MAX_BYTES,
+            max_ttl: MAX_TTL,
             #[cfg(feature = "lz4")]
             compress_over: usize::MAX,
             time: None,
@@ -182,6 +184,21 @@ impl Postgres {
         self
     }
 
+    /// Limits how long the database keeps an entry; other levels may keep it for longer. Defaults to a year.
+    ///
+    /// ```
+    /// use tollgate::store::postgres::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgres://127.0.0.1")?.max_ttl(std::time::Duration::from_secs(3_600));
+    /// # let _ = postgres;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_ttl(mut self, span: Duration) -> Self {
+        self.max_ttl = span;
+        self
+    }
+
     /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
     ///
     /// ```
@@ -242,6 +259,7 @@ impl Postgres {
     /// Returns the settings of the store above.
     pub(super) fn remote_settings(&self) -> RemoteSettings {
         let settings = RemoteSettings::new("postgres").guard_name("postgres cache").deadline(self.deadline);
+        let settings = settings.log_rank(LogRank::Postgres).max_ttl(self.max_ttl);
         let settings = settings.circuit(self.circuit).max_entry(self.max_entry);
         let settings = match &self.secret {
             Some(secret) => settings.secret(secret),

@@ -8,6 +8,8 @@ use tokio_postgres::types::Type;
 use super::connect::{Link, column};
 use super::schema::Statements;
 use crate::base::error::Error;
+use crate::cache::LevelStats;
+use crate::store::remote::LocalEngine;
 
 /// Number of puts between two sweeps.
 const PUTS_PER_SWEEP: u64 = 128;
@@ -21,12 +23,15 @@ pub(super) struct Sweeper {
     puts: AtomicU64,
     /// Bytes written since they were counted; the first put counts.
     written: AtomicU64,
+    /// Bytes of all values when they were counted; 0 before.
+    live: AtomicU64,
     running: AtomicBool,
 }
 
 impl Sweeper {
     pub(super) const fn new(max_bytes: u64) -> Self {
-        Self { max_bytes, puts: AtomicU64::new(0), written: AtomicU64::new(max_bytes), running: AtomicBool::new(false) }
+        let (puts, written, live) = (AtomicU64::new(0), AtomicU64::new(max_bytes), AtomicU64::new(0));
+        Self { max_bytes, puts, written, live, running: AtomicBool::new(false) }
     }
 
     /// Notes a put; sweeps in the background if it is time.
@@ -53,6 +58,7 @@ impl Sweeper {
             return Ok(());
         }
         let live = column::<i64>(&link.query_one(&statements.live_bytes, &[]).await?, 0)?;
+        self.live.store(u64::try_from(live).unwrap_or(0), Ordering::Relaxed);
         let mut excess = live.saturating_sub(i64::try_from(self.max_bytes).unwrap_or(i64::MAX));
         if excess > 0 {
             // Room for what is written until the next count.
@@ -66,6 +72,13 @@ impl Sweeper {
             excess = excess.saturating_sub(column::<i64>(&row, 1)?);
         }
         Ok(())
+    }
+}
+
+impl LocalEngine for Sweeper {
+    fn report(&self, stats: &mut LevelStats) {
+        stats.capacity_bytes = self.max_bytes;
+        stats.bytes = self.live.load(Ordering::Relaxed).min(self.max_bytes);
     }
 }
 

@@ -11,9 +11,9 @@ use super::settings::Postgres;
 use crate::base::error::Error;
 use crate::resilience::guard::FailOpen;
 
-/// Usage of an endpoint, a route or a namespace.
+/// HourlyUsage of an endpoint, a route or a namespace.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Usage {
+pub(crate) struct HourlyUsage {
     /// `upstream`, `route` or `data`.
     kind: &'static str,
     /// Name of the upstream; empty for others.
@@ -28,7 +28,7 @@ pub(crate) struct Usage {
     misses: u64,
 }
 
-impl Usage {
+impl HourlyUsage {
     pub(crate) fn new(kind: &'static str, scope: &str, name: &str) -> Self {
         Self { kind, scope: scope.to_owned(), name: name.to_owned(), ..Self::default() }
     }
@@ -80,9 +80,9 @@ impl UsageTable {
     ///
     /// # Errors
     /// If the server is unavailable.
-    pub(crate) async fn add(self, rows: Vec<Usage>) -> Result<(), Error> {
-        let texts = |of: fn(&Usage) -> &str| rows.iter().map(of).collect::<Vec<&str>>();
-        let numbers = |of: fn(&Usage) -> u64| rows.iter().map(|row| of(row).cast_signed()).collect::<Vec<i64>>();
+    pub(crate) async fn add(self, rows: Vec<HourlyUsage>) -> Result<(), Error> {
+        let texts = |of: fn(&HourlyUsage) -> &str| rows.iter().map(of).collect::<Vec<&str>>();
+        let numbers = |of: fn(&HourlyUsage) -> u64| rows.iter().map(|row| of(row).cast_signed()).collect::<Vec<i64>>();
         let [kinds, scopes, names] = [texts(|row| row.kind), texts(|row| &row.scope), texts(|row| &row.name)];
         let (credits, requests) = (numbers(|row| row.credits), numbers(|row| row.requests));
         let (busy, hits, misses) = (numbers(|row| row.busy_us), numbers(|row| row.hits), numbers(|row| row.misses));

@@ -14,8 +14,8 @@ use crate::base::maybe_ready::BoxFuture;
 use crate::identity::FleetSecret;
 use crate::resilience::circuit::Circuit;
 use crate::resilience::guard::{FailOpen, Fault, GuardSettings};
-use crate::store::remote::RemoteSettings;
 use crate::store::remote::names::SecretAgreement;
+use crate::store::remote::{LogRank, MAX_TTL, RemoteSettings};
 
 /// Deadline of a decision on limits.
 const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
@@ -51,6 +51,7 @@ pub struct Redis {
     pub(super) prefix: String,
     pub(super) secret: Option<Arc<[u8]>>,
     max_entry: usize,
+    max_ttl: Duration,
     #[cfg(feature = "lz4")]
     compress_over: usize,
     pub(super) mode: LimitMode,
@@ -82,6 +83,7 @@ impl Redis {
             prefix: "tollgate".to_owned(),
             secret: None,
             max_entry: 8 << 20,
+            max_ttl: MAX_TTL,
             #[cfg(feature = "lz4")]
             compress_over: usize::MAX,
             mode: LimitMode::default(),
@@ -223,6 +225,21 @@ impl Redis {
         self
     }
 
+    /// Limits how long Redis keeps an entry; other levels may keep it for longer. Defaults to a year.
+    ///
+    /// ```
+    /// use tollgate::store::redis::Redis;
+    ///
+    /// let redis = Redis::new("redis://127.0.0.1")?.max_ttl(std::time::Duration::from_secs(300));
+    /// # let _ = redis;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_ttl(mut self, span: Duration) -> Self {
+        self.max_ttl = span;
+        self
+    }
+
     /// Compresses cached entries of more than this many bytes. They are misses for processes without the feature `lz4`.
     #[cfg(feature = "lz4")]
     #[must_use]
@@ -271,6 +288,7 @@ impl Redis {
     /// Returns the settings of the cache.
     pub(super) fn cache_settings(&self) -> RemoteSettings {
         let settings = RemoteSettings::new("redis").guard_name("redis cache").deadline(self.cache_deadline);
+        let settings = settings.log_rank(LogRank::Redis).max_ttl(self.max_ttl);
         let settings = settings.circuit(self.cache_circuit).prefix(self.prefix.clone()).max_entry(self.max_entry);
         let settings = match &self.secret {
             Some(secret) => settings.secret(secret),

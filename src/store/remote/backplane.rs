@@ -8,21 +8,20 @@
 //! afterwards.
 //!
 //! A store without a log has [local barriers](LocalBarriers) instead, by the time of this process's clock.
+//!
+//! The levels of one cache share one log: all but one [follow](Backplane::follow) the backplane of another.
 
-use std::future::poll_fn;
-use std::pin::pin;
+mod task;
+
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::task::Poll;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::future::{Either, select};
-use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::task::Running;
 use super::names::KeyNames;
 use super::settings::RemoteSettings;
 use crate::base::clock::{Clock, runtime_now};
@@ -39,18 +38,8 @@ use crate::cache::http::record_meta::RecordMeta;
 use crate::cache::{ByteLog, ByteStore, CacheKey, Invalidation, InvalidationSink, LogMessage};
 use crate::resilience::guard::{FailOpen, Fault};
 
-/// Interval of reading the log.
-const READ_INTERVAL: Duration = Duration::from_secs(1);
-/// Number of reads between two agreements on the secret.
-const READS_PER_GREETING: u32 = 60;
-/// Timeout of subscribing.
-const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Interval between attempts to subscribe.
-const SUBSCRIBE_RETRY: Duration = Duration::from_millis(200);
 /// Maximum difference of two readings of the fleet clock.
 const TOLERANCE: Duration = Duration::from_secs(1);
-
-type Messages = BoxStream<'static, LogMessage>;
 
 /// Source of the validity of entries.
 enum Validation {
@@ -65,7 +54,12 @@ pub(super) struct Backplane {
     pub(super) settings: RemoteSettings,
     pub(super) guard: FailOpen<Arc<dyn ByteStore>>,
     validation: Validation,
-    names: RwLock<Option<KeyNames>>,
+    /// The backplane whose log this one uses instead of its own.
+    followed: OnceLock<Arc<Self>>,
+    /// Names under the configured secret.
+    names: Option<KeyNames>,
+    /// Names under the secret that the log holds, which also identifies the log.
+    agreed: RwLock<Option<KeyNames>>,
     fleet_clock: Mutex<Option<FleetClock>>,
     sink: OnceLock<InvalidationSink>,
     /// The local clock, until a sink provides one.
@@ -85,7 +79,9 @@ impl Backplane {
             settings,
             guard,
             validation,
-            names: RwLock::new(names),
+            followed: OnceLock::new(),
+            names,
+            agreed: RwLock::new(None),
             fleet_clock: Mutex::new(None),
             sink: OnceLock::new(),
             clock: Clock::System,
@@ -129,6 +125,21 @@ impl Backplane {
         .await
     }
 
+    /// Uses the log of another backplane from now on: its positions, clock and names. Called before the first use.
+    pub(super) fn follow(&self, owner: &Arc<Self>) {
+        drop(self.followed.set(owner.clone()));
+    }
+
+    /// Whether another backplane's log is used.
+    pub(super) fn follows(&self) -> bool {
+        self.followed.get().is_some()
+    }
+
+    /// Returns the backplane whose log is used.
+    fn owner(&self) -> &Self {
+        self.followed.get().map_or(self, |owner| owner)
+    }
+
     /// Registers the sink of the first layer built with the store.
     pub(super) fn listen(self: &Arc<Self>, sink: InvalidationSink) {
         self.guard.listen(sink.events());
@@ -146,26 +157,36 @@ impl Backplane {
 
     /// Returns the names, once the secret is known.
     pub(super) fn names(&self) -> Option<KeyNames> {
-        self.names.read().clone()
+        self.names.clone().or_else(|| self.owner().agreed.read().clone())
+    }
+
+    /// Returns the ID of the log, once it is known; 0 without a log.
+    pub(super) fn log_id(&self) -> Option<u64> {
+        match self.owner().validation {
+            Validation::Log(_) => self.owner().agreed.read().as_ref().map(KeyNames::log_id),
+            Validation::Local(_) => Some(0),
+        }
     }
 
     /// Returns the fleet clock, once it has been read; this process's calendar where the store has no clock.
     pub(super) fn fleet_clock(&self) -> Option<FleetClock> {
-        match self.validation {
-            Validation::Log(_) => *self.fleet_clock.lock(),
+        let owner = self.owner();
+        match owner.validation {
+            Validation::Log(_) => *owner.fleet_clock.lock(),
             Validation::Local(_) => {
-                let clock = self.clock();
+                let clock = owner.clock();
                 let reading = FleetClock::reading(clock.now(), LocalBarriers::unix_nanos(clock.wall()));
                 // Two readings are never taken at the same time: the first one is kept until the calendar is set.
-                let mut kept = self.fleet_clock.lock();
+                let mut kept = owner.fleet_clock.lock();
                 *kept = kept.filter(|kept| kept.difference(reading) < TOLERANCE).or(Some(reading));
                 *kept
             }
         }
     }
 
-    pub(super) const fn has_log(&self) -> bool {
-        matches!(self.validation, Validation::Log(_))
+    /// Whether the validity of entries is that of a log.
+    pub(super) fn has_log(&self) -> bool {
+        matches!(self.owner().validation, Validation::Log(_))
     }
 
     /// Whether entries can be validated.
@@ -175,24 +196,31 @@ impl Backplane {
 
     /// Returns the position to record at the start of a fetch.
     pub(super) fn generation(&self) -> u64 {
-        match &self.validation {
+        let owner = self.owner();
+        match &owner.validation {
             Validation::Log(log) => log.number(),
-            Validation::Local(barriers) => barriers.position(self.clock().wall()),
+            Validation::Local(barriers) => barriers.position(owner.clock().wall()),
         }
     }
 
-    /// Returns the number of the latest known record.
+    /// Returns the number of the latest known record of its own log.
     pub(super) fn logged(&self) -> u64 {
-        if let Validation::Log(log) = &self.validation { log.number() } else { 0 }
+        match &self.validation {
+            Validation::Log(log) if !self.follows() => log.number(),
+            _ => 0,
+        }
     }
 
     pub(super) fn pending_count(&self) -> u64 {
-        if let Validation::Log(log) = &self.validation { log.pending_count() } else { 0 }
+        match &self.validation {
+            Validation::Log(log) if !self.follows() => log.pending_count(),
+            _ => 0,
+        }
     }
 
     /// Checks an entry of the store.
     pub(super) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {
-        match &self.validation {
+        match &self.owner().validation {
             Validation::Log(log) => log.check(key, meta),
             Validation::Local(barriers) => barriers.check(key, meta),
         }
@@ -200,14 +228,16 @@ impl Backplane {
 
     /// Spawns the backplane's task if there is a log, a runtime, and no other task.
     pub(super) fn start(self: &Arc<Self>) {
+        if let Some(owner) = self.followed.get() {
+            return owner.start();
+        }
         if self.running.load(Ordering::Relaxed) || !self.has_log() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if !self.running.swap(true, Ordering::AcqRel) {
             // A task that ends with its runtime is spawned again in the next.
-            let running = Running(Arc::downgrade(self));
-            runtime.spawn(run(running));
+            runtime.spawn(task::run(Running(Arc::downgrade(self))));
         }
     }
 
@@ -246,10 +276,11 @@ impl Backplane {
         if !self.has_log() {
             return;
         }
+        let owner = self.owner();
         let resource = u32::try_from(key.resource().len()).unwrap_or(u32::MAX);
         let message = [&resource.to_be_bytes()[..], key.as_bytes()].concat();
         // The guard has reported it.
-        let _ = self.call_log(|log| log.publish_removal(message.into())).await;
+        let _ = owner.call_log(|log| log.publish_removal(message.into())).await;
     }
 
     async fn append(&self, record: Bytes) -> Result<(), Outage> {
@@ -331,21 +362,16 @@ impl Backplane {
         }
     }
 
-    /// Agrees on the secret and reads the clock, after connecting.
+    /// Agrees on the secret of the log and reads the clock, after connecting.
     async fn initialize(&self) -> Result<(), Outage> {
-        if self.settings.secret.is_none() {
-            let known = self.names();
-            let proposed = KeyNames::proposal(known.as_ref());
-            let agreed = self.call(|bytes| -> BoxFuture<Result<KeyNames, Error>> {
-                let Some(log) = bytes.log() else {
-                    return Box::pin(std::future::ready(Err(Error::store("the store has lost its log", "no log"))));
-                };
-                let agreeing = log.agree(proposed);
-                Box::pin(async move { KeyNames::agreed(&agreeing.await?, known.as_ref()) })
-            });
-            let agreed = agreed.await?;
-            *self.names.write() = Some(agreed);
-        }
+        let known = self.agreed.read().clone();
+        let proposed = KeyNames::proposal(known.as_ref());
+        let agreed = self.call_log(|log| -> BoxFuture<Result<KeyNames, Error>> {
+            let agreeing = log.agree(proposed);
+            Box::pin(async move { KeyNames::agreed(&agreeing.await?, known.as_ref()) })
+        });
+        let agreed = agreed.await?;
+        *self.agreed.write() = Some(agreed);
         self.read_clock().await
     }
 
@@ -370,92 +396,4 @@ impl Backplane {
         let fleet = self.call_log(|log| log.now()).await?;
         Ok(FleetClock::reading(self.clock().now(), fleet))
     }
-}
-
-/// Held by the task while it runs.
-struct Running(Weak<Backplane>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(backplane) = self.0.upgrade() {
-            backplane.running.store(false, Ordering::Release);
-        }
-    }
-}
-
-/// Task of the backplane; ends when the store is dropped.
-async fn run(running: Running) {
-    let Some(mut connects) = running.0.upgrade().map(|backplane| backplane.guard.connects()) else { return };
-    let (mut greeted, mut reads) = (0, 0_u32);
-    let mut messages: Option<Messages> = None;
-    loop {
-        let Some(backplane) = running.0.upgrade() else { return };
-        let connection = *connects.borrow_and_update();
-        // Repeated each minute: a full Redis may have evicted the secret, and the next node would draw another.
-        reads = reads.wrapping_add(1);
-        let greets = connection != greeted || reads.is_multiple_of(READS_PER_GREETING);
-        if greets && backplane.initialize().await.is_ok() {
-            greeted = connection;
-        }
-        let mut pause = READ_INTERVAL;
-        if connection > 0 {
-            if messages.is_none() {
-                messages = subscribe(&backplane).await;
-            }
-            // Read after subscribing, so that no record is missed in between.
-            let read = backplane.read_new().await.is_ok() && backplane.read_clock().await.is_ok();
-            if !read || messages.is_none() || connection != greeted {
-                pause = SUBSCRIBE_RETRY;
-            }
-        }
-        let backplane = Arc::downgrade(&backplane);
-        wait(&backplane, &mut messages, &mut connects, pause).await;
-    }
-}
-
-/// Receives messages until the next read is due.
-async fn wait(
-    backplane: &Weak<Backplane>,
-    messages: &mut Option<Messages>,
-    connects: &mut tokio::sync::watch::Receiver<u64>,
-    pause: Duration,
-) {
-    let mut over = pin!(async {
-        let (notified, connected) = (pin!(notified(backplane)), pin!(connects.changed()));
-        select(select(notified, connected), pin!(tokio::time::sleep(pause))).await;
-    });
-    loop {
-        let next = poll_fn(|cx| match messages.as_mut() {
-            Some(messages) => messages.poll_next_unpin(cx),
-            None => Poll::Pending,
-        });
-        let update = match select(next, over.as_mut()).await {
-            Either::Left((update, _)) => update,
-            Either::Right(_) => return,
-        };
-        match (update, backplane.upgrade()) {
-            (Some(message), Some(backplane)) => backplane.on_message(message),
-            // The subscription ended: read at once, and subscribe again.
-            _ => {
-                *messages = None;
-                return;
-            }
-        }
-    }
-}
-
-async fn notified(backplane: &Weak<Backplane>) {
-    match backplane.upgrade() {
-        // Holds a reference while waiting, at most until the next read.
-        Some(backplane) => backplane.wake.notified().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn subscribe(backplane: &Backplane) -> Option<Messages> {
-    let subscribing = backplane.call_by(runtime_now() + SUBSCRIBE_TIMEOUT, |bytes| match bytes.log() {
-        Some(log) => log.subscribe(),
-        None => Box::pin(std::future::ready(Err(Error::store("the store has lost its log", "no log")))),
-    });
-    subscribing.await.ok()
 }

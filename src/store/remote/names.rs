@@ -40,6 +40,13 @@ impl KeyNames {
         format!("{:016x}{:016x}", hash.h1, hash.h2)
     }
 
+    /// Returns the ID of the log that holds this secret; never 0.
+    pub(crate) fn log_id(&self) -> u64 {
+        let mut hasher = self.hasher;
+        hasher.write(b"invalidation log");
+        hasher.finish128().h1.max(1)
+    }
+
     #[cfg(any(feature = "postgres", feature = "redis"))]
     fn secret(&self) -> &[u8] {
         self.secret.as_bytes()

@@ -12,6 +12,8 @@ use crate::resilience::guard::GuardSettings;
 const DEADLINE: Duration = Duration::from_millis(50);
 /// Longest deadline: requests wait for it.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
+/// Upper bound of a lifetime.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 const MIB: usize = 1 << 20;
 
 /// Settings of a [`RemoteStore`](super::RemoteStore).
@@ -35,6 +37,25 @@ pub struct RemoteSettings {
     pub(super) secret: Option<Arc<[u8]>>,
     pub(super) max_entry: usize,
     pub(super) compress_over: usize,
+    pub(super) max_ttl: Duration,
+    pub(super) log_rank: LogRank,
+}
+
+/// Preference among the logs of a cache's levels, the highest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LogRank {
+    /// No log.
+    Absent,
+    /// Journal of a directory, which processes of one host share.
+    File,
+    /// Log of a user-supplied store.
+    Custom,
+    /// Log in Redis.
+    #[cfg(feature = "redis")]
+    Redis,
+    /// Log in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres,
 }
 
 impl RemoteSettings {
@@ -55,6 +76,8 @@ impl RemoteSettings {
             secret: None,
             max_entry: 8 * MIB,
             compress_over: usize::MAX,
+            max_ttl: MAX_TTL,
+            log_rank: LogRank::Custom,
         }
     }
 
@@ -124,6 +147,19 @@ impl RemoteSettings {
         self
     }
 
+    /// Limits how long the level keeps an entry; other levels may keep it for longer. Defaults to a year.
+    ///
+    /// ```
+    /// use tollgate::store::RemoteSettings;
+    ///
+    /// let settings = RemoteSettings::new("kv").max_ttl(std::time::Duration::from_secs(300));
+    /// # let _ = settings;
+    /// ```
+    pub const fn max_ttl(mut self, span: Duration) -> Self {
+        self.max_ttl = span;
+        self
+    }
+
     /// Compresses entries of more than this many bytes. They are misses for processes without the feature `lz4`.
     ///
     /// ```
@@ -135,6 +171,12 @@ impl RemoteSettings {
     #[cfg(feature = "lz4")]
     pub const fn compress_over(mut self, bytes: usize) -> Self {
         self.compress_over = bytes;
+        self
+    }
+
+    /// Sets the preference of the store's log among those of a cache's levels.
+    pub(crate) const fn log_rank(mut self, rank: LogRank) -> Self {
+        self.log_rank = rank;
         self
     }
 
@@ -162,6 +204,9 @@ impl RemoteSettings {
         }
         if self.guard.deadline.is_zero() {
             return Err(Error::config(format!("{name}: a deadline of 0 is too short; set a longer one")));
+        }
+        if self.max_ttl < Duration::from_millis(1) {
+            return Err(Error::config(format!("{name}: max_ttl {:?} must be at least 1 ms", self.max_ttl)));
         }
         self.guard.circuit.check()?;
         let printable = |b: u8| b.is_ascii_graphic() && !b"{}*?[]\\".contains(&b);

@@ -65,7 +65,7 @@ fn decoded(encoded: Vec<u8>) -> Result<Stored, DecodeError> {
 
 #[test]
 fn entries_round_trip() {
-    let Ok(Stored::Entry(found)) = decoded(encode(&simple(), CLOCK, usize::MAX)) else { panic!("an entry") };
+    let Ok(Stored::Entry(found)) = decoded(encode(&simple(), CLOCK, 7, usize::MAX)) else { panic!("an entry") };
     let Stored::Entry(sent) = simple() else { panic!("an entry") };
     assert_eq!((&found.key, found.length, found.partial), (&sent.key, 5, None));
     assert_eq!(found.body.chunks().concat(), b"hello");
@@ -78,14 +78,14 @@ fn entries_round_trip() {
 
 #[test]
 fn keys_are_read_from_the_beginning() {
-    let encoded = encode(&simple(), CLOCK, usize::MAX);
+    let encoded = encode(&simple(), CLOCK, 7, usize::MAX);
     assert_eq!(decode_key(&encoded), Some(key()));
     assert_eq!((decode_key(&encoded[..20]), decode_key(b"something else")), (None, None));
 }
 
 #[test]
 fn variant_indexes_round_trip() {
-    let Ok(Stored::Vary(found)) = decoded(encode(&index(), CLOCK, usize::MAX)) else { panic!("an index") };
+    let Ok(Stored::Vary(found)) = decoded(encode(&index(), CLOCK, 7, usize::MAX)) else { panic!("an index") };
     let Stored::Vary(sent) = index() else { panic!("an index") };
     assert_eq!(format!("{found:?}"), format!("{sent:?}"));
 }
@@ -96,7 +96,7 @@ fn parts_and_bodies_in_blocks_round_trip() {
         StoredBody::from_blocks(&[Bytes::from_static(b"he"), Bytes::from_static(b"llo")], &BodyMemory::new(1024));
     let mut sent = entry(pieces, 5, &[], &[]);
     sent.partial = Some(ContentRange { span: ByteSpan { start: 2, end: 7 }, total: 9 });
-    let Ok(Stored::Entry(found)) = decoded(encode(&Stored::Entry(Arc::new(sent)), CLOCK, usize::MAX)) else {
+    let Ok(Stored::Entry(found)) = decoded(encode(&Stored::Entry(Arc::new(sent)), CLOCK, 7, usize::MAX)) else {
         panic!("an entry")
     };
     assert_eq!(found.partial, Some(ContentRange { span: ByteSpan { start: 2, end: 7 }, total: 9 }));
@@ -105,7 +105,7 @@ fn parts_and_bodies_in_blocks_round_trip() {
 
 #[test]
 fn entries_older_than_the_reader_keep_their_age() {
-    let encoded = encode(&simple(), CLOCK, usize::MAX).into();
+    let encoded = encode(&simple(), CLOCK, 7, usize::MAX).into();
     // This process's clock began four seconds after the entry was stored, a minute before now.
     let clock = FleetClock::reading(Timestamp::from_nanos(60_000_000_000), CLOCK.fleet(at(64)));
     let Ok(Stored::Entry(found)) = decode(&encoded, &key(), clock, 0) else { panic!("an entry") };
@@ -122,7 +122,7 @@ fn entries_older_than_the_reader_keep_their_age() {
 
 #[test]
 fn decode_errors_are_distinguished() {
-    let encoded = encode(&simple(), CLOCK, usize::MAX);
+    let encoded = encode(&simple(), CLOCK, 7, usize::MAX);
     let with = |at: usize, byte: u8| [&encoded[..at], &[byte], &encoded[at + 1..]].concat();
     assert_eq!(decoded(b"{}".to_vec()).err(), Some(DecodeError::Foreign));
     assert_eq!(decoded(with(0, b'X')).err(), Some(DecodeError::Foreign));
@@ -134,7 +134,7 @@ fn decode_errors_are_distinguished() {
 
 #[test]
 fn truncated_and_corrupt_values_are_rejected() {
-    for encoded in [encode(&simple(), CLOCK, usize::MAX), encode(&index(), CLOCK, usize::MAX)] {
+    for encoded in [encode(&simple(), CLOCK, 7, usize::MAX), encode(&index(), CLOCK, 7, usize::MAX)] {
         for length in 0..encoded.len() {
             assert!(decoded(encoded[..length].to_vec()).is_err(), "cut at {length}");
         }
@@ -148,7 +148,7 @@ fn truncated_and_corrupt_values_are_rejected() {
 
 #[test]
 fn malformed_records_with_a_valid_checksum_are_rejected() {
-    let encoded = encode(&simple(), CLOCK, usize::MAX);
+    let encoded = encode(&simple(), CLOCK, 7, usize::MAX);
     for at in CHECKSUM_END..encoded.len() {
         for byte in [0, 0x7f, 0xff] {
             let mut forged = encoded.clone();
@@ -168,7 +168,7 @@ fn malformed_records_with_a_valid_checksum_are_rejected() {
 fn large_records_are_compressed_and_round_trip() {
     let body = Bytes::from(vec![b'a'; 100_000]);
     let sent = Stored::Entry(Arc::new(entry(StoredBody::one(body.clone()), 100_000, &[], &[])));
-    let encoded = encode(&sent, CLOCK, 1024);
+    let encoded = encode(&sent, CLOCK, 7, 1024);
     assert!(encoded.len() < 2_000, "{}", encoded.len());
     let Ok(Stored::Entry(found)) = decoded(encoded.clone()) else { panic!("an entry") };
     assert_eq!(found.body.chunks().concat(), body);
@@ -189,7 +189,7 @@ proptest! {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         let length = body.len() as u64;
         let sent = entry(StoredBody::one(body.into()), length, &fields, &tags);
-        let encoded = encode(&Stored::Entry(Arc::new(sent.clone())), CLOCK, compress_over);
+        let encoded = encode(&Stored::Entry(Arc::new(sent.clone())), CLOCK, 7, compress_over);
         let Ok(Stored::Entry(found)) = decoded(encoded) else { panic!("an entry") };
         prop_assert_eq!(found.body.chunks().concat(), sent.body.chunks().concat());
         prop_assert_eq!(&found.meta.headers, &sent.meta.headers);
