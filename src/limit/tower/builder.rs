@@ -256,29 +256,6 @@ impl RateLimitBuilder {
         })
     }
 
-    /// Exempts client addresses, as found by the identity: addresses or CIDRs. They are compared with the whole address,
-    /// not with the prefix by which IPv6 is counted. An invalid one fails when the layer is built.
-    ///
-    /// ```
-    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
-    ///
-    /// let layer = RateLimitLayer::builder()
-    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
-    ///     .allow_ips(["192.0.2.0/24", "2001:db8::1"])
-    ///     .build()?;
-    /// # let _ = layer;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    #[must_use]
-    pub fn allow_ips<I>(mut self, networks: I) -> Self
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        self.allowed.extend(networks.into_iter().map(Into::into));
-        self
-    }
-
     /// Sets the response to rejected requests. Where the function returns `None`, and by default, that is the protocol's: problem
     /// details (RFC 9457), or a gRPC status. The layer adds `Retry-After` and the rate-limit fields.
     ///
@@ -413,20 +390,11 @@ impl RateLimitBuilder {
     /// # Errors
     /// Returns an error that names the invalid quota, name, route, network or identity, or if there is no limit.
     pub fn build(mut self) -> Result<RateLimitLayer, Error> {
-        if self.limits.is_empty() {
-            return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
-        }
-        if self.identified_twice {
-            return Err(Error::config(IDENTIFIED_TWICE));
-        }
-        if self.capacity == 0 {
-            return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
-        }
+        self.check()?;
         if let Some(allowed) = self.within("allowed", &self.allowed)? {
             self.exempt.push(allowed);
         }
         let denied = self.denials()?;
-        self.outage.check()?;
         // A remote store applies its own deadline.
         let contained = |store: Arc<dyn LimitStore>| match store.remote() {
             Some(_) => store,
@@ -480,6 +448,20 @@ impl RateLimitBuilder {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
         Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
+    }
+
+    /// Checks what does not depend on the limits.
+    fn check(&self) -> Result<(), Error> {
+        if self.limits.is_empty() {
+            return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
+        }
+        if self.capacity == 0 {
+            return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
+        }
+        self.outage.check()
     }
 }
 
