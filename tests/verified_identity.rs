@@ -1,5 +1,10 @@
 //! Credentials that are verified once, and authentication that is an axum extractor.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail, and so may what it attacks")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may fail, and so may what it attacks; it measures"
+)]
 
 mod support;
 
