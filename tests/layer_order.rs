@@ -1,7 +1,6 @@
 //! Where layers of tower-http go: each line of the guide's table, in either order.
 #![expect(
     clippy::expect_used,
-    clippy::panic,
     clippy::disallowed_methods,
     reason = "a test may fail, and so may a handler; it measures"
 )]
