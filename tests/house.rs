@@ -110,6 +110,7 @@ const CIRCLES: [(&[&str], &str); 21] = [
         &[
             "limit/engine/limiter.rs",
             "limit/engine/outcome_charge.rs",
+            "limit/engine/pending_place.rs",
             "limit/engine/pending_settlement.rs",
             "limit/engine/reload.rs",
             "limit/engine/reservation.rs",

@@ -20,7 +20,8 @@ use limited::{Node, SECRET, eight_processes, role};
 use postgres::{Postgres, wanted};
 use support::from;
 use tollgate::cache::{Rule, Rules};
-use tollgate::limit::{Limit, Quota};
+use tollgate::identity::Key;
+use tollgate::limit::{Limit, LimitSubject, Quota};
 use tollgate::store::postgres::Postgres as Settings;
 use tollgate::store::{RemoteCredits, RemoteLimits};
 use tollgate::testing::contract;
@@ -182,6 +183,84 @@ async fn one_line_shares_the_limits_of_a_gate() {
 }
 
 /// How many of `n` calls of the upstream are made.
+fn subject(node: &Node) -> LimitSubject {
+    node.layer.subject(Key::ip(IP.parse().expect("an address")))
+}
+
+#[tokio::test]
+async fn resets_grants_and_bans_hold_on_all_nodes() {
+    if !wanted() {
+        return;
+    }
+    let (server, hand) = (Postgres::start(), ManualClock::new());
+    let shared = settings(&server.url()).clock(Clock::Manual(hand.clone()));
+    let node = || {
+        let store = RemoteLimits::postgres(&shared).expect("settings");
+        let limit = Limit::per_ip("2/min").named("ip");
+        Node::over(store, |limits| limits.limit(limit).clock(Clock::Manual(hand.clone())))
+    };
+    let (a, b) = (node(), node());
+    a.up().await;
+    b.up().await;
+    assert_eq!(a.admitted(1, IP).await + b.admitted(1, IP).await, 2);
+    assert!(!subject(&a).peek().await.admits());
+    subject(&a).reset().await.expect("PostgreSQL is there");
+    hand.advance(Duration::from_secs(1));
+    assert_eq!(b.admitted(2, IP).await, 2, "forgotten by the fleet");
+
+    let until = Clock::Manual(hand.clone()).wall() + Duration::from_secs(600);
+    subject(&a).grant("ip", "10/min", until).await.expect("PostgreSQL is there");
+    let late = node();
+    late.up().await;
+    for node in [&b, &late] {
+        hand.advance(Duration::from_secs(61));
+        assert_eq!(subject(node).peek().await.limits()[0].quota(), Quota::per_minute(10));
+        // A node may hold a lease of what remains.
+        let admitted = node.admitted(10, IP).await + a.admitted(10, IP).await;
+        assert!((6..=10).contains(&admitted), "{admitted}");
+    }
+    hand.advance(Duration::from_secs(600));
+    assert_eq!(a.admitted(2, IP).await, 2, "the grant has ended");
+
+    let until = Clock::Manual(hand.clone()).wall() + Duration::from_secs(600);
+    subject(&b).ban(until).await.expect("PostgreSQL is there");
+    hand.advance(Duration::from_secs(61));
+    let status = async |node: &Node| node.send(from(IP, "/")).await.status().as_u16();
+    // A node reads what is published when it is next asked.
+    assert!(subject(&a).peek().await.denied() && subject(&late).peek().await.denied());
+    assert_eq!([status(&a).await, status(&b).await, status(&late).await], [403; 3]);
+    subject(&late).reset().await.expect("PostgreSQL is there");
+    hand.advance(Duration::from_secs(2));
+    assert!(!subject(&a).peek().await.denied());
+    assert_eq!(status(&a).await, 200);
+}
+
+#[tokio::test]
+async fn a_subject_that_is_refused_too_often_is_banned_on_all_nodes() {
+    if !wanted() {
+        return;
+    }
+    let (server, hand) = (Postgres::start(), ManualClock::new());
+    let shared = settings(&server.url()).clock(Clock::Manual(hand.clone()));
+    let node = || {
+        let store = RemoteLimits::postgres(&shared).expect("settings");
+        let limit = Limit::per_ip("1/min").ban_after(2, Duration::from_secs(600));
+        Node::over(store, |limits| limits.limit(limit).clock(Clock::Manual(hand.clone())))
+    };
+    let (a, b) = (node(), node());
+    a.up().await;
+    b.up().await;
+    assert_eq!(a.admitted(3, IP).await, 1);
+    // The ban is published in the background.
+    while !subject(&b).peek().await.denied() {}
+    hand.advance(Duration::from_secs(2));
+    for node in [&a, &b] {
+        assert_eq!(node.send(from(IP, "/")).await.status(), 403);
+    }
+    hand.advance(Duration::from_secs(600));
+    assert_eq!(b.admitted(1, IP).await, 1, "it has ended");
+}
+
 async fn made(layer: &UpstreamLayer, n: usize) -> usize {
     let mut made = 0;
     for _ in 0..n {

@@ -46,6 +46,15 @@ pub enum Event<'a> {
         /// Time until the same request would be admitted.
         retry_after: Duration,
     },
+    /// A request waits for a place under a limit on requests in progress.
+    Queued {
+        /// Matched route.
+        route: &'a str,
+        /// Name of the limit.
+        limit: &'a str,
+        /// Keyed hash of the subject, of this process.
+        key: u64,
+    },
     /// A limit has banned a subject that it refused too often.
     Banned {
         /// Name of the limit.

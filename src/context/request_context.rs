@@ -80,6 +80,11 @@ impl RequestContext {
         *self.wait_by.get_or_insert(latest)
     }
 
+    /// Notes that the request has waited for a place: it is decided later than it arrived.
+    pub(crate) fn has_waited_for_place(&mut self) {
+        self.arrived = None;
+    }
+
     /// Whether the request has waited for others as long as it may.
     #[inline]
     pub(crate) fn has_waited(&self) -> bool {

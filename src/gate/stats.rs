@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::base::json_units::millis;
 use crate::base::mode::Mode;
 use crate::cache::{CacheStats, DataStats, LevelStats};
-use crate::limit::{LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
+use crate::limit::{ConcurrencyStats, LimitStats, LimitStoreStats, RateLimitStats, RemoteStats};
 use crate::timing::{Latency, TimingStats};
 
 /// Statistics of a [`Tollgate`](crate::Tollgate) since it was built. Serialises to JSON.
@@ -34,6 +34,8 @@ pub struct Stats {
     pub routes: BTreeMap<String, RouteReport>,
     /// Statistics per limit and tier.
     pub limits: Vec<LimitStats>,
+    /// Statistics per limit on requests in progress.
+    pub concurrency: Vec<ConcurrencyStats>,
     /// Number of keys in the limit store, and its capacity.
     pub keys: LimitStoreStats,
     /// State of the shared limit store, if there is one.
@@ -157,6 +159,7 @@ impl Stats {
             in_flight: timing.in_flight,
             routes,
             limits: limit.limits,
+            concurrency: limit.concurrency,
             keys: limit.store,
             remote: limit.remote,
             cache: cache.levels,

@@ -6,6 +6,7 @@
 //! | [`peer_from`] | a server's own connection type is in the extensions | as above | never |
 //! | [`extension`], [`extension_with`] | an earlier layer left a value | as much as that layer | the extension is there |
 //! | [`bearer`], [`header`] | the request shows exactly one | only if something verifies it: unverified tokens can be forged | the field is there, even twice or malformed |
+//! | [`verify`] | your closure verifies the credential, once for a time | as much as your closure | the credential says so |
 //! | [`resolve`] | your closure says so, at once or later | as much as your closure | [`carried_where`](super::Resolve::carried_where) says so; always, without it |
 //! | [`func`] | your closure says so | as much as your closure | [`carried_where`](super::Func::carried_where) says so; always, without it |
 
@@ -22,6 +23,7 @@ use super::extracted_keys::ExtractedKeys;
 use super::key::Key;
 use super::proxy::TrustedProxies;
 use super::resolve::Resolve;
+use super::verify::Verify;
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::request_head::RequestHead;
 
@@ -298,6 +300,45 @@ where
     F: for<'a> Fn(&RequestHead<'a>) -> MaybeReady<Option<Key<'static>>> + Send + Sync + 'static,
 {
     Resolve::new(f)
+}
+
+/// The user whose credential is verified by a closure, such as one that asks a database.
+///
+/// The closure runs once a credential: its `Ok(Some(user))` is remembered for the [`ttl`](Verify::ttl), its `Ok(None)` for the
+/// [`negative_ttl`](Verify::negative_ttl), an error not at all. Requests of one credential that arrive meanwhile wait for the same
+/// run, at most for the [`deadline`](Verify::deadline); without a user, limits ask the next alternative.
+///
+/// Around the limits of a layer or gate, every request is verified before they decide, and what was found is left in its
+/// extensions: for [`Tiers::assign`](crate::limit::Tiers::assign) and for handlers. The user does not pass
+/// through a layer without limits.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
+/// use tollgate::{Tollgate, limit::Tiers};
+///
+/// #[derive(Clone)]
+/// struct User { id: u64, plan: &'static str }
+/// impl Identity for User {
+///     fn key(&self) -> Key<'_> { Key::number("user", self.id) }
+/// }
+/// # async fn load(token: &str) -> Option<User> { (token == "secret").then_some(User { id: 7, plan: "pro" }) }
+/// let user = by::verify(by::bearer(), |token: String| async move { Ok::<Option<User>, Infallible>(load(&token).await) });
+/// let gate = Tollgate::builder()
+///     .identify(user.or(by::client_ip(TrustedProxies::none())))
+///     .limit(Tiers::default().assign(|head| head.extension::<User>().map(|user| user.plan)))
+///     .build()?;
+/// # let _ = gate;
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+pub fn verify<X, F, Fut, T, E>(credential: X, verify: F) -> Verify<X>
+where
+    X: KeyExtractor,
+    F: Fn(String) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    T: Identity + Clone,
+{
+    Verify::new(credential, verify)
 }
 
 #[cfg(test)]

@@ -111,6 +111,12 @@ pub trait KeyExtractor: Send + Sync + 'static {
         self.extract_once(head, keys)
     }
 
+    /// Whether it leaves a verified identity in the request's extensions: it is then asked for every request.
+    #[doc(hidden)]
+    fn verifies(&self) -> bool {
+        false
+    }
+
     /// The extractor behind [`fallback`](Self::fallback) if that is a client's address. Affects speed only.
     #[doc(hidden)]
     fn client_ip(&self) -> Option<&ClientIp> {
@@ -175,6 +181,10 @@ impl<E: KeyExtractor + ?Sized> KeyExtractor for Arc<E> {
         (**self).client_ip()
     }
 
+    fn verifies(&self) -> bool {
+        (**self).verifies()
+    }
+
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         (**self).carries(head)
     }
@@ -227,6 +237,10 @@ impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for Or<A, B> {
         self.second.client_ip()
     }
 
+    fn verifies(&self) -> bool {
+        self.first.verifies() || self.second.verifies()
+    }
+
     fn carries(&self, head: &RequestHead<'_>) -> bool {
         self.first.carries(head) || self.second.carries(head)
     }
@@ -272,6 +286,10 @@ pub struct And<A, B> {
 impl<A: KeyExtractor, B: KeyExtractor> KeyExtractor for And<A, B> {
     fn extract<'a>(&self, head: &RequestHead<'a>) -> Option<Key<'a>> {
         Some(self.first.extract(head)?.pair(self.second.extract(head)?))
+    }
+
+    fn verifies(&self) -> bool {
+        self.first.verifies() || self.second.verifies()
     }
 
     fn carries(&self, head: &RequestHead<'_>) -> bool {

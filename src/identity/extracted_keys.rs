@@ -8,7 +8,8 @@
 //! | a closure, or a type of a user, that returned a key | the key |
 //! | the same, that returned nothing | nothing: it is asked again |
 //! | [`by::resolve`](crate::identity::by::resolve), while its future is pending | the future |
-//! | the same, once the future has ended, was late or panicked | the key, or that there is none |
+//! | [`by::verify`](crate::identity::by::verify) | as `by::resolve`, with the value it found |
+//! | both, once the future has ended, was late or panicked | the key, or that there is none |
 //! | extractors of this crate that only read a field or an extension | nothing |
 //!
 //! The keys of a request live in its own call of a gate, and are passed from layer to layer as an argument: another request
@@ -17,7 +18,10 @@
 
 use std::any::TypeId;
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+
+use http::Extensions;
 
 use super::key::Key;
 use crate::base::maybe_ready::BoxFuture;
@@ -25,7 +29,7 @@ use crate::base::maybe_ready::BoxFuture;
 /// Code of the warning that an identity was not resolved.
 pub(crate) const UNRESOLVED: &str = "unresolved-identity";
 /// Text of that warning.
-pub(crate) const UNRESOLVED_TEXT: &str = "an identity was not resolved before its deadline, or its by::resolve(…) panicked: such \
+pub(crate) const UNRESOLVED_TEXT: &str = "an identity was not resolved before its deadline, or its by::resolve(…) or by::verify(…) failed: such \
      requests are counted by the next alternative and bypass the cache. Raise .deadline(…), or make the look-up faster";
 
 /// Keys extracted from one request. Empty ones allocate nothing, and neither does a single short key.
@@ -57,17 +61,40 @@ impl ExtractorId {
 
 enum Extraction {
     Key(Key<'static>),
+    /// A verified identity, which is left in the request's extensions.
+    Found(Box<FoundIdentity>),
     Pending(BoxFuture<Resolution>),
     /// The future ended without a key.
     Unresolved,
 }
 
+/// Identity that a verification found.
+#[derive(Clone)]
+pub(super) struct FoundIdentity {
+    pub(super) key: Key<'static>,
+    /// Inserts the value into the request's extensions.
+    pub(super) leave: Arc<dyn Fn(&mut Extensions) + Send + Sync>,
+}
+
 /// Result of a pending extraction.
 pub(super) enum Resolution {
     Key(Key<'static>),
+    Found(FoundIdentity),
     Nothing,
     /// It was late, or panicked.
     Failed,
+}
+
+impl From<Key<'static>> for Resolution {
+    fn from(key: Key<'static>) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<FoundIdentity> for Resolution {
+    fn from(found: FoundIdentity) -> Self {
+        Self::Found(found)
+    }
 }
 
 impl ExtractedKeys {
@@ -80,6 +107,7 @@ impl ExtractedKeys {
         }
         Some(match &entry.extraction {
             Extraction::Key(key) => Some(key.clone()),
+            Extraction::Found(found) => Some(found.key.clone()),
             Extraction::Pending(_) | Extraction::Unresolved => None,
         })
     }
@@ -87,6 +115,22 @@ impl ExtractedKeys {
     /// Keeps the key of this extractor.
     pub(super) fn insert<E: ?Sized + 'static>(&mut self, extractor: &E, key: Key<'static>) {
         self.push(extractor, Extraction::Key(key));
+    }
+
+    /// Keeps the verified identity of this extractor.
+    pub(super) fn insert_found<E: ?Sized + 'static>(&mut self, extractor: &E, found: FoundIdentity) {
+        self.push(extractor, Extraction::Found(Box::new(found)));
+    }
+
+    /// Inserts what was verified into the request's extensions.
+    pub(crate) fn leave(&self, extensions: &mut Extensions) {
+        let mut next = self.first.as_ref();
+        while let Some(entry) = next {
+            if let Extraction::Found(found) = &entry.extraction {
+                (found.leave)(extensions);
+            }
+            next = entry.next.as_deref();
+        }
     }
 
     fn push<E: ?Sized + 'static>(&mut self, extractor: &E, extraction: Extraction) {
@@ -115,6 +159,7 @@ impl ExtractedKeys {
                 match key.as_mut().poll(cx) {
                     Poll::Pending => is_pending = true,
                     Poll::Ready(Resolution::Key(key)) => entry.extraction = Extraction::Key(key.keep()),
+                    Poll::Ready(Resolution::Found(found)) => entry.extraction = Extraction::Found(Box::new(found)),
                     Poll::Ready(Resolution::Nothing) => entry.extraction = Extraction::Unresolved,
                     Poll::Ready(Resolution::Failed) => {
                         entry.extraction = Extraction::Unresolved;

@@ -194,6 +194,14 @@ impl<'a> Key<'a> {
         if let Value::Ip(address) = self.value { Some(address) } else { None }
     }
 
+    /// Returns the bytes if the key is text.
+    pub(super) fn as_bytes(&self) -> Option<&[u8]> {
+        match &self.value {
+            Value::Bytes(bytes) | Value::Field(_, bytes) => Some(bytes.as_slice()),
+            Value::Ip(_) | Value::Number(_) | Value::Pair(_) => None,
+        }
+    }
+
     /// Appends an injective encoding: no two keys share one, none is a prefix of another.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put(out, self.kind.as_bytes());

@@ -35,6 +35,8 @@ mod key;
 mod network;
 mod proxy;
 mod resolve;
+mod token_cache;
+mod verify;
 
 pub use client::ClientIp;
 pub use extract::{And, Func, Identity, KeyExtractor, Or};
@@ -48,3 +50,4 @@ pub(crate) use key::{KeyDigest, LimitSalt};
 pub(crate) use network::network;
 pub use proxy::TrustedProxies;
 pub use resolve::Resolve;
+pub use verify::Verify;

@@ -75,17 +75,24 @@ impl<F> Resolve<F> {
     }
 
     /// Bounds a pending key, and isolates its panics.
-    fn bounded(&self, key: BoxFuture<Option<Key<'static>>>) -> BoxFuture<Resolution> {
-        let deadline = self.deadline;
-        Box::pin(async move {
-            match tokio::time::timeout(deadline, AssertUnwindSafe(key).catch_unwind()).await {
-                Ok(Ok(Some(key))) => Resolution::Key(key),
-                Ok(Ok(None)) => Resolution::Nothing,
-                // The panic hook has printed the message.
-                Ok(Err(_)) | Err(_) => Resolution::Failed,
-            }
-        })
+    fn pending(&self, key: BoxFuture<Option<Key<'static>>>) -> BoxFuture<Resolution> {
+        // The panic hook has printed the message.
+        bounded(self.deadline, AssertUnwindSafe(key).catch_unwind().map(|key| key.map_err(drop)))
     }
+}
+
+/// Bounds a pending identity.
+pub(super) fn bounded<T: Into<Resolution>>(
+    deadline: Duration,
+    identity: impl Future<Output = Result<Option<T>, ()>> + Send + 'static,
+) -> BoxFuture<Resolution> {
+    Box::pin(async move {
+        match tokio::time::timeout(deadline, identity).await {
+            Ok(Ok(Some(found))) => found.into(),
+            Ok(Ok(None)) => Resolution::Nothing,
+            Ok(Err(())) | Err(_) => Resolution::Failed,
+        }
+    })
 }
 
 impl<F> KeyExtractor for Resolve<F>
@@ -122,7 +129,7 @@ where
                 Some(key)
             }
             Ok(MaybeReady::Pending(key)) => {
-                keys.wait_for(self, self.bounded(key));
+                keys.wait_for(self, self.pending(key));
                 None
             }
             Err(_) => None,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use smallvec::SmallVec;
 
+use super::concurrency::ConcurrencyPlaces;
 use super::fallback::Fallback;
 use super::log_sampler::LogSampler;
 use super::outcome_charge::OutcomeCharge;
@@ -31,7 +32,7 @@ use crate::base::maybe_ready::MaybeReady;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::context::RequestContext;
-use crate::identity::{ExtractedKeys, KeyExtractor, UNRESOLVED, UNRESOLVED_TEXT};
+use crate::identity::{ExtractedKeys, KeyExtractor, SharedExtractor, UNRESOLVED, UNRESOLVED_TEXT};
 use crate::limit::algorithm::check::Settlement;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
@@ -58,6 +59,8 @@ pub(crate) struct Limiter {
     pub(crate) denied: Vec<Exempt>,
     /// Refusals of limits that ban, by subject.
     pub(crate) ban_counts: Option<Arc<dyn LimitStore>>,
+    /// Extractors that verify every request.
+    pub(crate) verifiers: Vec<SharedExtractor>,
     pub(crate) reject: Option<OnReject>,
     pub(crate) refusals: Refusals,
     pub(crate) style: Style,
@@ -68,6 +71,8 @@ pub(crate) struct Limiter {
     pub(crate) reloaded: ReloadedLimits,
     /// Quotas of single subjects.
     pub(crate) overrides: Arc<LimitOverrides>,
+    /// Places of limits on requests in progress.
+    pub(crate) concurrency: Vec<Arc<ConcurrencyPlaces>>,
     /// Charges of limits that count outcomes.
     pub(crate) unsettled: Arc<UnsettledCharges>,
 }
@@ -109,6 +114,24 @@ impl Limiter {
     pub(crate) fn head<'a, B>(&self, request: &'a Request<B>, context: &mut RequestContext) -> RequestHead<'a> {
         let patterns = self.limits.patterns();
         if patterns.is_empty() { context.head(request) } else { context.routed_head(request, patterns) }
+    }
+
+    /// Verifies the identity of a request, and leaves it in the extensions or waits for it.
+    #[cold]
+    pub(crate) fn verify<B>(
+        self: &Arc<Self>,
+        request: &mut Request<B>,
+        context: &mut RequestContext,
+    ) -> Option<LimitStep> {
+        let head = self.head(request, context);
+        for verifier in &self.verifiers {
+            verifier.extract_once(&head, &mut context.keys);
+        }
+        if context.keys.is_pending() {
+            return Some(self.wait_for_identity());
+        }
+        context.keys.leave(request.extensions_mut());
+        None
     }
 
     /// Decides on a request, or starts an asynchronous check.
@@ -177,7 +200,7 @@ impl Limiter {
     }
 
     #[inline]
-    fn warn(&self, head: &RequestHead<'_>, seen: RequestSubject) {
+    pub(super) fn warn(&self, head: &RequestHead<'_>, seen: RequestSubject) {
         if seen.anonymous > 0 {
             self.warn_anonymous(seen.anonymous, head);
         }
@@ -298,6 +321,7 @@ impl Limiter {
                 settled: settled.clone(),
                 degraded: outcome.degraded,
             }),
+            places: None,
             charge: (!counted.is_empty()).then(|| OutcomeCharge::new(self.clone(), counted, at, outcome.degraded)),
         })
     }
@@ -341,6 +365,8 @@ impl Limiter {
     pub(crate) fn stats(&self) -> RateLimitStats {
         let mut stats = self.counters.snapshot(&self.limits, self.store.stats());
         stats.remote = self.store.remote();
+        let in_progress = self.limits.concurrency().zip(&self.concurrency);
+        stats.concurrency = in_progress.map(|((name, _), places)| places.stats(name)).collect();
         self.reloaded.overwrite(&mut stats, |label| &*self.limits.quota(label).name);
         stats
     }

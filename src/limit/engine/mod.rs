@@ -1,5 +1,6 @@
 //! The limiter: stores, fallback, tier look-up, reload, statistics.
 
+pub(super) mod concurrency;
 pub(super) mod deny;
 pub(super) mod fallback;
 pub(super) mod isolated_store;
@@ -8,6 +9,7 @@ pub(super) mod log_sampler;
 pub(super) mod named_decisions;
 pub(super) mod outcome_charge;
 pub(super) mod overrides;
+pub(super) mod pending_place;
 pub(super) mod pending_settlement;
 pub(super) mod prometheus;
 pub(super) mod refusals;

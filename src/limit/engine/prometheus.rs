@@ -15,6 +15,7 @@ pub(crate) fn render(stats: &RateLimitStats) -> String {
     for limit in &stats.limits {
         let _ = writeln!(page, "tollgate_limit_refusals_total{{limit=\"{}\"}} {}", limit.name, limit.refused);
     }
+    in_progress(&mut page, stats);
     let help = "Decisions made locally while the shared store was unavailable.";
     family(&mut page, "tollgate_limit_degraded_total", "counter", help);
     let _ = writeln!(page, "tollgate_limit_degraded_total {}", stats.degraded);
@@ -31,6 +32,24 @@ pub(crate) fn render(stats: &RateLimitStats) -> String {
         let _ = writeln!(page, "tollgate_limit_store_{name} {value}");
     }
     page
+}
+
+fn in_progress(page: &mut String, stats: &RateLimitStats) {
+    if stats.concurrency.is_empty() {
+        return;
+    }
+    let refused = stats.concurrency.iter().map(|limit| (&limit.name, limit.refused));
+    for (name, refused) in refused {
+        let _ = writeln!(page, "tollgate_limit_refusals_total{{limit=\"{name}\"}} {refused}");
+    }
+    family(page, "tollgate_limit_in_progress", "gauge", "Requests in progress, by concurrency limit.");
+    for limit in &stats.concurrency {
+        let _ = writeln!(page, "tollgate_limit_in_progress{{limit=\"{}\"}} {}", limit.name, limit.in_progress);
+    }
+    family(page, "tollgate_limit_queued", "gauge", "Requests that wait for a place, by concurrency limit.");
+    for limit in &stats.concurrency {
+        let _ = writeln!(page, "tollgate_limit_queued{{limit=\"{}\"}} {}", limit.name, limit.queued);
+    }
 }
 
 fn family(page: &mut String, name: &str, kind: &str, help: &str) {

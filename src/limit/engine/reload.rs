@@ -24,7 +24,7 @@ use crate::limit::policy::decision::LimitLabel;
 /// Configuration changes since the layer was built.
 #[derive(Debug, Default)]
 pub(crate) struct ReloadedLimits {
-    /// Whether requests must take the slower path: after a change, or with tier look-ups.
+    /// Whether requests must take the slower path: after a change, or with tier look-ups, a deny list or places.
     slow_path: AtomicBool,
     mode: ModeCell,
     quotas: RwLock<SmallVec<[(LimitLabel, Quota); 4]>>,
@@ -94,6 +94,18 @@ impl Limiter {
         if let Some(denied) = self.deny(head, context) {
             return denied;
         }
+        match self.concurrency.is_empty() {
+            true => self.decide_with_lookups(head, context),
+            false => self.decide_with_places(head, context),
+        }
+    }
+
+    /// Decides on a request that is not denied and has its places.
+    pub(super) fn decide_with_lookups(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        context: &mut RequestContext,
+    ) -> LimitStep {
         let lookups = self.limits.lookups(head).filter_map(|lookup| lookup.prepare(head, &self.clock, &self.events));
         let lookups: Vec<_> = lookups.collect();
         if lookups.is_empty() {

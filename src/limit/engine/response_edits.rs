@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::{Extensions, Response, StatusCode};
 use smallvec::SmallVec;
 
+use super::concurrency::HeldPlaces;
 use super::limiter::Limiter;
 use super::outcome_charge::OutcomeCharge;
 use super::reservation::Reservation;
@@ -30,6 +31,7 @@ pub(super) struct RareEdits {
     pub(super) reservation: Option<Reservation>,
     pub(super) discount: Option<Discount>,
     pub(super) charge: Option<OutcomeCharge>,
+    pub(super) places: Option<HeldPlaces>,
 }
 
 /// Refund if the cache answers.
@@ -41,6 +43,9 @@ pub(super) struct Discount {
     pub(super) settled: Arc<AtomicBool>,
     pub(super) degraded: bool,
 }
+
+/// Observers of a response's body.
+pub(crate) type BodyWatches = SmallVec<[Box<dyn BodyWatch>; 1]>;
 
 /// Whether a charge can be settled both by the handler and for a cache hit: the first of them does.
 pub(crate) type Shared = bool;
@@ -73,9 +78,9 @@ impl ResponseEdits {
     /// Writes the rate-limit fields and the decision into the response, and settles what its head decides. Returns what
     /// its body decides.
     #[cold]
-    pub(crate) fn write_rare<B>(&mut self, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
+    pub(crate) fn write_rare<B>(&mut self, response: &mut Response<B>) -> BodyWatches {
         self.write(response);
-        self.rare.take().and_then(|rare| rare.write(response))
+        self.rare.take().map(|rare| rare.write(response)).unwrap_or_default()
     }
 
     /// Settles what an error of the inner service decides.
@@ -90,8 +95,9 @@ impl ResponseEdits {
 impl RareEdits {
     #[cold]
     #[inline(never)]
-    fn write<B>(self: Box<Self>, response: &mut Response<B>) -> Option<Box<dyn BodyWatch>> {
-        let watch = self.charge.and_then(|charge| charge.settle_by(response));
+    fn write<B>(self: Box<Self>, response: &mut Response<B>) -> BodyWatches {
+        let settling = self.charge.and_then(|charge| charge.settle_by(response));
+        let places = self.places.map(|places| Box::new(places) as Box<dyn BodyWatch>);
         if let Some(draft) = self.draft {
             draft.write(response.headers_mut());
         }
@@ -101,7 +107,7 @@ impl RareEdits {
         if let Some(discount) = self.discount.filter(|_| detached_context::answered_from_cache()) {
             discount.settle();
         }
-        watch
+        settling.into_iter().chain(places).collect()
     }
 }
 

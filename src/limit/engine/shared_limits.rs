@@ -12,8 +12,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::concurrency::HeldPlaces;
 use super::fallback::Fallback;
 use super::limiter::{LimitStep, Limiter, settle};
+use super::pending_place::{PendingPlace, hold};
 use super::pending_settlement::PendingSettlement;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
@@ -38,6 +40,10 @@ pub(crate) enum PendingDecision {
     Settlement(PendingSettlement),
     /// Waits for the identity. Afterwards the request is decided.
     Identity { limiter: Arc<Limiter> },
+    /// Waits for a place under a limit on requests in progress.
+    Place(PendingPlace),
+    /// Waits for something else, and has its places.
+    Held { pending: Box<PendingDecision>, places: HeldPlaces },
 }
 
 /// Check in progress at a remote store.
@@ -58,6 +64,24 @@ impl PendingDecision {
         context: &mut RequestContext,
         cx: &mut Context<'_>,
     ) -> Poll<LimitStep> {
+        if let Self::Held { pending, places } = self {
+            let step = ready!(pending.poll_with(head, context, cx, true));
+            return Poll::Ready(hold(step, std::mem::take(places)));
+        }
+        self.poll_with(head, context, cx, false)
+    }
+
+    fn poll_with(
+        &mut self,
+        head: &RequestHead<'_>,
+        context: &mut RequestContext,
+        cx: &mut Context<'_>,
+        has_places: bool,
+    ) -> Poll<LimitStep> {
+        let decide = |limiter: &Arc<Limiter>, context: &mut RequestContext| match has_places {
+            true => limiter.decide_with_lookups(head, context),
+            false => limiter.decide(head, context),
+        };
         match self {
             Self::Store(check) => {
                 let result = ready!(check.result.as_mut().poll(cx));
@@ -69,13 +93,16 @@ impl PendingDecision {
             }
             Self::Settlement(pending) => {
                 ready!(pending.poll(context, cx));
-                Poll::Ready(pending.limiter.decide(head, context))
+                Poll::Ready(decide(&pending.limiter, context))
             }
             Self::Identity { limiter } => {
                 ready!(context.poll_identities(cx));
                 limiter.warn_of_unresolved(context);
-                Poll::Ready(limiter.decide(head, context))
+                Poll::Ready(decide(limiter, context))
             }
+            Self::Place(pending) => pending.poll(head, context, cx),
+            // Nothing that waits with places waits for further ones.
+            Self::Held { .. } => Poll::Pending,
         }
     }
 }

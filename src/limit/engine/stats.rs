@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::concurrency::ConcurrencyStats;
 use super::store::{LimitStoreStats, RemoteStats};
 use crate::base::lock::Mutex;
 use crate::base::mode::Mode;
@@ -42,6 +43,8 @@ pub struct RateLimitStats {
     pub degraded: u64,
     /// Statistics per limit and tier, in configuration order.
     pub limits: Vec<LimitStats>,
+    /// Statistics per limit on requests in progress, in configuration order.
+    pub concurrency: Vec<ConcurrencyStats>,
     /// Limits whose route no request has matched.
     pub unmatched_limits: Vec<String>,
     /// Rejections per matched route.
@@ -194,6 +197,7 @@ impl LimitCounters {
             denied: self.requests.sum(DENIED),
             degraded: self.requests.sum(DEGRADED),
             limits: limits.collect(),
+            concurrency: Vec::new(),
             unmatched_limits,
             routes,
             store,

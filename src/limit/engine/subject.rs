@@ -294,7 +294,9 @@ impl Limiter {
     }
 
     fn refusals_of(&self, subject: &NamedSubject) -> Vec<Refusal> {
-        let keys: Vec<u64> = self.limits.checks_to_reset(subject).iter().map(|check| check.key.to_bits()).collect();
+        let rates = self.limits.checks_to_reset(subject);
+        let mut keys: Vec<u64> = rates.iter().map(|check| check.key.to_bits()).collect();
+        keys.extend(self.limits.named_place_keys(subject));
         self.refusals.of(&keys).into_iter().map(|record| self.shown(record)).collect()
     }
 

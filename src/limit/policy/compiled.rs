@@ -3,6 +3,7 @@
 //! Pure except for user-supplied closures: no clock, no store.
 
 mod ban_keys;
+mod concurrency;
 mod explain;
 mod naming;
 mod subject_checks;
@@ -14,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use smallvec::SmallVec;
 
 use super::compiled_quota::CompiledQuota;
+use super::concurrency::check_concurrency;
 use super::count::Count;
 use super::decision::{LimitLabel, Outcome};
-use super::limit::{BanPolicy, Limit, LimitCost, Quotas, Subject};
+use super::limit::{BanPolicy, ConcurrencyPolicy, Limit, LimitCost, Quotas, Subject};
 use super::tier_lookup::{ResolveTier, TierLookup};
 use super::tiers::AssignTier;
 use crate::base::clock::Timestamp;
@@ -34,6 +36,8 @@ use crate::limit::algorithm::quota::Quota;
 /// Limits of a layer, compiled for requests.
 pub(crate) struct CompiledLimits {
     rules: Vec<CompiledLimit>,
+    /// Limits on requests in progress.
+    concurrency: Vec<(CompiledLimit, ConcurrencyPolicy)>,
     identify: SharedExtractor,
     /// The client-address extractor within `identify`, if it has one.
     client_ip: Option<ClientIp>,
@@ -118,21 +122,27 @@ impl CompiledLimits {
         start: StartLookup,
     ) -> Result<Self, Error> {
         identify.check()?;
-        let (mut patterns, mut rules, hasher) = (Patterns::default(), Vec::new(), KeyHasher::random());
+        let (mut patterns, hasher) = (Patterns::default(), KeyHasher::random());
+        let (mut rules, mut concurrency) = (Vec::new(), Vec::new());
         for limit in limits {
             let rule = CompiledLimit::new(limit, &hasher, &mut patterns, start)?;
+            if let Some(policy) = limit.concurrency {
+                concurrency.push((rule, policy));
+                continue;
+            }
             let same = rules.iter().position(|known: &CompiledLimit| known.subject.is_same(&rule.subject));
             rules.push(CompiledLimit { same_as: same.unwrap_or(rules.len()) as u16, ..rule });
         }
         if let Some(routes) = routes {
             patterns.declare(routes);
         }
-        rules.iter_mut().for_each(|rule| rule.routes.extend_catch_alls(&patterns));
+        let in_progress = concurrency.iter_mut().map(|(rule, _)| rule);
+        rules.iter_mut().chain(in_progress).for_each(|rule| rule.routes.extend_catch_alls(&patterns));
         let peer = by::client_ip(TrustedProxies::none());
         let client_ip = identify.client_ip().cloned();
-        let compiled = Self { rules, identify, client_ip, peer, hasher, secret, patterns };
+        let compiled = Self { rules, concurrency, identify, client_ip, peer, hasher, secret, patterns };
         let mut names: Vec<&str> =
-            compiled.rules.iter().flat_map(|rule| rule.quotas.iter().map(|quota| &*quota.name)).collect();
+            compiled.all_rules().flat_map(|rule| rule.quotas.iter().map(|quota| &*quota.name)).collect();
         names.sort_unstable();
         if compiled.rules.iter().filter(|rule| matches!(rule.subject, Subject::Node)).count() > 1 {
             return Err(Error::config("more than one per-node ceiling; keep one"));
@@ -184,7 +194,11 @@ impl CompiledLimits {
         }
         seen.reserves |= rule.settles;
         let salt = if rule.per_route { self.route_salt(rule, head) } else { rule.salt };
-        let key = digest.map_or(rule.anonymous, |digest| digest.of(salt));
+        let key = match digest {
+            Some(digest) => digest.of(salt),
+            None if rule.per_route => self.hasher.digest(&anonymous()).of(salt),
+            None => rule.anonymous,
+        };
         let tier = tier.unwrap_or(0);
         let check = Check::new(key, rule.quotas[tier].quota).cost(rule.cost(head));
         let check = Check { enforced: rule.enforced, settles: rule.count.is_some(), ..check };
@@ -229,7 +243,9 @@ impl CompiledLimits {
     }
 
     pub(crate) fn quota(&self, label: LimitLabel) -> &Arc<CompiledQuota> {
-        &self.rules[label.rule as usize].quotas[label.tier as usize]
+        let index = label.rule as usize;
+        let rule = self.rules.get(index).unwrap_or_else(|| &self.concurrency[index - self.rules.len()].0);
+        &rule.quotas[label.tier as usize]
     }
 
     /// Iterates over all limits and tiers, in configuration order.
@@ -332,6 +348,7 @@ impl CompiledLimit {
             )));
         }
         check_ban(limit, &quotas[0].name)?;
+        check_concurrency(limit, &quotas[0].name)?;
         let routes = limit.routes.compile(patterns)?;
         let id = fnv1a(&quotas[0].name);
         let salt = hasher.salt(id);
@@ -427,10 +444,11 @@ fn default_name(limit: &Limit, quota: Quota) -> String {
     };
     let text = quota.to_string();
     let period = text.split(['/', ' ']).nth(1).unwrap_or_default();
+    let unit = if limit.concurrency.is_some() { "in-progress".to_owned() } else { format!("per-{period}") };
     let entries = limit.routes.entries();
     let route = entries.first().map(|first| format!(" {}", first.trim_start())).unwrap_or_default();
     let more = if entries.len() > 1 { format!(" +{}", entries.len() - 1) } else { String::new() };
-    format!("{extractor}-per-{period}{}{route}{more}", if limit.per_route { "-per-route" } else { "" })
+    format!("{extractor}-{unit}{}{route}{more}", if limit.per_route { "-per-route" } else { "" })
 }
 
 /// FNV-1a hash of a limit's name, equal on every node. Not secret; the key's hash is.

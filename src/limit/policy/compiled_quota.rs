@@ -14,6 +14,8 @@ pub(crate) struct CompiledQuota {
     pub(crate) name: Box<str>,
     pub(crate) tier: Box<str>,
     pub(crate) quota: Quota,
+    /// Number of places, if requests in progress are counted.
+    pub(super) places: Option<u32>,
     /// `RateLimit-Policy` member, such as `"name";q=100;w=60`.
     pub(crate) policy: Box<str>,
     /// Beginning of the body of a rejection by this limit alone.
@@ -27,12 +29,15 @@ impl CompiledQuota {
     /// Returns an error that names the invalid part of the limit.
     pub(crate) fn new(name: &str, tier: &str, quota: Quota, limit: &Limit) -> Result<Arc<Self>, Error> {
         Self::check(name, quota, &limit.cost)?;
-        let reason = if matches!(limit.subject, Subject::Node) { RejectReason::Capacity } else { RejectReason::Quota };
+        let is_shared = matches!(limit.subject, Subject::Everybody) && limit.concurrency.is_some();
+        let is_capacity = is_shared || matches!(limit.subject, Subject::Node);
+        let reason = if is_capacity { RejectReason::Capacity } else { RejectReason::Quota };
         Ok(Arc::new(Self {
             problem: problem(reason, [name].into_iter()).into(),
             name: name.into(),
             tier: tier.into(),
             quota,
+            places: limit.concurrency.map(|policy| policy.places),
             policy: policy(name, quota).into(),
         }))
     }

@@ -166,7 +166,14 @@ impl LimitDecision {
         &self.compiled.problem
     }
 
-    /// Returns the enforced quota.
+    /// Returns how many requests may be in progress, if this is a [`ConcurrencyLimit`](crate::limit::ConcurrencyLimit), which
+    /// has no quota.
+    #[must_use]
+    pub fn concurrency(&self) -> Option<u32> {
+        self.compiled.places
+    }
+
+    /// Returns the enforced quota; that of a concurrency limit is a placeholder.
     #[must_use]
     pub const fn quota(&self) -> Quota {
         self.part.quota
@@ -217,13 +224,25 @@ impl Decision {
         Self { parts: SmallVec::new(), overloaded: false, reference: None, denied: None, degraded: false }
     }
 
+    /// The decision where a limit on requests in progress refuses.
+    pub(crate) fn busy(part: LimitDecision, overloaded: bool, reference: Reference) -> Self {
+        let parts = SmallVec::from_iter([part]);
+        Self { parts, overloaded, reference: Some(reference), ..Self::admission() }
+    }
+
+    /// Whether a limit on requests in progress refused.
+    pub(super) fn is_busy(&self) -> bool {
+        self.parts.iter().any(|part| part.concurrency().is_some())
+    }
+
     /// Returns whether the request was admitted.
     #[must_use]
     pub fn admits(&self) -> bool {
         !self.overloaded && self.denied.is_none() && !self.parts.iter().any(LimitDecision::refused)
     }
 
-    /// Returns whether the per-node ceiling rejected: the process is overloaded, independent of the client.
+    /// Returns whether the per-node ceiling, or a concurrency limit that all clients share, rejected: the process is
+    /// overloaded, independent of the client.
     #[must_use]
     pub const fn overloaded(&self) -> bool {
         self.overloaded

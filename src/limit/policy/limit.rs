@@ -44,6 +44,8 @@ pub struct Limit {
     pub(super) hit_cost: Option<u32>,
     pub(super) count: Option<Count>,
     pub(super) ban: Option<BanPolicy>,
+    /// Places, if requests in progress are counted rather than their rate.
+    pub(super) concurrency: Option<ConcurrencyPolicy>,
     /// First invalid argument, reported when the layer is built.
     pub(super) mistake: Option<String>,
 }
@@ -54,6 +56,14 @@ pub(crate) struct BanPolicy {
     /// Number of refusals within the limit's period.
     pub(crate) refusals: u32,
     pub(crate) span: Duration,
+}
+
+/// Number of requests that may be in progress, and the queue for them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConcurrencyPolicy {
+    pub(crate) places: u32,
+    pub(crate) queue: u32,
+    pub(crate) wait: Duration,
 }
 
 #[derive(Clone)]
@@ -355,7 +365,7 @@ impl Limit {
         Self { mistake, ..Self::new(subject, Quotas::One(quota)) }
     }
 
-    fn new(subject: Subject, quotas: Quotas) -> Self {
+    pub(super) fn new(subject: Subject, quotas: Quotas) -> Self {
         let cost = LimitCost::Fixed(1);
         Self {
             name: None,
@@ -369,6 +379,7 @@ impl Limit {
             hit_cost: None,
             count: None,
             ban: None,
+            concurrency: None,
             mistake: None,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod compiled;
 pub(super) mod compiled_quota;
+pub(super) mod concurrency;
 pub(super) mod count;
 pub(super) mod decision;
 pub(super) mod grpc;
@@ -12,3 +13,4 @@ pub(super) mod reference;
 pub(super) mod reject;
 pub(super) mod tier_lookup;
 pub(super) mod tiers;
+pub(super) mod wanted_place;

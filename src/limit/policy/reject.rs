@@ -5,7 +5,7 @@
 //! | `content-type: application/grpc` | HTTP 200, `grpc-status: 8` (RESOURCE_EXHAUSTED) with `google.rpc.RetryInfo`; 14 at the per-node ceiling |
 //! | other, rejected by a limit | 429, `application/problem+json` (RFC 9457) of type `quota-exceeded` with `violated-policies` and `reference` |
 //! | on the deny list, or banned | 403, type `about:blank`; gRPC: `grpc-status: 7` (PERMISSION_DENIED) |
-//! | other, rejected by the per-node ceiling | 503, type `temporary-reduced-capacity` |
+//! | other, rejected by the per-node ceiling, or by a concurrency limit that all share | 503, type `temporary-reduced-capacity` |
 
 use std::sync::Arc;
 
@@ -78,6 +78,7 @@ impl<'a> Rejection<'a> {
 pub(crate) fn default_response(head: &RequestHead<'_>, decision: &Decision) -> Response<Bytes> {
     if grpc::is_grpc(head.headers()) {
         let code = match RejectReason::of(decision) {
+            _ if decision.is_busy() => grpc::Code::ResourceExhausted,
             RejectReason::Quota => grpc::Code::ResourceExhausted,
             RejectReason::Capacity => grpc::Code::Unavailable,
             RejectReason::Denied => grpc::Code::PermissionDenied,

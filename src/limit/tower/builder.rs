@@ -16,6 +16,7 @@ use crate::base::event::{Event, Events, Hook, both_hooks};
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, TrustedProxies, by};
+use crate::limit::engine::concurrency::ConcurrencyPlaces;
 use crate::limit::engine::fallback::{Fallback, OnOutage};
 use crate::limit::engine::isolated_store::IsolatedLimitStore;
 use crate::limit::engine::limiter::{Exempt, Limiter, NodeLimit, Warnings};
@@ -255,29 +256,6 @@ impl RateLimitBuilder {
         })
     }
 
-    /// Exempts client addresses, as found by the identity: addresses or CIDRs. They are compared with the whole address,
-    /// not with the prefix by which IPv6 is counted. An invalid one fails when the layer is built.
-    ///
-    /// ```
-    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
-    ///
-    /// let layer = RateLimitLayer::builder()
-    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
-    ///     .allow_ips(["192.0.2.0/24", "2001:db8::1"])
-    ///     .build()?;
-    /// # let _ = layer;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    #[must_use]
-    pub fn allow_ips<I>(mut self, networks: I) -> Self
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        self.allowed.extend(networks.into_iter().map(Into::into));
-        self
-    }
-
     /// Sets the response to rejected requests. Where the function returns `None`, and by default, that is the protocol's: problem
     /// details (RFC 9457), or a gRPC status. The layer adds `Retry-After` and the rate-limit fields.
     ///
@@ -412,20 +390,11 @@ impl RateLimitBuilder {
     /// # Errors
     /// Returns an error that names the invalid quota, name, route, network or identity, or if there is no limit.
     pub fn build(mut self) -> Result<RateLimitLayer, Error> {
-        if self.limits.is_empty() {
-            return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
-        }
-        if self.identified_twice {
-            return Err(Error::config(IDENTIFIED_TWICE));
-        }
-        if self.capacity == 0 {
-            return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
-        }
+        self.check()?;
         if let Some(allowed) = self.within("allowed", &self.allowed)? {
             self.exempt.push(allowed);
         }
         let denied = self.denials()?;
-        self.outage.check()?;
         // A remote store applies its own deadline.
         let contained = |store: Arc<dyn LimitStore>| match store.remote() {
             Some(_) => store,
@@ -437,9 +406,13 @@ impl RateLimitBuilder {
         }
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let routes = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
+        let verifiers = self.verifiers();
         let identify = self.identify.unwrap_or_else(socket_peer);
         let limits = CompiledLimits::new(&self.limits, identify, secret, routes, TierResolver::start)?;
-        let reloaded = ReloadedLimits::new(limits.has_lookups() || !denied.is_empty());
+        let places = |(_, policy)| Arc::new(ConcurrencyPlaces::new(policy));
+        let concurrency: Vec<_> = limits.concurrency().map(places).collect();
+        let is_slow = limits.has_lookups() || !denied.is_empty() || !concurrency.is_empty();
+        let reloaded = ReloadedLimits::new(is_slow);
         self.clock.warm_up();
         let ceiling = |(label, quota, cost)| NodeLimit {
             ceiling: NodeCeiling::new(quota, self.clock.clone()),
@@ -457,6 +430,7 @@ impl RateLimitBuilder {
             fallback: self.store.as_ref().map(|_| Fallback::new(self.outage, local.clone())),
             store: self.store.unwrap_or(local),
             exempt: self.exempt,
+            verifiers,
             denied,
             ban_counts,
             reject: self.reject,
@@ -467,12 +441,27 @@ impl RateLimitBuilder {
             warnings: Warnings::default(),
             reloaded,
             overrides: Arc::default(),
+            concurrency,
             unsettled: Arc::default(),
         };
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
         Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
+    }
+
+    /// Checks what does not depend on the limits.
+    fn check(&self) -> Result<(), Error> {
+        if self.limits.is_empty() {
+            return Err(Error::config("a rate-limit layer without a limit; add one with `.limit()`"));
+        }
+        if self.identified_twice {
+            return Err(Error::config(IDENTIFIED_TWICE));
+        }
+        if self.capacity == 0 {
+            return Err(Error::config("a capacity of 0 keys is too small; it must be at least 1 key"));
+        }
+        self.outage.check()
     }
 }
 

@@ -16,10 +16,10 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::base::body::{Adopt, Body, BodyWatch};
+use crate::base::body::{Adopt, Body};
 use crate::context::{CallInner, RequestContext};
 use crate::limit::engine::limiter::LimitStep;
-use crate::limit::engine::response_edits::ResponseEdits;
+use crate::limit::engine::response_edits::{BodyWatches, ResponseEdits};
 use crate::limit::engine::shared_limits::PendingDecision;
 
 pin_project! {
@@ -114,6 +114,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<RejectedResponse>, S::Error>> {
         while let Some(waiting) = &mut self.waiting {
+            if self.context.keys.is_pending() {
+                ready!(self.context.poll_identities(cx));
+                self.context.keys.leave(self.request.extensions_mut());
+            }
             let step = ready!(waiting.poll(&self.context.head(&self.request), &mut self.context, cx));
             self.waiting = None;
             match step {
@@ -152,8 +156,8 @@ where
                         }
                     };
                     if this.edits.are_rare() {
-                        let watch = this.edits.write_rare(&mut response);
-                        return Poll::Ready(Ok(response.map(|body| watched::<W, ResB>(body, watch))));
+                        let watches = this.edits.write_rare(&mut response);
+                        return Poll::Ready(Ok(response.map(|body| watched::<W, ResB>(body, watches))));
                     }
                     this.edits.write(&mut response);
                     return Poll::Ready(Ok(response.map(W::adopt)));
@@ -181,9 +185,9 @@ where
 }
 
 #[cold]
-fn watched<W: Adopt<B>, B>(body: B, watch: Option<Box<dyn BodyWatch>>) -> Body<W::Inner> {
+fn watched<W: Adopt<B>, B>(body: B, watches: BodyWatches) -> Body<W::Inner> {
     let mut body = W::adopt(body);
-    watch.into_iter().for_each(|watch| body.watch(watch));
+    watches.into_iter().for_each(|watch| body.watch(watch));
     body
 }
 

@@ -96,7 +96,9 @@ impl<S, W> RateLimit<S, W> {
     {
         let mut edits = ResponseEdits::default();
         if let Some(limiter) = self.limiter.as_ref().filter(|_| !detached_context::is_repeated(self.gate)) {
-            match limiter.decide(&limiter.head(request, context), context) {
+            let verified = if limiter.verifiers.is_empty() { None } else { limiter.verify(request, context) };
+            let step = verified.unwrap_or_else(|| limiter.decide(&limiter.head(request, context), context));
+            match step {
                 LimitStep::Admit(admitted) => edits = admitted,
                 LimitStep::Reject(response) => return NextCall::Reject(response),
                 LimitStep::Wait(waiting) => return NextCall::Wait(waiting, self.inner.clone()),

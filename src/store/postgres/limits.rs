@@ -28,7 +28,7 @@ use crate::base::clock::{Timestamp, nanos, runtime_now};
 use crate::base::error::Error;
 use crate::base::random::random;
 use crate::resilience::guard::Fault;
-use crate::store::remote_limits::backend::{CallReply, LimitBackend};
+use crate::store::remote_limits::backend::{CallReply, LimitBackend, PublishedRecords, max_records};
 use crate::store::remote_limits::engine::LimitEngine;
 use crate::store::remote_limits::group::{CheckGroup, GroupResult};
 use crate::store::remote_limits::handle::RemoteLimits;
@@ -79,6 +79,44 @@ impl LimitBackend for PostgresRows {
 
     // Concurrent calls of one process would only contend.
     const WORKERS: usize = 1;
+    const SHARES_RECORDS: bool = true;
+
+    async fn publish(
+        &self,
+        link: Arc<Link>,
+        (name, record): (u64, Vec<u8>),
+        ttl: Duration,
+        now: Option<u64>,
+    ) -> Result<u64, Fault> {
+        let (name, ttl, most) = (name.cast_signed(), (nanos(ttl) / 1_000).cast_signed(), max_records(&record) as i64);
+        let now = now.map(u64::cast_signed);
+        let parameters = [
+            (&name as _, Type::INT8),
+            (&record as _, Type::BYTEA),
+            (&ttl as _, Type::INT8),
+            (&now as _, Type::INT8),
+            (&most as _, Type::INT8),
+        ];
+        let row = link.query_one(&self.statements.publish_override, &parameters).await.map_err(into_fault)?;
+        Ok(column::<i64>(&row, 0).map_err(into_fault)?.unsigned_abs())
+    }
+
+    async fn published(&self, link: Arc<Link>, known: u64, now: Option<u64>) -> Result<PublishedRecords, Fault> {
+        let (known, now) = (known.cast_signed(), now.map(u64::cast_signed));
+        let parameters = [(&known as _, Type::INT8), (&now as _, Type::INT8)];
+        let rows = link.query(&self.statements.overrides, &parameters).await.map_err(into_fault)?;
+        let (mut version, mut records) = (0, Vec::new());
+        for row in &rows {
+            version = column::<i64>(row, 0).map_err(into_fault)?.unsigned_abs();
+            // The first row is there for the version alone.
+            if let Some(name) = column::<Option<i64>>(row, 1).map_err(into_fault)? {
+                let left: i64 = column(row, 3).map_err(into_fault)?;
+                let record = column(row, 2).map_err(into_fault)?;
+                records.push((name.cast_unsigned(), record, Duration::from_micros(left.unsigned_abs())));
+            }
+        }
+        Ok((version, records))
+    }
 
     async fn call(
         &self,

@@ -65,6 +65,13 @@ const EVICT: &str = "WITH first AS (
   RETURNING bytes
 ) SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM evicted";
 
+/// Returns the version of grants and bans, and unless that is `$1`, all of them with the time they have left at `$2`.
+const OVERRIDES: &str = "SELECT s.value::bigint, o.name, o.record, o.expires_at - c.at
+FROM {schema}.tollgate_settings AS s
+CROSS JOIN (SELECT coalesce($2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS at) AS c
+LEFT JOIN {schema}.tollgate_overrides AS o ON s.value::bigint <> $1 AND o.expires_at > c.at
+WHERE s.name = 'overrides'";
+
 /// Books credits, and removes balances of windows that have ended, once in a while.
 const BOOK: &str = "WITH booked AS (
   SELECT name, min(upstream) AS upstream, min(quota_window) AS quota_window, sum(booked)::bigint AS booked,
@@ -123,6 +130,8 @@ pub(super) struct Statements {
     pub(super) limits: String,
     pub(super) write_limits: String,
     pub(super) sweep_limits: String,
+    pub(super) publish_override: String,
+    pub(super) overrides: String,
     pub(super) book: String,
     pub(super) add_usage: String,
 }
@@ -176,6 +185,8 @@ FROM (VALUES (1)) AS always LEFT JOIN {schema}.tollgate_limits ON name = ANY ($1
             write_limits: of("SELECT {schema}.tollgate_write_limits($1, $2, $3, $4, $5, $6)"),
             sweep_limits: of("DELETE FROM {schema}.tollgate_limits WHERE name = ANY (ARRAY(
 SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED))"),
+            publish_override: of("SELECT {schema}.tollgate_override($1, $2, $3, $4, $5)"),
+            overrides: of(OVERRIDES),
             book: of(BOOK),
             add_usage: of(ADD_USAGE),
         }

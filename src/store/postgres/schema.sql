@@ -85,6 +85,14 @@ BEGIN
   ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
   CREATE INDEX tollgate_limits_expires_at ON {schema}.tollgate_limits (expires_at);
 
+  -- Grants and bans, which all processes read. Times are in microseconds since 1970.
+  CREATE TABLE {schema}.tollgate_overrides (
+    name bigint PRIMARY KEY,
+    record bytea NOT NULL,
+    expires_at bigint NOT NULL
+  );
+  INSERT INTO {schema}.tollgate_settings VALUES ('overrides', '0');
+
   -- Credits of each upstream and window. Both numbers only increase.
   CREATE TABLE {schema}.tollgate_credits (
     name bigint PRIMARY KEY,
@@ -263,5 +271,30 @@ BEGIN
   FROM unnest(names, sets, states, versions, ttls) AS written (name, part, state, version, ttl)
   WHERE kept.name = written.name AND NOT written.part = ANY (stale);
   RETURN stale;
+END
+$function$;
+
+-- Sets or removes a grant or ban, and returns the new version; 0 if there are too many. Arguments: name, record, microseconds
+-- until it ends, time in microseconds, maximum number.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_override(bigint, bytea, bigint, bigint, bigint) RETURNS bigint
+LANGUAGE plpgsql AS $function$
+DECLARE
+  known bigint;
+  at bigint := coalesce($4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+BEGIN
+  -- One at a time: versions grow in the order of the commits.
+  SELECT s.value::bigint INTO known FROM {schema}.tollgate_settings AS s WHERE s.name = 'overrides' FOR UPDATE;
+  IF $3 > 0 THEN
+    DELETE FROM {schema}.tollgate_overrides AS o WHERE o.expires_at <= at;
+    IF (SELECT count(*) FROM {schema}.tollgate_overrides AS o WHERE o.name <> $1) >= $5 THEN
+      RETURN 0;
+    END IF;
+    INSERT INTO {schema}.tollgate_overrides VALUES ($1, $2, at + $3)
+    ON CONFLICT (name) DO UPDATE SET record = excluded.record, expires_at = excluded.expires_at;
+  ELSE
+    DELETE FROM {schema}.tollgate_overrides AS o WHERE o.name = $1;
+  END IF;
+  UPDATE {schema}.tollgate_settings AS s SET value = (known + 1)::text WHERE s.name = 'overrides';
+  RETURN known + 1;
 END
 $function$;

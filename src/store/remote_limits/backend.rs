@@ -14,6 +14,18 @@ pub(crate) type CallReply = (u64, Vec<GroupResult>);
 /// Version of the published records, and their names, contents and remaining times.
 pub(crate) type PublishedRecords = (u64, Vec<(u64, Vec<u8>, Duration)>);
 
+/// Maximum number of published records.
+const MAX_RECORDS: usize = 4_096;
+/// Number of records beyond which bans are refused: a flood of them leaves room for grants.
+const MAX_BANS: usize = 3_072;
+/// Record of a ban.
+const BAN: u8 = 2;
+
+/// Returns the number of records beyond which this one is refused.
+pub(crate) fn max_records(record: &[u8]) -> usize {
+    if record == [BAN] { MAX_BANS } else { MAX_RECORDS }
+}
+
 /// Engine that keeps the limits of a fleet.
 pub(crate) trait LimitBackend: Send + Sync + 'static {
     /// Whether nodes share records.

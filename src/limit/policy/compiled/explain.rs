@@ -13,7 +13,7 @@ const LONGEST: usize = 40;
 impl CompiledLimits {
     /// Returns the code and the text of the warning that a limit, counted from 1, found no identity in this request.
     pub(crate) fn explain_anonymous(&self, limit: u16, head: &RequestHead<'_>) -> Option<(&'static str, String)> {
-        let rule = self.rules.get(usize::from(limit).checked_sub(1)?)?;
+        let rule = self.rule(usize::from(limit).checked_sub(1)?)?;
         let name = rule.name();
         let extractor = match &rule.subject {
             Subject::Own(extractor) => extractor,
@@ -59,7 +59,7 @@ impl CompiledLimits {
     /// Returns the text of the warning that none of the declared routes matches an entry of a limit.
     pub(crate) fn explain_undeclared(&self) -> Option<String> {
         let mut undeclared = Vec::new();
-        for rule in &self.rules {
+        for rule in self.all_rules() {
             let routes = rule.routes.undeclared(&self.patterns);
             undeclared.extend(routes.map(|route| format!("{route:?} of limit {:?}", rule.name())));
         }
@@ -74,7 +74,7 @@ impl CompiledLimits {
 
     /// Returns the names and routes of limits whose routes no request has matched.
     pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, &str)> {
-        let waiting = self.rules.iter().filter(|rule| !rule.matched.load(Ordering::Relaxed));
+        let waiting = self.all_rules().filter(|rule| !rule.matched.load(Ordering::Relaxed));
         waiting.filter_map(|rule| Some((rule.name(), rule.routes.patterns(&self.patterns).next()?)))
     }
 
@@ -93,7 +93,7 @@ impl CompiledLimits {
 }
 
 impl CompiledLimit {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.quotas.first().map_or("", |quota| &*quota.name)
     }
 }

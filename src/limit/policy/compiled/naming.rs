@@ -14,6 +14,7 @@ impl CompiledLimits {
             let name = match self.identity(rule, head, keys) {
                 Some(key) if rule.per_route => secret.hash(rule.id ^ fnv1a(self.patterns.name(head)), &key),
                 Some(key) => secret.hash(rule.id, &key),
+                None if rule.per_route => secret.hash(rule.id ^ fnv1a(self.patterns.name(head)), &super::anonymous()),
                 None => secret.hash(rule.id, &super::anonymous()),
             };
             if let Some(name) = name {

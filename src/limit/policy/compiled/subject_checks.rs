@@ -60,16 +60,15 @@ impl CompiledLimits {
         Ok(self.named_check(rule, &key, route, quota))
     }
 
-    fn named_check(&self, rule: &CompiledLimit, key: &Key<'_>, route: &str, quota: Quota) -> Check {
+    pub(super) fn named_check(&self, rule: &CompiledLimit, key: &Key<'_>, route: &str, quota: Quota) -> Check {
         let id = if rule.per_route { rule.id ^ fnv1a(route) } else { rule.id };
         let is_global = matches!(rule.subject, Subject::Everybody);
         let salt = if rule.per_route { self.hasher.salt(id) } else { rule.salt };
-        let local = if is_global { rule.anonymous } else { self.hasher.digest(key).of(salt) };
+        let shared = is_global.then(anonymous);
+        let key = shared.as_ref().unwrap_or(key);
+        let local = self.hasher.digest(key).of(salt);
         let check = Check { settles: rule.count.is_some(), ..Check::new(local, quota) };
-        let fleet = self.secret.as_ref().and_then(|secret| match is_global {
-            true => secret.hash(rule.id, &anonymous()),
-            false => secret.hash(id, key),
-        });
+        let fleet = self.secret.as_ref().and_then(|secret| secret.hash(id, key));
         fleet.map_or(check, |fleet| check.in_fleet(fleet))
     }
 

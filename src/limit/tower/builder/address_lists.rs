@@ -1,4 +1,4 @@
-//! The deny list, and tests whether a request is from one of some networks.
+//! Lists of addresses and identities, and tests whether a request is from one of some networks.
 
 use std::sync::Arc;
 
@@ -8,6 +8,29 @@ use crate::identity::{Key, KeyExtractor, TrustedProxies, by, network};
 use crate::limit::engine::limiter::Exempt;
 
 impl RateLimitBuilder {
+    /// Exempts client addresses, as found by the identity: addresses or CIDRs. They are compared with the whole address,
+    /// not with the prefix by which IPv6 is counted. An invalid one fails when the layer is built.
+    ///
+    /// ```
+    /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
+    ///
+    /// let layer = RateLimitLayer::builder()
+    ///     .limit(Limit::per_ip(Quota::per_minute(20)))
+    ///     .allow_ips(["192.0.2.0/24", "2001:db8::1"])
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn allow_ips<I>(mut self, networks: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.allowed.extend(networks.into_iter().map(Into::into));
+        self
+    }
+
     /// Refuses client addresses, whatever the limits say: addresses or CIDRs, compared as those of
     /// [`allow_ips`](Self::allow_ips). Such requests get a 403.
     ///

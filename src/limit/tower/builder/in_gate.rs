@@ -2,7 +2,7 @@
 
 use super::RateLimitBuilder;
 use crate::base::clock::Clock;
-use crate::identity::SharedExtractor;
+use crate::identity::{KeyExtractor, SharedExtractor};
 use crate::limit::policy::limit::Subject;
 
 impl RateLimitBuilder {
@@ -13,6 +13,12 @@ impl RateLimitBuilder {
             _ => None,
         });
         (self.identify.clone(), own.collect())
+    }
+
+    /// Returns the extractors that verify every request.
+    pub(super) fn verifiers(&self) -> Vec<SharedExtractor> {
+        let (identify, own) = self.extractors();
+        identify.into_iter().chain(own).filter(|extractor| extractor.verifies()).collect()
     }
 
     /// Returns the declared routes.

@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use redis::{Cmd, cmd};
 
-/// Maximum number of records.
-const MAX_RECORDS: usize = 4_096;
-/// Number of records beyond which bans are refused: a flood of them leaves room for grants.
-const MAX_BANS: usize = 3_072;
-/// Record of a ban.
-const BAN: u8 = 2;
+use crate::store::remote_limits::backend::max_records;
 
 /// Sets or removes a record, and returns the new version; 0 if there are too many.
 const PUBLISH: &str = r"
@@ -69,11 +64,7 @@ pub(super) fn publish(prefix: &str, (name, record): (u64, &[u8]), ttl: Duration,
     let (records, version) = keys(prefix);
     let mut script = cmd("EVAL");
     script.arg(PUBLISH).arg(2).arg(records).arg(version);
-    script.arg(format!("{name:016x}")).arg(record).arg(ttl.as_micros() as u64).arg(if record == [BAN] {
-        MAX_BANS
-    } else {
-        MAX_RECORDS
-    });
+    script.arg(format!("{name:016x}")).arg(record).arg(ttl.as_micros() as u64).arg(max_records(record));
     script.arg(now.map(|now| now.to_string()).unwrap_or_default());
     script
 }
