@@ -122,13 +122,13 @@ impl Limiter {
         self: &Arc<Self>,
         request: &mut Request<B>,
         context: &mut RequestContext,
-    ) -> Option<LimitStep> {
+    ) -> Option<Box<PendingDecision>> {
         let head = self.head(request, context);
         for verifier in &self.verifiers {
             verifier.extract_once(&head, &mut context.keys);
         }
         if context.keys.is_pending() {
-            return Some(self.wait_for_identity());
+            return Some(Box::new(PendingDecision::Identity { limiter: self.clone() }));
         }
         context.keys.leave(request.extensions_mut());
         None

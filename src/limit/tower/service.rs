@@ -96,9 +96,13 @@ impl<S, W> RateLimit<S, W> {
     {
         let mut edits = ResponseEdits::default();
         if let Some(limiter) = self.limiter.as_ref().filter(|_| !detached_context::is_repeated(self.gate)) {
-            let verified = if limiter.verifiers.is_empty() { None } else { limiter.verify(request, context) };
-            let step = verified.unwrap_or_else(|| limiter.decide(&limiter.head(request, context), context));
-            match step {
+            // A step that went through an `Option` would be copied.
+            if !limiter.verifiers.is_empty()
+                && let Some(waiting) = limiter.verify(request, context)
+            {
+                return NextCall::Wait(waiting, self.inner.clone());
+            }
+            match limiter.decide(&limiter.head(request, context), context) {
                 LimitStep::Admit(admitted) => edits = admitted,
                 LimitStep::Reject(response) => return NextCall::Reject(response),
                 LimitStep::Wait(waiting) => return NextCall::Wait(waiting, self.inner.clone()),
