@@ -267,3 +267,26 @@ async fn churn_does_not_grow_the_tables_beyond_half_again() {
     let options = server.sql("SELECT reloptions FROM pg_class WHERE relname = 'tollgate_cache'");
     assert!(options.contains("autovacuum_vacuum_scale_factor=0.02"), "{options}");
 }
+
+#[tokio::test]
+async fn tags_are_encoded_as_those_of_routes_are_and_rows_that_invalidate_nothing_are_refused() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    settings(&server).migrate().await.expect("migrated");
+    assert_eq!(server.sql("SELECT tollgate_encode('a b,ü%{z}')"), "a%20b%2C%C3%BC%25{z}");
+    assert_eq!(server.sql("SELECT tollgate_encode(''), tollgate_encode(NULL) IS NULL"), "|t");
+    server.sql("CREATE TABLE articles (id text); INSERT INTO articles VALUES ('a b')");
+    settings(&server).watch("articles", ["article:{id}"]).await.expect("watched");
+    server.sql(&format!("UPDATE articles SET id = id; INSERT INTO articles VALUES ('{}')", "x".repeat(300)));
+    assert_eq!(server.sql("SELECT string_agg(tag, ' ') FROM tollgate_outbox"), "article:a%20b", "too long is no tag");
+    for (column, value) in [("tag", "a b"), ("tag", ""), ("tag", "ü"), ("tag", "a,b"), ("path", "p/1"), ("prefix", "p")]
+    {
+        let refused = format!(
+            "DO $$BEGIN INSERT INTO tollgate_outbox ({column}) VALUES ('{value}'); RAISE 'accepted';
+             EXCEPTION WHEN check_violation THEN NULL; END$$"
+        );
+        server.sql(&refused);
+    }
+}

@@ -157,6 +157,8 @@ async fn what_was_acknowledged_survives_a_kill_and_limits_go_on_without_the_serv
     let node = node(&settings, Quota::per_hour(20));
     node.up().await;
     assert_eq!(node.admitted(20, IP).await, 20);
+    // A commit that waits for the disk takes the earlier ones along.
+    server.sql("CREATE TABLE written ()");
     server.kill();
     node.down().await;
     assert_eq!(node.admitted(5, IP).await, 0, "what is known here still binds");
@@ -337,4 +339,38 @@ async fn usage_is_summed_by_hour_over_all_processes() {
     let cache = server.sql("SELECT route, sum(hits + misses), sum(hits) >= 2 FROM cache_usage GROUP BY 1");
     assert_eq!(cache, "/prices/{symbol}|6|t");
     assert_eq!(server.sql("SELECT count(*) <= 4, bool_and(hour <= now()) FROM tollgate_usage"), "t|t");
+}
+
+#[tokio::test]
+async fn a_restart_returns_what_it_had_leased() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let mut admitted = 0;
+    for _ in 0..12 {
+        let node = node(&settings(&server.url()), Quota::per_hour(100));
+        node.up().await;
+        admitted += node.admitted(8, IP).await;
+        node.layer.shutdown().await;
+    }
+    assert_eq!(admitted, 96, "no restart uses up the limit");
+}
+
+#[tokio::test]
+async fn nodes_that_ask_for_one_key_at_the_same_time_are_not_refused_below_the_limit() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let settings = settings(&server.url());
+    let nodes: Vec<Node> = (0..4).map(|_| node(&settings, Quota::per_hour(1_000))).collect();
+    for node in &nodes {
+        node.up().await;
+    }
+    for user in 0..20 {
+        let asked = nodes.iter().map(|node| async move { node.admitted(1, &format!("192.0.2.{user}")).await });
+        let admitted: usize = futures_util::future::join_all(asked).await.into_iter().sum();
+        assert_eq!(admitted, 4, "user {user}");
+    }
 }

@@ -125,6 +125,11 @@ async fn a_replay_is_refused_as_long_as_its_time_stamp_is_accepted() {
     let early = now + 300;
     assert_eq!(setup.send(signed(SECRET, early, body)).await, StatusCode::OK);
     assert_eq!(setup.send(signed(SECRET, early, body)).await, StatusCode::CONFLICT);
+    // Two changes in one second are two.
+    for id in ["1", "2"] {
+        let body = format!(r#"{{"tags":["prices"],"id":"{id}"}}"#);
+        assert_eq!(setup.send(signed(SECRET, early, &body)).await, StatusCode::OK);
+    }
     // Signed under the other secret, it is still the same request.
     assert_eq!(setup.send(signed(NEXT, early, body)).await, StatusCode::CONFLICT);
     setup.clock.advance(Duration::from_secs(600));

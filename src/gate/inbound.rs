@@ -293,8 +293,8 @@ impl Tollgate {
         self.layer.timing.prometheus() + &self.layer.limit.prometheus() + &self.layer.cache.prometheus()
     }
 
-    /// Waits until detached fetches and revalidations are done, at most a second, and writes usage that was counted since
-    /// the last minute. Call it after the server has stopped accepting connections.
+    /// Waits until detached fetches and revalidations are done, at most a second, returns leased blocks of limits, and writes
+    /// usage that was counted since the last minute. Call it after the server has stopped accepting connections.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -306,6 +306,7 @@ impl Tollgate {
     /// ```
     pub async fn shutdown(&self) {
         self.layer.cache.drain().await;
+        self.layer.limit.shutdown().await;
         #[cfg(feature = "postgres")]
         if let Some(usage) = &self.usage {
             usage.flush().await;

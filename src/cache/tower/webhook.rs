@@ -51,13 +51,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The body names what to invalidate; `"soft": true` makes entries stale instead of void:
 ///
 /// ```json
-/// { "tags": ["article:7"], "keys": ["/articles/7"], "prefixes": ["https://example.com/feeds/"] }
+/// { "tags": ["article:7"], "keys": ["/articles/7"], "prefixes": ["https://example.com/feeds/"], "id": "c0ffee-17" }
 /// ```
+///
+/// Two equal bodies in one second are a replay. An `id` of your own, such as that of the change, tells them apart.
 ///
 /// `Webhook-Timestamp` holds the seconds since 1970, `Webhook-Signature` the signature of both:
 ///
 /// ```sh
-/// body='{"tags":["article:7"]}'; time=$(date +%s)
+/// body='{"tags":["article:7"],"id":"'$(date +%s%N)'"}'; time=$(date +%s)
 /// signature=$(printf '%s.%s' "$time" "$body" | openssl dgst -sha256 -hmac "$SECRET" -r | cut -d' ' -f1)
 /// curl -H "webhook-timestamp: $time" -H "webhook-signature: sha256=$signature" -d "$body" https://…/invalidate
 /// ```
@@ -92,6 +94,9 @@ struct Document {
     prefixes: Vec<String>,
     #[serde(default)]
     soft: bool,
+    /// Distinguishes equal requests of one second.
+    #[serde(default, rename = "id")]
+    _id: Option<String>,
 }
 
 type Outcome = (StatusCode, String);

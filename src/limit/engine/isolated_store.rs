@@ -52,6 +52,10 @@ impl LimitStore for IsolatedLimitStore {
         isolate_now(|| self.0.generation())
     }
 
+    fn shutdown(&self) -> MaybeReady<Result<(), Error>> {
+        isolate("limits", || self.0.shutdown())
+    }
+
     fn remote(&self) -> Option<RemoteStats> {
         isolate_now(|| self.0.remote())
     }

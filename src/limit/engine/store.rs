@@ -200,6 +200,14 @@ pub trait LimitStore: Send + Sync + 'static {
         drop(hook);
     }
 
+    /// Returns what this process has reserved and will not use. Called once, after the last request. Defaults to nothing.
+    ///
+    /// # Errors
+    /// Returns an error if the store is unavailable.
+    fn shutdown(&self) -> MaybeReady<Result<(), Error>> {
+        MaybeReady::Ready(Ok(()))
+    }
+
     /// Returns the state of a remote store; `None` for in-process stores.
     fn remote(&self) -> Option<RemoteStats> {
         None

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tower_layer::Layer;
 
@@ -19,6 +20,9 @@ use crate::limit::engine::stats::RateLimitStats;
 use crate::limit::engine::subject::LimitSubject;
 use crate::limit::policy::limit::Limit;
 use crate::limit::policy::named_subject::NamedSubject;
+
+/// Longest wait for a shared store at the end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Limits the rate of requests. All clones, and all services they make, share one state: routes and connections count
 /// together.
@@ -85,6 +89,24 @@ impl RateLimitLayer {
     pub fn stats(&self) -> RateLimitStats {
         let off = || RateLimitStats { mode: Mode::Off, ..RateLimitStats::default() };
         self.limiter.as_ref().map_or_else(off, |limiter| limiter.stats())
+    }
+
+    /// Returns the blocks that this process has leased in a shared store, and waits at most a second for it. Call it after the
+    /// last request: leases that are not returned count until the end of their period.
+    ///
+    /// ```
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let layer = RateLimitLayer::per_ip("100/min");
+    /// layer.shutdown().await;
+    /// # }
+    /// ```
+    pub async fn shutdown(&self) {
+        if let Some(limiter) = &self.limiter {
+            // An outage keeps them: they count as used.
+            let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, limiter.store.shutdown().into_future()).await;
+        }
     }
 
     /// Renders the statistics in Prometheus text format, including the state of a shared store. Empty if the layer is

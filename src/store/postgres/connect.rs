@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -62,6 +63,10 @@ fn asks_for_tls(config: &Config) -> bool {
 /// Replaces the password of a URL.
 pub(super) fn without_password(url: &str) -> String {
     let hidden = |query: &str| query.split('&').any(|pair| pair.starts_with("password=")).then_some("…");
+    if !url.contains("://") {
+        // Pairs of libpq, perhaps, with a password.
+        return url.split([' ', '=']).next().unwrap_or_default().to_owned() + "…";
+    }
     let (url, query) = url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
     let query = query.map(|query| format!("?{}", hidden(query).unwrap_or(query))).unwrap_or_default();
     let shown = url.split_once("://").and_then(|(scheme, rest)| {
@@ -83,6 +88,8 @@ fn reason(error: &tokio_postgres::Error) -> String {
 pub(super) struct Link {
     client: Client,
     driver: JoinHandle<()>,
+    /// Held by a transaction of several statements, and by those who must not get into one.
+    turn: Mutex<()>,
 }
 
 impl Drop for Link {
@@ -119,7 +126,12 @@ impl Link {
     {
         let (client, connection) = config.connect(tls).await.map_err(into_error)?;
         let driver = tokio::spawn(drive(connection, messages));
-        Ok(Arc::new(Self { client, driver }))
+        Ok(Arc::new(Self { client, driver, turn: Mutex::default() }))
+    }
+
+    /// Waits until no transaction of several statements is in progress, for a connection that has such.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Runs one statement, unnamed, in a transaction of its own.
@@ -184,6 +196,7 @@ mod tests {
             ("http://127.0.0.1", "must begin with"),
             ("postgres://user:hunter2@host/db?nonsense=1", "nonsense"),
             ("postgres:///db", "no host"),
+            ("host=h user=u password=hunter2", "must begin with"),
             ("postgres://user:hunter2@host:port/db", "port"),
         ] {
             let error = parse(url).err().expect("unsupported").to_string();

@@ -28,6 +28,8 @@ impl Postgres {
                 if let Some(proposal) = agreement.proposal() {
                     agreement.set(&agree(&link, &statements, proposal).await?)?;
                 }
+                // The first call of a session reads the catalogue, which takes longer than a decision may.
+                link.query(&statements.lock_limits, &[(&Vec::<i64>::new(), Type::INT8_ARRAY)]).await?;
                 Ok(link)
             })
         };

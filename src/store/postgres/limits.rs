@@ -1,38 +1,41 @@
-//! Limits of a fleet in PostgreSQL: decided in this process, written if no other process wrote meanwhile.
+//! Limits of a fleet in PostgreSQL: decided in this process, under locks of the rows.
 //!
-//! | step | statement |
+//! | step | in one transaction |
 //! |---|---|
-//! | 1 | one `SELECT` reads the records of all keys of a call, with their versions and the server's time |
-//! | 2 | this process decides, and encodes what it changed |
-//! | 3 | one function locks the rows in the order of their names, and writes each set of groups whose versions are unchanged |
-//! | 4 | groups of the other sets are decided again, until shortly before the deadline; then they are refused |
+//! | 1 | locks the rows of all keys of a call, in the order of their names, and reads them |
+//! | 2 | this process decides, with the engine of the limits in memory |
+//! | 3 | writes what changed, and commits |
 //!
-//! Contention never admits. Writes wait for the disk: a crash of the server forgives nothing that it has acknowledged. Nodes
-//! lease blocks of hot keys, which then need neither reads nor writes.
+//! Steps 1 and 3 are a round trip each. Processes that wait for a row get it in the order in which they asked; one that did not
+//! get it by its deadline refuses, and never admits. A process that hangs within a transaction loses its session after a second.
+//! Nodes lease blocks of hot keys, which then need no transaction.
+//!
+//! Commits do not wait for the disk, or all who wait for a key would wait for it in turn: a crash of the server forgets at most
+//! the last second. Each process still binds by what it decided itself.
 
 mod evaluation;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use super::connect::{Link, column};
+use super::connect::{Link, Parameter, column};
 use super::guarded::into_fault;
 use super::schema::Statements;
 use super::settings::Postgres;
 use crate::base::clock::{Timestamp, nanos, runtime_now};
 use crate::base::error::Error;
-use crate::base::random::random;
 use crate::resilience::guard::Fault;
 use crate::store::remote_limits::backend::{CallReply, LimitBackend, PublishedRecords, max_records};
 use crate::store::remote_limits::engine::LimitEngine;
-use crate::store::remote_limits::group::{CheckGroup, GroupResult};
+use crate::store::remote_limits::group::CheckGroup;
 use crate::store::remote_limits::handle::RemoteLimits;
-use evaluation::{ChangedRecord, Records, Sets, contended};
+use evaluation::{ChangedRecord, Records, contended};
 
 /// Number of calls after which rows of idle keys are removed.
 const SWEEP_EVERY: u32 = 256;
@@ -77,7 +80,7 @@ struct PostgresRows {
 impl LimitBackend for PostgresRows {
     type Connection = Arc<Link>;
 
-    // Concurrent calls of one process would only contend.
+    // Concurrent calls of one process would only wait for one another.
     const WORKERS: usize = 1;
     const SHARES_RECORDS: bool = true;
 
@@ -97,6 +100,7 @@ impl LimitBackend for PostgresRows {
             (&now as _, Type::INT8),
             (&most as _, Type::INT8),
         ];
+        let _turn = link.turn().await;
         let row = link.query_one(&self.statements.publish_override, &parameters).await.map_err(into_fault)?;
         Ok(column::<i64>(&row, 0).map_err(into_fault)?.unsigned_abs())
     }
@@ -104,6 +108,7 @@ impl LimitBackend for PostgresRows {
     async fn published(&self, link: Arc<Link>, known: u64, now: Option<u64>) -> Result<PublishedRecords, Fault> {
         let (known, now) = (known.cast_signed(), now.map(u64::cast_signed));
         let parameters = [(&known as _, Type::INT8), (&now as _, Type::INT8)];
+        let _turn = link.turn().await;
         let rows = link.query(&self.statements.overrides, &parameters).await.map_err(into_fault)?;
         let (mut version, mut records) = (0, Vec::new());
         for row in &rows {
@@ -126,79 +131,92 @@ impl LimitBackend for PostgresRows {
         by: Instant,
     ) -> Result<CallReply, Fault> {
         self.sweep_seldom(&link);
-        let mut results: Vec<Option<GroupResult>> = groups.iter().map(|_| None).collect();
-        let mut undecided: Vec<usize> = (0..groups.len()).collect();
-        loop {
-            let began = runtime_now();
-            let asked: Vec<&CheckGroup> = undecided.iter().map(|at| groups[*at]).collect();
-            let sets = Sets::of(&asked);
-            let (mut records, at) = self.read(&link, &sets, now).await?;
-            let time = Timestamp::from_nanos(at.saturating_mul(1_000));
-            let decided: Vec<GroupResult> = asked.iter().map(|group| records.evaluate(group, time)).collect();
-            let stale = self.write(&link, records.into_changes(&sets, time), now.is_some()).await?;
-            let mut left = Vec::new();
-            for ((index, group), result) in undecided.into_iter().zip(asked).zip(decided) {
-                match stale.contains(&sets.of_group(group)) {
-                    true => left.push(index),
-                    false => results[index] = Some(result),
-                }
-            }
-            let is_late = runtime_now() + 2 * (runtime_now() - began) > by;
-            if left.is_empty() || is_late {
-                let result =
-                    |(result, group): (Option<GroupResult>, &&CheckGroup)| result.unwrap_or_else(|| contended(group));
-                return Ok((at, results.into_iter().zip(groups).map(result).collect()));
-            }
-            undecided = left;
+        let groups: Vec<CheckGroup> = groups.iter().map(|group| (*group).clone()).collect();
+        let transaction = Transaction { link, statements: self.statements.clone(), now, by };
+        // A task: a caller that leaves would leave its transaction open.
+        let decided = tokio::spawn(async move { transaction.decide(&groups).await });
+        decided.await.unwrap_or_else(|error| Err(Fault::Lost(Error::disconnected(error))))
+    }
+}
+
+/// One transaction of a process.
+struct Transaction {
+    link: Arc<Link>,
+    statements: Arc<Statements>,
+    now: Option<u64>,
+    by: Instant,
+}
+
+impl Transaction {
+    async fn decide(&self, groups: &[CheckGroup]) -> Result<CallReply, Fault> {
+        let _turn = self.link.turn().await;
+        let names: Vec<i64> = evaluation::keys(groups).into_iter().map(u64::cast_signed).collect();
+        let names: [Parameter<'_>; 1] = [(&names, Type::INT8_ARRAY)];
+        let begin = begin(self.by.saturating_duration_since(runtime_now()));
+        let (begun, locked) =
+            join(self.link.batch(&begin), self.link.query(&self.statements.lock_limits, &names)).await;
+        begun.map_err(into_fault)?;
+        let rows = match locked {
+            Ok(rows) => rows,
+            Err(error) => return self.give_up(groups, error).await,
+        };
+        let (mut records, mut at) = (Records::default(), 0);
+        for row in &rows {
+            at = column::<i64>(row, 0).map_err(into_fault)?.unsigned_abs();
+            let name: i64 = column(row, 1).map_err(into_fault)?;
+            records.read(name.cast_unsigned(), column(row, 2).map_err(into_fault)?);
+        }
+        let at = self.now.unwrap_or(at);
+        let time = Timestamp::from_nanos(at.saturating_mul(1_000));
+        let results = groups.iter().map(|group| records.evaluate(group, time)).collect();
+        self.end(&records.into_changes(time)).await.map_err(into_fault)?;
+        Ok((at, results))
+    }
+
+    /// Refuses if other processes held the rows for too long.
+    async fn give_up(&self, groups: &[CheckGroup], error: Error) -> Result<CallReply, Fault> {
+        self.link.batch("ROLLBACK").await.map_err(into_fault)?;
+        match is_lock_timeout(&error) {
+            true => Ok((self.now.unwrap_or_default(), groups.iter().map(contended).collect())),
+            false => Err(into_fault(error)),
         }
     }
+
+    /// Writes what changed, and ends the transaction.
+    async fn end(&self, changes: &[ChangedRecord]) -> Result<(), Error> {
+        if changes.is_empty() {
+            return self.link.batch("ROLLBACK").await;
+        }
+        let names: Vec<i64> = changes.iter().map(|change| change.key.cast_signed()).collect();
+        let states: Vec<&[u8]> = changes.iter().map(|change| &change.bytes[..]).collect();
+        let grace = if self.now.is_some() { TURNED_CLOCK } else { Duration::ZERO };
+        let micros = |change: &ChangedRecord| (nanos(change.ttl.saturating_add(grace)) / 1_000).cast_signed();
+        let ttls: Vec<i64> = changes.iter().map(micros).collect();
+        let parameters: [Parameter<'_>; 3] =
+            [(&names, Type::INT8_ARRAY), (&states, Type::BYTEA_ARRAY), (&ttls, Type::INT8_ARRAY)];
+        let written = self.link.query(&self.statements.write_limits, &parameters);
+        let (written, committed) = join(written, self.link.batch("COMMIT")).await;
+        written.map(drop).and(committed)
+    }
+}
+
+/// Returns the statements that begin a transaction whose locks are waited for no longer than this.
+fn begin(wait: Duration) -> String {
+    let wait = wait.as_millis().max(1);
+    format!(
+        "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = {wait}; \
+         SET LOCAL idle_in_transaction_session_timeout = 1000"
+    )
+}
+
+fn is_lock_timeout(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+    source.and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 impl PostgresRows {
     fn new(postgres: &Postgres) -> Self {
         Self { statements: Arc::new(Statements::new(&postgres.schema)), calls: AtomicU32::new(0) }
-    }
-
-    /// Reads the records of all keys, and the server's time in microseconds.
-    async fn read(&self, link: &Link, sets: &Sets, now: Option<u64>) -> Result<(Records, u64), Fault> {
-        let names: Vec<i64> = sets.keys().map(u64::cast_signed).collect();
-        let rows = link.query(&self.statements.limits, &[(&names, Type::INT8_ARRAY)]).await.map_err(into_fault)?;
-        let (mut records, mut at) = (Records::default(), 0);
-        for row in &rows {
-            at = column::<i64>(row, 0).map_err(into_fault)?.unsigned_abs();
-            // The first row is there for the time alone.
-            if let Some(name) = column::<Option<i64>>(row, 1).map_err(into_fault)? {
-                let (bytes, version) = (column(row, 2).map_err(into_fault)?, column(row, 3).map_err(into_fault)?);
-                records.read(name.cast_unsigned(), bytes, version);
-            }
-        }
-        Ok((records, now.unwrap_or(at)))
-    }
-
-    /// Writes records whose version is unchanged; returns the sets that were not written.
-    async fn write(&self, link: &Link, changes: Vec<ChangedRecord>, is_turned: bool) -> Result<HashSet<usize>, Fault> {
-        if changes.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let names: Vec<i64> = changes.iter().map(|change| change.key.cast_signed()).collect();
-        let sets: Vec<i32> = changes.iter().map(|change| change.set as i32).collect();
-        let states: Vec<&[u8]> = changes.iter().map(|change| &change.bytes[..]).collect();
-        let seen: Vec<i64> = changes.iter().map(|change| change.version).collect();
-        let written: Vec<i64> = changes.iter().map(|_| version()).collect();
-        let grace = if is_turned { TURNED_CLOCK } else { Duration::ZERO };
-        let micros = |change: &ChangedRecord| (nanos(change.ttl.saturating_add(grace)) / 1_000).cast_signed();
-        let ttls: Vec<i64> = changes.iter().map(micros).collect();
-        let parameters = [
-            (&names as _, Type::INT8_ARRAY),
-            (&sets as _, Type::INT4_ARRAY),
-            (&states as _, Type::BYTEA_ARRAY),
-            (&seen as _, Type::INT8_ARRAY),
-            (&written as _, Type::INT8_ARRAY),
-            (&ttls as _, Type::INT8_ARRAY),
-        ];
-        let row = link.query_one(&self.statements.write_limits, &parameters).await.map_err(into_fault)?;
-        let stale: Vec<i32> = column(&row, 0).map_err(into_fault)?;
-        Ok(stale.into_iter().map(|set| set as usize).collect())
     }
 
     /// Removes rows of idle keys, once in a while and in the background.
@@ -208,15 +226,11 @@ impl PostgresRows {
         }
         let (link, statements) = (link.clone(), self.statements.clone());
         tokio::spawn(async move {
+            let _turn = link.turn().await;
             // If it fails, the next one removes them.
             drop(link.query(&statements.sweep_limits, &[]).await);
         });
     }
-}
-
-/// Returns a version that no row has had: rows may be removed and made anew between a read and a write.
-fn version() -> i64 {
-    (random() >> 1).cast_signed().max(1)
 }
 
 #[cfg(test)]

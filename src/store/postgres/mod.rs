@@ -11,7 +11,7 @@
 //! | `tollgate_leases` | who refreshes or fetches an entry | unlogged: empty after a crash |
 //! | `tollgate_invalidations` | the latest 16 384 invalidations by position | on disk before they are acknowledged |
 //! | `tollgate_outbox` | invalidations of your own transactions, until they are numbered | that of your transaction |
-//! | `tollgate_limits` | the usage of each limited key, under a keyed hash | on disk before a request is admitted |
+//! | `tollgate_limits` | the usage of each limited key, under a keyed hash | a crash of the server loses at most the last second |
 //! | `tollgate_credits` | the booked and returned credits of each upstream and window | on disk before a call is made |
 //! | `tollgate_usage` | sums by hour, of 30 days: credits, requests, hits and misses | a process that is killed loses its last minute |
 //! | `tollgate_settings` | the version of the tables, the secret of the fleet | on disk |
@@ -28,7 +28,7 @@
 //! | a removal, an invalidation | waits for the disk, if the database's `synchronous_commit` says so |
 //! | expiry | rows that have expired are removed a thousand at a time, after every 128 puts of a process |
 //! | bound | [`max_bytes`](Postgres::max_bytes): what expires first is removed first |
-//! | limits | decided in the process, written if no other process wrote meanwhile, else decided again; contention refuses until the deadline, and never admits. Nodes lease blocks of hot keys |
+//! | limits | decided in the process, under locks of the rows; one that is not free by the deadline refuses, and never admits. Nodes lease blocks of hot keys |
 //! | an outage | a look-up is a miss after at most its deadline (50 ms); after five failures nothing waits |
 //!
 //! # Invalidation from your own transactions
@@ -48,6 +48,9 @@
 //! | `path` | this path and query under any host: `/articles/7?full=1` |
 //! | `prefix` | everything whose path begins so: `/articles/` |
 //! | `soft` | `true` marks entries stale instead: they are revalidated before they are served |
+//!
+//! A tag has visible ASCII characters without a comma; other bytes of a value, and `%`, are percent-encoded, as in tags with route
+//! parameters: `'article:' || tollgate_encode(title)`. A row that could invalidate nothing is refused.
 //!
 //! Committed rows are numbered under a lock and moved to the log, however long their transaction was open: none is lost. Other
 //! processes learn of them in milliseconds through `LISTEN`, and within about a second without it. The trigger of the table

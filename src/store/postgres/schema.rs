@@ -127,7 +127,7 @@ pub(super) struct Statements {
     pub(super) restart: String,
     pub(super) notify: String,
     pub(super) listen: String,
-    pub(super) limits: String,
+    pub(super) lock_limits: String,
     pub(super) write_limits: String,
     pub(super) sweep_limits: String,
     pub(super) publish_override: String,
@@ -180,9 +180,11 @@ WHERE position >= $1 ORDER BY position"),
             restart: of("SELECT {schema}.tollgate_restart($1, $2)"),
             notify: of("SELECT pg_notify('tollgate.{schema}', $1)"),
             listen: of("LISTEN \"tollgate.{schema}\""),
-            limits: of("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, name, state, version
-FROM (VALUES (1)) AS always LEFT JOIN {schema}.tollgate_limits ON name = ANY ($1)"),
-            write_limits: of("SELECT {schema}.tollgate_write_limits($1, $2, $3, $4, $5, $6)"),
+            lock_limits: of("SELECT at, name, state FROM {schema}.tollgate_lock_limits($1)"),
+            write_limits: of("UPDATE {schema}.tollgate_limits AS kept
+SET state = written.state,
+  expires_at = date_trunc('minute', clock_timestamp() + written.ttl * interval '1 microsecond') + interval '1 minute'
+FROM unnest($1, $2, $3) AS written (name, state, ttl) WHERE kept.name = written.name"),
             sweep_limits: of("DELETE FROM {schema}.tollgate_limits WHERE name = ANY (ARRAY(
 SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED))"),
             publish_override: of("SELECT {schema}.tollgate_override($1, $2, $3, $4, $5)"),

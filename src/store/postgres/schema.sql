@@ -72,14 +72,16 @@ BEGIN
     prefix text,
     soft boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT tollgate_outbox_scope CHECK (num_nonnulls(tag, path, prefix) = 1)
+    CONSTRAINT tollgate_outbox_scope CHECK (num_nonnulls(tag, path, prefix) = 1),
+    -- Others would invalidate nothing.
+    CONSTRAINT tollgate_outbox_tag CHECK (tag ~ '^[\x21-\x2b\x2d-\x7e]+$' AND length(tag) <= 256),
+    CONSTRAINT tollgate_outbox_path CHECK (coalesce(path, prefix, '/') LIKE '/%')
   );
 
-  -- Usage of each limited key, decided by the processes, which replace a version that they have read.
+  -- Usage of each limited key, decided by the processes, which lock its row meanwhile.
   CREATE TABLE {schema}.tollgate_limits (
     name bigint PRIMARY KEY,
     state bytea NOT NULL,
-    version bigint NOT NULL,
     -- Rounded up to a minute, so that an update seldom changes the index.
     expires_at timestamptz NOT NULL
   ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
@@ -118,6 +120,18 @@ BEGIN
   ) WITH (fillfactor = 50);
 END
 $migrate$;
+
+-- Encodes a value for a tag: bytes that a tag cannot have are percent-encoded, as those of route parameters are.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_encode(value text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT AS $function$
+  SELECT coalesce(string_agg(
+    CASE WHEN byte BETWEEN 33 AND 126 AND byte NOT IN (37, 44) THEN chr(byte)
+      ELSE '%' || lpad(upper(to_hex(byte)), 2, '0') END, '' ORDER BY at), '')
+  FROM (
+    SELECT at, get_byte(bytes, at) AS byte
+    FROM (SELECT convert_to(value, 'UTF8') AS bytes) AS encoded, generate_series(0, length(bytes) - 1) AS at
+  ) AS each;
+$function$;
 
 -- Returns a body as JSON; null if it is none.
 CREATE OR REPLACE FUNCTION {schema}.tollgate_json(body bytea) RETURNS jsonb
@@ -248,29 +262,26 @@ $function$;
 CREATE OR REPLACE TRIGGER tollgate_outbox_inserted AFTER INSERT ON {schema}.tollgate_outbox
 FOR EACH STATEMENT EXECUTE FUNCTION {schema}.tollgate_outbox_inserted();
 
--- Writes the usage of keys, in sets: each whole, if nobody has written one of its keys since it was read, or not at all.
--- Returns the sets that were not written. Rows are locked in the order of their names.
-CREATE OR REPLACE FUNCTION {schema}.tollgate_write_limits(
-  names bigint[], sets integer[], states bytea[], seen bigint[], versions bigint[], ttls bigint[]
-) RETURNS integer[]
+-- Locks the rows of keys in the order of their names, those that are missing too, and returns them with the time in
+-- microseconds.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_lock_limits(names bigint[])
+RETURNS TABLE (at bigint, name bigint, state bytea)
 LANGUAGE plpgsql AS $function$
 DECLARE
-  stale integer[];
+  found bigint;
 BEGIN
-  INSERT INTO {schema}.tollgate_limits (name, state, version, expires_at)
-  SELECT name, '', 0, now() FROM unnest(names) AS name ORDER BY name
-  ON CONFLICT DO NOTHING;
-  PERFORM FROM {schema}.tollgate_limits AS kept WHERE kept.name = ANY (names) ORDER BY kept.name FOR UPDATE;
-  SELECT coalesce(array_agg(DISTINCT read.part), '{}') INTO stale
-  FROM unnest(names, sets, seen) AS read (name, part, version)
-  LEFT JOIN {schema}.tollgate_limits AS kept ON kept.name = read.name
-  WHERE kept.version IS DISTINCT FROM read.version;
-  UPDATE {schema}.tollgate_limits AS kept
-  SET state = written.state, version = written.version,
-    expires_at = date_trunc('minute', clock_timestamp() + written.ttl * interval '1 microsecond') + interval '1 minute'
-  FROM unnest(names, sets, states, versions, ttls) AS written (name, part, state, version, ttl)
-  WHERE kept.name = written.name AND NOT written.part = ANY (stale);
-  RETURN stale;
+  LOOP
+    INSERT INTO {schema}.tollgate_limits AS kept (name, state, expires_at)
+    SELECT missing, '', now() + interval '1 minute' FROM unnest(names) AS missing ORDER BY missing
+    ON CONFLICT DO NOTHING;
+    SELECT count(*) INTO found FROM (
+      SELECT FROM {schema}.tollgate_limits AS kept WHERE kept.name = ANY (names) ORDER BY kept.name FOR UPDATE
+    ) AS locked;
+    -- A sweep may have removed some in between.
+    EXIT WHEN found = cardinality(names);
+  END LOOP;
+  RETURN QUERY SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, kept.name, kept.state
+  FROM {schema}.tollgate_limits AS kept WHERE kept.name = ANY (names);
 END
 $function$;
 

@@ -53,14 +53,16 @@ impl Postgres {
         let schema = &self.schema;
         let number = crc32fast::hash(table.as_bytes());
         let table = table.split('.').map(identifier).collect::<Vec<_>>().join(".");
-        let values = |tags: &mut dyn Iterator<Item = &Template>| tags.map(Template::expression).collect::<Vec<_>>();
+        let values =
+            |tags: &mut dyn Iterator<Item = &Template>| tags.map(|tag| tag.expression(schema)).collect::<Vec<_>>();
         let each = values(&mut tags.iter()).join("), (");
         let constant = values(&mut tags.iter().filter(|tag| tag.is_constant())).join("), (");
         let inserts = |tags: &str, from: &str| match tags {
             "" => "NULL;".to_owned(),
             tags => format!(
                 "INSERT INTO {schema}.tollgate_outbox (tag)
-  SELECT DISTINCT tags.tag FROM {from} CROSS JOIN LATERAL (VALUES ({tags})) AS tags (tag) WHERE tags.tag IS NOT NULL;"
+  SELECT DISTINCT tags.tag FROM {from} CROSS JOIN LATERAL (VALUES ({tags})) AS tags (tag)
+  WHERE length(tags.tag) BETWEEN 1 AND 256;"
             ),
         };
         let both = "(SELECT * FROM before UNION ALL SELECT * FROM after) AS changed";
@@ -128,10 +130,10 @@ impl Template {
     }
 
     /// Returns the expression of the tag for a row of `changed`; null if a column is.
-    fn expression(&self) -> String {
+    fn expression(&self, schema: &str) -> String {
         let part = |part: &TagPart| match part {
             TagPart::Text(text) => format!("'{}'", text.replace('\'', "''")),
-            TagPart::Column(column) => format!("changed.{}::text", identifier(column)),
+            TagPart::Column(column) => format!("{schema}.tollgate_encode(changed.{}::text)", identifier(column)),
         };
         self.0.iter().map(part).collect::<Vec<_>>().join(" || ")
     }
@@ -150,10 +152,13 @@ mod tests {
         for (tag, expression) in [
             ("articles", "'articles'"),
             ("it's", "'it''s'"),
-            ("article:{id}", "'article:' || changed.\"id\"::text || ''"),
-            ("{a}:{b\"c}", "'' || changed.\"a\"::text || ':' || changed.\"b\"\"c\"::text || ''"),
+            ("article:{id}", "'article:' || s.tollgate_encode(changed.\"id\"::text) || ''"),
+            (
+                "{a}:{b\"c}",
+                "'' || s.tollgate_encode(changed.\"a\"::text) || ':' || s.tollgate_encode(changed.\"b\"\"c\"::text) || ''",
+            ),
         ] {
-            assert_eq!(Template::parse(tag).expect("a tag").expression(), expression);
+            assert_eq!(Template::parse(tag).expect("a tag").expression("s"), expression);
         }
         for tag in ["", "two words", "a,b", "a{", "a}", "a{}", "a{b{c}", "$watch$", "{$watch$}", "é"] {
             assert!(Template::parse(tag).is_err(), "{tag}");

@@ -31,7 +31,8 @@ use crate::base::event::{Events, Hook};
 use crate::base::maybe_ready::MaybeReady;
 use crate::base::outage::Outage;
 use crate::identity::FleetSecret;
-use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdict, Verdicts};
+use crate::limit::algorithm::lease::Unspent;
+use crate::limit::{Check, LimitStore, LimitStoreStats, Quota, RemoteStats, Settlement, Verdict, Verdicts};
 use crate::resilience::guard::FailOpen;
 
 /// Limits in a remote store. Clones share state.
@@ -210,6 +211,20 @@ impl<B: LimitBackend> LimitStore for LimitEngine<B> {
         self.inner.guard.listen(Events::new(Some(hook)));
     }
 
+    fn shutdown(&self) -> MaybeReady<Result<(), Error>> {
+        let inner = self.inner.clone();
+        let now = inner.clock.now();
+        let returned: Vec<LimitOp> =
+            inner.leases.take_all().into_iter().filter_map(|lease| inner.unspent(lease)).collect();
+        if returned.is_empty() {
+            return MaybeReady::Ready(Ok(()));
+        }
+        let pending: Vec<_> = returned.into_iter().map(|op| inner.send(smallvec![op], now)).collect();
+        MaybeReady::Pending(Box::pin(async move {
+            join_all(pending.into_iter().map(await_reply)).await.into_iter().try_for_each(|reply| reply.map(|_| ()))
+        }))
+    }
+
     fn remote(&self) -> Option<RemoteStats> {
         let guard = self.inner.guard.stats();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -379,6 +394,12 @@ impl<B: LimitBackend> LimitsShared<B> {
                 Some(LimitOp { key, quota, units: actual - check.cost, act: LimitCommand::Charge })
             }
         }
+    }
+
+    /// Ends a lease; returns the refund of its unspent units.
+    fn unspent(&self, (key, quota): (u64, Quota)) -> Option<LimitOp> {
+        let Unspent { units, charged } = self.local_cache.expire(key, quota, Timestamp::MAX)?;
+        Some(LimitOp { key, quota, units, act: LimitCommand::Refund { charged } })
     }
 
     /// Queues a group; `None` if the queue is full.

@@ -87,6 +87,10 @@ impl LimitStore for RemoteLimits {
         self.engine.listen(hook);
     }
 
+    fn shutdown(&self) -> MaybeReady<Result<(), Error>> {
+        self.engine.shutdown()
+    }
+
     fn remote(&self) -> Option<RemoteStats> {
         self.engine.remote()
     }

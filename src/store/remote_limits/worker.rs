@@ -162,6 +162,11 @@ impl Leases {
         }
     }
 
+    /// Takes all leases, expired or not.
+    pub(super) fn take_all(&self) -> Vec<(u64, Quota)> {
+        std::mem::take(&mut self.active.lock().leases).into_iter().map(|(key, quota, _)| (key, quota)).collect()
+    }
+
     /// Returns the expired leases; `None` if no lease is active, which ends the task.
     fn take_expired(&self, now: Timestamp) -> Option<Vec<(u64, Quota, Timestamp)>> {
         let mut active = self.active.lock();

@@ -38,7 +38,9 @@ impl WebhookError {
             }
             Self::Outside => (StatusCode::UNAUTHORIZED, "webhook-timestamp is more than 5 min off"),
             Self::Forged => (StatusCode::UNAUTHORIZED, "the signature is wrong"),
-            Self::Replayed => (StatusCode::CONFLICT, "this request was received before"),
+            Self::Replayed => {
+                (StatusCode::CONFLICT, "this request was received before; an id in its body tells equal ones apart")
+            }
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "too many requests within 5 min"),
         }
     }

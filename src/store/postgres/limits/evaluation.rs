@@ -1,9 +1,8 @@
 //! Evaluates groups of checks on the records of their keys, as the script of Redis does. No I/O.
 //!
-//! Groups see what earlier groups of the call charged. Groups that share a key, directly or through others, form a **set**: it
-//! is written whole or not at all.
+//! Groups see what earlier groups of the call charged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -13,8 +12,8 @@ use crate::limit::algorithm::key_record::KeyRecord;
 use crate::limit::{Verdict, Verdicts};
 use crate::store::remote_limits::group::{CheckGroup, GroupResult, LimitCommand, LimitOp, SoldUnits};
 
-/// Wait of a check that could not be decided since other processes charged its key all the time.
-const CONTENTION_WAIT: Duration = Duration::from_millis(100);
+/// Wait of a check that could not be decided in time since other processes held its key: it is decided again at once.
+const CONTENTION_WAIT: Duration = Duration::from_millis(1);
 
 /// Records of a call's keys, as read and as changed.
 #[derive(Debug, Default)]
@@ -25,8 +24,6 @@ pub(super) struct Records {
 #[derive(Debug)]
 struct Entry {
     record: Option<KeyRecord>,
-    /// Version that was read; 0 if there was no row.
-    version: i64,
     is_changed: bool,
 }
 
@@ -34,19 +31,15 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct ChangedRecord {
     pub(super) key: u64,
-    /// Set that it is written with.
-    pub(super) set: usize,
     pub(super) bytes: Vec<u8>,
-    /// Version that it replaces.
-    pub(super) version: i64,
     /// Time after which it equals none.
     pub(super) ttl: Duration,
 }
 
 impl Records {
     /// Adds a row that was read. A value of another program counts as none.
-    pub(super) fn read(&mut self, key: u64, bytes: &[u8], version: i64) {
-        self.keys.insert(key, Entry { record: KeyRecord::decode(bytes), version, is_changed: false });
+    pub(super) fn read(&mut self, key: u64, bytes: &[u8]) {
+        self.keys.insert(key, Entry { record: KeyRecord::decode(bytes), is_changed: false });
     }
 
     /// Evaluates a group, and charges it if all of it fits.
@@ -106,7 +99,7 @@ impl Records {
     }
 
     fn entry(&mut self, op: &LimitOp) -> &mut Entry {
-        self.keys.entry(op.key).or_insert_with(|| Entry { record: None, version: 0, is_changed: false })
+        self.keys.entry(op.key).or_insert_with(|| Entry { record: None, is_changed: false })
     }
 
     fn changed(&mut self, op: &LimitOp) -> &mut KeyRecord {
@@ -115,13 +108,13 @@ impl Records {
         entry.record_of(op)
     }
 
-    /// Returns the changed records, with the set of each.
-    pub(super) fn into_changes(self, sets: &Sets, now: Timestamp) -> Vec<ChangedRecord> {
+    /// Returns the changed records.
+    pub(super) fn into_changes(self, now: Timestamp) -> Vec<ChangedRecord> {
         let changed = self.keys.into_iter().filter(|(_, entry)| entry.is_changed);
         let record = |(key, entry): (u64, Entry)| {
             let mut record = entry.record?;
             let (bytes, ttl) = (record.encode(), record.idle_in(now));
-            Some(ChangedRecord { key, set: sets.of_key(key), bytes, version: entry.version, ttl })
+            Some(ChangedRecord { key, bytes, ttl })
         };
         changed.filter_map(record).collect()
     }
@@ -133,38 +126,12 @@ impl Entry {
     }
 }
 
-/// Sets of the keys of a call.
-#[derive(Debug)]
-pub(super) struct Sets(BTreeMap<u64, usize>);
-
-impl Sets {
-    pub(super) fn of(groups: &[&CheckGroup]) -> Self {
-        let mut sets = BTreeMap::new();
-        for (at, group) in groups.iter().enumerate() {
-            let joined: SmallVec<[usize; 2]> = group.iter().filter_map(|op| sets.get(&op.key).copied()).collect();
-            for set in sets.values_mut().filter(|set| joined.contains(set)) {
-                *set = at;
-            }
-            sets.extend(group.iter().map(|op| (op.key, at)));
-        }
-        Self(sets)
-    }
-
-    /// Returns the keys, in their order.
-    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
-        self.0.keys().copied()
-    }
-
-    pub(super) fn of_group(&self, group: &CheckGroup) -> usize {
-        group.first().map_or(0, |op| self.of_key(op.key))
-    }
-
-    fn of_key(&self, key: u64) -> usize {
-        self.0.get(&key).copied().unwrap_or_default()
-    }
+/// Returns the keys of groups, in their order.
+pub(super) fn keys(groups: &[CheckGroup]) -> BTreeSet<u64> {
+    groups.iter().flatten().map(|op| op.key).collect()
 }
 
-/// Returns the result of a group whose keys other processes charged all the time: a refusal, never an admission.
+/// Returns the result of a group whose keys other processes held until the deadline: a refusal, never an admission.
 pub(super) fn contended(group: &CheckGroup) -> GroupResult {
     let refused = Verdict::new(Some(CONTENTION_WAIT), 0, CONTENTION_WAIT);
     let mut result = GroupResult::default();
@@ -200,30 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_share_keys_form_a_set() {
-        let groups: [CheckGroup; 5] = [
-            smallvec![take(1, 1)],
-            smallvec![take(2, 1), take(3, 1)],
-            smallvec![take(4, 1)],
-            smallvec![take(3, 1), take(1, 1)],
-            smallvec![take(5, 1)],
-        ];
-        let sets = Sets::of(&groups.iter().collect::<Vec<_>>());
-        let set: Vec<usize> = groups.iter().map(|group| sets.of_group(group)).collect();
-        assert!(set[0] == set[1] && set[1] == set[3], "{set:?}");
-        assert!(set[2] != set[0] && set[4] != set[0] && set[2] != set[4], "{set:?}");
-        assert_eq!(sets.keys().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    }
-
-    #[test]
     fn a_group_is_charged_whole_or_not_at_all() {
         let mut records = Records::default();
         assert!(records.evaluate(&smallvec![take(1, 4)], NOW).verdicts[0].admits());
         let refused = records.evaluate(&smallvec![take(1, 2), take(2, 1)], NOW);
         assert!(!refused.verdicts[0].admits() && refused.verdicts[1].remaining() == 5);
-        let changes = records.into_changes(&Sets::of(&[&smallvec![take(1, 4)]]), NOW);
+        let changes = records.into_changes(NOW);
         assert_eq!(changes.len(), 1, "the other key is as it was");
-        assert_eq!((changes[0].key, changes[0].version, changes[0].ttl), (1, 0, Duration::from_secs(60)));
+        assert_eq!((changes[0].key, changes[0].ttl), (1, Duration::from_secs(60)));
     }
 
     #[test]
