@@ -170,4 +170,16 @@ mod tests {
         assert!(record.encode().len() < 200);
         assert!(!spend(&mut record, quotas[0], 1, START + Duration::from_secs(180)).admits());
     }
+
+    #[test]
+    fn the_last_microsecond_of_a_sub_bucket_leases_nothing() {
+        let (quota, width) = (Quota::per_second(100), 20_000_000);
+        let lease = |at: u64| {
+            let now = Timestamp::from_nanos(START.as_nanos() / width * width + at);
+            let mut record = KeyRecord::new(quota);
+            record.with(quota, now, |mut history| history.lease(quota, 8, Duration::from_millis(1), now))
+        };
+        assert_eq!(lease(width - 1_000), (0, Duration::ZERO));
+        assert_eq!(lease(width - 2_000), (8, Duration::from_micros(1)));
+    }
 }

@@ -181,6 +181,9 @@ impl KeyHistoryMut<'_> {
         fn window<C: BucketCount>(window: Window, log: &mut Log<C>, want: u32, now: Timestamp) -> (u32, Duration) {
             window.roll(log, now);
             let last = window.end_of_current(log, now) - MICROSECOND;
+            if last <= now {
+                return (0, Duration::ZERO);
+            }
             let granted = want.min(window.verdict(log, now, None).remaining() / 4);
             if granted > 0 {
                 window.charge(log, last, granted);

@@ -50,6 +50,8 @@ pub(crate) struct UpstreamShared {
     pub(crate) events: Events,
     /// Held while credits are booked, so that bookings are sequential.
     pub(crate) booking: Semaphore,
+    /// Whether a task waits for the store to book unbooked credits.
+    pub(crate) books_debt: AtomicBool,
     pub(crate) stopped: AtomicBool,
     pub(crate) state: Mutex<AccountState>,
 }

@@ -1,6 +1,7 @@
 //! Bounded waits: for the pace, for a window, for a booking.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::shared::UpstreamShared;
@@ -13,6 +14,8 @@ use crate::upstream::quota::balance::{Balance, Booking};
 use crate::upstream::quota::on_limit::OnLimit;
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
 
+/// Interval of attempts to book unbooked credits while the store is away.
+const DEBT_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between two checks.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -110,13 +113,52 @@ pub(crate) async fn close(core: &Arc<UpstreamShared>) {
     }
 }
 
-fn settle(core: &UpstreamShared, bookings: &[BookingRequest], answer: Result<Vec<Balance>, Error>) {
+/// Books unbooked credits once the store is back, also if no call follows. One task at a time.
+fn book_debt(core: &Arc<UpstreamShared>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    if core.is_stopped() || core.books_debt.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let running = DebtTask(Arc::downgrade(core));
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(DEBT_INTERVAL).await;
+            let Some(core) = running.0.upgrade() else { return };
+            let Ok(_turn) = core.booking.acquire().await else { return };
+            let debt = core.now().0.account.to_settle();
+            if debt.is_empty() || core.is_stopped() {
+                return;
+            }
+            let answer = send_bookings(&core, &debt).await;
+            let (mut held, point) = core.now();
+            match answer {
+                // A store that has lost what was booked before is told so with the next booking.
+                Ok(balances) => held.account.booked(&debt, &balances),
+                Err(_) => held.account.not_booked(point.now),
+            }
+        }
+    });
+}
+
+/// Marks the task as running; released when it ends, also with its runtime.
+struct DebtTask(Weak<UpstreamShared>);
+
+impl Drop for DebtTask {
+    fn drop(&mut self) {
+        if let Some(core) = self.0.upgrade() {
+            core.books_debt.store(false, Ordering::Release);
+        }
+    }
+}
+
+fn settle(core: &Arc<UpstreamShared>, bookings: &[BookingRequest], answer: Result<Vec<Balance>, Error>) {
     let (mut held, point) = core.now();
     match answer {
         Ok(balances) => held.account.booked(bookings, &balances),
         Err(error) => {
             held.account.not_booked(point.now);
             drop(held);
+            book_debt(core);
             let event = Event::StoreFailed { store: "credits", error: &error };
             if error.is_outage() { core.events.emit_unlogged(&event) } else { core.events.emit(&event) }
         }

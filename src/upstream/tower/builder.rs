@@ -364,6 +364,7 @@ impl UpstreamBuilder {
             clock: self.clock,
             events: Events::new(self.hook),
             booking: Semaphore::new(1),
+            books_debt: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             state: Mutex::new(AccountState::new(account, first)),
         };

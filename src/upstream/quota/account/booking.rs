@@ -5,7 +5,7 @@
 //! | booked credits are left | they are spent without a call of the store |
 //! | half of them are spent | the next block is booked in the background |
 //! | none are left | the call waits for the booking, within the store's deadline |
-//! | the store does not answer | credits are spent *unbooked*, and booked with the next successful booking |
+//! | the store does not answer | credits are spent *unbooked*, and booked with the next successful booking, or within about a second of the store's return |
 //! | a window ends | its unspent bookings and unbooked credits become void |
 //!
 //! Unbooked credits are one number per window, so that an outage of any length takes no memory.
