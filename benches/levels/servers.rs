@@ -42,7 +42,8 @@ pub(super) async fn run() {
     println!("memcached, {ENTRIES} values");
     let server = memcached::Memcached::start();
     bare_memcached(&server.address()).await;
-    let settings = || Memcached::new([server.address()]).secret("a bench").deadline(Duration::from_secs(1));
+    let settings =
+        || Memcached::new([server.address()]).secret("the same on every node").deadline(Duration::from_secs(1));
     engine(&MemcachedBytes::open(&[server.address().into()]).await.expect("a server")).await;
     level(RemoteStore::memcached(settings()).expect("settings")).await;
 }
