@@ -6,10 +6,10 @@
 //! ```text
 //! cargo run --example shop
 //! curl -i http://127.0.0.1:3005/articles/1
-//! curl -i -d '{"name":"ada","password":"wrong"}' -H 'content-type: application/json' http://127.0.0.1:3005/login
+//! curl -i -d '{"name":"ada","password":"secret"}' -H 'content-type: application/json' http://127.0.0.1:3005/login
 //! ```
 //!
-//! The sixth failed login of an address in a quarter of an hour is refused, a user has two exports at a time, and articles are
+//! With another password, the sixth failed login of an address in a quarter of an hour is refused, a user has two exports at a time, and articles are
 //! cached for a minute, unless one is written.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
