@@ -9,8 +9,8 @@
 //! curl -i -d '{"name":"ada","password":"secret"}' -H 'content-type: application/json' http://127.0.0.1:3005/login
 //! ```
 //!
-//! With another password, the sixth failed login of an address in a quarter of an hour is refused, a user has two exports at a time, and articles are
-//! cached for a minute, unless one is written.
+//! With another password, the sixth failed login of an address in a quarter of an hour is refused. A user has two exports at a
+//! time. Articles are cached for a minute, unless one is written.
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;
