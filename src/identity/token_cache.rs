@@ -30,7 +30,7 @@ use crate::base::random::random;
 /// Result of a verification: a user, none, or a failure.
 pub(super) type Verified = Result<Option<FoundIdentity>, ()>;
 
-/// What is known of a credential.
+/// Result of a verification.
 #[derive(Clone)]
 pub(super) enum CachedToken {
     Known(Option<FoundIdentity>),

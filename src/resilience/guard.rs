@@ -87,6 +87,13 @@ pub(crate) enum Fault {
     Refused(Error),
 }
 
+impl From<Error> for Fault {
+    /// An outage is a lost connection, any other error the server's refusal.
+    fn from(error: Error) -> Self {
+        if error.is_outage() { Self::Lost(error) } else { Self::Refused(error) }
+    }
+}
+
 impl Fault {
     #[cfg(feature = "redis")]
     pub(crate) fn into_error(self) -> Error {

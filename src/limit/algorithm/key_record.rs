@@ -142,7 +142,9 @@ mod tests {
                 *version = VERSION;
             }
             if let Some(mut record) = KeyRecord::decode(&bytes) {
-                spend(&mut record, Quota::per_minute(5), 1, START);
+                prop_assert!(spend(&mut record, Quota::per_minute(5), 1, START).remaining() <= 5);
+                let bytes = record.encode();
+                prop_assert_eq!(KeyRecord::decode(&bytes).map(|record| record.encode()), Some(bytes));
             }
         }
     }

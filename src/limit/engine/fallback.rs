@@ -228,7 +228,7 @@ impl Fallback {
         }
     }
 
-    /// Forgets what these keys have used locally, and what they owe.
+    /// Resets the local usage of these keys, and their debt.
     pub(super) fn reset(&self, checks: &[Check]) {
         let mut owed = self.owed.lock();
         for check in checks {

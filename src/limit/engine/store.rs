@@ -146,13 +146,13 @@ pub trait LimitStore: Send + Sync + 'static {
     /// Returns an error if the store is unavailable.
     fn settle(&self, settlements: &[Settlement], now: Timestamp) -> MaybeReady<Result<(), Error>>;
 
-    /// Forgets what these keys have used. Defaults to an error, for stores that cannot.
+    /// Resets the usage of these keys. Defaults to an error, for stores that cannot.
     ///
     /// # Errors
-    /// Returns an error if the store is unavailable, or cannot forget.
+    /// Returns an error if the store is unavailable, or cannot reset keys.
     fn reset(&self, checks: &[Check]) -> MaybeReady<Result<(), Error>> {
         let _ = checks;
-        MaybeReady::Ready(Err(Error::store("limits: the store cannot forget keys", "reset is not implemented")))
+        MaybeReady::Ready(Err(Error::store("limits: the store cannot reset keys", "reset is not implemented")))
     }
 
     /// Publishes a record under a name, such as a grant, to all nodes of a fleet, for `ttl`; zero removes it. Defaults to

@@ -156,7 +156,7 @@ impl LimitSubject {
         self.limiter.as_ref().map(|limiter| limiter.refusals_of(&self.named)).unwrap_or_default()
     }
 
-    /// Forgets what the subject has used, under every tier, and lifts its bans; limits of all requests together keep theirs.
+    /// Resets the usage of the subject under every tier, and lifts its bans; limits of all requests together keep theirs.
     ///
     /// Limits that count [each route](crate::limit::Limit::per_route) are reset for the given route. Other nodes of a fleet may
     /// repeat a refusal for a second.
@@ -172,7 +172,7 @@ impl LimitSubject {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if the shared store did not forget it. This process has.
+    /// Returns an error if the shared store did not reset it. This process has.
     pub async fn reset(&self) -> Result<(), Error> {
         match &self.limiter {
             Some(limiter) => limiter.reset_named(&self.named).await,

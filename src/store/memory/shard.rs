@@ -87,7 +87,7 @@ impl Shard {
         });
     }
 
-    /// Forgets the key, and its use of this quota that was set aside. A bucket that it shares with others stays.
+    /// Removes the key, and its use of this quota that was set aside. A bucket that it shares with others stays.
     pub(super) fn forget(&mut self, check: &Check) {
         let key = check.key.to_bits();
         for key in [key, aside(key, check.quota)] {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 
 use super::connect::{Link, column};
-use super::guarded::into_fault;
 use super::schema::Statements;
 use super::settings::Postgres;
 use crate::base::error::Error;
@@ -37,7 +36,7 @@ impl RemoteCredits {
     /// ```
     pub fn postgres(postgres: &Postgres) -> Result<Self, Error> {
         postgres.check()?;
-        let (guard, secret) = postgres.guard("postgres credits");
+        let (guard, secret) = postgres.guard("postgres credits", "");
         Ok(Self::new(PostgresBalances { statements: Statements::new(&postgres.schema) }, guard, secret))
     }
 }
@@ -65,11 +64,11 @@ impl CreditBackend for PostgresBalances {
             (&returned as _, Type::INT8_ARRAY),
             (&expires_at as _, Type::INT8_ARRAY),
         ];
-        let rows = link.query(&self.statements.book, &parameters).await.map_err(into_fault)?;
+        let rows = link.query(&self.statements.book, &parameters).await.map_err(Fault::from)?;
         let mut balances = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let number = |at| column::<i64>(row, at).map(i64::unsigned_abs).map_err(into_fault);
-            let name: i64 = column(row, 0).map_err(into_fault)?;
+            let number = |at| column::<i64>(row, at).map(i64::unsigned_abs).map_err(Fault::from);
+            let name: i64 = column(row, 0).map_err(Fault::from)?;
             balances.insert(name, Balance { booked: number(1)?, returned: number(2)? });
         }
         let missing = || Fault::Lost(Error::store("postgres: a booking returned no balance", "no row"));

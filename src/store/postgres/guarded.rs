@@ -11,12 +11,13 @@ use crate::base::error::Error;
 use crate::base::event::Events;
 use crate::base::maybe_ready::BoxFuture;
 use crate::identity::FleetSecret;
-use crate::resilience::guard::{FailOpen, Fault, GuardSettings};
+use crate::resilience::guard::{FailOpen, GuardSettings};
 use crate::store::remote::names::SecretAgreement;
 
 impl Postgres {
-    /// Creates a guarded connection, and the secret under which the fleet hashes names: known once it is connected.
-    pub(super) fn guard(&self, name: &'static str) -> (FailOpen<Arc<Link>>, FleetSecret) {
+    /// Creates a guarded connection, and the secret under which the fleet hashes names: known once it is connected. Each session
+    /// begins with the statements `first`: those after it need not read the catalogue.
+    pub(super) fn guard(&self, name: &'static str, first: &'static str) -> (FailOpen<Arc<Link>>, FleetSecret) {
         let agreement = Arc::new(SecretAgreement::new(self.secret.as_deref()));
         let (secret, postgres) = (agreement.secret(), self.clone());
         let statements = Arc::new(Statements::new(&self.schema));
@@ -28,8 +29,7 @@ impl Postgres {
                 if let Some(proposal) = agreement.proposal() {
                     agreement.set(&agree(&link, &statements, proposal).await?)?;
                 }
-                // The first call of a session reads the catalogue, which takes longer than a decision may.
-                link.query(&statements.lock_limits, &[(&Vec::<i64>::new(), Type::INT8_ARRAY)]).await?;
+                link.batch(&first.replace("{schema}", &postgres.schema)).await?;
                 Ok(link)
             })
         };
@@ -56,8 +56,4 @@ pub(super) async fn agree(link: &Link, statements: &Statements, proposed: String
         return column(agreed, 0);
     }
     column(&link.query_one(&statements.propose_secret, &[(&proposed, Type::TEXT)]).await?, 0)
-}
-
-pub(super) fn into_fault(error: Error) -> Fault {
-    if error.is_outage() { Fault::Lost(error) } else { Fault::Refused(error) }
 }

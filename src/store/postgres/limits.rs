@@ -10,7 +10,7 @@
 //! get it by its deadline refuses, and never admits. A process that hangs within a transaction loses its session after a second.
 //! Nodes lease blocks of hot keys, which then need no transaction.
 //!
-//! Commits do not wait for the disk, or all who wait for a key would wait for it in turn: a crash of the server forgets at most
+//! Commits do not wait for the disk, or all who wait for a key would wait for it in turn: a crash of the server loses at most
 //! the last second. Each process still binds by what it decided itself.
 
 mod evaluation;
@@ -25,7 +25,6 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::connect::{Link, Parameter, column};
-use super::guarded::into_fault;
 use super::schema::Statements;
 use super::settings::Postgres;
 use crate::base::clock::{Timestamp, nanos, runtime_now};
@@ -39,6 +38,8 @@ use evaluation::{ChangedRecord, Records, contended};
 
 /// Number of calls after which rows of idle keys are removed.
 const SWEEP_EVERY: u32 = 256;
+/// Locks no row: the first call of a session takes longer than a decision may.
+const WARM_UP: &str = "SELECT {schema}.tollgate_lock_limits('{}')";
 /// Time for which rows stay where a test turns the clock: the server's does not pass with it.
 const TURNED_CLOCK: Duration = Duration::from_secs(3_600);
 
@@ -66,7 +67,7 @@ impl RemoteLimits {
     /// ```
     pub fn postgres(postgres: &Postgres) -> Result<Self, Error> {
         postgres.check()?;
-        let (guard, secret) = postgres.guard("postgres limits");
+        let (guard, secret) = postgres.guard("postgres limits", WARM_UP);
         Ok(Self::new(LimitEngine::new(PostgresRows::new(postgres), guard, secret, true, postgres.time.clone())))
     }
 }
@@ -101,22 +102,22 @@ impl LimitBackend for PostgresRows {
             (&most as _, Type::INT8),
         ];
         let _turn = link.turn().await;
-        let row = link.query_one(&self.statements.publish_override, &parameters).await.map_err(into_fault)?;
-        Ok(column::<i64>(&row, 0).map_err(into_fault)?.unsigned_abs())
+        let row = link.query_one(&self.statements.publish_override, &parameters).await.map_err(Fault::from)?;
+        Ok(column::<i64>(&row, 0).map_err(Fault::from)?.unsigned_abs())
     }
 
     async fn published(&self, link: Arc<Link>, known: u64, now: Option<u64>) -> Result<PublishedRecords, Fault> {
         let (known, now) = (known.cast_signed(), now.map(u64::cast_signed));
         let parameters = [(&known as _, Type::INT8), (&now as _, Type::INT8)];
         let _turn = link.turn().await;
-        let rows = link.query(&self.statements.overrides, &parameters).await.map_err(into_fault)?;
+        let rows = link.query(&self.statements.overrides, &parameters).await.map_err(Fault::from)?;
         let (mut version, mut records) = (0, Vec::new());
         for row in &rows {
-            version = column::<i64>(row, 0).map_err(into_fault)?.unsigned_abs();
+            version = column::<i64>(row, 0).map_err(Fault::from)?.unsigned_abs();
             // The first row is there for the version alone.
-            if let Some(name) = column::<Option<i64>>(row, 1).map_err(into_fault)? {
-                let left: i64 = column(row, 3).map_err(into_fault)?;
-                let record = column(row, 2).map_err(into_fault)?;
+            if let Some(name) = column::<Option<i64>>(row, 1).map_err(Fault::from)? {
+                let left: i64 = column(row, 3).map_err(Fault::from)?;
+                let record = column(row, 2).map_err(Fault::from)?;
                 records.push((name.cast_unsigned(), record, Duration::from_micros(left.unsigned_abs())));
             }
         }
@@ -155,30 +156,30 @@ impl Transaction {
         let begin = begin(self.by.saturating_duration_since(runtime_now()));
         let (begun, locked) =
             join(self.link.batch(&begin), self.link.query(&self.statements.lock_limits, &names)).await;
-        begun.map_err(into_fault)?;
+        begun.map_err(Fault::from)?;
         let rows = match locked {
             Ok(rows) => rows,
             Err(error) => return self.give_up(groups, error).await,
         };
         let (mut records, mut at) = (Records::default(), 0);
         for row in &rows {
-            at = column::<i64>(row, 0).map_err(into_fault)?.unsigned_abs();
-            let name: i64 = column(row, 1).map_err(into_fault)?;
-            records.read(name.cast_unsigned(), column(row, 2).map_err(into_fault)?);
+            at = column::<i64>(row, 0).map_err(Fault::from)?.unsigned_abs();
+            let name: i64 = column(row, 1).map_err(Fault::from)?;
+            records.read(name.cast_unsigned(), column(row, 2).map_err(Fault::from)?);
         }
         let at = self.now.unwrap_or(at);
         let time = Timestamp::from_nanos(at.saturating_mul(1_000));
         let results = groups.iter().map(|group| records.evaluate(group, time)).collect();
-        self.end(&records.into_changes(time)).await.map_err(into_fault)?;
+        self.end(&records.into_changes(time)).await.map_err(Fault::from)?;
         Ok((at, results))
     }
 
     /// Refuses if other processes held the rows for too long.
     async fn give_up(&self, groups: &[CheckGroup], error: Error) -> Result<CallReply, Fault> {
-        self.link.batch("ROLLBACK").await.map_err(into_fault)?;
+        self.link.batch("ROLLBACK").await.map_err(Fault::from)?;
         match is_lock_timeout(&error) {
             true => Ok((self.now.unwrap_or_default(), groups.iter().map(contended).collect())),
-            false => Err(into_fault(error)),
+            false => Err(Fault::from(error)),
         }
     }
 

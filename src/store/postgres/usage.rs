@@ -5,11 +5,10 @@ use tokio_postgres::types::Type;
 use std::sync::Arc;
 
 use super::connect::Link;
-use super::guarded::into_fault;
 use super::schema::Statements;
 use super::settings::Postgres;
 use crate::base::error::Error;
-use crate::resilience::guard::FailOpen;
+use crate::resilience::guard::{FailOpen, Fault};
 
 /// HourlyUsage of an endpoint, a route or a namespace.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +71,7 @@ pub(crate) struct UsageTable {
 
 impl UsageTable {
     pub(crate) fn new(postgres: &Postgres) -> Self {
-        let guard = postgres.guard("postgres usage").0;
+        let guard = postgres.guard("postgres usage", "").0;
         Self { guard, statements: Arc::new(Statements::new(&postgres.schema)) }
     }
 
@@ -99,7 +98,7 @@ impl UsageTable {
                 (&hits as _, Type::INT8_ARRAY),
                 (&misses as _, Type::INT8_ARRAY),
             ];
-            link.query(statement, &parameters).await.map_err(into_fault)
+            link.query(statement, &parameters).await.map_err(Fault::from)
         });
         added.await.map(drop).map_err(|outage| Error::outage("usage", outage))
     }

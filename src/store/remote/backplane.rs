@@ -104,12 +104,7 @@ impl Backplane {
         by: Instant,
         f: impl FnOnce(Arc<dyn ByteStore>) -> BoxFuture<Result<T, Error>>,
     ) -> Result<T, Outage> {
-        let call = async |bytes| {
-            f(bytes).await.map_err(|error| match error.is_outage() {
-                true => Fault::Lost(error),
-                false => Fault::Refused(error),
-            })
-        };
+        let call = async |bytes| f(bytes).await.map_err(Fault::from);
         self.guard.call_by(by, call).await
     }
 

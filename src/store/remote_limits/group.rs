@@ -29,7 +29,7 @@ pub(crate) enum LimitCommand {
     Refund { charged: u64 },
     /// Charges the units unconditionally.
     Charge,
-    /// Forgets the key, and its use of this quota that was set aside.
+    /// Removes the key, and its use of this quota that was set aside.
     Reset,
 }
 

@@ -132,7 +132,7 @@ fn book_debt(core: &Arc<UpstreamShared>) {
             let answer = send_bookings(&core, &debt).await;
             let (mut held, point) = core.now();
             match answer {
-                // A store that has lost what was booked before is told so with the next booking.
+                // The balance shows whether the store has lost earlier bookings: they are booked again in the next round.
                 Ok(balances) => held.account.booked(&debt, &balances),
                 Err(_) => held.account.not_booked(point.now),
             }
