@@ -198,6 +198,24 @@ pub enum Event<'a> {
         /// Name of the upstream.
         upstream: &'a str,
     },
+    /// An operator has overridden a setting: see [`Overrides`](crate::Overrides).
+    Overridden {
+        /// Target and setting, such as `limit api quota`.
+        id: &'a str,
+        /// Value in force from now on.
+        value: &'a str,
+        /// Person or program that asked for it.
+        actor: &'a str,
+        /// Reason; empty if none was given.
+        reason: &'a str,
+    },
+    /// An override has ended: the configured value, or that of another override, is in force again.
+    OverrideEnded {
+        /// Target and setting, such as `limit api quota`.
+        id: &'a str,
+        /// Person or program that removed it; `None` if it expired.
+        actor: Option<&'a str>,
+    },
     /// A likely misconfiguration. Each kind is reported once per layer.
     Warning {
         /// Stable identifier of the kind.
@@ -367,6 +385,10 @@ fn log(event: &Event<'_>) {
             tracing::warn!(target: "tollgate", upstream, "circuit open; the upstream is not called");
         }
         Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
+        Event::Overridden { id, value, actor, reason } => {
+            tracing::warn!(target: "tollgate", id, value, actor, reason, "setting overridden");
+        }
+        Event::OverrideEnded { id, actor } => tracing::warn!(target: "tollgate", id, actor, "override ended"),
         Event::Banned { limit, key, span } => {
             let key = tracing::field::display(format!("{key:016x}"));
             tracing::warn!(target: "tollgate", limit, key, ?span, "banned");

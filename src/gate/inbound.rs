@@ -9,12 +9,13 @@
 //! The layers meet only here and do not know one another.
 
 use std::fmt;
-#[cfg(feature = "postgres")]
 use std::sync::Arc;
 
 use tower_layer::Layer;
 
 use super::inbound_builder::TollgateBuilder;
+use super::overrides::OverrideEngine;
+use super::overrides::handle::Overrides;
 use super::stats::Stats;
 #[cfg(feature = "postgres")]
 use super::usage::UsageRecorder;
@@ -58,6 +59,7 @@ use crate::timing::{Timing, TimingLayer};
 pub struct Tollgate {
     pub(super) layer: TollgateLayer,
     pub(super) cost_per_call: Option<f64>,
+    pub(super) overrides: Arc<OverrideEngine>,
     #[cfg(feature = "postgres")]
     pub(super) usage: Option<Arc<UsageRecorder>>,
 }
@@ -105,6 +107,7 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn layer(&self) -> TollgateLayer {
+        self.overrides.start();
         #[cfg(feature = "postgres")]
         self.usage.iter().for_each(|usage| usage.start());
         self.layer.clone()
@@ -176,6 +179,21 @@ impl Tollgate {
     #[must_use]
     pub const fn limits(&self) -> &RateLimitLayer {
         &self.layer.limit
+    }
+
+    /// Returns the overrides: settings that operators change for a time, on this node or on all.
+    ///
+    /// ```
+    /// use tollgate::{Mode, Override, Tollgate};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let gate = Tollgate::builder().build()?;
+    /// gate.overrides().apply(Override::mode("cache", Mode::Off).because("stale prices")).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides::new(self.overrides.clone())
     }
 
     /// Changes a limit's quota from now on: see [`RateLimitLayer::set_quota`].

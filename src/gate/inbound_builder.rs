@@ -3,23 +3,18 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use super::given_once::given_once;
-use super::inbound::{Tollgate, TollgateLayer};
-#[cfg(feature = "postgres")]
-use super::usage::{UsageRecorder, cache_usage};
+use super::inbound::Tollgate;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::event::{Event, Hook};
+use crate::base::event::{Event, Events, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
-use crate::context::GatePlace;
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use crate::store::RemoteLimits;
+use crate::store::fleet_records::port::FleetRecords;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 #[cfg(feature = "postgres")]
@@ -48,19 +43,24 @@ use crate::timing::{TimingBuilder, TimingLayer};
 /// # Ok::<(), tollgate::Error>(())
 /// ```
 pub struct TollgateBuilder {
-    limits: RateLimitBuilder,
-    limited: bool,
-    cache: CacheBuilder,
-    cached: bool,
-    timing: TimingBuilder,
-    routes: Vec<Box<str>>,
-    cost_per_call: Option<f64>,
+    pub(super) limits: RateLimitBuilder,
+    pub(super) limited: bool,
+    pub(super) cache: CacheBuilder,
+    pub(super) cached: bool,
+    pub(super) timing: TimingBuilder,
+    pub(super) routes: Vec<Box<str>>,
+    pub(super) cost_per_call: Option<f64>,
+    pub(super) events: Events,
+    /// Directory of the file level.
+    pub(super) directory: Option<PathBuf>,
+    /// Store of overrides.
+    pub(super) records: Option<Arc<dyn FleetRecords>>,
     #[cfg(feature = "postgres")]
-    postgres: Option<Result<Postgres, Error>>,
+    pub(super) postgres: Option<Result<Postgres, Error>>,
     #[cfg(feature = "postgres")]
-    usage: Option<UsageTable>,
+    pub(super) usage: Option<UsageTable>,
     #[cfg(feature = "redis")]
-    redis: Option<Result<Redis, Error>>,
+    pub(super) redis: Option<Result<Redis, Error>>,
 }
 
 impl Default for TollgateBuilder {
@@ -73,6 +73,9 @@ impl Default for TollgateBuilder {
             timing: TimingLayer::builder(),
             routes: Vec::new(),
             cost_per_call: None,
+            events: Events::default(),
+            directory: None,
+            records: None,
             #[cfg(feature = "postgres")]
             postgres: None,
             #[cfg(feature = "postgres")]
@@ -225,6 +228,8 @@ impl TollgateBuilder {
     /// ```
     #[must_use]
     pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Self {
+        let directory = directory.into();
+        self.directory = Some(directory.clone());
         self.cache = self.cache.file(directory, bytes);
         self
     }
@@ -334,8 +339,10 @@ impl TollgateBuilder {
     #[must_use]
     pub fn hook(self, hook: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let hook: Hook = Arc::new(hook);
+        let mut this = self;
+        this.events.add(hook.clone());
         let (for_limits, for_cache) = (hook.clone(), hook.clone());
-        let gate = self
+        let gate = this
             .limits_with(|limits| limits.hook(move |event| for_limits(event)))
             .timing_with(|timing| timing.hook(move |event| hook(event)));
         Self { cache: gate.cache.hook(for_cache), ..gate }
@@ -383,92 +390,6 @@ impl TollgateBuilder {
     pub fn timing_with(self, f: impl FnOnce(TimingBuilder) -> TimingBuilder) -> Self {
         Self { timing: f(self.timing), ..self }
     }
-
-    /// Builds the gate.
-    ///
-    /// # Errors
-    /// Returns the errors of the layers' builders, or an error if the cost per call is not a finite, non-negative
-    /// number. The message names the value.
-    pub fn build(self) -> Result<Tollgate, Error> {
-        if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
-            return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
-        }
-        let this = self;
-        #[cfg(feature = "postgres")]
-        let this = this.sharing_postgres()?;
-        #[cfg(feature = "redis")]
-        let this = this.sharing()?;
-        // A gate without a limit has the same type: it contains a disabled limit.
-        let limits = if this.limited { this.limits } else { this.limits.limit(Limit::unused()).enabled(false) };
-        let (identify, own) = limits.extractors();
-        let cache = this.cache.identified_by(identify, own);
-        let cache = if this.cached { cache } else { cache.enabled(false) };
-        static GATES: AtomicU16 = AtomicU16::new(1);
-        let routes = |own: &[Box<str>]| joined(&this.routes, own);
-        let (of_limits, of_cache) = (routes(limits.declared_routes()), routes(cache.declared_routes()));
-        let of_timing = routes(this.timing.declared_routes());
-        let place = GatePlace {
-            // After 65 535 gates the numbers start again; 0 stands for none.
-            number: GATES.fetch_add(1, Ordering::Relaxed),
-            shares_clock: limits.own_clock().is(cache.own_clock()) && limits.own_clock().is(this.timing.own_clock()),
-            shares_routes: of_limits == of_cache && of_limits == of_timing,
-        };
-        let layer = TollgateLayer {
-            timing: this.timing.declare(&of_timing).build()?,
-            limit: limits.declare(of_limits).build()?,
-            cache: cache.declare(of_cache).build()?,
-            place,
-        };
-        #[cfg(feature = "postgres")]
-        let usage = this.usage.map(|table| {
-            let cache = layer.cache.clone();
-            Arc::new(UsageRecorder::new(table, Box::new(move || cache_usage(&cache.stats()))))
-        });
-        Ok(Tollgate {
-            layer,
-            cost_per_call: this.cost_per_call,
-            #[cfg(feature = "postgres")]
-            usage,
-        })
-    }
-
-    /// Shares limits through PostgreSQL, if there is one and no Redis.
-    #[cfg(feature = "postgres")]
-    fn sharing_postgres(mut self) -> Result<Self, Error> {
-        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
-        #[cfg(feature = "redis")]
-        let limited = self.limited && self.redis.is_none();
-        #[cfg(not(feature = "redis"))]
-        let limited = self.limited;
-        if limited {
-            self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
-        }
-        if self.cached {
-            self.usage = Some(UsageTable::new(&postgres));
-        }
-        postgres.check().map(|()| self)
-    }
-
-    /// Connects the enabled layers to Redis, if there is one.
-    #[cfg(feature = "redis")]
-    fn sharing(mut self) -> Result<Self, Error> {
-        let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
-        if self.limited {
-            self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
-        }
-        redis.check().map(|()| self)
-    }
-}
-
-/// Returns the routes that a layer declares: those of the gate, then its own.
-fn joined(gate: &[Box<str>], own: &[Box<str>]) -> Vec<Box<str>> {
-    let mut routes: Vec<Box<str>> = Vec::new();
-    for route in gate.iter().chain(own) {
-        if !routes.contains(route) {
-            routes.push(route.clone());
-        }
-    }
-    routes
 }
 
 impl fmt::Debug for TollgateBuilder {

@@ -4,9 +4,11 @@
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod given_once;
 pub(crate) mod inbound;
+mod inbound_build;
 pub(crate) mod inbound_builder;
 pub(crate) mod outbound;
 pub(crate) mod outbound_builder;
+pub(crate) mod overrides;
 pub(crate) mod stats;
 #[cfg(feature = "postgres")]
 mod usage;

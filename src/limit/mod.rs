@@ -95,6 +95,7 @@
 //! |---|---|
 //! | a quota | [`RateLimitLayer::set_quota`]; keys keep the share they have used |
 //! | mode: on, off, shadow | [`RateLimitLayer::set_mode`] |
+//! | quota or mode of a limit or tier, for a time, on all nodes | [`Overrides`](crate::Overrides) |
 //! | a user's tier | [`Tiers::lookup`]: loaded from a database or another service and cached; stale values are used during an outage |
 //!
 //! # Cost
@@ -118,6 +119,7 @@ pub use algorithm::{gcra, window};
 pub use engine::concurrency::ConcurrencyStats;
 pub use engine::fallback::OnOutage;
 pub use engine::refusals::Refusal;
+pub(crate) use engine::reload::LimitSetting;
 pub use engine::reservation::Reservation;
 pub use engine::stats::{LimitStats, RateLimitStats, RouteRefusals};
 pub use engine::store::{LimitStore, LimitStoreStats, RemoteStats};

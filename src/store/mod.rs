@@ -11,6 +11,7 @@
 //! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
 
 pub mod file;
+pub(crate) mod fleet_records;
 pub(crate) mod governor;
 pub(crate) mod levels;
 #[cfg(feature = "memcached")]

@@ -151,6 +151,21 @@ impl CacheLayer {
         self.core.mode.set(mode);
     }
 
+    /// Checks that a rule has this pattern.
+    ///
+    /// # Errors
+    /// If none has.
+    pub(crate) fn check_override(&self, pattern: &str) -> Result<(), Error> {
+        let unknown = || Error::config(format!("unknown cache rule {pattern:?}; use the route of a rule"));
+        self.core.rules.has_pattern(pattern).then_some(()).ok_or_else(unknown)
+    }
+
+    /// Replaces the overrides of the layer's mode, and of those of rules by their pattern.
+    pub(crate) fn override_with(&self, mode: Option<Mode>, rules: &[(&str, Mode)]) {
+        self.core.mode.override_with(mode);
+        self.core.rules.override_with(rules);
+    }
+
     /// Replaces the caching rules for requests that arrive from now on. Stored entries keep their lifetimes;
     /// [invalidate](Self::invalidate) those that should expire sooner. The counts of rules
     /// ([`unmatched_rules`](CacheStats::unmatched_rules)) restart.

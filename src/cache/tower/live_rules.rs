@@ -1,6 +1,7 @@
 //! [`LiveRules`]: caching rules that can be replaced at run time.
 //!
-//! A request uses the rules in force at its start to its end. Until rules are replaced, that costs one load of a flag.
+//! A request uses the rules in force at its start to its end. Until rules are replaced or overridden, that costs one load of a
+//! flag.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::stats::RuleCounters;
 use crate::base::lock::RwLock;
+use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::cache::http::rule::Rule;
@@ -37,8 +39,11 @@ impl RuleSet {
 /// The initial rules, and their latest replacement.
 pub(super) struct LiveRules {
     built: RuleSet,
-    is_replaced: AtomicBool,
+    /// Whether rules are or were replaced, or their modes overridden.
+    is_changed: AtomicBool,
     replacement: RwLock<Option<Arc<RuleSet>>>,
+    /// Overridden modes of rules, by pattern.
+    modes: RwLock<Vec<(Box<str>, Mode)>>,
 }
 
 /// Rule matched by a request.
@@ -47,6 +52,8 @@ pub(super) struct MatchedRule {
     /// The rule set, unless it is the initial one.
     replacement: Option<Arc<RuleSet>>,
     index: usize,
+    /// Mode of the rule: on, unless it is overridden.
+    pub(super) mode: Mode,
     /// Whether the rule was matched by path alone: see [`Match`](crate::base::route::Match).
     pub(super) is_guess: bool,
     /// Whether the request's route may be called by another name than the rule's pattern.
@@ -55,13 +62,31 @@ pub(super) struct MatchedRule {
 
 impl LiveRules {
     pub(super) fn new(rules: CompiledRules) -> Self {
-        Self { built: RuleSet::new(rules), is_replaced: AtomicBool::new(false), replacement: RwLock::default() }
+        Self {
+            built: RuleSet::new(rules),
+            is_changed: AtomicBool::new(false),
+            replacement: RwLock::default(),
+            modes: RwLock::default(),
+        }
     }
 
     /// Replaces the rules for requests that start from now on.
     pub(super) fn replace(&self, rules: CompiledRules) {
         *self.replacement.write() = Some(Arc::new(RuleSet::new(rules)));
-        self.is_replaced.store(true, Ordering::Release);
+        self.is_changed.store(true, Ordering::Release);
+    }
+
+    /// Replaces the overridden modes of rules.
+    pub(super) fn override_with(&self, rules: &[(&str, Mode)]) {
+        *self.modes.write() = rules.iter().map(|(pattern, mode)| ((*pattern).into(), *mode)).collect();
+        if !rules.is_empty() {
+            self.is_changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether a rule in force has this pattern.
+    pub(super) fn has_pattern(&self, pattern: &str) -> bool {
+        self.with_current(|current| (0..current.rules.len()).any(|rule| current.rules.pattern(rule) == Some(pattern)))
     }
 
     /// Matches a request to its rule.
@@ -73,7 +98,14 @@ impl LiveRules {
         let (found, index) = found.map_or((None, rules.fallback()), |(found, rule)| (Some(found), rule));
         let (is_guess, has_own_name) =
             (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed || found.is_wider));
-        MatchedRule { replacement, index, is_guess, has_own_name }
+        let mode = if self.is_changed.load(Ordering::Relaxed) { self.mode_of(rules.pattern(index)) } else { Mode::On };
+        MatchedRule { replacement, index, mode, is_guess, has_own_name }
+    }
+
+    #[cold]
+    fn mode_of(&self, pattern: Option<&str>) -> Mode {
+        let modes = self.modes.read();
+        modes.iter().find(|(known, _)| Some(&**known) == pattern).map_or(Mode::On, |(_, mode)| *mode)
     }
 
     /// Returns the patterns of the initial rules. Their replacements declare the same routes.
@@ -113,7 +145,7 @@ impl LiveRules {
 
     #[inline]
     fn replacement(&self) -> Option<Arc<RuleSet>> {
-        if !self.is_replaced.load(Ordering::Acquire) {
+        if !self.is_changed.load(Ordering::Acquire) {
             return None;
         }
         self.replacement.read().clone()

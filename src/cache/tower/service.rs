@@ -89,7 +89,10 @@ macro_rules! respond {
             return $service.forward_while_off($request);
         }
         let head = $service.core.head(&$request, context);
-        let params = match $service.core.evaluate_request(&head, &mut context.keys, has_body(&$request)) {
+        let evaluated = $service.core.evaluate_request(&head, &mut context.keys, has_body(&$request));
+        let mode = evaluated.as_ref().map_or(mode, |params| params.rule.mode.within(mode));
+        let params = match evaluated {
+            Ok(_) if mode == Mode::Off => return $service.forward_while_off($request),
             Ok(params) if mode == Mode::Shadow && !params.post => {
                 return ResponseFuture::boxed(serve::shadow(Box::new($service.job($request, params))));
             }

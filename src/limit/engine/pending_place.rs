@@ -68,7 +68,8 @@ impl Limiter {
         head: &RequestHead<'_>,
         context: &mut RequestContext,
     ) -> LimitStep {
-        let (places, seen) = self.limits.places(head, &mut context.keys);
+        let (mut places, seen) = self.limits.places(head, &mut context.keys);
+        self.reloaded.apply_to_places(&mut places);
         if context.keys.is_pending() {
             return self.wait_for_identity();
         }

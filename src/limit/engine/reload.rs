@@ -20,6 +20,7 @@ use crate::context::RequestContext;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::policy::compiled::Checks;
 use crate::limit::policy::decision::LimitLabel;
+use crate::limit::policy::wanted_place::WantedPlaces;
 
 /// Configuration changes since the layer was built.
 #[derive(Debug, Default)]
@@ -28,6 +29,15 @@ pub(crate) struct ReloadedLimits {
     slow_path: AtomicBool,
     mode: ModeCell,
     quotas: RwLock<SmallVec<[(LimitLabel, Quota); 4]>>,
+    /// Overridden settings of single limits and tiers, which prevail.
+    overridden: RwLock<Vec<(LimitLabel, LimitSetting)>>,
+}
+
+/// Overridden setting of a limit or tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitSetting {
+    Mode(Mode),
+    Quota(Quota),
 }
 
 impl ReloadedLimits {
@@ -68,17 +78,64 @@ impl ReloadedLimits {
             if let Some((_, quota)) = quotas.iter().find(|(known, _)| known == label) {
                 check.quota = *quota;
             }
-            check.enforced &= !shadow;
+        }
+        drop(quotas);
+        self.apply_overrides(checks);
+        checks.list.iter_mut().for_each(|check| check.enforced &= !shadow);
+    }
+
+    fn apply_overrides(&self, checks: &mut Checks) {
+        let overridden = self.overridden.read();
+        for (label, setting) in overridden.iter() {
+            let Some(at) = checks.labels.iter().position(|known| known == label) else { continue };
+            match setting {
+                LimitSetting::Quota(quota) => checks.list[at].quota = *quota,
+                LimitSetting::Mode(Mode::Off) => {
+                    checks.list.remove(at);
+                    checks.labels.remove(at);
+                }
+                LimitSetting::Mode(mode) => checks.list[at].enforced = *mode == Mode::On,
+            }
+        }
+    }
+
+    /// Applies overridden modes to the places that a request needs.
+    pub(super) fn apply_to_places(&self, places: &mut WantedPlaces) {
+        let overridden = self.overridden.read();
+        let mode = |label: LimitLabel| {
+            overridden.iter().find_map(|(known, setting)| match setting {
+                LimitSetting::Mode(mode) if *known == label => Some(*mode),
+                _ => None,
+            })
+        };
+        places.retain(|place| mode(place.label) != Some(Mode::Off));
+        for place in places.iter_mut() {
+            place.enforced = mode(place.label).map_or(place.enforced, |mode| mode == Mode::On);
+        }
+    }
+
+    /// Replaces the overrides: of the mode of the layer, and of settings of limits.
+    fn override_with(&self, mode: Option<Mode>, settings: Vec<(LimitLabel, LimitSetting)>) {
+        let is_changed = mode.is_some() || !settings.is_empty();
+        self.mode.override_with(mode);
+        *self.overridden.write() = settings;
+        if is_changed {
+            self.take_slow_path();
         }
     }
 
     /// Overwrites the mode and the changed quotas in `stats`.
     pub(super) fn overwrite<'a>(&self, stats: &mut RateLimitStats, name: impl Fn(LimitLabel) -> &'a str) {
         stats.mode = self.mode();
-        for (label, quota) in self.quotas.read().iter() {
-            let name = name(*label);
+        let changed = self.quotas.read().iter().map(|(label, quota)| (*label, LimitSetting::Quota(*quota))).collect();
+        let settings: Vec<_> = [changed, self.overridden.read().clone()].concat();
+        for (label, setting) in settings {
+            let name = name(label);
             for limit in stats.limits.iter_mut().filter(|limit| *limit.name == *name) {
-                limit.quota = quota.to_string();
+                match setting {
+                    LimitSetting::Quota(quota) => limit.quota = quota.to_string(),
+                    LimitSetting::Mode(mode) => limit.mode = mode,
+                }
             }
         }
     }
@@ -135,5 +192,33 @@ impl Limiter {
 
     pub(crate) fn set_mode(&self, mode: Mode) {
         self.reloaded.set_mode(mode);
+    }
+
+    /// Returns the limits and tiers that an override of `name` concerns: those of this name, or all tiers of a limit.
+    ///
+    /// # Errors
+    /// If there are none, or the setting is not possible for one of them.
+    pub(crate) fn check_override(&self, name: &str, setting: LimitSetting) -> Result<Vec<LimitLabel>, Error> {
+        let labels = self.limits.labels_named(name);
+        match setting {
+            _ if labels.is_empty() => {
+                Err(Error::config(format!("unknown limit {name:?}; use a name listed in stats()")))
+            }
+            LimitSetting::Mode(_) => self.limits.check_mode_change(name, &labels).map(|()| labels),
+            LimitSetting::Quota(_) if labels.len() > 1 => {
+                Err(Error::config(format!("limit {name:?} has {} tiers; give one a quota", labels.len())))
+            }
+            LimitSetting::Quota(quota) => self.limits.label_for_change(name, quota).map(|label| vec![label]),
+        }
+    }
+
+    /// Replaces the overrides of this layer's mode and of its limits; settings that are not possible are left out.
+    pub(crate) fn override_with(&self, mode: Option<Mode>, settings: &[(&str, LimitSetting)]) {
+        let labels = |(name, setting): &(&str, LimitSetting)| {
+            let labels = self.check_override(name, *setting).unwrap_or_default();
+            let setting = *setting;
+            labels.into_iter().map(move |label| (label, setting)).collect::<Vec<_>>()
+        };
+        self.reloaded.override_with(mode, settings.iter().flat_map(labels).collect());
     }
 }

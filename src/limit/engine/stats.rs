@@ -70,6 +70,8 @@ pub struct LimitStats {
     pub name: String,
     /// Quota, such as `100/min`.
     pub quota: String,
+    /// Whether the limit rejects ([`Mode::On`]), counts only, or is off.
+    pub mode: Mode,
     /// Requests that this limit counted and admitted.
     #[serde(rename = "admitted_total")]
     pub admitted: u64,
@@ -174,9 +176,11 @@ impl LimitCounters {
     pub(super) fn snapshot(&self, limits: &CompiledLimits, store: LimitStoreStats) -> RateLimitStats {
         let single = if self.first_parts.is_empty() { Some(self.requests.sum(ADMITTED)) } else { None };
         let unmatched_limits = limits.unmatched().map(|(name, _)| name.to_owned()).collect();
-        let limits = limits.quotas().zip(&self.parts).map(|((_, compiled), (_, counters))| LimitStats {
+        let configured_mode = |label| limits.configured_mode(label);
+        let limits = limits.quotas().zip(&self.parts).map(|((label, compiled), (_, counters))| LimitStats {
             name: compiled.name.to_string(),
             quota: compiled.quota.to_string(),
+            mode: configured_mode(label),
             admitted: single.map_or_else(
                 || counters.admitted.sum(0),
                 |admitted| admitted.saturating_sub(counters.would_refuse.load(Ordering::Relaxed)),

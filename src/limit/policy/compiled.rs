@@ -3,6 +3,7 @@
 //! Pure except for user-supplied closures: no clock, no store.
 
 mod ban_keys;
+mod changes;
 mod concurrency;
 mod explain;
 mod naming;
@@ -50,6 +51,8 @@ pub(crate) struct CompiledLimits {
 }
 
 struct CompiledLimit {
+    /// Name that was given to it, before those of its tiers.
+    given_name: Option<Box<str>>,
     id: u64,
     salt: LimitSalt,
     /// Key shared by all requests of a global limit, and by requests without an identity.
@@ -230,18 +233,6 @@ impl CompiledLimits {
             .filter_map(|rule| rule.lookup.as_deref())
     }
 
-    /// Returns the label of the named limit or tier, if `quota` is valid for it.
-    pub(crate) fn label_for_change(&self, name: &str, quota: Quota) -> Result<LimitLabel, Error> {
-        let Some((label, _)) = self.quotas().find(|(_, quota)| *quota.name == *name) else {
-            return Err(Error::config(format!("unknown limit {name:?}; use a name listed in stats()")));
-        };
-        let rule = &self.rules[label.rule as usize];
-        if matches!(rule.subject, Subject::Node) {
-            return Err(Error::config(format!("limit {name:?}: a per-node ceiling cannot be changed at run time")));
-        }
-        CompiledQuota::check(name, quota, &rule.cost).map(|()| label)
-    }
-
     pub(crate) fn quota(&self, label: LimitLabel) -> &Arc<CompiledQuota> {
         let index = label.rule as usize;
         let rule = self.rules.get(index).unwrap_or_else(|| &self.concurrency[index - self.rules.len()].0);
@@ -353,6 +344,7 @@ impl CompiledLimit {
         let id = fnv1a(&quotas[0].name);
         let salt = hasher.salt(id);
         Ok(Self {
+            given_name: limit.name.as_deref().map(Into::into),
             id,
             salt,
             anonymous: hasher.digest(&anonymous()).of(salt),

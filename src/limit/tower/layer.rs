@@ -16,6 +16,7 @@ use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::prometheus;
 use crate::limit::engine::refusals::Refusal;
+use crate::limit::engine::reload::LimitSetting;
 use crate::limit::engine::stats::RateLimitStats;
 use crate::limit::engine::subject::LimitSubject;
 use crate::limit::policy::limit::Limit;
@@ -197,6 +198,24 @@ impl RateLimitLayer {
     pub fn set_mode(&self, mode: Mode) {
         if let Some(limiter) = &self.limiter {
             limiter.set_mode(mode);
+        }
+    }
+
+    /// Checks an override of a limit's setting.
+    ///
+    /// # Errors
+    /// If there is no such limit, or the setting is not possible for it.
+    pub(crate) fn check_override(&self, name: &str, setting: LimitSetting) -> Result<(), Error> {
+        match &self.limiter {
+            Some(limiter) => limiter.check_override(name, setting).map(drop),
+            None => Err(Error::config(format!("unknown limit {name:?}; use a name listed in stats()"))),
+        }
+    }
+
+    /// Replaces the overrides of the layer's mode and of settings of its limits.
+    pub(crate) fn override_with(&self, mode: Option<Mode>, settings: &[(&str, LimitSetting)]) {
+        if let Some(limiter) = &self.limiter {
+            limiter.override_with(mode, settings);
         }
     }
 

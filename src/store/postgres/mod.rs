@@ -14,6 +14,7 @@
 //! | `tollgate_limits` | the usage of each limited key, under a keyed hash | a crash of the server loses at most the last second |
 //! | `tollgate_credits` | the booked and returned credits of each upstream and window | on disk before a call is made |
 //! | `tollgate_usage` | sums by hour, of 30 days: credits, requests, hits and misses | a process that is killed loses its last minute |
+//! | `tollgate_records` | [overrides](crate::Overrides) of operators | on disk |
 //! | `tollgate_settings` | the version of the tables, the secret of the fleet | on disk |
 //!
 //! # How it behaves
@@ -89,6 +90,7 @@ mod limits;
 mod log;
 #[cfg(not(feature = "postgres-tls"))]
 mod no_tls;
+pub(crate) mod records;
 mod schema;
 mod settings;
 mod sweep;

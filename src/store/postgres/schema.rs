@@ -98,6 +98,16 @@ ON CONFLICT (hour, kind, scope, name) DO UPDATE SET credits = kept.credits + exc
   requests = kept.requests + excluded.requests, busy_us = kept.busy_us + excluded.busy_us,
   hits = kept.hits + excluded.hits, misses = kept.misses + excluded.misses";
 
+/// Writes a record, unless there are `$5` of its kind besides; and removes what has expired.
+const PUT_RECORD: &str = "WITH expired AS (
+  DELETE FROM {schema}.tollgate_records WHERE expires_at <= clock_timestamp() AND name <> $2
+)
+INSERT INTO {schema}.tollgate_records AS old (kind, name, record, expires_at)
+SELECT $1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond'
+WHERE (SELECT count(*) FROM {schema}.tollgate_records WHERE kind = $1 AND name <> $2 AND expires_at > clock_timestamp()) < $5
+ON CONFLICT (kind, name) DO UPDATE SET record = excluded.record, expires_at = excluded.expires_at
+RETURNING 1";
+
 /// Returns the text that creates everything in a schema.
 pub(super) fn schema_sql(schema: &str) -> String {
     include_str!("schema.sql").replace("{schema}", schema).replace("{records}", &MAX_RECORDS.to_string())
@@ -134,6 +144,9 @@ pub(super) struct Statements {
     pub(super) overrides: String,
     pub(super) book: String,
     pub(super) add_usage: String,
+    pub(super) put_record: String,
+    pub(super) remove_record: String,
+    pub(super) records: String,
 }
 
 impl Statements {
@@ -191,6 +204,10 @@ SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY exp
             overrides: of(OVERRIDES),
             book: of(BOOK),
             add_usage: of(ADD_USAGE),
+            put_record: of(PUT_RECORD),
+            remove_record: of("DELETE FROM {schema}.tollgate_records WHERE kind = $1 AND name = $2"),
+            records: of("SELECT name, record, ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
+FROM {schema}.tollgate_records WHERE kind = $1 AND expires_at > clock_timestamp() ORDER BY name"),
         }
     }
 }

@@ -118,6 +118,15 @@ BEGIN
     misses bigint NOT NULL,
     PRIMARY KEY (hour, kind, scope, name)
   ) WITH (fillfactor = 50);
+
+  -- Overrides of operators, snapshots of nodes, and the audit of actions.
+  CREATE TABLE {schema}.tollgate_records (
+    kind text NOT NULL,
+    name text NOT NULL,
+    record bytea NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (kind, name)
+  ) WITH (fillfactor = 50);
 END
 $migrate$;
 

@@ -24,6 +24,8 @@
 //! Upstream credits are in `…:credits:<hash>`, a hash per upstream and window that expires an hour after the window's
 //! end; the secret of the limits names them.
 //!
+//! Overrides of operators are in `…:records:overrides`, a hash that lasts until it is empty.
+//!
 //! Every addition to the log is published on the channel `…:{cache}:channel`. After thirty days without an invalidation
 //! the log starts anew, as after `FLUSHALL`.
 
@@ -33,6 +35,7 @@ mod credits;
 mod limit_mode;
 mod limits;
 mod log;
+pub(crate) mod records;
 mod secret;
 mod settings;
 

@@ -21,6 +21,8 @@ use crate::store::remote::{LogRank, MAX_TTL, RemoteSettings};
 const LIMIT_DEADLINE: Duration = Duration::from_millis(25);
 /// Deadline of a cache look-up.
 const CACHE_DEADLINE: Duration = Duration::from_millis(50);
+/// Deadline of calls that no request waits for.
+const RECORDS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Configuration of a Redis shared by a fleet. Connections are opened on first use; an unavailable Redis is not an
 /// error.
@@ -265,6 +267,12 @@ impl Redis {
     /// Creates the guard of upstream credits, likewise.
     pub(super) fn guard_credits(&self) -> (FailOpen<Conn>, FleetSecret) {
         self.guard_agreed("redis credits", GuardSettings::new(self.cache_deadline))
+    }
+
+    /// Creates the guard of records, whose names are not hashed.
+    pub(super) fn guard_records(&self) -> FailOpen<Conn> {
+        let settings = GuardSettings::new(RECORDS_DEADLINE);
+        FailOpen::new("redis records", settings, self.connector(), Events::default())
     }
 
     fn guard_agreed(&self, guard: &'static str, settings: GuardSettings) -> (FailOpen<Conn>, FleetSecret) {

@@ -138,6 +138,11 @@ impl TimingLayer {
         self.state.mode.set(mode);
     }
 
+    /// Overrides the mode, or ends that.
+    pub(crate) fn override_with(&self, mode: Option<Mode>) {
+        self.state.mode.override_with(mode);
+    }
+
     /// Wraps `inner`; `W` selects how its response body is wrapped.
     pub(crate) fn wrap<S, W>(&self, inner: S, gate: GatePlace) -> Timing<S, W> {
         Timing { inner, state: self.state.clone(), gate, body: PhantomData }

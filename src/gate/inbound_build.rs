@@ -1,0 +1,117 @@
+//! Builds a [`Tollgate`] from its settings.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::inbound::{Tollgate, TollgateLayer};
+use super::inbound_builder::TollgateBuilder;
+use super::overrides::{OverriddenLayers, OverrideEngine};
+#[cfg(feature = "postgres")]
+use super::usage::{UsageRecorder, cache_usage};
+use crate::base::error::Error;
+use crate::context::GatePlace;
+use crate::limit::Limit;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::store::RemoteLimits;
+use crate::store::fleet_records::file::RecordFile;
+use crate::store::fleet_records::port::FleetRecords;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::{records::RecordTable, usage::UsageTable};
+#[cfg(feature = "redis")]
+use crate::store::redis::records::RecordHashes;
+
+impl TollgateBuilder {
+    /// Builds the gate.
+    ///
+    /// # Errors
+    /// Returns the errors of the layers' builders, or an error if the cost per call is not a finite, non-negative
+    /// number. The message names the value.
+    pub fn build(self) -> Result<Tollgate, Error> {
+        if let Some(cost) = self.cost_per_call.filter(|cost| !(cost.is_finite() && *cost >= 0.0)) {
+            return Err(Error::config(format!("the cost per call must be a finite amount of at least 0, not {cost}")));
+        }
+        let this = self;
+        #[cfg(feature = "redis")]
+        let this = this.sharing()?;
+        #[cfg(feature = "postgres")]
+        let this = this.sharing_postgres()?;
+        // A gate without a limit has the same type: it contains a disabled limit.
+        let limits = if this.limited { this.limits } else { this.limits.limit(Limit::unused()).enabled(false) };
+        let (identify, own) = limits.extractors();
+        let cache = this.cache.identified_by(identify, own);
+        let cache = if this.cached { cache } else { cache.enabled(false) };
+        static GATES: AtomicU16 = AtomicU16::new(1);
+        let routes = |own: &[Box<str>]| joined(&this.routes, own);
+        let (of_limits, of_cache) = (routes(limits.declared_routes()), routes(cache.declared_routes()));
+        let of_timing = routes(this.timing.declared_routes());
+        let place = GatePlace {
+            // After 65 535 gates the numbers start again; 0 stands for none.
+            number: GATES.fetch_add(1, Ordering::Relaxed),
+            shares_clock: limits.own_clock().is(cache.own_clock()) && limits.own_clock().is(this.timing.own_clock()),
+            shares_routes: of_limits == of_cache && of_limits == of_timing,
+        };
+        let clock = limits.own_clock().clone();
+        let layer = TollgateLayer {
+            timing: this.timing.declare(&of_timing).build()?,
+            limit: limits.declare(of_limits).build()?,
+            cache: cache.declare(of_cache).build()?,
+            place,
+        };
+        #[cfg(feature = "postgres")]
+        let usage = this.usage.map(|table| {
+            let cache = layer.cache.clone();
+            Arc::new(UsageRecorder::new(table, Box::new(move || cache_usage(&cache.stats()))))
+        });
+        let overridden =
+            OverriddenLayers { timing: layer.timing.clone(), limit: layer.limit.clone(), cache: layer.cache.clone() };
+        let records = this.records.or_else(|| {
+            let records: Arc<dyn FleetRecords> = Arc::new(RecordFile::new(this.directory?, clock.clone()));
+            Some(records)
+        });
+        let overrides = Arc::new(OverrideEngine::new(overridden, records, clock, this.events)?);
+        Ok(Tollgate {
+            layer,
+            cost_per_call: this.cost_per_call,
+            overrides,
+            #[cfg(feature = "postgres")]
+            usage,
+        })
+    }
+
+    /// Shares limits through PostgreSQL, if there is one and no Redis.
+    #[cfg(feature = "postgres")]
+    fn sharing_postgres(mut self) -> Result<Self, Error> {
+        let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
+        // With Redis as well, Redis decides limits.
+        if self.limited && self.records.is_none() {
+            self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
+        }
+        if self.cached {
+            self.usage = Some(UsageTable::new(&postgres));
+        }
+        self.records = Some(Arc::new(RecordTable::new(&postgres)));
+        postgres.check().map(|()| self)
+    }
+
+    /// Connects the enabled layers to Redis, if there is one.
+    #[cfg(feature = "redis")]
+    fn sharing(mut self) -> Result<Self, Error> {
+        let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
+        if self.limited {
+            self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
+        }
+        self.records = Some(Arc::new(RecordHashes::new(&redis)));
+        redis.check().map(|()| self)
+    }
+}
+
+/// Returns the routes that a layer declares: those of the gate, then its own.
+fn joined(gate: &[Box<str>], own: &[Box<str>]) -> Vec<Box<str>> {
+    let mut routes: Vec<Box<str>> = Vec::new();
+    for route in gate.iter().chain(own) {
+        if !routes.contains(route) {
+            routes.push(route.clone());
+        }
+    }
+    routes
+}

@@ -1,0 +1,107 @@
+//! [`OverrideTarget`] and [`OverrideSetting`]: what an override changes, and to which value.
+
+use std::fmt;
+
+use crate::base::error::Error;
+use crate::base::mode::Mode;
+use crate::limit::Quota;
+
+/// Part of a gate whose setting can be overridden.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum OverrideTarget {
+    /// All limits.
+    Limits,
+    /// A limit, or one of its tiers.
+    Limit(String),
+    /// The cache.
+    Cache,
+    /// The cache rule of a route.
+    Rule(String),
+    /// Timing.
+    Timing,
+}
+
+/// Value of an overridden setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OverrideSetting {
+    Mode(Mode),
+    Quota(Quota),
+}
+
+impl OverrideTarget {
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        match text.trim().split_once(' ') {
+            None if text == "limits" => Ok(Self::Limits),
+            None if text == "cache" => Ok(Self::Cache),
+            None if text == "timing" => Ok(Self::Timing),
+            Some(("limit", name)) => Ok(Self::Limit(name.trim().to_owned())),
+            Some(("rule", pattern)) => Ok(Self::Rule(pattern.trim().to_owned())),
+            _ => Err(Error::config(format!(
+                "unknown target {text:?}; use limits, cache, timing, \"limit NAME\" or \"rule ROUTE\""
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for OverrideTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limits => f.write_str("limits"),
+            Self::Limit(name) => write!(f, "limit {name}"),
+            Self::Cache => f.write_str("cache"),
+            Self::Rule(pattern) => write!(f, "rule {pattern}"),
+            Self::Timing => f.write_str("timing"),
+        }
+    }
+}
+
+impl OverrideSetting {
+    /// Returns the name of the setting, under which a target has at most one override.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Mode(_) => "mode",
+            Self::Quota(_) => "quota",
+        }
+    }
+
+    /// Reads the value of a setting of this name.
+    pub(super) fn parse(name: &str, value: &str) -> Result<Self, Error> {
+        match name {
+            "mode" => Mode::named(value)
+                .map(Self::Mode)
+                .ok_or_else(|| Error::config(format!("unknown mode {value:?}; use on, off or shadow"))),
+            "quota" => Quota::try_from(value).map(Self::Quota),
+            _ => Err(Error::config(format!("unknown setting {name:?}; use mode or quota"))),
+        }
+    }
+}
+
+impl fmt::Display for OverrideSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mode(mode) => f.write_str(mode.as_str()),
+            Self::Quota(quota) => quota.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_and_settings_read_back_as_they_are_written() {
+        for text in ["limits", "cache", "timing", "limit api-pro", "rule /prices/{symbol}"] {
+            assert_eq!(OverrideTarget::parse(text).expect(text).to_string(), text);
+        }
+        for text in ["", "limit", "rule", "the cache", "caches"] {
+            assert!(OverrideTarget::parse(text).is_err(), "{text:?}");
+        }
+        for (name, value) in [("mode", "shadow"), ("quota", "100/min")] {
+            assert_eq!(OverrideSetting::parse(name, value).expect(value).to_string(), value);
+        }
+        for (name, value) in [("mode", "Shadow"), ("quota", "many"), ("ttl", "9")] {
+            assert!(OverrideSetting::parse(name, value).is_err(), "{value:?}");
+        }
+    }
+}
