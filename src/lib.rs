@@ -69,6 +69,7 @@
 mod base;
 mod context;
 mod gate;
+mod health;
 mod resilience;
 
 mod batch;
@@ -96,6 +97,8 @@ pub use base::request_head::{PeerAddr, RequestHead};
 pub use base::route::UNMATCHED;
 pub use base::route_matcher::RouteMatcher;
 pub use batch::{BatchError, BatchStats, Batcher, BatcherBuilder};
+pub use gate::health::settings::HealthBuilder;
+pub use gate::health::status::{CacheHealth, DatabaseHealth, Health};
 pub use gate::inbound::{Tollgate, TollgateLayer, TollgateService};
 pub use gate::inbound_builder::TollgateBuilder;
 pub use gate::outbound::{UpstreamGate, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
@@ -104,6 +107,10 @@ pub use gate::overrides::handle::Overrides;
 pub use gate::overrides::spec::Override;
 pub use gate::overrides::status::OverrideStatus;
 pub use gate::stats::{LayerModes, RouteReport, Stats};
+pub use health::advice::Advice;
+pub use health::checks::CheckStatus;
+pub use health::score::ScorePart;
+pub use health::slo::SloStatus;
 pub use resilience::circuit::Circuit;
 pub use resilience::guard::GuardStats;
 

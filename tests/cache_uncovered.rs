@@ -60,7 +60,11 @@ async fn it_is_not_coalesced_and_runs_in_the_task_of_its_client() {
     assert_eq!(first.status_line(), "fwd=uri-miss; detail=no-freshness");
     assert_eq!(world.stats().fetches_in_flight, 0);
     let route = &world.stats().routes["unmatched"];
-    assert_eq!((route.misses, route.collapsed, route.bypassed["no-freshness"]), (2, 0, 2));
+    assert_eq!(
+        (route.misses, route.collapsed, route.bypassed["no-freshness"]),
+        (0, 0, 2),
+        "no miss: nothing could be cached"
+    );
     assert_eq!(world.stats().inner_calls, 2);
 }
 
@@ -240,7 +244,35 @@ async fn its_errors_and_bypasses_are_as_before() {
 
     let world = World::with(uncovered, |_| async move { Err::<Reply, _>(world::Fault("down")) });
     assert!(world.service().call(get("/a", &[])).await.is_err());
-    assert_eq!(world.stats().routes["unmatched"].misses, 1);
+    assert_eq!((world.stats().routes["unmatched"].misses, world.stats().inner_calls), (0, 1));
+}
+
+#[tokio::test]
+async fn only_what_could_be_cached_is_a_miss() {
+    let world = World::with(uncovered, |asked: Asked| async move {
+        let fields: &[(&str, &str)] = match asked.path.as_str() {
+            "/storable" => &[("cache-control", "max-age=60")],
+            "/mixed" if asked.call == 0 => &[("cache-control", "max-age=1")],
+            _ => &[],
+        };
+        Ok(reply(fields, asked.call.to_string()))
+    });
+    let route = |world: &World| world.stats().routes["unmatched"].clone();
+    // Its route has sent something storable, so that the second is shared like a covered one.
+    world.get("/mixed").await;
+    world.advance(2);
+    world.get("/mixed").await;
+    assert_eq!((route(&world).misses, route(&world).bypassed["no-freshness"]), (1, 1));
+    world.get("/storable").await;
+    assert!(world.get("/storable").await.is_hit());
+    assert_eq!((route(&world).misses, route(&world).hits), (2, 1));
+    // What a rule covers is meant to be cached: each of its fetches is a miss.
+    let covered = World::with(
+        |builder| builder.rules(Rules::new().otherwise(Rule::from_headers())),
+        |asked: Asked| async move { Ok(reply(&[], asked.call.to_string())) },
+    );
+    covered.get("/a").await;
+    assert_eq!(covered.stats().routes["unmatched"].misses, 1);
 }
 
 #[tokio::test]

@@ -216,6 +216,23 @@ pub enum Event<'a> {
         /// Person or program that removed it; `None` if it expired.
         actor: Option<&'a str>,
     },
+    /// An objective is missed: it burns its budget too fast, over five minutes and over an hour. Emitted once, until
+    /// [`ObjectiveMet`](Self::ObjectiveMet). See [`Health`](crate::Health).
+    ObjectiveMissed {
+        /// Name: `latency`, `errors`, `queries`, or `hits NAME`.
+        name: &'a str,
+        /// What is demanded.
+        text: &'a str,
+        /// Burn rate of the last hour.
+        burn_rate: f64,
+    },
+    /// An objective is met again.
+    ObjectiveMet {
+        /// Name: `latency`, `errors`, `queries`, or `hits NAME`.
+        name: &'a str,
+        /// What is demanded.
+        text: &'a str,
+    },
     /// A likely misconfiguration. Each kind is reported once per layer.
     Warning {
         /// Stable identifier of the kind.
@@ -388,6 +405,10 @@ fn log(event: &Event<'_>) {
         Event::Overridden { id, value, actor, reason } => {
             tracing::warn!(target: "tollgate", id, value, actor, reason, "setting overridden");
         }
+        Event::ObjectiveMissed { name, text, burn_rate } => {
+            tracing::warn!(target: "tollgate", name, burn_rate, "objective missed: {text}");
+        }
+        Event::ObjectiveMet { name, text } => tracing::info!(target: "tollgate", name, "objective met again: {text}"),
         Event::OverrideEnded { id, actor } => tracing::warn!(target: "tollgate", id, actor, "override ended"),
         Event::Banned { limit, key, span } => {
             let key = tracing::field::display(format!("{key:016x}"));

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::health::HealthEngine;
+use super::health::status::Health;
 use super::inbound_builder::TollgateBuilder;
 use super::overrides::OverrideEngine;
 use super::overrides::handle::Overrides;
@@ -60,6 +62,7 @@ pub struct Tollgate {
     pub(super) layer: TollgateLayer,
     pub(super) cost_per_call: Option<f64>,
     pub(super) overrides: Arc<OverrideEngine>,
+    pub(super) health: Arc<HealthEngine>,
     #[cfg(feature = "postgres")]
     pub(super) usage: Option<Arc<UsageRecorder>>,
 }
@@ -108,6 +111,7 @@ impl Tollgate {
     #[must_use]
     pub fn layer(&self) -> TollgateLayer {
         self.overrides.start();
+        self.health.start();
         #[cfg(feature = "postgres")]
         self.usage.iter().for_each(|usage| usage.start());
         self.layer.clone()
@@ -179,6 +183,36 @@ impl Tollgate {
     #[must_use]
     pub const fn limits(&self) -> &RateLimitLayer {
         &self.layer.limit
+    }
+
+    /// Judges how the service is doing, from the last five minutes and the last hour: status, score, objectives, advice. Costs
+    /// a reading of all counters.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().build()?;
+    /// let health = gate.health();
+    /// assert_eq!((health.status, health.degraded), ("pass", false));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.health()
+    }
+
+    /// Writes a report for people: the last 24 hours, or the time since the start, in aligned columns.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().build()?;
+    /// assert!(gate.report().contains("answered from the cache"));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn report(&self) -> String {
+        self.health.report()
     }
 
     /// Returns the overrides: settings that operators change for a time, on this node or on all.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use super::health::{CollectedLayers, HealthEngine};
 use super::inbound::{Tollgate, TollgateLayer};
 use super::inbound_builder::TollgateBuilder;
 use super::overrides::{OverriddenLayers, OverrideEngine};
@@ -68,11 +69,21 @@ impl TollgateBuilder {
             let records: Arc<dyn FleetRecords> = Arc::new(RecordFile::new(this.directory?, clock.clone()));
             Some(records)
         });
+        this.health.check_targets()?;
+        let collected = CollectedLayers {
+            timing: layer.timing.clone(),
+            limit: layer.limit.clone(),
+            cache: layer.cache.clone(),
+            upstreams: this.upstreams,
+        };
+        let seen = (clock.clone(), this.events.clone());
+        let health = Arc::new(HealthEngine::new(collected, this.health, seen, this.cost_per_call));
         let overrides = Arc::new(OverrideEngine::new(overridden, records, clock, this.events)?);
         Ok(Tollgate {
             layer,
             cost_per_call: this.cost_per_call,
             overrides,
+            health,
             #[cfg(feature = "postgres")]
             usage,
         })

@@ -7,7 +7,11 @@ use std::time::Duration;
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use super::given_once::given_once;
+use super::health::ReadUpstream;
+use super::health::settings::HealthBuilder;
+#[cfg(doc)]
 use super::inbound::Tollgate;
+use super::outbound::UpstreamGate;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
@@ -51,6 +55,9 @@ pub struct TollgateBuilder {
     pub(super) routes: Vec<Box<str>>,
     pub(super) cost_per_call: Option<f64>,
     pub(super) events: Events,
+    pub(super) health: HealthBuilder,
+    /// Upstreams whose quotas belong to the health of the gate.
+    pub(super) upstreams: Vec<ReadUpstream>,
     /// Directory of the file level.
     pub(super) directory: Option<PathBuf>,
     /// Store of overrides.
@@ -74,6 +81,8 @@ impl Default for TollgateBuilder {
             routes: Vec::new(),
             cost_per_call: None,
             events: Events::default(),
+            health: HealthBuilder::default(),
+            upstreams: Vec::new(),
             directory: None,
             records: None,
             #[cfg(feature = "postgres")]
@@ -375,6 +384,38 @@ impl TollgateBuilder {
     #[must_use]
     pub fn cache_with(self, f: impl FnOnce(CacheBuilder) -> CacheBuilder) -> Self {
         Self { cache: f(self.cache), cached: true, ..self }
+    }
+
+    /// Configures the targets and checks of [`Tollgate::health`].
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().health_with(|health| health.error_target(0.001)).build()?;
+    /// assert_eq!(gate.health().slos[1].objective, 0.999);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn health_with(self, f: impl FnOnce(HealthBuilder) -> HealthBuilder) -> Self {
+        Self { health: f(self.health), ..self }
+    }
+
+    /// Adds an upstream whose quotas belong to the health of this gate, its report and its dashboard.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    /// use tollgate::upstream::Credits;
+    ///
+    /// let market = Tollgate::upstream("market").quota(Credits::per_month(60_000)).build()?;
+    /// let gate = Tollgate::builder().watch_upstream(&market).build()?;
+    /// assert_eq!(gate.health().checks[0].name, "quota market month");
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn watch_upstream(mut self, upstream: &UpstreamGate) -> Self {
+        let upstream = upstream.clone();
+        self.upstreams.push(Arc::new(move || upstream.quota()));
+        self
     }
 
     /// Configures all other settings of timing.

@@ -3,6 +3,7 @@
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod given_once;
+pub(crate) mod health;
 pub(crate) mod inbound;
 mod inbound_build;
 pub(crate) mod inbound_builder;

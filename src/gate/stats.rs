@@ -114,7 +114,7 @@ pub struct RouteReport {
     /// Hits after a successful revalidation.
     #[serde(rename = "revalidated_total")]
     pub revalidated: u64,
-    /// Misses, fetched from the service.
+    /// Misses, fetched from the service: a rule covers the route, or the response could be stored.
     #[serde(rename = "misses_total")]
     pub misses: u64,
     /// Requests coalesced with another request's fetch.

@@ -38,7 +38,7 @@ use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::outage::Outage;
 pub use health::GuardStats;
-use health::{Health, Transition};
+use health::{GuardHealth, Transition};
 
 /// Timeouts and intervals of a guard.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ struct Inner<C> {
     settings: GuardSettings,
     dial: Connect<C>,
     events: Mutex<Events>,
-    health: Mutex<Health<C>>,
+    health: Mutex<GuardHealth<C>>,
     /// Whether every call would be tried; read without the lock.
     up: AtomicBool,
     /// Number of the latest connection.
@@ -144,7 +144,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
             settings,
             dial: Box::new(dial),
             events: Mutex::new(events),
-            health: Mutex::new(Health::new(settings.circuit)),
+            health: Mutex::new(GuardHealth::new(settings.circuit)),
             up: AtomicBool::new(false),
             connects: watch::Sender::new(0),
             epoch: runtime_now(),
@@ -269,12 +269,12 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 }
 
 impl<C> Inner<C> {
-    fn lock(&self) -> MutexGuard<'_, Health<C>> {
+    fn lock(&self) -> MutexGuard<'_, GuardHealth<C>> {
         self.health.lock()
     }
 
     /// Updates the state of the store.
-    fn change<R>(&self, change: impl FnOnce(&mut Health<C>, Timestamp) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut GuardHealth<C>, Timestamp) -> R) -> R {
         let mut health = self.lock();
         let changed = change(&mut health, self.now());
         self.up.store(health.is_up(), Ordering::Relaxed);

@@ -130,6 +130,7 @@ mod report;
 mod sources;
 mod tower;
 
+pub(crate) use engine::state::TimingCounts;
 pub use measure::findings::FindingKind;
 pub use measure::fingerprint::fingerprint;
 pub use measure::n_plus_one::Repeats;

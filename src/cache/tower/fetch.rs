@@ -37,6 +37,7 @@ use crate::cache::http::freshness::ExchangeTimes;
 use crate::cache::http::reason::Reason;
 use crate::cache::http::record_meta::LogPosition;
 use crate::cache::http::request_flags::RequestFlags;
+use crate::cache::http::settings::Profile;
 use crate::cache::http::storability::{self, StoreContext};
 use crate::cache::http::store_hint::StoreHint;
 use crate::cache::http::{policy, validators, vary};
@@ -252,7 +253,9 @@ impl RunningFetch {
             }
             _ => response,
         };
-        record_outcome(&self.params.route.misses, CacheNote::Miss);
+        if !self.may_be_no_miss() {
+            record_outcome(&self.params.route.misses, CacheNote::Miss);
+        }
         if self.params.head_only {
             return HeadStep::Wait(Box::pin(self.handle_head(response)));
         }
@@ -270,6 +273,9 @@ impl RunningFetch {
             storability::evaluate(&self.store_context(status), response.status(), response.headers(), handler);
         match for_decision.and_then(|policy| self.check_min_uses().map(|()| policy)) {
             Ok(policy) => {
+                if self.may_be_no_miss() {
+                    record_outcome(&self.params.route.misses, CacheNote::Miss);
+                }
                 let (response, rest) = self.stream_and_store(response, policy, cx);
                 HeadStep::Respond(response, rest)
             }
@@ -279,6 +285,11 @@ impl RunningFetch {
                 HeadStep::Respond(response, None)
             }
         }
+    }
+
+    /// Whether the request is a miss only if its response is storable: no rule covers it.
+    fn may_be_no_miss(&self) -> bool {
+        self.core.settings.profile == Profile::App && !self.core.rules.is_configured(&self.params.rule)
     }
 
     /// Updates the stored response from the response to a HEAD, and forwards it.

@@ -84,7 +84,7 @@ pub struct CacheRouteStats {
     /// Served from the store after a successful revalidation.
     #[serde(rename = "revalidated_total")]
     pub revalidated: u64,
-    /// Fetched from the inner service.
+    /// Fetched from the inner service: a rule covers the request, or the response could be stored.
     #[serde(rename = "misses_total")]
     pub misses: u64,
     /// Served by another request's fetch.

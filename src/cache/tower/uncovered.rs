@@ -17,7 +17,7 @@ use super::shared::{CacheRequest, CacheShared};
 use super::stats::record_outcome;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
-use crate::base::detached_context::CacheNote;
+use crate::base::detached_context::{self, CacheNote};
 use crate::base::error::BoxError;
 use crate::cache::engine::coalesce::detached_fetch::detach;
 use crate::cache::http::cache_status::Forward;
@@ -63,6 +63,7 @@ impl UncoveredFetch {
     /// Forwards a response that is like the latest one: not storable, and without fields to hide.
     fn forward_unstorable<I>(&self, mut response: Response<Body<I>>, reason: Reason) -> Response<Body<I>> {
         self.fetch.params.route.bypass(reason);
+        note_pass();
         if self.fetch.core.settings.status_name.is_some() {
             self.fetch.write_cache_status(&mut response, Some(reason), false);
         }
@@ -93,9 +94,9 @@ impl UncoveredFetch {
         })
     }
 
-    /// Counts a fetch without a response.
+    /// Notes a fetch without a response.
     pub(super) fn on_error(&self) {
-        record_outcome(&self.fetch.params.route.misses, CacheNote::Miss);
+        note_pass();
     }
 
     /// Stores the response if it is storable; returns it for the client.
@@ -107,7 +108,6 @@ impl UncoveredFetch {
     where
         I: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        record_outcome(&self.fetch.params.route.misses, CacheNote::Miss);
         let (fetch, status) = (&self.fetch, response.status());
         let hint = response.extensions().get::<StoreHint>();
         if !self.has_headers
@@ -118,8 +118,12 @@ impl UncoveredFetch {
         }
         let policy = match storability::evaluate(&fetch.store_context(status), status, response.headers(), hint) {
             Ok(policy) => policy,
-            Err(reason) => return fetch.forward_unstored(response, reason),
+            Err(reason) => {
+                note_pass();
+                return fetch.forward_unstored(response, reason);
+            }
         };
+        record_outcome(&fetch.params.route.misses, CacheNote::Miss);
         // Stored next time: what it varies on is not known, or whether the client accepts it without a coding.
         if !self.has_headers && (!policy.vary.is_empty() || status.is_client_error()) {
             let response = fetch.forward_unstored(response, Reason::HitForMiss);
@@ -133,4 +137,9 @@ impl UncoveredFetch {
         }
         response
     }
+}
+
+/// Notes that a request passed the cache: what is neither covered nor storable is no miss.
+fn note_pass() {
+    detached_context::note(|notes| notes.cache = Some(CacheNote::Pass));
 }

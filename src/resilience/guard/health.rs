@@ -88,7 +88,7 @@ impl Transition {
     }
 }
 
-pub(super) struct Health<C> {
+pub(super) struct GuardHealth<C> {
     connection: Option<C>,
     /// Number of `connection`.
     number: u64,
@@ -109,7 +109,7 @@ pub(super) struct Health<C> {
     stats: GuardStats,
 }
 
-impl<C> Health<C> {
+impl<C> GuardHealth<C> {
     pub(super) fn new(circuit: Circuit) -> Self {
         Self {
             connection: None,
@@ -269,7 +269,7 @@ impl<C> Health<C> {
     }
 }
 
-impl<C: Clone> Health<C> {
+impl<C: Clone> GuardHealth<C> {
     pub(super) fn admit(&mut self, now: Timestamp) -> Result<(C, CallTicket), Outage> {
         let Some(connection) = self.connection.clone() else {
             self.stats.skipped += 1;
@@ -284,7 +284,7 @@ impl<C: Clone> Health<C> {
     }
 }
 
-impl<C> Drop for Health<C> {
+impl<C> Drop for GuardHealth<C> {
     fn drop(&mut self) {
         if let Some((_, Some(task))) = &self.dialling {
             task.abort();

@@ -97,6 +97,15 @@ impl Route {
         self.latencies.overall()
     }
 
+    /// Returns the latencies of the last `window`, at most an hour.
+    pub(super) fn recent(&self, now: Timestamp, window: Duration) -> Histogram {
+        self.latencies.recent(now, window)
+    }
+
+    pub(super) fn errors(&self) -> u64 {
+        read(&self.errors)
+    }
+
     /// Counts a started request.
     pub(super) fn begin(&self) {
         self.started.add(0, 1);

@@ -131,6 +131,16 @@ impl TimingShared {
         self.queries.sorted(|work| (work.name.clone(), work.latencies.overall()))
     }
 
+    /// Returns the latencies of all queries together, overall and within `window`.
+    pub(super) fn all_queries(&self, now: Timestamp, window: Duration) -> (Histogram, Histogram) {
+        let (mut overall, mut recent) = (Histogram::default(), Histogram::default());
+        for (one, late) in self.queries.sorted(|work| (work.latencies.overall(), work.latencies.recent(now, window))) {
+            overall.merge(&one);
+            recent.merge(&late);
+        }
+        (overall, recent)
+    }
+
     pub(crate) fn pool(&self) -> Histogram {
         self.pool.latencies.overall()
     }

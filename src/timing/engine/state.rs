@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::harvest_health;
 use super::request_log::UNATTRIBUTED;
 use super::route_stats::Route;
 use super::settings::TimingSettings;
 use super::shared::TimingShared;
+use crate::base::clock::nanos;
 use crate::base::event::Once;
 use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::{RequestHead, RouteKind};
 use crate::base::route::{RouteSource, UNMATCHED};
+use crate::timing::measure::findings::FindingKind;
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
 use crate::timing::measure::table::NamedCounters;
@@ -88,6 +91,26 @@ impl TimingState {
         all.filter(|(_, stats)| stats.requests > 0).collect()
     }
 
+    /// Returns the counts of all routes and queries together; requests and queries beyond these targets are slow.
+    pub(crate) fn counts(&self, latency: Duration, query: Duration) -> TimingCounts {
+        let now = self.core.now();
+        let (mut counts, mut all, mut recent) = (TimingCounts::default(), Histogram::default(), Histogram::default());
+        for route in self.routes.sorted() {
+            all.merge(&route.latency());
+            recent.merge(&route.recent(now, RECENT));
+            counts.errors += route.errors();
+        }
+        let (queries, recent_queries) = self.core.all_queries(now, RECENT);
+        (counts.requests, counts.slow_requests) = (all.count(), all.count() - all.up_to(nanos(latency)));
+        counts.p95 = Duration::from_nanos(recent.percentile(950));
+        (counts.queries, counts.slow_queries) = (queries.count(), queries.count() - queries.up_to(nanos(query)));
+        counts.query_time = Duration::from_nanos(queries.sum());
+        counts.query_p95 = Duration::from_nanos(recent_queries.percentile(950));
+        let found = self.core.findings().1.into_iter().filter(|found| found.kind == FindingKind::NPlusOne);
+        counts.n_plus_one = found.map(|found| found.count).sum();
+        counts
+    }
+
     pub(crate) fn stats(&self) -> TimingStats {
         self.core.report_pending();
         harvest_health::check(self.core.settings());
@@ -118,6 +141,23 @@ impl TimingState {
         }
     }
 }
+
+/// Counts of all routes and queries together, since the layer was built. Percentiles are those of five minutes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TimingCounts {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) slow_requests: u64,
+    pub(crate) p95: Duration,
+    pub(crate) queries: u64,
+    pub(crate) slow_queries: u64,
+    pub(crate) query_time: Duration,
+    pub(crate) query_p95: Duration,
+    pub(crate) n_plus_one: u64,
+}
+
+/// Window of recent percentiles.
+const RECENT: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for TimingState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

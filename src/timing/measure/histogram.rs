@@ -90,7 +90,7 @@ impl Histogram {
 
     /// Returns a percentile by nearest rank, within 1⁄64; 0 if empty. `permille` is the rank in thousandths: 990 for
     /// the 99th percentile.
-    pub(super) fn percentile(&self, permille: u64) -> u64 {
+    pub(crate) fn percentile(&self, permille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(permille)).div_ceil(1000).max(1);
         let mut seen = 0_u128;
         for (index, &count) in self.counts.iter().enumerate() {

@@ -64,7 +64,7 @@ impl Latencies {
     }
 
     /// Returns the counts within `window` before `now`, at most an hour.
-    pub(super) fn recent(&self, now: Timestamp, window: Duration) -> Histogram {
+    pub(crate) fn recent(&self, now: Timestamp, window: Duration) -> Histogram {
         let settled = self.settled();
         let mut reading = settled.late.reading(now, window);
         if sliding::reaches(self.turn.load(Ordering::Relaxed), now.as_nanos().saturating_sub(nanos(window))) {

@@ -17,7 +17,7 @@ use crate::base::route::Patterns;
 use crate::base::route_matcher::RouteMatcher;
 use crate::context::GatePlace;
 use crate::timing::engine::settings::{ExceptedRoutes, Reporting, TimingSettings};
-use crate::timing::engine::state::TimingState;
+use crate::timing::engine::state::{TimingCounts, TimingState};
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::TimingStats;
 use crate::timing::report::prometheus;
@@ -136,6 +136,11 @@ impl TimingLayer {
     /// ```
     pub fn set_mode(&self, mode: Mode) {
         self.state.mode.set(mode);
+    }
+
+    /// Returns the counts of all routes and queries together; requests and queries beyond these targets are slow.
+    pub(crate) fn counts(&self, latency: Duration, query: Duration) -> TimingCounts {
+        self.state.counts(latency, query)
     }
 
     /// Overrides the mode, or ends that.

@@ -1,0 +1,10 @@
+//! Health of a gate: counts are collected every ten seconds and judged by the pure functions of `health/`.
+
+mod collect;
+mod engine;
+mod probes;
+pub(crate) mod settings;
+pub(crate) mod status;
+
+pub(super) use collect::{CollectedLayers, ReadUpstream};
+pub(super) use engine::HealthEngine;
