@@ -55,6 +55,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `admin` | a dashboard, statistics and actions for operators: `Tollgate::admin` |
 //! | `axum` | the client's address from `ConnectInfo`, and the route from `MatchedPath` |
 //! | `tracing` | warnings and findings as `tracing` events, spans for detached work, and the harvest of sqlx's queries |
 //! | `metrics` | every measurement to the `metrics` facade, for the exporter that the application has installed |
@@ -66,6 +67,8 @@
 //! | `webhook` | invalidation by signed HTTP requests: [`cache::InvalidationWebhook`] |
 //! | `lz4` | compression of large cached responses in remote stores; processes without it miss compressed entries |
 
+#[cfg(feature = "admin")]
+mod admin;
 mod base;
 mod context;
 mod gate;
@@ -85,6 +88,8 @@ pub mod testing;
 pub mod timing;
 pub mod upstream;
 
+#[cfg(feature = "admin")]
+pub use admin::{access::Actor, body::AdminBody, builder::AdminBuilder, service::Admin};
 pub use base::body;
 pub use base::body::{Body, BodyError};
 pub use base::budget::{Allowance, Budget, BudgetEffect, BudgetPolicy};

@@ -160,8 +160,12 @@ pub use http::rules::Rules;
 pub use http::settings::Profile;
 pub use http::store_hint::StoreHint;
 pub use tower::builder::CacheBuilder;
+#[cfg(feature = "admin")]
+pub(crate) use tower::explain::CacheExplanation;
 pub use tower::future::{Bypass, ResponseFuture};
 pub use tower::invalidate::Invalidate;
+#[cfg(feature = "admin")]
+pub(crate) use tower::invalidate::PurgeScope;
 pub use tower::layer::CacheLayer;
 pub use tower::service::Cache;
 pub use tower::stats::{CacheRouteStats, CacheStats};

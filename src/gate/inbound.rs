@@ -27,6 +27,8 @@ use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::context::GatePlace;
 use crate::limit::{Quota, RateLimit, RateLimitLayer};
+#[cfg(feature = "admin")]
+use crate::store::fleet_records::port::FleetRecords;
 use crate::timing::{Timing, TimingLayer};
 
 /// Combines timing, limits and cache into one layer. Clones share all state.
@@ -59,10 +61,13 @@ use crate::timing::{Timing, TimingLayer};
 /// ```
 #[derive(Clone)]
 pub struct Tollgate {
-    pub(super) layer: TollgateLayer,
-    pub(super) cost_per_call: Option<f64>,
+    pub(crate) layer: TollgateLayer,
+    pub(crate) cost_per_call: Option<f64>,
     pub(super) overrides: Arc<OverrideEngine>,
-    pub(super) health: Arc<HealthEngine>,
+    pub(crate) health: Arc<HealthEngine>,
+    /// Records that the nodes share.
+    #[cfg(feature = "admin")]
+    pub(crate) records: Option<Arc<dyn FleetRecords>>,
     #[cfg(feature = "postgres")]
     pub(super) usage: Option<Arc<UsageRecorder>>,
 }
@@ -213,6 +218,31 @@ impl Tollgate {
     #[must_use]
     pub fn report(&self) -> String {
         self.health.report()
+    }
+
+    /// Returns a builder of the [admin service](crate::Admin): dashboard, statistics and actions for operators.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().build()?;
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(gate.layer())
+    ///     .nest("/ops", gate.admin().secret("at least sixteen bytes").into_router()?);
+    /// # let _ = app;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[cfg(feature = "admin")]
+    pub fn admin(&self) -> crate::AdminBuilder {
+        crate::AdminBuilder::new(self.clone())
+    }
+
+    /// Returns the patterns of the cache rules.
+    #[cfg(feature = "admin")]
+    pub(crate) fn rule_patterns(&self) -> Vec<String> {
+        self.layer.cache.rule_patterns()
     }
 
     /// Returns the overrides: settings that operators change for a time, on this node or on all.
@@ -385,7 +415,7 @@ impl fmt::Debug for Tollgate {
 pub struct TollgateLayer {
     pub(super) timing: TimingLayer,
     pub(super) limit: RateLimitLayer,
-    pub(super) cache: CacheLayer,
+    pub(crate) cache: CacheLayer,
     /// Its number in this process, by which it recognizes itself where it is layered twice, and what its layers share.
     pub(super) place: GatePlace,
 }

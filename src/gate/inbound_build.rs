@@ -78,12 +78,16 @@ impl TollgateBuilder {
         };
         let seen = (clock.clone(), this.events.clone());
         let health = Arc::new(HealthEngine::new(collected, this.health, seen, this.cost_per_call));
+        #[cfg(feature = "admin")]
+        let shown = records.clone();
         let overrides = Arc::new(OverrideEngine::new(overridden, records, clock, this.events)?);
         Ok(Tollgate {
             layer,
             cost_per_call: this.cost_per_call,
             overrides,
             health,
+            #[cfg(feature = "admin")]
+            records: shown,
             #[cfg(feature = "postgres")]
             usage,
         })

@@ -17,6 +17,7 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::barrier_filters::BarrierFilters;
+use super::record::Stored;
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
 use crate::cache::http::record_meta::RecordMeta;
@@ -73,6 +74,21 @@ pub(crate) enum InvalidationScope {
     Prefix(Prefix),
     /// Everything.
     All,
+}
+
+impl InvalidationScope {
+    /// Whether it concerns a stored value.
+    pub(crate) fn covers(&self, stored: &Stored) -> bool {
+        let resource = stored.key().resource();
+        let target = Target::of(resource);
+        match self {
+            Self::Tag(tag) => stored.meta().is_some_and(|meta| meta.tags.iter().any(|known| **known == **tag)),
+            Self::Resource(wanted) => *resource == **wanted,
+            Self::Path(path) => target.is_some_and(|target| path.strip_prefix(target.path) == Some(target.query)),
+            Self::Prefix(prefix) => target.is_some_and(|target| prefix.covers(&target)),
+            Self::All => true,
+        }
+    }
 }
 
 /// Prefix of a target.

@@ -117,6 +117,10 @@ impl CacheStore for IsolatedStore {
         isolate_within(self.timeout, "cache", || self.store.invalidate(invalidation))
     }
 
+    fn count(&self, matches: &dyn Fn(&Stored) -> bool) -> (u64, u64) {
+        isolate_now(|| self.store.count(matches))
+    }
+
     /// Without a timeout: it scans every entry.
     fn sweep(&self, pattern: &str) -> MaybeReady<Result<u64, Error>> {
         self.store.sweep(pattern)

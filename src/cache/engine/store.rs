@@ -72,6 +72,12 @@ pub trait CacheStore: Any + Send + Sync {
     /// Returns the statistics of each level, the first level first.
     fn stats(&self) -> Vec<LevelStats>;
 
+    /// Returns the number of values in this process that match, and that of all. Costs a look at each of them. Defaults to
+    /// none.
+    fn count(&self, _matches: &dyn Fn(&Stored) -> bool) -> (u64, u64) {
+        (0, 0)
+    }
+
     /// Returns the values under these keys, in order. A remote store uses one round trip.
     fn get_many(&self, keys: &[CacheKey], now: Timestamp) -> MaybeReady<Result<Vec<Option<Stored>>, Error>> {
         let answers = keys.iter().map(|key| self.get(key, now)).collect();

@@ -176,6 +176,10 @@ impl CacheStore for Levels {
         write_both(level_1, self.level_2.remove(key))
     }
 
+    fn count(&self, matches: &dyn Fn(&Stored) -> bool) -> (u64, u64) {
+        self.level_1.count(matches)
+    }
+
     fn stats(&self) -> Vec<LevelStats> {
         let mut all = [self.level_1.stats(), self.level_2.stats()].concat();
         tell_apart(&mut all);

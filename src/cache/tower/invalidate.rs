@@ -44,6 +44,18 @@ pub struct Invalidate {
     soft: bool,
 }
 
+/// Entries that an operator purges.
+#[cfg(feature = "admin")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PurgeScope {
+    All,
+    Tag(String),
+    /// A path with its query.
+    Path(String),
+    /// Every path that begins so.
+    Prefix(String),
+}
+
 impl Invalidate {
     pub(super) const fn new(core: Arc<CacheShared>) -> Self {
         Self { core, soft: false }
@@ -168,6 +180,22 @@ impl Invalidate {
     /// If the shared store is unavailable; entries in this process are removed in any case.
     pub async fn matching(&self, pattern: &str) -> Result<u64, Error> {
         self.core.store.sweep(pattern).await
+    }
+
+    /// Returns the number of entries in this process that an invalidation of a URL prefix, or of a tag, would concern, and that
+    /// of all. Costs a look at each entry.
+    ///
+    /// # Errors
+    /// If the tag or prefix is malformed.
+    #[cfg(feature = "admin")]
+    pub(crate) fn preview(&self, scope: &PurgeScope) -> Result<(u64, u64), Error> {
+        let scope = match scope {
+            PurgeScope::All => InvalidationScope::All,
+            PurgeScope::Tag(tag) => Invalidation::tag(tag)?.scope,
+            PurgeScope::Path(path) => Invalidation::path(path)?.scope,
+            PurgeScope::Prefix(prefix) => Invalidation::prefix(prefix)?.scope,
+        };
+        Ok(self.core.store.count(&|stored| scope.covers(stored)))
     }
 
     /// Invalidates everything.

@@ -16,6 +16,8 @@ use crate::base::error::Error;
 use crate::base::mode::Mode;
 use crate::cache::data::DataCache;
 use crate::cache::http::rules::{CompiledRules, Routing, Rules};
+#[cfg(feature = "admin")]
+use crate::context::{GatePlace, RequestContext};
 
 const MIB: u64 = 1 << 20;
 /// Maximum duration of a graceful shutdown.
@@ -149,6 +151,20 @@ impl CacheLayer {
     /// ```
     pub fn set_mode(&self, mode: Mode) {
         self.core.mode.set(mode);
+    }
+
+    /// Returns the patterns of the rules in force.
+    #[cfg(feature = "admin")]
+    pub(crate) fn rule_patterns(&self) -> Vec<String> {
+        self.core.rules.patterns()
+    }
+
+    /// Returns what the cache would do with a request.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn explain(&self, request: &http::Request<()>) -> super::explain::CacheExplanation {
+        let mut context = RequestContext::new(GatePlace::NONE);
+        let head = self.core.head(request, &mut context);
+        self.core.explain(&head).await
     }
 
     /// Checks that a rule has this pattern.

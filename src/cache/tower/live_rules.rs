@@ -84,6 +84,14 @@ impl LiveRules {
         }
     }
 
+    /// Returns the patterns of the rules in force, in order.
+    #[cfg(feature = "admin")]
+    pub(super) fn patterns(&self) -> Vec<String> {
+        self.with_current(|current| {
+            (0..current.rules.len()).filter_map(|rule| current.rules.pattern(rule)).map(str::to_owned).collect()
+        })
+    }
+
     /// Whether a rule in force has this pattern.
     pub(super) fn has_pattern(&self, pattern: &str) -> bool {
         self.with_current(|current| (0..current.rules.len()).any(|rule| current.rules.pattern(rule) == Some(pattern)))

@@ -4,6 +4,8 @@ mod build;
 pub(super) mod builder;
 mod completion;
 mod empty_body;
+#[cfg(feature = "admin")]
+pub(super) mod explain;
 pub(super) mod fetch;
 mod fetch_progress;
 mod follow;

@@ -204,7 +204,7 @@ impl CacheShared {
     }
 
     #[inline(always)]
-    fn key(
+    pub(super) fn key(
         &self,
         head: &RequestHead<'_>,
         keys: &mut ExtractedKeys,

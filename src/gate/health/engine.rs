@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
+#[cfg(feature = "admin")]
+use std::time::SystemTime;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -19,7 +21,13 @@ use crate::health::observed::Observation;
 use crate::health::report::{self, ReportInput};
 use crate::health::score::Score;
 use crate::health::slo::{SloStatus, judge};
-use crate::health::timeline::{Mark, Point, Timeline};
+use crate::health::timeline::Timeline;
+#[cfg(feature = "admin")]
+use crate::health::timeline::{Mark, Point};
+#[cfg(feature = "admin")]
+use crate::health::totals::Totals;
+#[cfg(feature = "admin")]
+use crate::upstream::UpstreamStats;
 
 /// Interval of samples.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -51,6 +59,7 @@ struct HealthState {
 }
 
 /// Minutes of a gate and what happened in them.
+#[cfg(feature = "admin")]
 pub(crate) struct RecentMinutes {
     pub(crate) points: Vec<Point>,
     /// Newest first, each with its age.
@@ -105,13 +114,49 @@ impl HealthEngine {
     }
 
     /// Returns the last `minutes` minutes.
-    pub(crate) fn timeline(&self, minutes: u64) -> RecentMinutes {
+    #[cfg(feature = "admin")]
+    pub(crate) fn minutes(&self, minutes: u64) -> RecentMinutes {
         let (now, state) = (self.shared.clock.now(), self.shared.state.lock());
         let marks = state.timeline.marks().map(|mark| (now.since(mark.at), mark.clone())).collect();
         RecentMinutes { points: state.timeline.points(now, minutes), marks }
     }
 
+    /// Returns the counts of the last day, or since the start.
+    #[cfg(feature = "admin")]
+    pub(crate) fn day(&self) -> Totals {
+        self.shared.state.lock().timeline.window(self.shared.clock.now(), DAY)
+    }
+
+    /// Returns the counts of the last five minutes.
+    #[cfg(feature = "admin")]
+    pub(crate) fn recent(&self) -> Totals {
+        self.shared.state.lock().timeline.window(self.shared.clock.now(), 5)
+    }
+
+    /// Returns the statistics of the watched upstreams.
+    #[cfg(feature = "admin")]
+    pub(crate) fn upstreams(&self) -> Vec<UpstreamStats> {
+        self.shared.layers.upstreams.iter().map(|read| read()).collect()
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn latency_target(&self) -> Duration {
+        self.shared.settings.targets.latency
+    }
+
+    /// Time since the gate was built.
+    #[cfg(feature = "admin")]
+    pub(crate) fn age(&self) -> Duration {
+        self.shared.state.lock().timeline.age(self.shared.clock.now())
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn wall(&self) -> SystemTime {
+        self.shared.clock.wall()
+    }
+
     /// Notes that something happened.
+    #[cfg(feature = "admin")]
     pub(crate) fn mark(&self, kind: &'static str, text: &str) {
         self.shared.state.lock().timeline.mark(self.shared.clock.now(), kind, text);
     }

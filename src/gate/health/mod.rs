@@ -8,3 +8,5 @@ pub(crate) mod status;
 
 pub(super) use collect::{CollectedLayers, ReadUpstream};
 pub(super) use engine::HealthEngine;
+#[cfg(feature = "admin")]
+pub(crate) use engine::RecentMinutes;

@@ -111,6 +111,16 @@ impl Refusals {
         bucket.iter().find(|record| record.reference == reference).cloned()
     }
 
+    /// Returns the last refusals of all keys, newest first, at most `n`.
+    #[cfg(feature = "admin")]
+    pub(super) fn latest(&self, n: usize) -> Vec<RefusalRecord> {
+        let mut all: Vec<_> =
+            self.buckets.iter().flat_map(|bucket| bucket.lock().iter().cloned().collect::<Vec<_>>()).collect();
+        all.sort_by_key(|record| std::cmp::Reverse(record.at));
+        all.truncate(n);
+        all
+    }
+
     /// Returns the last refusals of any of these keys, oldest first.
     pub(super) fn of(&self, keys: &[u64]) -> Vec<RefusalRecord> {
         let is_of = |record: &&RefusalRecord| record.keys.iter().any(|key| keys.contains(key));

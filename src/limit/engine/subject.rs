@@ -305,6 +305,12 @@ impl Limiter {
         self.refusals.find(reference).map(|record| self.shown(record))
     }
 
+    /// Returns the last refusals, newest first, at most `n`.
+    #[cfg(feature = "admin")]
+    pub(crate) fn latest_refusals(&self, n: usize) -> Vec<Refusal> {
+        self.refusals.latest(n).into_iter().map(|record| self.shown(record)).collect()
+    }
+
     fn shown(&self, record: RefusalRecord) -> Refusal {
         let quotas = record.labels.iter().map(|label| self.limits.quota(*label));
         Refusal {

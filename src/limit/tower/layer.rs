@@ -201,6 +201,12 @@ impl RateLimitLayer {
         }
     }
 
+    /// Returns the last refusals in this process, newest first, at most `n`.
+    #[cfg(feature = "admin")]
+    pub(crate) fn latest_refusals(&self, n: usize) -> Vec<Refusal> {
+        self.limiter.as_ref().map(|limiter| limiter.latest_refusals(n)).unwrap_or_default()
+    }
+
     /// Checks an override of a limit's setting.
     ///
     /// # Errors

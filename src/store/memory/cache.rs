@@ -106,6 +106,12 @@ impl CacheStore for MemoryCache {
         MaybeReady::Ready(Ok(matching.len() as u64))
     }
 
+    fn count(&self, matches: &dyn Fn(&Stored) -> bool) -> (u64, u64) {
+        // Indexes of variants are no entries.
+        let entries = self.entries.iter().filter(|(_, stored)| stored.meta().is_some());
+        entries.fold((0, 0), |(matching, all), (_, stored)| (matching + u64::from(matches(&stored)), all + 1))
+    }
+
     fn stats(&self) -> Vec<LevelStats> {
         self.entries.run_pending_tasks();
         let mut level = LevelStats::new("memory");

@@ -1,0 +1,187 @@
+//! Actions of operators. Each is audited, whether it succeeds or not.
+
+use std::time::{Duration, SystemTime};
+
+use super::form::Form;
+use super::subject;
+use crate::base::error::Error;
+use crate::base::mode::Mode;
+use crate::cache::PurgeScope;
+use crate::{Override, Tollgate};
+
+/// Share of all entries from which a purge must be confirmed.
+const MANY: f64 = 0.1;
+/// Longest grant.
+const MAX_GRANT: Duration = Duration::from_secs(90 * 86_400);
+
+/// An action, as it is audited.
+pub(super) struct Action {
+    /// What was asked, such as `purge tag prices`.
+    pub(super) text: String,
+    pub(super) result: Result<String, Error>,
+}
+
+impl Action {
+    fn new(text: String, result: Result<String, Error>) -> Self {
+        Self { text, result }
+    }
+}
+
+/// Purges entries. More than a tenth of all, or all, need the number of entries as confirmation.
+pub(super) async fn purge(gate: &Tollgate, form: &Form) -> Action {
+    let is_hard = form.get("mode") == Some("hard");
+    let asked = form.get("what").unwrap_or_default().to_owned();
+    let kind = if is_hard { "purge, hard, of" } else { "purge of" };
+    let scope = match scope(&asked) {
+        Ok(scope) => scope,
+        Err(error) => return Action::new(format!("{kind} {asked}"), Err(error)),
+    };
+    let purged = async {
+        let (covered, all) = gate.invalidate().preview(&scope)?;
+        let is_wide = matches!(&scope, PurgeScope::All) || scope == PurgeScope::Prefix("/".to_owned());
+        let needs_confirmation = is_wide || covered as f64 > all as f64 * MANY && covered > 1;
+        let confirmed = form.get("confirm").and_then(|number| number.parse().ok());
+        if form.is_set("preview") {
+            return Ok(format!("{covered} of {all} entries in this process match; nothing was purged"));
+        }
+        if needs_confirmation && confirmed != Some(covered) {
+            return Err(Error::config(format!(
+                "{covered} of {all} entries in this process match: confirm with this number"
+            )));
+        }
+        let invalidate = if is_hard { gate.invalidate() } else { gate.invalidate().soft() };
+        match &scope {
+            PurgeScope::All => invalidate.all().await?,
+            PurgeScope::Tag(tag) => invalidate.tag(tag).await?,
+            PurgeScope::Path(path) => invalidate.key(path).await?,
+            PurgeScope::Prefix(prefix) => invalidate.prefix(prefix).await?,
+        }
+        Ok(format!("{covered} of {all} entries in this process {}", if is_hard { "removed" } else { "made stale" }))
+    };
+    Action::new(format!("{kind} {asked}"), purged.await)
+}
+
+/// Reads what to purge: `*`, `tag:NAME`, `/path`, or `/path/*`.
+fn scope(text: &str) -> Result<PurgeScope, Error> {
+    match text {
+        "*" => Ok(PurgeScope::All),
+        _ if text.starts_with("tag:") => Ok(PurgeScope::Tag(text["tag:".len()..].trim().to_owned())),
+        _ if text.starts_with('/') && text.ends_with('*') => {
+            Ok(PurgeScope::Prefix(text.trim_end_matches('*').to_owned()))
+        }
+        _ if text.starts_with('/') => Ok(PurgeScope::Path(text.to_owned())),
+        _ => Err(Error::config(format!("cannot purge {text:?}; use tag:NAME, /path, /path/* or *"))),
+    }
+}
+
+/// Applies an override.
+pub(super) async fn apply_override(gate: &Tollgate, form: &Form, actor: &str) -> Action {
+    let (target, value) = (form.get("target").unwrap_or_default(), form.get("value").unwrap_or_default());
+    let text = format!("override of {target} to {value}");
+    let applied = async {
+        let asked = match Mode::named(value) {
+            Some(mode) => Override::mode(target, mode),
+            None => Override::quota(target, value),
+        };
+        let asked = asked.by(actor).because(form.get("reason").unwrap_or_default());
+        let asked = match form.get("for").unwrap_or("1h") {
+            "permanent" => asked.permanently(),
+            span => asked.expires_in(parse_span(span)?),
+        };
+        let asked = if form.get("scope") == Some("node") { asked.on_this_node() } else { asked };
+        let status = gate.overrides().apply(asked).await?;
+        Ok(match (status.is_local, status.is_pending) {
+            (true, _) => "in force on this node".to_owned(),
+            (false, true) => "in force on this node; fleet: pending, the shared store is away".to_owned(),
+            (false, false) => "in force on this node, and on the others within two seconds".to_owned(),
+        })
+    };
+    Action::new(text, applied.await)
+}
+
+/// Ends an override.
+pub(super) async fn end_override(gate: &Tollgate, form: &Form, actor: &str) -> Action {
+    let id = form.get("id").unwrap_or_default();
+    let ended = match gate.overrides().remove(id, actor).await {
+        true => Ok("ended".to_owned()),
+        false => Err(Error::config(format!("there is no override {id:?}"))),
+    };
+    Action::new(format!("end of the override {id}"), ended)
+}
+
+/// Resets the usage of a subject.
+pub(super) async fn reset_subject(gate: &Tollgate, form: &Form) -> Action {
+    let text = form.get("subject").unwrap_or_default();
+    let reset = async {
+        subject::name(gate, text, form.get("tier"), form.get("route"))?.reset().await?;
+        Ok("its usage is reset, its bans are lifted".to_owned())
+    };
+    Action::new(format!("reset of {}", shown(text)), reset.await)
+}
+
+/// Grants a subject a quota for a time.
+pub(super) async fn grant_subject(gate: &Tollgate, form: &Form, now: SystemTime) -> Action {
+    let (text, limit) = (form.get("subject").unwrap_or_default(), form.get("limit").unwrap_or_default());
+    let quota = form.get("quota").unwrap_or_default();
+    let granted = async {
+        let span = parse_span(form.get("for").unwrap_or("1h"))?;
+        if span > MAX_GRANT {
+            return Err(Error::config("a grant lasts at most 90 days"));
+        }
+        let subject = subject::name(gate, form.need("subject")?, form.get("tier"), form.get("route"))?;
+        subject.grant(limit, quota, now + span).await?;
+        Ok(format!("granted for {}", crate::health::slo::span(span)))
+    };
+    Action::new(format!("grant of {quota} under {limit} to {}", shown(text)), granted.await)
+}
+
+/// The audit names subjects by their kind only: it is stored in clear.
+fn shown(subject: &str) -> String {
+    match subject.split_once(':') {
+        Some((kind, _)) if subject.parse::<std::net::IpAddr>().is_err() => format!("a {kind}"),
+        _ => "an address".to_owned(),
+    }
+}
+
+/// Reads `90s`, `15m`, `2h` or `7d`.
+fn parse_span(text: &str) -> Result<Duration, Error> {
+    let wrong = || Error::config(format!("invalid duration {text:?}; write it like 90s, 15m, 2h or 7d"));
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).filter(|span| *span > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_scopes_are_read_as_people_write_them() {
+        assert_eq!(
+            ["90s", "15m", "2h", "7d"].map(|text| parse_span(text).expect(text).as_secs()),
+            [90, 900, 7_200, 604_800]
+        );
+        for text in ["", "5", "h", "1.5h", "0s", "-1h", "99999999999999999999d", "5µ"] {
+            assert!(parse_span(text).is_err(), "{text}");
+        }
+        assert_eq!(scope("*").expect("all"), PurgeScope::All);
+        assert_eq!(scope("tag:prices").expect("a tag"), PurgeScope::Tag("prices".into()));
+        assert_eq!(scope("/prices/*").expect("a prefix"), PurgeScope::Prefix("/prices/".into()));
+        assert_eq!(scope("/prices/a?b").expect("a path"), PurgeScope::Path("/prices/a?b".into()));
+        assert!(scope("prices").is_err() && scope("").is_err());
+    }
+
+    #[test]
+    fn the_audit_does_not_name_people() {
+        assert_eq!(shown("192.0.2.1"), "an address");
+        assert_eq!(shown("2001:db8::1"), "an address");
+        assert_eq!(shown("user:ann"), "a user");
+    }
+}
