@@ -78,13 +78,45 @@ async fn nodes_share_entries_and_removals_by_key() {
         becomes("it is stored", async || one.is_quiet().await).await;
         assert_eq!(two.get(path).await.body, body, "the other node has it");
     }
-    let gone = one.layer.invalidate().key("http://example.com/1").await.expect_err("nobody is told");
-    assert!(gone.to_string().contains("no log"), "{gone}");
+    one.layer.invalidate().key("http://example.com/1").await.expect("the value itself is removed");
     let three = node(&[&a, &b], "three");
     ready(&three).await;
     assert!(!three.get("/1").await.is_hit() && three.get("/2").await.is_hit(), "the value itself is removed");
     assert!(one.layer.invalidate().tag("t").await.is_err(), "tags stay in their process");
     assert!(!one.get("/2").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_removal_by_key_succeeds_only_where_other_processes_lose_the_value() {
+    if !wanted() {
+        return;
+    }
+    let mut server = Server::start();
+    let url = "http://example.com/1";
+    let (one, divided) = (node(&[&server], "one"), node(&[&server], "divided"));
+    ready(&one).await;
+    ready(&divided).await;
+    one.get("/1").await;
+    let data = DataCache::builder().memory(1_024).level_2(Arc::new(store(&[&server]))).build();
+    let values: Cached<String> = data.cached("values").ttl(Duration::from_secs(60)).build().expect("a namespace");
+    becomes("the level is up", async || data.levels()[1].up).await;
+    values.put(7, "seven".to_owned()).await.expect("stored");
+    values.remove(7).await.expect("the value itself is removed");
+    assert!(values.get(7).await.is_none());
+
+    let path = one.layer.invalidate().key("/1").await.expect_err("a path names no key");
+    let soft = one.layer.invalidate().soft().key(url).await.expect_err("nothing is removed");
+    assert!(path.to_string().contains("full URL") && soft.to_string().contains("no log"), "{path}; {soft}");
+
+    // Behind a proxy a URL has a key for each scheme that the proxy names.
+    divided.get_with("/1", &[("x-forwarded-proto", "https")]).await;
+    becomes("it is stored", async || divided.is_quiet().await).await;
+    assert!(divided.layer.invalidate().key(url).await.is_err(), "one of several keys");
+
+    server.kill();
+    let away = one.layer.invalidate().key(url).await.expect_err("it was not removed");
+    assert!(away.to_string().contains("repeat it"), "{away}");
+    assert!(values.remove(7).await.is_err(), "it was not removed");
 }
 
 #[tokio::test]

@@ -351,9 +351,16 @@ impl CacheStore for RemoteStore {
         let (shared, key) = (self.shared.clone(), key.clone());
         let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
-            // The guard has reported a failure; the invalidation that goes before a removal is queued.
-            if shared.backplane.call(|bytes| bytes.remove(vec![name])).await.is_err() {
+            let removed = shared.backplane.call(|bytes| bytes.remove(vec![name])).await;
+            if let Err(outage) = removed {
                 shared.errors.fetch_add(1, Ordering::Relaxed);
+                // With a log the invalidation that goes before a removal is queued.
+                if !shared.backplane.has_log() {
+                    let name = shared.backplane.settings.name;
+                    let message =
+                        format!("removed in this process, not in {name}; repeat it when {name} is back: {outage}");
+                    return Err(Error::outage_with(message, outage));
+                }
             }
             // Of several levels, the one with the log publishes it.
             if !shared.backplane.follows() {

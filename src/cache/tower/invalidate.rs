@@ -36,7 +36,9 @@ use crate::cache::http::tag;
 /// ```
 ///
 /// If processes share a store, the invalidation reaches all of them. If the store is unavailable, the call returns an
-/// error, is effective in this process, and reaches the others once the store is back.
+/// error, is effective in this process, and reaches the others once the store is back. Over a store without a log, such as
+/// memcached alone, only [`key`](Self::key) with a full URL reaches them: the entry is removed, or the call returns an error
+/// and is to be repeated.
 #[derive(Clone)]
 #[must_use]
 pub struct Invalidate {
@@ -232,14 +234,13 @@ impl Invalidate {
         self.resource(scheme, &rest, url).map(drop)
     }
 
-    /// Invalidates a resource, and removes the value under its key: a store without a log knows no other way.
+    /// Invalidates a resource, and removes the value under its key.
     async fn invalidate_resource(&self, resource: Box<[u8]>) -> Result<(), Error> {
         let key = CacheKey::from_bytes(&resource, resource.len());
-        let logged = self.invalidate_scope(InvalidationScope::Resource(resource)).await;
         if self.soft {
-            return logged;
+            return self.invalidate_scope(InvalidationScope::Resource(resource)).await;
         }
-        logged.and(self.core.store.remove(&key).await)
+        self.core.invalidate_and_remove(&key).await
     }
 
     async fn invalidate_scope(&self, scope: InvalidationScope) -> Result<(), Error> {
