@@ -110,6 +110,7 @@ pub(super) struct Statements {
     pub(super) get: String,
     pub(super) get_many: String,
     pub(super) put: String,
+    pub(super) discard: String,
     pub(super) remove: String,
     pub(super) claim: String,
     pub(super) get_or_claim: String,
@@ -151,6 +152,7 @@ impl Statements {
                 "SELECT name, value FROM {schema}.tollgate_cache WHERE name = ANY ($1) AND {alive}",
             ),
             put: of(PUT),
+            discard: of("DELETE FROM {schema}.tollgate_cache WHERE name = $1 AND {asynchronous}"),
             // Waits for the disk: a removed value must not return with a crash.
             remove: of("WITH removed AS (DELETE FROM {schema}.tollgate_cache WHERE name = ANY ($1) RETURNING 1)
 SELECT count(*) FROM removed"),
