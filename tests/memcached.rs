@@ -261,6 +261,25 @@ async fn a_full_server_evicts_and_nothing_fails() {
     assert!(values.put(1, "x".repeat(2 << 20)).await.is_err(), "larger than the server takes");
 }
 
+#[tokio::test]
+async fn a_url_is_the_server_that_its_address_is() {
+    if !wanted() {
+        return;
+    }
+    let server = Server::start();
+    let open = |address: String| {
+        let store = RemoteStore::memcached(Memcached::new([address]).secret("the same on every node"));
+        let data = DataCache::builder().memory(1_024).level_2(Arc::new(store.expect("settings"))).build();
+        let values: Cached<String> = data.cached("values").ttl(Duration::from_secs(60)).build().expect("a namespace");
+        (data, values)
+    };
+    let (one, two) = (open(server.address()), open(format!("memcached://{}", server.address())));
+    becomes("both are up", async || one.0.levels()[1].up && two.0.levels()[1].up).await;
+    one.1.put(1, "one".to_owned()).await.expect("stored");
+    assert_eq!(two.1.get(1).await.as_deref().map(String::as_str), Some("one"));
+    assert!(MemcachedBytes::open(&[]).await.is_err(), "no server");
+}
+
 #[test]
 fn mistakes_are_errors_when_the_store_is_built() {
     let build = |servers: &[&'static str]| {
@@ -270,10 +289,18 @@ fn mistakes_are_errors_when_the_store_is_built() {
         (&[][..], "no server"),
         (&["localhost"], "host:port"),
         (&["localhost:0"], "host:port"),
+        (&["http://localhost:11211"], "host:port"),
+        (&["memcached://localhost"], "host:port"),
+        (&["memcached://user:secret@localhost:11211"], "host:port"),
+        (&["localhost:11211/db"], "host:port"),
+        (&[":11211"], "host:port"),
+        (&["::1:11211"], "host:port"),
         (&["a:1", "b:1", "a:1"], "twice"),
+        (&["a:1", "memcached://a:1/"], "twice"),
     ] {
         let error = build(servers).expect_err("a mistake").to_string();
         assert!(error.contains(expected), "{servers:?}: {error}");
     }
     assert!(RemoteStore::memcached(Memcached::new(["a:1"])).is_err(), "no secret");
+    assert!(build(&["memcached://localhost:11211", "[::1]:11211", "a-b.c_d:1"]).is_ok());
 }

@@ -297,6 +297,7 @@ fn impossible_settings_are_named() {
     assert!(named(RemoteSettings::new("kv").secret("short"), logged()).contains("8 bytes"));
     assert!(named(RemoteSettings::new("kv").deadline(Duration::ZERO), logged()).contains("deadline of 0"));
     assert!(named(RemoteSettings::new("kv").prefix("a b"), logged()).contains("a b"));
+    assert!(named(RemoteSettings::new("kv").max_entry(0), logged()).contains("max_entry 0"));
     let shown = format!("{:?}", RemoteSettings::new("kv").secret("swordfish 123"));
     assert!(!shown.contains("swordfish"), "{shown}");
 }

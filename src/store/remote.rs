@@ -17,6 +17,7 @@ mod settings;
 mod sweep;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,6 +74,11 @@ pub(super) trait LocalEngine: Send + Sync {
 
     /// Registers the receiver of events.
     fn listen(&self, _events: Events) {}
+
+    /// Returns the directory that it has for itself.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
 }
 
 struct Shared {
@@ -168,6 +174,11 @@ impl RemoteStore {
     /// Whether other hosts cannot reach what it holds.
     pub(crate) fn is_local(&self) -> bool {
         self.shared.backplane.settings.log_rank == LogRank::File
+    }
+
+    /// Returns the directory that it has for itself.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.engine.as_ref()?.directory()
     }
 
     /// Uses the log of another level of the same cache instead of its own. Called before the first use.

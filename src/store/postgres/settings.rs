@@ -155,7 +155,7 @@ impl Postgres {
         self
     }
 
-    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. Defaults to 8 MiB. An entry never takes more
+    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. At least 1 KiB; defaults to 8 MiB. An entry never takes more
     /// than a sixteenth of [`max_bytes`](Self::max_bytes).
     ///
     /// ```

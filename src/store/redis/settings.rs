@@ -210,7 +210,7 @@ impl Redis {
         self
     }
 
-    /// Sets the maximum size of a cached entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    /// Sets the maximum size of a cached entry in bytes; larger ones stay in memory. At least 1 KiB; defaults to 8 MiB.
     ///
     /// ```
     /// use tollgate::store::redis::Redis;
