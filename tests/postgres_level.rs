@@ -69,6 +69,13 @@ async fn eight_processes_may_migrate_at_once_and_again() {
     server.sql(&sql);
     assert_eq!(server.sql("SELECT count(*) FROM shop.tollgate_cache"), "1", "it keeps what is there");
     assert_eq!(server.sql("SELECT to_regclass('public.tollgate_cache') IS NULL"), "t");
+    // Tables of an older version.
+    server.sql("DROP FUNCTION shop.tollgate_get(text)");
+    let bytes = connect(settings(&server).schema("shop")).await;
+    assert!(
+        bytes.get_many(vec!["a".to_owned()]).await.expect("read")[0].is_some(),
+        "the first connection adds what is new"
+    );
 }
 
 #[tokio::test]

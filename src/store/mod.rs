@@ -11,6 +11,8 @@
 //! | the per-node ceiling | [`Limit::per_node`](crate::limit::Limit::per_node) | `governor` |
 
 pub mod file;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod from_url;
 pub(crate) mod governor;
 pub(crate) mod levels;
 #[cfg(feature = "memcached")]

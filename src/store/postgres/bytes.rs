@@ -2,7 +2,7 @@
 //!
 //! | operation | statement |
 //! |---|---|
-//! | look-up | one `SELECT` |
+//! | look-up | one `SELECT`, of a function whose plan the session keeps |
 //! | storing | one upsert, whose `WHERE` compares the order of the fetches; without room, a `DELETE` of what it would replace |
 //! | removal | one `DELETE` |
 //! | lease | one upsert, whose `WHERE` compares the token and the end; in one statement with a look-up |
@@ -150,8 +150,8 @@ impl ByteStore for PostgresBytes {
     fn get_many(&self, names: Vec<String>) -> BoxFuture<Result<Vec<Option<Bytes>>, Error>> {
         run(&self.reads, &self.statements, async move |link: Arc<Link>, statements: Arc<Statements>| {
             if let [name] = &names[..] {
-                let rows = link.query(&statements.get, &[(name, Type::TEXT)]).await?;
-                return Ok(vec![rows.first().map(|row| value(row, 0)).transpose()?]);
+                let row = link.query_one(&statements.get, &[(name, Type::TEXT)]).await?;
+                return Ok(vec![column::<Option<&[u8]>>(&row, 0)?.map(Bytes::copy_from_slice)]);
             }
             let rows = link.query(&statements.get_many, &[(&names, Type::TEXT_ARRAY)]).await?;
             let found: HashMap<&str, Bytes> =

@@ -146,8 +146,12 @@ impl Statements {
         let found = "SELECT value FROM {schema}.tollgate_cache WHERE name = $4 AND {alive}";
         let unless_found = claim("AND NOT EXISTS (SELECT FROM found)");
         Self {
-            version: format!("SELECT to_regclass('{schema}.tollgate_settings') IS NOT NULL"),
-            get: of("SELECT value FROM {schema}.tollgate_cache WHERE name = $1 AND {alive}"),
+            // The table that is created first, and the function that was added last.
+            version: format!(
+                "SELECT to_regclass('{schema}.tollgate_settings') IS NOT NULL
+AND to_regprocedure('{schema}.tollgate_get(text)') IS NOT NULL"
+            ),
+            get: of("SELECT {schema}.tollgate_get($1)"),
             get_many: of(
                 "SELECT name, value FROM {schema}.tollgate_cache WHERE name = ANY ($1) AND {alive}",
             ),

@@ -297,21 +297,7 @@ impl Postgres {
     }
 }
 
-impl TryFrom<&str> for Postgres {
-    type Error = Error;
-
-    fn try_from(url: &str) -> Result<Self, Error> {
-        Self::new(url)
-    }
-}
-
-impl TryFrom<String> for Postgres {
-    type Error = Error;
-
-    fn try_from(url: String) -> Result<Self, Error> {
-        Self::new(&url)
-    }
-}
+crate::store::from_url::from_url!(Postgres);
 
 impl fmt::Debug for Postgres {
     /// Omits password and secret.

@@ -327,21 +327,7 @@ impl Redis {
     }
 }
 
-impl TryFrom<&str> for Redis {
-    type Error = Error;
-
-    fn try_from(url: &str) -> Result<Self, Error> {
-        Self::new(url)
-    }
-}
-
-impl TryFrom<String> for Redis {
-    type Error = Error;
-
-    fn try_from(url: String) -> Result<Self, Error> {
-        Self::new(&url)
-    }
-}
+crate::store::from_url::from_url!(Redis);
 
 impl fmt::Debug for Redis {
     /// Omits password and secret.
