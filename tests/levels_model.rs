@@ -35,8 +35,7 @@ use std::time::Duration;
 
 use directory::TestDirectory;
 use faulty_bytes::{Fault, FaultyBytes};
-use held_fetches::Order;
-use levels_run::{ALL, KEYS, Model, Origin, Process, Run, Scope, process, settle};
+use levels_run::{ALL, KEYS, Origin, Process, Run, Scope, process, settle};
 use proptest::prelude::*;
 use tollgate::cache::CacheBuilder;
 use tollgate::store::file::FileLevel;
@@ -168,17 +167,10 @@ async fn run(kinds: &[Kind], steps: Vec<Step>) {
         (has(|kind| matches!(kind, Kind::Logged)), has(|kind| matches!(kind, Kind::Directory)));
     // A journal of a directory is read by the process that holds its lock: a second one is told when it takes over.
     let count = if has_log || !has_directory { 2 } else { 1 };
-    let mut run = Run {
-        processes: (0..count).map(|_| fleet.start()).collect(),
-        held: Vec::new(),
-        model: Model::default(),
-        order: Order::default(),
-        origin: fleet.origin.clone(),
-        clock: fleet.clock.clone(),
-        has_log: has_log || has_directory,
-        is_ordered: count == 1 || !has_directory,
-        is_broken: false,
-    };
+    let processes = (0..count).map(|_| fleet.start()).collect();
+    let mut run = Run::new(processes, fleet.origin.clone(), fleet.clock.clone());
+    run.has_log = has_log || has_directory;
+    run.is_ordered = count == 1 || !has_directory;
     for process in &run.processes {
         settle(process).await;
     }
@@ -257,17 +249,8 @@ fn nor_do_real_servers() {
     let mut random = random_numbers(7);
     runtime().block_on(async {
         let (clock, origin) = (ManualClock::new(), Arc::<Mutex<Origin>>::default());
-        let mut run = Run {
-            processes: vec![start(&origin, &clock), start(&origin, &clock)],
-            held: Vec::new(),
-            model: Model::default(),
-            order: Order::default(),
-            origin: origin.clone(),
-            clock: clock.clone(),
-            has_log: true,
-            is_ordered: true,
-            is_broken: false,
-        };
+        let processes = vec![start(&origin, &clock), start(&origin, &clock)];
+        let mut run = Run::new(processes, origin.clone(), clock.clone());
         for process in &run.processes {
             wait_until_up(process).await;
         }

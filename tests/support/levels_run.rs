@@ -204,6 +204,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Processes over the same levels, one of which has a log.
+    pub(crate) fn new(processes: Vec<Process>, origin: Arc<Mutex<Origin>>, clock: ManualClock) -> Self {
+        let (held, model, order) = (Vec::new(), Model::default(), Order::default());
+        Self { processes, held, model, order, origin, clock, has_log: true, is_ordered: true, is_broken: false }
+    }
+
     pub(crate) fn origin(&self) -> std::sync::MutexGuard<'_, Origin> {
         self.origin.lock().expect("not poisoned")
     }
