@@ -93,7 +93,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         14 => (0..2_usize, 0..ALL).prop_map(|(process, key)| Step::Ask { process, key }),
-        6 => (0..2_usize, 0..KEYS).prop_map(|(process, key)| Step::Begin { process, key }),
+        6 => (0..2_usize, 0..ALL).prop_map(|(process, key)| Step::Begin { process, key }),
         5 => (0..8_usize).prop_map(Step::Finish),
         4 => (0..2_usize, scope).prop_map(|(process, scope)| Step::Invalidate { process, scope }),
         1 => (1..40_u64).prop_map(Step::Turn),
@@ -207,7 +207,7 @@ async fn run(kinds: &[Kind], steps: Vec<Step>) {
     }
     for process in 0..count {
         run.finish_all(process).await;
-        for key in 0..KEYS {
+        for key in 0..ALL {
             run.ask(process, key).await;
         }
     }
@@ -259,7 +259,7 @@ fn nor_do_real_servers() {
             let which = usize::try_from(which).expect("small");
             match random(28) {
                 0..14 => run.ask(which, key).await,
-                14..19 => run.begin(which, key % KEYS).await,
+                14..19 => run.begin(which, key).await,
                 19..23 => run.finish_one(random(8) as usize).await,
                 23..26 => {
                     let scope = [Scope::Key(key % KEYS), Scope::Tag(key % 2), Scope::Prefix, Scope::Soft(key % 2)]

@@ -20,7 +20,8 @@ pub(crate) const LEASED: u8 = 2;
 /// It may be served stale while it is fetched again.
 pub(crate) const WINDOWED: u8 = 3;
 pub(crate) const WINDOW: u64 = 30;
-/// Typed values have the numbers from `KEYS` on.
+/// Typed values have the numbers from `KEYS` on; up to this one, processes share a lease for each load.
+const UNLEASED: u8 = 6;
 pub(crate) const ALL: u8 = 8;
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,8 @@ pub(crate) fn now(clock: &ManualClock) -> u64 {
 #[derive(Clone)]
 pub(crate) struct Process {
     pub(crate) world: World,
-    pub(crate) values: Cached<String>,
+    /// Typed values, with and without leases.
+    pub(crate) values: [Cached<String>; 2],
     pub(crate) origin: Arc<Mutex<Origin>>,
     pub(crate) clock: ManualClock,
     pub(crate) gates: Arc<Gates>,
@@ -76,20 +78,13 @@ pub(crate) fn process(
             let tag = format!("tag-{}", key % 2);
             let window = if key == WINDOWED { format!(", stale-while-revalidate={WINDOW}") } else { String::new() };
             let life = format!("max-age={LIFE}{window}");
-            let (origin, clock) = (of_world.clone(), its_clock.clone());
-            let body = fetch(&origin, &clock, key);
-            let held = its_gates.reach(key, number(&body));
-            async move {
-                if let Some(opened) = held {
-                    // The test may have ended.
-                    let _ = opened.await;
-                    origin.lock().expect("not poisoned").0[number(&body)] = now(&clock);
-                }
-                Ok(reply(&[("cache-control", &life), ("cache-tag", &tag)], body))
-            }
+            let answer = answer(&of_world, &its_clock, &its_gates, key);
+            async move { Ok(reply(&[("cache-control", &life), ("cache-tag", &tag)], answer.await)) }
         },
     );
-    let values = world.layer.data().cached("values").ttl(Duration::from_secs(LIFE)).build().expect("a namespace");
+    let values = |name| world.layer.data().cached(name).ttl(Duration::from_secs(LIFE));
+    let leased = values("leased").build().expect("a namespace");
+    let values = [leased, values("unleased").lease_ttl(Duration::ZERO).build().expect("a namespace")];
     Process { world, values, origin, clock, gates }
 }
 
@@ -98,11 +93,28 @@ pub(crate) fn number(body: &str) -> usize {
     body.split_once(' ').and_then(|(_, number)| number.parse().ok()).expect("a whole body")
 }
 
-/// Counts a fetch of this key; returns its body.
-pub(crate) fn fetch(origin: &Mutex<Origin>, clock: &ManualClock, key: u8) -> String {
-    let mut origin = origin.lock().expect("not poisoned");
-    origin.0.push(now(clock));
-    format!("{key} {}", origin.0.len() - 1)
+/// Counts a fetch of this key; returns its body, once its gate is open.
+fn answer(
+    origin: &Arc<Mutex<Origin>>,
+    clock: &ManualClock,
+    gates: &Gates,
+    key: u8,
+) -> impl Future<Output = String> + Send + 'static + use<> {
+    let (origin, clock) = (origin.clone(), clock.clone());
+    let number = {
+        let mut origin = origin.lock().expect("not poisoned");
+        origin.0.push(now(&clock));
+        origin.0.len() - 1
+    };
+    let held = gates.reach(key, number);
+    async move {
+        if let Some(opened) = held {
+            // The test may have ended.
+            let _ = opened.await;
+            origin.lock().expect("not poisoned").0[number] = now(&clock);
+        }
+        format!("{key} {number}")
+    }
 }
 
 impl Process {
@@ -112,11 +124,13 @@ impl Process {
             assert_eq!(answer.status, 200);
             return answer.body;
         }
-        let (origin, clock) = (self.origin.clone(), self.clock.clone());
+        let (origin, clock, gates) = (self.origin.clone(), self.clock.clone(), self.gates.clone());
         let load = move || async move {
-            Ok::<_, Infallible>(Loaded::from(fetch(&origin, &clock, key)).tag(format!("tag-{}", key % 2)))
+            let body = answer(&origin, &clock, &gates, key).await;
+            Ok::<_, Infallible>(Loaded::from(body).tag(format!("tag-{}", key % 2)))
         };
-        let value = self.values.get_or_load(u64::from(key), load).await.expect("no load fails");
+        let value =
+            self.values[usize::from(key >= UNLEASED)].get_or_load(u64::from(key), load).await.expect("no load fails");
         String::clone(&value)
     }
 }
@@ -234,7 +248,7 @@ impl Run {
 
     pub(crate) async fn begin(&mut self, process: usize, key: u8) {
         // Another process would wait for the lease.
-        if key == LEASED || self.is_held(process, key) {
+        if key == LEASED || (KEYS..UNLEASED).contains(&key) || self.is_held(process, key) {
             return;
         }
         let (asked, floor) = (self.processes[process].clone(), self.model.floor(process, key));
@@ -270,21 +284,22 @@ impl Run {
     pub(crate) async fn finish(&mut self, held: Held) {
         let Held { process, key, number: begun, open, asked, floor } = held;
         let (health, began) = (self.health(process), self.origin().0[begun]);
-        let stats = {
-            let world = self.processes[process].world.clone();
-            move || world.stats()
+        let world = self.processes[process].world.clone();
+        let open_fetches = || {
+            let stats = world.stats();
+            stats.fetches_in_flight + stats.background_fetches
         };
-        let before = stats().fetches_in_flight;
+        let before = open_fetches();
         let _ = open.send(());
         if let Some(asked) = asked {
             let body = asked.await.expect("no request fails");
             self.model.check(floor, key, &body, &self.origin(), now(&self.clock));
         }
-        for _ in 0..200 {
-            if stats().fetches_in_flight < before && stats().background_fetches == 0 {
-                break;
-            }
+        // A typed value is in the levels when its load is answered.
+        let mut waits = if key < KEYS { 200 } else { 0 };
+        while waits > 0 && open_fetches() >= before {
             tokio::time::sleep(Duration::from_millis(1)).await;
+            waits -= 1;
         }
         let is_kept = begun >= self.model.floor(process, key) && self.is_ordered;
         if is_kept && health.is_some() && self.health(process) == health {
