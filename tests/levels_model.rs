@@ -278,6 +278,7 @@ fn nor_do_real_servers() {
             }
         }
         let processes = &run.processes;
+        assert!(run.order.late > 0, "fetches ended in another order than they began");
         let hits = |name: &str| {
             processes
                 .iter()

@@ -88,6 +88,8 @@ struct Kept {
 pub(crate) struct Order {
     everywhere: HashMap<u8, Kept>,
     seen: [HashMap<u8, Kept>; 2],
+    /// Number of fetches that ended after one that began later.
+    pub(crate) late: u64,
 }
 
 impl Order {
@@ -97,7 +99,10 @@ impl Order {
         let before = self.everywhere.get(&key).copied();
         let newest = match before {
             Some(before) if before.began.abs_diff(began) > COMPARABLE => return self.forget(key),
-            Some(before) if before.number > number => before,
+            Some(before) if before.number > number => {
+                self.late += 1;
+                before
+            }
             _ => put,
         };
         self.everywhere.insert(key, newest);
@@ -115,7 +120,7 @@ impl Order {
     }
 
     pub(crate) fn forget_all(&mut self) {
-        *self = Self::default();
+        *self = Self { late: self.late, ..Self::default() };
     }
 
     /// Checks an answer against what its process has seen.

@@ -308,10 +308,13 @@ impl Run {
         }
     }
 
+    /// Lets a fetch end, and asks its process again.
     pub(crate) async fn finish_one(&mut self, which: usize) {
         if !self.held.is_empty() {
             let held = self.held.remove(which % self.held.len());
+            let (process, key) = (held.process, held.key);
             self.finish(held).await;
+            self.ask(process, key).await;
         }
     }
 
