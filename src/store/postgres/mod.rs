@@ -74,7 +74,7 @@
 //!
 //! # Grants
 //!
-//! The role of the service needs no more than these; the last line is for whoever reads the views:
+//! The role of the service needs no more than these; the last line is for a role that reads the views:
 //!
 //! ```sql
 #![doc = include_str!("grants.sql")]

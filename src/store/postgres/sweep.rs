@@ -47,9 +47,9 @@ struct Account {
 /// Kind of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sweep {
-    /// What has expired goes.
+    /// Removes expired rows.
     Expired,
-    /// The bytes are counted too, and the bound is kept.
+    /// Counts the bytes too, and evicts beyond the bound.
     Bound,
 }
 
