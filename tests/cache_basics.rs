@@ -222,9 +222,16 @@ async fn invalidation_by_tag_key_prefix_and_all() {
     assert_eq!(hits().await, [false; 3]);
     handle.all().await.expect("everything");
     assert_eq!(hits().await, [false; 3]);
-    for wrong in ["http://a b/", "://", ""] {
-        assert!(handle.key(wrong).await.is_err(), "{wrong:?}");
+    for wrong in ["http://a b/", "://", "", "a/1", "b", "a?x=1"] {
+        let error = handle.key(wrong).await.expect_err(wrong).to_string();
+        assert!(error.contains("begin a path with a slash"), "{wrong:?}: {error}");
+        assert!(handle.prefix(wrong).await.is_err(), "{wrong:?}");
     }
+    for host in ["localhost/a/1", "a:8080/1", "[::1]/a", "example.com"] {
+        handle.key(host).await.expect(host);
+        handle.prefix(host).await.expect(host);
+    }
+    assert!(handle.matching("/a/*").await.expect_err("no URL").to_string().contains("begin it with"));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use directory::{BOUND, TestDirectory};
 use tollgate::Tollgate;
 use tollgate::cache::{CacheLayer, Cached, DataCache, Rules};
 use tollgate::store::RemoteStore;
+use tollgate::store::file::FileLevel;
 use world::{World, reply};
 
 const HOUR: &[(&str, &str)] =
@@ -148,4 +149,17 @@ fn impossible_settings_are_named() {
     assert!(error(small).contains("too small"));
     let empty = Tollgate::builder().cache(Rules::new()).file("", BOUND).build().expect_err("refused");
     assert!(error(empty).contains("path is empty"));
+    let directory = TestDirectory::new();
+    let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+    let same = directory.path().join("./one/");
+    let layer = |paths: [&std::path::Path; 2]| {
+        CacheLayer::builder().file(paths[0], BOUND).file(paths[1], BOUND).build().map(drop)
+    };
+    assert!(error(layer([&one, &same]).expect_err("refused")).contains("named twice"));
+    assert!(layer([&one, &other]).is_ok());
+    let store = |path: &std::path::Path| Arc::new(RemoteStore::file(FileLevel::new(path, BOUND)).expect("settings"));
+    let twice = CacheLayer::builder().level_2(store(&one)).level_2(store(&same)).build().expect_err("refused");
+    assert!(error(twice).contains("named twice"));
+    let data = DataCache::builder().file(&one, BOUND).expect("settings").file(&one, BOUND).expect_err("refused");
+    assert!(error(data).contains("named twice"));
 }

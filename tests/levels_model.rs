@@ -1,12 +1,14 @@
 //! Random operations over random stacks of levels against a model: responses, some with leases or stale windows, and typed
-//! values; two processes, restarts, time, invalidations, faults.
+//! values; two processes, restarts, time, invalidations, faults, and fetches that are held open and end in another order.
 //!
 //! Held at every answer:
 //! 1. it is a body of the key that was asked for, whole;
 //! 2. it was not fetched before an invalidation of the key that was acknowledged before the request, by any process, nor
 //!    before one that this process was asked for, acknowledged or not;
 //! 3. it is not older than its life, or its stale window;
-//! 4. no request fails.
+//! 4. no request fails;
+//! 5. it was not fetched before one that began later and that its process has seen in every level: order by start. Faults and
+//!    invalidations, which other rules cover, end what is known of the order.
 //!
 //! `TOLLGATE_MODEL_CASES=1000 cargo test --release --test levels_model` runs a thousand stacks.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
@@ -15,6 +17,10 @@
 mod directory;
 #[path = "support/faulty_bytes.rs"]
 mod faulty_bytes;
+#[path = "support/held_fetches.rs"]
+mod held_fetches;
+#[path = "support/levels_run.rs"]
+mod levels_run;
 #[path = "support/memcached.rs"]
 mod memcached;
 #[path = "support/postgres.rs"]
@@ -24,31 +30,19 @@ mod redis;
 #[path = "support/cache_world.rs"]
 mod world;
 
-use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use directory::TestDirectory;
 use faulty_bytes::{Fault, FaultyBytes};
+use levels_run::{ALL, KEYS, Origin, Process, Run, Scope, process, settle};
 use proptest::prelude::*;
-use tollgate::cache::{CacheBuilder, Cached, Loaded, Rule, Rules};
+use tollgate::cache::CacheBuilder;
 use tollgate::store::file::FileLevel;
 use tollgate::store::{RemoteSettings, RemoteStore};
 use tollgate::testing::MemoryBytes;
 use tollgate::{Clock, ManualClock};
-use world::{World, reply};
 
-const LIFE: u64 = 60;
-/// Responses.
-const KEYS: u8 = 4;
-/// Their processes share a lease for each miss.
-const LEASED: u8 = 2;
-/// It may be served stale while it is fetched again.
-const WINDOWED: u8 = 3;
-const WINDOW: u64 = 30;
-/// Typed values have the numbers from `KEYS` on.
-const ALL: u8 = 8;
 const LEVEL_NAMES: [&str; 3] = ["first", "second", "third"];
 
 #[derive(Clone, Copy, Debug)]
@@ -58,21 +52,29 @@ enum Kind {
     Directory,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Scope {
-    Key(u8),
-    Tag(u8),
-    Prefix,
-    Soft(u8),
-}
-
 #[derive(Clone, Debug)]
 enum Step {
-    Ask { process: usize, key: u8 },
-    Invalidate { process: usize, scope: Scope },
+    Ask {
+        process: usize,
+        key: u8,
+    },
+    /// Asks, and holds the fetch open.
+    Begin {
+        process: usize,
+        key: u8,
+    },
+    /// Lets one of the held fetches end.
+    Finish(usize),
+    Invalidate {
+        process: usize,
+        scope: Scope,
+    },
     Turn(u64),
     Restart(usize),
-    Break { level: usize, fault: Fault },
+    Break {
+        level: usize,
+        fault: Fault,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -91,6 +93,8 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         14 => (0..2_usize, 0..ALL).prop_map(|(process, key)| Step::Ask { process, key }),
+        6 => (0..2_usize, 0..ALL).prop_map(|(process, key)| Step::Begin { process, key }),
+        5 => (0..8_usize).prop_map(Step::Finish),
         4 => (0..2_usize, scope).prop_map(|(process, scope)| Step::Invalidate { process, scope }),
         1 => (1..40_u64).prop_map(Step::Turn),
         2 => (0..2_usize).prop_map(Step::Restart),
@@ -117,9 +121,11 @@ enum Server {
     Directory(TestDirectory),
 }
 
-/// Fetches, in order: when each was answered.
-#[derive(Default)]
-struct Origin(Vec<u64>);
+impl Server {
+    fn is_broken(&self) -> bool {
+        matches!(self, Self::Bytes(bytes) if bytes.fault() != Fault::None)
+    }
+}
 
 impl Fleet {
     fn new(kinds: &[Kind]) -> Self {
@@ -130,10 +136,6 @@ impl Fleet {
             Kind::Directory => Server::Directory(TestDirectory::new()),
         };
         Self { servers: kinds.iter().map(server).collect(), clock: clock.clone(), origin: Arc::default() }
-    }
-
-    fn now(&self) -> u64 {
-        now(&self.clock)
     }
 
     fn start(&self) -> Process {
@@ -158,189 +160,55 @@ impl Fleet {
     }
 }
 
-fn now(clock: &ManualClock) -> u64 {
-    let wall = Clock::Manual(clock.clone()).wall();
-    wall.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64
-}
-
-/// A process whose service answers with the key and the number of the fetch, and whose typed values are the same.
-#[derive(Clone)]
-struct Process {
-    world: World,
-    values: Cached<String>,
-    origin: Arc<Mutex<Origin>>,
-    clock: ManualClock,
-}
-
-fn process(set: impl FnOnce(CacheBuilder) -> CacheBuilder, origin: Arc<Mutex<Origin>>, clock: ManualClock) -> Process {
-    let (of_world, its_clock) = (origin.clone(), clock.clone());
-    let lease = Rule::from_headers().lease_ttl(Duration::from_secs(1));
-    let rules = Rules::new().route(format!("/k/{LEASED}"), lease).otherwise(Rule::from_headers());
-    let world = World::with(
-        |builder| set(builder.rules(rules)),
-        move |asked| {
-            let key: u8 = asked.path.rsplit('/').next().and_then(|key| key.parse().ok()).expect("a key");
-            let tag = format!("tag-{}", key % 2);
-            let window = if key == WINDOWED { format!(", stale-while-revalidate={WINDOW}") } else { String::new() };
-            let life = format!("max-age={LIFE}{window}");
-            let answer = reply(&[("cache-control", &life), ("cache-tag", &tag)], fetch(&of_world, &its_clock, key));
-            async move { Ok(answer) }
-        },
-    );
-    let values = world.layer.data().cached("values").ttl(Duration::from_secs(LIFE)).build().expect("a namespace");
-    Process { world, values, origin, clock }
-}
-
-/// Counts a fetch of this key; returns its body.
-fn fetch(origin: &Mutex<Origin>, clock: &ManualClock, key: u8) -> String {
-    let mut origin = origin.lock().expect("not poisoned");
-    origin.0.push(now(clock));
-    format!("{key} {}", origin.0.len() - 1)
-}
-
-impl Process {
-    async fn ask(&self, key: u8) -> String {
-        if key < KEYS {
-            let answer = self.world.get(&format!("/k/{key}")).await;
-            assert_eq!(answer.status, 200);
-            return answer.body;
-        }
-        let (origin, clock) = (self.origin.clone(), self.clock.clone());
-        let load = move || async move {
-            Ok::<_, Infallible>(Loaded::from(fetch(&origin, &clock, key)).tag(format!("tag-{}", key % 2)))
-        };
-        let value = self.values.get_or_load(u64::from(key), load).await.expect("no load fails");
-        String::clone(&value)
-    }
-}
-
-/// What may be answered: by key, the first fetch that is new enough.
-#[derive(Default)]
-struct Model {
-    acknowledged: HashMap<u8, usize>,
-    /// The same, in each process: also what was not acknowledged.
-    own: [HashMap<u8, usize>; 2],
-}
-
-impl Model {
-    fn invalidate(floors: &mut HashMap<u8, usize>, scope: Scope, next: usize) {
-        let concerned = (0..ALL).filter(|key| match scope {
-            Scope::Key(one) => *key == one,
-            Scope::Tag(tag) => key % 2 == tag,
-            // Within its window it is served while it is fetched again.
-            Scope::Soft(tag) => key % 2 == tag && *key != WINDOWED,
-            Scope::Prefix => *key < KEYS,
-        });
-        concerned.for_each(|key| _ = floors.insert(key, next));
-    }
-
-    fn check(&self, process: usize, key: u8, body: &str, origin: &Origin, now: u64) {
-        let (said, fetch) = body.split_once(' ').expect("a whole body");
-        assert_eq!(said, key.to_string(), "the body of another key");
-        let fetch: usize = fetch.parse().expect("a whole body");
-        let floor = |floors: &HashMap<u8, usize>| floors.get(&key).copied().unwrap_or(0);
-        assert!(
-            fetch >= floor(&self.acknowledged),
-            "acknowledged: {body:?} was fetched before {}",
-            floor(&self.acknowledged)
-        );
-        assert!(
-            fetch >= floor(&self.own[process]),
-            "its own: {body:?} was fetched before {}",
-            floor(&self.own[process])
-        );
-        let life = if key == WINDOWED { LIFE + WINDOW } else { LIFE };
-        assert!(now < origin.0[fetch] + life * 1_000, "{body:?} is {} ms old", now - origin.0[fetch]);
-    }
-}
-
-async fn invalidate(process: &Process, scope: Scope) -> bool {
-    let handle = process.world.layer.invalidate();
-    match scope {
-        Scope::Key(key) => handle.key(&format!("http://example.com/k/{key}")).await,
-        Scope::Tag(tag) => handle.tag(&format!("tag-{tag}")).await,
-        Scope::Prefix => handle.prefix("http://example.com/k/").await,
-        Scope::Soft(tag) => handle.soft().tag(&format!("tag-{tag}")).await,
-    }
-    .is_ok()
-}
-
-fn received(process: &Process) -> u64 {
-    process.world.stats().levels.iter().map(|level| level.invalidations_received).max().unwrap_or(0)
-}
-
-/// Waits until the other process has what this one was acknowledged.
-async fn deliver(from: &Process, to: &Process) {
-    let number = received(from);
-    for _ in 0..2_000 {
-        if received(to) >= number {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not within 10 s: {number} is delivered: {:?}", to.world.stats().levels);
-}
-
-/// Gives a process that starts the time to read the log.
-async fn settle(process: &Process) {
-    for _ in 0..20 {
-        if process.world.stats().levels.iter().all(|level| level.up) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 async fn run(kinds: &[Kind], steps: Vec<Step>) {
-    let (fleet, mut model) = (Fleet::new(kinds), Model::default());
+    let fleet = Fleet::new(kinds);
+    let has = |one: fn(&Kind) -> bool| kinds.iter().any(one);
+    let (has_log, has_directory) =
+        (has(|kind| matches!(kind, Kind::Logged)), has(|kind| matches!(kind, Kind::Directory)));
     // A journal of a directory is read by the process that holds its lock: a second one is told when it takes over.
-    let shared = kinds.iter().any(|kind| matches!(kind, Kind::Logged))
-        || !kinds.iter().any(|kind| matches!(kind, Kind::Directory));
-    let count = if shared { 2 } else { 1 };
-    let mut processes: Vec<Process> = (0..count).map(|_| fleet.start()).collect();
-    for process in &processes {
+    let count = if has_log || !has_directory { 2 } else { 1 };
+    let processes = (0..count).map(|_| fleet.start()).collect();
+    let mut run = Run::new(processes, fleet.origin.clone(), fleet.clock.clone());
+    run.has_log = has_log || has_directory;
+    run.is_ordered = count == 1 || !has_directory;
+    for process in &run.processes {
         settle(process).await;
     }
     for step in steps {
         // Without a log, positions are microseconds of the calendar.
         fleet.clock.advance(Duration::from_millis(1));
         match step {
-            Step::Ask { process, key } => {
-                let process = process % count;
-                let body = processes[process].ask(key).await;
-                let origin = fleet.origin.lock().expect("not poisoned");
-                model.check(process, key, &body, &origin, fleet.now());
-            }
-            Step::Invalidate { process, scope } => {
-                let process = process % count;
-                let acknowledged = invalidate(&processes[process], scope).await;
-                let next = fleet.origin.lock().expect("not poisoned").0.len();
-                Model::invalidate(&mut model.own[process], scope, next);
-                if acknowledged {
-                    Model::invalidate(&mut model.acknowledged, scope, next);
-                    if count == 2 {
-                        deliver(&processes[process], &processes[1 - process]).await;
-                    }
-                }
-            }
+            Step::Ask { process, key } => run.ask(process % count, key).await,
+            Step::Begin { process, key } => run.begin(process % count, key).await,
+            Step::Finish(which) => run.finish_one(which).await,
+            Step::Invalidate { process, scope } => run.invalidate(process % count, scope).await,
             Step::Turn(seconds) => fleet.clock.advance(Duration::from_secs(seconds)),
             Step::Restart(process) => {
                 let process = process % count;
-                processes.remove(process);
-                model.own[process].clear();
+                run.finish_all(process).await;
+                run.processes.remove(process);
                 for server in &fleet.servers {
                     if let (Server::Directory(directory), 1) = (server, count) {
                         directory.released().await;
                     }
                 }
-                processes.insert(process, fleet.start());
-                settle(&processes[process]).await;
+                run.processes.insert(process, fleet.start());
+                run.restarted(process);
+                settle(&run.processes[process]).await;
             }
             Step::Break { level, fault } => {
                 if let Some(Server::Bytes(bytes)) = fleet.servers.get(level) {
                     bytes.set(fault);
+                    run.order.forget_all();
+                    run.is_broken = fleet.servers.iter().any(Server::is_broken);
                 }
             }
+        }
+    }
+    for process in 0..count {
+        run.finish_all(process).await;
+        for key in 0..ALL {
+            run.ask(process, key).await;
         }
     }
 }
@@ -380,41 +248,37 @@ fn nor_do_real_servers() {
     };
     let mut random = random_numbers(7);
     runtime().block_on(async {
-        let (clock, origin, mut model) = (ManualClock::new(), Arc::<Mutex<Origin>>::default(), Model::default());
-        let mut processes = [start(&origin, &clock), start(&origin, &clock)];
-        for process in &processes {
+        let (clock, origin) = (ManualClock::new(), Arc::<Mutex<Origin>>::default());
+        let processes = vec![start(&origin, &clock), start(&origin, &clock)];
+        let mut run = Run::new(processes, origin.clone(), clock.clone());
+        for process in &run.processes {
             wait_until_up(process).await;
         }
-        for _ in 0..600 {
+        for _ in 0..800 {
             let (which, key) = (random(2), u8::try_from(random(u64::from(ALL))).expect("small"));
             let which = usize::try_from(which).expect("small");
-            match random(20) {
-                0..14 => {
-                    let body = processes[which].ask(key).await;
-                    let origin = origin.lock().expect("not poisoned");
-                    model.check(which, key, &body, &origin, now(&clock));
-                }
-                14..18 => {
+            match random(28) {
+                0..14 => run.ask(which, key).await,
+                14..19 => run.begin(which, key).await,
+                19..23 => run.finish_one(random(8) as usize).await,
+                23..26 => {
                     let scope = [Scope::Key(key % KEYS), Scope::Tag(key % 2), Scope::Prefix, Scope::Soft(key % 2)]
                         [random(4) as usize];
-                    let acknowledged = invalidate(&processes[which], scope).await;
-                    let next = origin.lock().expect("not poisoned").0.len();
-                    Model::invalidate(&mut model.own[which], scope, next);
-                    if acknowledged {
-                        Model::invalidate(&mut model.acknowledged, scope, next);
-                        deliver(&processes[which], &processes[1 - which]).await;
-                    }
+                    run.invalidate(which, scope).await;
                 }
-                18 => {
-                    processes[which] = start(&origin, &clock);
-                    model.own[which].clear();
-                    wait_until_up(&processes[which]).await;
+                26 => {
+                    run.finish_all(which).await;
+                    run.processes[which] = start(&origin, &clock);
+                    run.restarted(which);
+                    wait_until_up(&run.processes[which]).await;
                 }
                 _ => {
                     redis.cli(&["FLUSHALL"]);
                 }
             }
         }
+        let processes = &run.processes;
+        assert!(run.order.late > 0, "fetches ended in another order than they began");
         let hits = |name: &str| {
             processes
                 .iter()

@@ -78,13 +78,45 @@ async fn nodes_share_entries_and_removals_by_key() {
         becomes("it is stored", async || one.is_quiet().await).await;
         assert_eq!(two.get(path).await.body, body, "the other node has it");
     }
-    let gone = one.layer.invalidate().key("http://example.com/1").await.expect_err("nobody is told");
-    assert!(gone.to_string().contains("no log"), "{gone}");
+    one.layer.invalidate().key("http://example.com/1").await.expect("the value itself is removed");
     let three = node(&[&a, &b], "three");
     ready(&three).await;
     assert!(!three.get("/1").await.is_hit() && three.get("/2").await.is_hit(), "the value itself is removed");
     assert!(one.layer.invalidate().tag("t").await.is_err(), "tags stay in their process");
     assert!(!one.get("/2").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_removal_by_key_succeeds_only_where_other_processes_lose_the_value() {
+    if !wanted() {
+        return;
+    }
+    let mut server = Server::start();
+    let url = "http://example.com/1";
+    let (one, divided) = (node(&[&server], "one"), node(&[&server], "divided"));
+    ready(&one).await;
+    ready(&divided).await;
+    one.get("/1").await;
+    let data = DataCache::builder().memory(1_024).level_2(Arc::new(store(&[&server]))).build();
+    let values: Cached<String> = data.cached("values").ttl(Duration::from_secs(60)).build().expect("a namespace");
+    becomes("the level is up", async || data.levels()[1].up).await;
+    values.put(7, "seven".to_owned()).await.expect("stored");
+    values.remove(7).await.expect("the value itself is removed");
+    assert!(values.get(7).await.is_none());
+
+    let path = one.layer.invalidate().key("/1").await.expect_err("a path names no key");
+    let soft = one.layer.invalidate().soft().key(url).await.expect_err("nothing is removed");
+    assert!(path.to_string().contains("full URL") && soft.to_string().contains("no log"), "{path}; {soft}");
+
+    // Behind a proxy a URL has a key for each scheme that the proxy names.
+    divided.get_with("/1", &[("x-forwarded-proto", "https")]).await;
+    becomes("it is stored", async || divided.is_quiet().await).await;
+    assert!(divided.layer.invalidate().key(url).await.is_err(), "one of several keys");
+
+    server.kill();
+    let away = one.layer.invalidate().key(url).await.expect_err("it was not removed");
+    assert!(away.to_string().contains("repeat it"), "{away}");
+    assert!(values.remove(7).await.is_err(), "it was not removed");
 }
 
 #[tokio::test]
@@ -229,6 +261,25 @@ async fn a_full_server_evicts_and_nothing_fails() {
     assert!(values.put(1, "x".repeat(2 << 20)).await.is_err(), "larger than the server takes");
 }
 
+#[tokio::test]
+async fn a_url_is_the_server_that_its_address_is() {
+    if !wanted() {
+        return;
+    }
+    let server = Server::start();
+    let open = |address: String| {
+        let store = RemoteStore::memcached(Memcached::new([address]).secret("the same on every node"));
+        let data = DataCache::builder().memory(1_024).level_2(Arc::new(store.expect("settings"))).build();
+        let values: Cached<String> = data.cached("values").ttl(Duration::from_secs(60)).build().expect("a namespace");
+        (data, values)
+    };
+    let (one, two) = (open(server.address()), open(format!("memcached://{}", server.address())));
+    becomes("both are up", async || one.0.levels()[1].up && two.0.levels()[1].up).await;
+    one.1.put(1, "one".to_owned()).await.expect("stored");
+    assert_eq!(two.1.get(1).await.as_deref().map(String::as_str), Some("one"));
+    assert!(MemcachedBytes::open(&[]).await.is_err(), "no server");
+}
+
 #[test]
 fn mistakes_are_errors_when_the_store_is_built() {
     let build = |servers: &[&'static str]| {
@@ -238,10 +289,18 @@ fn mistakes_are_errors_when_the_store_is_built() {
         (&[][..], "no server"),
         (&["localhost"], "host:port"),
         (&["localhost:0"], "host:port"),
+        (&["http://localhost:11211"], "host:port"),
+        (&["memcached://localhost"], "host:port"),
+        (&["memcached://user:secret@localhost:11211"], "host:port"),
+        (&["localhost:11211/db"], "host:port"),
+        (&[":11211"], "host:port"),
+        (&["::1:11211"], "host:port"),
         (&["a:1", "b:1", "a:1"], "twice"),
+        (&["a:1", "memcached://a:1/"], "twice"),
     ] {
         let error = build(servers).expect_err("a mistake").to_string();
         assert!(error.contains(expected), "{servers:?}: {error}");
     }
     assert!(RemoteStore::memcached(Memcached::new(["a:1"])).is_err(), "no secret");
+    assert!(build(&["memcached://localhost:11211", "[::1]:11211", "a-b.c_d:1"]).is_ok());
 }

@@ -69,6 +69,13 @@ async fn eight_processes_may_migrate_at_once_and_again() {
     server.sql(&sql);
     assert_eq!(server.sql("SELECT count(*) FROM shop.tollgate_cache"), "1", "it keeps what is there");
     assert_eq!(server.sql("SELECT to_regclass('public.tollgate_cache') IS NULL"), "t");
+    // Tables of an older version.
+    server.sql("DROP FUNCTION shop.tollgate_get(text)");
+    let bytes = connect(settings(&server).schema("shop")).await;
+    assert!(
+        bytes.get_many(vec!["a".to_owned()]).await.expect("read")[0].is_some(),
+        "the first connection adds what is new"
+    );
 }
 
 #[tokio::test]
@@ -149,6 +156,10 @@ async fn a_role_with_the_documented_grants_is_enough_and_less_is_said() {
     server.sql(include_str!("../src/store/postgres/grants.sql"));
     contract::cache(joined(role()).await).await;
     contract::bytes(Arc::new(connect(role()).await)).await;
+    server.sql(
+        "SET ROLE service; SELECT FROM api_cache, cache_stats, credit_usage, cache_usage;
+         SELECT tollgate_override(1, '', 1000000, NULL, 10); SELECT FROM tollgate_overrides",
+    );
     // A role that only invalidates.
     server.sql(
         "CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA public TO writer; GRANT INSERT ON tollgate_outbox TO writer",
@@ -158,6 +169,27 @@ async fn a_role_with_the_documented_grants_is_enough_and_less_is_said() {
     log(&node).restart(Bytes::new(), 0).await.expect("a log");
     log(&node).read(None).await.expect("read");
     assert_eq!(server.sql("SELECT tag FROM tollgate_invalidations WHERE tag IS NOT NULL"), "prices");
+}
+
+#[tokio::test]
+async fn an_owner_of_another_table_watches_it_with_the_documented_privileges() {
+    if !wanted() {
+        return;
+    }
+    let server = Postgres::start();
+    let settings = settings(&server).schema("shop");
+    settings.migrate().await.expect("migrated");
+    server.sql("CREATE ROLE author LOGIN; CREATE TABLE articles (id bigint); ALTER TABLE articles OWNER TO author");
+    let watch = settings.watch_sql("public.articles", ["article:{id}"]).expect("a table and a tag");
+    server.sql("GRANT USAGE ON SCHEMA shop TO author; GRANT INSERT ON shop.tollgate_outbox TO author");
+    server.sql(&format!(
+        "SET ROLE author; DO $test$BEGIN EXECUTE $sql${watch}$sql$; RAISE 'accepted';
+         EXCEPTION WHEN insufficient_privilege THEN NULL; END$test$"
+    ));
+    server.sql("GRANT CREATE ON SCHEMA shop TO author");
+    server.sql(&format!("SET ROLE author; {watch}"));
+    server.sql("SET ROLE author; INSERT INTO articles VALUES (7)");
+    assert_eq!(server.sql("SELECT tag FROM shop.tollgate_outbox"), "article:7");
 }
 
 #[tokio::test]
@@ -233,6 +265,67 @@ async fn what_expired_goes_and_the_bound_holds() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{}", server.sql("SELECT count(*), sum(bytes) FROM tollgate_cache"));
+}
+
+/// Puts as fast as possible over so many connections with a sweeper each; returns the most bytes that were ever live, and the
+/// part of the puts that were stored.
+async fn most_live_bytes(server: &Arc<Postgres>, bound: u64, processes: usize) -> (u64, f64) {
+    let reader = "DO $$DECLARE most bigint := 0; ended timestamptz := clock_timestamp() + interval '4 seconds'; BEGIN
+           WHILE clock_timestamp() < ended LOOP
+             most := greatest(most, (SELECT sum(bytes) FROM tollgate_cache));
+             PERFORM pg_sleep(0.002);
+           END LOOP;
+           PERFORM set_config('test.most', most::text, false);
+         END$$;
+         SELECT current_setting('test.most')";
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let write = async |process: usize| {
+        let bytes = connect(settings(server).max_bytes(bound)).await;
+        let stream = async |stream: usize| {
+            let mut puts = 0_u32;
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                let name = format!("tollgate:entry:{process}:{stream}:{puts}");
+                let size = 1_024 + (puts as usize * 7_919) % 15_000;
+                bytes.put(name, vec![7; size].into(), TTL).await.expect("a put never fails");
+                puts += 1;
+            }
+            puts
+        };
+        join_all((0..8).map(stream)).await.into_iter().sum::<u32>()
+    };
+    let read = async {
+        let server = server.clone();
+        let most = tokio::task::spawn_blocking(move || server.sql(reader)).await.expect("read");
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        most
+    };
+    let writes = join_all((0..processes).map(write));
+    let (most, puts) = tokio::join!(read, writes);
+    let most = most.parse().expect("a number");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let inserted: f64 = server
+        .sql("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'tollgate_cache'")
+        .parse()
+        .expect("a number");
+    (most, inserted / f64::from(puts.into_iter().sum::<u32>()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_bytes_stay_within_the_bound_while_puts_are_fast() {
+    if !wanted() {
+        return;
+    }
+    const BOUND: u64 = 2 << 20;
+    const ROOM: u64 = 512 << 10;
+    for (processes, most) in [(1, BOUND), (3, BOUND + 2 * ROOM)] {
+        let server = Arc::new(Postgres::start());
+        settings(&server).migrate().await.expect("migrated");
+        let (live, stored) = most_live_bytes(&server, BOUND, processes).await;
+        println!("{processes} processes: at most {live} bytes of {BOUND}, {:.0} % of the puts stored", stored * 100.0);
+        assert!(live > BOUND / 2, "{live}: the level was full");
+        assert!(live <= most, "{processes} processes: {live} of {most}");
+        assert!(stored > 0.25, "{stored}");
+    }
 }
 
 #[tokio::test]

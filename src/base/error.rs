@@ -70,6 +70,12 @@ impl Error {
         Self { kind: Kind::Outage, message: message.into(), source: Some(why.into()) }
     }
 
+    /// Whether a store has no log that would tell other processes.
+    pub(crate) fn is_unlogged(&self) -> bool {
+        let outage = self.source.as_ref().and_then(|source| source.downcast_ref::<crate::base::outage::Outage>());
+        outage == Some(&crate::base::outage::Outage::Unlogged)
+    }
+
     pub(crate) fn is_outage(&self) -> bool {
         self.kind == Kind::Outage
     }

@@ -12,6 +12,8 @@
 
 pub mod file;
 pub(crate) mod fleet_records;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod from_url;
 pub(crate) mod governor;
 pub(crate) mod levels;
 #[cfg(feature = "memcached")]

@@ -17,6 +17,7 @@ mod settings;
 mod sweep;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,6 +74,11 @@ pub(super) trait LocalEngine: Send + Sync {
 
     /// Registers the receiver of events.
     fn listen(&self, _events: Events) {}
+
+    /// Returns the directory that it has for itself.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
 }
 
 struct Shared {
@@ -168,6 +174,11 @@ impl RemoteStore {
     /// Whether other hosts cannot reach what it holds.
     pub(crate) fn is_local(&self) -> bool {
         self.shared.backplane.settings.log_rank == LogRank::File
+    }
+
+    /// Returns the directory that it has for itself.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.engine.as_ref()?.directory()
     }
 
     /// Uses the log of another level of the same cache instead of its own. Called before the first use.
@@ -351,9 +362,16 @@ impl CacheStore for RemoteStore {
         let (shared, key) = (self.shared.clone(), key.clone());
         let Some(name) = shared.name("entry", &key) else { return MaybeReady::Ready(Ok(())) };
         MaybeReady::Pending(Box::pin(async move {
-            // The guard has reported a failure; the invalidation that goes before a removal is queued.
-            if shared.backplane.call(|bytes| bytes.remove(vec![name])).await.is_err() {
+            let removed = shared.backplane.call(|bytes| bytes.remove(vec![name])).await;
+            if let Err(outage) = removed {
                 shared.errors.fetch_add(1, Ordering::Relaxed);
+                // With a log the invalidation that goes before a removal is queued.
+                if !shared.backplane.has_log() {
+                    let name = shared.backplane.settings.name;
+                    let message =
+                        format!("removed in this process, not in {name}; repeat it when {name} is back: {outage}");
+                    return Err(Error::outage_with(message, outage));
+                }
             }
             // Of several levels, the one with the log publishes it.
             if !shared.backplane.follows() {

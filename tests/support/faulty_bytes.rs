@@ -41,7 +41,7 @@ impl FaultyBytes {
         self.fault.store(fault as u8, Ordering::SeqCst);
     }
 
-    fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         let all = [Fault::None, Fault::Refuse, Fault::Hang, Fault::Garble, Fault::Swap];
         all[usize::from(self.fault.load(Ordering::SeqCst))]
     }

@@ -187,9 +187,7 @@ where
     /// # Ok(()) }
     /// ```
     pub async fn remove<K: KeyPart>(&self, key: K) -> Result<(), Error> {
-        let encoded = self.key(&key);
-        self.invalidate().key(key).await?;
-        self.namespace.engine.store.remove(&encoded).await
+        self.invalidate().key(key).await
     }
 
     /// Returns the handle for invalidations. Cheap to clone.

@@ -15,7 +15,7 @@ use crate::cache::engine::cache_engine::{CacheLevels, Engine, LevelOne};
 use crate::cache::engine::store::{CacheStore, LevelStats};
 use crate::store::RemoteStore;
 use crate::store::file::FileLevel;
-use crate::store::levels::level_chain::LevelChain;
+use crate::store::levels::level_chain::{LevelChain, check_directories};
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
 use crate::store::memory::MemoryCache;
@@ -201,7 +201,7 @@ impl DataBuilder {
     /// disk, 16 MiB or more. The directory serves this cache alone: see [`store::file`](crate::store::file).
     ///
     /// # Errors
-    /// If the path is empty, or the bound is too small. A directory that cannot be used is not an error: callers continue
+    /// If the path is empty or that of another level, or the bound is too small. A directory that cannot be used is not an error: callers continue
     /// without it.
     ///
     /// # Examples
@@ -214,6 +214,7 @@ impl DataBuilder {
     /// ```
     pub fn file(mut self, directory: impl Into<PathBuf>, bytes: u64) -> Result<Self, Error> {
         self.levels.push(Arc::new(RemoteStore::file(FileLevel::new(directory, bytes))?));
+        check_directories(&self.levels)?;
         Ok(self)
     }
 

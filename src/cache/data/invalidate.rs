@@ -71,12 +71,11 @@ impl DataInvalidate {
     /// ```
     pub async fn key<K: KeyPart>(&self, key: K) -> Result<(), Error> {
         let key = key::key(&self.namespace.key_prefix, &key);
-        let logged = self.invalidate_scope(InvalidationScope::Resource(key.resource().into())).await;
         if self.soft {
-            return logged;
+            return self.invalidate_scope(InvalidationScope::Resource(key.resource().into())).await;
         }
-        // A store without a log knows no other way.
-        logged.and(self.namespace.engine.store.remove(&key).await)
+        let engine = &self.namespace.engine;
+        cache_engine::invalidate_and_remove(&*engine.store, &engine.barriers, &key, true).await
     }
 
     /// Invalidates every value whose key begins with these parts: `("user", 7)` covers `("user", 7, "name")`, and not

@@ -21,7 +21,7 @@ use crate::cache::http::key::CacheKey;
 
 /// Scheme of typed keys: no URL has it, so they differ from the keys of responses.
 pub(super) const SCHEME: &[u8] = b"\0";
-/// First byte of a namespace's authority: no URL's authority begins with it, and `invalidate().prefix("name")` does not
+/// First byte of a namespace's authority: no URL's authority begins with it, and `invalidate().prefix("http://name")` does not
 /// match it.
 const NAMESPACE_MARKER: u8 = 0;
 

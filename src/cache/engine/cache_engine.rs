@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::barrier::Barriers;
+use super::barrier::{Barriers, InvalidationScope};
 use super::fetch_bounds::FetchBounds;
 use super::invalidation::Invalidation;
 use super::invalidation_sink::InvalidationSink;
@@ -12,8 +12,9 @@ use super::tiered::Levels;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
-use crate::base::maybe_ready::MaybeReady;
+use crate::base::maybe_ready::{MaybeReady, both};
 use crate::base::random::random;
+use crate::cache::http::key::CacheKey;
 use crate::cache::http::record_meta::LogPosition;
 
 /// Store, barriers, clock and events of a cache. Clones share it.
@@ -79,6 +80,28 @@ pub(crate) fn invalidate(
     let result = store.invalidate(what);
     barriers.insert(what.scope.clone(), what.soft);
     result
+}
+
+/// Invalidates the resource of a key, and removes the value under the key.
+///
+/// A store without a log cannot tell other processes of the invalidation. The removal itself reaches them, so that it alone
+/// decides the result, if the resource has no value under another key (`sole`).
+pub(crate) fn invalidate_and_remove(
+    store: &dyn CacheStore,
+    barriers: &Barriers,
+    key: &CacheKey,
+    sole: bool,
+) -> MaybeReady<Result<(), Error>> {
+    let scope = InvalidationScope::Resource(key.resource().into());
+    let logged = invalidate(store, barriers, &Invalidation::new(scope, false));
+    let join = match sole {
+        true => |removed: Result<(), Error>, logged: Result<(), Error>| match logged {
+            Err(error) if error.is_unlogged() => removed,
+            logged => logged.and(removed),
+        },
+        false => |removed, logged: Result<(), Error>| logged.and(removed),
+    };
+    both(store.remove(key), logged, join)
 }
 
 /// Emits a store error. An outage is logged only when it begins and ends, by the guard.

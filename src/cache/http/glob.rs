@@ -9,6 +9,17 @@ pub(crate) fn matches_url(pattern: &str, key: &CacheKey) -> bool {
     matches(pattern.as_bytes(), &url)
 }
 
+/// Whether the pattern may match a URL: it begins as one does, up to its first wildcard.
+pub(crate) fn may_match_url(pattern: &str) -> bool {
+    let end = pattern.find(['*', '?', '\\']);
+    let literal = &pattern[..end.unwrap_or(pattern.len())];
+    let scheme = literal.split_once(':').map_or(literal, |(scheme, _)| scheme);
+    let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-".contains(&byte));
+    let rest = &literal[scheme.len()..];
+    is_scheme
+        && if end.is_some() { rest.starts_with("://") || "://".starts_with(rest) } else { rest.starts_with("://") }
+}
+
 /// Takes at most `pattern × text` steps: only the latest star backtracks.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
@@ -38,6 +49,18 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_that_matches_no_url_is_told_apart() {
+        for pattern in
+            ["*", "*/prices/*", "http*", "h?tp://a/*", "https:*", "https://a/b", "https://*.a/*", "\\http://a/"]
+        {
+            assert!(may_match_url(pattern), "{pattern:?}");
+        }
+        for pattern in ["", "/prices/*", "prices/*", "example.com/*", "prices", "https:/a*", "a b*"] {
+            assert!(!may_match_url(pattern), "{pattern:?}");
+        }
+    }
 
     #[test]
     fn wildcards_and_escapes() {

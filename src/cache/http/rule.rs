@@ -32,7 +32,7 @@ pub struct Rule {
     pub(crate) soft_timeout: Option<Duration>,
     pub(crate) lease_ttl: Option<Duration>,
     pub(crate) same_for_everyone: bool,
-    pub(super) per_identity: bool,
+    pub(crate) per_identity: bool,
     pub(super) tags: Vec<Box<str>>,
     /// Tags that unsafe requests invalidate.
     pub(crate) invalidates: Vec<Box<str>>,

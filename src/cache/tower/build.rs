@@ -153,6 +153,7 @@ impl CacheBuilder {
             barriers,
             hit_for_miss: crate::cache::engine::hit_for_miss::HitForMiss::default(),
             stored_keys: crate::cache::engine::stored_keys::StoredKeys::default(),
+            has_divided: std::sync::atomic::AtomicBool::new(false),
             storable_routes: crate::cache::engine::storable_routes::StorableRoutes::default(),
             min_uses: crate::cache::engine::min_uses::MinUses::default(),
             body_memory: BodyMemory::new(self.memory),

@@ -12,6 +12,7 @@ use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
 use crate::cache::engine::barrier::{InvalidationScope, Prefix};
 use crate::cache::engine::invalidation::Invalidation;
+use crate::cache::http::glob;
 use crate::cache::http::key::{CacheKey, Target};
 use crate::cache::http::key_builder::KeyBuilder;
 use crate::cache::http::tag;
@@ -36,7 +37,9 @@ use crate::cache::http::tag;
 /// ```
 ///
 /// If processes share a store, the invalidation reaches all of them. If the store is unavailable, the call returns an
-/// error, is effective in this process, and reaches the others once the store is back.
+/// error, is effective in this process, and reaches the others once the store is back. Over a store without a log, such as
+/// memcached alone, only [`key`](Self::key) with a full URL reaches them: the entry is removed, or the call returns an error
+/// and is to be repeated.
 #[derive(Clone)]
 #[must_use]
 pub struct Invalidate {
@@ -97,10 +100,11 @@ impl Invalidate {
     }
 
     /// Invalidates the entries of one resource, every variant and identity: `https://host/path?query`, `host/path`
-    /// under either scheme, or `/path?query` under any authority.
+    /// under either scheme, or `/path?query` under any authority. Without a scheme, a host has a dot or a port, or is
+    /// `localhost`.
     ///
     /// # Errors
-    /// If `url` is malformed. If other processes cannot be reached.
+    /// If `url` is malformed, such as a path without its slash. If other processes cannot be reached.
     ///
     /// # Examples
     /// ```
@@ -110,6 +114,7 @@ impl Invalidate {
     /// let cache = CacheLayer::in_memory(1 << 20);
     /// cache.invalidate().key("https://api.example.com/prices/ACME").await?;
     /// cache.invalidate().key("/prices/ACME").await?;
+    /// assert!(cache.invalidate().key("prices/ACME").await.is_err());
     /// # Ok(()) }
     /// ```
     pub async fn key(&self, url: &str) -> Result<(), Error> {
@@ -118,9 +123,9 @@ impl Invalidate {
             let target = Target::of(&resource).ok_or_else(|| malformed(url))?;
             return self.invalidate_scope(InvalidationScope::Path([target.path, target.query].concat().into())).await;
         }
-        match url.split_once("://") {
-            Some((scheme, rest)) => self.invalidate_resource(self.resource(scheme, rest, url)?).await,
-            None => {
+        match split_scheme(url)? {
+            (Some(scheme), rest) => self.invalidate_resource(self.resource(scheme, rest, url)?).await,
+            (None, _) => {
                 let plain = self.invalidate_resource(self.resource("http", url, url)?).await;
                 plain.and(self.invalidate_resource(self.resource("https", url, url)?).await)
             }
@@ -148,10 +153,7 @@ impl Invalidate {
                 .invalidate_scope(InvalidationScope::Prefix(Prefix { scheme: None, authority: None, path }))
                 .await;
         }
-        let (scheme, rest) = match prefix.split_once("://") {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, prefix),
-        };
+        let (scheme, rest) = split_scheme(prefix)?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let resource = self.resource(scheme.unwrap_or("http"), authority, prefix)?;
         let target = Target::of(&resource).ok_or_else(|| malformed(prefix))?;
@@ -177,8 +179,12 @@ impl Invalidate {
     /// ```
     ///
     /// # Errors
-    /// If the shared store is unavailable; entries in this process are removed in any case.
+    /// If the pattern matches no URL, such as `/prices/*`: begin it with a scheme or `*`. If the shared store is unavailable;
+    /// entries in this process are removed in any case.
     pub async fn matching(&self, pattern: &str) -> Result<u64, Error> {
+        if !glob::may_match_url(pattern) {
+            return Err(Error::config(format!("pattern {pattern:?} matches no URL; begin it with https:// or *")));
+        }
         self.core.store.sweep(pattern).await
     }
 
@@ -252,22 +258,20 @@ impl Invalidate {
     /// If it is malformed.
     #[cfg(feature = "webhook")]
     pub(super) fn check_url(&self, url: &str) -> Result<(), Error> {
-        let (scheme, rest) = match url.split_once("://") {
-            _ if url.starts_with('/') => ("http", format!("any{url}")),
-            Some((scheme, rest)) => (scheme, rest.to_owned()),
-            None => ("http", url.to_owned()),
-        };
-        self.resource(scheme, &rest, url).map(drop)
+        if url.starts_with('/') {
+            return self.resource("http", &format!("any{url}"), url).map(drop);
+        }
+        let (scheme, rest) = split_scheme(url)?;
+        self.resource(scheme.unwrap_or("http"), rest, url).map(drop)
     }
 
-    /// Invalidates a resource, and removes the value under its key: a store without a log knows no other way.
+    /// Invalidates a resource, and removes the value under its key.
     async fn invalidate_resource(&self, resource: Box<[u8]>) -> Result<(), Error> {
         let key = CacheKey::from_bytes(&resource, resource.len());
-        let logged = self.invalidate_scope(InvalidationScope::Resource(resource)).await;
         if self.soft {
-            return logged;
+            return self.invalidate_scope(InvalidationScope::Resource(resource)).await;
         }
-        logged.and(self.core.store.remove(&key).await)
+        self.core.invalidate_and_remove(&key).await
     }
 
     async fn invalidate_scope(&self, scope: InvalidationScope) -> Result<(), Error> {
@@ -291,8 +295,24 @@ impl Invalidate {
     }
 }
 
+/// Splits a URL into its scheme, if it names one, and the rest.
+///
+/// # Errors
+/// If it begins with neither a scheme nor a host: a path without its slash would be taken for a host, and invalidate nothing.
+fn split_scheme(url: &str) -> Result<(Option<&str>, &str), Error> {
+    if let Some((scheme, rest)) = url.split_once("://") {
+        return Ok((Some(scheme), rest));
+    }
+    let host = url.split(['/', '?']).next().unwrap_or_default();
+    match host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost") {
+        true => Ok((None, url)),
+        false => Err(malformed(url)),
+    }
+}
+
 fn malformed(url: &str) -> Error {
-    Error::config(format!("cannot invalidate {url:?}: not an absolute URL"))
+    let message = format!("cannot invalidate {url:?}: begin a path with a slash, or name a host as https://host/path");
+    Error::config(message)
 }
 
 impl fmt::Debug for Invalidate {

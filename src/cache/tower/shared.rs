@@ -5,7 +5,7 @@
 //! └─ a reason to bypass                           └─ fetch.rs
 //! ```
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub(super) struct CacheShared {
     pub(super) hit_for_miss: HitForMiss,
     pub(super) storable_routes: StorableRoutes,
     pub(super) stored_keys: StoredKeys,
+    /// Whether a resource was stored under a key with more parts, such as forwarding fields: its URL alone does not name it.
+    pub(super) has_divided: AtomicBool,
     pub(super) min_uses: MinUses,
     pub(super) counters: CacheCounters,
     /// Memory of bodies outside the store.

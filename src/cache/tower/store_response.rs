@@ -89,6 +89,9 @@ impl StoreTask {
                 shared => shared,
             })),
         };
+        if self.key.as_bytes().len() > self.key.resource().len() {
+            self.core.has_divided.store(true, Ordering::Relaxed);
+        }
         let variant = index.as_ref().and_then(|index| index.variants.first());
         let key = variant.map_or_else(|| self.key.clone(), |variant| variant.key.clone());
         let entry = Arc::new(self.entry(key, body, length).await?);

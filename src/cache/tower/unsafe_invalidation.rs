@@ -4,6 +4,7 @@
 //! effect is unknown, and the target is invalidated to be safe.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -103,9 +104,25 @@ impl CacheShared {
 
     /// Invalidates a resource and removes the value under its key.
     pub(super) fn invalidate_resource(&self, key: &CacheKey) {
-        let result = self.invalidate(&Invalidation::new(InvalidationScope::Resource(key.resource().into()), false));
-        self.finish(result);
-        self.remove_key(key);
+        self.finish(self.invalidate_and_remove(key));
+    }
+
+    /// Invalidates a resource and removes the value under its key; the result tells whether other processes will not serve
+    /// it either.
+    pub(super) fn invalidate_and_remove(&self, key: &CacheKey) -> MaybeReady<Result<(), Error>> {
+        let is_sole = self.settings.key_fields.is_empty() && !self.has_divided.load(Ordering::Relaxed);
+        cache_engine::invalidate_and_remove(&*self.store, &self.barriers, key, is_sole && !self.is_per_identity(key))
+    }
+
+    /// Whether the rule of a resource stores a response per identity.
+    fn is_per_identity(&self, key: &CacheKey) -> bool {
+        let uri = Target::of(key.resource())
+            .and_then(|target| http::Uri::try_from([target.path, target.query].concat()).ok());
+        uri.is_none_or(|uri| {
+            let mut request = http::Request::new(());
+            *request.uri_mut() = uri;
+            self.rules.rule(&self.rules.find(&RequestHead::of(&request))).per_identity
+        })
     }
 
     /// Invalidates entries in this process; the result tells whether other processes will receive it.

@@ -54,7 +54,7 @@ impl LimitStoreStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RemoteStats {
-    /// Name of the store, such as `redis`.
+    /// Name of the store: `redis limits` or `postgres limits`.
     pub store: String,
     /// Whether the store is reachable and used.
     pub up: bool,

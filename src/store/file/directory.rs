@@ -305,6 +305,10 @@ impl LocalEngine for Directory {
         }
     }
 
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.level.path)
+    }
+
     fn listen(&self, events: Events) {
         *self.events.lock() = Some(events);
         if self.current.lock().upgrade().is_some_and(|node| node.log.is_none()) {

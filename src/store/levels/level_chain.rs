@@ -16,6 +16,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,27 @@ struct Level {
     store: Arc<dyn CacheStore>,
     /// The level, if it is one of this crate's.
     remote: Option<Arc<RemoteStore>>,
+}
+
+/// Checks that no two levels have the same directory.
+///
+/// # Errors
+/// Names the directory: one of the two could never use it.
+pub(crate) fn check_directories(stores: &[Arc<dyn CacheStore>]) -> Result<(), Error> {
+    let mut known: Vec<PathBuf> = Vec::new();
+    for store in stores {
+        let any: Arc<dyn Any + Send + Sync> = store.clone();
+        let Ok(remote) = any.downcast::<RemoteStore>() else { continue };
+        let Some(path) = remote.directory() else { continue };
+        let directory = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or(path.to_owned());
+        if known.contains(&directory) {
+            let message =
+                format!("file level: the directory {} is named twice; give each level its own", path.display());
+            return Err(Error::config(message));
+        }
+        known.push(directory);
+    }
+    Ok(())
 }
 
 impl LevelChain {

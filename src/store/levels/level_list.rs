@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::level_chain::LevelChain;
+use super::level_chain::{LevelChain, check_directories};
 use crate::base::error::Error;
 use crate::cache::CacheStore;
 use crate::store::RemoteStore;
@@ -86,7 +86,9 @@ impl LevelList {
             return Ok(None);
         }
         let stores: Result<Vec<_>, Error> = self.levels.into_iter().map(|open| open()).collect();
-        Ok(LevelChain::of(stores?))
+        let stores = stores?;
+        check_directories(&stores)?;
+        Ok(LevelChain::of(stores))
     }
 }
 

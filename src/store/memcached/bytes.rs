@@ -70,7 +70,7 @@ impl MemcachedBytes {
     /// Connects to the servers, as `host:port`.
     ///
     /// # Errors
-    /// If none can be reached within two seconds.
+    /// If none is named, or none can be reached within two seconds.
     ///
     /// # Examples
     /// ```no_run
@@ -90,9 +90,10 @@ impl MemcachedBytes {
             servers.push(Arc::new(Server { address: address.clone(), link }));
         }
         let servers = Self { servers: servers.into() };
-        match failed.filter(|_| !servers.has_connection()) {
+        match failed {
+            _ if servers.has_connection() => Ok(servers),
             Some(error) => Err(Error::disconnected(Error::store("memcached: no server can be reached", error))),
-            None => Ok(servers),
+            None => Err(Error::config("memcached: no server; name one as host:port")),
         }
     }
 

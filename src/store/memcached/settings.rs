@@ -32,7 +32,8 @@ pub struct Memcached {
 }
 
 impl Memcached {
-    /// Creates the settings of a level in these servers, as `host:port`. Every process lists the same ones.
+    /// Creates the settings of a level in these servers, as `host:port` or `memcached://host:port`, which is the same. Every
+    /// process lists the same ones.
     ///
     /// ```
     /// use tollgate::store::memcached::Memcached;
@@ -41,7 +42,7 @@ impl Memcached {
     /// # let _ = servers;
     /// ```
     pub fn new<S: Into<Box<str>>>(servers: impl IntoIterator<Item = S>) -> Self {
-        let servers = servers.into_iter().map(Into::into).collect();
+        let servers = servers.into_iter().map(|server| address(server.into())).collect();
         Self { servers, settings: RemoteSettings::new("memcached").max_entry(MAX_ENTRY) }
     }
 
@@ -105,8 +106,7 @@ impl Memcached {
             return Err(Error::config("memcached: no server; name one as host:port"));
         }
         for (place, server) in self.servers.iter().enumerate() {
-            let port = server.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            if port.is_none_or(|port| port == 0) {
+            if !is_address(server) {
                 return Err(Error::config(format!("memcached: server {server:?} must be host:port")));
             }
             if self.servers[..place].contains(server) {
@@ -115,6 +115,20 @@ impl Memcached {
         }
         Ok(())
     }
+}
+
+/// Returns the address of a URL; anything else as it is.
+fn address(server: Box<str>) -> Box<str> {
+    let Some(address) = server.strip_prefix("memcached://") else { return server };
+    address.strip_suffix('/').unwrap_or(address).into()
+}
+
+/// Whether this is `host:port`; an IPv6 address is in brackets.
+fn is_address(server: &str) -> bool {
+    let Some((host, port)) = server.rsplit_once(':') else { return false };
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map_or(host, |_| "ipv6");
+    let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 impl RemoteStore {

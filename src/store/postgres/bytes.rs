@@ -2,8 +2,8 @@
 //!
 //! | operation | statement |
 //! |---|---|
-//! | look-up | one `SELECT` |
-//! | storing | one upsert, whose `WHERE` compares the order of the fetches |
+//! | look-up | one `SELECT`, of a function whose plan the session keeps |
+//! | storing | one upsert, whose `WHERE` compares the order of the fetches; without room, a `DELETE` of what it would replace |
 //! | removal | one `DELETE` |
 //! | lease | one upsert, whose `WHERE` compares the token and the end; in one statement with a look-up |
 //! | scan | pages by name |
@@ -150,8 +150,8 @@ impl ByteStore for PostgresBytes {
     fn get_many(&self, names: Vec<String>) -> BoxFuture<Result<Vec<Option<Bytes>>, Error>> {
         run(&self.reads, &self.statements, async move |link: Arc<Link>, statements: Arc<Statements>| {
             if let [name] = &names[..] {
-                let rows = link.query(&statements.get, &[(name, Type::TEXT)]).await?;
-                return Ok(vec![rows.first().map(|row| value(row, 0)).transpose()?]);
+                let row = link.query_one(&statements.get, &[(name, Type::TEXT)]).await?;
+                return Ok(vec![column::<Option<&[u8]>>(&row, 0)?.map(Bytes::copy_from_slice)]);
             }
             let rows = link.query(&statements.get_many, &[(&names, Type::TEXT_ARRAY)]).await?;
             let found: HashMap<&str, Bytes> =
@@ -165,6 +165,12 @@ impl ByteStore for PostgresBytes {
     fn put(&self, name: String, value: Bytes, ttl: Duration) -> BoxFuture<Result<bool, Error>> {
         let sweeper = self.sweeper.clone();
         run(&self.writes, &self.statements, async move |link: Arc<Link>, statements: Arc<Statements>| {
+            let Some(_admitted) = sweeper.admit(value.len()) else {
+                // As if evicted at once, with what it would have replaced.
+                link.query(&statements.discard, &[(&name, Type::TEXT)]).await?;
+                sweeper.after_put(false, &link, &statements);
+                return Ok(true);
+            };
             let (format, order, shown) = (format(&value), FetchOrder::of(&value), Description::of(&value));
             let (started_at, position) = (signed(order.started_at), signed(order.position));
             let (bytes, ttl) = (&value[..], micros(ttl));
@@ -183,7 +189,7 @@ impl ByteStore for PostgresBytes {
                 (&shown.body_start, Type::INT4),
             ];
             let stored = !link.query(&statements.put, &parameters).await?.is_empty();
-            sweeper.wrote(value.len(), &link, &statements);
+            sweeper.after_put(true, &link, &statements);
             Ok(stored)
         })
     }

@@ -28,7 +28,7 @@
 //! | a put | replaces a value unless its fetch began later; does not wait for the disk |
 //! | a removal, an invalidation | waits for the disk, if the database's `synchronous_commit` says so |
 //! | expiry | rows that have expired are removed a thousand at a time, after every 128 puts of a process |
-//! | bound | [`max_bytes`](Postgres::max_bytes): what expires first is removed first |
+//! | bound | [`max_bytes`](Postgres::max_bytes): what expires first is removed first; a put for which there is no room yet is not stored, and removes what it would have replaced |
 //! | limits | decided in the process, under locks of the rows; one that is not free by the deadline refuses, and never admits. Nodes lease blocks of hot keys |
 //! | an outage | a look-up is a miss after at most its deadline (50 ms); after five failures nothing waits |
 //!
@@ -75,11 +75,15 @@
 //!
 //! # Grants
 //!
-//! The role of the service needs no more than:
+//! The role of the service needs no more than these; the last line is for a role that reads the views:
 //!
 //! ```sql
 #![doc = include_str!("grants.sql")]
 //! ```
+//!
+//! [`Postgres::migrate`] needs `CREATE` on the schema, and to own the tables if they exist. [`Postgres::watch`] needs the same, and
+//! `TRIGGER` on the table that is watched; run [`Postgres::watch_sql`] as a role that may `CREATE` in the schema of these tables,
+//! `INSERT` into `tollgate_outbox`, and has `TRIGGER` on the watched table, if that is another one.
 
 mod bytes;
 mod connect;

@@ -120,6 +120,7 @@ pub(super) struct Statements {
     pub(super) get: String,
     pub(super) get_many: String,
     pub(super) put: String,
+    pub(super) discard: String,
     pub(super) remove: String,
     pub(super) claim: String,
     pub(super) get_or_claim: String,
@@ -158,12 +159,17 @@ impl Statements {
         let found = "SELECT value FROM {schema}.tollgate_cache WHERE name = $4 AND {alive}";
         let unless_found = claim("AND NOT EXISTS (SELECT FROM found)");
         Self {
-            version: format!("SELECT to_regclass('{schema}.tollgate_settings') IS NOT NULL"),
-            get: of("SELECT value FROM {schema}.tollgate_cache WHERE name = $1 AND {alive}"),
+            // The table that is created first, and the function that was added last.
+            version: format!(
+                "SELECT to_regclass('{schema}.tollgate_settings') IS NOT NULL
+AND to_regprocedure('{schema}.tollgate_get(text)') IS NOT NULL"
+            ),
+            get: of("SELECT {schema}.tollgate_get($1)"),
             get_many: of(
                 "SELECT name, value FROM {schema}.tollgate_cache WHERE name = ANY ($1) AND {alive}",
             ),
             put: of(PUT),
+            discard: of("DELETE FROM {schema}.tollgate_cache WHERE name = $1 AND {asynchronous}"),
             // Waits for the disk: a removed value must not return with a crash.
             remove: of("WITH removed AS (DELETE FROM {schema}.tollgate_cache WHERE name = ANY ($1) RETURNING 1)
 SELECT count(*) FROM removed"),

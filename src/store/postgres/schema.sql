@@ -189,6 +189,15 @@ BEGIN
 END
 $migrate$;
 
+-- Returns a value that has not expired. A session plans the statement once, and not for each look-up: look-ups prepare none, so
+-- that they pass transaction poolers.
+CREATE OR REPLACE FUNCTION {schema}.tollgate_get(wanted text) RETURNS bytea
+LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN (SELECT value FROM {schema}.tollgate_cache WHERE name = wanted AND expires_at > now());
+END
+$function$;
+
 -- Starts a log at the server's time in microseconds, above what is known.
 CREATE OR REPLACE FUNCTION {schema}.tollgate_start_log(first bytea, known bigint) RETURNS bigint
 LANGUAGE sql AS $function$

@@ -15,6 +15,8 @@ use crate::store::remote::{LogRank, MAX_TTL, RemoteSettings};
 const DEADLINE: Duration = Duration::from_millis(50);
 /// Default bound of the bytes of all values.
 const MAX_BYTES: u64 = 4 << 30;
+/// Number of the largest entries that fit the bound.
+const ENTRIES: u64 = 16;
 const MIB: u64 = 1 << 20;
 
 /// Configuration of a PostgreSQL shared by a fleet. Connections are opened on first use; an unavailable server is not an
@@ -153,7 +155,8 @@ impl Postgres {
         self
     }
 
-    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    /// Sets the maximum size of an entry in bytes; larger ones stay in memory. At least 1 KiB; defaults to 8 MiB. An entry never takes more
+    /// than a sixteenth of [`max_bytes`](Self::max_bytes).
     ///
     /// ```
     /// use tollgate::store::postgres::Postgres;
@@ -168,8 +171,12 @@ impl Postgres {
         self
     }
 
-    /// Sets the maximum size of all values in bytes, 1 MiB or more. Defaults to 4 GiB. Beyond it, what expires first is
-    /// removed first; for a moment it may be exceeded by a sixteenth per process.
+    /// Sets the maximum size of all values in bytes, 1 MiB or more. Defaults to 4 GiB. What expires first is removed first,
+    /// before the bound is reached; a put for which there is no room yet is not stored.
+    ///
+    /// A process never exceeds the bound by itself. It learns of the puts of others when it counts, so that each further
+    /// process may add a sixteenth, or 512 KiB if that is more (at most a quarter). Values are counted, not the space that
+    /// their rows take on disk: see the [guide](crate::docs::fleets#postgresql).
     ///
     /// ```
     /// use tollgate::store::postgres::Postgres;
@@ -258,9 +265,10 @@ impl Postgres {
 
     /// Returns the settings of the store above.
     pub(super) fn remote_settings(&self) -> RemoteSettings {
+        let largest = usize::try_from(self.max_bytes / ENTRIES).unwrap_or(usize::MAX);
         let settings = RemoteSettings::new("postgres").guard_name("postgres cache").deadline(self.deadline);
         let settings = settings.log_rank(LogRank::Postgres).max_ttl(self.max_ttl);
-        let settings = settings.circuit(self.circuit).max_entry(self.max_entry);
+        let settings = settings.circuit(self.circuit).max_entry(self.max_entry.min(largest));
         let settings = match &self.secret {
             Some(secret) => settings.secret(secret),
             None => settings,
@@ -289,21 +297,7 @@ impl Postgres {
     }
 }
 
-impl TryFrom<&str> for Postgres {
-    type Error = Error;
-
-    fn try_from(url: &str) -> Result<Self, Error> {
-        Self::new(url)
-    }
-}
-
-impl TryFrom<String> for Postgres {
-    type Error = Error;
-
-    fn try_from(url: String) -> Result<Self, Error> {
-        Self::new(&url)
-    }
-}
+crate::store::from_url::from_url!(Postgres);
 
 impl fmt::Debug for Postgres {
     /// Omits password and secret.

@@ -12,7 +12,9 @@ impl Postgres {
     /// `TRUNCATE` invalidates only tags without columns.
     ///
     /// # Errors
-    /// If a tag is malformed, the server is unavailable, or the role does not own the table.
+    /// If a tag is malformed, the server is unavailable, or the role lacks a privilege: it must own Tollgate's tables, and may
+    /// `CREATE` in their schema and `TRIGGER` on the watched table. [`watch_sql`](Self::watch_sql) needs less: see
+    /// [grants](crate::store::postgres#grants).
     ///
     /// # Examples
     /// ```no_run

@@ -212,7 +212,7 @@ impl Redis {
         self
     }
 
-    /// Sets the maximum size of a cached entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    /// Sets the maximum size of a cached entry in bytes; larger ones stay in memory. At least 1 KiB; defaults to 8 MiB.
     ///
     /// ```
     /// use tollgate::store::redis::Redis;
@@ -335,21 +335,7 @@ impl Redis {
     }
 }
 
-impl TryFrom<&str> for Redis {
-    type Error = Error;
-
-    fn try_from(url: &str) -> Result<Self, Error> {
-        Self::new(url)
-    }
-}
-
-impl TryFrom<String> for Redis {
-    type Error = Error;
-
-    fn try_from(url: String) -> Result<Self, Error> {
-        Self::new(&url)
-    }
-}
+crate::store::from_url::from_url!(Redis);
 
 impl fmt::Debug for Redis {
     /// Omits password and secret.

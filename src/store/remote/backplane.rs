@@ -252,7 +252,10 @@ impl Backplane {
         async move {
             let name = this.settings.name;
             let Some(record) = record else {
-                let message = format!("invalidated in this process; {name} has no log that would tell others");
+                let message = format!(
+                    "invalidated in this process alone: {name} has no log; add a level with a log, or remove single entries by \
+                     their full URL or key"
+                );
                 return Err(Error::outage_with(message, Outage::Unlogged));
             };
             this.start();

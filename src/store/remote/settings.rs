@@ -14,6 +14,8 @@ const DEADLINE: Duration = Duration::from_millis(50);
 const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 /// Upper bound of a lifetime.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
+/// Smallest bound of an entry: less has no room for the fields of a response.
+const MIN_ENTRY: usize = 1_024;
 const MIB: usize = 1 << 20;
 
 /// Settings of a [`RemoteStore`](super::RemoteStore).
@@ -134,7 +136,7 @@ impl RemoteSettings {
         self
     }
 
-    /// Sets the maximum size of an encoded entry in bytes; larger ones stay in memory. Defaults to 8 MiB.
+    /// Sets the maximum size of an encoded entry in bytes; larger ones stay in memory. At least 1 KiB; defaults to 8 MiB.
     ///
     /// ```
     /// use tollgate::store::RemoteSettings;
@@ -204,6 +206,10 @@ impl RemoteSettings {
         }
         if self.guard.deadline.is_zero() {
             return Err(Error::config(format!("{name}: a deadline of 0 is too short; set a longer one")));
+        }
+        if self.max_entry < MIN_ENTRY {
+            let bytes = self.max_entry;
+            return Err(Error::config(format!("{name}: max_entry {bytes} must be at least {MIN_ENTRY} bytes")));
         }
         if self.max_ttl < Duration::from_millis(1) {
             return Err(Error::config(format!("{name}: max_ttl {:?} must be at least 1 ms", self.max_ttl)));
