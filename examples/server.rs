@@ -66,7 +66,8 @@ fn greet(address: SocketAddr) {
         println!("  {line}\n      # {what}");
     }
     println!(
-        "\nStatistics: http://{address}/stats.json   For Prometheus: http://{address}/metrics   Stop with Ctrl-C."
+        "\nDashboard: http://{address}/ops/   Statistics: http://{address}/stats.json   \
+         For Prometheus: http://{address}/metrics   Stop with Ctrl-C."
     );
 }
 

@@ -18,7 +18,7 @@ use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
 use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Draft, Tiers};
-use tollgate::timing::timed;
+use tollgate::timing::{timed, timed_upstream};
 use tollgate::upstream::{Credits, Error, UpstreamLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -75,10 +75,13 @@ pub(crate) fn app(
             Level::File(directory) => gate.file(directory, FILE_BYTES),
         };
     }
-    let gate = gate.build()?;
     let quota = UpstreamLayer::builder("prices").quota(Credits::per_month(CALLS_A_MONTH)).routes(["/prices/{symbol}"]);
     let (calls, prices) = (AtomicU64::new(0), Mutex::default());
     let upstream = Arc::new(Upstream { delay: upstream_delay, calls, prices, quota: quota.build()? });
+    let gate = gate
+        .watch_upstream(&upstream.quota)
+        .health_with(|health| health.hit_target("/prices/{symbol}", 0.8))
+        .build()?;
     let measured = Router::new()
         .route("/prices/{symbol}", get(price).post(set_price))
         // A route of its own: the rule of the pattern above does not apply.
@@ -99,6 +102,8 @@ pub(crate) fn app(
         .route("/upstream-calls", get(upstream_calls))
         .route("/stats.json", get(stats))
         .route("/metrics", get(async move || for_metrics.prometheus()))
+        // Outside the gate too: operators are neither limited nor measured.
+        .nest_service("/ops", gate.admin().local_only().build()?)
         .with_state(upstream.clone());
     Ok((app, gate, upstream))
 }
@@ -175,7 +180,7 @@ impl Upstream {
     /// Simulates the API.
     async fn answer(&self, symbol: &str) -> f64 {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        timed("upstream", tokio::time::sleep(self.delay)).await;
+        timed_upstream("prices", tokio::time::sleep(self.delay)).await;
         let prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
         let invented = symbol.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         prices.get(symbol).copied().unwrap_or(f64::from(invented % 50_000) / 100.0)

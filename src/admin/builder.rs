@@ -75,7 +75,20 @@ impl AdminBuilder {
         self
     }
 
-    /// Builds the service.
+    /// Builds the service, to mount beside the gated routes: its requests then pass no limit, cache or timing of the gate.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().build()?;
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(gate.layer())
+    ///     .nest_service("/ops", gate.admin().local_only().build()?);
+    /// # let _ = app;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
     ///
     /// # Errors
     /// If nobody could use it, or a secret has less than 16 bytes.
@@ -92,29 +105,6 @@ impl AdminBuilder {
             )));
         }
         Ok(Admin { shared: AdminShared::new(self.gate, self.access)? })
-    }
-
-    /// Builds the service as an axum router, to nest beside the gated routes: `.layer(gate.layer()).nest("/ops", admin)`. Mounted
-    /// so, its requests pass no limit, cache or timing of the gate.
-    ///
-    /// ```
-    /// use axum::{Router, routing::get};
-    /// use tollgate::Tollgate;
-    ///
-    /// let gate = Tollgate::builder().build()?;
-    /// let app: Router = Router::new()
-    ///     .route("/", get(|| async { "hello" }))
-    ///     .layer(gate.layer())
-    ///     .nest("/ops", gate.admin().local_only().into_router()?);
-    /// # let _ = app;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`build`](Self::build).
-    #[cfg(feature = "axum")]
-    pub fn into_router<S: Clone + Send + Sync + 'static>(self) -> Result<axum::Router<S>, Error> {
-        Ok(axum::Router::new().fallback_service(self.build()?))
     }
 }
 

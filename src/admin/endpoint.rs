@@ -8,6 +8,7 @@ pub(super) enum Endpoint {
     Page,
     Style,
     Script,
+    Icon,
     Events,
     Panels,
     Stats,
@@ -28,10 +29,11 @@ pub(super) enum Endpoint {
     GrantSubject,
 }
 
-const ENDPOINTS: [(&str, Endpoint); 21] = [
+const ENDPOINTS: [(&str, Endpoint); 22] = [
     ("", Endpoint::Page),
     ("dashboard.css", Endpoint::Style),
     ("dashboard.js", Endpoint::Script),
+    ("icon.svg", Endpoint::Icon),
     ("events", Endpoint::Events),
     ("panels.json", Endpoint::Panels),
     ("stats.json", Endpoint::Stats),

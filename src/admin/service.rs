@@ -226,6 +226,7 @@ impl Admin {
             Endpoint::Page => self.page(request, &form, actor).await,
             Endpoint::Style => asset("text/css; charset=utf-8", include_str!("assets/dashboard.css")),
             Endpoint::Script => asset("text/javascript; charset=utf-8", include_str!("assets/dashboard.js")),
+            Endpoint::Icon => asset("image/svg+xml", include_str!("assets/icon.svg")),
             Endpoint::Events => match shared.live.get().and_then(Live::watch) {
                 Some(stream) => typed(StatusCode::OK, "text/event-stream", AdminBody::events(stream)),
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "too many viewers; poll panels.json\n"),

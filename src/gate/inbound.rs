@@ -230,7 +230,7 @@ impl Tollgate {
     /// let app: Router = Router::new()
     ///     .route("/", get(|| async { "hello" }))
     ///     .layer(gate.layer())
-    ///     .nest("/ops", gate.admin().secret("at least sixteen bytes").into_router()?);
+    ///     .nest_service("/ops", gate.admin().secret("at least sixteen bytes").build()?);
     /// # let _ = app;
     /// # Ok::<(), tollgate::Error>(())
     /// ```

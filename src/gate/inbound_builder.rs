@@ -11,7 +11,6 @@ use super::health::ReadUpstream;
 use super::health::settings::HealthBuilder;
 #[cfg(doc)]
 use super::inbound::Tollgate;
-use super::outbound::UpstreamGate;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
@@ -26,6 +25,7 @@ use crate::store::postgres::{Postgres, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
 use crate::timing::{TimingBuilder, TimingLayer};
+use crate::upstream::UpstreamLayer;
 
 /// Builds a [`Tollgate`]. The methods here cover common settings; [`limits_with`](Self::limits_with),
 /// [`cache_with`](Self::cache_with) and [`timing_with`](Self::timing_with) give access to all others.
@@ -400,7 +400,7 @@ impl TollgateBuilder {
         Self { health: f(self.health), ..self }
     }
 
-    /// Adds an upstream whose quotas belong to the health of this gate, its report and its dashboard.
+    /// Adds an upstream, a gate or a layer, whose quotas belong to the health of this gate, its report and its dashboard.
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -412,9 +412,9 @@ impl TollgateBuilder {
     /// # Ok::<(), tollgate::Error>(())
     /// ```
     #[must_use]
-    pub fn watch_upstream(mut self, upstream: &UpstreamGate) -> Self {
-        let upstream = upstream.clone();
-        self.upstreams.push(Arc::new(move || upstream.quota()));
+    pub fn watch_upstream(mut self, upstream: &impl AsRef<UpstreamLayer>) -> Self {
+        let upstream = upstream.as_ref().clone();
+        self.upstreams.push(Arc::new(move || upstream.stats()));
         self
     }
 

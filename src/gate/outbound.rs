@@ -157,11 +157,6 @@ impl UpstreamGate {
         self.efficiency(&self.layer.timing.stats(), &self.layer.upstream.stats())
     }
 
-    /// Returns the statistics of the quota alone.
-    pub(super) fn quota(&self) -> UpstreamStats {
-        self.layer.upstream.stats()
-    }
-
     fn efficiency(&self, timing: &TimingStats, upstream: &UpstreamStats) -> EfficiencyReport {
         let usages = timing.routes.iter().map(|route| {
             let called = upstream.endpoints.iter().find(|endpoint| endpoint.endpoint == route.route);
@@ -195,6 +190,12 @@ impl UpstreamGate {
         if let Some(usage) = &self.usage {
             usage.flush().await;
         }
+    }
+}
+
+impl AsRef<UpstreamLayer> for UpstreamGate {
+    fn as_ref(&self) -> &UpstreamLayer {
+        &self.layer.upstream
     }
 }
 

@@ -73,13 +73,14 @@ pub(crate) fn write(input: &ReportInput<'_>) -> String {
 }
 
 fn objectives(text: &mut String, slos: &[SloStatus]) {
-    text.push_str("\nObjectives                              actual   burn 5 min   burn 1 h   state\n");
+    let width = slos.iter().map(|slo| slo.text.chars().count()).max().unwrap_or(0).max(36);
+    let _ = writeln!(text, "\n{:<width$}  actual   burn 5 min   burn 1 h   state", "Objectives", width = width + 2);
     for slo in slos {
         let actual = slo.actual.map_or_else(|| "-".to_owned(), |actual| format!("{:.1} %", actual * 100.0));
         let burn = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
         let _ = writeln!(
             text,
-            "  {:<36}{actual:>8}{:>13}{:>11}   {}",
+            "  {:<width$}{actual:>8}{:>13}{:>11}   {}",
             slo.text,
             burn(slo.burn_5m),
             burn(slo.burn_1h),

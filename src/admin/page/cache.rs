@@ -20,7 +20,7 @@ pub(super) fn panel(view: &View) -> String {
         html.push_str("<p class=\"quiet\">No request has come yet. Send one: its route appears here.</p>");
     } else {
         html.push_str(
-            "<div class=\"scroll\"><table><thead><tr><th>Route</th><th class=\"n\">Requests</th><th class=\"n\">Hits</th>\
+            "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Route</th><th class=\"n\">Requests</th><th class=\"n\">Hits</th>\
              <th class=\"n\">Misses</th><th>Hit ratio</th><th class=\"n\">Median</th><th class=\"n\">p95</th>\
              <th>Not from the cache because</th></tr></thead><tbody>",
         );
@@ -86,7 +86,7 @@ fn values(html: &mut String, view: &View) {
         return;
     }
     html.push_str(
-        "<div class=\"scroll\"><table><caption>Typed values</caption><thead><tr><th>Namespace</th><th class=\"n\">Avoided</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><caption>Typed values</caption><thead><tr><th>Namespace</th><th class=\"n\">Avoided</th>\
          <th class=\"n\">Loads</th><th>Hit ratio</th><th class=\"n\">A load takes</th><th class=\"n\">Saved</th></tr></thead><tbody>",
     );
     for data in &view.stats.data {
@@ -106,7 +106,7 @@ fn values(html: &mut String, view: &View) {
 
 fn levels(html: &mut String, view: &View) {
     html.push_str(
-        "<div class=\"scroll\"><table><caption>Levels</caption><thead><tr><th>Level</th><th>State</th><th class=\"n\">Hits</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><caption>Levels</caption><thead><tr><th>Level</th><th>State</th><th class=\"n\">Hits</th>\
          <th class=\"n\">Misses</th><th class=\"n\">Errors</th><th class=\"n\">Look-up, p99</th><th class=\"n\">Entries</th>\
          <th class=\"n\">Size</th></tr></thead><tbody>",
     );

@@ -153,7 +153,7 @@ fn write_subject(html: &mut String, report: &SubjectReport) {
         let _ = write!(html, ", for {}", span(std::time::Duration::from_secs_f64(wait.max(0.0))));
     }
     html.push_str(
-        ".</p><div class=\"scroll\"><table><thead><tr><th>Limit</th><th>Quota</th><th class=\"n\">Left</th>\
+        ".</p><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Limit</th><th>Quota</th><th class=\"n\">Left</th>\
                    <th class=\"n\">Whole again in</th></tr></thead><tbody>",
     );
     for limit in &report.limits {

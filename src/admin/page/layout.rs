@@ -52,7 +52,7 @@ pub(in crate::admin) async fn render(shared: &Arc<AdminShared>, form: &Form, tok
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Tollgate: {}</title>\
-         <link rel=\"stylesheet\" href=\"dashboard.css\"><script src=\"dashboard.js\" defer></script></head><body>\
+         <link rel=\"icon\" href=\"icon.svg\" type=\"image/svg+xml\"><link rel=\"stylesheet\" href=\"dashboard.css\"><script src=\"dashboard.js\" defer></script></head><body>\
          <header><h1>Tollgate</h1><p><span data-live=\"status\">{}</span> <span class=\"quiet\" data-live=\"clock\">{}</span> \
          <span class=\"quiet\" id=\"connection\" role=\"status\"></span></p><nav aria-label=\"Panels\">",
         Escaped(view.health.status),

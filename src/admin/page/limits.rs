@@ -13,7 +13,7 @@ pub(super) fn panel(view: &View) -> String {
         return "<p class=\"quiet\">No limit is in force.</p>".to_owned();
     }
     let mut html = String::from(
-        "<div class=\"scroll\"><table><thead><tr><th>Limit</th><th>Quota</th><th>Mode</th><th class=\"n\">Admitted</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Limit</th><th>Quota</th><th>Mode</th><th class=\"n\">Admitted</th>\
          <th class=\"n\">Refused</th><th class=\"n\">Would refuse</th></tr></thead><tbody>",
     );
     for limit in &stats.limits {
@@ -52,7 +52,7 @@ fn refusals(view: &View) -> String {
         return "<p class=\"quiet\">Nobody was refused.</p>".to_owned();
     }
     let mut html = String::from(
-        "<div class=\"scroll\"><table><caption>Last refusals; a subject is shown by its hash, as in the log</caption><thead><tr>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><caption>Last refusals; a subject is shown by its hash, as in the log</caption><thead><tr>\
          <th>When</th><th>Subject</th><th>Route</th><th>Limit</th><th class=\"n\">Wait</th><th>Reference</th></tr></thead><tbody>",
     );
     for refusal in &view.refusals {

@@ -13,7 +13,7 @@ pub(super) fn panel(view: &View) -> String {
             .to_owned();
     }
     let mut html = String::from(
-        "<div class=\"scroll\"><table><thead><tr><th>Quota</th><th class=\"n\">Spent</th><th class=\"n\">Of</th><th>Used</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Quota</th><th class=\"n\">Spent</th><th class=\"n\">Of</th><th>Used</th>\
          <th class=\"n\">Renewed in</th><th>Ends</th><th class=\"n\">Spent in 1 h</th><th>Circuit</th></tr></thead><tbody>",
     );
     for upstream in &view.upstreams {

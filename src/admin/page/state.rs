@@ -41,7 +41,7 @@ fn overrides(html: &mut String, view: &View, token: Option<&str>) {
         return;
     }
     html.push_str(
-        "<div class=\"scroll\"><table><caption>Overrides; all else is as configured in code</caption><thead><tr><th>Setting</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><caption>Overrides; all else is as configured in code</caption><thead><tr><th>Setting</th>\
          <th>Value</th><th>Where</th><th>By</th><th>Since</th><th>Ends</th><th>Reason</th><th></th></tr></thead><tbody>",
     );
     for one in &view.overrides {
@@ -71,7 +71,7 @@ fn nodes(html: &mut String, view: &View) {
     let configuration = &view.nodes[0].configuration;
     let differs = view.nodes.iter().any(|node| node.configuration != *configuration);
     html.push_str(
-        "<div class=\"scroll\"><table><caption>Nodes</caption><thead><tr><th>Node</th><th>State</th><th class=\"n\">Score</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><caption>Nodes</caption><thead><tr><th>Node</th><th>State</th><th class=\"n\">Score</th>\
          <th class=\"n\">Requests, 5 min</th><th class=\"n\">Refused, 5 min</th><th class=\"n\">Hit ratio</th><th>Up for</th>\
          <th>Configuration</th></tr></thead><tbody>",
     );

@@ -65,7 +65,7 @@ fn reasons(health: &Health) -> String {
 
 fn objectives(slos: &[SloStatus]) -> String {
     let mut html = String::from(
-        "<div class=\"scroll\"><table><caption>Objectives of the last hour</caption><thead><tr><th>Objective</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><caption>Objectives of the last hour</caption><thead><tr><th>Objective</th>\
          <th>State</th><th class=\"n\">Reached</th><th class=\"n\">Burn, 5 min</th><th class=\"n\">Burn, 1 h</th></tr></thead><tbody>",
     );
     let burn = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.1}"));

@@ -158,6 +158,12 @@ impl UpstreamLayer {
     }
 }
 
+impl AsRef<Self> for UpstreamLayer {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl<S> Layer<S> for UpstreamLayer {
     type Service = Upstream<S>;
 
