@@ -100,6 +100,19 @@ impl Service {
         }
     }
 
+    /// A customer, who reads prices and news, and an address that asks too often.
+    async fn visits(&self, round: usize) {
+        let get = async |path: String, user: &str| drop(chromium::http_get_as(&self.address, &path, user).await);
+        get(format!("/prices/{}", round % 23), "ann").await;
+        get("/prices/ACME".to_owned(), "bob").await;
+        get(format!("/prices/{}", round % 5), "bob").await;
+        get("/me".to_owned(), "ann").await;
+        if round % 3 == 0 {
+            get(format!("/news/{}", round % 9), "ann").await;
+            http_get(&self.address, "/prices/ACME").await;
+        }
+    }
+
     async fn json(&self, path: &str) -> Value {
         serde_json::from_str(&http_get(&self.address, &format!("/ops/{path}")).await).expect("JSON")
     }
@@ -307,9 +320,12 @@ async fn pictures() {
     }
     let minutes: u64 = std::env::var("TOLLGATE_PICTURE_MINUTES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let until = std::time::Instant::now() + Duration::from_secs(60 * minutes);
+    let mut round = 0;
     while std::time::Instant::now() < until {
-        service.traffic(3).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        service.visits(round).await;
+        round += 1;
+        // Quieter and busier minutes.
+        tokio::time::sleep(Duration::from_millis(150 + 100 * (round / 70 % 5) as u64)).await;
     }
     for (width, is_dark) in [(375, false), (768, false), (1_280, false), (1_280, true)] {
         let scheme = if is_dark { "dark" } else { "light" };

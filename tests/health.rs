@@ -226,8 +226,10 @@ async fn a_store_that_is_down_is_a_warning_since_requests_continue() {
     let limit = Limit::per_ip("1000/h");
     let gate = Tollgate::builder().routes(["/{*rest}"]).cache(rules).limit(limit).redis(server.url().as_str());
     let gate = Gate::new(gate);
+    assert_eq!(gate.health().status, "pass", "it may connect first");
     gate.send(1, "/a", FAST).await;
-    until(&gate, "up", |health| health.status == "pass").await;
+    let is_up = || gate.gate.stats().cache[1].up && gate.gate.stats().remote.is_some_and(|remote| remote.up);
+    until(&gate, "up", |_| is_up()).await;
     server.kill();
     for n in 0..40 {
         gate.send(1, &format!("/b/{n}"), FAST).await;

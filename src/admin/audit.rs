@@ -36,16 +36,18 @@ pub(super) struct AuditEntry {
 pub(super) struct Audit {
     node: String,
     entries: Mutex<VecDeque<AuditEntry>>,
+    /// Entries that the store does not have yet, oldest first.
+    unsent: Mutex<VecDeque<AuditEntry>>,
     number: AtomicU64,
     store: Option<Arc<dyn FleetRecords>>,
 }
 
 impl Audit {
     pub(super) fn new(node: String, store: Option<Arc<dyn FleetRecords>>) -> Self {
-        Self { node, entries: Mutex::default(), number: AtomicU64::new(0), store }
+        Self { node, entries: Mutex::default(), unsent: Mutex::default(), number: AtomicU64::new(0), store }
     }
 
-    /// Adds an entry here, then to the store. One that the store does not take stays in this process.
+    /// Adds an entry here, then to the store. While the store is away it waits.
     pub(super) async fn add(&self, entry: AuditEntry) {
         {
             let mut entries = self.entries.lock();
@@ -54,11 +56,29 @@ impl Audit {
             }
             entries.push_front(entry.clone());
         }
+        {
+            let mut unsent = self.unsent.lock();
+            if unsent.len() == MAX_ENTRIES {
+                unsent.pop_front();
+            }
+            unsent.push_back(entry);
+        }
+        self.flush().await;
+    }
+
+    /// Writes what the store does not have yet.
+    pub(super) async fn flush(&self) {
         let Some(store) = &self.store else { return };
-        let number = self.number.fetch_add(1, Ordering::Relaxed) % PER_NODE;
-        let Ok(contents) = serde_json::to_vec(&entry) else { return };
-        let record = FleetRecord { name: format!("{}-{number}", self.node), contents, left: TTL };
-        let _ = store.put(KIND, record).await;
+        loop {
+            let Some(entry) = self.unsent.lock().pop_front() else { return };
+            let number = self.number.fetch_add(1, Ordering::Relaxed) % PER_NODE;
+            let Ok(contents) = serde_json::to_vec(&entry) else { continue };
+            let record = FleetRecord { name: format!("{}-{number}", self.node), contents, left: TTL };
+            if store.put(KIND, record).await.is_err() {
+                self.unsent.lock().push_front(entry);
+                return;
+            }
+        }
     }
 
     /// Returns the entries of this process, newest first.

@@ -352,6 +352,7 @@ async fn exchange(shared: Weak<AdminShared>) {
         let Some(shared) = shared.upgrade() else { return };
         let own = node(&shared, &shared.gate.health());
         shared.fleet.exchange(&own).await;
+        shared.audit.flush().await;
         drop(shared);
         tokio::time::sleep(fleet::INTERVAL).await;
     }

@@ -167,9 +167,15 @@ fn note(message: &Value, complaints: &mut Vec<String>, requested: &mut Vec<Strin
 
 /// The body of a GET, without a client.
 pub(crate) async fn http_get(address: &str, path: &str) -> String {
+    http_get_as(address, path, "").await
+}
+
+/// The same, with a field that names the user.
+pub(crate) async fn http_get_as(address: &str, path: &str, user: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = TcpStream::connect(address).await.expect("a server");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let user = if user.is_empty() { String::new() } else { format!("x-user: {user}\r\n") };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{user}connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     // The browser announces a length, and does not close.

@@ -9,9 +9,9 @@ use crate::gate::health::RecentMinutes;
 use crate::health::timeline::{Mark, Point};
 
 const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 132.0;
+const HEIGHT: f64 = 112.0;
 /// Space for the labels of the axes.
-const LEFT: f64 = 52.0;
+const LEFT: f64 = 66.0;
 const BOTTOM: f64 = 20.0;
 const TOP: f64 = 14.0;
 const STEP: f64 = (WIDTH - LEFT) / 60.0;

@@ -12,6 +12,9 @@ use crate::base::error::Error;
 use crate::base::mode::Mode;
 use crate::{Tollgate, cache};
 
+/// Refusals of a subject that are shown.
+const MAX_REFUSALS: usize = 5;
+
 /// What would happen to a request.
 #[derive(Debug, Serialize)]
 pub(in crate::admin) struct Explanation {
@@ -123,7 +126,6 @@ fn write_explanation(html: &mut String, explained: &Explanation) {
     match &explained.entry {
         Some(entry) => {
             let tags = if entry.tags.is_empty() { "no tags".to_owned() } else { entry.tags.join(", ") };
-            let seconds = |value: f64| span(std::time::Duration::from_secs_f64(value.max(0.0)));
             let _ = write!(
                 html,
                 " Stored: status {}, {}, {} old, fresh for {}, {}.",
@@ -150,7 +152,7 @@ fn write_subject(html: &mut String, report: &SubjectReport) {
     let state = if report.is_admitted { ("pass", "would be admitted") } else { ("fail", "is refused") };
     let _ = write!(html, "<p class=\"answer\">{} {} {}", badge(state.0), Escaped(&report.subject), state.1);
     if let Some(wait) = report.retry_after_seconds {
-        let _ = write!(html, ", for {}", span(std::time::Duration::from_secs_f64(wait.max(0.0))));
+        let _ = write!(html, ", for {}", seconds(wait));
     }
     html.push_str(
         ".</p><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Limit</th><th>Quota</th><th class=\"n\">Left</th>\
@@ -163,10 +165,10 @@ fn write_subject(html: &mut String, report: &SubjectReport) {
             Escaped(&limit.name),
             Escaped(&limit.quota),
             count(limit.remaining),
-            span(std::time::Duration::from_secs_f64(limit.resets_in_seconds.max(0.0))),
+            if limit.resets_in_seconds > 0.0 { seconds(limit.resets_in_seconds) } else { "–".to_owned() },
         );
     }
-    for refusal in &report.refusals {
+    for refusal in report.refusals.iter().take(MAX_REFUSALS) {
         let _ = write!(
             html,
             "<tr><td colspan=\"4\">refused by {} on {}, reference <code>{}</code></td></tr>",
@@ -176,4 +178,8 @@ fn write_subject(html: &mut String, report: &SubjectReport) {
         );
     }
     html.push_str("</tbody></table></div>");
+}
+
+fn seconds(value: f64) -> String {
+    span(std::time::Duration::from_secs_f64(value.max(0.0)))
 }

@@ -31,6 +31,8 @@ use crate::upstream::UpstreamStats;
 
 /// Interval of samples.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Time in which a process that has just started may connect to its stores.
+const CONNECTING: Duration = Duration::from_secs(5);
 /// Minutes of a report.
 const DAY: u64 = 1_440;
 
@@ -56,6 +58,8 @@ struct HealthState {
     missed: Vec<String>,
     /// Stores that were down at the last look.
     down: Vec<String>,
+    /// Stores that have been up.
+    seen_up: Vec<String>,
 }
 
 /// Minutes of a gate and what happened in them.
@@ -78,6 +82,7 @@ impl HealthEngine {
             degradation: Degradation::default(),
             missed: Vec::new(),
             down: Vec::new(),
+            seen_up: Vec::new(),
         };
         let shared = Shared { layers, settings, clock, events, cost_per_call, state: Mutex::new(state) };
         let engine = Self { shared: Arc::new(shared), task: OnceLock::new() };
@@ -184,7 +189,8 @@ impl Shared {
         let collected = self.layers.collect(targets);
         let mut state = self.state.lock();
         state.timeline.add(now, collected.totals.clone(), collected.targeted.clone(), collected.p95());
-        let observed = collected.observe(&self.layers, &self.settings, &state.timeline, now);
+        let mut observed = collected.observe(&self.layers, &self.settings, &state.timeline, now);
+        state.pardon_connecting(&mut observed, now);
         let (score, slos) = (Score::of(&observed, targets), judge(&observed, targets));
         let reasons = state.degradation.update(&observed, targets, &score);
         let crossed = state.cross(&slos, now);
@@ -242,6 +248,18 @@ impl HealthState {
             crossed.push((slo.clone(), is));
         }
         crossed
+    }
+
+    /// Treats stores that this process has not reached yet as up, for its first seconds.
+    fn pardon_connecting(&mut self, observed: &mut Observation, now: Timestamp) {
+        let is_starting = self.timeline.age(now) < CONNECTING;
+        for store in &mut observed.stores {
+            let has_been_up = self.seen_up.contains(&store.name);
+            if store.is_up && !has_been_up {
+                self.seen_up.push(store.name.clone());
+            }
+            store.is_up |= is_starting && !has_been_up;
+        }
     }
 
     /// Marks the beginnings and ends of outages.
