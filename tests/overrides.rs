@@ -18,8 +18,10 @@ use directory::TestDirectory;
 use gate::Gate;
 use http::StatusCode;
 use tollgate::cache::{Rule, Rules};
-use tollgate::limit::{ConcurrencyLimit, Limit, Tiers};
-use tollgate::{Clock, Event, ManualClock, Mode, Override, OverrideStatus, Tollgate, TollgateBuilder};
+use tollgate::limit::{ConcurrencyLimit, Limit, OnOutage, Tiers};
+use tollgate::{
+    Budget, BudgetPolicy, Clock, Event, ManualClock, Mode, Override, OverrideStatus, Tollgate, TollgateBuilder,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -155,7 +157,9 @@ async fn what_a_gate_does_not_have_is_an_error_that_names_it() {
         (Override::mode("limit apo", Mode::Off), "unknown limit \"apo\""),
         (Override::mode("rule /nothing", Mode::Off), "unknown cache rule \"/nothing\""),
         (Override::mode("the moon", Mode::Off), "unknown target \"the moon\""),
-        (Override::quota("cache", "5/hour"), "cache has no quota"),
+        (Override::quota("cache", "5/hour"), "cache has no setting quota"),
+        (Override::on_outage(OnOutage::Deny), "in this process alone"),
+        (Override::conserve(), "the cache has no budget"),
         (Override::quota("limit api", "many"), "many"),
         (Override::quota("limit node", "5/hour"), "per-node"),
         (Override::mode("limit node", Mode::Off), "per-node"),
@@ -189,6 +193,42 @@ async fn events_say_who_and_why_and_that_one_has_ended() {
     let ended = "OverrideEnded { id: \"cache mode\", actor: Some(\"bob\") }";
     let expired = "OverrideEnded { id: \"cache mode\", actor: None }";
     assert_eq!(*seen.lock().expect("not poisoned"), [applied, ended, applied, expired]);
+}
+
+#[tokio::test]
+async fn the_policy_of_an_outage_is_changed_during_it() {
+    if !redis::wanted() {
+        return;
+    }
+    let server = redis::RedisServer::start();
+    let node = Gate::build(builder().redis(server.url().as_str()));
+    node.gate.overrides().sync().await;
+    server.kill();
+    for _ in 0..8 {
+        node.send("/a").await;
+    }
+    assert_eq!(admitted(&node, 3).await, 0, "the limit is enforced in this process");
+    apply(&node, Override::on_outage(OnOutage::Allow).on_this_node()).await;
+    assert_eq!(admitted(&node, 5).await, 5);
+    apply(&node, Override::on_outage(OnOutage::Deny).on_this_node()).await;
+    assert_eq!(admitted(&node, 5).await, 0);
+    assert!(node.gate.overrides().remove("limits on_outage", "ann").await);
+}
+
+#[tokio::test]
+async fn a_budget_is_conserved_on_demand() {
+    let (hand, budget) = (ManualClock::new(), Budget::new(BudgetPolicy::default()).expect("a budget"));
+    let rules = Rules::new().route("/{*rest}", Rule::ttl(Duration::from_secs(60)).same_for_everyone());
+    let gate = Tollgate::builder().routes(["/{*rest}"]).cache(rules).clock(Clock::Manual(hand.clone()));
+    let node = Gate::build(gate.cache_with(|cache| cache.budget(budget)));
+    node.get("/a").await;
+    hand.advance(Duration::from_secs(90));
+    apply(&node, Override::conserve()).await;
+    assert!(node.get("/a").await, "it lives longer");
+    assert_eq!(node.calls(), 1);
+    assert!(node.gate.overrides().remove("cache budget", "ann").await);
+    node.get("/a").await;
+    assert_eq!(node.calls(), 2);
 }
 
 /// What a fleet over any store does: `node` builds one.

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use super::form::Form;
 use super::subject;
 use crate::base::error::Error;
-use crate::base::mode::Mode;
 use crate::cache::PurgeScope;
 use crate::{Override, Tollgate};
 
@@ -79,11 +78,7 @@ pub(super) async fn apply_override(gate: &Tollgate, form: &Form, actor: &str) ->
     let (target, value) = (form.get("target").unwrap_or_default(), form.get("value").unwrap_or_default());
     let text = format!("override of {target} to {value}");
     let applied = async {
-        let asked = match Mode::named(value) {
-            Some(mode) => Override::mode(target, mode),
-            None => Override::quota(target, value),
-        };
-        let asked = asked.by(actor).because(form.get("reason").unwrap_or_default());
+        let asked = Override::of_text(target, value).by(actor).because(form.get("reason").unwrap_or_default());
         let asked = match form.get("for").unwrap_or("1h") {
             "permanent" => asked.permanently(),
             span => asked.expires_in(parse_span(span)?),

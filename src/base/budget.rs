@@ -1,6 +1,7 @@
 //! [`Budget`]: the remaining quota of an upstream, as seen by caches, and its effect on them.
 #![doc = include_str!("../docs/budget.md")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -176,6 +177,8 @@ pub struct Budget(Arc<Allowances>);
 #[derive(Debug, Default)]
 struct Allowances {
     policy: BudgetPolicy,
+    /// Whether an operator wants calls saved, whatever is left.
+    conserves: AtomicBool,
     allowances: Mutex<Vec<Allowance>>,
 }
 
@@ -193,7 +196,7 @@ impl Budget {
     /// assert!(Budget::new(policy).is_ok());
     /// ```
     pub fn new(policy: BudgetPolicy) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Allowances { policy: policy.check()?, allowances: Mutex::default() })))
+        Ok(Self(Arc::new(Allowances { policy: policy.check()?, ..Allowances::default() })))
     }
 
     /// Sets the remaining share of each window; the window with the strongest effect counts.
@@ -206,8 +209,16 @@ impl Budget {
     /// Returns the effect at `now`. Takes a short lock: called for expired entries, not for fresh hits.
     #[must_use]
     pub fn effect(&self, now: Timestamp) -> BudgetEffect {
+        if self.0.conserves.load(Ordering::Relaxed) {
+            return BudgetEffect { stretch: self.0.policy.max_stretch, prefer_stale: true };
+        }
         let allowances = self.allowances();
         allowances.iter().map(|left| left.effect(&self.0.policy, now)).fold(BudgetEffect::NONE, BudgetEffect::max)
+    }
+
+    /// Saves calls from now on as if nothing were left, or ends that.
+    pub(crate) fn conserve(&self, conserves: bool) {
+        self.0.conserves.store(conserves, Ordering::Relaxed);
     }
 
     /// Returns the largest factor, which bounds how long entries are worth keeping.

@@ -28,7 +28,7 @@ pub(super) fn actions(token: &str) -> String {
          <p><button name=\"preview\" value=\"1\">Count</button> <button>Purge</button></p></form>\
          <form method=\"post\" action=\"override\">{token}<h3>Override</h3>\
          <label>Target <input name=\"target\" required placeholder=\"limit api, rule /prices/&#123;id&#125;, cache\" autocomplete=\"off\"></label>\
-         <label>Value <input name=\"value\" required placeholder=\"shadow, off, on, 500/min\" autocomplete=\"off\"></label>\
+         <label>Value <input name=\"value\" required placeholder=\"shadow, off, 500/min, deny, conserve\" autocomplete=\"off\"></label>\
          <label>For <input name=\"for\" value=\"1h\" pattern=\"[0-9]+[smhd]|permanent\"></label>\
          <label>Where <select name=\"scope\"><option value=\"fleet\">all nodes</option><option value=\"node\">this node</option></select></label>\
          <label>Reason <input name=\"reason\" maxlength=\"200\"></label>\

@@ -176,6 +176,18 @@ impl CacheLayer {
         self.core.rules.has_pattern(pattern).then_some(()).ok_or_else(unknown)
     }
 
+    /// Whether a budget can be conserved.
+    pub(crate) fn has_budget(&self) -> bool {
+        self.core.settings.budget.is_some()
+    }
+
+    /// Saves calls as if nothing of the budget were left, or ends that.
+    pub(crate) fn conserve(&self, conserves: bool) {
+        if let Some(budget) = &self.core.settings.budget {
+            budget.conserve(conserves);
+        }
+    }
+
     /// Replaces the overrides of the layer's mode, and of those of rules by their pattern.
     pub(crate) fn override_with(&self, mode: Option<Mode>, rules: &[(&str, Mode)]) {
         self.core.mode.override_with(mode);

@@ -22,36 +22,56 @@ impl OverriddenLayers {
     /// If not.
     pub(super) fn check(&self, target: &OverrideTarget, setting: OverrideSetting) -> Result<(), Error> {
         match target {
+            OverrideTarget::Limits if matches!(setting, OverrideSetting::OnOutage(_)) => {
+                match self.limit.has_shared_store() {
+                    true => Ok(()),
+                    false => Err(Error::config("the limits are in this process alone, so no outage concerns them")),
+                }
+            }
+            OverrideTarget::Cache if setting == OverrideSetting::Conserve && !self.cache.has_budget() => {
+                Err(Error::config(
+                    "the cache has no budget; give it that of an upstream: cache_with(|cache| cache.budget(upstream.budget()))",
+                ))
+            }
             OverrideTarget::Limits | OverrideTarget::Cache | OverrideTarget::Timing => Ok(()),
-            OverrideTarget::Limit(name) => self.limit.check_override(name, limit_setting(setting)),
+            OverrideTarget::Limit(name) => match limit_setting(setting) {
+                Some(setting) => self.limit.check_override(name, setting),
+                None => Ok(()),
+            },
             OverrideTarget::Rule(pattern) => self.cache.check_override(pattern),
         }
     }
 
     /// Puts these settings in force, and no others.
     pub(super) fn apply<'a>(&self, settings: impl Iterator<Item = (&'a OverrideTarget, OverrideSetting)>) {
-        let (mut limits, mut cache, mut timing) = (None, None, None);
+        let (mut limits, mut cache, mut timing, mut on_outage, mut conserves) = (None, None, None, None, false);
         let (mut of_limits, mut of_rules): (Vec<(&str, LimitSetting)>, Vec<(&str, Mode)>) = (Vec::new(), Vec::new());
         for (target, setting) in settings {
             match (target, setting) {
                 (OverrideTarget::Limits, OverrideSetting::Mode(mode)) => limits = Some(mode),
                 (OverrideTarget::Cache, OverrideSetting::Mode(mode)) => cache = Some(mode),
                 (OverrideTarget::Timing, OverrideSetting::Mode(mode)) => timing = Some(mode),
-                (OverrideTarget::Limit(name), setting) => of_limits.push((name, limit_setting(setting))),
+                (OverrideTarget::Limits, OverrideSetting::OnOutage(policy)) => on_outage = Some(policy),
+                (OverrideTarget::Cache, OverrideSetting::Conserve) => conserves = true,
+                (OverrideTarget::Limit(name), setting) => {
+                    of_limits.extend(limit_setting(setting).map(|setting| (name.as_str(), setting)));
+                }
                 (OverrideTarget::Rule(pattern), OverrideSetting::Mode(mode)) => of_rules.push((pattern, mode)),
                 // Refused before.
-                (_, OverrideSetting::Quota(_)) => {}
+                _ => {}
             }
         }
-        self.limit.override_with(limits, &of_limits);
+        self.limit.override_with(limits, on_outage, &of_limits);
+        self.cache.conserve(conserves);
         self.cache.override_with(cache, &of_rules);
         self.timing.override_with(timing);
     }
 }
 
-fn limit_setting(setting: OverrideSetting) -> LimitSetting {
+fn limit_setting(setting: OverrideSetting) -> Option<LimitSetting> {
     match setting {
-        OverrideSetting::Mode(mode) => LimitSetting::Mode(mode),
-        OverrideSetting::Quota(quota) => LimitSetting::Quota(quota),
+        OverrideSetting::Mode(mode) => Some(LimitSetting::Mode(mode)),
+        OverrideSetting::Quota(quota) => Some(LimitSetting::Quota(quota)),
+        OverrideSetting::OnOutage(_) | OverrideSetting::Conserve => None,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::target::{OverrideSetting, OverrideTarget};
 use crate::base::error::Error;
 use crate::base::mode::Mode;
-use crate::limit::Quota;
+use crate::limit::{OnOutage, Quota};
 
 /// Time after which an override ends, unless it has another.
 const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
@@ -20,6 +20,8 @@ const MAX_TEXT: usize = 256;
 /// | target | settings |
 /// |---|---|
 /// | `limits`, `cache`, `timing` | mode of the layer |
+/// | `limits` | [policy](Self::on_outage) while the shared store is unavailable |
+/// | `cache` | [saves calls](Self::conserve) as if nothing of its budget were left |
 /// | `limit NAME`: a limit, or one of its tiers | mode, quota |
 /// | `rule ROUTE`: the cache rule with this pattern | mode |
 ///
@@ -67,6 +69,23 @@ impl Override {
         Self::new(target, quota.map(OverrideSetting::Quota))
     }
 
+    /// Overrides the policy of the limits while the shared store is unavailable.
+    pub fn on_outage(policy: OnOutage) -> Self {
+        Self::new("limits", Ok(OverrideSetting::OnOutage(policy)))
+    }
+
+    /// Saves calls of the service as if nothing were left of the cache's [budget](crate::cache::CacheBuilder::budget): entries live
+    /// up to 16 times as long, and stale ones are served.
+    pub fn conserve() -> Self {
+        Self::new("cache", Ok(OverrideSetting::Conserve))
+    }
+
+    /// Overrides the setting that a value belongs to: `shadow`, `500/min`, `share:4`, `conserve`.
+    #[cfg(feature = "admin")]
+    pub(crate) fn of_text(target: &str, value: &str) -> Self {
+        Self::new(target, OverrideSetting::guess(value).map_err(|error| error.to_string()))
+    }
+
     /// Sets the person or program that asks for it, at most 256 bytes. Defaults to `code`.
     pub fn by(mut self, actor: impl Into<String>) -> Self {
         self.actor = actor.into();
@@ -102,8 +121,11 @@ impl Override {
         let target = OverrideTarget::parse(&self.target)?;
         let setting = self.setting.clone().map_err(Error::config)?;
         match (&target, setting) {
-            (OverrideTarget::Limit(_), OverrideSetting::Quota(_)) | (_, OverrideSetting::Mode(_)) => {}
-            _ => return Err(Error::config(format!("{target} has no quota; override that of a limit"))),
+            (OverrideTarget::Limit(_), OverrideSetting::Quota(_))
+            | (OverrideTarget::Limits, OverrideSetting::OnOutage(_))
+            | (OverrideTarget::Cache, OverrideSetting::Conserve)
+            | (_, OverrideSetting::Mode(_)) => {}
+            _ => return Err(Error::config(format!("{target} has no setting {}; see Override", setting.name()))),
         }
         if self.actor.len() > MAX_TEXT || self.reason.len() > MAX_TEXT {
             return Err(Error::config(format!("an actor or reason has at most {MAX_TEXT} bytes")));

@@ -4,7 +4,10 @@ use std::fmt;
 
 use crate::base::error::Error;
 use crate::base::mode::Mode;
-use crate::limit::Quota;
+use crate::limit::{OnOutage, Quota};
+
+/// Value of a budget that is saved.
+const CONSERVE: &str = "conserve";
 
 /// Part of a gate whose setting can be overridden.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,10 @@ pub(super) enum OverrideTarget {
 pub(super) enum OverrideSetting {
     Mode(Mode),
     Quota(Quota),
+    /// Decisions on limits while the shared store is unavailable.
+    OnOutage(OnOutage),
+    /// Saves calls as if nothing of the cache's budget were left.
+    Conserve,
 }
 
 impl OverrideTarget {
@@ -61,7 +68,16 @@ impl OverrideSetting {
         match self {
             Self::Mode(_) => "mode",
             Self::Quota(_) => "quota",
+            Self::OnOutage(_) => "on_outage",
+            Self::Conserve => "budget",
         }
+    }
+
+    /// Reads the value of a setting whose name is not given: each has values of its own.
+    pub(super) fn guess(value: &str) -> Result<Self, Error> {
+        let names = ["mode", "on_outage", "budget"];
+        let found = names.into_iter().find_map(|name| Self::parse(name, value).ok());
+        found.map_or_else(|| Self::parse("quota", value), Ok)
     }
 
     /// Reads the value of a setting of this name.
@@ -71,7 +87,11 @@ impl OverrideSetting {
                 .map(Self::Mode)
                 .ok_or_else(|| Error::config(format!("unknown mode {value:?}; use on, off or shadow"))),
             "quota" => Quota::try_from(value).map(Self::Quota),
-            _ => Err(Error::config(format!("unknown setting {name:?}; use mode or quota"))),
+            "on_outage" => OnOutage::named(value)
+                .map(Self::OnOutage)
+                .ok_or_else(|| Error::config(format!("unknown policy {value:?}; use local, share:N, allow or deny"))),
+            "budget" if value == CONSERVE => Ok(Self::Conserve),
+            _ => Err(Error::config(format!("unknown setting {name:?}; use mode, quota, on_outage or budget"))),
         }
     }
 }
@@ -81,6 +101,8 @@ impl fmt::Display for OverrideSetting {
         match self {
             Self::Mode(mode) => f.write_str(mode.as_str()),
             Self::Quota(quota) => quota.fmt(f),
+            Self::OnOutage(policy) => f.write_str(&policy.to_text()),
+            Self::Conserve => f.write_str(CONSERVE),
         }
     }
 }
@@ -97,10 +119,18 @@ mod tests {
         for text in ["", "limit", "rule", "the cache", "caches"] {
             assert!(OverrideTarget::parse(text).is_err(), "{text:?}");
         }
-        for (name, value) in [("mode", "shadow"), ("quota", "100/min")] {
-            assert_eq!(OverrideSetting::parse(name, value).expect(value).to_string(), value);
+        for (name, value) in [
+            ("mode", "shadow"),
+            ("quota", "100/min"),
+            ("on_outage", "share:4"),
+            ("on_outage", "deny"),
+            ("budget", "conserve"),
+        ] {
+            let setting = OverrideSetting::parse(name, value).expect(value);
+            assert_eq!((setting.name(), setting.to_string().as_str()), (name, value));
+            assert_eq!(OverrideSetting::guess(value).expect(value), setting);
         }
-        for (name, value) in [("mode", "Shadow"), ("quota", "many"), ("ttl", "9")] {
+        for (name, value) in [("mode", "Shadow"), ("quota", "many"), ("ttl", "9"), ("on_outage", "share:0")] {
             assert!(OverrideSetting::parse(name, value).is_err(), "{value:?}");
         }
     }

@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 use super::store::LimitStore;
 use crate::base::clock::Timestamp;
 use crate::base::error::Error;
-use crate::base::lock::Mutex;
+use crate::base::lock::{Mutex, RwLock};
 use crate::base::maybe_ready::MaybeReady;
 use crate::limit::algorithm::check::{Check, Settlement};
 use crate::limit::algorithm::verdict::{Verdict, Verdicts};
@@ -60,6 +60,24 @@ pub enum OnOutage {
 }
 
 impl OnOutage {
+    /// Returns the name: `local`, `allow`, `deny`, or `share:N`.
+    pub(crate) fn to_text(self) -> String {
+        match self {
+            Self::Local => "local".to_owned(),
+            Self::Share(nodes) => format!("share:{nodes}"),
+            Self::Allow => "allow".to_owned(),
+            Self::Deny => "deny".to_owned(),
+        }
+    }
+
+    /// Returns the policy of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name.split_once(':') {
+            Some(("share", nodes)) => nodes.parse().ok().filter(|nodes| *nodes > 0).map(Self::Share),
+            _ => [Self::Local, Self::Allow, Self::Deny].into_iter().find(|policy| policy.to_text() == name),
+        }
+    }
+
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
             Self::Share(0) => Err(Error::config("the number of nodes must be at least 1")),
@@ -75,7 +93,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Local engine beside a remote store.
 pub(crate) struct Fallback {
-    policy: OnOutage,
+    configured: OnOutage,
+    /// Policy of an operator, which prevails.
+    overridden: RwLock<Option<OnOutage>>,
     engine: Arc<dyn LimitStore>,
     /// Time of the last decision without the store or of its last reconnection; zero if there was none.
     last_outage: AtomicU64,
@@ -96,13 +116,23 @@ struct OwedUnits {
 impl Fallback {
     pub(crate) fn new(policy: OnOutage, engine: Arc<dyn LimitStore>) -> Self {
         Self {
-            policy,
+            configured: policy,
+            overridden: RwLock::default(),
             engine,
             last_outage: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             owed: Mutex::default(),
             owes: AtomicBool::new(false),
         }
+    }
+
+    /// Overrides the policy, or ends that.
+    pub(super) fn override_with(&self, policy: Option<OnOutage>) {
+        *self.overridden.write() = policy;
+    }
+
+    fn policy(&self) -> OnOutage {
+        self.overridden.read().unwrap_or(self.configured)
     }
 
     /// Charges locally before the remote store decides, if local decisions bind now; `None` if they do not.
@@ -122,13 +152,13 @@ impl Fallback {
     fn is_binding(&self, checks: &[Check], now: Timestamp) -> bool {
         let last_outage = self.last_outage.load(Ordering::Acquire);
         let recent = |check: &Check| now < Timestamp::from_nanos(last_outage) + check.quota.period();
-        self.policy != OnOutage::Allow && last_outage != 0 && checks.iter().any(recent)
+        last_outage != 0 && checks.iter().any(recent) && self.policy() != OnOutage::Allow
     }
 
     /// Decides without the store. Checks that are already charged locally are not charged again.
     pub(super) fn decide(&self, checks: &[Check], precharged: Option<Verdicts>, now: Timestamp) -> Verdicts {
         self.mark(now);
-        match self.policy {
+        match self.policy() {
             OnOutage::Local | OnOutage::Share(_) => {
                 let verdicts = precharged.unwrap_or_else(|| self.decide_locally(checks, now));
                 self.owe(checks, &verdicts, now);
@@ -258,7 +288,7 @@ impl Fallback {
 
     /// Returns the check with the quota that this process enforces.
     fn local(&self, check: &Check) -> Check {
-        match self.policy {
+        match self.policy() {
             OnOutage::Share(nodes) => Check { quota: check.quota.share(nodes), ..*check },
             _ => *check,
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 
+use super::fallback::OnOutage;
 use super::limiter::{LimitStep, Limiter};
 use super::response_edits::ResponseEdits;
 use super::shared_limits::PendingDecision;
@@ -212,8 +213,22 @@ impl Limiter {
         }
     }
 
-    /// Replaces the overrides of this layer's mode and of its limits; settings that are not possible are left out.
-    pub(crate) fn override_with(&self, mode: Option<Mode>, settings: &[(&str, LimitSetting)]) {
+    /// Whether there is a store whose outages have a policy.
+    pub(crate) fn has_shared_store(&self) -> bool {
+        self.fallback.is_some()
+    }
+
+    /// Replaces the overrides of this layer's mode, its policy during outages, and of its limits; settings that are not possible
+    /// are left out.
+    pub(crate) fn override_with(
+        &self,
+        mode: Option<Mode>,
+        on_outage: Option<OnOutage>,
+        settings: &[(&str, LimitSetting)],
+    ) {
+        if let Some(fallback) = &self.fallback {
+            fallback.override_with(on_outage);
+        }
         let labels = |(name, setting): &(&str, LimitSetting)| {
             let labels = self.check_override(name, *setting).unwrap_or_default();
             let setting = *setting;

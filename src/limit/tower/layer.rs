@@ -13,6 +13,7 @@ use crate::base::error::Error;
 use crate::base::mode::Mode;
 use crate::identity::Key;
 use crate::limit::algorithm::quota::Quota;
+use crate::limit::engine::fallback::OnOutage;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::prometheus;
 use crate::limit::engine::refusals::Refusal;
@@ -218,10 +219,20 @@ impl RateLimitLayer {
         }
     }
 
-    /// Replaces the overrides of the layer's mode and of settings of its limits.
-    pub(crate) fn override_with(&self, mode: Option<Mode>, settings: &[(&str, LimitSetting)]) {
+    /// Whether there is a store whose outages have a policy.
+    pub(crate) fn has_shared_store(&self) -> bool {
+        self.limiter.as_ref().is_some_and(|limiter| limiter.has_shared_store())
+    }
+
+    /// Replaces the overrides of the layer's mode, its policy during outages, and of settings of its limits.
+    pub(crate) fn override_with(
+        &self,
+        mode: Option<Mode>,
+        on_outage: Option<OnOutage>,
+        settings: &[(&str, LimitSetting)],
+    ) {
         if let Some(limiter) = &self.limiter {
-            limiter.override_with(mode, settings);
+            limiter.override_with(mode, on_outage, settings);
         }
     }
 
