@@ -35,6 +35,13 @@ need redis-server redis-server
 need memcached memcached
 export TOLLGATE_TEST_MEMCACHED=1
 need openssl openssl
+need chromium chromium
+export TOLLGATE_TEST_CHROMIUM=1
+# The audit of accessibility that the dashboard passes.
+axe=target/axe-core/node_modules/axe-core/axe.min.js
+need npm npm
+[ -f "$axe" ] || npm install --silent --prefix target/axe-core axe-core@4
+export TOLLGATE_TEST_AXE=$PWD/$axe
 export TOLLGATE_TEST_REDIS=1
 # A partition is made by a packet filter, in a network namespace of the test's own.
 need unshare util-linux

@@ -10,6 +10,7 @@
 //! | share both between processes, keep the cache over restarts | [`fleets`] |
 //! | protect the quota of an API | [`upstreams`] |
 //! | find slow queries | [`timing`] |
+//! | see how it is doing, and act | [`operating`] |
 //! | test your limits and your outages | [`testing`] |
 //! | combine the layers with others | [`layer_order`] |
 //! | replace another crate | [`migrating`] |
@@ -55,6 +56,11 @@ pub mod upstreams {
 /// Slow requests and queries, N+1, metrics.
 pub mod timing {
     #![doc = include_str!("timing.md")]
+}
+
+/// A dashboard, its data, and actions for operators.
+pub mod operating {
+    #![doc = include_str!("operating.md")]
 }
 
 /// Tests without sleeping and without servers.
