@@ -89,7 +89,7 @@ pub mod timing;
 pub mod upstream;
 
 #[cfg(feature = "admin")]
-pub use admin::{access::Actor, body::AdminBody, builder::AdminBuilder, service::Admin};
+pub use admin::tower::{access::Actor, body::AdminBody, builder::AdminBuilder, service::Admin};
 pub use base::body;
 pub use base::body::{Body, BodyError};
 pub use base::budget::{Allowance, Budget, BudgetEffect, BudgetPolicy};

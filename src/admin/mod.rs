@@ -5,17 +5,6 @@
 //!                                                           └─ POST: form token ─► action ─► audit
 //! ```
 
-pub(crate) mod access;
-mod actions;
-mod audit;
-pub(crate) mod body;
-pub(crate) mod builder;
-mod endpoint;
-mod fleet;
-mod form;
-mod form_token;
-mod live;
+mod model;
 mod page;
-pub(crate) mod service;
-mod subject;
-mod view;
+pub(crate) mod tower;

@@ -402,14 +402,6 @@ fn log(event: &Event<'_>) {
             tracing::warn!(target: "tollgate", upstream, "circuit open; the upstream is not called");
         }
         Event::CircuitClosed { upstream } => tracing::info!(target: "tollgate", upstream, "circuit closed"),
-        Event::Overridden { id, value, actor, reason } => {
-            tracing::warn!(target: "tollgate", id, value, actor, reason, "setting overridden");
-        }
-        Event::ObjectiveMissed { name, text, burn_rate } => {
-            tracing::warn!(target: "tollgate", name, burn_rate, "objective missed: {text}");
-        }
-        Event::ObjectiveMet { name, text } => tracing::info!(target: "tollgate", name, "objective met again: {text}"),
-        Event::OverrideEnded { id, actor } => tracing::warn!(target: "tollgate", id, actor, "override ended"),
         Event::Banned { limit, key, span } => {
             let key = tracing::field::display(format!("{key:016x}"));
             tracing::warn!(target: "tollgate", limit, key, ?span, "banned");
@@ -419,6 +411,22 @@ fn log(event: &Event<'_>) {
             let key = key.map(|key| tracing::field::display(format!("{key:016x}")));
             tracing::info!(target: "tollgate", route, limit, tier, key, reference, ?retry_after, "refused");
         }
+        _ => log_operation(event),
+    }
+}
+
+/// Logs what operators did, and objectives.
+#[cfg(feature = "tracing")]
+fn log_operation(event: &Event<'_>) {
+    match event {
+        Event::Overridden { id, value, actor, reason } => {
+            tracing::warn!(target: "tollgate", id, value, actor, reason, "setting overridden");
+        }
+        Event::ObjectiveMissed { name, text, burn_rate } => {
+            tracing::warn!(target: "tollgate", name, burn_rate, "objective missed: {text}");
+        }
+        Event::ObjectiveMet { name, text } => tracing::info!(target: "tollgate", name, "objective met again: {text}"),
+        Event::OverrideEnded { id, actor } => tracing::warn!(target: "tollgate", id, actor, "override ended"),
         _ => {}
     }
 }

@@ -65,9 +65,6 @@ pub struct Tollgate {
     pub(crate) cost_per_call: Option<f64>,
     pub(super) overrides: Arc<OverrideEngine>,
     pub(crate) health: Arc<HealthEngine>,
-    /// Records that the nodes share.
-    #[cfg(feature = "admin")]
-    pub(crate) records: Option<Arc<dyn FleetRecords>>,
     #[cfg(feature = "postgres")]
     pub(super) usage: Option<Arc<UsageRecorder>>,
 }
@@ -220,23 +217,10 @@ impl Tollgate {
         self.health.report()
     }
 
-    /// Returns a builder of the [admin service](crate::Admin): dashboard, statistics and actions for operators.
-    ///
-    /// ```
-    /// use axum::{Router, routing::get};
-    /// use tollgate::Tollgate;
-    ///
-    /// let gate = Tollgate::builder().build()?;
-    /// let app: Router = Router::new()
-    ///     .route("/", get(|| async { "hello" }))
-    ///     .layer(gate.layer())
-    ///     .nest_service("/ops", gate.admin().secret("at least sixteen bytes").build()?);
-    /// # let _ = app;
-    /// # Ok::<(), tollgate::Error>(())
-    /// ```
+    /// Returns the store of records that the nodes share.
     #[cfg(feature = "admin")]
-    pub fn admin(&self) -> crate::AdminBuilder {
-        crate::AdminBuilder::new(self.clone())
+    pub(crate) fn records(&self) -> Option<Arc<dyn FleetRecords>> {
+        self.overrides.records()
     }
 
     /// Returns the patterns of the cache rules.

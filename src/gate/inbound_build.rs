@@ -1,15 +1,19 @@
 //! Builds a [`Tollgate`] from its settings.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::health::{CollectedLayers, HealthEngine};
+use super::health::settings::HealthBuilder;
+use super::health::{CollectedLayers, HealthEngine, ReadUpstream};
 use super::inbound::{Tollgate, TollgateLayer};
 use super::inbound_builder::TollgateBuilder;
 use super::overrides::{OverriddenLayers, OverrideEngine};
 #[cfg(feature = "postgres")]
 use super::usage::{UsageRecorder, cache_usage};
+use crate::base::clock::Clock;
 use crate::base::error::Error;
+use crate::base::event::Events;
 use crate::context::GatePlace;
 use crate::limit::Limit;
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -63,31 +67,20 @@ impl TollgateBuilder {
             let cache = layer.cache.clone();
             Arc::new(UsageRecorder::new(table, Box::new(move || cache_usage(&cache.stats()))))
         });
-        let overridden =
-            OverriddenLayers { timing: layer.timing.clone(), limit: layer.limit.clone(), cache: layer.cache.clone() };
-        let records = this.records.or_else(|| {
-            let records: Arc<dyn FleetRecords> = Arc::new(RecordFile::new(this.directory?, clock.clone()));
-            Some(records)
-        });
-        this.health.check_targets()?;
-        let collected = CollectedLayers {
-            timing: layer.timing.clone(),
-            limit: layer.limit.clone(),
-            cache: layer.cache.clone(),
+        let operated = Operated {
+            clock,
+            events: this.events,
+            health: this.health,
             upstreams: this.upstreams,
+            records: this.records,
+            directory: this.directory,
         };
-        let seen = (clock.clone(), this.events.clone());
-        let health = Arc::new(HealthEngine::new(collected, this.health, seen, this.cost_per_call));
-        #[cfg(feature = "admin")]
-        let shown = records.clone();
-        let overrides = Arc::new(OverrideEngine::new(overridden, records, clock, this.events)?);
+        let (overrides, health) = operated.build(&layer, this.cost_per_call)?;
         Ok(Tollgate {
             layer,
             cost_per_call: this.cost_per_call,
-            overrides,
-            health,
-            #[cfg(feature = "admin")]
-            records: shown,
+            overrides: Arc::new(overrides),
+            health: Arc::new(health),
             #[cfg(feature = "postgres")]
             usage,
         })
@@ -117,6 +110,32 @@ impl TollgateBuilder {
         }
         self.records = Some(Arc::new(RecordHashes::new(&redis)));
         redis.check().map(|()| self)
+    }
+}
+
+/// Settings of what operators see and change.
+struct Operated {
+    clock: Clock,
+    events: Events,
+    health: HealthBuilder,
+    upstreams: Vec<ReadUpstream>,
+    records: Option<Arc<dyn FleetRecords>>,
+    directory: Option<PathBuf>,
+}
+
+impl Operated {
+    fn build(self, layer: &TollgateLayer, cost_per_call: Option<f64>) -> Result<(OverrideEngine, HealthEngine), Error> {
+        self.health.check_targets()?;
+        let (timing, limit, cache) = (layer.timing.clone(), layer.limit.clone(), layer.cache.clone());
+        let overridden = OverriddenLayers { timing: timing.clone(), limit: limit.clone(), cache: cache.clone() };
+        let collected = CollectedLayers { timing, limit, cache, upstreams: self.upstreams };
+        let records = self.records.or_else(|| {
+            let records: Arc<dyn FleetRecords> = Arc::new(RecordFile::new(self.directory?, self.clock.clone()));
+            Some(records)
+        });
+        let seen = (self.clock.clone(), self.events.clone());
+        let health = HealthEngine::new(collected, self.health, seen, cost_per_call);
+        Ok((OverrideEngine::new(overridden, records, self.clock, self.events)?, health))
     }
 }
 

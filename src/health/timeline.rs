@@ -92,7 +92,8 @@ impl Timeline {
         if self.marks.len() == MAX_MARKS {
             self.marks.pop_front();
         }
-        let cut = text.floor_char_boundary(MAX_TEXT);
+        let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
+        let cut = ends.take_while(|end| *end <= MAX_TEXT).last().unwrap_or(0);
         self.marks.push_back(Mark { at, kind, text: text[..cut].to_owned() });
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::text::{Escaped, badge, count, percent, size, span};
-use crate::admin::view::View;
+use crate::admin::model::view::View;
 use crate::cache::Reason;
 use crate::health::totals::share;
 use crate::{RouteReport, SloStatus};

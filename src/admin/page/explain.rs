@@ -6,8 +6,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use serde::Serialize;
 
 use super::text::{Escaped, badge, count, size, span};
-use crate::admin::form::Form;
-use crate::admin::subject::{self, SubjectReport};
+use crate::admin::model::form::Form;
+use crate::admin::model::subject::{self, SubjectReport};
 use crate::base::error::Error;
 use crate::base::mode::Mode;
 use crate::{Tollgate, cache};

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use super::text::{Escaped, ago};
-use crate::admin::view::View;
+use crate::admin::model::view::View;
 
 /// Rows that are shown.
 const MAX_ROWS: usize = 20;

@@ -1,13 +1,12 @@
 //! The whole page, and its panels alone.
 
 use std::fmt::Write;
-use std::sync::Arc;
 
 use super::text::{Escaped, ago, badge, time_of_day};
 use super::{cache, explain, forms, happened, limits, quotas, state, traffic, verdict};
-use crate::admin::form::Form;
-use crate::admin::service::AdminShared;
-use crate::admin::view::View;
+use crate::admin::model::form::Form;
+use crate::admin::model::state::AdminState;
+use crate::admin::model::view::View;
 
 /// Panels in their order: identifier and question.
 const PANELS: [(&str, &str); 7] = [
@@ -47,7 +46,7 @@ fn clock(view: &View) -> String {
 }
 
 /// Renders the page.
-pub(in crate::admin) async fn render(shared: &Arc<AdminShared>, form: &Form, token: Option<&str>) -> String {
+pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, token: Option<&str>) -> String {
     let view = View { audit: shared.audit.all().await, ..View::of(shared) };
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::text::{Escaped, ago, badge, count, span};
-use crate::admin::view::View;
+use crate::admin::model::view::View;
 
 pub(super) fn panel(view: &View) -> String {
     let stats = &view.stats;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::forms::end_override;
 use super::text::{Escaped, ago, badge, count, percent, span};
-use crate::admin::view::View;
+use crate::admin::model::view::View;
 
 pub(super) fn panel(view: &View, token: Option<&str>) -> String {
     let mut html = stores(view);

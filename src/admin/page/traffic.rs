@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::chart;
 use super::text::{count, percent, span};
-use crate::admin::view::View;
+use crate::admin::model::view::View;
 use crate::health::timeline::Point;
 use crate::health::totals::{Totals, share};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::text::{Escaped, badge, count, percent, span};
-use crate::admin::view::View;
+use crate::admin::model::view::View;
 use crate::{Advice, Health, SloStatus};
 
 /// Advices that are shown.

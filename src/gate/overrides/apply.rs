@@ -2,7 +2,6 @@
 
 use super::target::{OverrideSetting, OverrideTarget};
 use crate::base::error::Error;
-use crate::base::mode::Mode;
 use crate::cache::CacheLayer;
 use crate::limit::{LimitSetting, RateLimitLayer};
 use crate::timing::TimingLayer;
@@ -45,7 +44,7 @@ impl OverriddenLayers {
     /// Puts these settings in force, and no others.
     pub(super) fn apply<'a>(&self, settings: impl Iterator<Item = (&'a OverrideTarget, OverrideSetting)>) {
         let (mut limits, mut cache, mut timing, mut on_outage, mut conserves) = (None, None, None, None, false);
-        let (mut of_limits, mut of_rules): (Vec<(&str, LimitSetting)>, Vec<(&str, Mode)>) = (Vec::new(), Vec::new());
+        let (mut of_limits, mut of_rules) = (Vec::new(), Vec::new());
         for (target, setting) in settings {
             match (target, setting) {
                 (OverrideTarget::Limits, OverrideSetting::Mode(mode)) => limits = Some(mode),
@@ -56,7 +55,7 @@ impl OverriddenLayers {
                 (OverrideTarget::Limit(name), setting) => {
                     of_limits.extend(limit_setting(setting).map(|setting| (name.as_str(), setting)));
                 }
-                (OverrideTarget::Rule(pattern), OverrideSetting::Mode(mode)) => of_rules.push((pattern, mode)),
+                (OverrideTarget::Rule(pattern), OverrideSetting::Mode(mode)) => of_rules.push((pattern.as_str(), mode)),
                 // Refused before.
                 _ => {}
             }

@@ -71,6 +71,12 @@ impl OverrideEngine {
         }
     }
 
+    /// Returns the store of records that the nodes share.
+    #[cfg(feature = "admin")]
+    pub(crate) fn records(&self) -> Option<Arc<dyn FleetRecords>> {
+        self.shared.store.clone()
+    }
+
     pub(super) async fn apply(&self, asked: &Override) -> Result<OverrideStatus, Error> {
         self.start();
         let shared = &self.shared;

@@ -45,7 +45,7 @@ impl RecordFile {
         change: impl FnOnce(&mut Vec<KeptRecord>, u64) -> Option<T> + Send + 'static,
     ) -> BoxFuture<Result<Option<T>, Error>> {
         let (directory, now) = (self.directory.clone(), millis(self.clock.wall()));
-        let changed = blocking(move || -> io::Result<Option<T>> {
+        blocking(move || -> io::Result<Option<T>> {
             fs::create_dir_all(&directory)?;
             let lock = File::create(directory.join("records.lock"))?;
             lock.lock()?;
@@ -58,8 +58,7 @@ impl RecordFile {
                 write(&directory, &path, &records)?;
             }
             Ok(result)
-        });
-        changed
+        })
     }
 }
 

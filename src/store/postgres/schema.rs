@@ -165,9 +165,7 @@ impl Statements {
 AND to_regprocedure('{schema}.tollgate_get(text)') IS NOT NULL"
             ),
             get: of("SELECT {schema}.tollgate_get($1)"),
-            get_many: of(
-                "SELECT name, value FROM {schema}.tollgate_cache WHERE name = ANY ($1) AND {alive}",
-            ),
+            get_many: of("SELECT name, value FROM {schema}.tollgate_cache WHERE name = ANY ($1) AND {alive}"),
             put: of(PUT),
             discard: of("DELETE FROM {schema}.tollgate_cache WHERE name = $1 AND {asynchronous}"),
             // Waits for the disk: a removed value must not return with a crash.

@@ -1,4 +1,4 @@
-//! [`Live`]: the panels of the page, rendered once a second for all who watch.
+//! [`Viewers`]: the panels of the page, rendered once a second for all who watch.
 //!
 //! Nothing runs while nobody watches. The number of viewers is bounded; those beyond it poll.
 
@@ -18,11 +18,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of viewers.
 const MAX_VIEWERS: usize = 128;
 
+/// The next event, with the receiver that waited for it.
+type NextEvent = BoxFuture<Option<(watch::Receiver<Bytes>, Bytes)>>;
+
 /// Renders one event.
 type Render = Box<dyn Fn() -> String + Send + Sync>;
 
 /// Viewers, and what they are shown.
-pub(super) struct Live {
+pub(super) struct Viewers {
     render: Render,
     events: Mutex<Weak<watch::Sender<Bytes>>>,
 }
@@ -33,10 +36,10 @@ pub(super) struct EventStream {
     /// The task ends with its last viewer.
     sender: Arc<watch::Sender<Bytes>>,
     is_first: bool,
-    next: Option<BoxFuture<Option<(watch::Receiver<Bytes>, Bytes)>>>,
+    next: Option<NextEvent>,
 }
 
-impl Live {
+impl Viewers {
     pub(super) fn new(render: impl Fn() -> String + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { render: Box::new(render), events: Mutex::default() })
     }
@@ -64,7 +67,7 @@ impl Live {
     }
 }
 
-async fn run(live: Weak<Live>, sender: Weak<watch::Sender<Bytes>>) {
+async fn run(live: Weak<Viewers>, sender: Weak<watch::Sender<Bytes>>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let (Some(live), Some(sender)) = (live.upgrade(), sender.upgrade()) else { return };
@@ -114,7 +117,7 @@ mod tests {
     async fn all_viewers_share_one_rendering_a_second_and_none_is_made_without_viewers() {
         let rendered = Arc::new(AtomicU64::new(0));
         let count = rendered.clone();
-        let live = Live::new(move || count.fetch_add(1, Ordering::SeqCst).to_string());
+        let live = Viewers::new(move || count.fetch_add(1, Ordering::SeqCst).to_string());
         let mut viewers: Vec<_> = (0..100).map(|_| live.watch().expect("room")).collect();
         for expected in ["data: 0\n\n", "data: 1\n\n", "data: 2\n\n"] {
             for viewer in &mut viewers {
@@ -130,7 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn viewers_are_bounded() {
-        let live = Live::new(String::new);
+        let live = Viewers::new(String::new);
         let viewers: Vec<_> = (0..200).filter_map(|_| live.watch()).collect();
         assert_eq!(viewers.len(), MAX_VIEWERS);
         drop(viewers);

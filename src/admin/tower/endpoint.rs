@@ -1,10 +1,10 @@
-//! [`Endpoint`]: what a path means. The last part decides, so that the service works under any prefix, stripped or kept.
+//! [`AdminEndpoint`]: what a path means. The last part decides, so that the service works under any prefix, stripped or kept.
 
 use http::Method;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(super) enum AdminEndpoint {
     Page,
     Style,
     Script,
@@ -29,32 +29,32 @@ pub(super) enum Endpoint {
     GrantSubject,
 }
 
-const ENDPOINTS: [(&str, Endpoint); 22] = [
-    ("", Endpoint::Page),
-    ("dashboard.css", Endpoint::Style),
-    ("dashboard.js", Endpoint::Script),
-    ("icon.svg", Endpoint::Icon),
-    ("events", Endpoint::Events),
-    ("panels.json", Endpoint::Panels),
-    ("stats.json", Endpoint::Stats),
-    ("health.json", Endpoint::Health),
-    ("degradation.json", Endpoint::Degradation),
-    ("report.txt", Endpoint::Report),
-    ("overrides.json", Endpoint::Overrides),
-    ("audit.json", Endpoint::Audit),
-    ("fleet.json", Endpoint::Fleet),
-    ("live", Endpoint::Live),
-    ("ready", Endpoint::Ready),
-    ("explain.json", Endpoint::Explain),
-    ("subject.json", Endpoint::Subject),
-    ("purge", Endpoint::Purge),
-    ("override", Endpoint::Override),
-    ("end-override", Endpoint::EndOverride),
-    ("reset-subject", Endpoint::ResetSubject),
-    ("grant-subject", Endpoint::GrantSubject),
+const ENDPOINTS: [(&str, AdminEndpoint); 22] = [
+    ("", AdminEndpoint::Page),
+    ("dashboard.css", AdminEndpoint::Style),
+    ("dashboard.js", AdminEndpoint::Script),
+    ("icon.svg", AdminEndpoint::Icon),
+    ("events", AdminEndpoint::Events),
+    ("panels.json", AdminEndpoint::Panels),
+    ("stats.json", AdminEndpoint::Stats),
+    ("health.json", AdminEndpoint::Health),
+    ("degradation.json", AdminEndpoint::Degradation),
+    ("report.txt", AdminEndpoint::Report),
+    ("overrides.json", AdminEndpoint::Overrides),
+    ("audit.json", AdminEndpoint::Audit),
+    ("fleet.json", AdminEndpoint::Fleet),
+    ("live", AdminEndpoint::Live),
+    ("ready", AdminEndpoint::Ready),
+    ("explain.json", AdminEndpoint::Explain),
+    ("subject.json", AdminEndpoint::Subject),
+    ("purge", AdminEndpoint::Purge),
+    ("override", AdminEndpoint::Override),
+    ("end-override", AdminEndpoint::EndOverride),
+    ("reset-subject", AdminEndpoint::ResetSubject),
+    ("grant-subject", AdminEndpoint::GrantSubject),
 ];
 
-impl Endpoint {
+impl AdminEndpoint {
     pub(super) fn of(path: &str) -> Option<Self> {
         let name = path.rsplit('/').next().unwrap_or(path);
         ENDPOINTS.iter().find(|(known, _)| *known == name).map(|(_, endpoint)| *endpoint)

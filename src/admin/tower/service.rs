@@ -16,16 +16,18 @@ use tower_service::Service;
 
 use super::access::{Access, AccessRules, Actor};
 use super::actions::{self, Action};
-use super::audit::{Audit, AuditEntry};
 use super::body::AdminBody;
-use super::endpoint::Endpoint;
-use super::fleet::{self, Fleet};
-use super::form::Form;
+use super::endpoint::AdminEndpoint;
 use super::form_token::{FormTokens, is_same_origin};
-use super::live::Live;
-use super::view::{View, configuration_hash, node};
-use super::{page, subject};
+use super::viewers::Viewers;
 use crate::Tollgate;
+use crate::admin::model::audit::AuditEntry;
+use crate::admin::model::fleet;
+use crate::admin::model::form::Form;
+use crate::admin::model::state::AdminState;
+use crate::admin::model::subject;
+use crate::admin::model::view::{View, node};
+use crate::admin::page;
 use crate::base::error::{BoxError, Error};
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::random::random;
@@ -74,15 +76,11 @@ pub struct Admin {
 
 /// State of an admin service.
 pub(super) struct AdminShared {
-    pub(super) gate: Tollgate,
-    pub(super) node: String,
-    pub(super) configuration: String,
-    pub(super) audit: Audit,
-    pub(super) fleet: Fleet,
+    state: AdminState,
     access: AccessRules,
     tokens: FormTokens,
     wrong: RateLimitLayer,
-    live: OnceLock<Arc<Live>>,
+    viewers: OnceLock<Arc<Viewers>>,
     task: OnceLock<AbortHandle>,
 }
 
@@ -96,28 +94,22 @@ impl Drop for AdminShared {
 
 impl AdminShared {
     pub(super) fn new(gate: Tollgate, access: AccessRules) -> Result<Arc<Self>, Error> {
-        let node = format!("{:08x}", random() >> 32);
         let own = random().to_ne_bytes();
         let secret = access.secrets.first().map_or(&own[..], super::access::Secret::bytes);
         let tokens = FormTokens::new(secret).ok_or_else(|| Error::config("admin: the secret has an invalid length"))?;
-        let records = gate.records.clone();
-        let configuration = configuration_hash(&gate.stats(), &gate.rule_patterns());
         let shared = Arc::new(Self {
-            audit: Audit::new(node.clone(), records.clone()),
-            fleet: Fleet::new(records),
+            state: AdminState::new(gate),
             wrong: RateLimitLayer::per_ip(WRONG_SECRETS),
-            live: OnceLock::new(),
+            viewers: OnceLock::new(),
             task: OnceLock::new(),
-            gate,
-            node,
-            configuration,
             access,
             tokens,
         });
         let weak = Arc::downgrade(&shared);
-        let for_live = weak.clone();
-        let render = move || for_live.upgrade().map(|shared| page::panels_json(&View::of(&shared))).unwrap_or_default();
-        let _ = shared.live.set(Live::new(render));
+        let for_viewers = weak.clone();
+        let render =
+            move || for_viewers.upgrade().map(|shared| page::panels_json(&View::of(&shared.state))).unwrap_or_default();
+        let _ = shared.viewers.set(Viewers::new(render));
         shared.start();
         Ok(shared)
     }
@@ -131,7 +123,7 @@ impl AdminShared {
     }
 
     fn now(&self) -> u64 {
-        self.gate.health.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+        self.state.gate.health.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 }
 
@@ -155,7 +147,7 @@ impl Admin {
         self.shared.start();
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, ());
-        let Some(endpoint) = Endpoint::of(request.uri().path()) else {
+        let Some(endpoint) = AdminEndpoint::of(request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "no such page\n");
         };
         if !endpoint.allows(request.method()) {
@@ -179,9 +171,9 @@ impl Admin {
         if is_head { response.map(|_| AdminBody::whole(Bytes::new())) } else { response }
     }
 
-    fn probe(&self, endpoint: Endpoint) -> Response<AdminBody> {
-        let is_ready = endpoint == Endpoint::Live || {
-            let checks = self.shared.gate.health().checks;
+    fn probe(&self, endpoint: AdminEndpoint) -> Response<AdminBody> {
+        let is_ready = endpoint == AdminEndpoint::Live || {
+            let checks = self.shared.state.gate.health().checks;
             !checks.iter().any(|check| check.status == "fail" && check.name.starts_with("check "))
         };
         match is_ready {
@@ -220,36 +212,38 @@ impl Admin {
         }
     }
 
-    async fn read(&self, endpoint: Endpoint, request: &Request<()>, actor: &Actor) -> Response<AdminBody> {
+    async fn read(&self, endpoint: AdminEndpoint, request: &Request<()>, actor: &Actor) -> Response<AdminBody> {
         let (shared, form) = (&self.shared, Form::parse(request.uri().query().unwrap_or_default().as_bytes()));
         match endpoint {
-            Endpoint::Page => self.page(request, &form, actor).await,
-            Endpoint::Style => asset("text/css; charset=utf-8", include_str!("assets/dashboard.css")),
-            Endpoint::Script => asset("text/javascript; charset=utf-8", include_str!("assets/dashboard.js")),
-            Endpoint::Icon => asset("image/svg+xml", include_str!("assets/icon.svg")),
-            Endpoint::Events => match shared.live.get().and_then(Live::watch) {
+            AdminEndpoint::Page => self.page(request, &form, actor).await,
+            AdminEndpoint::Style => asset("text/css; charset=utf-8", include_str!("../assets/dashboard.css")),
+            AdminEndpoint::Script => asset("text/javascript; charset=utf-8", include_str!("../assets/dashboard.js")),
+            AdminEndpoint::Icon => asset("image/svg+xml", include_str!("../assets/icon.svg")),
+            AdminEndpoint::Events => match shared.viewers.get().and_then(Viewers::watch) {
                 Some(stream) => typed(StatusCode::OK, "text/event-stream", AdminBody::events(stream)),
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "too many viewers; poll panels.json\n"),
             },
-            Endpoint::Panels => {
-                let body = AdminBody::whole(page::panels_json(&View::of(shared)));
+            AdminEndpoint::Panels => {
+                let body = AdminBody::whole(page::panels_json(&View::of(&shared.state)));
                 typed(StatusCode::OK, "application/json", body)
             }
-            Endpoint::Stats => json(StatusCode::OK, &shared.gate.stats()),
-            Endpoint::Health => json(StatusCode::OK, &shared.gate.health()),
-            Endpoint::Degradation => {
-                let health = shared.gate.health();
+            AdminEndpoint::Stats => json(StatusCode::OK, &shared.state.gate.stats()),
+            AdminEndpoint::Health => json(StatusCode::OK, &shared.state.gate.health()),
+            AdminEndpoint::Degradation => {
+                let health = shared.state.gate.health();
                 json(StatusCode::OK, &serde_json::json!({ "degraded": health.degraded, "reasons": health.reasons }))
             }
-            Endpoint::Report => text(StatusCode::OK, &shared.gate.report()),
-            Endpoint::Overrides => json(StatusCode::OK, &shared.gate.overrides().list()),
-            Endpoint::Audit => json(StatusCode::OK, &shared.audit.all().await),
-            Endpoint::Fleet => json(StatusCode::OK, &shared.fleet.nodes(node(shared, &shared.gate.health()))),
-            Endpoint::Explain => answer(page::explain(&shared.gate, &form).await),
-            Endpoint::Subject => {
+            AdminEndpoint::Report => text(StatusCode::OK, &shared.state.gate.report()),
+            AdminEndpoint::Overrides => json(StatusCode::OK, &shared.state.gate.overrides().list()),
+            AdminEndpoint::Audit => json(StatusCode::OK, &shared.state.audit.all().await),
+            AdminEndpoint::Fleet => {
+                json(StatusCode::OK, &shared.state.fleet.nodes(node(&shared.state, &shared.state.gate.health())))
+            }
+            AdminEndpoint::Explain => answer(page::explain(&shared.state.gate, &form).await),
+            AdminEndpoint::Subject => {
                 let (tier, route) = (form.get("tier"), form.get("route"));
                 match form.need("subject") {
-                    Ok(text) => answer(subject::look(&shared.gate, text, tier, route).await),
+                    Ok(text) => answer(subject::look(&shared.state.gate, text, tier, route).await),
                     Err(error) => answer::<()>(Err(error)),
                 }
             }
@@ -269,13 +263,13 @@ impl Admin {
             return response;
         }
         let token = actor.may_act.then(|| self.shared.tokens.issue(self.shared.now()));
-        let html = page::render(&self.shared, form, token.as_deref()).await;
+        let html = page::render(&self.shared.state, form, token.as_deref()).await;
         typed(StatusCode::OK, "text/html; charset=utf-8", AdminBody::whole(html))
     }
 
     async fn act<B>(
         &self,
-        endpoint: Endpoint,
+        endpoint: AdminEndpoint,
         request: &Request<()>,
         body: B,
         actor: Actor,
@@ -302,11 +296,11 @@ impl Admin {
             }
         }
         let Action { text: action, result } = match endpoint {
-            Endpoint::Purge => actions::purge(&shared.gate, &form).await,
-            Endpoint::Override => actions::apply_override(&shared.gate, &form, &actor.name).await,
-            Endpoint::EndOverride => actions::end_override(&shared.gate, &form, &actor.name).await,
-            Endpoint::ResetSubject => actions::reset_subject(&shared.gate, &form).await,
-            _ => actions::grant_subject(&shared.gate, &form, shared.gate.health.wall()).await,
+            AdminEndpoint::Purge => actions::purge(&shared.state.gate, &form).await,
+            AdminEndpoint::Override => actions::apply_override(&shared.state.gate, &form, &actor.name).await,
+            AdminEndpoint::EndOverride => actions::end_override(&shared.state.gate, &form, &actor.name).await,
+            AdminEndpoint::ResetSubject => actions::reset_subject(&shared.state.gate, &form).await,
+            _ => actions::grant_subject(&shared.state.gate, &form, shared.state.gate.health.wall()).await,
         };
         self.audit(&form, actor, action, result, is_machine).await
     }
@@ -325,17 +319,17 @@ impl Admin {
             Err(error) => (false, error.to_string()),
         };
         let cut = |text: &str| text.chars().take(256).collect::<String>();
-        let at = self.shared.gate.health.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at = self.shared.state.gate.health.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let entry = AuditEntry {
             at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
-            node: self.shared.node.clone(),
+            node: self.shared.state.node.clone(),
             actor: actor.name,
             action: cut(&action),
             outcome: cut(&outcome),
             reason: cut(form.get("reason").unwrap_or_default()),
         };
-        self.shared.gate.health.mark("action", &format!("{}: {}", entry.action, entry.outcome));
-        self.shared.audit.add(entry).await;
+        self.shared.state.gate.health.mark("action", &format!("{}: {}", entry.action, entry.outcome));
+        self.shared.state.audit.add(entry).await;
         let status = if is_done { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
         if is_machine {
             return json(status, &serde_json::json!({ "action": action, "done": is_done, "outcome": outcome }));
@@ -350,9 +344,9 @@ impl Admin {
 async fn exchange(shared: Weak<AdminShared>) {
     loop {
         let Some(shared) = shared.upgrade() else { return };
-        let own = node(&shared, &shared.gate.health());
-        shared.fleet.exchange(&own).await;
-        shared.audit.flush().await;
+        let own = node(&shared.state, &shared.state.gate.health());
+        shared.state.fleet.exchange(&own).await;
+        shared.state.audit.flush().await;
         drop(shared);
         tokio::time::sleep(fleet::INTERVAL).await;
     }
@@ -429,6 +423,6 @@ where
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin").field("node", &self.shared.node).finish_non_exhaustive()
+        f.debug_struct("Admin").field("node", &self.shared.state.node).finish_non_exhaustive()
     }
 }

@@ -20,20 +20,20 @@ const TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// What an operator did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct AuditEntry {
+pub(in crate::admin) struct AuditEntry {
     /// Milliseconds since 1970.
-    pub(super) at: u64,
-    pub(super) node: String,
-    pub(super) actor: String,
+    pub(in crate::admin) at: u64,
+    pub(in crate::admin) node: String,
+    pub(in crate::admin) actor: String,
     /// What was asked, such as `purge tag prices`.
-    pub(super) action: String,
+    pub(in crate::admin) action: String,
     /// Result, or the reason of a failure.
-    pub(super) outcome: String,
-    pub(super) reason: String,
+    pub(in crate::admin) outcome: String,
+    pub(in crate::admin) reason: String,
 }
 
 /// The last entries.
-pub(super) struct Audit {
+pub(in crate::admin) struct Audit {
     node: String,
     entries: Mutex<VecDeque<AuditEntry>>,
     /// Entries that the store does not have yet, oldest first.
@@ -43,12 +43,12 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    pub(super) fn new(node: String, store: Option<Arc<dyn FleetRecords>>) -> Self {
+    pub(in crate::admin) fn new(node: String, store: Option<Arc<dyn FleetRecords>>) -> Self {
         Self { node, entries: Mutex::default(), unsent: Mutex::default(), number: AtomicU64::new(0), store }
     }
 
     /// Adds an entry here, then to the store. While the store is away it waits.
-    pub(super) async fn add(&self, entry: AuditEntry) {
+    pub(in crate::admin) async fn add(&self, entry: AuditEntry) {
         {
             let mut entries = self.entries.lock();
             if entries.len() == MAX_ENTRIES {
@@ -67,7 +67,7 @@ impl Audit {
     }
 
     /// Writes what the store does not have yet.
-    pub(super) async fn flush(&self) {
+    pub(in crate::admin) async fn flush(&self) {
         let Some(store) = &self.store else { return };
         loop {
             let Some(entry) = self.unsent.lock().pop_front() else { return };
@@ -82,12 +82,12 @@ impl Audit {
     }
 
     /// Returns the entries of this process, newest first.
-    pub(super) fn own(&self) -> Vec<AuditEntry> {
+    pub(in crate::admin) fn own(&self) -> Vec<AuditEntry> {
         self.entries.lock().iter().cloned().collect()
     }
 
     /// Returns the entries of all nodes, newest first; those of this process if the store is away.
-    pub(super) async fn all(&self) -> Vec<AuditEntry> {
+    pub(in crate::admin) async fn all(&self) -> Vec<AuditEntry> {
         let mut all = self.own();
         if let Some(store) = &self.store {
             let found: Result<_, Error> = store.list(KIND).await;

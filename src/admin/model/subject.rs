@@ -14,33 +14,33 @@ const KINDS: [&str; 8] = ["user", "key", "tenant", "token", "bearer", "account",
 
 /// What is known of a subject.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct SubjectReport {
+pub(in crate::admin) struct SubjectReport {
     /// As it was asked for.
-    pub(super) subject: String,
+    pub(in crate::admin) subject: String,
     /// Limits that count it, with what is left.
-    pub(super) limits: Vec<SubjectLimit>,
+    pub(in crate::admin) limits: Vec<SubjectLimit>,
     /// Whether a request would be admitted.
-    pub(super) is_admitted: bool,
+    pub(in crate::admin) is_admitted: bool,
     /// Time until it would.
-    pub(super) retry_after_seconds: Option<f64>,
+    pub(in crate::admin) retry_after_seconds: Option<f64>,
     /// Last refusals, newest first.
-    pub(super) refusals: Vec<Refusal>,
+    pub(in crate::admin) refusals: Vec<Refusal>,
 }
 
 /// One limit of a subject.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct SubjectLimit {
-    pub(super) name: String,
-    pub(super) quota: String,
-    pub(super) remaining: u64,
-    pub(super) resets_in_seconds: f64,
+pub(in crate::admin) struct SubjectLimit {
+    pub(in crate::admin) name: String,
+    pub(in crate::admin) quota: String,
+    pub(in crate::admin) remaining: u64,
+    pub(in crate::admin) resets_in_seconds: f64,
 }
 
 /// Names a subject: `user:42`, `tenant:acme`, or an address.
 ///
 /// # Errors
 /// If the text has neither form.
-pub(super) fn parse(text: &str) -> Result<Key<'static>, Error> {
+pub(in crate::admin) fn parse(text: &str) -> Result<Key<'static>, Error> {
     if let Ok(address) = text.parse() {
         return Ok(Key::ip(address));
     }
@@ -58,7 +58,7 @@ pub(super) fn parse(text: &str) -> Result<Key<'static>, Error> {
 }
 
 /// Names a subject of the gate's limits, under a tier and on a route if they are given.
-pub(super) fn name(
+pub(in crate::admin) fn name(
     gate: &Tollgate,
     text: &str,
     tier: Option<&str>,
@@ -75,7 +75,7 @@ pub(super) fn name(
 }
 
 /// Looks at a subject, or at the refusal with this reference.
-pub(super) async fn look(
+pub(in crate::admin) async fn look(
     gate: &Tollgate,
     text: &str,
     tier: Option<&str>,

@@ -4,26 +4,26 @@ use crate::base::error::Error;
 
 /// Decoded fields. A field that is given twice has its first value.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Form(Vec<(String, String)>);
+pub(in crate::admin) struct Form(Vec<(String, String)>);
 
 impl Form {
-    pub(super) fn parse(encoded: &[u8]) -> Self {
+    pub(in crate::admin) fn parse(encoded: &[u8]) -> Self {
         Self(form_urlencoded::parse(encoded).into_owned().collect())
     }
 
     /// Returns a field that is there and not empty.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in crate::admin) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.trim());
         value.filter(|value| !value.is_empty())
     }
 
     /// # Errors
     /// If the field is missing or empty.
-    pub(super) fn need(&self, name: &str) -> Result<&str, Error> {
+    pub(in crate::admin) fn need(&self, name: &str) -> Result<&str, Error> {
         self.get(name).ok_or_else(|| Error::config(format!("the field {name} is missing")))
     }
 
-    pub(super) fn is_set(&self, name: &str) -> bool {
+    pub(in crate::admin) fn is_set(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::live::EventStream;
+use super::viewers::EventStream;
 
 /// Body of an answer of [`Admin`](crate::Admin).
 pub struct AdminBody(Kind);

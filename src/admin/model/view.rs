@@ -1,42 +1,41 @@
 //! [`View`]: everything that the page shows, read once.
 
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, SystemTime};
 
 use super::audit::AuditEntry;
 use super::fleet::NodeSnapshot;
-use super::service::AdminShared;
+use super::state::AdminState;
 use crate::gate::health::RecentMinutes;
 use crate::limit::Refusal;
 use crate::upstream::UpstreamStats;
 use crate::{Health, OverrideStatus, Stats};
 
 /// Minutes of the charts.
-pub(super) const MINUTES: u64 = 60;
+pub(in crate::admin) const MINUTES: u64 = 60;
 /// Refusals of the page.
 const REFUSALS: usize = 12;
 
 /// What a page shows.
-pub(super) struct View {
-    pub(super) stats: Stats,
-    pub(super) health: Health,
-    pub(super) minutes: RecentMinutes,
+pub(in crate::admin) struct View {
+    pub(in crate::admin) stats: Stats,
+    pub(in crate::admin) health: Health,
+    pub(in crate::admin) minutes: RecentMinutes,
     /// Counts of the last 24 hours: calls avoided, and time saved.
-    pub(super) saved: (u64, Duration),
-    pub(super) money: Option<f64>,
-    pub(super) overrides: Vec<OverrideStatus>,
-    pub(super) audit: Vec<AuditEntry>,
-    pub(super) nodes: Vec<NodeSnapshot>,
-    pub(super) refusals: Vec<Refusal>,
-    pub(super) upstreams: Vec<UpstreamStats>,
-    pub(super) latency_target: Duration,
-    pub(super) node: String,
-    pub(super) up_for: Duration,
-    pub(super) wall: SystemTime,
+    pub(in crate::admin) saved: (u64, Duration),
+    pub(in crate::admin) money: Option<f64>,
+    pub(in crate::admin) overrides: Vec<OverrideStatus>,
+    pub(in crate::admin) audit: Vec<AuditEntry>,
+    pub(in crate::admin) nodes: Vec<NodeSnapshot>,
+    pub(in crate::admin) refusals: Vec<Refusal>,
+    pub(in crate::admin) upstreams: Vec<UpstreamStats>,
+    pub(in crate::admin) latency_target: Duration,
+    pub(in crate::admin) node: String,
+    pub(in crate::admin) up_for: Duration,
+    pub(in crate::admin) wall: SystemTime,
 }
 
 impl View {
-    pub(super) fn of(shared: &AdminShared) -> Self {
+    pub(in crate::admin) fn of(shared: &AdminState) -> Self {
         let gate = &shared.gate;
         let health = gate.health();
         let (minutes, day) = (gate.health.minutes(MINUTES), gate.health.day());
@@ -60,7 +59,7 @@ impl View {
 }
 
 /// Returns what this node tells the others.
-pub(super) fn node(shared: &AdminShared, health: &Health) -> NodeSnapshot {
+pub(in crate::admin) fn node(shared: &AdminState, health: &Health) -> NodeSnapshot {
     let recent = shared.gate.health.recent();
     NodeSnapshot {
         node: shared.node.clone(),
@@ -74,19 +73,4 @@ pub(super) fn node(shared: &AdminShared, health: &Health) -> NodeSnapshot {
         hit_ratio: recent.hit_ratio(),
         overrides: shared.gate.overrides().list().iter().map(|one| format!("{} {}", one.id, one.value)).collect(),
     }
-}
-
-/// Returns the hash of a configuration: nodes with the same limits, rules and version have the same.
-pub(super) fn configuration_hash(stats: &Stats, rules: &[String]) -> String {
-    // Keyed by nothing: nodes compare it.
-    let mut hasher = siphasher::sip::SipHasher13::new();
-    env!("CARGO_PKG_VERSION").hash(&mut hasher);
-    for limit in &stats.limits {
-        (&limit.name, &limit.quota, limit.mode.as_str()).hash(&mut hasher);
-    }
-    for limit in &stats.concurrency {
-        (&limit.name, limit.limit).hash(&mut hasher);
-    }
-    rules.hash(&mut hasher);
-    format!("{:08x}", hasher.finish() >> 32)
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::form::Form;
-use super::subject;
+use crate::admin::model::form::Form;
+use crate::admin::model::subject;
 use crate::base::error::Error;
 use crate::cache::PurgeScope;
 use crate::{Override, Tollgate};

@@ -29,11 +29,27 @@ pub struct AdminBuilder {
     access: AccessRules,
 }
 
-impl AdminBuilder {
-    pub(crate) fn new(gate: Tollgate) -> Self {
-        Self { gate, access: AccessRules::default() }
+impl Tollgate {
+    /// Returns a builder of the [admin service](crate::Admin): dashboard, statistics and actions for operators.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder().build()?;
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(gate.layer())
+    ///     .nest_service("/ops", gate.admin().secret("at least sixteen bytes").build()?);
+    /// # let _ = app;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn admin(&self) -> AdminBuilder {
+        AdminBuilder { gate: self.clone(), access: AccessRules::default() }
     }
+}
 
+impl AdminBuilder {
     /// Adds a secret of at least 16 bytes with which one may read and act: the password of HTTP Basic, or a Bearer token. Two
     /// are accepted while they are rotated.
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
