@@ -35,6 +35,9 @@ need redis-server redis-server
 need memcached memcached
 export TOLLGATE_TEST_MEMCACHED=1
 need openssl openssl
+need prometheus prometheus
+need promtool prometheus
+export TOLLGATE_TEST_PROMETHEUS=1
 export TOLLGATE_TEST_REDIS=1
 # A partition is made by a packet filter, in a network namespace of the test's own.
 need unshare util-linux

@@ -10,6 +10,7 @@
 //! | share both between processes, keep the cache over restarts | [`fleets`] |
 //! | protect the quota of an API | [`upstreams`] |
 //! | find slow queries | [`timing`] |
+//! | scrape metrics, with a dashboard and alerts | [`metrics`] |
 //! | test your limits and your outages | [`testing`] |
 //! | combine the layers with others | [`layer_order`] |
 //! | replace another crate | [`migrating`] |
@@ -52,9 +53,14 @@ pub mod upstreams {
     #![doc = include_str!("upstreams.md")]
 }
 
-/// Slow requests and queries, N+1, metrics.
+/// Slow requests and queries, N+1.
 pub mod timing {
     #![doc = include_str!("timing.md")]
+}
+
+/// Metrics for Prometheus, OpenMetrics and the `metrics` facade.
+pub mod metrics {
+    #![doc = include_str!("metrics.md")]
 }
 
 /// Tests without sleeping and without servers.

@@ -5,6 +5,7 @@
 mod given_once;
 pub(crate) mod inbound;
 pub(crate) mod inbound_builder;
+pub(crate) mod metrics;
 pub(crate) mod outbound;
 pub(crate) mod outbound_builder;
 pub(crate) mod stats;

@@ -16,6 +16,7 @@ use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tower_layer::Layer;
 
+use super::metrics::Metrics;
 use super::outbound_builder::UpstreamGateBuilder;
 #[cfg(feature = "postgres")]
 use super::usage::UsageRecorder;
@@ -140,6 +141,21 @@ impl UpstreamGate {
             cache,
             timing,
         }
+    }
+
+    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`] also offers OpenMetrics, and joins the
+    /// metrics of several gates.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let market = Tollgate::upstream("market").build()?;
+    /// assert!(market.prometheus().contains("tollgate_upstream_waits_total{upstream=\"market\"} 0"));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        Metrics::default().upstream(self).prometheus()
     }
 
     /// Returns the efficiency of the endpoints, lowest score first. Prints as aligned text.

@@ -5,8 +5,10 @@
 //! compares deadlines itself, and expired entries are evicted when space is needed.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 use super::hashed::Hashed;
@@ -30,6 +32,7 @@ pub struct MemoryCache {
     hits: AtomicU64,
     misses: AtomicU64,
     superseded: AtomicU64,
+    evictions: Arc<AtomicU64>,
     puts: [Mutex<()>; 16],
     capacity_bytes: u64,
 }
@@ -45,8 +48,15 @@ impl MemoryCache {
     /// ```
     #[must_use]
     pub fn new(bytes: u64) -> Self {
+        let evictions = Arc::<AtomicU64>::default();
+        let counter = evictions.clone();
         let entries = Cache::builder()
             .max_capacity(bytes)
+            .eviction_listener(move |_, _, cause| {
+                if cause == RemovalCause::Size {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            })
             .weigher(|_, stored: &Stored| u32::try_from(stored.weight()).unwrap_or(u32::MAX))
             .build_with_hasher(Hashed);
         Self {
@@ -54,6 +64,7 @@ impl MemoryCache {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
+            evictions,
             puts: Default::default(),
             capacity_bytes: bytes,
         }
@@ -112,6 +123,7 @@ impl CacheStore for MemoryCache {
         level.hits = self.hits.load(Ordering::Relaxed);
         level.misses = self.misses.load(Ordering::Relaxed);
         level.superseded = self.superseded.load(Ordering::Relaxed);
+        level.evictions = self.evictions.load(Ordering::Relaxed);
         level.entries = self.entries.entry_count();
         level.bytes = self.entries.weighted_size();
         level.capacity_bytes = self.capacity_bytes;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::facade::Series;
 use super::request_log::RequestLog;
+use super::request_series::RequestSeries;
 use super::shared::TimingShared;
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::detached_context::{CacheNote, LimitNote, Notes, RequestScope, ScopeOwner};
+use crate::base::metrics::duration_counts::BucketCounts;
+use crate::base::metrics::http_labels::{RequestKind, RequestLabels};
 use crate::base::sharded_counter::ShardedCounter;
 use crate::timing::measure::findings::{FindingKind, RequestFinding};
 use crate::timing::measure::histogram::Histogram;
@@ -44,9 +46,22 @@ pub(crate) struct RequestSummary<'a> {
     pub(crate) now: Timestamp,
     /// Duration in nanoseconds.
     pub(crate) took: u64,
+    pub(crate) kind: RequestKind,
     pub(crate) outcome: RequestOutcome,
     pub(crate) log: Option<&'a RequestLog>,
     pub(crate) notes: Notes,
+}
+
+/// Values of the counters of a route.
+pub(crate) struct RouteCounts {
+    pub(crate) requests: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) answered: u64,
+    pub(crate) errors: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) slow: u64,
+    pub(crate) queries: u64,
+    pub(crate) query_time: Duration,
 }
 
 /// Counters of one route. Requests in flight are those started and neither answered nor cancelled, so that a request
@@ -62,7 +77,7 @@ pub(crate) struct Route {
     queries: AtomicU64,
     query_nanos: AtomicU64,
     latencies: Latencies,
-    series: Series,
+    series: RequestSeries,
 }
 
 impl Route {
@@ -72,7 +87,6 @@ impl Route {
         let repeats = own.unwrap_or(&settings.repeats).clone();
         Self {
             name: name.into(),
-            core,
             repeats,
             started: ShardedCounter::default(),
             cancelled: AtomicU64::new(0),
@@ -80,8 +94,9 @@ impl Route {
             slow: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             query_nanos: AtomicU64::new(0),
-            latencies: Latencies::new(),
-            series: Series::requests(name),
+            latencies: Latencies::exported(core.buckets().clone()),
+            series: RequestSeries::default(),
+            core,
         }
     }
 
@@ -113,10 +128,14 @@ impl Route {
     pub(crate) fn finish(&self, ended: &RequestSummary<'_>) {
         match ended.outcome {
             RequestOutcome::Cancelled => add(&self.cancelled, 1),
-            RequestOutcome::Answered(status) if !status.is_server_error() => self.answered(ended),
-            RequestOutcome::Answered(_) | RequestOutcome::Failed => {
+            RequestOutcome::Answered(status) if !status.is_server_error() => self.answered(ended, Some(status)),
+            RequestOutcome::Answered(status) => {
                 add(&self.errors, 1);
-                self.answered(ended);
+                self.answered(ended, Some(status));
+            }
+            RequestOutcome::Failed => {
+                add(&self.errors, 1);
+                self.answered(ended, None);
             }
         }
         if ended.took >= self.core.slow_after() {
@@ -128,9 +147,13 @@ impl Route {
         self.core.report_pending();
     }
 
-    fn answered(&self, ended: &RequestSummary<'_>) {
-        self.latencies.record(ended.now, ended.took);
-        self.series.record(ended.took);
+    #[inline]
+    fn answered(&self, ended: &RequestSummary<'_>, status: Option<StatusCode>) {
+        if self.series.count(self.core.request_series(), &self.name, ended.kind.ended(status), ended.took) {
+            self.latencies.record(ended.now, ended.took);
+        } else {
+            self.latencies.record_other(ended.now, ended.took);
+        }
     }
 
     /// Counts a finding, and reports it if it is due.
@@ -163,6 +186,32 @@ impl Route {
         });
         let found = RequestFinding { kind: FindingKind::SlowRequest, query: None, count: 1, total: took, at: None };
         self.found(&found, ended.now, QuerySource::Program);
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Calls `each` with the labels and counts of each exported series.
+    pub(crate) fn series(&self, each: impl FnMut(RequestLabels, &BucketCounts)) {
+        self.series.each(&self.latencies.first(), each);
+    }
+
+    /// Returns the counts, without durations.
+    pub(crate) fn counts(&self) -> RouteCounts {
+        // Ends are read before starts, so that concurrent requests never make the difference negative.
+        let (ended, cancelled) = (self.latencies.count(), read(&self.cancelled));
+        let requests = self.started.sum(0);
+        RouteCounts {
+            requests,
+            in_flight: requests.saturating_sub(ended + cancelled),
+            answered: ended.saturating_sub(read(&self.errors)),
+            errors: read(&self.errors),
+            cancelled,
+            slow: read(&self.slow),
+            queries: read(&self.queries),
+            query_time: Duration::from_nanos(read(&self.query_nanos)),
+        }
     }
 
     pub(crate) fn stats(&self, now: Timestamp) -> RouteStats {

@@ -81,8 +81,13 @@ impl TimingState {
         &self.core
     }
 
+    /// Returns the counters of all routes, by name.
+    pub(crate) fn all_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.sorted().into_iter().map(|route| &**route)
+    }
+
     /// Returns every route with requests, and its statistics.
-    pub(crate) fn routes(&self) -> Vec<(&Route, RouteStats)> {
+    fn routes(&self) -> Vec<(&Route, RouteStats)> {
         let now = self.core.now();
         let all = self.routes.sorted().into_iter().map(|route| (&**route, route.stats(now)));
         all.filter(|(_, stats)| stats.requests > 0).collect()

@@ -63,11 +63,6 @@ impl Histogram {
         counts.map(|(bucket, count)| (middle(bucket), *count))
     }
 
-    /// Returns the number of values up to `nanos`. Values up to 1⁄32 above it are included if they share its bucket.
-    pub(crate) fn up_to(&self, nanos: u64) -> u64 {
-        self.counts.iter().take(index(nanos) + 1).sum()
-    }
-
     /// Returns the number of values.
     pub(crate) const fn count(&self) -> u64 {
         self.count
@@ -104,7 +99,7 @@ impl Histogram {
 }
 
 /// Returns the bucket of a value.
-pub(crate) const fn index(nanos: u64) -> usize {
+pub(super) const fn index(nanos: u64) -> usize {
     let top = (1 << TOP) - 1;
     let nanos = if nanos > top { top } else { nanos };
     let octave = 63 - (nanos | 1).leading_zeros();

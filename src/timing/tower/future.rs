@@ -19,6 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, LogSlot, Notes, RequestScope};
 use crate::base::error::BoxError;
 use crate::base::headers::SERVER_TIMING;
+use crate::base::metrics::http_labels::RequestKind;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::context::RequestContext;
@@ -107,6 +108,7 @@ pub(crate) struct RequestWatch {
     started: Timestamp,
     stopped: bool,
     series: ResponseTimes,
+    kind: RequestKind,
 }
 
 /// Delivery of `Server-Timing`.
@@ -137,20 +139,21 @@ impl ResponseTimes {
 impl RequestWatch {
     #[inline(always)]
     pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16, context: &mut RequestContext) -> Self {
+        let kind = RequestKind::default();
         // A request that a handler sends through its own gate is inside it too, and has no mark.
         if detached_context::is_inside_gate(gate) && gate_mark::is_marked(head.extensions(), gate) {
             state.warn_of_repeated_gate();
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
-            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
+            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing, kind };
         }
         if !state.measures(head) {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
             // A gate that measures nothing still recognizes itself.
             let slot = if gate == 0 { slot } else { LogSlot::unmeasured().inside(gate) };
-            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
+            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing, kind };
         }
-        let (route, kind) = state.begin(head);
-        context.note_route(kind);
+        let (route, found) = state.begin(head);
+        context.note_route(found);
         let series = ResponseTimes::of(state, head);
         let started = context.now(&state.settings().clock);
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
@@ -163,7 +166,8 @@ impl RequestWatch {
             slot = slot.inside(gate);
         }
         let span = RequestSpan::open(&mut slot);
-        Self { slot, span, started, stopped: false, series }
+        let kind = RequestKind::of(head.method(), head.uri());
+        Self { slot, span, started, stopped: false, series, kind }
     }
 
     /// Runs `work` as part of this request.
@@ -189,7 +193,7 @@ impl RequestWatch {
         let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
         let (took, notes) = (now.nanos_since(self.started), self.notes(log));
-        route.finish(&RequestSummary { now, took, outcome, log, notes });
+        route.finish(&RequestSummary { now, took, kind: self.kind, outcome, log, notes });
         harvest_health::request(route.core().settings());
         Some(now)
     }
