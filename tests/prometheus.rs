@@ -1,5 +1,5 @@
 //! A real Prometheus scrapes a service and answers queries; the board and the alert rules of `examples/grafana` work in it.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
+#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/metered.rs"]
 mod metered;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -15,8 +15,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-/// Longest wait for a scrape to show a value.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two attempts, and the number of attempts: a minute.
+const PAUSE: Duration = Duration::from_millis(50);
+const ATTEMPTS: usize = 1_200;
 
 /// Whether `./test.sh` has made sure that a server is installed.
 pub fn wanted() -> bool {
@@ -54,12 +55,13 @@ impl Prometheus {
         let server = started.expect("prometheus is installed: ./test.sh does that");
         let client = Client::builder(TokioExecutor::new()).build_http();
         let server = Self { server, folder, address, client };
-        let started = Instant::now();
-        while server.get("/-/ready").await.is_none() {
-            assert!(started.elapsed() < PATIENCE, "prometheus does not answer");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        for _ in 0..ATTEMPTS {
+            if server.get("/-/ready").await.is_some() {
+                return server;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        server
+        panic!("prometheus does not answer");
     }
 
     async fn get(&self, path: &str) -> Option<Bytes> {
@@ -80,15 +82,15 @@ impl Prometheus {
 
     /// Returns the values of a query as soon as there are any, and they are what is asked for.
     pub async fn values(&self, query: &str, are: impl Fn(&[f64]) -> bool) -> Vec<f64> {
-        let started = Instant::now();
-        loop {
-            let values = self.query(query).await;
-            if !values.is_empty() && are(&values) {
-                return values;
+        let mut last = Vec::new();
+        for _ in 0..ATTEMPTS {
+            last = self.query(query).await;
+            if !last.is_empty() && are(&last) {
+                return last;
             }
-            assert!(started.elapsed() < PATIENCE, "{query} returns {values:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(PAUSE).await;
         }
+        panic!("{query} returns {last:?}");
     }
 
     /// Returns the health and the last error of the target.
