@@ -54,7 +54,7 @@ async fn a_server_that_is_down_at_start_is_missed_and_then_found() {
     let page = node.layer.prometheus();
     openmetrics_parser::prometheus::parse_prometheus(&page).expect("a page");
     assert!(
-        page.contains("tollgate_limit_store_up{store=\"redis\"} 0")
+        page.contains("tollgate_limit_store_up{store=\"redis limits\"} 0")
             && !page.contains("tollgate_limit_degraded_total 0"),
         "{page}"
     );

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::inbound_builder::TollgateBuilder;
-use super::metrics::Metrics;
 use super::stats::Stats;
 #[cfg(feature = "postgres")]
 use super::usage::UsageRecorder;
 use crate::base::body::{Keep, Wrap};
 use crate::base::error::Error;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::context::GatePlace;
@@ -255,7 +256,7 @@ impl Tollgate {
         self.layer.timing.set_mode(mode);
     }
 
-    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`] also offers OpenMetrics, and joins the
+    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`](crate::Metrics) also offers OpenMetrics, and joins the
     /// metrics of gates of upstreams.
     ///
     /// ```
@@ -266,7 +267,16 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        Metrics::of(self).prometheus()
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics.
+    pub(super) fn fill_metrics(&self, out: &mut dyn Samples) {
+        self.layer.timing.fill_metrics(out);
+        self.layer.limit.fill_metrics(out);
+        self.layer.cache.fill_metrics("", out);
     }
 
     /// Waits until detached fetches and revalidations are done, at most a second, returns leased blocks of limits, and writes

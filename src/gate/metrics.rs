@@ -123,15 +123,7 @@ impl Metrics {
     }
 
     fn fill(&self, out: &mut dyn Samples) {
-        if let Some(gate) = &self.gate {
-            gate.layer.timing.fill_metrics(out);
-            gate.layer.limit.fill_metrics(out);
-            gate.layer.cache.fill_metrics("", out);
-        }
-        for gate in &self.upstreams {
-            gate.layer.timing.fill_metrics(out);
-            gate.layer.cache.fill_metrics(gate.layer.upstream.name(), out);
-            gate.layer.upstream.fill_metrics(out);
-        }
+        self.gate.iter().for_each(|gate| gate.fill_metrics(out));
+        self.upstreams.iter().for_each(|gate| gate.fill_metrics(out));
     }
 }

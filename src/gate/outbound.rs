@@ -16,11 +16,12 @@ use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tower_layer::Layer;
 
-use super::metrics::Metrics;
 use super::outbound_builder::UpstreamGateBuilder;
 #[cfg(feature = "postgres")]
 use super::usage::UsageRecorder;
 use crate::base::body::Keep;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::cache::{Cache, CacheLayer, CacheStats, DataCache, Invalidate};
 use crate::context::GatePlace;
 use crate::timing::{Timing, TimingLayer, TimingStats};
@@ -143,7 +144,7 @@ impl UpstreamGate {
         }
     }
 
-    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`] also offers OpenMetrics, and joins the
+    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`](crate::Metrics) also offers OpenMetrics, and joins the
     /// metrics of several gates.
     ///
     /// ```
@@ -155,7 +156,16 @@ impl UpstreamGate {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        Metrics::default().upstream(self).prometheus()
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics.
+    pub(super) fn fill_metrics(&self, out: &mut dyn Samples) {
+        self.layer.timing.fill_metrics(out);
+        self.layer.cache.fill_metrics(self.layer.upstream.name(), out);
+        self.layer.upstream.fill_metrics(out);
     }
 
     /// Returns the efficiency of the endpoints, lowest score first. Prints as aligned text.

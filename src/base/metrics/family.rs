@@ -114,7 +114,7 @@ labels! {
     DECISION = "outcome", "2", "`admitted`, `refused`";
     LIMIT_OUTCOME = "outcome", "3", "`admitted`, `refused`, `shadowed`";
     LIMIT = "limit", "one per limit and tier", "name of the limit or tier";
-    STORE = "store", "1", "name of the shared store, such as `redis`";
+    STORE = "store", "1", "name of the shared store, such as `redis limits`";
     WINDOW = "window", "4 + 16", "`minute`, `hour`, `day`, `month`, or the upstream's name of a limit";
     CALL_REASON = "reason", "4", "a `RejectedReason`";
 }
