@@ -37,6 +37,11 @@ impl RequestKind {
         Self(method | if https { Self::HTTPS } else { 0 })
     }
 
+    /// Returns `http_request_method`.
+    pub(crate) fn method(self) -> &'static str {
+        METHODS.get(usize::from(self.0 & 15)).copied().unwrap_or(METHODS[0])
+    }
+
     /// Adds the status of the response; `None` if the inner service failed.
     #[inline]
     pub(crate) fn ended(self, status: Option<StatusCode>) -> RequestLabels {
@@ -75,7 +80,7 @@ impl RequestLabels {
 
     /// Returns `http_request_method`.
     pub(crate) fn method(self) -> &'static str {
-        METHODS.get(usize::from(self.kind() & 15)).copied().unwrap_or(METHODS[0])
+        RequestKind(self.kind()).method()
     }
 
     /// Returns `url_scheme`.

@@ -39,7 +39,7 @@ pub(crate) enum HttpMetrics {
 
 impl HttpMetrics {
     /// Returns the status from which a response is a failure, as OpenTelemetry defines it for servers and clients.
-    fn errors_from(&self) -> u16 {
+    pub(crate) fn errors_from(&self) -> u16 {
         if matches!(self, Self::Upstream(_)) { CLIENT_ERROR } else { SERVER_ERROR }
     }
 

@@ -72,6 +72,8 @@ pub(crate) struct TimingSettings {
     pub(crate) except: Option<ExceptedRoutes>,
     pub(crate) max_routes: usize,
     pub(crate) server_timing: Reporting,
+    /// Whether each request has a span with its outcome.
+    pub(crate) request_spans: bool,
     pub(crate) http_metrics: HttpMetrics,
     /// Buckets of exported histograms of requests, and of queries.
     pub(crate) buckets: Bounds,
@@ -97,6 +99,7 @@ impl Default for TimingSettings {
             except: None,
             max_routes: MAX_ROUTES,
             server_timing: Reporting::Never,
+            request_spans: false,
             http_metrics: HttpMetrics::Server,
             buckets: Bounds::http(),
             query_buckets: Bounds::db(),

@@ -25,6 +25,7 @@ use crate::base::request_head::RequestHead;
 use crate::context::RequestContext;
 use crate::timing::engine::harvest_health;
 use crate::timing::engine::request_log::{RequestLog, Sums};
+use crate::timing::engine::request_series::{self, HttpMetrics};
 use crate::timing::engine::route_stats::{RequestOutcome, RequestSummary, Route};
 use crate::timing::engine::span::RequestSpan;
 use crate::timing::engine::state::TimingState;
@@ -165,8 +166,11 @@ impl RequestWatch {
         if gate != 0 {
             slot = slot.inside(gate);
         }
-        let span = RequestSpan::open(&mut slot);
         let kind = RequestKind::of(head.method(), head.uri());
+        let span = match state.settings().request_spans {
+            true => described_span(state, &mut slot, kind),
+            false => RequestSpan::open(&mut slot),
+        };
         Self { slot, span, started, stopped: false, series, kind }
     }
 
@@ -193,6 +197,12 @@ impl RequestWatch {
         let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
         let (took, notes) = (now.nanos_since(self.started), self.notes(log));
+        let labels = match outcome {
+            RequestOutcome::Answered(status) => Some(self.kind.ended(Some(status))),
+            RequestOutcome::Failed => Some(self.kind.ended(None)),
+            RequestOutcome::Cancelled => None,
+        };
+        self.span.finish(labels, route.core().settings().http_metrics.errors_from(), notes);
         route.finish(&RequestSummary { now, took, kind: self.kind, outcome, log, notes });
         harvest_health::request(route.core().settings());
         Some(now)
@@ -228,6 +238,14 @@ impl RequestWatch {
         }
         response
     }
+}
+
+/// Opens the span of a request that traces show.
+#[cold]
+fn described_span(state: &TimingState, slot: &mut LogSlot, kind: RequestKind) -> RequestSpan {
+    let name = slot.scope().and_then(parts).map(|(route, _)| request_series::route(route.name()).to_owned());
+    let is_client = matches!(state.settings().http_metrics, HttpMetrics::Upstream(_));
+    RequestSpan::described(slot, kind.method(), &name.unwrap_or_default(), is_client)
 }
 
 /// Returns the route of a scope, and the request's log, if any.

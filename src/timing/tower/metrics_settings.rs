@@ -1,4 +1,4 @@
-//! Settings of [`TimingBuilder`] for metrics.
+//! Settings of [`TimingBuilder`] for metrics and traces.
 
 use std::time::Duration;
 
@@ -86,6 +86,22 @@ impl TimingBuilder {
     /// ```
     pub fn query_text_label(mut self, on: bool) -> Self {
         self.settings.query_text_label = on;
+        self
+    }
+
+    /// Opens a span for each request (feature `tracing`), named by method and route, with the status and the outcomes of cache and
+    /// limits. Defaults to `false`. Work that continues without the client is part of it; a fetch that does so has a child span
+    /// `fetch` at the level `DEBUG`.
+    ///
+    /// ```
+    /// use tollgate::timing::TimingLayer;
+    ///
+    /// let timing = TimingLayer::builder().request_spans(true).build()?;
+    /// # let _ = timing;
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn request_spans(mut self, on: bool) -> Self {
+        self.settings.request_spans = on;
         self
     }
 
