@@ -19,6 +19,7 @@ use exposition::Exposition;
 use http_body_util::Full;
 use metered::Metered;
 use redis_server::RedisServer;
+use tollgate::cache::{CacheLayer, Cached};
 use tollgate::store::redis::Redis;
 use tollgate::timing::{TimingBuilder, TimingLayer, timed_query};
 use tollgate::{Clock, ManualClock, Metrics, Tollgate};
@@ -305,6 +306,29 @@ async fn a_counter_never_falls_while_requests_run() {
         Exposition::read(&timing.prometheus()).sum("http_server_request_duration_seconds_count", &[]),
         Some(20_000.0)
     );
+}
+
+#[tokio::test]
+async fn evictions_are_counted_and_removals_are_not() {
+    let cache = CacheLayer::in_memory(1 << 20);
+    let values: Cached<String> = cache.data().cached("values").build().expect("a namespace");
+    for _ in 0..2 {
+        values.put(0_u64, "x".repeat(10_000)).await.expect("stored");
+    }
+    assert_eq!(cache.stats().levels[0].evictions, 0, "it was replaced");
+    for key in 1..300_u64 {
+        values.put(key, "x".repeat(10_000)).await.expect("stored");
+    }
+    let level = &cache.stats().levels[0];
+    assert!(level.evictions > 100 && level.evictions + level.entries == 300, "{level:?}");
+    let evictions = level.evictions;
+    for key in 0..300_u64 {
+        values.remove(key).await.expect("removed");
+    }
+    let level = &cache.stats().levels[0];
+    assert_eq!((level.entries, level.evictions), (0, evictions));
+    let page = Exposition::read(&cache.prometheus());
+    assert_eq!(page.sum("tollgate_cache_level_evictions_total", &[("level", "memory")]), Some(evictions as f64));
 }
 
 /// Keeps what is handed to the facade: values of counters and gauges, numbers of durations.
