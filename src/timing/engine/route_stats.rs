@@ -20,6 +20,9 @@ use crate::timing::measure::latencies::Latencies;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::{Latency, RouteStats, SlowRequest, Windows};
 
+/// Status from which a response of a server is an error.
+const SERVER_ERROR: u16 = 500;
+
 /// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestOutcome {
@@ -50,6 +53,18 @@ pub(crate) struct RequestSummary<'a> {
     pub(crate) outcome: RequestOutcome,
     pub(crate) log: Option<&'a RequestLog>,
     pub(crate) notes: Notes,
+}
+
+impl RequestSummary<'_> {
+    /// Returns the labels of the request in metrics; `None` if it was cancelled.
+    #[inline]
+    pub(crate) fn labels(&self) -> Option<RequestLabels> {
+        match self.outcome {
+            RequestOutcome::Answered(status) => Some(self.kind.ended(Some(status))),
+            RequestOutcome::Failed => Some(self.kind.ended(None)),
+            RequestOutcome::Cancelled => None,
+        }
+    }
 }
 
 /// Values of the counters of a route.
@@ -126,16 +141,18 @@ impl Route {
     /// Records a finished request.
     #[inline]
     pub(crate) fn finish(&self, ended: &RequestSummary<'_>) {
-        match ended.outcome {
-            RequestOutcome::Cancelled => add(&self.cancelled, 1),
-            RequestOutcome::Answered(status) if !status.is_server_error() => self.answered(ended, Some(status)),
-            RequestOutcome::Answered(status) => {
-                add(&self.errors, 1);
-                self.answered(ended, Some(status));
-            }
-            RequestOutcome::Failed => {
-                add(&self.errors, 1);
-                self.answered(ended, None);
+        match ended.labels() {
+            None => add(&self.cancelled, 1),
+            Some(labels) => {
+                if labels.failed(SERVER_ERROR) {
+                    add(&self.errors, 1);
+                }
+                // At one place only, so that it is inlined.
+                if self.series.count(self.core.request_series(), &self.name, labels, ended.took) {
+                    self.latencies.record(ended.now, ended.took);
+                } else {
+                    self.latencies.record_other(ended.now, ended.took);
+                }
             }
         }
         if ended.took >= self.core.slow_after() {
@@ -145,15 +162,6 @@ impl Route {
             log.findings().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
         }
         self.core.report_pending();
-    }
-
-    #[inline]
-    fn answered(&self, ended: &RequestSummary<'_>, status: Option<StatusCode>) {
-        if self.series.count(self.core.request_series(), &self.name, ended.kind.ended(status), ended.took) {
-            self.latencies.record(ended.now, ended.took);
-        } else {
-            self.latencies.record_other(ended.now, ended.took);
-        }
     }
 
     /// Counts a finding, and reports it if it is due.

@@ -52,11 +52,28 @@ impl RequestSpan {
         if span.is_disabled() { Self::open(slot) } else { Self(Some(Box::new(span))) }
     }
 
-    /// Adds the outcome of the request; `labels` is `None` if it was cancelled.
     #[inline]
+    pub(crate) const fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Adds the outcome of the request; `labels` is `None` if it was cancelled.
+    #[cold]
     pub(crate) fn finish(&self, labels: Option<RequestLabels>, errors_from: u16, notes: Notes) {
-        if let Some(span) = &self.0 {
-            finish(span, labels, errors_from, notes);
+        let Some(span) = &self.0 else { return };
+        let error = labels.map_or_else(|| "cancelled".to_owned(), |labels| labels.error(errors_from));
+        if let Some(status) = labels.and_then(|labels| labels.status().parse::<u16>().ok()) {
+            span.record("http.response.status_code", status);
+        }
+        if !error.is_empty() {
+            span.record("error.type", &*error);
+            span.record("otel.status_code", "ERROR");
+        }
+        if let Some(cache) = notes.cache.map(CacheNote::as_str) {
+            span.record("tollgate.cache", cache);
+        }
+        if let Some(limit) = notes.limit.map(LimitNote::as_str) {
+            span.record("tollgate.limit", limit);
         }
     }
 
@@ -76,24 +93,6 @@ impl RequestSpan {
             None => work(),
             Some(span) => span.in_scope(work),
         }
-    }
-}
-
-#[cold]
-fn finish(span: &Span, labels: Option<RequestLabels>, errors_from: u16, notes: Notes) {
-    let error = labels.map_or_else(|| "cancelled".to_owned(), |labels| labels.error(errors_from));
-    if let Some(status) = labels.and_then(|labels| labels.status().parse::<u16>().ok()) {
-        span.record("http.response.status_code", status);
-    }
-    if !error.is_empty() {
-        span.record("error.type", &*error);
-        span.record("otel.status_code", "ERROR");
-    }
-    if let Some(cache) = notes.cache.map(CacheNote::as_str) {
-        span.record("tollgate.cache", cache);
-    }
-    if let Some(limit) = notes.limit.map(LimitNote::as_str) {
-        span.record("tollgate.limit", limit);
     }
 }
 

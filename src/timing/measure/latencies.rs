@@ -79,6 +79,7 @@ impl Latencies {
     }
 
     /// Records one value that [`first`](Self::first) excludes.
+    #[inline(never)]
     pub(crate) fn record_other(&self, now: Timestamp, nanos: u64) {
         self.turn_to(now);
         self.others.get_or_init(counts)[histogram::index(nanos)].fetch_add(1, Ordering::Relaxed);

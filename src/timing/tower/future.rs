@@ -196,14 +196,15 @@ impl RequestWatch {
     fn count(&self, outcome: RequestOutcome) -> Option<Timestamp> {
         let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
-        let (took, notes) = (now.nanos_since(self.started), self.notes(log));
-        let labels = match outcome {
-            RequestOutcome::Answered(status) => Some(self.kind.ended(Some(status))),
-            RequestOutcome::Failed => Some(self.kind.ended(None)),
-            RequestOutcome::Cancelled => None,
-        };
-        self.span.finish(labels, route.core().settings().http_metrics.errors_from(), notes);
-        route.finish(&RequestSummary { now, took, kind: self.kind, outcome, log, notes });
+        let took = now.nanos_since(self.started);
+        // Few requests are slow or have a span, and only those need them.
+        let noted = took >= route.core().slow_after() || self.span.is_open();
+        let notes = if noted { self.notes(log) } else { Notes::default() };
+        let ended = RequestSummary { now, took, kind: self.kind, outcome, log, notes };
+        if self.span.is_open() {
+            self.span.finish(ended.labels(), route.core().settings().http_metrics.errors_from(), notes);
+        }
+        route.finish(&ended);
         harvest_health::request(route.core().settings());
         Some(now)
     }
