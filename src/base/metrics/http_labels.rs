@@ -2,6 +2,8 @@
 //!
 //! Clients choose methods and schemes, so only known ones are distinguished.
 
+use std::num::NonZeroU32;
+
 use http::{Method, StatusCode, Uri};
 
 /// Known methods, as OpenTelemetry lists them; others are `_OTHER`.
@@ -46,36 +48,36 @@ impl RequestKind {
     #[inline]
     pub(crate) fn ended(self, status: Option<StatusCode>) -> RequestLabels {
         let status = status.map_or(0, |status| status.as_u16());
-        RequestLabels(RequestLabels::KNOWN | u32::from(self.0) << 16 | u32::from(status))
+        RequestLabels(RequestLabels::KNOWN | (u32::from(self.0) << 16 | u32::from(status)))
     }
 }
 
 /// Labels of a finished request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestLabels(u32);
+pub(crate) struct RequestLabels(NonZeroU32);
 
 impl RequestLabels {
-    const KNOWN: u32 = 1 << 31;
+    const KNOWN: NonZeroU32 = nonzero(1 << 31);
     /// Stands for the labels of further series, of requests that succeeded.
-    pub(crate) const OTHER: Self = Self(200);
+    pub(crate) const OTHER: Self = Self(nonzero(200));
     /// The same for requests that failed.
-    pub(crate) const OTHER_FAILED: Self = Self(500);
+    pub(crate) const OTHER_FAILED: Self = Self(nonzero(500));
 
     /// Whether this stands for further series.
     pub(crate) const fn is_other(self) -> bool {
-        self.0 & Self::KNOWN == 0
+        self.0.get() & Self::KNOWN.get() == 0
     }
 
-    pub(crate) const fn packed(self) -> u32 {
+    pub(crate) const fn packed(self) -> NonZeroU32 {
         self.0
     }
 
     const fn kind(self) -> u8 {
-        (self.0 >> 16) as u8
+        (self.0.get() >> 16) as u8
     }
 
     const fn status_code(self) -> u16 {
-        self.0 as u16
+        self.0.get() as u16
     }
 
     /// Returns `http_request_method`.
@@ -95,7 +97,8 @@ impl RequestLabels {
 
     /// Whether the request failed: the status is at least `from`, or there is none.
     pub(crate) const fn failed(self, from: u16) -> bool {
-        self.status_code() == 0 || self.status_code() >= from
+        // No status, which is 0, wraps around.
+        self.status_code().wrapping_sub(1) >= from - 1
     }
 
     /// Returns `error_type`: the status if it is at least `from`, `_OTHER` without a response; empty on success.
@@ -105,6 +108,13 @@ impl RequestLabels {
             status if status >= from => status.to_string(),
             _ => String::new(),
         }
+    }
+}
+
+const fn nonzero(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
     }
 }
 

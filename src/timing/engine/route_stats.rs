@@ -12,7 +12,7 @@ use super::shared::TimingShared;
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::detached_context::{CacheNote, LimitNote, Notes, RequestScope, ScopeOwner};
 use crate::base::metrics::duration_counts::BucketCounts;
-use crate::base::metrics::http_labels::{RequestKind, RequestLabels};
+use crate::base::metrics::http_labels::RequestLabels;
 use crate::base::sharded_counter::ShardedCounter;
 use crate::timing::measure::findings::{FindingKind, RequestFinding};
 use crate::timing::measure::histogram::Histogram;
@@ -44,27 +44,14 @@ pub(crate) enum QuerySource {
     Subscriber,
 }
 
-/// Summary of a finished request.
+/// Summary of a slow request.
 pub(crate) struct RequestSummary<'a> {
     pub(crate) now: Timestamp,
     /// Duration in nanoseconds.
     pub(crate) took: u64,
-    pub(crate) kind: RequestKind,
     pub(crate) outcome: RequestOutcome,
     pub(crate) log: Option<&'a RequestLog>,
     pub(crate) notes: Notes,
-}
-
-impl RequestSummary<'_> {
-    /// Returns the labels of the request in metrics; `None` if it was cancelled.
-    #[inline]
-    pub(crate) fn labels(&self) -> Option<RequestLabels> {
-        match self.outcome {
-            RequestOutcome::Answered(status) => Some(self.kind.ended(Some(status))),
-            RequestOutcome::Failed => Some(self.kind.ended(None)),
-            RequestOutcome::Cancelled => None,
-        }
-    }
 }
 
 /// Values of the counters of a route.
@@ -138,30 +125,23 @@ impl Route {
         add(&self.query_nanos, nanos(took));
     }
 
-    /// Records a finished request.
+    /// Counts a finished request; without labels, it was cancelled.
     #[inline]
-    pub(crate) fn finish(&self, ended: &RequestSummary<'_>) {
-        match ended.labels() {
-            None => add(&self.cancelled, 1),
-            Some(labels) => {
-                if labels.failed(SERVER_ERROR) {
-                    add(&self.errors, 1);
-                }
-                // At one place only, so that it is inlined.
-                if self.series.count(self.core.request_series(), &self.name, labels, ended.took) {
-                    self.latencies.record(ended.now, ended.took);
-                } else {
-                    self.latencies.record_other(ended.now, ended.took);
-                }
-            }
+    pub(crate) fn count(&self, now: Timestamp, took: u64, labels: Option<RequestLabels>) {
+        let Some(labels) = labels else { return add(&self.cancelled, 1) };
+        // The first series is one of requests that succeeded.
+        if self.series.count(self.core.request_series(), &self.name, labels, took) {
+            return self.latencies.record(now, took);
         }
-        if ended.took >= self.core.slow_after() {
-            self.slow(ended);
+        if labels.failed(SERVER_ERROR) {
+            add(&self.errors, 1);
         }
-        if let Some(log) = ended.log {
-            log.findings().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
-        }
-        self.core.report_pending();
+        self.latencies.record_other(now, took);
+    }
+
+    /// Counts and reports what was found in a request.
+    pub(crate) fn report_findings(&self, log: &RequestLog, now: Timestamp) {
+        log.findings().iter().for_each(|found| self.found(found, now, QuerySource::Program));
     }
 
     /// Counts a finding, and reports it if it is due.
@@ -169,8 +149,9 @@ impl Route {
         self.core.found(&self.name, found, now, source);
     }
 
+    /// Records a slow request.
     #[cold]
-    fn slow(&self, ended: &RequestSummary<'_>) {
+    pub(crate) fn record_slow(&self, ended: &RequestSummary<'_>) {
         add(&self.slow, 1);
         let took = Duration::from_nanos(ended.took);
         let status = match ended.outcome {

@@ -154,7 +154,7 @@ impl TimingShared {
 
     /// Reports pending findings.
     #[inline]
-    pub(super) fn report_pending(&self) {
+    pub(crate) fn report_pending(&self) {
         if self.pending.any.load(Ordering::Relaxed) && self.pending.any.swap(false, Ordering::Acquire) {
             let list = std::mem::take(&mut *lock(&self.pending.list));
             list.iter().for_each(|(route, found)| self.settings.events.emit(&found.event(route)));

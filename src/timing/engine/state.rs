@@ -32,6 +32,9 @@ impl TimingState {
         // One extra place: unmatched requests neither displace a route nor are displaced.
         let limit = settings.max_routes + 1;
         settings.clock.warm_up();
+        if settings.request_spans {
+            harvest_health::request_spans();
+        }
         let core = Arc::new(TimingShared::new(settings));
         let shared = core.clone();
         let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));

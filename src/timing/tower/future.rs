@@ -19,7 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, LogSlot, Notes, RequestScope};
 use crate::base::error::BoxError;
 use crate::base::headers::SERVER_TIMING;
-use crate::base::metrics::http_labels::RequestKind;
+use crate::base::metrics::http_labels::{RequestKind, RequestLabels};
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::context::RequestContext;
@@ -167,10 +167,8 @@ impl RequestWatch {
             slot = slot.inside(gate);
         }
         let kind = RequestKind::of(head.method(), head.uri());
-        let span = match state.settings().request_spans {
-            true => described_span(state, &mut slot, kind),
-            false => RequestSpan::open(&mut slot),
-        };
+        let has_span = harvest_health::has_spans();
+        let span = if has_span { open_span(state, &mut slot, kind) } else { RequestSpan::none() };
         Self { slot, span, started, stopped: false, series, kind }
     }
 
@@ -197,16 +195,44 @@ impl RequestWatch {
         let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
         let took = now.nanos_since(self.started);
-        // Few requests are slow or have a span, and only those need them.
-        let noted = took >= route.core().slow_after() || self.span.is_open();
-        let notes = if noted { self.notes(log) } else { Notes::default() };
-        let ended = RequestSummary { now, took, kind: self.kind, outcome, log, notes };
-        if self.span.is_open() {
-            self.span.finish(ended.labels(), route.core().settings().http_metrics.errors_from(), notes);
+        let labels = self.labels(outcome);
+        route.count(now, took, labels);
+        if took >= route.core().slow_after() || self.span.is_open() {
+            self.finish_rare((route, log), now, took, outcome);
         }
-        route.finish(&ended);
+        if let Some(log) = log {
+            route.report_findings(log, now);
+        }
+        route.core().report_pending();
         harvest_health::request(route.core().settings());
         Some(now)
+    }
+
+    /// Returns the labels of the request in metrics; `None` if it was cancelled.
+    #[inline]
+    fn labels(&self, outcome: RequestOutcome) -> Option<RequestLabels> {
+        match outcome {
+            RequestOutcome::Answered(status) => Some(self.kind.ended(Some(status))),
+            RequestOutcome::Failed => Some(self.kind.ended(None)),
+            RequestOutcome::Cancelled => None,
+        }
+    }
+
+    /// Records a slow request, and the outcome in the request's span.
+    #[cold]
+    fn finish_rare(
+        &self,
+        (route, log): (&Route, Option<&RequestLog>),
+        now: Timestamp,
+        took: u64,
+        outcome: RequestOutcome,
+    ) {
+        let notes = self.notes(log);
+        let errors_from = route.core().settings().http_metrics.errors_from();
+        self.span.finish(self.labels(outcome), errors_from, notes);
+        if took >= route.core().slow_after() {
+            route.record_slow(&RequestSummary { now, took, outcome, log, notes });
+        }
     }
 
     /// Returns notes of other layers: from the request's own task, else from detached work.
@@ -241,9 +267,12 @@ impl RequestWatch {
     }
 }
 
-/// Opens the span of a request that traces show.
+/// Opens the span of a request: for traces, or for a harvest.
 #[cold]
-fn described_span(state: &TimingState, slot: &mut LogSlot, kind: RequestKind) -> RequestSpan {
+fn open_span(state: &TimingState, slot: &mut LogSlot, kind: RequestKind) -> RequestSpan {
+    if !state.settings().request_spans {
+        return RequestSpan::open(slot);
+    }
     let name = slot.scope().and_then(parts).map(|(route, _)| request_series::route(route.name()).to_owned());
     let is_client = matches!(state.settings().http_metrics, HttpMetrics::Upstream(_));
     RequestSpan::described(slot, kind.method(), &name.unwrap_or_default(), is_client)

@@ -1,6 +1,7 @@
 //! [`CallSeries`]: durations of calls, exported by endpoint, method and status.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -26,7 +27,7 @@ pub(crate) struct CallSeries {
 }
 
 /// Index of the endpoint, and the labels of the call.
-type SeriesKey = (usize, u32);
+type SeriesKey = (usize, NonZeroU32);
 
 struct CallDurations {
     endpoint: Box<str>,
