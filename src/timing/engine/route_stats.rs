@@ -129,14 +129,14 @@ impl Route {
     #[inline]
     pub(crate) fn count(&self, now: Timestamp, took: u64, labels: Option<RequestLabels>) {
         let Some(labels) = labels else { return add(&self.cancelled, 1) };
-        // The first series is one of requests that succeeded.
-        if self.series.count(self.core.request_series(), &self.name, labels, took) {
-            return self.latencies.record(now, took);
-        }
         if labels.failed(SERVER_ERROR) {
             add(&self.errors, 1);
         }
-        self.latencies.record_other(now, took);
+        if self.series.count(self.core.request_series(), &self.name, labels, took) {
+            self.latencies.record(now, took);
+        } else {
+            self.latencies.record_other(now, took);
+        }
     }
 
     /// Counts and reports what was found in a request.
