@@ -13,42 +13,48 @@ const METHODS: [&str; 10] = ["_OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "
 const FAILED: &str = "_OTHER";
 
 /// What is known of a request when it arrives: its method and scheme.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RequestKind(u8);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestKind(NonZeroU32);
+
+impl Default for RequestKind {
+    fn default() -> Self {
+        Self(RequestLabels::KNOWN)
+    }
+}
 
 impl RequestKind {
     /// Set if the scheme is `https`.
-    const HTTPS: u8 = 16;
+    const HTTPS: u32 = 16 << 16;
 
     #[inline]
     pub(crate) fn of(method: &Method, uri: &Uri) -> Self {
         let method = match *method {
-            Method::GET => 1,
-            Method::HEAD => 2,
-            Method::POST => 3,
-            Method::PUT => 4,
-            Method::DELETE => 5,
-            Method::CONNECT => 6,
-            Method::OPTIONS => 7,
-            Method::TRACE => 8,
-            Method::PATCH => 9,
+            Method::GET => 1 << 16,
+            Method::HEAD => 2 << 16,
+            Method::POST => 3 << 16,
+            Method::PUT => 4 << 16,
+            Method::DELETE => 5 << 16,
+            Method::CONNECT => 6 << 16,
+            Method::OPTIONS => 7 << 16,
+            Method::TRACE => 8 << 16,
+            Method::PATCH => 9 << 16,
             _ => 0,
         };
         // A target in origin form names no scheme.
         let https = uri.scheme().is_some_and(|scheme| *scheme == http::uri::Scheme::HTTPS);
-        Self(method | if https { Self::HTTPS } else { 0 })
+        Self(RequestLabels::KNOWN | (method | if https { Self::HTTPS } else { 0 }))
     }
 
     /// Returns `http_request_method`.
     pub(crate) fn method(self) -> &'static str {
-        METHODS.get(usize::from(self.0 & 15)).copied().unwrap_or(METHODS[0])
+        METHODS.get((self.0.get() >> 16 & 15) as usize).copied().unwrap_or(METHODS[0])
     }
 
     /// Adds the status of the response; `None` if the inner service failed.
     #[inline]
     pub(crate) fn ended(self, status: Option<StatusCode>) -> RequestLabels {
         let status = status.map_or(0, |status| status.as_u16());
-        RequestLabels(RequestLabels::KNOWN | (u32::from(self.0) << 16 | u32::from(status)))
+        RequestLabels(self.0 | u32::from(status))
     }
 }
 
@@ -72,22 +78,18 @@ impl RequestLabels {
         self.0
     }
 
-    const fn kind(self) -> u8 {
-        (self.0.get() >> 16) as u8
-    }
-
     const fn status_code(self) -> u16 {
         self.0.get() as u16
     }
 
     /// Returns `http_request_method`.
     pub(crate) fn method(self) -> &'static str {
-        RequestKind(self.kind()).method()
+        RequestKind(self.0).method()
     }
 
     /// Returns `url_scheme`.
     pub(crate) const fn scheme(self) -> &'static str {
-        if self.kind() & RequestKind::HTTPS == 0 { "http" } else { "https" }
+        if self.0.get() & RequestKind::HTTPS == 0 { "http" } else { "https" }
     }
 
     /// Returns `http_response_status_code`; empty without a response.
