@@ -42,6 +42,9 @@ axe=target/axe-core/node_modules/axe-core/axe.min.js
 need npm npm
 [ -f "$axe" ] || npm install --silent --prefix target/axe-core axe-core@4
 export TOLLGATE_TEST_AXE=$PWD/$axe
+need prometheus prometheus
+need promtool prometheus
+export TOLLGATE_TEST_PROMETHEUS=1
 export TOLLGATE_TEST_REDIS=1
 # A partition is made by a packet filter, in a network namespace of the test's own.
 need unshare util-linux

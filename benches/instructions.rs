@@ -46,7 +46,7 @@ struct Cost {
 }
 
 /// The paths, by name.
-const PATHS: [Path; 14] = [
+const PATHS: [Path; 16] = [
     ("bare service", |n| run(Origin, n)),
     ("limit, accepted, no fields", |n| run(limit(Limit::per_ip(plenty()).shadow()).layer(Origin), n)),
     ("limit, accepted, three fields", |n| run(limit(Limit::per_ip(plenty())).layer(Origin), n)),
@@ -61,7 +61,15 @@ const PATHS: [Path; 14] = [
     ("cache revalidation", |n| expired(Unchanged, n)),
     ("axum, a layer that does nothing", |n| run(router().layer(Identity::new()), n)),
     ("axum, cache, no rule covers it", |n| run(router().layer(cache_for("/quotes/{symbol}")), n)),
+    (SCRAPE, scrape),
+    (WRITE, write),
 ];
+
+/// A scrape of 256 routes, and writing its lines from numbers that are ready: parts of a hundred, since they take long.
+const SCRAPE: &str = "a hundredth of a scrape of 256 routes";
+const WRITE: &str = "a hundredth of writing its lines";
+/// How much more than writing its lines a scrape may cost.
+const MOST_FOR_A_SCRAPE: u64 = 2;
 
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().collect();
@@ -112,6 +120,10 @@ fn compare(counted: &[(&str, Cost)], check: bool) -> Result<(), Failure> {
         if before.is_none_or(has_grown) {
             grown.push(format!("{name}: {} → {count}", before.unwrap_or_default()));
         }
+    }
+    let of = |wanted: &str| counted.iter().find(|(name, _)| *name == wanted).map_or(0, |(_, cost)| cost.instructions);
+    if of(SCRAPE) > MOST_FOR_A_SCRAPE * of(WRITE) {
+        grown.push(format!("{SCRAPE}: more than {MOST_FOR_A_SCRAPE} × {WRITE}"));
     }
     if !same_compiler {
         println!("the baseline is another compiler's: ratios to the bare service are compared");
@@ -218,6 +230,56 @@ where
     let hand = ManualClock::new();
     let cache = CacheLayer::builder().rules(rules()).clock(Clock::Manual(hand.clone())).build().expect("a layer");
     fetch(cache.layer(service), &hand, n);
+}
+
+/// A timing layer with requests on 256 routes, of which every fourth also failed.
+fn measured() -> TimingLayer {
+    let routes: Vec<String> = (0..256).map(|n| format!("/route/{n}/{{status}}")).collect();
+    let hand = ManualClock::new();
+    let timing = TimingLayer::builder().routes(&routes).clock(Clock::Manual(hand.clone())).build().expect("a layer");
+    let service = timing.layer(tower::service_fn(move |request: Request<()>| {
+        hand.advance(Duration::from_micros(300));
+        let failed = request.uri().path().ends_with("500");
+        let mut response = Response::new(Full::<Bytes>::default());
+        *response.status_mut() = if failed { http::StatusCode::BAD_GATEWAY } else { http::StatusCode::OK };
+        std::future::ready(Ok::<_, Infallible>(response))
+    }));
+    for n in 0..256 {
+        for status in [200, 500].into_iter().take(if n % 4 == 0 { 2 } else { 1 }) {
+            let request = Request::get(format!("/route/{n}/{status}")).body(()).expect("a request");
+            drop(service.clone().oneshot(request).now_or_never().expect("answered at once"));
+        }
+    }
+    timing
+}
+
+/// Scrapes `n` hundredths of a time.
+fn scrape(n: u64) {
+    let timing = measured();
+    for _ in 0..n / 100 {
+        drop(std::hint::black_box(timing.prometheus()));
+    }
+}
+
+/// Writes the lines of such a page.
+fn write(n: u64) {
+    let page = measured().prometheus();
+    let number = |text: &str| text.parse::<f64>().ok();
+    let lines: Vec<(&str, Option<f64>)> = page
+        .lines()
+        .map(|line| line.rsplit_once(' ').map_or((line, None), |(series, value)| (series, number(value))))
+        .collect();
+    for _ in 0..n / 100 {
+        let mut text = String::with_capacity(page.len() + 1_024);
+        for (series, value) in &lines {
+            let _ = match value {
+                Some(value) if value.fract() == 0.0 => writeln!(text, "{series} {}", *value as u64),
+                Some(value) => writeln!(text, "{series} {value}"),
+                None => writeln!(text, "{series}"),
+            };
+        }
+        drop(std::hint::black_box(text));
+    }
 }
 
 fn still() -> Clock {

@@ -58,7 +58,7 @@
 //! | `admin` | a dashboard, statistics and actions for operators: `Tollgate::admin` |
 //! | `axum` | the client's address from `ConnectInfo`, and the route from `MatchedPath` |
 //! | `tracing` | warnings and findings as `tracing` events, spans for detached work, and the harvest of sqlx's queries |
-//! | `metrics` | every measurement to the `metrics` facade, for the exporter that the application has installed |
+//! | `metrics` | every metric to the `metrics` facade, for the exporter that the application has installed: [`Metrics::publish`] |
 //! | `testing` | the module [`testing`] |
 //! | `redis` | limits and cached responses shared through Redis or Valkey, standalone, Sentinel or Cluster: [`store`] |
 //! | `redis-tls` | `rediss://`: Redis over TLS, with rustls |
@@ -106,6 +106,7 @@ pub use gate::health::settings::HealthBuilder;
 pub use gate::health::status::{CacheHealth, DatabaseHealth, Health};
 pub use gate::inbound::{Tollgate, TollgateLayer, TollgateService};
 pub use gate::inbound_builder::TollgateBuilder;
+pub use gate::metrics::Metrics;
 pub use gate::outbound::{UpstreamGate, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
 pub use gate::outbound_builder::UpstreamGateBuilder;
 pub use gate::overrides::handle::Overrides;

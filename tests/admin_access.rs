@@ -1,5 +1,4 @@
 //! The admin service as attackers, proxies and load balancers meet it.
-#![expect(clippy::expect_used, reason = "a test may fail")]
 
 #[path = "support/ops.rs"]
 mod ops;

@@ -53,7 +53,11 @@ async fn a_server_that_is_down_at_start_is_missed_and_then_found() {
     assert!(node.stats().degraded >= 1_000);
     let page = node.layer.prometheus();
     openmetrics_parser::prometheus::parse_prometheus(&page).expect("a page");
-    assert!(page.contains("tollgate_limit_store_up 0") && !page.contains("tollgate_limit_degraded_total 0"), "{page}");
+    assert!(
+        page.contains("tollgate_limit_store_up{store=\"redis limits\"} 0")
+            && !page.contains("tollgate_limit_degraded_total 0"),
+        "{page}"
+    );
     node.until("it was said", |node| node.heard("StoreDown") > 0).await;
     admitted(&node, 1_000, IP).await;
     assert_eq!(node.heard("StoreDown"), 1, "once, not for each request");

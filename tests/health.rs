@@ -1,5 +1,5 @@
 //! How a gate judges itself: scripted situations, and what an operator reads of them.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 #[path = "support/redis.rs"]
 mod redis;

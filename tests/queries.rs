@@ -1,15 +1,18 @@
 //! Queries of any driver: what is counted for a request, what is found in it, and what is said about it.
 #![expect(clippy::expect_used, reason = "a test may fail")]
 
+#[path = "support/exposition.rs"]
+mod exposition;
+
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use exposition::Exposition;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use openmetrics_parser::PrometheusValue;
 use tollgate::timing::{
     FindingKind, Repeats, TimingBuilder, TimingLayer, timed, timed_acquire, timed_query, timed_upstream,
 };
@@ -326,28 +329,18 @@ async fn prometheus_reads_the_page() {
             timed_acquire(async { hand.advance(ms(7)) }).await;
         })
         .await;
-    let page = world.timing.prometheus();
-    let scraped = openmetrics_parser::prometheus::parse_prometheus(&page).unwrap_or_else(|e| panic!("{e:?}\n{page}"));
-    let find = |name: &str, label: &str, value: &str| {
-        let family = scraped.families.get(name).unwrap_or_else(|| panic!("{name} in\n{page}"));
-        let sample = family
-            .iter_samples()
-            .find(|sample| sample.get_labelset().is_ok_and(|labels| labels.get_label_value(label) == Some(value)));
-        sample.unwrap_or_else(|| panic!("{name} of {value} in\n{page}")).value.clone()
-    };
-    let PrometheusValue::Histogram(http) = find("http_server_request_duration_seconds", "http_route", "/users") else {
-        panic!("a histogram")
-    };
-    let counts: Vec<f64> = http.buckets.iter().map(|bucket| bucket.count.as_f64()).collect();
-    assert_eq!((counts.len(), http.count), (15, Some(2)));
-    assert_eq!(counts[..3], [1.0, 1.0, 2.0], "5, 10 and 25 ms");
-    for query in ["SELECT name FROM users WHERE id = ?", "a \\\"name\\\" with \\\\ and \\n"] {
-        let found = find("db_client_operation_duration_seconds", "db_query_summary", query);
-        assert!(matches!(found, PrometheusValue::Histogram(_)));
-    }
-    assert!(
-        matches!(find("tollgate_findings_total", "kind", "n_plus_one"), PrometheusValue::Counter(n) if n.value.as_f64() == 1.0)
+    let page = Exposition::read(&world.timing.prometheus());
+    let (bucket, route) = ("http_server_request_duration_seconds_bucket", ("http_route", "/users"));
+    let below = |bound| page.sum(bucket, &[route, ("le", bound)]);
+    assert_eq!(
+        (below("0.0025"), below("0.005"), below("0.01"), below("0.025")),
+        (Some(0.0), Some(1.0), Some(1.0), Some(2.0))
     );
+    let queries = |summary| page.sum("db_client_operation_duration_seconds_count", &[("db_query_summary", summary)]);
+    assert_eq!(queries("SELECT users"), Some(5.0), "the text of a statement is no label");
+    assert_eq!(queries("a \"name\" with \\ and \n"), Some(1.0));
+    assert_eq!(page.sum("db_client_connection_wait_time_seconds_sum", &[]), Some(0.007));
+    assert_eq!(page.sum("tollgate_findings_total", &[("kind", "n_plus_one")]), Some(1.0));
 }
 
 #[tokio::test]

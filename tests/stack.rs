@@ -61,11 +61,13 @@ async fn prometheus_reads_what_limits_decided() {
         send(&app, ask("/", "192.0.2.1")).await;
     }
     let page = gate.prometheus();
-    openmetrics_parser::prometheus::parse_prometheus(&page).expect("a page");
     for line in [
         "tollgate_limit_decisions_total{outcome=\"admitted\"} 2",
         "tollgate_limit_decisions_total{outcome=\"refused\"} 1",
-        "tollgate_limit_refusals_total{limit=\"ip\"} 1",
+        "tollgate_limit_requests_total{limit=\"ip\",outcome=\"admitted\"} 2",
+        "tollgate_limit_requests_total{limit=\"ip\",outcome=\"refused\"} 1",
+        "tollgate_limit_requests_total{limit=\"ip\",outcome=\"shadowed\"} 0",
+        "tollgate_limit_route_refusals_total{http_route=\"/\"} 1",
         "tollgate_limit_degraded_total 0",
     ] {
         assert!(page.contains(line), "{page}");

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::TryFutureExt;
 use futures_util::future::{self, MapOk, Ready, ready};
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use tollgate::Tollgate;
@@ -27,12 +27,12 @@ pub(crate) struct Metrics(Option<Arc<Page>>);
 
 struct Page {
     path: String,
-    gate: Tollgate,
+    metrics: tollgate::Metrics,
 }
 
 impl Metrics {
     pub(crate) fn of(gate: &Tollgate, path: Option<String>) -> Self {
-        Self(path.map(|path| Arc::new(Page { path, gate: gate.clone() })))
+        Self(path.map(|path| Arc::new(Page { path, metrics: tollgate::Metrics::of(gate) })))
     }
 }
 
@@ -67,16 +67,10 @@ where
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         match &self.metrics.0 {
             Some(page) if page.path == request.uri().path() => {
-                future::Either::Left(ready(Ok(told(&page.gate).map(Either::Left))))
+                let response = page.metrics.respond(request.headers());
+                future::Either::Left(ready(Ok(response.map(|text| Either::Left(Full::from(text))))))
             }
             _ => future::Either::Right(self.inner.call(request).map_ok(|response| response.map(Either::Right))),
         }
     }
-}
-
-fn told(gate: &Tollgate) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(gate.prometheus()));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }

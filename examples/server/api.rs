@@ -14,12 +14,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
-use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
 use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
 use tollgate::limit::{Draft, Tiers};
 use tollgate::timing::{timed, timed_upstream};
 use tollgate::upstream::{Credits, Error, UpstreamLayer};
+use tollgate::{Metrics, Tollgate};
 use tower::{Layer, ServiceExt, service_fn};
 
 /// Price of an upstream call, in dollars.
@@ -92,7 +92,7 @@ pub(crate) fn app(
         .layer(gate.layer())
         // Outside the gate: the gate reads the extensions that it inserts.
         .layer(from_fn(authenticate));
-    let (for_stats, for_metrics, quota) = (gate.clone(), gate.clone(), upstream.quota.clone());
+    let (for_stats, metrics, quota) = (gate.clone(), Metrics::of(&gate), upstream.quota.clone());
     let stats = move || {
         let mut stats = json!(for_stats.stats());
         stats["upstream"] = json!(quota.stats());
@@ -101,7 +101,7 @@ pub(crate) fn app(
     let app = measured
         .route("/upstream-calls", get(upstream_calls))
         .route("/stats.json", get(stats))
-        .route("/metrics", get(async move || for_metrics.prometheus()))
+        .route("/metrics", get(async move |headers: HeaderMap| metrics.respond(&headers)))
         // Outside the gate too: operators are neither limited nor measured.
         .nest_service("/ops", gate.admin().local_only().build()?)
         .with_state(upstream.clone());

@@ -225,9 +225,12 @@ pub(crate) fn current() -> Option<RequestScope> {
 
 /// Runs `future` in the current scope and span.
 pub(crate) fn carry<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
-    let marks = CURRENT.try_with(|current| current.marks.get()).unwrap_or_default();
-    let marks = Marks { notes: Notes::NONE, ..marks };
-    in_span(Carried { slot: LogSlot { scope: current(), marks }, future })
+    in_span(Carried::new(future))
+}
+
+/// Runs a fetch in the current scope, and in a span of its own within the current one.
+pub(crate) fn carry_fetch<F: Future + Send>(fetch: F) -> impl Future<Output = F::Output> + Send {
+    in_fetch_span(Carried::new(fetch))
 }
 
 pin_project! {
@@ -236,6 +239,14 @@ pin_project! {
         slot: LogSlot,
         #[pin]
         future: F,
+    }
+}
+
+impl<F> Carried<F> {
+    fn new(future: F) -> Self {
+        let marks = CURRENT.try_with(|current| current.marks.get()).unwrap_or_default();
+        let marks = Marks { notes: Notes::NONE, ..marks };
+        Self { slot: LogSlot { scope: current(), marks }, future }
     }
 }
 
@@ -260,6 +271,24 @@ fn in_span<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Sen
 
 #[cfg(not(feature = "tracing"))]
 fn in_span<F: Future + Send>(future: F) -> F {
+    future
+}
+
+/// The span follows from the request's, which may end before it.
+#[cfg(feature = "tracing")]
+fn in_fetch_span<F: Future + Send>(future: F) -> impl Future<Output = F::Output> + Send {
+    use tracing::Instrument;
+    let request = tracing::Span::current();
+    let fetch = tracing::debug_span!(target: "tollgate::fetch", "fetch");
+    if fetch.is_disabled() {
+        return future.instrument(request);
+    }
+    fetch.follows_from(&request);
+    future.instrument(fetch)
+}
+
+#[cfg(not(feature = "tracing"))]
+fn in_fetch_span<F: Future + Send>(future: F) -> F {
     future
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod headers;
 pub(crate) mod json_units;
 pub(crate) mod lock;
 pub(crate) mod maybe_ready;
+pub(crate) mod metrics;
 pub(crate) mod mode;
 pub(crate) mod outage;
 pub(crate) mod random;

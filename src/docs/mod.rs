@@ -11,6 +11,7 @@
 //! | protect the quota of an API | [`upstreams`] |
 //! | find slow queries | [`timing`] |
 //! | see how it is doing, and act | [`operating`] |
+//! | scrape metrics, with a dashboard and alerts | [`metrics`] |
 //! | test your limits and your outages | [`testing`] |
 //! | combine the layers with others | [`layer_order`] |
 //! | replace another crate | [`migrating`] |
@@ -53,7 +54,7 @@ pub mod upstreams {
     #![doc = include_str!("upstreams.md")]
 }
 
-/// Slow requests and queries, N+1, metrics.
+/// Slow requests and queries, N+1.
 pub mod timing {
     #![doc = include_str!("timing.md")]
 }
@@ -61,6 +62,11 @@ pub mod timing {
 /// A dashboard, its data, and actions for operators.
 pub mod operating {
     #![doc = include_str!("operating.md")]
+}
+
+/// Metrics for Prometheus, OpenMetrics and the `metrics` facade.
+pub mod metrics {
+    #![doc = include_str!("metrics.md")]
 }
 
 /// Tests without sleeping and without servers.

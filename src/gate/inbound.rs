@@ -23,6 +23,8 @@ use super::stats::Stats;
 use super::usage::UsageRecorder;
 use crate::base::body::{Keep, Wrap};
 use crate::base::error::Error;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::context::GatePlace;
@@ -320,33 +322,8 @@ impl Tollgate {
         self.layer.timing.set_mode(mode);
     }
 
-    /// Renders the statistics in Prometheus text format: the metrics of
-    /// [`TimingLayer::prometheus`](crate::timing::TimingLayer::prometheus), and those of the limits and of
-    /// the levels of the cache:
-    ///
-    /// | metric | type | unit | labels |
-    /// |---|---|---|---|
-    /// | `tollgate_limit_decisions_total` | counter | requests | `outcome`: `admitted`, `refused` |
-    /// | `tollgate_limit_refusals_total` | counter | rejections | `limit`: name of the limit or tier |
-    /// | `tollgate_limit_degraded_total` | counter | local decisions during an outage of the shared store | |
-    /// | `tollgate_limit_store_up` | gauge | 1 if the shared store is reachable and used | |
-    /// | `tollgate_limit_store_decisions_total` | counter | decisions made by the store or on its behalf | |
-    /// | `tollgate_limit_store_leased_total` | counter | decisions paid from a lease | |
-    /// | `tollgate_limit_store_remembered_total` | counter | rejections repeated from memory | |
-    /// | `tollgate_limit_store_commands_total` | counter | commands | |
-    /// | `tollgate_limit_store_failures_total` | counter | commands that failed or timed out | |
-    /// | `tollgate_cache_level_hits_total` | counter | look-ups answered | `level` |
-    /// | `tollgate_cache_level_misses_total` | counter | look-ups not answered | `level` |
-    /// | `tollgate_cache_level_errors_total` | counter | calls that failed or timed out | `level` |
-    /// | `tollgate_cache_level_decode_errors_total` | counter | values that could not be used | `level` |
-    /// | `tollgate_cache_level_superseded_total` | counter | values replaced by a later fetch | `level` |
-    /// | `tollgate_cache_level_dropped_total` | counter | values not stored because too many waited | `level` |
-    /// | `tollgate_cache_level_entries` | gauge | entries; 0 if unknown | `level` |
-    /// | `tollgate_cache_level_bytes` | gauge | bytes; 0 if unknown | `level` |
-    /// | `tollgate_cache_level_capacity_bytes` | gauge | bytes; 0 if unknown | `level` |
-    /// | `tollgate_cache_level_invalidations_pending` | gauge | invalidations not yet delivered | `level` |
-    /// | `tollgate_cache_level_up` | gauge | 1 if the level is available | `level` |
-    /// | `tollgate_cache_level_lookup_seconds` | gauge | seconds | `level`, `quantile`: `0.5`, `0.99` |
+    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`](crate::Metrics) also offers OpenMetrics, and joins the
+    /// metrics of gates of upstreams.
     ///
     /// ```
     /// # fn example(gate: tollgate::Tollgate) {
@@ -356,7 +333,16 @@ impl Tollgate {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        self.layer.timing.prometheus() + &self.layer.limit.prometheus() + &self.layer.cache.prometheus()
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics.
+    pub(super) fn fill_metrics(&self, out: &mut dyn Samples) {
+        self.layer.timing.fill_metrics(out);
+        self.layer.limit.fill_metrics(out);
+        self.layer.cache.fill_metrics("", out);
     }
 
     /// Waits until detached fetches and revalidations are done, at most a second, returns leased blocks of limits, and writes

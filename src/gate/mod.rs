@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod inbound;
 mod inbound_build;
 pub(crate) mod inbound_builder;
+pub(crate) mod metrics;
 pub(crate) mod outbound;
 pub(crate) mod outbound_builder;
 pub(crate) mod overrides;

@@ -20,6 +20,8 @@ use super::outbound_builder::UpstreamGateBuilder;
 #[cfg(feature = "postgres")]
 use super::usage::UsageRecorder;
 use crate::base::body::Keep;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::cache::{Cache, CacheLayer, CacheStats, DataCache, Invalidate};
 use crate::context::GatePlace;
 use crate::timing::{Timing, TimingLayer, TimingStats};
@@ -140,6 +142,30 @@ impl UpstreamGate {
             cache,
             timing,
         }
+    }
+
+    /// Renders the metrics of all layers in Prometheus text format. [`Metrics`](crate::Metrics) also offers OpenMetrics, and joins the
+    /// metrics of several gates.
+    ///
+    /// ```
+    /// use tollgate::Tollgate;
+    ///
+    /// let market = Tollgate::upstream("market").build()?;
+    /// assert!(market.prometheus().contains("tollgate_upstream_waits_total{upstream=\"market\"} 0"));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics.
+    pub(super) fn fill_metrics(&self, out: &mut dyn Samples) {
+        self.layer.timing.fill_metrics(out);
+        self.layer.cache.fill_metrics(self.layer.upstream.name(), out);
+        self.layer.upstream.fill_metrics(out);
     }
 
     /// Returns the efficiency of the endpoints, lowest score first. Prints as aligned text.

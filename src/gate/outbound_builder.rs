@@ -63,10 +63,10 @@ pub struct UpstreamGateBuilder {
 impl UpstreamGateBuilder {
     pub(super) fn new(name: String) -> Self {
         Self {
+            timing: TimingLayer::builder().outbound(&name),
             upstream: UpstreamLayer::builder(name),
             cache: CacheLayer::builder().outbound(),
             cached: false,
-            timing: TimingLayer::builder().outbound(),
             credential: None,
             rules_decide: false,
             weights: Weights::default(),

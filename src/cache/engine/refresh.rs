@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::coalesce::detached_fetch::detach;
+use super::coalesce::detached_fetch::detach_fetch;
 use super::coalesce::table::Leader;
 use crate::base::clock::Timestamp;
 use crate::cache::engine::barrier::Validity;
@@ -38,7 +38,7 @@ impl Engine {
         Fut: Future<Output = bool> + Send,
     {
         let Some(slot) = self.bounds.refreshes.try_acquire() else { return };
-        detach(async move {
+        detach_fetch(async move {
             let Refresh { key, old, leader, lease, publish } = refresh;
             let permit = match self.in_process || lease.is_zero() {
                 true => FetchPermit::Free,

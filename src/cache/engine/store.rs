@@ -202,6 +202,10 @@ pub struct LevelStats {
     /// Number of values that were not stored because too many waited to be written.
     #[serde(rename = "dropped_total")]
     pub dropped: u64,
+    /// Number of entries evicted to make room, and of entries not admitted because others are requested more often; 0 if
+    /// unknown.
+    #[serde(rename = "evictions_total")]
+    pub evictions: u64,
     /// Whether the level is available. Unavailable levels are skipped.
     pub up: bool,
     /// Number of the latest invalidation received, for shared stores.

@@ -152,6 +152,11 @@ reasons! {
 impl Reason {
     pub(crate) const COUNT: usize = Self::ALL.len();
 
+    /// Whether the request alone is the reason: the cache was not asked.
+    pub(crate) const fn is_of_request(self) -> bool {
+        self.index() <= Self::RequestNoStore.index()
+    }
+
     pub(crate) const fn index(self) -> usize {
         self as usize
     }

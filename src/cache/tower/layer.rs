@@ -8,11 +8,14 @@ use tower_layer::Layer;
 
 use super::builder::CacheBuilder;
 use super::invalidate::Invalidate;
+use super::metrics;
 use super::service::Cache;
 use super::shared::CacheShared;
 use super::stats::CacheStats;
 use crate::base::body::Wrap;
 use crate::base::error::Error;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
 use crate::cache::data::DataCache;
 use crate::cache::http::rules::{CompiledRules, Routing, Rules};
@@ -118,7 +121,8 @@ impl CacheLayer {
         self.core.stats()
     }
 
-    /// Returns the statistics of the [levels](crate::cache::LevelStats) in Prometheus text format, labelled `level`.
+    /// Renders the statistics in Prometheus text format: requests by route, the [levels](crate::cache::LevelStats) and the
+    /// namespaces of typed values. See the guide [`metrics`](crate::docs::metrics).
     ///
     /// ```
     /// use tollgate::cache::CacheLayer;
@@ -128,7 +132,14 @@ impl CacheLayer {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        super::prometheus::render(&self.stats().levels)
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics("", &mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics, of the gate of this upstream; it is empty for incoming requests.
+    pub(crate) fn fill_metrics(&self, upstream: &str, out: &mut dyn Samples) {
+        metrics::fill(&self.stats(), upstream, out);
     }
 
     /// Changes the mode of the cache: on, off or shadow. A cache that was not [enabled](CacheBuilder::enabled) stays off.

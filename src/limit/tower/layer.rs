@@ -10,12 +10,14 @@ use super::builder::RateLimitBuilder;
 use super::service::RateLimit;
 use crate::base::body::Wrap;
 use crate::base::error::Error;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
 use crate::identity::Key;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::fallback::OnOutage;
 use crate::limit::engine::limiter::Limiter;
-use crate::limit::engine::prometheus;
+use crate::limit::engine::metrics;
 use crate::limit::engine::refusals::Refusal;
 use crate::limit::engine::reload::LimitSetting;
 use crate::limit::engine::stats::RateLimitStats;
@@ -112,7 +114,7 @@ impl RateLimitLayer {
     }
 
     /// Renders the statistics in Prometheus text format, including the state of a shared store. Empty if the layer is
-    /// disabled.
+    /// disabled. See the guide [`metrics`](crate::docs::metrics).
     ///
     /// ```
     /// use tollgate::limit::{Quota, RateLimitLayer};
@@ -122,7 +124,16 @@ impl RateLimitLayer {
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        self.limiter.as_ref().map(|limiter| prometheus::render(&limiter.stats())).unwrap_or_default()
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics.
+    pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
+        if let Some(limiter) = &self.limiter {
+            metrics::fill(&limiter.stats(), out);
+        }
     }
 
     /// Names a subject of the limits, to look at, charge, reset or grant it without a request: see [`LimitSubject`].

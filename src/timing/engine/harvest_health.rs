@@ -4,7 +4,7 @@
 //! as [`TimingStats::harvest`](crate::timing::TimingStats::harvest). After 100 requests without an event, one warning
 //! names the likely cause.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::settings::TimingSettings;
 use super::span;
@@ -19,11 +19,25 @@ const REQUESTS_BEFORE_WARNING: u64 = 100;
 static STATE: AtomicU8 = AtomicU8::new(0);
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 static WARNED: Once = Once::new();
+/// Whether a harvest is installed, or a layer opens a span for each request.
+static SPANS: AtomicBool = AtomicBool::new(false);
 
 /// Records that a harvest is installed.
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "there is no harvest without it"))]
 pub(crate) fn install() {
     let _ = STATE.compare_exchange(0, SILENT, Ordering::Relaxed, Ordering::Relaxed);
+    request_spans();
+}
+
+/// Records that requests may have spans.
+pub(super) fn request_spans() {
+    SPANS.store(true, Ordering::Relaxed);
+}
+
+/// Whether requests may have spans.
+#[inline]
+pub(crate) fn has_spans() -> bool {
+    SPANS.load(Ordering::Relaxed)
 }
 
 /// Records that an event of sqlx arrived.

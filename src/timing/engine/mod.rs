@@ -1,12 +1,9 @@
-//! Counters per route, the log and the span of one request, and the `metrics` facade.
+//! Counters per route, the log and the span of one request, and the series that metrics export.
 
-#[cfg(feature = "metrics")]
-pub(super) mod facade;
-#[cfg(not(feature = "metrics"))]
-#[path = "no_facade.rs"]
-pub(super) mod facade;
 pub(super) mod harvest_health;
+pub(super) mod named_series;
 pub(super) mod request_log;
+pub(super) mod request_series;
 pub(super) mod route_stats;
 pub(super) mod settings;
 pub(super) mod shared;

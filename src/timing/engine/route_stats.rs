@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::facade::Series;
 use super::request_log::RequestLog;
+use super::request_series::RequestSeries;
 use super::shared::TimingShared;
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::detached_context::{CacheNote, LimitNote, Notes, RequestScope, ScopeOwner};
+use crate::base::metrics::duration_counts::BucketCounts;
+use crate::base::metrics::http_labels::RequestLabels;
 use crate::base::sharded_counter::ShardedCounter;
 use crate::timing::measure::findings::{FindingKind, RequestFinding};
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::latencies::Latencies;
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::{Latency, RouteStats, SlowRequest, Windows};
+
+/// Status from which a response of a server is an error.
+const SERVER_ERROR: u16 = 500;
 
 /// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +44,7 @@ pub(crate) enum QuerySource {
     Subscriber,
 }
 
-/// Summary of a finished request.
+/// Summary of a slow request.
 pub(crate) struct RequestSummary<'a> {
     pub(crate) now: Timestamp,
     /// Duration in nanoseconds.
@@ -47,6 +52,18 @@ pub(crate) struct RequestSummary<'a> {
     pub(crate) outcome: RequestOutcome,
     pub(crate) log: Option<&'a RequestLog>,
     pub(crate) notes: Notes,
+}
+
+/// Values of the counters of a route.
+pub(crate) struct RouteCounts {
+    pub(crate) requests: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) answered: u64,
+    pub(crate) errors: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) slow: u64,
+    pub(crate) queries: u64,
+    pub(crate) query_time: Duration,
 }
 
 /// Counters of one route. Requests in flight are those started and neither answered nor cancelled, so that a request
@@ -62,7 +79,7 @@ pub(crate) struct Route {
     queries: AtomicU64,
     query_nanos: AtomicU64,
     latencies: Latencies,
-    series: Series,
+    series: RequestSeries,
 }
 
 impl Route {
@@ -72,7 +89,6 @@ impl Route {
         let repeats = own.unwrap_or(&settings.repeats).clone();
         Self {
             name: name.into(),
-            core,
             repeats,
             started: ShardedCounter::default(),
             cancelled: AtomicU64::new(0),
@@ -80,8 +96,9 @@ impl Route {
             slow: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             query_nanos: AtomicU64::new(0),
-            latencies: Latencies::new(),
-            series: Series::requests(name),
+            latencies: Latencies::exported(core.buckets().clone()),
+            series: RequestSeries::default(),
+            core,
         }
     }
 
@@ -117,29 +134,23 @@ impl Route {
         add(&self.query_nanos, nanos(took));
     }
 
-    /// Records a finished request.
+    /// Counts a finished request; without labels, it was cancelled.
     #[inline]
-    pub(crate) fn finish(&self, ended: &RequestSummary<'_>) {
-        match ended.outcome {
-            RequestOutcome::Cancelled => add(&self.cancelled, 1),
-            RequestOutcome::Answered(status) if !status.is_server_error() => self.answered(ended),
-            RequestOutcome::Answered(_) | RequestOutcome::Failed => {
-                add(&self.errors, 1);
-                self.answered(ended);
-            }
+    pub(crate) fn count(&self, now: Timestamp, took: u64, labels: Option<RequestLabels>) {
+        let Some(labels) = labels else { return add(&self.cancelled, 1) };
+        if labels.failed(SERVER_ERROR) {
+            add(&self.errors, 1);
         }
-        if ended.took >= self.core.slow_after() {
-            self.slow(ended);
+        if self.series.count(self.core.request_series(), &self.name, labels, took) {
+            self.latencies.record(now, took);
+        } else {
+            self.latencies.record_other(now, took);
         }
-        if let Some(log) = ended.log {
-            log.findings().iter().for_each(|found| self.found(found, ended.now, QuerySource::Program));
-        }
-        self.core.report_pending();
     }
 
-    fn answered(&self, ended: &RequestSummary<'_>) {
-        self.latencies.record(ended.now, ended.took);
-        self.series.record(ended.took);
+    /// Counts and reports what was found in a request.
+    pub(crate) fn report_findings(&self, log: &RequestLog, now: Timestamp) {
+        log.findings().iter().for_each(|found| self.found(found, now, QuerySource::Program));
     }
 
     /// Counts a finding, and reports it if it is due.
@@ -147,8 +158,9 @@ impl Route {
         self.core.found(&self.name, found, now, source);
     }
 
+    /// Records a slow request.
     #[cold]
-    fn slow(&self, ended: &RequestSummary<'_>) {
+    pub(crate) fn record_slow(&self, ended: &RequestSummary<'_>) {
         add(&self.slow, 1);
         let took = Duration::from_nanos(ended.took);
         let status = match ended.outcome {
@@ -172,6 +184,32 @@ impl Route {
         });
         let found = RequestFinding { kind: FindingKind::SlowRequest, query: None, count: 1, total: took, at: None };
         self.found(&found, ended.now, QuerySource::Program);
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Calls `each` with the labels and counts of each exported series.
+    pub(crate) fn series(&self, each: impl FnMut(RequestLabels, &BucketCounts)) {
+        self.series.each(&self.latencies.first(), each);
+    }
+
+    /// Returns the counts, without durations.
+    pub(crate) fn counts(&self) -> RouteCounts {
+        // Ends are read before starts, so that concurrent requests never make the difference negative.
+        let (ended, cancelled) = (self.latencies.count(), read(&self.cancelled));
+        let requests = self.started.sum(0);
+        RouteCounts {
+            requests,
+            in_flight: requests.saturating_sub(ended + cancelled),
+            answered: ended.saturating_sub(read(&self.errors)),
+            errors: read(&self.errors),
+            cancelled,
+            slow: read(&self.slow),
+            queries: read(&self.queries),
+            query_time: Duration::from_nanos(read(&self.query_nanos)),
+        }
     }
 
     pub(crate) fn stats(&self, now: Timestamp) -> RouteStats {

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::request_series::HttpMetrics;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
+use crate::base::metrics::bounds::Bounds;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::base::route_matcher::CompiledMatcher;
@@ -70,6 +72,16 @@ pub(crate) struct TimingSettings {
     pub(crate) except: Option<ExceptedRoutes>,
     pub(crate) max_routes: usize,
     pub(crate) server_timing: Reporting,
+    /// Whether each request has a span with its outcome.
+    pub(crate) request_spans: bool,
+    pub(crate) http_metrics: HttpMetrics,
+    /// Buckets of exported histograms of requests, and of queries.
+    pub(crate) buckets: Bounds,
+    pub(crate) query_buckets: Bounds,
+    /// Value of `db_system_name`, empty if unknown.
+    pub(crate) db_system: Box<str>,
+    /// Whether the text of statements is a label.
+    pub(crate) query_text_label: bool,
     pub(crate) clock: Clock,
     pub(crate) events: Events,
     pub(crate) enabled: bool,
@@ -87,6 +99,12 @@ impl Default for TimingSettings {
             except: None,
             max_routes: MAX_ROUTES,
             server_timing: Reporting::Never,
+            request_spans: false,
+            http_metrics: HttpMetrics::Server,
+            buckets: Bounds::http(),
+            query_buckets: Bounds::db(),
+            db_system: Box::default(),
+            query_text_label: false,
             clock: Clock::default(),
             events: Events::default(),
             enabled: true,

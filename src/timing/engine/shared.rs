@@ -1,18 +1,22 @@
 //! [`TimingShared`]: state shared by the routes of one layer: settings, queries, findings, slow requests.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use super::facade::Series;
+use super::named_series::{DurationSeries, NamedSeries, SEPARATOR};
+use super::request_series::SharedSeries;
 use super::route_stats::QuerySource;
 use super::settings::TimingSettings;
 use crate::base::clock::{Timestamp, nanos};
 use crate::base::lock::Mutex;
+use crate::base::metrics::family::Metric;
+use crate::timing::measure::exported_buckets::ExportedBuckets;
 use crate::timing::measure::findings::{Findings, RequestFinding};
-use crate::timing::measure::group::Sample;
+use crate::timing::measure::group::{QueryName, Sample};
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::latencies::Latencies;
+use crate::timing::measure::query_summary;
 use crate::timing::measure::recent_names::RecentNames;
 use crate::timing::measure::slow::SlowLog;
 use crate::timing::measure::stats::{Finding, FindingCount, Latency, PoolStats, QueryStats, Windows};
@@ -21,8 +25,6 @@ use crate::timing::measure::table::OTHER;
 /// Maximum number of distinct queries, and of other services.
 const MAX_QUERIES: usize = 256;
 const MAX_UPSTREAMS: usize = 64;
-/// Maximum number of queries with a series of their own in the `metrics` facade, whose exporters keep every name.
-const MAX_SERIES: usize = 4 * MAX_QUERIES;
 /// Maximum number of pending findings.
 const MAX_PENDING: usize = 64;
 
@@ -34,6 +36,12 @@ pub(crate) struct TimingShared {
     queries: RecentNames<Work>,
     upstreams: RecentNames<Work>,
     pool: Work,
+    /// Exported series.
+    buckets: Arc<ExportedBuckets>,
+    request_series: SharedSeries,
+    query_series: NamedSeries,
+    call_series: NamedSeries,
+    wait_series: NamedSeries,
     slow: Mutex<SlowLog>,
     findings: Mutex<Findings>,
     pending: PendingFindings,
@@ -48,12 +56,19 @@ struct PendingFindings {
 
 impl TimingShared {
     pub(crate) fn new(settings: TimingSettings) -> Self {
+        let (http, db) = (Arc::new(settings.buckets.clone()), Arc::new(settings.query_buckets.clone()));
+        let system = settings.db_system.clone();
         Self {
             slow_after: nanos(settings.slow_after),
+            queries: RecentNames::new(MAX_QUERIES, Work::new, Work::absorb),
+            upstreams: RecentNames::new(MAX_UPSTREAMS, Work::new, Work::absorb),
+            pool: Work::new("pool"),
+            buckets: Arc::new(ExportedBuckets::new(http.clone())),
+            request_series: SharedSeries::new(settings.http_metrics.clone(), http.clone()),
+            query_series: NamedSeries::new(Metric::DbOperationDuration, MAX_QUERIES, db.clone(), vec![system]),
+            call_series: NamedSeries::new(Metric::TimedCallDuration, MAX_UPSTREAMS, http, Vec::new()),
+            wait_series: NamedSeries::new(Metric::DbConnectionWait, 1, db, Vec::new()),
             settings,
-            queries: RecentNames::new(MAX_QUERIES, series(), Work::absorb),
-            upstreams: RecentNames::new(MAX_UPSTREAMS, |name| Work::new(name, None), Work::absorb),
-            pool: Work::new("pool", Some(Series::waits())),
             slow: Mutex::default(),
             findings: Mutex::default(),
             pending: PendingFindings::default(),
@@ -72,19 +87,52 @@ impl TimingShared {
         self.settings.clock.now()
     }
 
+    pub(super) const fn buckets(&self) -> &Arc<ExportedBuckets> {
+        &self.buckets
+    }
+
+    pub(crate) const fn request_series(&self) -> &SharedSeries {
+        &self.request_series
+    }
+
+    /// Returns the exported series of queries, of calls of other services, and of waits for connections.
+    pub(crate) const fn named_series(&self) -> [&NamedSeries; 3] {
+        [&self.query_series, &self.wait_series, &self.call_series]
+    }
+
     /// Records a query.
     pub(crate) fn query(&self, sample: &Sample<'_>, now: Timestamp) {
-        self.queries.with(sample.name.as_str(), |work| work.add(sample, now));
+        self.queries.with(sample.name.as_str(), |work| {
+            work.add(sample, now);
+            work.export(sample, || self.series_of_query(sample.name));
+        });
     }
 
     /// Records a call of another service.
     pub(super) fn called(&self, sample: &Sample<'_>, now: Timestamp) {
-        self.upstreams.with(sample.name.as_str(), |work| work.add(sample, now));
+        self.upstreams.with(sample.name.as_str(), |work| {
+            work.add(sample, now);
+            work.export(sample, || self.call_series.of(sample.name.as_str()));
+        });
     }
 
     /// Records a wait for a connection.
     pub(crate) fn waited(&self, took: Duration, now: Timestamp) {
         self.pool.record(took, now);
+        self.wait_series.of(OTHER).record(nanos(took));
+    }
+
+    /// Returns the exported series of a query: a name given to it, or the summary of its statement, which is a label itself
+    /// only if the settings say so.
+    fn series_of_query(&self, name: &QueryName) -> &Arc<DurationSeries> {
+        match name {
+            QueryName::Word(word) => self.query_series.of(word),
+            QueryName::Print(print) => {
+                let summary = query_summary::of(print);
+                let text = self.settings.query_text_label.then(|| format!("{summary}{SEPARATOR}{print}"));
+                self.query_series.of(&text.unwrap_or(summary))
+            }
+        }
     }
 
     /// Counts a finding, and reports it if it is due.
@@ -106,7 +154,7 @@ impl TimingShared {
 
     /// Reports pending findings.
     #[inline]
-    pub(super) fn report_pending(&self) {
+    pub(crate) fn report_pending(&self) {
         if self.pending.any.load(Ordering::Relaxed) && self.pending.any.swap(false, Ordering::Acquire) {
             let list = std::mem::take(&mut *lock(&self.pending.list));
             list.iter().for_each(|(route, found)| self.settings.events.emit(&found.event(route)));
@@ -126,11 +174,6 @@ impl TimingShared {
         PoolStats { wait: Latency::of(&self.pool()), windows: Windows::of(&self.pool.latencies, now) }
     }
 
-    /// Returns the histograms behind [`query_stats`](Self::query_stats), by name.
-    pub(crate) fn queries(&self) -> Vec<(Box<str>, Histogram)> {
-        self.queries.sorted(|work| (work.name.clone(), work.latencies.overall()))
-    }
-
     /// Returns the latencies of all queries together, overall and within `window`.
     pub(super) fn all_queries(&self, now: Timestamp, window: Duration) -> (Histogram, Histogram) {
         let (mut overall, mut recent) = (Histogram::default(), Histogram::default());
@@ -141,7 +184,7 @@ impl TimingShared {
         (overall, recent)
     }
 
-    pub(crate) fn pool(&self) -> Histogram {
+    fn pool(&self) -> Histogram {
         self.pool.latencies.overall()
     }
 
@@ -152,15 +195,6 @@ impl TimingShared {
 
     pub(super) fn slow(&self) -> MutexGuard<'_, SlowLog> {
         lock(&self.slow)
-    }
-}
-
-/// Returns what makes the counters of a query.
-fn series() -> impl Fn(&str) -> Work + Send + Sync {
-    let made = AtomicUsize::new(0);
-    move |name| {
-        let own = made.fetch_add(1, Ordering::Relaxed) <= MAX_SERIES;
-        Work::new(name, Some(Series::queries(if own { name } else { OTHER })))
     }
 }
 
@@ -181,17 +215,18 @@ struct Work {
     cancelled: AtomicU64,
     rows: AtomicU64,
     latencies: Latencies,
-    series: Option<Series>,
+    /// The exported series, once known.
+    series: OnceLock<Arc<DurationSeries>>,
 }
 
 impl Work {
-    fn new(name: &str, series: Option<Series>) -> Self {
+    fn new(name: &str) -> Self {
         Self {
             name: name.into(),
             cancelled: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             latencies: Latencies::new(),
-            series,
+            series: OnceLock::new(),
         }
     }
 
@@ -213,11 +248,16 @@ impl Work {
     }
 
     fn record(&self, took: Duration, now: Timestamp) {
-        let took = nanos(took);
-        self.latencies.record(now, took);
-        if let Some(series) = &self.series {
-            series.record(took);
+        self.latencies.record(now, nanos(took));
+    }
+
+    /// Records the sample in the exported series, which `find` returns.
+    fn export<'s>(&self, sample: &Sample<'_>, find: impl FnOnce() -> &'s Arc<DurationSeries>) {
+        // Many names share these counters.
+        if *self.name == *OTHER {
+            return find().record(nanos(sample.took));
         }
+        self.series.get_or_init(|| find().clone()).record(nanos(sample.took));
     }
 
     fn stats(&self, now: Timestamp) -> QueryStats {

@@ -35,6 +35,9 @@ impl TimingState {
         // One extra place: unmatched requests neither displace a route nor are displaced.
         let limit = settings.max_routes + 1;
         settings.clock.warm_up();
+        if settings.request_spans {
+            harvest_health::request_spans();
+        }
         let core = Arc::new(TimingShared::new(settings));
         let shared = core.clone();
         let routes = NamedCounters::new(limit, move |name: &str| Arc::new(Route::new(name, shared.clone())));
@@ -84,8 +87,13 @@ impl TimingState {
         &self.core
     }
 
+    /// Returns the counters of all routes, by name.
+    pub(crate) fn all_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.sorted().into_iter().map(|route| &**route)
+    }
+
     /// Returns every route with requests, and its statistics.
-    pub(crate) fn routes(&self) -> Vec<(&Route, RouteStats)> {
+    fn routes(&self) -> Vec<(&Route, RouteStats)> {
         let now = self.core.now();
         let all = self.routes.sorted().into_iter().map(|route| (&**route, route.stats(now)));
         all.filter(|(_, stats)| stats.requests > 0).collect()

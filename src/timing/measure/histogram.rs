@@ -104,7 +104,7 @@ impl Histogram {
 }
 
 /// Returns the bucket of a value.
-pub(crate) const fn index(nanos: u64) -> usize {
+pub(super) const fn index(nanos: u64) -> usize {
     let top = (1 << TOP) - 1;
     let nanos = if nanos > top { top } else { nanos };
     let octave = 63 - (nanos | 1).leading_zeros();

@@ -1,4 +1,4 @@
-//! Statistics as Prometheus text and as a `Server-Timing` field.
+//! Statistics as metrics and as a `Server-Timing` field.
 
-pub(super) mod prometheus;
+pub(super) mod metrics;
 pub(super) mod server_timing;

@@ -19,11 +19,13 @@ use crate::base::clock::Timestamp;
 use crate::base::detached_context::{self, LogSlot, Notes, RequestScope};
 use crate::base::error::BoxError;
 use crate::base::headers::SERVER_TIMING;
+use crate::base::metrics::http_labels::{RequestKind, RequestLabels};
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::context::RequestContext;
 use crate::timing::engine::harvest_health;
 use crate::timing::engine::request_log::{RequestLog, Sums};
+use crate::timing::engine::request_series::{self, HttpMetrics};
 use crate::timing::engine::route_stats::{RequestOutcome, RequestSummary, Route};
 use crate::timing::engine::span::RequestSpan;
 use crate::timing::engine::state::TimingState;
@@ -107,6 +109,7 @@ pub(crate) struct RequestWatch {
     started: Timestamp,
     stopped: bool,
     series: ResponseTimes,
+    kind: RequestKind,
 }
 
 /// Delivery of `Server-Timing`.
@@ -137,20 +140,21 @@ impl ResponseTimes {
 impl RequestWatch {
     #[inline(always)]
     pub(crate) fn start(state: &TimingState, head: &RequestHead<'_>, gate: u16, context: &mut RequestContext) -> Self {
+        let kind = RequestKind::default();
         // A request that a handler sends through its own gate is inside it too, and has no mark.
         if detached_context::is_inside_gate(gate) && gate_mark::is_marked(head.extensions(), gate) {
             state.warn_of_repeated_gate();
             let (slot, span, zero) = (LogSlot::repeated(gate), RequestSpan::none(), Timestamp::ZERO);
-            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
+            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing, kind };
         }
         if !state.measures(head) {
             let (slot, span, zero) = (LogSlot::default(), RequestSpan::none(), Timestamp::ZERO);
             // A gate that measures nothing still recognizes itself.
             let slot = if gate == 0 { slot } else { LogSlot::unmeasured().inside(gate) };
-            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing };
+            return Self { slot, span, started: zero, stopped: true, series: ResponseTimes::Nothing, kind };
         }
-        let (route, kind) = state.begin(head);
-        context.note_route(kind);
+        let (route, found) = state.begin(head);
+        context.note_route(found);
         let series = ResponseTimes::of(state, head);
         let started = context.now(&state.settings().clock);
         let outer = if detached_context::is_inside() { RequestLog::current() } else { None };
@@ -162,8 +166,10 @@ impl RequestWatch {
         if gate != 0 {
             slot = slot.inside(gate);
         }
-        let span = RequestSpan::open(&mut slot);
-        Self { slot, span, started, stopped: false, series }
+        let kind = RequestKind::of(head.method(), head.uri());
+        let has_span = harvest_health::has_spans();
+        let span = if has_span { open_span(state, &mut slot, kind) } else { RequestSpan::none() };
+        Self { slot, span, started, stopped: false, series, kind }
     }
 
     /// Runs `work` as part of this request.
@@ -188,10 +194,45 @@ impl RequestWatch {
     fn count(&self, outcome: RequestOutcome) -> Option<Timestamp> {
         let (route, log) = self.slot.scope().and_then(parts)?;
         let now = route.core().now();
-        let (took, notes) = (now.nanos_since(self.started), self.notes(log));
-        route.finish(&RequestSummary { now, took, outcome, log, notes });
+        let took = now.nanos_since(self.started);
+        let labels = self.labels(outcome);
+        route.count(now, took, labels);
+        if took >= route.core().slow_after() || self.span.is_open() {
+            self.finish_rare((route, log), now, took, outcome);
+        }
+        if let Some(log) = log {
+            route.report_findings(log, now);
+        }
+        route.core().report_pending();
         harvest_health::request(route.core().settings());
         Some(now)
+    }
+
+    /// Returns the labels of the request in metrics; `None` if it was cancelled.
+    #[inline]
+    fn labels(&self, outcome: RequestOutcome) -> Option<RequestLabels> {
+        match outcome {
+            RequestOutcome::Answered(status) => Some(self.kind.ended(Some(status))),
+            RequestOutcome::Failed => Some(self.kind.ended(None)),
+            RequestOutcome::Cancelled => None,
+        }
+    }
+
+    /// Records a slow request, and the outcome in the request's span.
+    #[cold]
+    fn finish_rare(
+        &self,
+        (route, log): (&Route, Option<&RequestLog>),
+        now: Timestamp,
+        took: u64,
+        outcome: RequestOutcome,
+    ) {
+        let notes = self.notes(log);
+        let errors_from = route.core().settings().http_metrics.errors_from();
+        self.span.finish(self.labels(outcome), errors_from, notes);
+        if took >= route.core().slow_after() {
+            route.record_slow(&RequestSummary { now, took, outcome, log, notes });
+        }
     }
 
     /// Returns notes of other layers: from the request's own task, else from detached work.
@@ -224,6 +265,17 @@ impl RequestWatch {
         }
         response
     }
+}
+
+/// Opens the span of a request: for traces, or for a harvest.
+#[cold]
+fn open_span(state: &TimingState, slot: &mut LogSlot, kind: RequestKind) -> RequestSpan {
+    if !state.settings().request_spans {
+        return RequestSpan::open(slot);
+    }
+    let name = slot.scope().and_then(parts).map(|(route, _)| request_series::route(route.name()).to_owned());
+    let is_client = matches!(state.settings().http_metrics, HttpMetrics::Upstream(_));
+    RequestSpan::described(slot, kind.method(), &name.unwrap_or_default(), is_client)
 }
 
 /// Returns the route of a scope, and the request's log, if any.

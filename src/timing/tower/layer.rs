@@ -11,6 +11,8 @@ use crate::base::body::Wrap;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::Event;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
@@ -20,7 +22,7 @@ use crate::timing::engine::settings::{ExceptedRoutes, Reporting, TimingSettings}
 use crate::timing::engine::state::{TimingCounts, TimingState};
 use crate::timing::measure::n_plus_one::Repeats;
 use crate::timing::measure::stats::TimingStats;
-use crate::timing::report::prometheus;
+use crate::timing::report::metrics;
 
 /// Maximum number of routes, for which a table is allocated at once.
 const MAX_ROUTES: usize = 65_536;
@@ -92,33 +94,29 @@ impl TimingLayer {
         self.state.stats()
     }
 
-    /// Renders the statistics in Prometheus text format (version 0.0.4), with OpenTelemetry's names.
+    /// Renders the statistics in Prometheus text format (version 0.0.4), with OpenTelemetry's names: see the guide
+    /// [`metrics`](crate::docs::metrics).
     ///
-    /// | metric | type | unit | labels |
-    /// |---|---|---|---|
-    /// | `http_server_request_duration_seconds` | histogram | seconds | `http_route` |
-    /// | `http_server_active_requests` | gauge | requests | `http_route` |
-    /// | `tollgate_requests_total` | counter | requests | `http_route`, `outcome`: `answered`, `error`, `cancelled` |
-    /// | `tollgate_request_queries_total` | counter | queries | `http_route` |
-    /// | `tollgate_request_query_seconds_total` | counter | seconds | `http_route` |
-    /// | `db_client_operation_duration_seconds` | histogram | seconds | `db_query_summary`: a fingerprint or a name |
-    /// | `db_client_connection_wait_time_seconds` | histogram | seconds | |
-    /// | `tollgate_unattributed_queries_total` | counter | queries | |
-    /// | `tollgate_findings_total` | counter | findings | `http_route`, `kind`: see [`FindingKind`](crate::timing::FindingKind) |
-    ///
-    /// Buckets are those of OpenTelemetry's conventions; a value up to 3 % above a bucket's bound may be counted in
-    /// it. Labels are routes and fingerprints: never a path, a value, a user or an address. Costs some microseconds
-    /// per route and query: intended for a scrape, not for every request.
+    /// A value up to 3 % above a bucket's bound may be counted in it. Labels are routes, methods, statuses and summaries of
+    /// queries: never a path, a value, a user or an address. Costs some microseconds per route and query: intended for a
+    /// scrape, not for every request.
     ///
     /// ```
     /// use tollgate::timing::TimingLayer;
     ///
     /// let text = TimingLayer::new().prometheus();
-    /// assert!(text.contains("# TYPE http_server_request_duration_seconds histogram"));
+    /// assert!(text.contains("# TYPE tollgate_unattributed_queries_total counter"));
     /// ```
     #[must_use]
     pub fn prometheus(&self) -> String {
-        prometheus::render(&self.state)
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Adds the values of all metrics.
+    pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
+        metrics::fill(&self.state, out);
     }
 
     /// Changes the mode of timing for future requests: on, off, or measuring without `Server-Timing`
@@ -186,9 +184,9 @@ impl<S> Layer<S> for TimingLayer {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct TimingBuilder {
-    settings: TimingSettings,
+    pub(super) settings: TimingSettings,
     except: RouteMatcher,
-    error: Option<Error>,
+    pub(super) error: Option<Error>,
 }
 
 impl TimingBuilder {
@@ -317,12 +315,6 @@ impl TimingBuilder {
     pub(crate) fn declare(mut self, routes: &[Box<str>]) -> Self {
         self.settings.patterns = Patterns::default();
         self.routes(routes)
-    }
-
-    /// Times outgoing requests.
-    pub(crate) fn outbound(mut self) -> Self {
-        self.settings.patterns.use_path_alone();
-        self
     }
 
     /// Sets how many routes are distinguished; later ones share the name `other`. Defaults to 256.

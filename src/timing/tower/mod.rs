@@ -3,4 +3,5 @@
 pub(super) mod future;
 mod gate_mark;
 pub(super) mod layer;
+mod metrics_settings;
 pub(super) mod service;

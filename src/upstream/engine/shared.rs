@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::sync::Semaphore;
 
 use super::body_inspector::BodyHook;
+use super::call_series::CallSeries;
 use super::credit_store::CreditStore;
 use super::wait;
 use crate::base::budget::Budget;
@@ -16,6 +17,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::event::{Event, Events};
 use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
+use crate::base::metrics::http_labels::RequestKind;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::store::governor::Pacer;
@@ -38,6 +40,8 @@ pub(crate) type CreditCost = Arc<dyn Fn(&RequestHead<'_>) -> u64 + Send + Sync>;
 /// See the [module](self).
 pub(crate) struct UpstreamShared {
     pub(crate) name: Arc<str>,
+    /// Exported durations of calls.
+    pub(crate) calls: CallSeries,
     pub(crate) on_limit: OnLimit,
     pub(crate) patterns: Patterns,
     pub(crate) cost: Option<CreditCost>,
@@ -171,6 +175,13 @@ impl UpstreamShared {
         self.feed(&mut held);
         drop(held);
         self.emit(&events, point.now);
+    }
+
+    /// Exports the duration of a call that ended; without a status, it failed.
+    pub(crate) fn export(&self, ticket: &AccountTicket, kind: RequestKind, status: Option<StatusCode>) {
+        let endpoint = ticket.endpoint();
+        let name = self.patterns.names().get(endpoint).map_or("", |name| &**name);
+        self.calls.record((endpoint, name), kind, status, ticket.age(self.clock.now()));
     }
 
     /// Applies limits observed in a response body.

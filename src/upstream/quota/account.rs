@@ -109,6 +109,18 @@ pub(crate) struct AccountTicket {
     permit: Option<Permit>,
 }
 
+impl AccountTicket {
+    /// Returns the index of the endpoint.
+    pub(crate) const fn endpoint(&self) -> usize {
+        self.call.endpoint
+    }
+
+    /// Returns the nanoseconds since the call was sent.
+    pub(crate) fn age(&self, now: Timestamp) -> u64 {
+        now.nanos_since(self.sent)
+    }
+}
+
 /// Verdict on a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CallVerdict {

@@ -21,6 +21,7 @@ use crate::resilience::breaker::Breaker;
 use crate::resilience::circuit::Circuit;
 use crate::store::governor::Pacer;
 use crate::upstream::engine::body_inspector::BodyHook;
+use crate::upstream::engine::call_series::CallSeries;
 use crate::upstream::engine::credit_store::CreditStore;
 use crate::upstream::engine::shared::{AccountState, CreditCost, UpstreamShared, point_in_time};
 use crate::upstream::learn::observed_limits::ObservedLimits;
@@ -351,8 +352,10 @@ impl UpstreamBuilder {
         if let (Some(store), Some(hook)) = (&store, &self.hook) {
             store.listen(hook.clone());
         }
+        let name: Arc<str> = name.into();
         let core = UpstreamShared {
-            name: name.into(),
+            calls: CallSeries::new(name.clone()),
+            name,
             on_limit,
             patterns: self.patterns,
             cost,

@@ -17,6 +17,7 @@ use tower_service::Service;
 use crate::base::body::{Adopt, Body, BodyError};
 use crate::base::error::BoxError;
 use crate::base::maybe_ready::BoxFuture;
+use crate::base::metrics::http_labels::RequestKind;
 use crate::upstream::engine::body_inspector::BodyInspector;
 use crate::upstream::engine::shared::UpstreamShared;
 use crate::upstream::quota::account::{AccountTicket, CallEnding};
@@ -105,8 +106,8 @@ where
                 StateProj::Waiting { permission, held, core } => match ready!(permission.as_mut().poll(cx)) {
                     Err(rejected) => return Poll::Ready(Err(Error::Rejected(rejected))),
                     Ok(ticket) => {
-                        *this.watch = Some(CallWatch::new(core.clone(), ticket));
                         let Some(held) = held.take() else { return Poll::Pending };
+                        *this.watch = Some(CallWatch::new(core.clone(), ticket, &held.1));
                         let future = Box::pin(Oneshot::new(held.0, held.1));
                         this.state.set(State::Unready { future });
                     }
@@ -142,12 +143,13 @@ where
 pub(crate) struct CallWatch {
     core: Arc<UpstreamShared>,
     ticket: AccountTicket,
+    kind: RequestKind,
     settled: bool,
 }
 
 impl CallWatch {
-    pub(crate) const fn new(core: Arc<UpstreamShared>, ticket: AccountTicket) -> Self {
-        Self { core, ticket, settled: false }
+    pub(crate) fn new<B>(core: Arc<UpstreamShared>, ticket: AccountTicket, request: &Request<B>) -> Self {
+        Self { core, ticket, kind: RequestKind::of(request.method(), request.uri()), settled: false }
     }
 
     fn answered<B>(mut self, response: Response<Body<B>>) -> Response<Body<B>>
@@ -155,6 +157,7 @@ impl CallWatch {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         self.settled = true;
+        self.core.export(&self.ticket, self.kind, Some(response.status()));
         let undecided = self.core.answered(&self.ticket, response.status(), response.headers());
         if self.core.in_body.is_none() && !undecided {
             return response;
@@ -167,6 +170,7 @@ impl CallWatch {
 
     fn failed(mut self) {
         self.settled = true;
+        self.core.export(&self.ticket, self.kind, None);
         self.core.ended(&self.ticket, CallEnding::Failed);
     }
 }

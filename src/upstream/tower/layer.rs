@@ -11,6 +11,9 @@ use super::service::Upstream;
 use crate::base::body::Wrap;
 use crate::base::budget::Budget;
 use crate::base::error::Error;
+use crate::base::metrics::samples::Samples;
+use crate::base::metrics::text::{TextFormat, TextPage};
+use crate::upstream::engine::metrics;
 use crate::upstream::engine::shared::UpstreamShared;
 use crate::upstream::engine::stats::{EndpointStats, UpstreamStats};
 use crate::upstream::engine::wait;
@@ -93,6 +96,33 @@ impl UpstreamLayer {
     #[must_use]
     pub fn stats(&self) -> UpstreamStats {
         UpstreamStats::of(&self.core)
+    }
+
+    /// Renders the statistics in Prometheus text format. See the guide [`metrics`](crate::docs::metrics).
+    ///
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// let github = UpstreamLayer::with_quota("github", Credits::per_hour(5_000))?;
+    /// let text = github.prometheus();
+    /// assert!(text.contains("tollgate_upstream_credits_remaining{window=\"hour\",upstream=\"github\"} 5000"));
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let mut page = TextPage::new(TextFormat::Prometheus);
+        self.fill_metrics(&mut page);
+        page.finish()
+    }
+
+    /// Returns the name of the upstream.
+    pub(crate) fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Adds the values of all metrics.
+    pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
+        metrics::fill(&self.core, out);
     }
 
     /// Returns the efficiency of its endpoints, by the [default weights](crate::upstream::Weights) and without

@@ -55,7 +55,7 @@ where
         let call = self.core.call(&RequestHead::of(&request));
         match self.core.begin(call) {
             CallStep::Send(ticket) => {
-                let watch = CallWatch::new(self.core.clone(), ticket);
+                let watch = CallWatch::new(self.core.clone(), ticket, &request);
                 let mut inner = self.inner.clone();
                 // The task's own waker replaces this one if the client is polled again. An error is left for that
                 // poll: a failed service keeps failing.

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::background_slots::BackgroundSlots;
-use crate::base::detached_context::carry;
+use crate::base::detached_context::{carry, carry_fetch};
 use crate::base::maybe_ready::BoxFuture;
 
 /// Awaits a leader's fetch. One that does not complete at once continues in a detached task, so that a client that leaves
@@ -27,7 +27,7 @@ pub(crate) async fn lead<T: Send + 'static>(
     if let Some(response) = poll_immediate(&mut fetched).await {
         return response;
     }
-    let task = tokio::spawn(carry(fetched));
+    let task = tokio::spawn(carry_fetch(fetched));
     match (DetachedFetch { task: Some(task), slots, idle }).await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
@@ -36,6 +36,11 @@ pub(crate) async fn lead<T: Send + 'static>(
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Refreshes something in a detached task that belongs to the current request.
+pub(crate) fn detach_fetch(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(carry_fetch(work));
 }
 
 /// Runs work in a detached task that belongs to the current request.

@@ -1,17 +1,11 @@
 //! Replaces the `metrics` facade if the feature is off: does nothing.
 
+use super::family::Metric;
+
 pub(crate) struct Series;
 
 impl Series {
-    pub(crate) const fn requests(_route: &str) -> Self {
-        Self
-    }
-
-    pub(crate) const fn queries(_name: &str) -> Self {
-        Self
-    }
-
-    pub(crate) const fn waits() -> Self {
+    pub(crate) const fn new(_metric: Metric, _labels: &[&str]) -> Self {
         Self
     }
 
