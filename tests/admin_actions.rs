@@ -1,5 +1,5 @@
 //! Actions of operators, and what they read.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 #[path = "support/directory.rs"]
 mod directory;

@@ -1,5 +1,5 @@
 //! The dashboard in a real browser.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail, and waits for a browser")]
 
 #[path = "support/chromium.rs"]
 mod chromium;
@@ -107,7 +107,7 @@ impl Service {
         get("/prices/ACME".to_owned(), "bob").await;
         get(format!("/prices/{}", round % 5), "bob").await;
         get("/me".to_owned(), "ann").await;
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             get(format!("/news/{}", round % 9), "ann").await;
             http_get(&self.address, "/prices/ACME").await;
         }

@@ -1,5 +1,5 @@
 //! Overrides of modes and quotas: in force at once, on all nodes, until they end.
-#![expect(clippy::expect_used, reason = "a test may fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 #[path = "support/directory.rs"]
 mod directory;

@@ -1,5 +1,5 @@
 //! A directory of its own for each test, and what a test does with a file level in it.
-#![allow(dead_code, clippy::panic, clippy::expect_used, reason = "each test uses its part, and may fail")]
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
