@@ -303,21 +303,15 @@ async fn a_redis_that_is_killed_is_seen_within_five_seconds() {
     assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
 }
 
-/// Makes the pictures of the README where `TOLLGATE_PICTURES` names a folder.
+/// Makes the pictures of the README where `TOLLGATE_PICTURES` names a folder: `TOLLGATE_PICTURES=src/docs
+/// TOLLGATE_PICTURE_MINUTES=14 cargo test --test dashboard pictures`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pictures() {
     let Some(folder) = std::env::var_os("TOLLGATE_PICTURES").map(PathBuf::from) else { return };
     std::fs::create_dir_all(&folder).expect("a folder");
     let server = redis::RedisServer::start();
-    let empty = Service::start(|builder| builder).await;
     let service = Service::start(|builder| builder.redis(server.url().as_str())).await;
     let mut browser = Chromium::start().await;
-    let save = |name: String, picture: Vec<u8>| std::fs::write(folder.join(name), picture).expect("a picture");
-    for (width, is_dark) in [(375, false), (1_280, false), (1_280, true)] {
-        let scheme = if is_dark { "dark" } else { "light" };
-        browser.open(&empty.page(), width, is_dark).await;
-        save(format!("empty-{width}-{scheme}.png"), browser.picture(0).await);
-    }
     let minutes: u64 = std::env::var("TOLLGATE_PICTURE_MINUTES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let until = std::time::Instant::now() + Duration::from_secs(60 * minutes);
     let mut round = 0;
@@ -327,21 +321,27 @@ async fn pictures() {
         // Quieter and busier minutes.
         tokio::time::sleep(Duration::from_millis(150 + 100 * (round / 70 % 5) as u64)).await;
     }
-    for (width, is_dark) in [(375, false), (768, false), (1_280, false), (1_280, true)] {
-        let scheme = if is_dark { "dark" } else { "light" };
-        browser.open(&format!("{}?url=/prices/ACME&subject=127.0.0.1", service.page()), width, is_dark).await;
-        save(format!("busy-{width}-{scheme}.png"), browser.picture(0).await);
-    }
+    let page = service.page();
+    let save = async |browser: &mut Chromium, (name, url, width, height, is_dark): (&str, &str, u32, u32, bool)| {
+        browser.open(url, width, is_dark).await;
+        let picture = browser.picture(height, "webp").await;
+        assert!(picture.len() <= 200 << 10, "{name}: {} bytes", picture.len());
+        std::fs::write(folder.join(name), picture).expect("a picture");
+    };
+    save(&mut browser, ("dashboard.webp", &page, 1_280, 1_230, false)).await;
+    save(&mut browser, ("dashboard-phone.webp", &page, 375, 1_500, true)).await;
     service.fails.store(true, Ordering::SeqCst);
     let asked = Override::mode("limit pro", tollgate::Mode::Shadow).by("ann").because("a wrong quota");
     service.gate.overrides().apply(asked).await.expect("an override");
     service.gate.invalidate().all().await.expect("reached");
-    service.traffic(30).await;
-    browser.open(&service.page(), 1_280, false).await;
-    save("degraded-1280-light.png".to_owned(), browser.picture(0).await);
+    for round in 0..60 {
+        service.visits(round).await;
+    }
+    save(&mut browser, ("dashboard-degraded.webp", &page, 1_280, 1_230, false)).await;
     service.fails.store(false, Ordering::SeqCst);
     server.kill();
-    service.traffic(10).await;
-    browser.open(&service.page(), 1_280, true).await;
-    save("redis-down-1280-dark.png".to_owned(), browser.picture(0).await);
+    for round in 0..20 {
+        service.visits(round).await;
+    }
+    save(&mut browser, ("dashboard-redis-down.webp", &page, 1_280, 1_230, true)).await;
 }

@@ -23,6 +23,7 @@ use super::stats::Stats;
 use super::usage::UsageRecorder;
 use crate::base::body::{Keep, Wrap};
 use crate::base::error::Error;
+use crate::base::metrics::family::Metric;
 use crate::base::metrics::samples::Samples;
 use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
@@ -343,6 +344,8 @@ impl Tollgate {
         self.layer.timing.fill_metrics(out);
         self.layer.limit.fill_metrics(out);
         self.layer.cache.fill_metrics("", out);
+        self.health.fill_metrics(out);
+        out.whole(Metric::OverridesActive, &[], self.overrides.count());
     }
 
     /// Waits until detached fetches and revalidations are done, at most a second, returns leased blocks of limits, and writes

@@ -12,6 +12,7 @@ use super::health::settings::HealthBuilder;
 #[cfg(doc)]
 use super::inbound::Tollgate;
 use crate::base::clock::Clock;
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};

@@ -141,12 +141,17 @@ impl Chromium {
         }
     }
 
-    /// Returns a picture of the first `height` CSS pixels of the page, of the whole page for 0, as PNG.
-    pub(crate) async fn picture(&mut self, height: u32) -> Vec<u8> {
+    /// Returns a picture of the first `height` CSS pixels of the page, of the whole page for 0, as PNG or WebP.
+    pub(crate) async fn picture(&mut self, height: u32, format: &str) -> Vec<u8> {
         let size = self.eval("[document.documentElement.clientWidth, document.documentElement.scrollHeight]").await;
         let height = if height == 0 { size[1].clone() } else { json!(height) };
         let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": height, "scale": 1 });
-        let params = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
+        let params = json!({ "format": format, "quality": 82, "captureBeyondViewport": true, "clip": clip });
+        let params = if format == "png" {
+            json!({ "format": "png", "captureBeyondViewport": true, "clip": params["clip"] })
+        } else {
+            params
+        };
         let picture = self.call("Page.captureScreenshot", params).await;
         STANDARD.decode(picture["data"].as_str().expect("a picture")).expect("base64")
     }

@@ -1,7 +1,8 @@
-//! Recipes for other database drivers, HTTP clients and axum 0.7: a few lines each, to be copied.
+//! Recipes for other database drivers, HTTP clients, OpenTelemetry and axum 0.7: a few lines each, to be copied.
 
 pub mod axum_0_7;
 pub mod diesel;
+pub mod otlp;
 pub mod redis;
 pub mod reqwest;
 pub mod sea_orm;

@@ -117,6 +117,8 @@ labels! {
     STORE = "store", "1", "name of the shared store, such as `redis limits`";
     WINDOW = "window", "4 + 16", "`minute`, `hour`, `day`, `month`, or the upstream's name of a limit";
     CALL_REASON = "reason", "4", "a `RejectedReason`";
+    OBJECTIVE = "objective", "3 + one per hit target", "`latency`, `errors`, `queries`, or `hits NAME`";
+    BURN_WINDOW = "window", "2", "`5m`, `1h`";
 }
 
 families! {
@@ -272,6 +274,14 @@ families! {
         [UPSTREAM], "Whether the credit store is reachable; omitted without one.";
     UnbookedCredits: Gauge "tollgate_upstream_unbooked_credits", "credits",
         [UPSTREAM], "Credits spent and not yet booked in the store.";
+    HealthScore: Gauge "tollgate_health_score", "points",
+        [], "Score of the gate, 0 to 100; omitted while it is unknown.";
+    HealthStatus: Gauge "tollgate_health_status", "0, 1, 2",
+        [], "Status of the gate: 0 pass, 1 warn, 2 fail.";
+    ObjectiveBurnRate: Gauge "tollgate_objective_burn_rate", "rate",
+        [OBJECTIVE, BURN_WINDOW], "Share of bad samples over the permitted one; omitted below 20 samples.";
+    OverridesActive: Gauge "tollgate_overrides_active", "overrides",
+        [], "Overrides in force on this node.";
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use super::status::{CacheHealth, DatabaseHealth, Health};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::event::{Event, Events};
 use crate::base::lock::Mutex;
+use crate::base::metrics::family::Metric;
+use crate::base::metrics::samples::Samples;
 use crate::health::advice::advise;
 use crate::health::checks::{checks, worst};
 use crate::health::degradation::Degradation;
@@ -60,6 +62,8 @@ struct HealthState {
     down: Vec<String>,
     /// Stores that have been up.
     seen_up: Vec<String>,
+    /// Score, status and objectives of the last look.
+    last: Option<(Option<u8>, &'static str, Vec<SloStatus>)>,
 }
 
 /// Minutes of a gate and what happened in them.
@@ -83,6 +87,7 @@ impl HealthEngine {
             missed: Vec::new(),
             down: Vec::new(),
             seen_up: Vec::new(),
+            last: None,
         };
         let shared = Shared { layers, settings, clock, events, cost_per_call, state: Mutex::new(state) };
         let engine = Self { shared: Arc::new(shared), task: OnceLock::new() };
@@ -94,6 +99,23 @@ impl HealthEngine {
     pub(crate) fn start(&self) {
         if let Ok(runtime) = Handle::try_current() {
             self.task.get_or_init(|| runtime.spawn(run(Arc::downgrade(&self.shared))).abort_handle());
+        }
+    }
+
+    /// Adds the metrics of the last look, at most ten seconds old.
+    pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
+        let Some((score, status, slos)) = self.shared.state.lock().last.clone() else { return };
+        if let Some(score) = score {
+            out.whole(Metric::HealthScore, &[], score.into());
+        }
+        let status = ["pass", "warn", "fail"].iter().position(|known| *known == status).unwrap_or(2);
+        out.whole(Metric::HealthStatus, &[], status as u64);
+        for slo in &slos {
+            for (window, burn) in [("5m", slo.burn_5m), ("1h", slo.burn_1h)] {
+                if let Some(burn) = burn {
+                    out.fraction(Metric::ObjectiveBurnRate, &[&slo.name, window], burn);
+                }
+            }
         }
     }
 
@@ -217,6 +239,7 @@ impl Shared {
             recommendations: advise(&observed),
             at: self.clock.wall(),
         };
+        self.state.lock().last = Some((health.score, health.status, health.slos.clone()));
         (health, observed, score)
     }
 

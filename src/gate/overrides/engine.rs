@@ -116,6 +116,11 @@ impl OverrideEngine {
         is_removed
     }
 
+    /// Returns the number of overrides in force.
+    pub(crate) fn count(&self) -> u64 {
+        self.shared.table.lock().settings().count() as u64
+    }
+
     pub(super) fn list(&self) -> Vec<OverrideStatus> {
         self.shared.expire();
         let (now, wall) = self.shared.now();
