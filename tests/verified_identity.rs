@@ -172,6 +172,31 @@ async fn it_serves_limits_and_cache_together_also_on_routes_without_a_limit() {
     assert_eq!(service.users.asked(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_gate_without_limits_leaves_the_user_for_handlers_too() {
+    let rules = || Rules::new().route("/me", Rule::ttl(Duration::from_secs(60)).per_identity());
+    let only_timing = Service::new(|gate| gate);
+    let only_cache = Service::new(|gate| gate.cache(rules()));
+    let disabled = Service::new(|gate| gate.limit(Limit::per_user("1/h")).limits_with(|limits| limits.enabled(false)));
+    for service in [only_timing, only_cache, disabled] {
+        for _ in 0..2 {
+            assert_eq!(text(service.send("/free", "pro").await).await, "7");
+            assert_eq!(service.me("pro").await, owned("", "7"), "no limit: no fields");
+            assert_eq!(service.me("free").await, owned("", "8"));
+            assert_eq!(service.me("invented").await.1, "nobody");
+        }
+        assert_eq!(service.users.asked(), 3, "once a token");
+        assert_eq!(service.me("broken").await.1, "nobody");
+        assert_eq!(*service.warnings.lock().expect("not poisoned"), ["unresolved-identity"]);
+    }
+    let limits = by::verify(by::bearer(), |token: String| Users::default().verify(token));
+    let gate = Tollgate::builder().identify(limits).build().expect("a gate");
+    let stats = gate.stats();
+    assert!(stats.limits.is_empty() && stats.concurrency.is_empty(), "there is no limit");
+    gate.set_limits_mode(tollgate::Mode::On);
+    assert!(gate.set_quota("all-per-day", "1/h").is_err());
+}
+
 #[test]
 fn a_deadline_of_zero_and_a_capacity_of_zero_fail_when_the_layer_is_built() {
     let users = || by::verify(by::bearer(), |token: String| Users::default().verify(token));

@@ -13,6 +13,7 @@ use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook, both_hooks};
+use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, TrustedProxies, by};
@@ -360,7 +361,8 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Enables the layer. Defaults to `true`; `false` makes a layer of the same type that admits every request.
+    /// Enables the layer. Defaults to `true`; `false` makes a layer of the same type that admits every request. It still verifies
+    /// the identity of [`by::verify`](crate::identity::by::verify) and leaves it for the handler.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
@@ -447,7 +449,13 @@ impl RateLimitBuilder {
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
-        Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
+        let verifies = !limiter.verifiers.is_empty();
+        if !self.enabled {
+            limiter.set_mode(Mode::Off);
+        }
+        let limiter = Arc::new(limiter);
+        let serving = (self.enabled || verifies).then(|| limiter.clone());
+        Ok(RateLimitLayer { limiter: self.enabled.then_some(limiter), serving })
     }
 
     /// Checks what does not depend on the limits.
