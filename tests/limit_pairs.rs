@@ -288,6 +288,7 @@ fn every_shared_pair_is_never_over_its_limit_over_postgresql_in_four_processes()
 #[test]
 fn every_shared_pair_is_never_over_its_limit_in_four_processes_that_lease_from_redis() {
     if redis::wanted() {
-        four_processes(&format!("leased {}", redis::RedisServer::start().url()), 40);
+        let server = redis::RedisServer::start();
+        four_processes(&format!("leased {}", server.url()), 40);
     }
 }

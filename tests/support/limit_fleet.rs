@@ -143,10 +143,11 @@ pub async fn serve() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let (index, url) = role.split_once(' ').expect("an index and a URL");
     let node = Node::new(index.parse().expect("an index"), url);
-    while !node.gate.limits().stats().remote.is_some_and(|remote| remote.up) {
+    until("connected", async || {
         node.subject(0).peek().await;
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+        node.gate.limits().stats().remote.is_some_and(|remote| remote.up)
+    })
+    .await;
     let mut commands = tokio::io::BufReader::new(tokio::io::stdin()).lines();
     while let Some(command) = commands.next_line().await.expect("commands") {
         let reply = node.obey(&command).await;
@@ -226,9 +227,7 @@ impl Node {
     }
 
     async fn until_banned(&self, at: usize) {
-        while !self.subject(at).peek().await.denied() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("banned", async || self.subject(at).peek().await.denied()).await;
     }
 
     /// Sends good requests, one after the other, to a limit that counts failures.
@@ -265,6 +264,16 @@ impl Node {
         assert_eq!(refusal.expect("found by its reference").route, route(at));
         outcome
     }
+}
+
+/// Waits until a condition holds, for 30 s at most.
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let holding = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), holding).await.expect(what);
 }
 
 /// Returns the places of the pairs with a feature.
