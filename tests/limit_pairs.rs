@@ -1,5 +1,5 @@
 //! Every feature of limits with every other: in one process against a model, and over Redis and PostgreSQL in four processes.
-#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail; it waits for a server's clock")]
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a test may fail, and then shows what led to it")]
 
 #[path = "support/limit_fleet.rs"]
 mod fleet;

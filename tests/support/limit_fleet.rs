@@ -1,7 +1,14 @@
 //! Four processes that share limits with pairs of features, and obey a test step by step.
 //!
 //! Each pair has a limit on a route of its own, and a client of its own. All processes turn their clocks together.
-#![allow(dead_code, unreachable_pub, clippy::expect_used, clippy::panic, reason = "a part of the tests of pairs")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a part of the tests of pairs, which replies on its output"
+)]
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};

@@ -13,7 +13,6 @@ use super::layer::RateLimitLayer;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::{Event, Events, Hook, both_hooks};
-use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::base::route::Patterns;
 use crate::identity::{IDENTIFIED_TWICE, Key, KeyExtractor, SharedExtractor, TrustedProxies, by};
@@ -449,13 +448,7 @@ impl RateLimitBuilder {
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
-        let verifies = !limiter.verifiers.is_empty();
-        if !self.enabled {
-            limiter.set_mode(Mode::Off);
-        }
-        let limiter = Arc::new(limiter);
-        let serving = (self.enabled || verifies).then(|| limiter.clone());
-        Ok(RateLimitLayer { limiter: self.enabled.then_some(limiter), serving })
+        Ok(RateLimitLayer::new(limiter, self.enabled))
     }
 
     /// Checks what does not depend on the limits.

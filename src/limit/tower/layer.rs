@@ -129,6 +129,16 @@ impl RateLimitLayer {
         self.limiter.as_ref().map(|limiter| prometheus::render(&limiter.stats())).unwrap_or_default()
     }
 
+    /// Creates the layer of a limiter. A disabled one admits every request, and verifies identities.
+    pub(super) fn new(limiter: Limiter, is_enabled: bool) -> Self {
+        let limiter = Arc::new(limiter);
+        if is_enabled {
+            return Self { limiter: Some(limiter.clone()), serving: Some(limiter) };
+        }
+        limiter.set_mode(Mode::Off);
+        Self { limiter: None, serving: Some(limiter).filter(|limiter| !limiter.verifiers.is_empty()) }
+    }
+
     /// Names a subject of the limits, to look at, charge, reset or grant it without a request: see [`LimitSubject`].
     ///
     /// ```
