@@ -1,7 +1,7 @@
-//! A shop with users, plans, articles, a login and exports, over sqlx and SQLite: `cargo run --example shop`.
+//! A shop with users, plans, articles, a login, exports and a websocket, over sqlx and SQLite: `cargo run --example shop`.
 //!
-//! Authentication is an axum extractor, as in many services. Everything that Tollgate adds is in `shop/gate.rs`, and one line in
-//! `shop/api.rs` puts it around the routes.
+//! Authentication is an axum extractor, as in many services. Everything that Tollgate adds is in `shop/gate.rs` and, around the
+//! routes and in the websocket, in `shop/api.rs`: thirty lines.
 //!
 //! ```text
 //! cargo run --example shop
@@ -10,7 +10,8 @@
 //! ```
 //!
 //! With another password, the sixth failed login of an address in a quarter of an hour is refused. A user has two exports at a
-//! time. Articles are cached for a minute, unless one is written.
+//! time. Articles are cached for a minute, unless one is written. A user has two sockets at a time, and sixty messages a minute over
+//! them (`websocat -H 'authorization: Bearer TOKEN' ws://127.0.0.1:3005/ws`).
 #![expect(clippy::print_stdout, reason = "an example says where it listens")]
 
 use std::net::SocketAddr;

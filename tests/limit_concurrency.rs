@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::ws::WebSocketUpgrade;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
@@ -300,6 +301,71 @@ async fn a_refusal_is_found_by_its_reference_and_the_response_can_be_replaced() 
     assert_eq!(exports.layer.refusal(reference).expect("found").limits, ["exports"]);
     let subject = exports.layer.subject(tollgate::identity::Key::ip("192.0.2.1".parse().expect("an address")));
     assert_eq!(subject.refusals().len(), 1);
+}
+
+#[tokio::test]
+async fn a_handler_holds_its_places_beyond_the_response_under_every_layer() {
+    let layer = || RateLimitLayer::builder().limit(ConcurrencyLimit::global(1)).build().expect("a layer");
+    let (outer, inner) = (layer(), layer());
+    let in_progress = || [&outer, &inner].map(|layer| layer.stats().concurrency[0].in_progress);
+    let held = Arc::new(Mutex::new(Vec::<Box<dyn Send>>::new()));
+    let (holds, cloned) = (held.clone(), Arc::new(Mutex::new(None)));
+    let keeps = cloned.clone();
+    let service = outer.layer(inner.layer(service_fn(move |request: Req| {
+        if request.uri().path() == "/holds" {
+            holds.lock().expect("not poisoned").push(Box::new(RateLimitLayer::hold_places(request.extensions())));
+        }
+        // A clone of the extensions keeps nothing.
+        *keeps.lock().expect("not poisoned") = Some(request.extensions().clone());
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new())))
+    })));
+    drop(service.clone().oneshot(from("192.0.2.1", "/")).await);
+    assert_eq!(in_progress(), [0, 0]);
+    drop(service.clone().oneshot(from("192.0.2.1", "/holds")).await);
+    assert_eq!(in_progress(), [1, 1], "its response has ended");
+    assert_eq!(service.clone().oneshot(from("192.0.2.1", "/")).await.expect("infallible").status(), 503);
+    held.lock().expect("not poisoned").clear();
+    assert_eq!(in_progress(), [0, 0]);
+    let late = cloned.lock().expect("not poisoned").take().expect("extensions");
+    let nothing = RateLimitLayer::hold_places(&late);
+    assert_eq!(in_progress(), [0, 0], "the response has ended");
+    drop(nothing);
+}
+
+/// Two websockets over real connections, one of which holds its place.
+#[tokio::test]
+async fn a_websocket_is_in_progress_until_its_handshake_or_as_long_as_its_handler_says() {
+    let layer = RateLimitLayer::builder().limit(ConcurrencyLimit::global(1)).build().expect("a layer");
+    let socket = async |extensions: http::Extensions, uri: http::Uri, upgrade: WebSocketUpgrade| {
+        let place = (uri.path() == "/holds").then(|| RateLimitLayer::hold_places(&extensions));
+        upgrade.on_upgrade(async move |mut socket| {
+            while let Some(Ok(_)) = socket.recv().await {}
+            drop(place);
+        })
+    };
+    let app = axum::Router::new().route("/{holds}", axum::routing::get(socket)).layer(layer.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let connect = async |path: &str| tokio_tungstenite::connect_async(format!("ws://{address}{path}")).await;
+    let in_progress = |n| {
+        let layer = &layer;
+        async move {
+            while layer.stats().concurrency[0].in_progress != n {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let _open = connect("/goes-on").await.expect("a socket");
+    in_progress(0).await;
+    let held = connect("/holds").await.expect("a socket");
+    for _ in 0..3 {
+        let refused = connect("/goes-on").await.expect_err("the place is held").to_string();
+        assert!(refused.contains("503"), "{refused}");
+    }
+    drop(held);
+    in_progress(0).await;
+    connect("/holds").await.expect("a socket");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The example of a shop, over sockets: what its gate adds, and that the README's lines are those.
-#![expect(clippy::expect_used, clippy::disallowed_methods, reason = "a test may fail; it measures")]
+#![expect(clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "a test may fail; it measures")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -13,7 +14,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tollgate::Tollgate;
+use tollgate::identity::Key;
 
 #[path = "../examples/shop/api.rs"]
 mod api;
@@ -52,6 +58,18 @@ impl Shop {
 
     async fn text(&self, path: &str, token: &str) -> String {
         text(self.send("GET", path, token, "").await).await
+    }
+
+    /// Opens a websocket; returns the status if the handshake is refused.
+    async fn socket(&self, token: &str) -> Result<Socket, u16> {
+        let mut request = format!("ws://{}/ws", self.address).into_client_request().expect("a request");
+        let token = format!("Bearer {token}").parse().expect("a field value");
+        request.headers_mut().insert("authorization", token);
+        match tokio_tungstenite::connect_async(request).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("neither a socket nor an answer: {error}"),
+        }
     }
 
     async fn login(&self, name: &str, password: &str) -> Response<Incoming> {
@@ -129,6 +147,71 @@ async fn an_article_is_cached_and_forgotten_when_it_is_written() {
     assert_eq!(shop.text("/articles/1", "").await, "a bed");
 }
 
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Sends a message, and returns the answer to it.
+async fn say(socket: &mut Socket, text: &str) -> String {
+    socket.send(Message::text(text)).await.expect("an open socket");
+    let answer = socket.next().await.expect("an open socket").expect("an answer");
+    answer.into_text().expect("text").to_string()
+}
+
+/// Sends messages until the answer is a refusal; returns the number before it, and its reference.
+async fn say_until_refused(socket: &mut Socket) -> (usize, String) {
+    for said in 0.. {
+        if let Some(reference) = say(socket, "hello").await.strip_prefix("refused ") {
+            return (said, reference.to_owned());
+        }
+    }
+    unreachable!("a limit")
+}
+
+#[tokio::test]
+async fn messages_of_a_websocket_are_counted_and_refused_ones_are_answered() {
+    let shop = Shop::start().await;
+    let (ada, bob) = (text(shop.login("ada", "secret").await).await, text(shop.login("bob", "hidden").await).await);
+    assert_eq!(shop.socket("invented").await.expect_err("no user"), 401);
+    let (mut first, mut second) =
+        (shop.socket(&ada).await.expect("a socket"), shop.socket(&ada).await.expect("a socket"));
+    // The two handshakes count too.
+    let (said, reference) = say_until_refused(&mut first).await;
+    assert_eq!(said, 58, "sixty a minute");
+    let refusal = shop.gate.limits().refusal(&reference).expect("found by its reference");
+    assert_eq!((refusal.route.as_str(), refusal.limits), ("/ws", vec!["messages".to_owned()]));
+    let (said, other) = say_until_refused(&mut second).await;
+    assert_eq!(said, 0, "both sockets are one user's");
+    assert_ne!(reference, other);
+    // The plan of the user is charged for messages as it is for requests.
+    let response = shop.send("GET", "/me", &ada, "").await;
+    assert_eq!(field(&response, "x-ratelimit-remaining"), (1_000 - 60 - 1).to_string());
+    // The refused socket is still open.
+    let ada = shop.gate.limits().subject(Key::number("user", 1)).route("/ws");
+    assert_eq!(ada.refusals().len(), 2);
+    ada.reset().await.expect("in this process");
+    assert_eq!(say(&mut first, "and again").await, "and again");
+    let mut bob = shop.socket(&bob).await.expect("a socket");
+    assert_eq!(say_until_refused(&mut bob).await.0, 59, "another user's");
+}
+
+#[tokio::test]
+async fn a_user_has_two_websockets_at_a_time_until_one_is_closed() {
+    let shop = Shop::start().await;
+    let ada = text(shop.login("ada", "secret").await).await;
+    let in_progress = || shop.gate.stats().concurrency[1].in_progress;
+    let (mut first, second) = (shop.socket(&ada).await.expect("a socket"), shop.socket(&ada).await.expect("a socket"));
+    assert_eq!(say(&mut first, "open").await, "open");
+    assert_eq!((shop.socket(&ada).await.expect_err("the third"), in_progress()), (429, 2));
+    assert_eq!(say(&mut first, "still open").await, "still open");
+    // One is closed, and the other lost without a word.
+    first.close(None).await.expect("a farewell");
+    drop(second);
+    while in_progress() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let (_third, _fourth) = (shop.socket(&ada).await.expect("a socket"), shop.socket(&ada).await.expect("a socket"));
+    assert_eq!(shop.socket(&ada).await.expect_err("the third"), 429);
+}
+
 #[tokio::test]
 async fn plans_have_quotas_and_the_extractor_rejects_as_before() {
     let shop = Shop::start().await;
@@ -143,11 +226,14 @@ async fn plans_have_quotas_and_the_extractor_rejects_as_before() {
 }
 
 #[test]
-fn the_gate_is_at_most_thirty_lines_and_the_readme_shows_them() {
+fn tollgate_adds_at_most_thirty_lines_and_the_readme_shows_them() {
     let code =
         |text: &'static str| text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
     let gate: Vec<&str> = code(include_str!("../examples/shop/gate.rs")).collect();
-    assert!(gate.len() <= 30, "{} lines", gate.len());
+    let of_tollgate = ["tollgate", "gate.", "limits", "Key::", "decision", "place", "extensions: "];
+    let api = code(include_str!("../examples/shop/api.rs"));
+    let api: Vec<&str> = api.filter(|line| of_tollgate.iter().any(|word| line.contains(word))).collect();
+    assert!(gate.len() + api.len() <= 30, "{} and {} lines: {api:#?}", gate.len(), api.len());
     let readme = include_str!("../README.md");
     let situations = readme.split("## Three situations").nth(1).and_then(|rest| rest.split("\n## ").next());
     let lines: Vec<&str> =

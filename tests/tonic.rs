@@ -1,15 +1,19 @@
 //! The tonic example, over a real socket and through a real client.
 #![expect(clippy::expect_used, reason = "a test may fail")]
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
 use tokio::net::TcpListener;
 use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
+use tollgate::identity::{KeyExtractor, by};
 use tollgate::limit::{Limit, Quota};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -112,6 +116,45 @@ async fn declared_routes_decide_which_limit_counts_a_call() {
     let refused =
         codes.iter().filter(|answer| answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted));
     assert_eq!(refused.count(), 1);
+}
+
+/// Users are verified by their metadata, and counted apart; a call without a valid token is counted by its address.
+#[tokio::test]
+async fn a_user_is_identified_by_metadata() {
+    let runs = Arc::<AtomicUsize>::default();
+    let counted = runs.clone();
+    let user = by::verify(by::bearer(), move |token: String| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok::<Option<u64>, Infallible>(token.strip_prefix("user-").and_then(|id| id.parse().ok())))
+    });
+    let peer = by::peer_from(|connection: &TcpConnectInfo| connection.remote_addr());
+    let gate = Tollgate::builder().identify(user.or(peer)).limit(Limit::per_user("2/min").named("user"));
+    let gate = gate.build().expect("a gate");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = Server::builder().layer(gate.layer()).add_service(example::Prices);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let channel = Channel::from_shared(url).expect("a URL").connect().await.expect("a connection");
+    for token in ["user-1", "user-2", "invented"] {
+        for n in 0..3 {
+            let mut request = Request::new(PriceRequest { symbol: "ACME".to_owned() });
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("metadata"));
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.expect("a connection");
+            let path = PathAndQuery::from_static("/shop.Prices/Get");
+            let answer: Result<Response<PriceReply>, Status> = client.unary(request, path, ProstCodec::default()).await;
+            assert_eq!(
+                answer.map_or_else(|status| status.code(), |_| Code::Ok),
+                [Code::Ok, Code::Ok, Code::ResourceExhausted][n]
+            );
+        }
+    }
+    assert_eq!(
+        call(&channel, "/shop.Prices/Get").await.expect_err("the address is spent").code(),
+        Code::ResourceExhausted
+    );
+    assert_eq!(runs.load(Ordering::SeqCst), 3, "once a token");
+    assert_eq!((gate.stats().limits[0].admitted, gate.stats().limits[0].refused), (6, 4));
 }
 
 /// Routes that are declared once serve timing, limits and cache.

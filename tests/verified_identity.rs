@@ -24,7 +24,7 @@ use http::StatusCode;
 use support::{field, text};
 use tollgate::cache::{Rule, Rules};
 use tollgate::identity::{Identity, Key, KeyExtractor, TrustedProxies, by};
-use tollgate::limit::{Limit, Tiers};
+use tollgate::limit::{ConcurrencyLimit, Count, Limit, Tiers};
 use tollgate::testing::FakePeer;
 use tollgate::{Event, Tollgate, TollgateBuilder};
 use tower::ServiceExt;
@@ -40,6 +40,8 @@ impl Identity for User {
         Key::number("user", self.id)
     }
 }
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A database of tokens that counts its queries.
 #[derive(Clone, Default)]
@@ -170,6 +172,71 @@ async fn it_serves_limits_and_cache_together_also_on_routes_without_a_limit() {
     }
     assert_eq!(text(service.send("/free", "pro").await).await, "7");
     assert_eq!(service.users.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_without_limits_leaves_the_user_for_handlers_too() {
+    let rules = || Rules::new().route("/me", Rule::ttl(Duration::from_secs(60)).per_identity());
+    let only_timing = Service::new(|gate| gate);
+    let only_cache = Service::new(|gate| gate.cache(rules()));
+    let disabled = Service::new(|gate| gate.limit(Limit::per_user("1/h")).limits_with(|limits| limits.enabled(false)));
+    for service in [only_timing, only_cache, disabled] {
+        for _ in 0..2 {
+            assert_eq!(text(service.send("/free", "pro").await).await, "7");
+            assert_eq!(service.me("pro").await, owned("", "7"), "no limit: no fields");
+            assert_eq!(service.me("free").await, owned("", "8"));
+            assert_eq!(service.me("invented").await.1, "nobody");
+        }
+        assert_eq!(service.users.asked(), 3, "once a token");
+        assert_eq!(service.me("broken").await.1, "nobody");
+        assert_eq!(*service.warnings.lock().expect("not poisoned"), ["unresolved-identity"]);
+    }
+    let limits = by::verify(by::bearer(), |token: String| Users::default().verify(token));
+    let gate = Tollgate::builder().identify(limits).build().expect("a gate");
+    let stats = gate.stats();
+    assert!(stats.limits.is_empty() && stats.concurrency.is_empty(), "there is no limit");
+    gate.set_limits_mode(tollgate::Mode::On);
+    assert!(gate.set_quota("all-per-day", "1/h").is_err());
+}
+
+type Configure = fn(TollgateBuilder) -> TollgateBuilder;
+
+/// The first request waits for the verification, and is decided like the others.
+#[tokio::test(start_paused = true)]
+async fn a_verified_user_is_subject_to_every_kind_of_limit() {
+    let two: Configure = |gate| gate.limit(Limit::per_user("2/min"));
+    let kinds: [(&str, Configure, [u16; 4]); 9] = [
+        ("rate", two, [200, 200, 429, 429]),
+        ("each route", |gate| gate.limit(Limit::per_user("2/min").per_route()), [200, 200, 429, 429]),
+        ("cost", |gate| gate.limit(Limit::per_user("5/min").cost(2)), [200, 200, 429, 429]),
+        ("outcome", |gate| gate.limit(Limit::per_user("2/min").count(Count::successes())), [200, 200, 429, 429]),
+        ("other outcome", |gate| gate.limit(Limit::per_user("2/min").count(Count::failures())), [200; 4]),
+        ("ban", |gate| gate.limit(Limit::per_user("2/min").ban_after(1, MINUTE)), [200, 200, 429, 403]),
+        ("in progress", |gate| gate.limit(ConcurrencyLimit::per_user(2).queue(1, MINUTE / 60)), [200, 200, 429, 429]),
+        (
+            "deny list",
+            |gate| gate.limit(tiers()).limits_with(|limits| limits.deny_keys([Key::number("user", 7)])),
+            [403; 4],
+        ),
+        (
+            "exempt",
+            |gate| {
+                gate.limit(Limit::per_user("1/min"))
+                    .limits_with(|l| l.exempt(|head| head.extension::<User>().is_some()))
+            },
+            [200; 4],
+        ),
+    ];
+    for (kind, configure, expected) in kinds {
+        let service = Service::new(configure);
+        let mut held = Vec::new();
+        for status in expected {
+            held.push(service.send("/me", "pro").await);
+            assert_eq!(held.last().map(|response| response.status().as_u16()), Some(status), "{kind}");
+        }
+        assert_eq!(service.send("/me", "free").await.status(), 200, "{kind}: another user");
+        assert_eq!(service.users.asked(), 2, "{kind}: once a token");
+    }
 }
 
 #[test]

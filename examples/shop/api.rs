@@ -3,16 +3,19 @@
 use std::hash::{BuildHasher, RandomState};
 
 use axum::body::Body;
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{FromRequestParts, Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Extensions, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use sqlx::SqlitePool;
 use tollgate::Tollgate;
+use tollgate::identity::Key;
+use tollgate::limit::RateLimitLayer;
 
 /// Two users and two articles. A service of your own hashes its passwords.
 pub(crate) const SCHEMA: [&str; 5] = [
@@ -28,7 +31,7 @@ type Answer<T> = Result<T, StatusCode>;
 /// A user, authenticated by the token of a session.
 #[derive(Clone)]
 pub(crate) struct User {
-    pub(crate) id: i64,
+    pub(crate) id: u64,
     pub(crate) plan: String,
 }
 
@@ -49,6 +52,8 @@ pub(crate) fn app(db: SqlitePool, gate: &Tollgate) -> Router {
         .route("/me", get(async |user: User| user.plan))
         .route("/articles/{id}", get(article).put(write_article))
         .route("/export", get(export))
+        .route("/ws", get(socket))
+        .layer(Extension(gate.limits().clone()))
         .layer(gate.layer())
         .layer(middleware::from_fn_with_state(db.clone(), authenticate))
         .with_state(db)
@@ -65,7 +70,7 @@ impl FromRequestParts<SqlitePool> for User {
         let token = field.and_then(|field| field.strip_prefix("Bearer ")).ok_or(StatusCode::UNAUTHORIZED)?;
         let sql = "SELECT id, plan FROM sessions JOIN users ON user = id WHERE token = $1";
         let found: Option<(i64, String)> = sqlx::query_as(sql).bind(token).fetch_optional(db).await.map_err(failed)?;
-        found.map(|(id, plan)| Self { id, plan }).ok_or(StatusCode::UNAUTHORIZED)
+        found.map(|(id, plan)| Self { id: id.unsigned_abs(), plan }).ok_or(StatusCode::UNAUTHORIZED)
     }
 }
 
@@ -111,6 +116,28 @@ async fn export(_: User, State(db): State<SqlitePool>) -> Answer<Body> {
         sqlx::query_as("SELECT text FROM articles ORDER BY id").fetch_all(&db).await.map_err(failed)?;
     let lines = rows.into_iter().map(|(text,)| Ok::<_, std::convert::Infallible>(text + "\n"));
     Ok(Body::from_stream(futures_util::stream::iter(lines)))
+}
+
+/// Returns every message to its sender. One beyond the limits is refused with a reference, and the socket stays open. It is in
+/// progress until it is closed: its place is held beyond the handshake.
+async fn socket(
+    user: User,
+    Extension(limits): Extension<RateLimitLayer>,
+    extensions: Extensions,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let place = RateLimitLayer::hold_places(&extensions);
+    upgrade.on_upgrade(async move |mut socket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            let Message::Text(text) = message else { continue };
+            let decision = limits.subject(Key::number("user", user.id)).tier(&*user.plan).route("/ws").check(1).await;
+            let answer = decision.reference().map(|reference| format!("refused {reference}").into());
+            if socket.send(Message::Text(answer.unwrap_or(text))).await.is_err() {
+                break;
+            }
+        }
+        drop(place);
+    })
 }
 
 fn failed(_: sqlx::Error) -> StatusCode {

@@ -8,12 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use serde::Serialize;
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::base::body::BodyWatch;
 use crate::base::lock::Mutex;
 use crate::limit::policy::limit::ConcurrencyPolicy;
 
@@ -180,16 +177,6 @@ impl Drop for QueuedPlace {
         let before = known.queue.len();
         known.queue.retain(|next| !next.is_closed());
         counts.queued -= (before - known.queue.len()) as u64;
-    }
-}
-
-/// Places of a request in progress.
-#[derive(Debug, Default)]
-pub(crate) struct HeldPlaces(pub(super) SmallVec<[Place; 1]>);
-
-impl BodyWatch for HeldPlaces {
-    fn ended(&mut self, _trailers: Option<&HeaderMap>) {
-        self.0.clear();
     }
 }
 

@@ -3,6 +3,7 @@
 pub(super) mod concurrency;
 pub(super) mod deny;
 pub(super) mod fallback;
+pub(super) mod held_places;
 pub(super) mod isolated_store;
 pub(super) mod limiter;
 pub(super) mod log_sampler;

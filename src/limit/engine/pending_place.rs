@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::concurrency::{ConcurrencyPlaces, HeldPlaces, Place, PlaceAttempt, QueuedPlace};
+use super::concurrency::{ConcurrencyPlaces, Place, PlaceAttempt, QueuedPlace};
+use super::held_places::HeldPlaces;
 use super::limiter::{LimitStep, Limiter};
 use super::refusals::RefusalRecord;
 use super::shared_limits::PendingDecision;
@@ -161,7 +162,7 @@ pub(super) fn hold(step: LimitStep, places: HeldPlaces) -> LimitStep {
     match step {
         _ if places.0.is_empty() => step,
         LimitStep::Admit(mut edits) => {
-            edits.rare.get_or_insert_default().places = Some(places);
+            edits.rare.get_or_insert_default().places = Some(Arc::new(places));
             LimitStep::Admit(edits)
         }
         LimitStep::Reject(response) => LimitStep::Reject(response),

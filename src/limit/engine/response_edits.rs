@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::{Extensions, Response, StatusCode};
 use smallvec::SmallVec;
 
-use super::concurrency::HeldPlaces;
+use super::held_places::{HeldPlaces, PlacesWatch};
 use super::limiter::Limiter;
 use super::outcome_charge::OutcomeCharge;
 use super::reservation::Reservation;
@@ -31,7 +31,7 @@ pub(super) struct RareEdits {
     pub(super) reservation: Option<Reservation>,
     pub(super) discount: Option<Discount>,
     pub(super) charge: Option<OutcomeCharge>,
-    pub(super) places: Option<HeldPlaces>,
+    pub(super) places: Option<Arc<HeldPlaces>>,
 }
 
 /// Refund if the cache answers.
@@ -51,13 +51,11 @@ pub(crate) type BodyWatches = SmallVec<[Box<dyn BodyWatch>; 1]>;
 pub(crate) type Shared = bool;
 
 impl ResponseEdits {
-    /// Inserts the reservation into the request's extensions.
+    /// Inserts the reservation and a link to the places into the request's extensions.
     #[inline]
     pub(crate) fn prepare(&mut self, extensions: &mut Extensions) {
-        if let Some(rare) = &mut self.rare
-            && let Some(reservation) = rare.reservation.take()
-        {
-            extensions.insert(reservation);
+        if let Some(rare) = &mut self.rare {
+            rare.prepare(extensions);
         }
     }
 
@@ -94,10 +92,20 @@ impl ResponseEdits {
 
 impl RareEdits {
     #[cold]
+    fn prepare(&mut self, extensions: &mut Extensions) {
+        if let Some(reservation) = self.reservation.take() {
+            extensions.insert(reservation);
+        }
+        if let Some(places) = &self.places {
+            HeldPlaces::link(places, extensions);
+        }
+    }
+
+    #[cold]
     #[inline(never)]
     fn write<B>(self: Box<Self>, response: &mut Response<B>) -> BodyWatches {
         let settling = self.charge.and_then(|charge| charge.settle_by(response));
-        let places = self.places.map(|places| Box::new(places) as Box<dyn BodyWatch>);
+        let places = self.places.map(|places| Box::new(PlacesWatch(Some(places))) as Box<dyn BodyWatch>);
         if let Some(draft) = self.draft {
             draft.write(response.headers_mut());
         }

@@ -12,8 +12,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::concurrency::HeldPlaces;
 use super::fallback::Fallback;
+use super::held_places::HeldPlaces;
 use super::limiter::{LimitStep, Limiter, settle};
 use super::pending_place::{PendingPlace, hold};
 use super::pending_settlement::PendingSettlement;

@@ -360,7 +360,8 @@ impl RateLimitBuilder {
         self
     }
 
-    /// Enables the layer. Defaults to `true`; `false` makes a layer of the same type that admits every request.
+    /// Enables the layer. Defaults to `true`; `false` makes a layer of the same type that admits every request. It still verifies
+    /// the identity of [`by::verify`](crate::identity::by::verify) and leaves it for the handler.
     ///
     /// ```
     /// use tollgate::limit::{Limit, Quota, RateLimitLayer};
@@ -447,7 +448,7 @@ impl RateLimitBuilder {
         if let Some(message) = limiter.limits.explain_undeclared().filter(|_| self.enabled) {
             limiter.events.emit(&Event::Warning { code: "undeclared-route", message: &message });
         }
-        Ok(RateLimitLayer { limiter: self.enabled.then(|| Arc::new(limiter)) })
+        Ok(RateLimitLayer::new(limiter, self.enabled))
     }
 
     /// Checks what does not depend on the limits.

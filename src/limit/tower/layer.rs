@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Extensions;
 use tower_layer::Layer;
 
 use super::builder::RateLimitBuilder;
@@ -16,6 +17,7 @@ use crate::base::mode::Mode;
 use crate::identity::Key;
 use crate::limit::algorithm::quota::Quota;
 use crate::limit::engine::fallback::OnOutage;
+use crate::limit::engine::held_places::HeldPlaces;
 use crate::limit::engine::limiter::Limiter;
 use crate::limit::engine::metrics;
 use crate::limit::engine::refusals::Refusal;
@@ -41,7 +43,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
+    /// `None` if the layer is disabled.
     pub(super) limiter: Option<Arc<Limiter>>,
+    /// Limiter of the services: also of a disabled layer if it verifies identities.
+    pub(super) serving: Option<Arc<Limiter>>,
 }
 
 impl RateLimitLayer {
@@ -136,6 +141,16 @@ impl RateLimitLayer {
         }
     }
 
+    /// Creates the layer of a limiter. A disabled one admits every request, and verifies identities.
+    pub(super) fn new(limiter: Limiter, is_enabled: bool) -> Self {
+        let limiter = Arc::new(limiter);
+        if is_enabled {
+            return Self { limiter: Some(limiter.clone()), serving: Some(limiter) };
+        }
+        limiter.set_mode(Mode::Off);
+        Self { limiter: None, serving: Some(limiter).filter(|limiter| !limiter.verifiers.is_empty()) }
+    }
+
     /// Names a subject of the limits, to look at, charge, reset or grant it without a request: see [`LimitSubject`].
     ///
     /// ```
@@ -171,6 +186,34 @@ impl RateLimitLayer {
     #[must_use]
     pub fn refusal(&self, reference: &str) -> Option<Refusal> {
         self.limiter.as_ref()?.refusal(reference)
+    }
+
+    /// Keeps a request in progress under every [`ConcurrencyLimit`](crate::limit::ConcurrencyLimit) until the returned value is
+    /// dropped, also after the end of its response: for a websocket, or a task that goes on in the background.
+    ///
+    /// Takes the extensions of the request. Without such a limit the value keeps nothing, and so it does if it is asked for only
+    /// when the response has ended.
+    ///
+    /// ```
+    /// use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+    /// use axum::http::Extensions;
+    /// use axum::response::Response;
+    /// use tollgate::limit::RateLimitLayer;
+    ///
+    /// async fn chat(extensions: Extensions, upgrade: WebSocketUpgrade) -> Response {
+    ///     let place = RateLimitLayer::hold_places(&extensions);
+    ///     upgrade.on_upgrade(async move |mut socket: WebSocket| {
+    ///         while let Some(Ok(message)) = socket.recv().await {
+    ///             drop(message);
+    ///         }
+    ///         drop(place); // the socket is no longer in progress
+    ///     })
+    /// }
+    /// # let _ = axum::routing::get::<_, _, ()>(chat);
+    /// ```
+    #[must_use = "the places are freed when the value is dropped"]
+    pub fn hold_places(extensions: &Extensions) -> impl Send + Sync + 'static + use<> {
+        HeldPlaces::linked(extensions)
     }
 
     /// Changes the quota of the named limit or tier from now on. Keys keep their used share.
@@ -249,7 +292,7 @@ impl RateLimitLayer {
 
     /// Wraps `inner`, with response bodies made by `W`.
     pub(crate) fn wrap<S, W>(&self, inner: S, gate: u16) -> RateLimit<S, W> {
-        RateLimit { inner, limiter: self.limiter.clone(), gate, body: PhantomData }
+        RateLimit { inner, limiter: self.serving.clone(), gate, body: PhantomData }
     }
 }
 
