@@ -266,7 +266,7 @@ async fn http_metrics_can_be_left_to_the_application() {
 async fn buckets_can_be_added() {
     let (three, micro) = (Duration::from_millis(300), Duration::from_micros(100));
     let timing = layer(|builder| builder.buckets([three]).query_buckets([micro]).query_text_label(true));
-    let service = timing.layer(service_fn(async |_: Request<()>| {
+    let service = timing.layer(service_fn(|_: Request<()>| async {
         timed_query("SELECT a FROM t WHERE b = 1", async {}).await;
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));

@@ -74,6 +74,8 @@ pub(crate) struct Route {
     repeats: Repeats,
     started: ShardedCounter<1>,
     cancelled: AtomicU64,
+    /// Requests answered without an error, as reported last.
+    answered: AtomicU64,
     errors: AtomicU64,
     slow: AtomicU64,
     queries: AtomicU64,
@@ -92,6 +94,7 @@ impl Route {
             repeats,
             started: ShardedCounter::default(),
             cancelled: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             queries: AtomicU64::new(0),
@@ -199,12 +202,12 @@ impl Route {
     pub(crate) fn counts(&self) -> RouteCounts {
         // Ends are read before starts, so that concurrent requests never make the difference negative.
         let (ended, cancelled) = (self.latencies.count(), read(&self.cancelled));
-        let requests = self.started.sum(0);
+        let (requests, errors) = (self.started.sum(0), read(&self.errors));
         RouteCounts {
             requests,
             in_flight: requests.saturating_sub(ended + cancelled),
-            answered: ended.saturating_sub(read(&self.errors)),
-            errors: read(&self.errors),
+            answered: highest(&self.answered, ended.saturating_sub(errors)),
+            errors,
             cancelled,
             slow: read(&self.slow),
             queries: read(&self.queries),
@@ -246,6 +249,11 @@ impl ScopeOwner for Route {
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Returns the highest value that was read so far: the difference of two counters may fall while both rise.
+fn highest(last: &AtomicU64, value: u64) -> u64 {
+    last.fetch_max(value, Ordering::Relaxed).max(value)
 }
 
 fn read(counter: &AtomicU64) -> u64 {
