@@ -59,6 +59,7 @@ impl Gate {
 }
 
 const FAST: Duration = Duration::from_millis(5);
+const HOUR: Duration = Duration::from_secs(3_600);
 
 #[tokio::test]
 async fn the_json_has_the_shape_that_operators_expect() {
@@ -108,6 +109,24 @@ async fn a_slow_service_misses_its_objective_and_a_target_of_its_own_decides_wha
         let health = gate.health();
         assert_eq!((health.slos[0].state, health.degraded), (state, degraded), "{health:?}");
     }
+}
+
+#[tokio::test]
+async fn some_routes_have_an_objective_of_their_own() {
+    let target = Duration::from_millis(50);
+    let routes = ["/search", "/api/{*rest}"];
+    let builder = Tollgate::builder().routes(["/search", "/api/{id}", "/other"]);
+    let gate = Gate::new(builder.health_with(|health| health.latency_target_on(routes, target)));
+    gate.send(30, "/other", Duration::from_millis(200)).await;
+    let state = |gate: &Gate| gate.health().slos.last().map(|slo| (slo.name.clone(), slo.state)).expect("an objective");
+    assert_eq!(state(&gate), ("latency /search, /api/{*rest}".to_owned(), "unknown"), "the others do not count");
+    gate.send(30, "/search", FAST).await;
+    assert_eq!(state(&gate).1, "met");
+    gate.send(30, "/api/7", Duration::from_millis(200)).await;
+    let health = gate.health();
+    let objective = health.slos.last().expect("an objective");
+    assert_eq!((objective.state, objective.actual), ("missed", Some(0.5)));
+    assert_eq!(health.slos[0].state, "met", "that of all routes is");
 }
 
 #[tokio::test]
@@ -270,6 +289,7 @@ fn a_target_that_cannot_be_met_or_missed_is_an_error() {
         (Tollgate::builder().health_with(|health| health.error_target(f64::NAN)), "not NaN"),
         (Tollgate::builder().health_with(|health| health.hit_target("/a", 1.0)), "\"/a\""),
         (Tollgate::builder().health_with(|health| health.latency_target(Duration::ZERO)), "0 s"),
+        (Tollgate::builder().health_with(|health| health.latency_target_on("GET /a", HOUR)), "leave the method out"),
     ] {
         let error = builder.build().expect_err(reason).to_string();
         assert!(error.contains(reason), "{error}");

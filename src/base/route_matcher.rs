@@ -74,6 +74,17 @@ impl RouteMatcher {
         &self.except
     }
 
+    /// Whether it selects the requests of a route, by its pattern.
+    pub(crate) fn selects_route(&self, route: &str) -> bool {
+        let any = |entries: &[Box<str>]| entries.iter().any(|entry| **entry == *route || covers(entry, route));
+        (self.on.is_empty() || any(&self.on)) && !any(&self.except)
+    }
+
+    /// Returns an entry that names a method.
+    pub(crate) fn entry_with_method(&self) -> Option<&str> {
+        self.on.iter().chain(&self.except).map(|entry| &**entry).find(|entry| entry.contains(' '))
+    }
+
     /// Adds the patterns of the matcher to `patterns`, and compiles it.
     ///
     /// # Errors

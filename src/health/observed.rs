@@ -20,7 +20,7 @@ pub(crate) struct Observation {
     pub(crate) pools: Vec<PoolState>,
     /// Routes that a cache rule covers, and namespaces of typed values.
     pub(crate) cached: Vec<CachedState>,
-    /// Names with a target hit ratio of their own.
+    /// Names with an objective of their own.
     pub(crate) targeted: Vec<TargetedState>,
     pub(crate) limits: Vec<LimitState>,
     /// Routes of GET requests that nothing caches.
@@ -88,14 +88,17 @@ impl CachedState {
     }
 }
 
-/// Name with a target hit ratio of its own.
+/// Name with an objective of its own: a hit ratio, or the time of its requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TargetedState {
-    pub(crate) name: String,
+    /// Name of the objective.
+    pub(crate) objective: String,
+    pub(crate) text: String,
+    /// Share that must be good.
     pub(crate) target: f64,
-    /// Hits and misses of the last five minutes.
+    /// Good and bad samples of the last five minutes.
     pub(crate) recent: (u64, u64),
-    /// Hits and misses of the last hour.
+    /// Good and bad samples of the last hour.
     pub(crate) hour: (u64, u64),
 }
 

@@ -25,7 +25,7 @@ use super::totals::{Totals, share};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SloStatus {
-    /// Name: `latency`, `errors`, `queries`, or `hits NAME` of a route or namespace with a target.
+    /// Name: `latency`, `errors`, `queries`, `hits NAME` of a route or namespace, or `latency ROUTES`.
     pub name: String,
     /// What is demanded, such as `95 % of requests within 500 ms`.
     pub text: String,
@@ -60,7 +60,6 @@ impl SloStatus {
 pub(crate) fn judge(observed: &Observation, targets: &Targets) -> Vec<SloStatus> {
     let (recent, hour) = (&observed.recent, &observed.hour);
     let of = |bad: fn(&Totals) -> u64, all: fn(&Totals) -> u64| ((bad(recent), all(recent)), (bad(hour), all(hour)));
-    let percent = |share: f64| format!("{} %", (share * 1_000.0).round() / 10.0);
     let mut all = Vec::new();
     let (now, before) = of(|counts| counts.slow_requests, |counts| counts.requests);
     let text = format!("{} of requests within {}", percent(FAST_SHARE), span(targets.latency));
@@ -72,12 +71,16 @@ pub(crate) fn judge(observed: &Observation, targets: &Targets) -> Vec<SloStatus>
     let text = format!("{} of queries within {}", percent(FAST_SHARE), span(targets.query));
     all.push(SloStatus::of("queries".to_owned(), text, FAST_SHARE, now, before));
     all.extend(observed.targeted.iter().map(|targeted| {
-        let text = format!("{} of look-ups of {} are hits", percent(targeted.target), targeted.name);
-        let samples = |(hits, misses): (u64, u64)| (misses, hits + misses);
+        let samples = |(good, bad): (u64, u64)| (bad, good + bad);
         let (recent, hour) = (samples(targeted.recent), samples(targeted.hour));
-        SloStatus::of(format!("hits {}", targeted.name), text, targeted.target, recent, hour)
+        SloStatus::of(targeted.objective.clone(), targeted.text.clone(), targeted.target, recent, hour)
     }));
     all
+}
+
+/// Formats a share: `99.5 %`.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{} %", (share * 1_000.0).round() / 10.0)
 }
 
 /// Formats a duration: `500 ms`, `1.5 s`.

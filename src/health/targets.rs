@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::error::Error;
+use crate::base::route_matcher::RouteMatcher;
 
 /// Share of requests and of queries that must be as fast as their target.
 pub(crate) const FAST_SHARE: f64 = 0.95;
@@ -27,6 +28,8 @@ pub(crate) struct Targets {
     pub(crate) errors: f64,
     /// Hit ratios by route or namespace.
     pub(crate) hit_ratios: BTreeMap<String, f64>,
+    /// Times within which 95 % of the requests of some routes are to be answered.
+    pub(crate) routes: Vec<(RouteMatcher, Duration)>,
 }
 
 impl Default for Targets {
@@ -36,6 +39,7 @@ impl Default for Targets {
             query: Duration::from_millis(100),
             errors: 0.01,
             hit_ratios: BTreeMap::new(),
+            routes: Vec::new(),
         }
     }
 }
@@ -44,8 +48,13 @@ impl Targets {
     /// # Errors
     /// If a target cannot be met or missed.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.latency.is_zero() || self.query.is_zero() {
+        if self.latency.is_zero() || self.query.is_zero() || self.routes.iter().any(|(_, latency)| latency.is_zero()) {
             return Err(Error::config("health: a target of 0 s is always missed; set a longer one"));
+        }
+        if let Some(entry) = self.routes.iter().find_map(|(routes, _)| routes.entry_with_method()) {
+            return Err(Error::config(format!(
+                "health: {entry:?}: an objective counts all methods of a route; leave the method out"
+            )));
         }
         let is_share = |share: f64| share > 0.0 && share < 1.0;
         if !is_share(self.errors) {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::forms::end_override;
 use super::text::{Escaped, ago, badge, count, percent, span};
+use crate::admin::model::fleet::NodeSnapshot;
 use crate::admin::model::view::View;
 
 pub(super) fn panel(view: &View, token: Option<&str>) -> String {
@@ -90,6 +91,16 @@ fn nodes(html: &mut String, view: &View) {
             span(std::time::Duration::from_secs(node.up_seconds)),
             Escaped(&node.configuration),
             Escaped(&node.version),
+        );
+    }
+    if view.nodes.len() > 1 {
+        let sum = |of: fn(&NodeSnapshot) -> u64| count(view.nodes.iter().map(of).sum());
+        let _ = write!(
+            html,
+            "<tr><td>all {}</td><td></td><td></td><td class=\"n\">{}</td><td class=\"n\">{}</td><td></td><td></td><td></td></tr>",
+            view.nodes.len(),
+            sum(|node| node.requests_5m),
+            sum(|node| node.refused_5m),
         );
     }
     html.push_str("</tbody></table></div>");

@@ -9,7 +9,8 @@ use crate::cache::{CacheLayer, CacheStats, Reason};
 use crate::health::observed::{
     CachedState, FindingState, LimitState, Observation, QuotaState, StoreState, TargetedState, UncachedState,
 };
-use crate::health::targets::Targets;
+use crate::health::slo::{percent, span};
+use crate::health::targets::{FAST_SHARE, Targets};
 use crate::health::timeline::{HitCounts, Timeline};
 use crate::health::totals::Totals;
 use crate::limit::{RateLimitLayer, RateLimitStats};
@@ -42,7 +43,7 @@ pub(super) struct Collected {
 impl CollectedLayers {
     /// Reads all counters.
     pub(super) fn collect(&self, targets: &Targets) -> Collected {
-        let timing = self.timing.counts(targets.latency, targets.query);
+        let timing = self.timing.counts(targets.latency, targets.query, &targets.routes);
         let (cache, limit) = (self.cache.stats(), self.limit.stats());
         let upstreams: Vec<UpstreamStats> = self.upstreams.iter().map(|read| read()).collect();
         let mut totals = Totals {
@@ -67,7 +68,8 @@ impl CollectedLayers {
             totals.data_hits += data.avoided;
             totals.data_misses += data.misses;
         }
-        let targeted = targets.hit_ratios.keys().map(|name| hit_counts(&cache, name)).collect();
+        let hits = targets.hit_ratios.keys().map(|name| hit_counts(&cache, name));
+        let targeted = hits.chain(timing.targets.iter().copied()).collect();
         Collected { totals, targeted, timing, cache, limit, upstreams }
     }
 }
@@ -80,6 +82,26 @@ fn hit_counts(cache: &CacheStats, name: &str) -> HitCounts {
         Some((route.hits + route.stale + route.revalidated + route.collapsed, route.misses))
     };
     data.or_else(route).unwrap_or_default()
+}
+
+/// Returns the objectives of single names, in the order in which they are counted.
+fn objectives(targets: &Targets) -> Vec<TargetedState> {
+    let hits = targets.hit_ratios.iter().map(|(name, target)| TargetedState {
+        objective: format!("hits {name}"),
+        text: format!("{} of look-ups of {name} are hits", percent(*target)),
+        target: *target,
+        ..TargetedState::default()
+    });
+    let latencies = targets.routes.iter().map(|(routes, latency)| {
+        let names = routes.entries().join(", ");
+        TargetedState {
+            objective: format!("latency {names}"),
+            text: format!("{} of requests of {names} within {}", percent(FAST_SHARE), span(*latency)),
+            target: FAST_SHARE,
+            ..TargetedState::default()
+        }
+    });
+    hits.chain(latencies).collect()
 }
 
 impl Collected {
@@ -97,11 +119,10 @@ impl Collected {
         now: Timestamp,
     ) -> Observation {
         let targets = &settings.targets;
-        let targeted = targets.hit_ratios.iter().enumerate().map(|(at, (name, target))| TargetedState {
-            name: name.clone(),
-            target: *target,
+        let targeted = objectives(targets).into_iter().enumerate().map(|(at, objective)| TargetedState {
             recent: timeline.targeted(now, 5, at),
             hour: timeline.targeted(now, 60, at),
+            ..objective
         });
         let timing = layers.timing.stats();
         let findings = timing.finding_counts.iter().map(|found| FindingState {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::probes::{PoolProbe, Probe};
 use crate::base::error::Error;
+use crate::base::route_matcher::RouteMatcher;
 use crate::health::targets::Targets;
 
 /// Configures targets and checks: [`TollgateBuilder::health_with`](crate::TollgateBuilder::health_with).
@@ -57,6 +58,24 @@ impl HealthBuilder {
     /// the score expects 0.7. A target of [`Cached`](crate::cache::Cached) counts too.
     pub fn hit_target(mut self, name: impl Into<String>, ratio: f64) -> Self {
         self.targets.hit_ratios.insert(name.into(), ratio);
+        self
+    }
+
+    /// Sets the time within which 95 % of the requests of some routes are to be answered, and makes it an objective. Entries name
+    /// routes, as of limits and cache rules, without a method.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Tollgate;
+    ///
+    /// let gate = Tollgate::builder()
+    ///     .health_with(|health| health.latency_target_on(["/search", "/api/{*rest}"], Duration::from_millis(80)))
+    ///     .build()?;
+    /// assert_eq!(gate.health().slos[3].text, "95 % of requests of /search, /api/{*rest} within 80 ms");
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    pub fn latency_target_on(mut self, routes: impl Into<RouteMatcher>, span: Duration) -> Self {
+        self.targets.routes.push((routes.into(), span));
         self
     }
 

@@ -14,6 +14,7 @@ use crate::base::event::Once;
 use crate::base::mode::{Mode, ModeCell};
 use crate::base::request_head::{RequestHead, RouteKind};
 use crate::base::route::{RouteSource, UNMATCHED};
+use crate::base::route_matcher::RouteMatcher;
 use crate::timing::measure::findings::FindingKind;
 use crate::timing::measure::histogram::Histogram;
 use crate::timing::measure::stats::{Latency, RouteStats, TimingStats};
@@ -100,11 +101,24 @@ impl TimingState {
     }
 
     /// Returns the counts of all routes and queries together; requests and queries beyond these targets are slow.
-    pub(crate) fn counts(&self, latency: Duration, query: Duration) -> TimingCounts {
+    pub(crate) fn counts(
+        &self,
+        latency: Duration,
+        query: Duration,
+        targets: &[(RouteMatcher, Duration)],
+    ) -> TimingCounts {
         let now = self.core.now();
-        let (mut counts, mut all, mut recent) = (TimingCounts::default(), Histogram::default(), Histogram::default());
+        let mut counts = TimingCounts { targets: vec![(0, 0); targets.len()], ..TimingCounts::default() };
+        let (mut all, mut recent) = (Histogram::default(), Histogram::default());
         for route in self.routes.sorted() {
-            all.merge(&route.latency());
+            let own = route.latency();
+            for ((routes, target), (fast, slow)) in targets.iter().zip(&mut counts.targets) {
+                if routes.selects_route(route.name()) {
+                    let within = own.up_to(nanos(*target));
+                    (*fast, *slow) = (*fast + within, *slow + own.count() - within);
+                }
+            }
+            all.merge(&own);
             recent.merge(&route.recent(now, RECENT));
             counts.errors += route.errors();
         }
@@ -151,7 +165,7 @@ impl TimingState {
 }
 
 /// Counts of all routes and queries together, since the layer was built. Percentiles are those of five minutes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TimingCounts {
     pub(crate) requests: u64,
     pub(crate) errors: u64,
@@ -162,6 +176,8 @@ pub(crate) struct TimingCounts {
     pub(crate) query_time: Duration,
     pub(crate) query_p95: Duration,
     pub(crate) n_plus_one: u64,
+    /// Requests within and beyond the latency of each target.
+    pub(crate) targets: Vec<(u64, u64)>,
 }
 
 /// Window of recent percentiles.

@@ -137,8 +137,14 @@ impl TimingLayer {
     }
 
     /// Returns the counts of all routes and queries together; requests and queries beyond these targets are slow.
-    pub(crate) fn counts(&self, latency: Duration, query: Duration) -> TimingCounts {
-        self.state.counts(latency, query)
+    /// Those of some routes are counted for each target too.
+    pub(crate) fn counts(
+        &self,
+        latency: Duration,
+        query: Duration,
+        routes: &[(RouteMatcher, Duration)],
+    ) -> TimingCounts {
+        self.state.counts(latency, query, routes)
     }
 
     /// Overrides the mode, or ends that.
