@@ -123,7 +123,10 @@ async fn run(steps: Vec<Step>) {
     world.clock.set_wall(UNIX_EPOCH + Duration::from_secs(BASE as u64));
     let mut model = Model::default();
     let mut now = BASE;
+    // A refresh in the background that fails is not repeated for up to 30 s, of which the text says nothing.
+    let mut pause = 0;
     for (step, (ask, says, wait)) in steps.iter().enumerate() {
+        let wait = &(wait + pause);
         world.clock.advance(Duration::from_secs(*wait as u64));
         now += wait;
         *current.lock().expect("not poisoned") = (step, says.clone(), now);
@@ -142,6 +145,7 @@ async fn run(steps: Vec<Step>) {
         assert!(world.is_quiet().await);
         let expected = model.step(ask, says, step, now);
         let asked = world.asked().get(before).map(|asked| asked.header("if-none-match").map(str::to_owned));
+        pause = if expected.in_background && (says.status == 0 || says.status >= 400) { 31 } else { 0 };
         assert!(world.calls() <= before + 1);
         let context = || format!("step {step} of {steps:#?}");
         assert_eq!(asked, expected.asked, "what the origin was asked, {}", context());

@@ -111,6 +111,8 @@ pub struct Client {
 pub struct Outcome {
     pub client: Client,
     pub asked: Option<Option<String>>,
+    /// Whether it was asked in the background.
+    pub in_background: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -142,19 +144,23 @@ impl Model {
         let held = self.0.iter().rev().find(|held| held.answers(ask) && held.is_of_use(now)).cloned();
         if let Some(held) = &held {
             if held.may_be_served(ask, now) {
-                return Outcome { client: held.served(ask, now), asked: None };
+                return Outcome { client: held.served(ask, now), asked: None, in_background: false };
             }
             if held.may_be_served_while_revalidated(ask, now) {
                 let client = held.served(ask, now);
                 if ask.method == "HEAD" {
-                    return Outcome { client, asked: None };
+                    return Outcome { client, asked: None, in_background: false };
                 }
                 let asked = self.fetch(ask, says, step, now, Some(held)).asked;
-                return Outcome { client, asked };
+                return Outcome { client, asked, in_background: true };
             }
         }
         if ask.has("only-if-cached") {
-            return Outcome { client: Client { status: 504, body: String::new(), age: None }, asked: None };
+            return Outcome {
+                client: Client { status: 504, body: String::new(), age: None },
+                asked: None,
+                in_background: false,
+            };
         }
         if ask.method == "HEAD" {
             return self.head(ask, says, step, now, held.as_ref());
@@ -167,7 +173,7 @@ impl Model {
         let condition = ask.condition.map(str::to_owned);
         if let Some(held) = held {
             if matches!(says.status, 0 | 500 | 503) && held.may_stand_in(ask, says.status, now) {
-                return Outcome { client: held.served(ask, now), asked: Some(condition) };
+                return Outcome { client: held.served(ask, now), asked: Some(condition), in_background: false };
             }
             if says.status == 200 && held.status == 200 && !says.answers_304(condition.as_deref()) {
                 let fields = says.fields(now);
@@ -198,7 +204,7 @@ impl Model {
             false if says.status == 0 => Client { status: 0, body: String::new(), age: None },
             false => Client { status: says.status, body: step.to_string(), age: None },
         };
-        Outcome { client, asked: Some(condition) }
+        Outcome { client, asked: Some(condition), in_background: false }
     }
 
     fn fetch(&mut self, ask: &Ask, says: &Says, step: usize, now: i64, held: Option<&Held>) -> Outcome {
@@ -210,10 +216,10 @@ impl Model {
         let asked = Some(condition.clone());
         if let Some(held) = held {
             if matches!(says.status, 0 | 500 | 503) && held.may_stand_in(ask, says.status, now) {
-                return Outcome { client: held.served(ask, now), asked };
+                return Outcome { client: held.served(ask, now), asked, in_background: false };
             }
             if says.answers_304(condition.as_deref()) {
-                return Outcome { client: self.refreshed(ask, says, now, held), asked };
+                return Outcome { client: self.refreshed(ask, says, now, held), asked, in_background: false };
             }
         }
         if says.status == 0 || says.answers_304(condition.as_deref()) {
@@ -239,7 +245,7 @@ impl Model {
         } else if held.is_some() && !ask.authorised && (says.status < 400 || [404, 410].contains(&says.status)) {
             self.forget(ask.path);
         }
-        Outcome { client, asked }
+        Outcome { client, asked, in_background: false }
     }
 
     /// §4.3.4.

@@ -8,6 +8,7 @@
 //! | `.local_only()` | loopback peers with a loopback `Host` and no forwarding field |
 
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -105,7 +106,9 @@ impl AccessRules {
         if self.local_only && !is_local(head.headers(), head.uri().host(), peer) {
             return Access::Elsewhere;
         }
-        if let Some(actor) = self.authorize.as_ref().and_then(|authorize| authorize(head)) {
+        // A hook that panics lets nobody in.
+        let asked = |authorize: &Authorize| catch_unwind(AssertUnwindSafe(|| authorize(head))).ok().flatten();
+        if let Some(actor) = self.authorize.as_ref().and_then(asked) {
             return Access::Granted { actor, is_machine: false };
         }
         if self.secrets.is_empty() {
@@ -288,5 +291,9 @@ mod tests {
         let local = AccessRules { local_only: true, ..rules };
         assert_eq!(decide(&local, LOCAL, &[("host", "localhost")]), Access::Unauthorized { is_wrong: false });
         assert!(!AccessRules::default().is_configured() && local.is_configured());
+        let panics: Authorize =
+            Arc::new(|head| if head.headers().contains_key("x-user") { panic!("a fault") } else { None });
+        let rules = AccessRules { authorize: Some(panics), ..AccessRules::default() };
+        assert_eq!(decide(&rules, LOCAL, &[("x-user", "ann")]), Access::Unauthorized { is_wrong: false });
     }
 }

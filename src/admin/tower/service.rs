@@ -172,11 +172,7 @@ impl Admin {
     }
 
     fn probe(&self, endpoint: AdminEndpoint) -> Response<AdminBody> {
-        let is_ready = endpoint == AdminEndpoint::Live || {
-            let checks = self.shared.state.gate.health().checks;
-            !checks.iter().any(|check| check.status == "fail" && check.name.starts_with("check "))
-        };
-        match is_ready {
+        match endpoint == AdminEndpoint::Live || self.shared.state.gate.health.is_ready() {
             true => text(StatusCode::OK, "ok\n"),
             false => text(StatusCode::SERVICE_UNAVAILABLE, "a check fails\n"),
         }

@@ -140,6 +140,14 @@ impl HealthEngine {
         })
     }
 
+    /// Whether no check of the application fails. Costs no reading of counters.
+    #[cfg(feature = "admin")]
+    pub(crate) fn is_ready(&self) -> bool {
+        let now = self.shared.clock.now();
+        let checks = self.shared.settings.probes.iter().map(|probe| probe.look(now));
+        checks.filter(|check| check.status == "fail").count() == 0
+    }
+
     /// Returns the last `minutes` minutes.
     #[cfg(feature = "admin")]
     pub(crate) fn minutes(&self, minutes: u64) -> RecentMinutes {
