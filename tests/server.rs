@@ -128,7 +128,8 @@ async fn one_price_reaches_the_upstream_once_and_money_is_saved() {
     assert!((stats.money_saved.expect("a price is set") - 11.99).abs() < 1e-9);
     assert!(stats.time_saved >= Duration::from_millis(5) * 1_199);
     assert!(route.latency.p50 <= route.latency.p95 && route.latency.p95 <= route.latency.p99);
-    assert_eq!(stats.timing.query("upstream").expect("timed").latency.count, 1);
+    let calls = stats.timing.upstreams.iter().find(|call| call.name == "prices").expect("timed");
+    assert_eq!(calls.latency.count, 1);
     let stats: serde_json::Value = serde_json::from_str(&server.get("/stats.json", None).await.body).expect("JSON");
     let month = &stats["upstream"]["windows"][0];
     assert_eq!((&month["window"], &month["spent"], &month["remaining"]), (&"month".into(), &1.into(), &59_999.into()));

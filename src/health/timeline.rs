@@ -114,6 +114,7 @@ impl Timeline {
     }
 
     /// Returns the last `minutes` minutes, oldest first, empty ones included.
+    #[cfg(any(feature = "admin", test))]
     pub(crate) fn points(&self, now: Timestamp, minutes: u64) -> Vec<Point> {
         let last = now.as_nanos() / MINUTE;
         let mut known = self.points.iter().rev().peekable();
@@ -128,6 +129,7 @@ impl Timeline {
     }
 
     /// Returns what happened, newest first.
+    #[cfg(any(feature = "admin", test))]
     pub(crate) fn marks(&self) -> impl Iterator<Item = &Mark> {
         self.marks.iter().rev()
     }

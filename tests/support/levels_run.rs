@@ -327,8 +327,9 @@ impl Run {
     }
 
     pub(crate) async fn invalidate(&mut self, process: usize, scope: Scope) {
-        let acknowledged = invalidate(&self.processes[process], scope).await;
+        // A refresh in the background may begin while the invalidation is on its way, and after it took effect.
         let next = self.origin().0.len();
+        let acknowledged = invalidate(&self.processes[process], scope).await;
         Model::invalidate(&mut self.model.own[process], scope, next);
         (0..ALL).filter(|key| scope.concerns(*key)).for_each(|key| self.order.forget(key));
         if acknowledged && self.has_log {

@@ -17,6 +17,7 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::barrier_filters::BarrierFilters;
+#[cfg(feature = "admin")]
 use super::record::Stored;
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
@@ -76,6 +77,7 @@ pub(crate) enum InvalidationScope {
     All,
 }
 
+#[cfg(feature = "admin")]
 impl InvalidationScope {
     /// Whether it concerns a stored value.
     pub(crate) fn covers(&self, stored: &Stored) -> bool {

@@ -104,7 +104,13 @@ impl HealthEngine {
 
     /// Adds the metrics of the last look, at most ten seconds old.
     pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
-        let Some((score, status, slos)) = self.shared.state.lock().last.clone() else { return };
+        let last = self.shared.state.lock().last.clone();
+        let Some((score, status, slos)) = last.or_else(|| {
+            self.shared.look();
+            self.shared.state.lock().last.clone()
+        }) else {
+            return;
+        };
         if let Some(score) = score {
             out.whole(Metric::HealthScore, &[], score.into());
         }

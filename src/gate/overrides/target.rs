@@ -74,6 +74,7 @@ impl OverrideSetting {
     }
 
     /// Reads the value of a setting whose name is not given: each has values of its own.
+    #[cfg(any(feature = "admin", test))]
     pub(super) fn guess(value: &str) -> Result<Self, Error> {
         let names = ["mode", "on_outage", "budget"];
         let found = names.into_iter().find_map(|name| Self::parse(name, value).ok());
