@@ -194,6 +194,7 @@ async fn a_rebound_name_or_a_proxy_does_not_make_a_request_local() {
         admin.handle(FakePeer::at(peer).mark(request)).await.status().as_u16()
     };
     assert_eq!(status("127.0.0.1", &[("host", "localhost:3000")]).await, 200);
+    assert_eq!(status("::1", &[("host", "[::1]:3000")]).await, 200);
     assert_eq!(status("127.0.0.1", &[("host", "rebound.example:3000")]).await, 403);
     assert_eq!(status("192.0.2.1", &[("host", "localhost:3000")]).await, 403);
     assert_eq!(status("127.0.0.1", &[("host", "localhost"), ("x-forwarded-for", "192.0.2.1")]).await, 403);

@@ -62,13 +62,16 @@ async fn overrides_are_made_listed_and_ended() {
     assert_eq!(ops.gate.stats().limits[0].mode, Mode::Shadow);
     hand.advance(Duration::from_secs(900));
     assert_eq!(ops.json("/overrides.json").await, serde_json::json!([]), "it has expired");
+    let panels = ops.json("/panels.json").await;
+    let happened = panels["happened"].as_str().expect("a panel");
+    assert!(happened.contains("the override limit api mode has expired"), "{happened}");
     assert_eq!(ops.act("/override", "target=limit+api&value=7/h&for=permanent").await.0, 200);
     assert_eq!(ops.gate.stats().limits[0].quota, "7/hour");
     assert_eq!(ops.act("/end-override", "id=limit+api+quota").await.0, 200);
     for (path, form, reason) in [
         ("/end-override", "id=limit+api+quota", "there is no override"),
         ("/override", "target=limit+apo&value=off", "unknown limit"),
-        ("/override", "target=limit+api&value=soon", "invalid quota"),
+        ("/override", "target=limit+api&value=soon", "unknown value"),
         ("/override", "target=limit+api&value=off&for=soon", "invalid duration"),
         ("/override", "value=off", "unknown target"),
     ] {

@@ -244,6 +244,7 @@ async fn a_purge_is_made_from_the_page_with_the_keyboard_alone() {
     let calls = service.gate.stats().inner_calls;
     http_get(&service.address, "/prices/ACME").await;
     assert_eq!(service.gate.stats().inner_calls, calls, "a hit");
+    assert_eq!(service.json("explain.json?url=/prices/ACME").await["state"], "fresh", "of the host that is asked");
     let mut browser = Chromium::start().await;
     browser.open(&service.page(), 1_280, false).await;
     let mut reached = Vec::new();
@@ -270,6 +271,7 @@ async fn a_purge_is_made_from_the_page_with_the_keyboard_alone() {
     browser.press("Tab").await;
     browser.press("Enter").await;
     browser.until("document.querySelector('#happened')?.textContent.includes('purge of /prices/ACME') === true").await;
+    assert_eq!(service.json("explain.json?url=/prices/ACME").await["state"], "stale");
     http_get(&service.address, "/prices/ACME").await;
     assert_eq!(service.gate.stats().inner_calls, calls + 1, "it is stale, and was fetched again");
     let audit = service.json("audit.json").await;

@@ -203,6 +203,12 @@ async fn the_policy_of_an_outage_is_changed_during_it() {
     let server = redis::RedisServer::start();
     let node = Gate::build(builder().redis(server.url().as_str()));
     node.gate.overrides().sync().await;
+    while node.gate.health().checks.iter().any(|check| check.status != "pass")
+        || !node.gate.stats().remote.is_some_and(|remote| remote.up)
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _ = node.gate.health();
     server.kill();
     for _ in 0..8 {
         node.send("/a").await;
@@ -212,6 +218,9 @@ async fn the_policy_of_an_outage_is_changed_during_it() {
     assert_eq!(admitted(&node, 5).await, 5);
     apply(&node, Override::on_outage(OnOutage::Deny).on_this_node()).await;
     assert_eq!(admitted(&node, 5).await, 0);
+    let health = node.gate.health();
+    let closed = "redis limits is unavailable: requests are refused";
+    assert!(health.status == "fail" && health.reasons.iter().any(|reason| reason == closed), "{health:?}");
     assert!(node.gate.overrides().remove("limits on_outage", "ann").await);
 }
 
@@ -323,6 +332,9 @@ async fn a_started_node_says_its_modes() {
         Ok(gate) => {
             gate.overrides().sync().await;
             println!("cache is {:?}", gate.stats().modes.cache);
+            if std::env::var_os("TOLLGATE_TEST_END").is_some() {
+                println!("ended {}", gate.overrides().remove("cache mode", "ann").await);
+            }
         }
         Err(error) => println!("{error}"),
     }
@@ -333,15 +345,19 @@ async fn a_node_starts_without_them_if_its_environment_says_so() {
     let directory = TestDirectory::new();
     let node = Gate::build(builder().file(directory.path(), 64 << 20));
     apply(&node, Override::mode("cache", Mode::Off)).await;
-    let start = |value: &str| {
+    let start = |value: &str, ends: bool| {
+        let end: &[(&str, &str)] = if ends { &[("TOLLGATE_TEST_END", "1")] } else { &[] };
         let output = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "a_started_node_says_its_modes", "--nocapture"])
             .env("TOLLGATE_TEST_OVERRIDES", directory.path())
             .env("TOLLGATE__OVERRIDES", value)
+            .envs(end.iter().copied())
             .output();
         String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
     };
-    assert!(start("").contains("cache is Off"));
-    assert!(start("ignore").contains("cache is On"));
-    assert!(start("none").contains("unknown value; use ignore"));
+    assert!(start("", false).contains("cache is Off"));
+    assert!(start("none", false).contains("unknown value; use ignore"));
+    let ended = start("ignore", true);
+    assert!(ended.contains("cache is On") && ended.contains("ended true"), "an ignored one can be ended: {ended}");
+    assert!(start("", false).contains("cache is On"));
 }

@@ -94,7 +94,7 @@ impl Mode {
     }
 
     /// Returns the mode of a part whose whole is in another mode: off prevails over shadow, and shadow over on.
-    #[inline]
+    #[cfg(feature = "admin")]
     pub(crate) fn within(self, whole: Self) -> Self {
         match (self, whole) {
             (Self::Off, _) | (_, Self::Off) => Self::Off,

@@ -14,6 +14,8 @@ use super::usage::{UsageRecorder, cache_usage};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::event::Events;
+#[cfg(feature = "admin")]
+use crate::base::event::{Event, Hook};
 use crate::context::GatePlace;
 use crate::limit::Limit;
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -79,8 +81,8 @@ impl TollgateBuilder {
         Ok(Tollgate {
             layer,
             cost_per_call: this.cost_per_call,
-            overrides: Arc::new(overrides),
-            health: Arc::new(health),
+            overrides,
+            health,
             #[cfg(feature = "postgres")]
             usage,
         })
@@ -123,8 +125,11 @@ struct Operated {
     directory: Option<PathBuf>,
 }
 
+/// What operators see and change.
+type Built = (Arc<OverrideEngine>, Arc<HealthEngine>);
+
 impl Operated {
-    fn build(self, layer: &TollgateLayer, cost_per_call: Option<f64>) -> Result<(OverrideEngine, HealthEngine), Error> {
+    fn build(self, layer: &TollgateLayer, cost_per_call: Option<f64>) -> Result<Built, Error> {
         self.health.check_targets()?;
         let (timing, limit, cache) = (layer.timing.clone(), layer.limit.clone(), layer.cache.clone());
         let overridden = OverriddenLayers { timing: timing.clone(), limit: limit.clone(), cache: cache.clone() };
@@ -134,9 +139,24 @@ impl Operated {
             Some(records)
         });
         let seen = (self.clock.clone(), self.events.clone());
-        let health = HealthEngine::new(collected, self.health, seen, cost_per_call);
-        Ok((OverrideEngine::new(overridden, records, self.clock, self.events)?, health))
+        let health = Arc::new(HealthEngine::new(collected, self.health, seen, cost_per_call));
+        #[cfg_attr(not(feature = "admin"), expect(unused_mut, reason = "nothing shows what expires"))]
+        let mut events = self.events;
+        #[cfg(feature = "admin")]
+        events.add(mark_expiries(&health));
+        Ok((Arc::new(OverrideEngine::new(overridden, records, self.clock, events)?), health))
     }
+}
+
+/// Returns a hook that marks the ends of overrides in the timeline.
+#[cfg(feature = "admin")]
+fn mark_expiries(health: &Arc<HealthEngine>) -> Hook {
+    let health = Arc::downgrade(health);
+    Arc::new(move |event| {
+        if let (Event::OverrideEnded { id, actor: None }, Some(health)) = (event, health.upgrade()) {
+            health.mark("override", &format!("the override {id} has expired"));
+        }
+    })
 }
 
 /// Returns the routes that a layer declares: those of the gate, then its own.

@@ -43,7 +43,7 @@ pub(crate) fn advise(observed: &Observation) -> Vec<Advice> {
     let mut all = Vec::new();
     all.extend(observed.stores.iter().filter(|store| !store.is_up).map(|store| Advice {
         code: "store-down",
-        text: format!("{} is unavailable; requests continue without it. Check the server and the network.", store.name),
+        text: format!("{} is {}. Check the server and the network.", store.name, store.outage()),
         evidence: format!("{} does not answer", store.name),
         lines: String::new(),
         weight: 1.0,
@@ -214,7 +214,8 @@ mod tests {
             change(&mut observed);
             observed
         };
-        let store = |is_up| of(&move |o| o.stores.push(StoreState { name: "redis".into(), is_up }));
+        let store =
+            |is_up| of(&move |o| o.stores.push(StoreState { name: "redis".into(), is_up, fails_closed: false }));
         let ends = |exhausted_in| {
             of(&move |o| {
                 o.quotas.push(QuotaState { exhausted_in, resets_in: Duration::from_secs(9), ..QuotaState::default() })

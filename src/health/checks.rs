@@ -35,8 +35,12 @@ impl CheckStatus {
 /// Returns the results of the checks on stores, quotas, pools and objectives.
 pub(crate) fn checks(observed: &Observation, slos: &[SloStatus]) -> Vec<CheckStatus> {
     let stores = observed.stores.iter().map(|store| {
-        let status = if store.is_up { "pass" } else { "warn" };
-        CheckStatus::new(format!("store {}", store.name), status, "unavailable: failing open".to_owned())
+        let status = match (store.is_up, store.fails_closed) {
+            (true, _) => "pass",
+            (false, false) => "warn",
+            (false, true) => "fail",
+        };
+        CheckStatus::new(format!("store {}", store.name), status, store.outage().to_owned())
     });
     let quotas = observed.quotas.iter().filter(|quota| quota.limit > 0).map(|quota| {
         let status = match quota.used() {

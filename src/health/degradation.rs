@@ -39,7 +39,7 @@ impl Degradation {
             ));
         }
         for store in observed.stores.iter().filter(|store| !store.is_up) {
-            reasons.push(format!("{} is unavailable: failing open", store.name));
+            reasons.push(format!("{} is {}", store.name, store.outage()));
         }
         for quota in observed.quotas.iter().filter(|quota| quota.limit > 0 && quota.spent >= quota.limit) {
             reasons.push(format!("the quota of {} per {} is used up", quota.upstream, quota.window));
@@ -105,7 +105,7 @@ mod tests {
             ..QuotaState::default()
         };
         let down = Observation {
-            stores: vec![StoreState { name: "redis limits".into(), is_up: false }],
+            stores: vec![StoreState { name: "redis limits".into(), is_up: false, fails_closed: false }],
             quotas: vec![quota(9), quota(8)],
             ..Observation::default()
         };

@@ -36,6 +36,15 @@ pub(crate) struct Observation {
 pub(crate) struct StoreState {
     pub(crate) name: String,
     pub(crate) is_up: bool,
+    /// Whether requests are refused while it is down.
+    pub(crate) fails_closed: bool,
+}
+
+impl StoreState {
+    /// Says what its outage means.
+    pub(crate) const fn outage(&self) -> &'static str {
+        if self.fails_closed { "unavailable: requests are refused" } else { "unavailable: failing open" }
+    }
 }
 
 /// Window of an upstream's quota.

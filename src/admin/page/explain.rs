@@ -40,8 +40,8 @@ struct ExplainedEntry {
     fresh_for_seconds: f64,
 }
 
-/// Explains a GET of `url`, optionally with a header field `header` (`Name: value`), of the `subject`.
-pub(in crate::admin) async fn explain(gate: &Tollgate, form: &Form) -> Result<Explanation, Error> {
+/// Explains a GET of `url`, at `host` if it is a path, optionally with a header field `header` (`Name: value`), of the `subject`.
+pub(in crate::admin) async fn explain(gate: &Tollgate, form: &Form, host: &str) -> Result<Explanation, Error> {
     let url = form.need("url")?;
     let malformed = || Error::config(format!("malformed URL {url:?}; use https://host/path or /path"));
     let uri: Uri = url.parse().map_err(|_| malformed())?;
@@ -49,7 +49,7 @@ pub(in crate::admin) async fn explain(gate: &Tollgate, form: &Form) -> Result<Ex
     let mut request = Request::new(());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = path.parse().map_err(|_| malformed())?;
-    let host = uri.authority().map_or("localhost", http::uri::Authority::as_str);
+    let host = uri.authority().map_or(host, http::uri::Authority::as_str);
     request.headers_mut().insert(http::header::HOST, HeaderValue::from_str(host).map_err(|_| malformed())?);
     if let Some((name, value)) = form.get("header").and_then(|field| field.split_once(':')) {
         let wrong = || Error::config(format!("malformed header field {name:?}"));
@@ -83,7 +83,7 @@ pub(in crate::admin) async fn explain(gate: &Tollgate, form: &Form) -> Result<Ex
 }
 
 /// Writes the form, and the answer to what was asked with it.
-pub(super) async fn panel(gate: &Tollgate, form: &Form) -> String {
+pub(super) async fn panel(gate: &Tollgate, form: &Form, host: &str) -> String {
     let value = |name: &str| Escaped(form.get(name).unwrap_or_default()).to_string();
     let mut html = format!(
         "<form class=\"ask\" method=\"get\" action=\"./#lookup\">\
@@ -97,7 +97,7 @@ pub(super) async fn panel(gate: &Tollgate, form: &Form) -> String {
         value("tier"),
     );
     if form.is_set("url") {
-        match explain(gate, form).await {
+        match explain(gate, form, host).await {
             Ok(explanation) => write_explanation(&mut html, &explanation),
             Err(error) => drop(write_error(&mut html, &error)),
         }
@@ -121,7 +121,9 @@ fn write_explanation(html: &mut String, explained: &Explanation) {
         let _ = write!(html, " It bypasses the cache: {} – {}.", Escaped(reason), Escaped(remedy));
     }
     if explained.is_per_identity {
-        html.push_str(" Each identity has an entry of its own.");
+        html.push_str(
+            " Each identity has an entry of its own; it is found with the field that the identity is extracted from.",
+        );
     }
     match &explained.entry {
         Some(entry) => {

@@ -46,7 +46,7 @@ fn clock(view: &View) -> String {
 }
 
 /// Renders the page.
-pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, token: Option<&str>) -> String {
+pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, host: &str, token: Option<&str>) -> String {
     let view = View { audit: shared.audit.all().await, ..View::of(shared) };
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -73,7 +73,7 @@ pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, token: Op
             let _ = write!(
                 html,
                 "<section id=\"lookup\" aria-labelledby=\"lookup-title\"><h2 id=\"lookup-title\">What would happen to this request?</h2>{}</section>",
-                explain::panel(&shared.gate, form).await,
+                explain::panel(&shared.gate, form, host).await,
             );
         }
     }

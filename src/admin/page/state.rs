@@ -30,7 +30,8 @@ fn stores(view: &View) -> String {
     }
     let item = |check: &&crate::CheckStatus| {
         let name = check.name.trim_start_matches("store ");
-        let (state, note) = if check.status == "pass" { ("up", "") } else { ("down", " – failing open") };
+        let state = if check.status == "pass" { "up" } else { "down" };
+        let note = if check.text.is_empty() { String::new() } else { format!(" – {}", Escaped(&check.text)) };
         format!("<li>{} {}{note}</li>", badge(state), Escaped(name))
     };
     format!("<ul class=\"stores\">{}</ul>", all.iter().map(item).collect::<String>())

@@ -182,7 +182,8 @@ impl Admin {
     async fn access(&self, request: &Request<()>) -> Result<(Actor, bool), Box<Response<AdminBody>>> {
         let (decided, peer) = {
             let head = RequestHead::of(request);
-            let peer = by::client_ip(TrustedProxies::none()).extract(&head).and_then(|key| key.as_ip());
+            let peer =
+                by::client_ip(TrustedProxies::none()).ipv6_prefix(128).extract(&head).and_then(|key| key.as_ip());
             (self.shared.access.decide(&head, peer), peer)
         };
         match decided {
@@ -235,7 +236,7 @@ impl Admin {
             AdminEndpoint::Fleet => {
                 json(StatusCode::OK, &shared.state.fleet.nodes(node(&shared.state, &shared.state.gate.health())))
             }
-            AdminEndpoint::Explain => answer(page::explain(&shared.state.gate, &form).await),
+            AdminEndpoint::Explain => answer(page::explain(&shared.state.gate, &form, host(request)).await),
             AdminEndpoint::Subject => {
                 let (tier, route) = (form.get("tier"), form.get("route"));
                 match form.need("subject") {
@@ -259,7 +260,7 @@ impl Admin {
             return response;
         }
         let token = actor.may_act.then(|| self.shared.tokens.issue(self.shared.now()));
-        let html = page::render(&self.shared.state, form, token.as_deref()).await;
+        let html = page::render(&self.shared.state, form, host(request), token.as_deref()).await;
         typed(StatusCode::OK, "text/html; charset=utf-8", AdminBody::whole(html))
     }
 
@@ -346,6 +347,12 @@ async fn exchange(shared: Weak<AdminShared>) {
         drop(shared);
         tokio::time::sleep(fleet::INTERVAL).await;
     }
+}
+
+/// Returns the host that the operator asks: the authority of paths that he looks up.
+fn host(request: &Request<()>) -> &str {
+    let field = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    field.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or("localhost")
 }
 
 /// Returns the path before a router stripped its prefix.

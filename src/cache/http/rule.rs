@@ -42,6 +42,12 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether each identity has entries of its own.
+    #[cfg(feature = "admin")]
+    pub(crate) const fn is_per_identity(&self) -> bool {
+        self.per_identity
+    }
+
     /// Creates a rule that caches only what responses allow. Useful for adding tags or `same_for_everyone`.
     ///
     /// ```

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::lookup::{LookupResult, LookupStep};
 use super::shared::{CacheRequest, CacheShared};
-use crate::base::clock::Timestamp;
 use crate::base::mode::Mode;
 use crate::base::request_head::RequestHead;
 use crate::cache::http::policy::Freshness;
@@ -23,7 +22,7 @@ pub(crate) struct CacheExplanation {
     pub(crate) bypass: Option<Reason>,
     /// Whether the key contains an identity.
     pub(crate) is_per_identity: bool,
-    /// State: `fresh`, `stale`, `invalidated`, `missing`, `bypassed` or `off`.
+    /// State: `fresh`, `stale`, `invalidated`, `missing`, `bypassed`, `off`, or `unknown` without the identity.
     pub(crate) state: &'static str,
     pub(crate) entry: Option<EntryExplanation>,
 }
@@ -57,6 +56,11 @@ impl CacheShared {
         let key = self.key(head, &mut keys, (flags, host), false, rule);
         let (key, keyed, directives) = match key {
             Ok(key) => key,
+            // The identity may be known only to the application's own layers.
+            Err(Reason::Identity | Reason::Authorization | Reason::Cookie) if rule.is_per_identity() => {
+                (explanation.is_per_identity, explanation.state) = (true, "unknown");
+                return explanation;
+            }
             Err(reason) => {
                 (explanation.bypass, explanation.state) = (Some(reason), "bypassed");
                 return explanation;
@@ -66,31 +70,33 @@ impl CacheShared {
         let route = self.counters.route(self.rules.pattern(&matched).unwrap_or(crate::UNMATCHED));
         let (head_only, post) = (false, false);
         let params = CacheRequest { route, rule: matched, flags, head_only, post, keyed, directives, key };
+        let found = self.find_entry(&params, head).await;
         let now = self.clock.now();
-        let found = self.find_entry(&params, head, now).await;
         let stored = match found {
             LookupResult::Miss(_) => "missing",
             LookupResult::Invalidated(_) => "invalidated",
             LookupResult::Entry(ref entry, freshness) => {
+                let is_fresh = matches!(freshness, Freshness::Fresh | Freshness::RefreshAhead);
+                let fresh_until = entry.meta.deadlines.fresh_until;
                 explanation.entry = Some(EntryExplanation {
                     status: entry.status().as_u16(),
                     bytes: entry.length(),
                     tags: entry.tags().map(str::to_owned).collect(),
                     age: entry.meta.age_at(now),
-                    fresh_for: entry.meta.deadlines.fresh_until.since(now),
+                    fresh_for: if is_fresh { fresh_until.since(now) } else { Duration::ZERO },
                 });
-                if matches!(freshness, Freshness::Fresh | Freshness::RefreshAhead) { "fresh" } else { "stale" }
+                if is_fresh { "fresh" } else { "stale" }
             }
         };
         explanation.state = stored;
         explanation
     }
 
-    async fn find_entry(&self, params: &CacheRequest, head: &RequestHead<'_>, now: Timestamp) -> LookupResult {
+    async fn find_entry(&self, params: &CacheRequest, head: &RequestHead<'_>) -> LookupResult {
         let mut lookup = self.primary_lookup(params);
         loop {
             let result = lookup.result.await;
-            match self.step(params, head.headers(), lookup.read, result, now) {
+            match self.step(params, head.headers(), lookup.read, result, self.clock.now()) {
                 LookupStep::Next(next) => lookup = next,
                 LookupStep::Done(_, found) => return found,
             }

@@ -60,6 +60,17 @@ pub(super) struct MatchedRule {
     pub(super) has_own_name: bool,
 }
 
+impl MatchedRule {
+    #[inline]
+    fn of(rules: &CompiledRules, head: &RequestHead<'_>) -> Self {
+        let found = rules.find(head);
+        let (found, index) = found.map_or((None, rules.fallback()), |(found, rule)| (Some(found), rule));
+        let (is_guess, has_own_name) =
+            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed || found.is_wider));
+        Self { replacement: None, index, mode: Mode::On, is_guess, has_own_name }
+    }
+}
+
 impl LiveRules {
     pub(super) fn new(rules: CompiledRules) -> Self {
         Self {
@@ -100,17 +111,22 @@ impl LiveRules {
     /// Matches a request to its rule.
     #[inline]
     pub(super) fn find(&self, head: &RequestHead<'_>) -> MatchedRule {
-        let replacement = self.replacement();
-        let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
-        let found = rules.find(head);
-        let (found, index) = found.map_or((None, rules.fallback()), |(found, rule)| (Some(found), rule));
-        let (is_guess, has_own_name) =
-            (found.is_some_and(|found| found.is_guess), found.is_none_or(|found| found.is_renamed || found.is_wider));
-        let mode = if self.is_changed.load(Ordering::Relaxed) { self.mode_of(rules.pattern(index)) } else { Mode::On };
-        MatchedRule { replacement, index, mode, is_guess, has_own_name }
+        match self.is_changed.load(Ordering::Acquire) {
+            false => MatchedRule::of(&self.built.rules, head),
+            true => self.find_changed(head),
+        }
     }
 
+    /// Matches a request to a rule that may be replaced, and whose mode may be overridden.
     #[cold]
+    fn find_changed(&self, head: &RequestHead<'_>) -> MatchedRule {
+        let replacement = self.replacement();
+        let rules = &replacement.as_deref().unwrap_or(&self.built).rules;
+        let matched = MatchedRule::of(rules, head);
+        let mode = self.mode_of(rules.pattern(matched.index));
+        MatchedRule { mode, replacement, ..matched }
+    }
+
     fn mode_of(&self, pattern: Option<&str>) -> Mode {
         let modes = self.modes.read();
         modes.iter().find(|(known, _)| Some(&**known) == pattern).map_or(Mode::On, |(_, mode)| *mode)

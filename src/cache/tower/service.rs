@@ -15,7 +15,7 @@ use super::fetch::FetchJob;
 use super::future::{AfterBypass, AfterResponse, Bypass, ResponseFuture};
 use super::live_rules::MatchedRule;
 use super::lookup::LookupResult;
-use super::origin::InnerService;
+use super::origin::{InnerService, Origin};
 use super::respond::{self, RequestView};
 use super::serve;
 use super::shared::{CacheRequest, CacheShared, Unusable};
@@ -89,10 +89,8 @@ macro_rules! respond {
             return $service.forward_while_off($request);
         }
         let head = $service.core.head(&$request, context);
-        let evaluated = $service.core.evaluate_request(&head, &mut context.keys, has_body(&$request));
-        let mode = evaluated.as_ref().map_or(mode, |params| params.rule.mode.within(mode));
-        let params = match evaluated {
-            Ok(_) if mode == Mode::Off => return $service.forward_while_off($request),
+        let params = match $service.core.evaluate_request(&head, &mut context.keys, has_body(&$request)) {
+            Ok(params) if params.rule.mode != Mode::On => return $service.respond_to_overridden($request, params),
             Ok(params) if mode == Mode::Shadow && !params.post => {
                 return ResponseFuture::boxed(serve::shadow(Box::new($service.job($request, params))));
             }
@@ -241,6 +239,24 @@ impl<S: Clone, W> Cache<S, W> {
     {
         let fetch = UncoveredFetch::new(&self.core, params, request.headers(), now);
         self.bypass(request, Some(AfterResponse::Uncovered(fetch)))
+    }
+
+    /// Responds to a request whose rule an operator has switched to shadow or off.
+    #[cold]
+    fn respond_to_overridden<B, I>(
+        &self,
+        request: Request<B>,
+        params: CacheRequest,
+    ) -> BypassFuture<S, B, W, S::Error, I>
+    where
+        S: Service<Request<B>> + Send + 'static,
+        InnerService<S, W>: Origin<B, Body = I, Error = S::Error>,
+        B: Send + 'static,
+    {
+        match params.rule.mode {
+            Mode::Shadow if !params.post => ResponseFuture::boxed(serve::shadow(Box::new(self.job(request, params)))),
+            _ => self.forward_while_off(request),
+        }
     }
 
     /// Forwards a request while the cache is off. Unsafe methods still invalidate, so that no stale response is served

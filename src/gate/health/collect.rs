@@ -38,6 +38,8 @@ pub(super) struct Collected {
     cache: CacheStats,
     limit: RateLimitStats,
     upstreams: Vec<UpstreamStats>,
+    /// Whether limits refuse all requests while their store is down.
+    fails_closed: bool,
 }
 
 impl CollectedLayers {
@@ -70,7 +72,7 @@ impl CollectedLayers {
         }
         let hits = targets.hit_ratios.keys().map(|name| hit_counts(&cache, name));
         let targeted = hits.chain(timing.targets.iter().copied()).collect();
-        Collected { totals, targeted, timing, cache, limit, upstreams }
+        Collected { totals, targeted, timing, cache, limit, upstreams, fails_closed: self.limit.fails_closed() }
     }
 }
 
@@ -164,10 +166,19 @@ impl Collected {
 
     fn stores(&self) -> Vec<StoreState> {
         let levels = self.cache.levels.iter().filter(|level| level.name != "memory");
-        let levels = levels.map(|level| StoreState { name: format!("{} cache", level.name), is_up: level.up });
-        let limits = self.limit.remote.iter().map(|remote| StoreState { name: remote.store.clone(), is_up: remote.up });
+        let levels = levels.map(|level| StoreState {
+            name: format!("{} cache", level.name),
+            is_up: level.up,
+            fails_closed: false,
+        });
+        let limits = self.limit.remote.iter().map(|remote| StoreState {
+            name: remote.store.clone(),
+            is_up: remote.up,
+            fails_closed: self.fails_closed,
+        });
         let credits = self.upstreams.iter().filter_map(|upstream| {
-            Some(StoreState { name: format!("credits of {}", upstream.upstream), is_up: upstream.store_up? })
+            let name = format!("credits of {}", upstream.upstream);
+            Some(StoreState { name, is_up: upstream.store_up?, fails_closed: false })
         });
         levels.chain(limits).chain(credits).collect()
     }

@@ -109,6 +109,7 @@ impl OverrideEngine {
             shared.layers.apply(table.settings());
             is_removed
         };
+        let is_removed = is_removed || shared.remove_stored(id).await;
         if is_removed {
             shared.events.emit(&Event::OverrideEnded { id, actor: Some(actor) });
             shared.exchange().await;
@@ -166,6 +167,14 @@ impl Shared {
         }
         drop(table);
         expired.iter().for_each(|id| self.events.emit(&Event::OverrideEnded { id, actor: None }));
+    }
+
+    /// Removes an override that only the store has: this node ignores it.
+    async fn remove_stored(&self, id: &str) -> bool {
+        let Some(store) = &self.store else { return false };
+        let _one = self.exchange.lock().await;
+        let found = store.list(KIND).await.unwrap_or_default();
+        found.iter().any(|record| record.name == id) && store.remove(KIND, id).await.is_ok()
     }
 
     /// Writes what is pending, then reads all. An outage leaves both for the next time: the guard reports it.

@@ -78,7 +78,13 @@ impl OverrideSetting {
     pub(super) fn guess(value: &str) -> Result<Self, Error> {
         let names = ["mode", "on_outage", "budget"];
         let found = names.into_iter().find_map(|name| Self::parse(name, value).ok());
-        found.map_or_else(|| Self::parse("quota", value), Ok)
+        match found {
+            Some(setting) => Ok(setting),
+            None if value.contains('/') => Self::parse("quota", value),
+            None => Err(Error::config(format!(
+                "unknown value {value:?}; use on, off, shadow, a quota such as 500/min, local, share:N, allow, deny or conserve"
+            ))),
+        }
     }
 
     /// Reads the value of a setting of this name.

@@ -131,7 +131,7 @@ impl Fallback {
         *self.overridden.write() = policy;
     }
 
-    fn policy(&self) -> OnOutage {
+    pub(super) fn policy(&self) -> OnOutage {
         self.overridden.read().unwrap_or(self.configured)
     }
 

@@ -213,6 +213,11 @@ impl Limiter {
         }
     }
 
+    /// Whether all requests are refused while the shared store is down.
+    pub(crate) fn fails_closed(&self) -> bool {
+        self.fallback.as_ref().is_some_and(|fallback| fallback.policy() == OnOutage::Deny)
+    }
+
     /// Whether there is a store whose outages have a policy.
     pub(crate) fn has_shared_store(&self) -> bool {
         self.fallback.is_some()

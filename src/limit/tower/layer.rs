@@ -273,6 +273,11 @@ impl RateLimitLayer {
         }
     }
 
+    /// Whether all requests are refused while the shared store is down.
+    pub(crate) fn fails_closed(&self) -> bool {
+        self.limiter.as_ref().is_some_and(|limiter| limiter.fails_closed())
+    }
+
     /// Whether there is a store whose outages have a policy.
     pub(crate) fn has_shared_store(&self) -> bool {
         self.limiter.as_ref().is_some_and(|limiter| limiter.has_shared_store())

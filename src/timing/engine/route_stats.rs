@@ -74,14 +74,14 @@ pub(crate) struct Route {
     repeats: Repeats,
     started: ShardedCounter<1>,
     cancelled: AtomicU64,
-    /// Requests answered without an error, as reported last.
-    answered: AtomicU64,
     errors: AtomicU64,
     slow: AtomicU64,
     queries: AtomicU64,
     query_nanos: AtomicU64,
     latencies: Latencies,
     series: RequestSeries,
+    /// Requests answered without an error, as reported last.
+    answered: AtomicU64,
 }
 
 impl Route {
