@@ -36,9 +36,10 @@ impl Metrics {
     /// Creates the metrics of a gate of incoming requests. A process without one begins with [`Metrics::default`].
     ///
     /// ```
+    /// use tollgate::limit::Limit;
     /// use tollgate::{Metrics, Tollgate};
     ///
-    /// let metrics = Metrics::of(&Tollgate::builder().build()?);
+    /// let metrics = Metrics::of(&Tollgate::builder().limit(Limit::per_ip("100/min")).build()?);
     /// assert!(metrics.prometheus().contains("tollgate_limit_decisions_total{outcome=\"admitted\"} 0"));
     /// # Ok::<(), tollgate::Error>(())
     /// ```
