@@ -20,8 +20,7 @@ pub(super) struct FormTokens {
 }
 
 impl FormTokens {
-    /// # Panics
-    /// Never: a key of HMAC may have any length.
+    /// Returns `None` if the secret has a length that HMAC does not accept.
     pub(super) fn new(secret: &[u8]) -> Option<Self> {
         let mut keyed = Hmac::<Sha256>::new_from_slice(secret).ok()?;
         keyed.update(b"tollgate admin form");

@@ -34,7 +34,7 @@ pub(super) struct Viewers {
 pub(super) struct EventStream {
     receiver: watch::Receiver<Bytes>,
     /// The task ends with its last viewer.
-    sender: Arc<watch::Sender<Bytes>>,
+    _sender: Arc<watch::Sender<Bytes>>,
     is_first: bool,
     next: Option<NextEvent>,
 }
@@ -56,10 +56,11 @@ impl Viewers {
                 sender
             }
         };
-        if sender.receiver_count() >= MAX_VIEWERS {
+        // One for each viewer, and this one. A viewer that waits has two receivers.
+        if Arc::strong_count(&sender) > MAX_VIEWERS {
             return None;
         }
-        Some(EventStream { receiver: sender.subscribe(), sender, is_first: true, next: None })
+        Some(EventStream { receiver: sender.subscribe(), _sender: sender, is_first: true, next: None })
     }
 
     fn event(&self) -> Bytes {
@@ -96,7 +97,6 @@ impl EventStream {
             self.receiver = receiver;
             event
         });
-        debug_assert!(Arc::strong_count(&self.sender) > 0, "the stream keeps its task");
         Poll::Ready(event)
     }
 }
@@ -134,7 +134,14 @@ mod tests {
     #[tokio::test]
     async fn viewers_are_bounded() {
         let live = Viewers::new(String::new);
-        let viewers: Vec<_> = (0..200).filter_map(|_| live.watch()).collect();
+        let mut viewers = Vec::new();
+        for _ in 0..200 {
+            let Some(mut viewer) = live.watch() else { continue };
+            next(&mut viewer).await;
+            // It waits for the second event.
+            assert!(poll_fn(|cx| Poll::Ready(viewer.poll_next(cx).is_pending())).await);
+            viewers.push(viewer);
+        }
         assert_eq!(viewers.len(), MAX_VIEWERS);
         drop(viewers);
         assert!(live.watch().is_some());

@@ -16,7 +16,7 @@ use crate::health::slo::SloStatus;
 /// |---|---|
 /// | `pass` | all is well |
 /// | `warn` | a store is down and requests continue without it, an objective is missed, a pool or quota is nearly used up |
-/// | `fail` | a check of the application fails, or 95 % of a quota is used |
+/// | `fail` | a check of the application fails, 95 % of a quota is used, or limits refuse all requests since their store is down |
 ///
 /// ```
 /// use tollgate::Tollgate;
