@@ -173,6 +173,12 @@ fn now_since_origin() -> Duration {
     FIRST.get_or_init(Instant::now).elapsed() + HEAD_START
 }
 
+/// Returns the milliseconds of a time since 1970.
+pub(crate) fn unix_millis(wall: SystemTime) -> u64 {
+    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Returns the runtime's clock, which tests can pause; used for deadlines of remote stores and waits.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the runtime's clock")]
 pub(crate) fn runtime_now() -> tokio::time::Instant {

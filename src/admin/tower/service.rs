@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -28,6 +28,7 @@ use crate::admin::model::state::AdminState;
 use crate::admin::model::subject;
 use crate::admin::model::view::{View, node};
 use crate::admin::page;
+use crate::base::clock::unix_millis;
 use crate::base::error::{BoxError, Error};
 use crate::base::maybe_ready::BoxFuture;
 use crate::base::random::random;
@@ -123,7 +124,7 @@ impl AdminShared {
     }
 
     fn now(&self) -> u64 {
-        self.state.gate.health.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+        unix_millis(self.state.gate.health.wall()) / 1_000
     }
 }
 
@@ -316,9 +317,8 @@ impl Admin {
             Err(error) => (false, error.to_string()),
         };
         let cut = |text: &str| text.chars().take(256).collect::<String>();
-        let at = self.shared.state.gate.health.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let entry = AuditEntry {
-            at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            at: unix_millis(self.shared.state.gate.health.wall()),
             node: self.shared.state.node.clone(),
             actor: actor.name,
             action: cut(&action),

@@ -1,7 +1,7 @@
 //! [`OverrideEngine`]: applies overrides, ends them, and keeps them and those of the fleet equal.
 
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -10,7 +10,7 @@ use super::apply::OverriddenLayers;
 use super::spec::Override;
 use super::status::OverrideStatus;
 use super::table::{OverrideTable, PendingChange};
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp, unix_millis};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events};
 use crate::base::lock::Mutex;
@@ -51,7 +51,7 @@ impl OverrideEngine {
         events: Events,
     ) -> Result<Self, Error> {
         let ignored_before = match std::env::var(VARIABLE) {
-            Ok(value) if value == "ignore" => millis(clock.wall()),
+            Ok(value) if value == "ignore" => unix_millis(clock.wall()),
             Ok(value) if !value.is_empty() => {
                 return Err(Error::config(format!("{VARIABLE}={value}: unknown value; use ignore, or unset it")));
             }
@@ -155,7 +155,7 @@ async fn run(shared: Weak<Shared>) {
 
 impl Shared {
     fn now(&self) -> (Timestamp, u64) {
-        (self.clock.now(), millis(self.clock.wall()))
+        (self.clock.now(), unix_millis(self.clock.wall()))
     }
 
     /// Ends what has expired.
@@ -205,9 +205,4 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-fn millis(wall: SystemTime) -> u64 {
-    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

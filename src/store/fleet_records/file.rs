@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::port::{FleetRecord, FleetRecords, MAX_RECORD_BYTES, MAX_RECORDS, refused};
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, unix_millis};
 use crate::base::codec::{Reader, Writer};
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
@@ -44,7 +44,7 @@ impl RecordFile {
         &self,
         change: impl FnOnce(&mut Vec<KeptRecord>, u64) -> Option<T> + Send + 'static,
     ) -> BoxFuture<Result<Option<T>, Error>> {
-        let (directory, now) = (self.directory.clone(), millis(self.clock.wall()));
+        let (directory, now) = (self.directory.clone(), unix_millis(self.clock.wall()));
         blocking(move || -> io::Result<Option<T>> {
             fs::create_dir_all(&directory)?;
             let lock = File::create(directory.join("records.lock"))?;
@@ -89,7 +89,7 @@ impl FleetRecords for RecordFile {
     }
 
     fn list(&self, kind: &'static str) -> BoxFuture<Result<Vec<FleetRecord>, Error>> {
-        let (path, now) = (self.directory.join("records"), millis(self.clock.wall()));
+        let (path, now) = (self.directory.join("records"), unix_millis(self.clock.wall()));
         let records = blocking(move || read(&path));
         Box::pin(async move {
             let of_kind = records.await?.into_iter().filter(|record| record.kind == kind && record.expires_at > now);
@@ -159,11 +159,6 @@ fn decode(contents: &[u8]) -> Option<Vec<KeptRecord>> {
         Some(KeptRecord { kind, name, contents: reader.bytes()?.to_vec(), expires_at: reader.u64()? })
     };
     (0..count).map(|_| record()).collect()
-}
-
-fn millis(wall: SystemTime) -> u64 {
-    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
