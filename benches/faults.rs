@@ -1,4 +1,4 @@
-//! What requests feel of a Redis, a PostgreSQL or a memcached that fails, beside what is promised: `cargo bench --bench faults`.
+//! What requests feel of a Redis, a PostgreSQL, a memcached or a disk that fails, beside what is promised: `cargo bench --bench faults`.
 //!
 //! Starts its own servers and proxies. Each row breaks one thing under a load of four clients, for the limits alone and
 //! for the cache alone, and measures how long requests took (the service behind answers at once, so all of it is added)
@@ -13,6 +13,8 @@
     reason = "a bench prints, and may fail"
 )]
 
+#[path = "faults/disk.rs"]
+mod disk;
 #[path = "../tests/support/fault_proxy.rs"]
 mod fault_proxy;
 #[path = "../tests/support/gate.rs"]
@@ -104,6 +106,12 @@ fn heal(world: &World) {
 const AWAY: &str = "p99 0.1, max D; back 500";
 
 fn rows() -> Vec<Row> {
+    let mut rows = rows_of_one_server();
+    rows.extend(rows_of_several_servers());
+    rows
+}
+
+fn rows_of_one_server() -> Vec<Row> {
     let row = |name, promise, hurt, heal| Row { name, promise, world: World::one, hurt, heal };
     vec![
         row("nothing fails", "-", |_| {}, |_| {}),
@@ -155,6 +163,11 @@ fn rows() -> Vec<Row> {
             |world| world.set(Fault::Drip { pause: Duration::from_millis(5) }),
             heal,
         ),
+    ]
+}
+
+fn rows_of_several_servers() -> [Row; 2] {
+    [
         Row {
             name: "sentinel failover",
             promise: "max D; back failover + 500",
@@ -199,8 +212,8 @@ fn is_up(node: &Gate, kind: Kind) -> bool {
     }
 }
 
-/// Requests until `over`, each for something that this node has not seen; how long each took.
-async fn load(node: &Gate, over: Instant, number: &Arc<AtomicUsize>) -> Vec<Duration> {
+/// Requests until `over`, each for something that this node has not seen; when each ended, and how long it took.
+async fn load(node: &Gate, over: Instant, number: &Arc<AtomicUsize>) -> Vec<(Instant, Duration)> {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let (node, number) = (node.clone(), number.clone());
@@ -210,7 +223,7 @@ async fn load(node: &Gate, over: Instant, number: &Arc<AtomicUsize>) -> Vec<Dura
                     let path = format!("/{}", number.fetch_add(1, Ordering::Relaxed));
                     let since = Instant::now();
                     node.get(&path).await;
-                    took.push(since.elapsed());
+                    took.push((Instant::now(), since.elapsed()));
                     // A service under load, not a race: some thousand requests a second.
                     tokio::time::sleep(Duration::from_micros(500)).await;
                 }
@@ -222,6 +235,23 @@ async fn load(node: &Gate, over: Instant, number: &Arc<AtomicUsize>) -> Vec<Dura
     for client in clients {
         took.extend(client.await.expect("no request failed"));
     }
+    took
+}
+
+/// Breaks something under load. Returns, sorted, how long the requests took that ended once it was broken.
+async fn load_while(node: &Gate, number: &Arc<AtomicUsize>, hurt: impl FnOnce() + Send + 'static) -> Vec<Duration> {
+    load(node, Instant::now() + Duration::from_millis(300), number).await;
+    let hurting = tokio::spawn({
+        let (node, number) = (node.clone(), number.clone());
+        async move { load(&node, Instant::now() + LASTS, &number).await }
+    });
+    let broken = tokio::task::spawn_blocking(move || {
+        hurt();
+        Instant::now()
+    });
+    let broken = broken.await.expect("broken");
+    let ended = hurting.await.expect("no request failed").into_iter();
+    let mut took: Vec<_> = ended.filter(|(ended, _)| *ended >= broken).map(|(_, took)| took).collect();
     took.sort_unstable();
     took
 }
@@ -241,14 +271,8 @@ async fn run(row: &Row, kind: Kind) {
     let world = Arc::new((row.world)());
     let node = node(&world.url(), kind);
     back(&node, kind, &number).await;
-    load(&node, Instant::now() + Duration::from_millis(300), &number).await;
-    let hurting = tokio::spawn({
-        let (node, number) = (node.clone(), number.clone());
-        async move { load(&node, Instant::now() + LASTS, &number).await }
-    });
     let (hurt, broken) = (row.hurt, world.clone());
-    tokio::task::spawn_blocking(move || hurt(&broken)).await.expect("broken");
-    let took = hurting.await.expect("no request failed");
+    let took = load_while(&node, &number, move || hurt(&broken)).await;
     let (heal, healed) = (row.heal, world.clone());
     tokio::task::spawn_blocking(move || heal(&healed)).await.expect("healed");
     let recovery = back(&node, kind, &number).await;
@@ -275,7 +299,7 @@ async fn absent(kind: Kind) {
     let number = Arc::new(AtomicUsize::new(0));
     let server = RedisServer::absent();
     let node = node(&server.url(), kind);
-    let took = load(&node, Instant::now() + LASTS, &number).await;
+    let took = load_while(&node, &number, || {}).await;
     let server = tokio::task::spawn_blocking(move || {
         server.restart();
         server
@@ -293,11 +317,14 @@ fn main() {
         return;
     }
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    if disk::is_inside() {
+        return runtime.block_on(disk::run_all(&only));
+    }
     println!("Milliseconds; {CLIENTS} clients, {LASTS:?} a fault.");
     println!("| fault | of | requests | p50 | p90 | p99 | max | back after | promised |");
     println!("|---|---|--:|--:|--:|--:|--:|--:|---|");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         for kind in [Kind::Limits, Kind::Cache] {
             if "down at the start".contains(&only) {
@@ -310,5 +337,6 @@ fn main() {
             }
         }
         levels::run_all(&only).await;
+        disk::run_all(&only).await;
     });
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tollgate::Tollgate;
 use tollgate::cache::{Rule, Rules};
@@ -13,7 +13,10 @@ use super::gate::Gate;
 use super::memcached::Memcached;
 use super::pgbouncer::PgBouncer;
 use super::postgres::Postgres;
-use super::{AWAY, Kind, LASTS, back, load, tell};
+use super::{Kind, back, load_while, tell};
+
+/// Where nothing answers.
+const PROMISE: &str = "p99 0.1, max D; back 1000";
 
 /// Servers of a level.
 enum World {
@@ -102,6 +105,12 @@ fn rows() -> Vec<Row> {
             },
             |w| drop(w.server().sql("ALTER ROLE app PASSWORD 'right'")),
         ),
+        postgres("PostgreSQL: read-only", |w| read_only(w.server(), true), |w| read_only(w.server(), false)),
+        postgres(
+            "PostgreSQL: full disk",
+            |w| w.server().fail_writes(),
+            |w| (w.server().kill(), w.server().restart()).1,
+        ),
         pooler("pgbouncer: nothing fails", |_| {}, |_| {}),
         pooler(
             "pgbouncer: killed, restarted",
@@ -123,6 +132,11 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+fn read_only(server: &Postgres, on: bool) {
+    server.sql(&format!("ALTER SYSTEM SET default_transaction_read_only = {on}"));
+    server.sql("SELECT pg_reload_conf()");
+}
+
 /// Prints the rows whose names contain `only`.
 pub(super) async fn run_all(only: &str) {
     for row in rows().iter().filter(|row| row.name.contains(only)) {
@@ -135,18 +149,17 @@ async fn run(row: &Row) {
     let world = Arc::new((row.world)());
     let node = world.node();
     back(&node, Kind::Cache, &number).await;
-    load(&node, Instant::now() + Duration::from_millis(300), &number).await;
-    let hurting = tokio::spawn({
-        let (node, number) = (node.clone(), number.clone());
-        async move { load(&node, Instant::now() + LASTS, &number).await }
-    });
     let (hurt, broken) = (row.hurt, world.clone());
-    tokio::task::spawn_blocking(move || hurt(&broken)).await.expect("broken");
-    let took = hurting.await.expect("no request failed");
+    let took = load_while(&node, &number, move || hurt(&broken)).await;
     let (heal, healed) = (row.heal, world.clone());
     tokio::task::spawn_blocking(move || heal(&healed)).await.expect("healed");
     let recovery = back(&node, Kind::Cache, &number).await;
-    let promise = if row.name.ends_with("nothing fails") { "-" } else { AWAY };
+    let promise = match row.name {
+        name if name.ends_with("nothing fails") => "-",
+        // Reads go on.
+        name if name.ends_with("read-only") => "max one call; back 1000",
+        _ => PROMISE,
+    };
     tell(row.name, Kind::Cache, &took, recovery, promise);
     drop(node);
     tokio::task::spawn_blocking(move || drop(world)).await.expect("ended");

@@ -72,8 +72,16 @@ impl Error {
 
     /// Whether a store has no log that would tell other processes.
     pub(crate) fn is_unlogged(&self) -> bool {
-        let outage = self.source.as_ref().and_then(|source| source.downcast_ref::<crate::base::outage::Outage>());
-        outage == Some(&crate::base::outage::Outage::Unlogged)
+        self.is_outage_by(crate::base::outage::Outage::Unlogged)
+    }
+
+    /// Whether a server rejected the credentials: trying again soon is in vain.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.is_outage_by(crate::base::outage::Outage::Denied)
+    }
+
+    fn is_outage_by(&self, why: crate::base::outage::Outage) -> bool {
+        self.source.as_ref().and_then(|source| source.downcast_ref()) == Some(&why)
     }
 
     pub(crate) fn is_outage(&self) -> bool {

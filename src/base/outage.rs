@@ -13,6 +13,9 @@ pub(crate) enum Outage {
     Disconnected,
     /// The server rejected the call.
     Refused,
+    /// The server rejected the credentials.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the others' rejections cost little to repeat"))]
+    Denied,
     /// The server keeps no log of invalidations.
     Unlogged,
     /// The queue is full: the answer would arrive too late.
@@ -27,6 +30,7 @@ impl Outage {
             Self::Deadline => "it did not answer in time",
             Self::Disconnected => "it is not connected",
             Self::Refused => "it refused",
+            Self::Denied => "it rejected the credentials",
             Self::Unlogged => "it keeps no log",
             #[cfg(any(feature = "postgres", feature = "redis"))]
             Self::Full => "too much waits for it already",

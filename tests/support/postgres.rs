@@ -93,13 +93,30 @@ impl Postgres {
         }
     }
 
+    /// Lets every write of the server fail from now on, as on a full or broken disk: no file may have a byte more.
+    pub(crate) fn fail_writes(&self) {
+        let all = self.processes();
+        let limited = |process: &str| {
+            let mut prlimit = as_its_user(&["prlimit", "--fsize=0:unlimited", "--pid", process]);
+            prlimit.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        assert!(limited(&all[0]), "prlimit is installed");
+        // The others end as soon as one cannot write.
+        for process in &all[1..] {
+            let _ = limited(process);
+        }
+    }
+
     fn signal(&self, signal: &str) {
-        let Some(postmaster) = self.postmaster() else { return };
+        let _ = Command::new("kill").arg(signal).args(self.processes()).stderr(Stdio::null()).status();
+    }
+
+    /// The first process first: it would start others.
+    fn processes(&self) -> Vec<String> {
+        let Some(postmaster) = self.postmaster() else { return Vec::new() };
         let children = Command::new("pgrep").args(["-P", &postmaster]).output().expect("pgrep").stdout;
         let children = String::from_utf8(children).expect("numbers");
-        // The first process first: it would start others.
-        let all: Vec<&str> = std::iter::once(&*postmaster).chain(children.lines()).collect();
-        let _ = Command::new("kill").arg(signal).args(&all).stderr(Stdio::null()).status();
+        std::iter::once(postmaster).chain(children.lines().map(str::to_owned)).collect()
     }
 
     /// The first line of its file is the server's own number; `runuser` would not pass a signal on.

@@ -37,6 +37,10 @@ impl<C> Drop for Dialling<C> {
     }
 }
 
+/// Attempts that are left out after the server rejected the credentials: proving a password (SCRAM) takes milliseconds of
+/// computation, during which a worker serves no request.
+const LEFT_OUT_WHEN_DENIED: u32 = 3;
+
 /// Starts one attempt every `retry_every`, concurrently, until one succeeds or the guard is dropped.
 async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
     let mut attempts = FuturesUnordered::new();
@@ -55,7 +59,9 @@ async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
             attempts.push(timeout(inner.settings.dial_timeout, (inner.dial)()));
             inner.settings.retry_every
         };
+        let left_out = pause * LEFT_OUT_WHEN_DENIED;
         let mut pause = pin!(sleep(pause));
+        let mut denied = false;
         loop {
             let ended = match select(pause.as_mut(), attempts.next()).await {
                 Either::Left(_) => break,
@@ -68,9 +74,15 @@ async fn run<C: Clone + Send + Sync + 'static>(dialling: Dialling<C>) {
             let Some(inner) = dialling.inner.upgrade() else { return };
             match ended {
                 Ok(Ok(connection)) => return inner.connected(connection, dialling.turn),
-                Ok(Err(error)) => inner.not_connected(error),
+                Ok(Err(error)) => {
+                    denied |= error.is_denied();
+                    inner.not_connected(error);
+                }
                 Err(_) => inner.not_connected(Error::outage(inner.name, Outage::Deadline)),
             }
+        }
+        if denied {
+            sleep(left_out).await;
         }
     }
 }

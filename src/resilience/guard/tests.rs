@@ -107,6 +107,27 @@ async fn no_call_waits_for_a_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rejected_credentials_are_tried_again_within_a_second_and_not_more_often() {
+    let (tried, right) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counted, is_right) = (tried.clone(), right.clone());
+    let dial = move || -> BoxFuture<Result<u64, Error>> {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let is_right = is_right.load(Ordering::SeqCst);
+        let denied = || Error::outage_with("wrong password".to_owned(), Outage::Denied);
+        Box::pin(async move { if is_right { Ok(1) } else { Err(denied()) } })
+    };
+    let guard = FailOpen::new("test", GuardSettings::new(D), dial, Events::new(None));
+    let call = || guard.call(|_| async { Ok(1_u8) });
+    assert_eq!(call().await, Err(Outage::Disconnected));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let tries = tried.load(Ordering::SeqCst);
+    assert!((12..=14).contains(&tries), "every 800 ms: {tries} in ten seconds");
+    right.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(801)).await;
+    assert_eq!(call().await, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hanging_server_costs_the_deadline_until_the_breaker_opens() {
     let server = Server::up();
     let guard = server.guard();

@@ -17,6 +17,7 @@ use super::no_tls as tls;
 #[cfg(feature = "postgres-tls")]
 use super::tls;
 use crate::base::error::Error;
+use crate::base::outage::Outage;
 
 /// Time without traffic after which a connection is probed.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -174,8 +175,9 @@ pub(super) fn into_error(error: tokio_postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else { return Error::disconnected(reason(&error)) };
     let code = db.code().code();
     match code.get(..2) {
-        // 08 connection, 28 authorisation, 3D no such database, 57 shutdown, 42P01 and 42883 a table or function is gone.
-        Some("08" | "28" | "3D" | "57") => Error::disconnected(db.clone()),
+        Some("28") => Error::outage_with(db.to_string(), Outage::Denied),
+        // 08 connection, 3D no such database, 57 shutdown, 42P01 and 42883 a table or function is gone.
+        Some("08" | "3D" | "57") => Error::disconnected(db.clone()),
         _ if matches!(code, "42P01" | "42883" | "3F000") => Error::disconnected(db.clone()),
         _ => Error::store(format!("postgres: {}", db.message()), error),
     }
