@@ -14,10 +14,12 @@ use bytes::Bytes;
 use directory::TestDirectory;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use ops::{Ops, SECRET, VIEWER, bearer, builder};
+use ops::{Ops, SECRET, VIEWER, basic, bearer, builder, text};
+use redis::RedisServer;
 use serde_json::Value;
 use tollgate::limit::Limit;
-use tollgate::{Clock, ManualClock, Mode, Override};
+use tollgate::upstream::Credits;
+use tollgate::{Clock, ManualClock, Mode, Override, Tollgate};
 
 #[tokio::test]
 async fn a_purge_that_concerns_many_needs_their_number() {
@@ -46,6 +48,127 @@ async fn a_purge_that_concerns_many_needs_their_number() {
         (&audit[1]["action"], &audit[1]["reason"]),
         (&"purge, hard, of tag:articles".into(), &"a wrong import".into())
     );
+}
+
+#[tokio::test]
+async fn a_purge_that_made_entries_stale_is_revoked_within_ten_minutes() {
+    let hand = ManualClock::new();
+    let ops = Ops::new(builder().clock(Clock::Manual(hand.clone())));
+    let calls = || ops.gate.stats().inner_calls;
+    ops.visit("/articles/1").await;
+    ops.visit("/articles/2").await;
+    assert_eq!(ops.act("/purge", "what=tag:articles&confirm=2").await.0, 200);
+    ops.visit("/articles/1").await;
+    assert_eq!(calls(), 3, "it was stale");
+    assert_eq!(ops.act("/revoke-purge", "what=tag:other").await.0, 422);
+    let (status, answer) = ops.act("/revoke-purge", "what=tag:articles").await;
+    assert_eq!((status.as_u16(), &answer["outcome"]), (200, &"its entries are as fresh as before".into()));
+    ops.visit("/articles/2").await;
+    assert_eq!(calls(), 3, "it is as fresh as it was");
+    assert_eq!(ops.act("/revoke-purge", "what=tag:articles").await.0, 422, "once");
+    assert_eq!(ops.act("/purge", "what=/articles/2&mode=hard").await.0, 200);
+    assert_eq!(ops.act("/revoke-purge", "what=/articles/2").await.0, 422, "what was removed is gone");
+    assert_eq!(ops.act("/purge", "what=/articles/1").await.0, 200);
+    hand.advance(Duration::from_secs(601));
+    let (status, answer) = ops.act("/revoke-purge", "what=/articles/1").await;
+    assert_eq!((status.as_u16(), answer["done"].as_bool()), (422, Some(false)));
+}
+
+#[tokio::test]
+async fn a_revocation_reaches_the_other_nodes() {
+    if !redis::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let node = || Ops::new(builder().redis(server.url().as_str()));
+    let (a, b) = (node(), node());
+    let calls = || a.gate.stats().inner_calls + b.gate.stats().inner_calls;
+    until("both are connected", async || {
+        a.visit("/articles/0").await;
+        b.visit("/articles/0").await;
+        a.gate.stats().cache[1].up && b.gate.stats().cache[1].up
+    })
+    .await;
+    let (first, second) = ("/articles/1", "/articles/2");
+    a.visit(first).await;
+    a.visit(second).await;
+    until("b has both", async || {
+        let before = calls();
+        b.visit(first).await;
+        b.visit(second).await;
+        calls() == before
+    })
+    .await;
+    let before = calls();
+    let (status, answer) = a.act("/purge", "what=/articles/*&confirm=3").await;
+    assert_eq!(status, 200, "{answer}");
+    until("b knows of the purge", async || {
+        b.visit(first).await;
+        calls() > before
+    })
+    .await;
+    assert_eq!(b.act("/revoke-purge", "what=/articles/*").await.0, 200, "any node revokes it");
+    until("a knows of the revocation", async || {
+        let before = calls();
+        a.visit(second).await;
+        calls() == before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_person_is_told_on_the_page_what_failed_and_what_a_count_found() {
+    let ops = Ops::new(builder());
+    ops.visit("/articles/1").await;
+    let ann = basic("ann", SECRET);
+    let fields = [("authorization", ann.as_str()), ("sec-fetch-site", "same-origin")];
+    for (form, status, told) in [
+        ("what=nonsense", 422, "cannot purge &quot;nonsense&quot;"),
+        ("what=tag:articles&preview=1", 200, "1 of 1 entries in this process match"),
+    ] {
+        let form = format!("{form}&token={}", ops.token().await);
+        let answer = ops.ask(Method::POST, "/purge", &fields, &form).await;
+        assert_eq!(answer.status(), status);
+        let page = text(answer).await;
+        assert!(page.contains("role=\"alert\"") && page.contains(told) && page.contains("id=\"actions\""), "{form}");
+    }
+    let audit = ops.json("/audit.json").await;
+    assert_eq!(audit.as_array().map(Vec::len), Some(1), "a count is no action: {audit}");
+}
+
+#[tokio::test]
+async fn the_credits_of_an_upstream_are_corrected_and_topped_up() {
+    let market = Tollgate::upstream("market").quota(Credits::per_month(60_000)).build().expect("a gate");
+    let ops = Ops::new(builder().watch_upstream(&market));
+    let spent = || market.stats().upstream.windows[0].spent;
+    assert_eq!(ops.act("/correct-credits", "upstream=market&credits=41000").await.0, 200);
+    assert_eq!(spent(), 41_000);
+    assert_eq!(ops.act("/correct-credits", "upstream=market&window=month&credits=40000").await.0, 200);
+    assert_eq!(spent(), 40_000);
+    let (_, answer) = ops.act("/correct-credits", "upstream=market&how=add&credits=5000&reason=bought").await;
+    assert_eq!((&answer["outcome"], spent()), (&"35000 are spent now".into(), 35_000));
+    for (form, reason) in [
+        ("upstream=moon&credits=1", "unknown upstream"),
+        ("upstream=market&credits=many", "malformed number"),
+        ("upstream=market&credits=60001", "exceeds the limit"),
+        ("upstream=market&window=day&credits=1", "unknown window"),
+        ("upstream=market&how=take&credits=1", "unknown correction"),
+    ] {
+        let (status, answer) = ops.act("/correct-credits", form).await;
+        assert_eq!(status, 422, "{form}");
+        assert!(answer["outcome"].as_str().is_some_and(|text| text.contains(reason)), "{answer}");
+    }
+}
+
+/// Waits until something is so, for at most twenty seconds.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    for _ in 0..2_000 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not so: {what}");
 }
 
 #[tokio::test]

@@ -105,6 +105,25 @@ async fn what_is_spent_while_redis_is_away_is_booked_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_correction_by_hand_reaches_the_other_nodes() {
+    if !server::wanted() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (a, b) = (Node::new(&server, 1_000), Node::new(&server, 1_000));
+    assert_eq!(a.made(10).await + b.made(10).await, 20);
+    a.0.set_spent("month", 900).await.expect("corrected");
+    assert_eq!(a.spent(), 900);
+    b.made(100).await;
+    b.0.shutdown().await;
+    assert!((990..=1_000).contains(&b.spent()), "b learns it with its next booking: {}", b.spent());
+    a.0.add_credits("month", 300).await.expect("bought");
+    let c = Node::new(&server, 1_000);
+    let made = c.made(400).await;
+    assert!((290..=310).contains(&made), "300 more, for any node: {made}");
+}
+
+#[tokio::test]
 async fn a_gate_books_in_the_redis_it_is_given() {
     if !server::wanted() {
         return;

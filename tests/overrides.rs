@@ -221,7 +221,7 @@ async fn the_policy_of_an_outage_is_changed_during_it() {
     let health = node.gate.health();
     let closed = "redis limits is unavailable: requests are refused";
     assert!(health.status == "fail" && health.reasons.iter().any(|reason| reason == closed), "{health:?}");
-    assert!(node.gate.overrides().remove("limits on_outage", "ann").await);
+    assert!(node.gate.overrides().remove("limits on_outage on this node", "ann").await);
 }
 
 #[tokio::test]
@@ -254,6 +254,10 @@ async fn is_shared_and_survives(node: impl Fn() -> Gate) {
     apply(&b, Override::mode("limits", Mode::Shadow).on_this_node()).await;
     a.gate.overrides().sync().await;
     assert_eq!(a.gate.stats().modes.limits, Mode::On, "b's alone");
+    apply(&b, Override::mode("cache", Mode::On).on_this_node()).await;
+    assert_eq!(b.gate.stats().modes.cache, Mode::On, "its own prevails");
+    assert!(b.gate.overrides().remove("cache mode on this node", "ann").await);
+    assert_eq!(b.gate.stats().modes.cache, Mode::Off, "the fleet's is still in force");
     assert!(b.gate.overrides().remove("cache mode", "ann").await);
     a.gate.overrides().sync().await;
     assert_eq!(a.gate.stats().modes.cache, Mode::On);

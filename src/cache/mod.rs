@@ -142,6 +142,8 @@ pub use data::{
     Cached, CachedBuilder, DataBuilder, DataCache, DataInvalidate, DataStats, KeyPart, KeyWriter, LoadError, Loaded,
     WarmUpLimits, WarmUpReport,
 };
+#[cfg(feature = "admin")]
+pub(crate) use engine::barrier::InvalidationEffect;
 pub use engine::byte_store::{ByteLog, ByteStore, LogMessage, ScanPage, may_replace};
 pub use engine::invalidation::Invalidation;
 pub use engine::invalidation_sink::InvalidationSink;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::health::settings::HealthBuilder;
-use super::health::{CollectedLayers, HealthEngine, ReadUpstream};
+use super::health::{CollectedLayers, HealthEngine};
 use super::inbound::{Tollgate, TollgateLayer};
 use super::inbound_builder::TollgateBuilder;
 use super::overrides::{OverriddenLayers, OverrideEngine};
@@ -26,6 +26,7 @@ use crate::store::fleet_records::port::FleetRecords;
 use crate::store::postgres::{records::RecordTable, usage::UsageTable};
 #[cfg(feature = "redis")]
 use crate::store::redis::records::RecordHashes;
+use crate::upstream::UpstreamLayer;
 
 impl TollgateBuilder {
     /// Builds the gate.
@@ -120,7 +121,7 @@ struct Operated {
     clock: Clock,
     events: Events,
     health: HealthBuilder,
-    upstreams: Vec<ReadUpstream>,
+    upstreams: Vec<UpstreamLayer>,
     records: Option<Arc<dyn FleetRecords>>,
     directory: Option<PathBuf>,
 }

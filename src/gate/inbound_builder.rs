@@ -7,7 +7,6 @@ use std::time::Duration;
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use super::given_once::given_once;
-use super::health::ReadUpstream;
 use super::health::settings::HealthBuilder;
 #[cfg(doc)]
 use super::inbound::Tollgate;
@@ -58,7 +57,7 @@ pub struct TollgateBuilder {
     pub(super) events: Events,
     pub(super) health: HealthBuilder,
     /// Upstreams whose quotas belong to the health of the gate.
-    pub(super) upstreams: Vec<ReadUpstream>,
+    pub(super) upstreams: Vec<UpstreamLayer>,
     /// Directory of the file level.
     pub(super) directory: Option<PathBuf>,
     /// Store of overrides.
@@ -414,8 +413,7 @@ impl TollgateBuilder {
     /// ```
     #[must_use]
     pub fn watch_upstream(mut self, upstream: &impl AsRef<UpstreamLayer>) -> Self {
-        let upstream = upstream.as_ref().clone();
-        self.upstreams.push(Arc::new(move || upstream.stats()));
+        self.upstreams.push(upstream.as_ref().clone());
         self
     }
 

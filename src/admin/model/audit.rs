@@ -17,6 +17,8 @@ const PER_NODE: u64 = 100;
 /// Entries that this process keeps.
 const MAX_ENTRIES: usize = 200;
 const TTL: Duration = Duration::from_secs(30 * 86_400);
+/// Time for which a purge can be revoked.
+const REVOCABLE_FOR: Duration = Duration::from_secs(600);
 
 /// What an operator did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,45 @@ pub(in crate::admin) struct AuditEntry {
     /// Result, or the reason of a failure.
     pub(in crate::admin) outcome: String,
     pub(in crate::admin) reason: String,
+    /// What a purge made stale or a revocation restored, such as `tag:prices`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::admin) purged: Option<(PurgeKind, String)>,
+}
+
+/// What an action did to entries that it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::admin) enum PurgeKind {
+    /// Made them stale.
+    Stale,
+    /// Revoked that.
+    Revoked,
+}
+
+/// A purge that can be revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::admin) struct RevocablePurge {
+    pub(in crate::admin) what: String,
+    pub(in crate::admin) age: Duration,
+}
+
+/// Returns the purges of the last ten minutes that were not revoked, newest first. `entries` are newest first, `wall` is in
+/// milliseconds since 1970.
+pub(in crate::admin) fn revocable(entries: &[AuditEntry], wall: u64) -> Vec<RevocablePurge> {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut found = Vec::new();
+    for entry in entries {
+        let Some((kind, what)) = &entry.purged else { continue };
+        let age = Duration::from_millis(wall.saturating_sub(entry.at));
+        if age > REVOCABLE_FOR || seen.contains(&what.as_str()) {
+            continue;
+        }
+        seen.push(what);
+        if *kind == PurgeKind::Stale {
+            found.push(RevocablePurge { what: what.clone(), age });
+        }
+    }
+    found
 }
 
 /// The last entries.
@@ -98,5 +139,42 @@ impl Audit {
         }
         all.truncate(MAX_ENTRIES);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(at_minute: u64, kind: PurgeKind, what: &str) -> AuditEntry {
+        AuditEntry {
+            at: at_minute * 60_000,
+            node: String::new(),
+            actor: String::new(),
+            action: String::new(),
+            outcome: String::new(),
+            reason: String::new(),
+            purged: Some((kind, what.to_owned())),
+        }
+    }
+
+    #[test]
+    fn what_was_purged_in_the_last_ten_minutes_and_not_revoked_since_can_be_revoked() {
+        let entries = [
+            entry(30, PurgeKind::Stale, "tag:again"),
+            entry(29, PurgeKind::Revoked, "tag:again"),
+            entry(28, PurgeKind::Revoked, "/mended"),
+            entry(27, PurgeKind::Stale, "/mended"),
+            entry(20, PurgeKind::Stale, "/a/*"),
+            entry(19, PurgeKind::Stale, "/old"),
+        ];
+        let found: Vec<_> = revocable(&entries, 30 * 60_000).into_iter().map(|purge| purge.what).collect();
+        assert_eq!(found, ["tag:again", "/a/*"]);
+    }
+
+    #[test]
+    fn entries_of_earlier_versions_are_read() {
+        let old = r#"{"at":1,"node":"n","actor":"ann","action":"purge","outcome":"done","reason":""}"#;
+        assert_eq!(serde_json::from_str::<AuditEntry>(old).expect("an entry").purged, None);
     }
 }

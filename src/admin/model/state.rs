@@ -3,8 +3,9 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::audit::Audit;
+use super::audit::{Audit, AuditEntry, RevocablePurge, revocable};
 use super::fleet::Fleet;
+use crate::base::clock::unix_millis;
 use crate::base::random::random;
 use crate::store::fleet_records::port::FleetRecords;
 use crate::{Stats, Tollgate};
@@ -30,6 +31,11 @@ impl AdminState {
             node,
             gate,
         }
+    }
+
+    /// Returns the purges among these entries that can be revoked.
+    pub(in crate::admin) fn revocable_purges(&self, entries: &[AuditEntry]) -> Vec<RevocablePurge> {
+        revocable(entries, unix_millis(self.gate.health.wall()))
     }
 }
 

@@ -45,8 +45,14 @@ fn clock(view: &View) -> String {
     format!("{} UTC, node {}, started {}", time_of_day(view.wall), Escaped(&view.node), ago(view.up_for))
 }
 
-/// Renders the page.
-pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, host: &str, token: Option<&str>) -> String {
+/// Renders the page. `notice` is the answer to an action that changed nothing, and whether it is one.
+pub(in crate::admin) async fn render(
+    shared: &AdminState,
+    form: &Form,
+    host: &str,
+    token: Option<&str>,
+    notice: Option<&(bool, String)>,
+) -> String {
     let view = View { audit: shared.audit.all().await, ..View::of(shared) };
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -62,6 +68,10 @@ pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, host: &st
         let _ = write!(html, "<a href=\"#{id}\">{}</a>", question.trim_end_matches('?'));
     }
     html.push_str("<a href=\"#lookup\">Look up</a></nav></header><main>");
+    if let Some((is_answer, text)) = notice {
+        let badge = badge(if *is_answer { "info" } else { "fail" });
+        let _ = write!(html, "<p class=\"notice\" role=\"alert\">{badge} {}</p>", Escaped(text));
+    }
     for (id, question) in PANELS {
         let _ = write!(
             html,
@@ -81,7 +91,7 @@ pub(in crate::admin) async fn render(shared: &AdminState, form: &Form, host: &st
         let _ = write!(
             html,
             "<section id=\"actions\" aria-labelledby=\"actions-title\"><h2 id=\"actions-title\">Act</h2>{}</section>",
-            forms::actions(token),
+            forms::actions(token, &view, &shared.revocable_purges(&view.audit)),
         );
     }
     html.push_str(

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::admin::model::audit::{PurgeKind, RevocablePurge};
 use crate::admin::model::form::Form;
 use crate::admin::model::subject;
 use crate::base::error::Error;
-use crate::cache::PurgeScope;
+use crate::cache::{InvalidationEffect, PurgeScope};
 use crate::{Override, Tollgate};
 
 /// Share of all entries from which a purge must be confirmed.
@@ -18,11 +19,15 @@ pub(super) struct Action {
     /// What was asked, such as `purge tag prices`.
     pub(super) text: String,
     pub(super) result: Result<String, Error>,
+    /// What a purge made stale, or a revocation restored.
+    pub(super) purged: Option<(PurgeKind, String)>,
+    /// Whether it only answered a question: then it is not audited.
+    pub(super) is_preview: bool,
 }
 
 impl Action {
     fn new(text: String, result: Result<String, Error>) -> Self {
-        Self { text, result }
+        Self { text, result, purged: None, is_preview: false }
     }
 }
 
@@ -35,7 +40,7 @@ pub(super) async fn purge(gate: &Tollgate, form: &Form) -> Action {
         Ok(scope) => scope,
         Err(error) => return Action::new(format!("{kind} {asked}"), Err(error)),
     };
-    let purged = async {
+    let result = async {
         let (covered, all) = gate.invalidate().preview(&scope)?;
         let is_wide = matches!(&scope, PurgeScope::All) || scope == PurgeScope::Prefix("/".to_owned());
         let needs_confirmation = is_wide || covered as f64 > all as f64 * MANY && covered > 1;
@@ -48,16 +53,34 @@ pub(super) async fn purge(gate: &Tollgate, form: &Form) -> Action {
                 "{covered} of {all} entries in this process match: confirm with this number"
             )));
         }
-        let invalidate = if is_hard { gate.invalidate() } else { gate.invalidate().soft() };
-        match &scope {
-            PurgeScope::All => invalidate.all().await?,
-            PurgeScope::Tag(tag) => invalidate.tag(tag).await?,
-            PurgeScope::Path(path) => invalidate.key(path).await?,
-            PurgeScope::Prefix(prefix) => invalidate.prefix(prefix).await?,
-        }
-        Ok(format!("{covered} of {all} entries in this process {}", if is_hard { "removed" } else { "made stale" }))
+        let effect = if is_hard { InvalidationEffect::Void } else { InvalidationEffect::StaleUntilRevoked };
+        gate.invalidate().purge(&scope, effect).await?;
+        Ok(match is_hard {
+            true => format!("{covered} of {all} entries in this process removed"),
+            false => format!("{covered} of {all} entries in this process made stale; can be revoked for ten minutes"),
+        })
     };
-    Action::new(format!("{kind} {asked}"), purged.await)
+    let is_preview = form.is_set("preview");
+    let purged = (!is_hard && !is_preview).then(|| (PurgeKind::Stale, asked.clone()));
+    Action { purged, is_preview, ..Action::new(format!("{kind} {asked}"), result.await) }
+}
+
+/// Revokes a purge of the last ten minutes that made entries stale. What was fetched anew meanwhile stays.
+pub(super) async fn revoke_purge(gate: &Tollgate, form: &Form, revocable: &[RevocablePurge]) -> Action {
+    let asked = form.get("what").unwrap_or_default().to_owned();
+    let revoked = async {
+        let scope = scope(&asked)?;
+        if !revocable.iter().any(|purge| purge.what == asked) {
+            return Err(Error::config(format!("no purge of {asked} in the last ten minutes can be revoked")));
+        }
+        gate.invalidate().purge(&scope, InvalidationEffect::Revoked).await?;
+        Ok("its entries are as fresh as before".to_owned())
+    };
+    let result = revoked.await;
+    Action {
+        purged: Some((PurgeKind::Revoked, asked.clone())),
+        ..Action::new(format!("revocation of the purge of {asked}"), result)
+    }
 }
 
 /// Reads what to purge: `*`, `tag:NAME`, `/path`, or `/path/*`.
@@ -102,6 +125,30 @@ pub(super) async fn end_override(gate: &Tollgate, form: &Form, actor: &str) -> A
         false => Err(Error::config(format!("there is no override {id:?}"))),
     };
     Action::new(format!("end of the override {id}"), ended)
+}
+
+/// Corrects the credits that an upstream's window has spent, or adds credits that were bought.
+pub(super) async fn correct_credits(gate: &Tollgate, form: &Form) -> Action {
+    let (name, window) = (form.get("upstream").unwrap_or_default(), form.get("window").unwrap_or("month"));
+    let (how, number) = (form.get("how").unwrap_or("spent"), form.get("credits").unwrap_or_default());
+    let text = format!("credits of {name} per {window}: {how} {number}");
+    let corrected = async {
+        let upstream = gate.health.watched().iter().find(|upstream| upstream.name() == name);
+        let upstream = upstream.ok_or_else(|| {
+            let known: Vec<_> = gate.health.watched().iter().map(crate::upstream::UpstreamLayer::name).collect();
+            Error::config(format!("unknown upstream {name:?}; use one of {known:?}"))
+        })?;
+        let credits = number.parse().map_err(|_| Error::config(format!("malformed number of credits {number:?}")))?;
+        match how {
+            "spent" => upstream.set_spent(window, credits).await?,
+            "add" => upstream.add_credits(window, credits).await?,
+            _ => return Err(Error::config(format!("unknown correction {how:?}; use spent or add"))),
+        }
+        let windows = upstream.stats().windows;
+        let now = windows.iter().find(|known| known.window == window).map_or(0, |known| known.spent);
+        Ok(format!("{now} are spent now"))
+    };
+    Action::new(text, corrected.await)
 }
 
 /// Resets the usage of a subject.

@@ -23,13 +23,15 @@ pub(super) enum AdminEndpoint {
     Explain,
     Subject,
     Purge,
+    RevokePurge,
     Override,
     EndOverride,
     ResetSubject,
     GrantSubject,
+    CorrectCredits,
 }
 
-const ENDPOINTS: [(&str, AdminEndpoint); 22] = [
+const ENDPOINTS: [(&str, AdminEndpoint); 24] = [
     ("", AdminEndpoint::Page),
     ("dashboard.css", AdminEndpoint::Style),
     ("dashboard.js", AdminEndpoint::Script),
@@ -48,10 +50,12 @@ const ENDPOINTS: [(&str, AdminEndpoint); 22] = [
     ("explain.json", AdminEndpoint::Explain),
     ("subject.json", AdminEndpoint::Subject),
     ("purge", AdminEndpoint::Purge),
+    ("revoke-purge", AdminEndpoint::RevokePurge),
     ("override", AdminEndpoint::Override),
     ("end-override", AdminEndpoint::EndOverride),
     ("reset-subject", AdminEndpoint::ResetSubject),
     ("grant-subject", AdminEndpoint::GrantSubject),
+    ("correct-credits", AdminEndpoint::CorrectCredits),
 ];
 
 impl AdminEndpoint {
@@ -62,7 +66,16 @@ impl AdminEndpoint {
 
     /// Whether it changes something: such requests are POSTs.
     pub(super) const fn is_action(self) -> bool {
-        matches!(self, Self::Purge | Self::Override | Self::EndOverride | Self::ResetSubject | Self::GrantSubject)
+        matches!(
+            self,
+            Self::Purge
+                | Self::RevokePurge
+                | Self::Override
+                | Self::EndOverride
+                | Self::ResetSubject
+                | Self::GrantSubject
+                | Self::CorrectCredits
+        )
     }
 
     /// Whether load balancers ask for it, without credentials. It says nothing else.

@@ -56,8 +56,10 @@ const WRONG_SECRETS: &str = "10/min";
 /// | `POST`, as a form | fields |
 /// |---|---|
 /// | `purge` | `what`: `tag:NAME`, `/path`, `/path/*` or `*`; `mode=hard`; `preview`; `confirm` |
+/// | `revoke-purge` | `what`, as it was purged: entries that were made stale in the last ten minutes are as fresh as before |
 /// | `override` | `target`, `value`, `for`, `reason`, `scope=node` |
 /// | `end-override` | `id` |
+/// | `correct-credits` | `upstream`, `window`, `credits`; `how`: `spent` (in all) or `add` (bought) |
 /// | `reset-subject`, `grant-subject` | `subject`, `tier`, `route`; `limit`, `quota`, `for` |
 ///
 /// A POST without a Bearer token needs the `token` of the page's forms, from a page of the same origin.
@@ -261,7 +263,7 @@ impl Admin {
             return response;
         }
         let token = actor.may_act.then(|| self.shared.tokens.issue(self.shared.now()));
-        let html = page::render(&self.shared.state, form, host(request), token.as_deref()).await;
+        let html = page::render(&self.shared.state, form, host(request), token.as_deref(), None).await;
         typed(StatusCode::OK, "text/html; charset=utf-8", AdminBody::whole(html))
     }
 
@@ -293,47 +295,56 @@ impl Admin {
                 return text(StatusCode::FORBIDDEN, "the form has no valid token: load the page again\n");
             }
         }
-        let Action { text: action, result } = match endpoint {
+        let action = match endpoint {
             AdminEndpoint::Purge => actions::purge(&shared.state.gate, &form).await,
+            AdminEndpoint::RevokePurge => {
+                let revocable = shared.state.revocable_purges(&shared.state.audit.all().await);
+                actions::revoke_purge(&shared.state.gate, &form, &revocable).await
+            }
             AdminEndpoint::Override => actions::apply_override(&shared.state.gate, &form, &actor.name).await,
             AdminEndpoint::EndOverride => actions::end_override(&shared.state.gate, &form, &actor.name).await,
+            AdminEndpoint::CorrectCredits => actions::correct_credits(&shared.state.gate, &form).await,
             AdminEndpoint::ResetSubject => actions::reset_subject(&shared.state.gate, &form).await,
             _ => actions::grant_subject(&shared.state.gate, &form, shared.state.gate.health.wall()).await,
         };
-        self.audit(&form, actor, action, result, is_machine).await
-    }
-
-    /// Records an action, and answers: JSON for machines, the page for people.
-    async fn audit(
-        &self,
-        form: &Form,
-        actor: Actor,
-        action: String,
-        result: Result<String, Error>,
-        is_machine: bool,
-    ) -> Response<AdminBody> {
-        let (is_done, outcome) = match result {
-            Ok(done) => (true, done),
+        let (is_done, outcome) = match &action.result {
+            Ok(done) => (true, done.clone()),
             Err(error) => (false, error.to_string()),
         };
+        let status = if is_done { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+        let (text, is_preview) = (action.text.clone(), action.is_preview);
+        if !is_preview {
+            self.audit(&form, actor, action, &outcome).await;
+        }
+        if is_machine {
+            return json(status, &serde_json::json!({ "action": text, "done": is_done, "outcome": outcome }));
+        }
+        if is_done && !is_preview {
+            let mut response = self::text(StatusCode::SEE_OTHER, "");
+            response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("./#happened"));
+            return response;
+        }
+        let token = shared.tokens.issue(shared.now());
+        let notice = (is_done, format!("{text}: {outcome}"));
+        let html = page::render(&shared.state, &Form::default(), host(request), Some(&token), Some(&notice)).await;
+        typed(status, "text/html; charset=utf-8", AdminBody::whole(html))
+    }
+
+    /// Records an action.
+    async fn audit(&self, form: &Form, actor: Actor, action: Action, outcome: &str) {
+        let is_done = action.result.is_ok();
         let cut = |text: &str| text.chars().take(256).collect::<String>();
         let entry = AuditEntry {
             at: unix_millis(self.shared.state.gate.health.wall()),
             node: self.shared.state.node.clone(),
             actor: actor.name,
-            action: cut(&action),
-            outcome: cut(&outcome),
+            action: cut(&action.text),
+            outcome: cut(outcome),
             reason: cut(form.get("reason").unwrap_or_default()),
+            purged: action.purged.filter(|_| is_done),
         };
         self.shared.state.gate.health.mark("action", &format!("{}: {}", entry.action, entry.outcome));
         self.shared.state.audit.add(entry).await;
-        let status = if is_done { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
-        if is_machine {
-            return json(status, &serde_json::json!({ "action": action, "done": is_done, "outcome": outcome }));
-        }
-        let mut response = text(StatusCode::SEE_OTHER, "");
-        response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("./#happened"));
-        response
     }
 }
 

@@ -17,8 +17,6 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::barrier_filters::BarrierFilters;
-#[cfg(feature = "admin")]
-use super::record::Stored;
 use crate::base::lock::RwLock;
 use crate::cache::http::key::{CacheKey, Target};
 use crate::cache::http::record_meta::RecordMeta;
@@ -27,6 +25,8 @@ use crate::cache::http::record_meta::RecordMeta;
 const MAX_NAMES: usize = 32_768;
 /// Maximum number of prefix barriers, which are searched linearly.
 const MAX_PREFIXES: usize = 256;
+/// Soft barriers that can be revoked, which are searched linearly too: operators set them, by hand.
+const MAX_REVOCABLE: usize = 16;
 
 /// Validity of an entry with respect to invalidations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,18 @@ pub(crate) enum Validity {
     Stale,
     /// Invalidated.
     Void,
+}
+
+/// What an invalidation does to the entries in its scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InvalidationEffect {
+    Void,
+    /// They are revalidated before they are served.
+    Stale,
+    /// The same, until a revocation of this scope.
+    StaleUntilRevoked,
+    /// Ends what is revocable of this scope: its entries are as valid as before.
+    Revoked,
 }
 
 /// Generations of the latest invalidations: entries older than `hard` are void, older than `soft` stale.
@@ -77,14 +89,13 @@ pub(crate) enum InvalidationScope {
     All,
 }
 
-#[cfg(feature = "admin")]
 impl InvalidationScope {
-    /// Whether it concerns a stored value.
-    pub(crate) fn covers(&self, stored: &Stored) -> bool {
-        let resource = stored.key().resource();
+    /// Whether it applies to an entry with this key and these tags.
+    pub(crate) fn applies_to(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
+        let resource = key.resource();
         let target = Target::of(resource);
         match self {
-            Self::Tag(tag) => stored.meta().is_some_and(|meta| meta.tags.iter().any(|known| **known == **tag)),
+            Self::Tag(tag) => tags.iter().any(|known| **known == **tag),
             Self::Resource(wanted) => *resource == **wanted,
             Self::Path(path) => target.is_some_and(|target| path.strip_prefix(target.path) == Some(target.query)),
             Self::Prefix(prefix) => target.is_some_and(|target| prefix.covers(&target)),
@@ -137,6 +148,8 @@ struct Marks {
     /// Kinds that occur among the names.
     kinds: [bool; 3],
     prefixes: HashMap<Prefix, Mark, foldhash::fast::RandomState>,
+    /// Soft barriers that can be revoked, oldest first.
+    revocable: Vec<(InvalidationScope, u64)>,
 }
 
 /// Kind of a name.
@@ -154,16 +167,21 @@ impl Barriers {
     }
 
     /// Sets a barrier at the next generation.
-    pub(super) fn insert(&self, scope: InvalidationScope, soft: bool) {
+    pub(super) fn insert(&self, scope: InvalidationScope, effect: InvalidationEffect) {
         let mut marks = self.marks.write();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        self.mark(&mut marks, scope, soft, generation);
+        self.mark(&mut marks, scope, effect, generation);
     }
 
     /// Sets a barrier at a given generation, greater than all before.
-    pub(super) fn insert_at(&self, scope: InvalidationScope, soft: bool, generation: u64) {
+    pub(super) fn insert_at(&self, scope: InvalidationScope, effect: InvalidationEffect, generation: u64) {
         let mut marks = self.marks.write();
-        self.mark(&mut marks, scope, soft, generation);
+        self.mark(&mut marks, scope, effect, generation);
+    }
+
+    /// Revokes the soft barriers of this scope that can be.
+    pub(super) fn revoke(&self, scope: &InvalidationScope) {
+        self.marks.write().revoke(scope);
     }
 
     /// Voids everything older than `generation` and drops all other barriers.
@@ -173,13 +191,12 @@ impl Barriers {
         self.generation.store(generation, Ordering::Release);
     }
 
-    fn mark(&self, marks: &mut Marks, scope: InvalidationScope, soft: bool, generation: u64) {
-        match scope {
-            InvalidationScope::Tag(tag) => marks.insert_name(NameKind::Tag, tag.as_bytes(), generation, soft),
-            InvalidationScope::Resource(key) => marks.insert_name(NameKind::Resource, &key, generation, soft),
-            InvalidationScope::Path(path) => marks.insert_name(NameKind::Path, &path, generation, soft),
-            InvalidationScope::Prefix(prefix) => marks.insert_prefix(prefix, generation, soft),
-            InvalidationScope::All => marks.floor.insert(generation, soft),
+    fn mark(&self, marks: &mut Marks, scope: InvalidationScope, effect: InvalidationEffect, generation: u64) {
+        match effect {
+            InvalidationEffect::Void => marks.insert(scope, generation, false),
+            InvalidationEffect::Stale => marks.insert(scope, generation, true),
+            InvalidationEffect::StaleUntilRevoked => marks.insert_revocable(scope, generation),
+            InvalidationEffect::Revoked => marks.revoke(&scope),
         }
         // Stored after the mark: a reader that sees this generation also sees its mark.
         self.generation.store(generation, Ordering::Release);
@@ -221,6 +238,10 @@ impl Barriers {
             let covering = marks.prefixes.iter().filter(|(prefix, _)| prefix.covers(&target));
             covering.for_each(|(_, mark)| found.merge(*mark));
         }
+        let mut revocable = marks.revocable.iter().filter(|(_, at)| generation < *at);
+        if generation >= found.newest() && revocable.any(|(scope, _)| scope.applies_to(key, tags)) {
+            return Validity::Stale;
+        }
         match found {
             Mark { hard, .. } if generation < hard => Validity::Void,
             Mark { soft, .. } if generation < soft => Validity::Stale,
@@ -230,6 +251,29 @@ impl Barriers {
 }
 
 impl Marks {
+    fn insert(&mut self, scope: InvalidationScope, generation: u64, soft: bool) {
+        match scope {
+            InvalidationScope::Tag(tag) => self.insert_name(NameKind::Tag, tag.as_bytes(), generation, soft),
+            InvalidationScope::Resource(key) => self.insert_name(NameKind::Resource, &key, generation, soft),
+            InvalidationScope::Path(path) => self.insert_name(NameKind::Path, &path, generation, soft),
+            InvalidationScope::Prefix(prefix) => self.insert_prefix(prefix, generation, soft),
+            InvalidationScope::All => self.floor.insert(generation, soft),
+        }
+    }
+
+    /// Beyond the bound the oldest becomes one that cannot be revoked.
+    fn insert_revocable(&mut self, scope: InvalidationScope, generation: u64) {
+        if self.revocable.len() == MAX_REVOCABLE {
+            let (scope, generation) = self.revocable.remove(0);
+            self.insert(scope, generation, true);
+        }
+        self.revocable.push((scope, generation));
+    }
+
+    fn revoke(&mut self, scope: &InvalidationScope) {
+        self.revocable.retain(|(revocable, _)| revocable != scope);
+    }
+
     fn insert_name(&mut self, kind: NameKind, name: &[u8], generation: u64, soft: bool) {
         self.kinds[kind as usize] = true;
         for (hash, mark) in take_older_half(&mut self.names, MAX_NAMES) {
@@ -312,7 +356,7 @@ mod tests {
             (InvalidationScope::All, true, true),
         ] {
             let before = barriers.generation();
-            barriers.insert(scope.clone(), false);
+            barriers.insert(scope.clone(), InvalidationEffect::Void);
             assert_eq!(barriers.check_fetch(&a, before) == Validity::Void, hits_a, "{scope:?}");
             assert_eq!(barriers.check_fetch(&b, before) == Validity::Void, hits_b, "{scope:?}");
             assert_eq!(barriers.check_fetch(&a, barriers.generation()), Validity::Valid);
@@ -320,13 +364,38 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_revoked_stays_and_the_list_is_bounded() {
+        use InvalidationEffect::{Revoked, Stale, StaleUntilRevoked};
+        let barriers = Barriers::default();
+        let (a, tags) = (key("http://h/a"), ["t".into()]);
+        let tag = || InvalidationScope::Tag("t".into());
+        barriers.insert(tag(), StaleUntilRevoked);
+        assert_eq!(barriers.compare(&a, &tags, 0), Validity::Stale);
+        barriers.insert(InvalidationScope::Path(b"/a"[..].into()), Revoked);
+        assert_eq!(barriers.compare(&a, &tags, 0), Validity::Stale, "another scope");
+        barriers.insert(tag(), Revoked);
+        assert_eq!(barriers.compare(&a, &tags, 0), Validity::Valid);
+        barriers.insert(tag(), Stale);
+        barriers.insert(tag(), Revoked);
+        assert_eq!(barriers.compare(&a, &tags, 0), Validity::Stale);
+        let began = barriers.generation();
+        barriers.insert(InvalidationScope::All, StaleUntilRevoked);
+        for _ in 0..MAX_REVOCABLE {
+            barriers.insert(tag(), StaleUntilRevoked);
+        }
+        barriers.insert(InvalidationScope::All, Revoked);
+        assert_eq!(barriers.compare(&a, &[], began), Validity::Stale, "it was the oldest of too many");
+        assert_eq!(barriers.marks.read().revocable.len(), MAX_REVOCABLE);
+    }
+
+    #[test]
     fn soft_barriers_mark_stale_and_tags_match_exactly() {
         let barriers = Barriers::default();
         let a = key("http://h/a");
-        barriers.insert(InvalidationScope::Tag("*".into()), true);
+        barriers.insert(InvalidationScope::Tag("*".into()), InvalidationEffect::Stale);
         assert_eq!(barriers.compare(&a, &["*".into()], 0), Validity::Stale);
         assert_eq!(barriers.compare(&a, &["x".into()], 0), Validity::Valid);
-        barriers.insert(InvalidationScope::Tag("*".into()), false);
+        barriers.insert(InvalidationScope::Tag("*".into()), InvalidationEffect::Void);
         assert_eq!(barriers.compare(&a, &["*".into()], 0), Validity::Void);
     }
 
@@ -335,7 +404,7 @@ mod tests {
         let barriers = Barriers::default();
         let resource = |n: u64| InvalidationScope::Resource(key(&format!("http://h/{n}")).resource().into());
         for n in 0..1_000_000 {
-            barriers.insert(resource(n), false);
+            barriers.insert(resource(n), InvalidationEffect::Void);
         }
         assert!(barriers.marks.read().names.len() <= MAX_NAMES);
         for n in [0, 1, 100_000, 900_000, 999_999] {
@@ -352,7 +421,7 @@ mod tests {
     fn excess_prefixes_void_the_oldest_entries() {
         let barriers = Barriers::default();
         for n in 0..3 * MAX_PREFIXES {
-            barriers.insert(prefix(None, &format!("/{n}/")), false);
+            barriers.insert(prefix(None, &format!("/{n}/")), InvalidationEffect::Void);
         }
         assert!(barriers.marks.read().prefixes.len() <= MAX_PREFIXES);
         assert_eq!(barriers.check_fetch(&key("http://h/other"), 0), Validity::Void);

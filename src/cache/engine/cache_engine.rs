@@ -78,7 +78,7 @@ pub(crate) fn invalidate(
 ) -> MaybeReady<Result<(), Error>> {
     // The store first: its reads are compared from then on, so no old entry arrives after the barrier.
     let result = store.invalidate(what);
-    barriers.insert(what.scope.clone(), what.soft);
+    barriers.insert(what.scope.clone(), what.effect);
     result
 }
 

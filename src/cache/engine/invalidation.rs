@@ -1,6 +1,6 @@
 //! [`Invalidation`]: scope of an invalidation, encodable for other processes.
 
-use super::barrier::{InvalidationScope, Prefix};
+use super::barrier::{InvalidationEffect, InvalidationScope, Prefix};
 use crate::base::codec::{Reader, Writer};
 
 const TAG: u8 = 0;
@@ -9,6 +9,8 @@ const PATH: u8 = 2;
 const PREFIX: u8 = 3;
 const ALL: u8 = 4;
 const SOFT: u8 = 0x80;
+/// With [`SOFT`]: until revoked. Alone: the revocation.
+const REVOCABLE: u8 = 0x40;
 
 /// Invalidates entries by tag, URL or prefix, or all entries. A store shared by several processes distributes it: see
 /// [`CacheStore::invalidate`](crate::cache::CacheStore::invalidate).
@@ -24,13 +26,18 @@ const SOFT: u8 = 0x80;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalidation {
     pub(crate) scope: InvalidationScope,
-    /// Whether entries become stale instead of void.
-    pub(super) soft: bool,
+    pub(super) effect: InvalidationEffect,
 }
 
 impl Invalidation {
     pub(crate) const fn new(scope: InvalidationScope, soft: bool) -> Self {
-        Self { scope, soft }
+        let effect = if soft { InvalidationEffect::Stale } else { InvalidationEffect::Void };
+        Self { scope, effect }
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) const fn with(scope: InvalidationScope, effect: InvalidationEffect) -> Self {
+        Self { scope, effect }
     }
 
     /// Creates an invalidation of the entries with this tag.
@@ -95,7 +102,7 @@ impl Invalidation {
     /// ```
     #[must_use]
     pub fn soft(mut self) -> Self {
-        self.soft = true;
+        self.effect = InvalidationEffect::Stale;
         self
     }
 
@@ -121,7 +128,7 @@ impl Invalidation {
     /// ```
     #[must_use]
     pub const fn is_soft(&self) -> bool {
-        self.soft
+        !matches!(self.effect, InvalidationEffect::Void)
     }
 
     /// Encodes the invalidation in a format that is stable across versions of this crate.
@@ -135,27 +142,32 @@ impl Invalidation {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Writer(Vec::new());
-        let soft = if self.soft { SOFT } else { 0 };
+        let effect = match self.effect {
+            InvalidationEffect::Void => 0,
+            InvalidationEffect::Stale => SOFT,
+            InvalidationEffect::StaleUntilRevoked => SOFT | REVOCABLE,
+            InvalidationEffect::Revoked => REVOCABLE,
+        };
         match &self.scope {
             InvalidationScope::Tag(tag) => {
-                out.u8(TAG | soft);
+                out.u8(TAG | effect);
                 out.bytes(tag.as_bytes());
             }
             InvalidationScope::Resource(resource) => {
-                out.u8(RESOURCE | soft);
+                out.u8(RESOURCE | effect);
                 out.bytes(resource);
             }
             InvalidationScope::Path(path) => {
-                out.u8(PATH | soft);
+                out.u8(PATH | effect);
                 out.bytes(path);
             }
             InvalidationScope::Prefix(prefix) => {
-                out.u8(PREFIX | soft);
+                out.u8(PREFIX | effect);
                 out.maybe(prefix.scheme.as_deref());
                 out.maybe(prefix.authority.as_deref());
                 out.bytes(&prefix.path);
             }
-            InvalidationScope::All => out.u8(ALL | soft),
+            InvalidationScope::All => out.u8(ALL | effect),
         }
         out.0
     }
@@ -171,7 +183,7 @@ impl Invalidation {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let kind = reader.u8()?;
-        let scope = match kind & !SOFT {
+        let scope = match kind & !(SOFT | REVOCABLE) {
             TAG => InvalidationScope::Tag(reader.text()?.into()),
             RESOURCE => InvalidationScope::Resource(reader.bytes()?.into()),
             PATH => InvalidationScope::Path(reader.bytes()?.into()),
@@ -183,7 +195,13 @@ impl Invalidation {
             _ => return None,
         };
         reader.end()?;
-        Some(Self::new(scope, kind & SOFT != 0))
+        let effect = match (kind & SOFT != 0, kind & REVOCABLE != 0) {
+            (false, false) => InvalidationEffect::Void,
+            (true, false) => InvalidationEffect::Stale,
+            (true, true) => InvalidationEffect::StaleUntilRevoked,
+            (false, true) => InvalidationEffect::Revoked,
+        };
+        Some(Self { scope, effect })
     }
 }
 
@@ -215,8 +233,10 @@ mod tests {
             prefix(Some(b"http"), Some(b"h")),
             InvalidationScope::All,
         ];
-        for (scope, soft) in abouts.into_iter().flat_map(|scope| [(scope.clone(), false), (scope, true)]) {
-            let sent = Invalidation::new(scope, soft);
+        use InvalidationEffect::{Revoked, Stale, StaleUntilRevoked, Void};
+        let effects = [Void, Stale, StaleUntilRevoked, Revoked];
+        for (scope, effect) in abouts.into_iter().flat_map(|scope| effects.map(|effect| (scope.clone(), effect))) {
+            let sent = Invalidation { scope, effect };
             let bytes = sent.to_bytes();
             assert_eq!(Invalidation::from_bytes(&bytes), Some(sent));
             for length in 0..bytes.len() {

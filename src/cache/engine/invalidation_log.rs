@@ -20,7 +20,7 @@
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::barrier::{Barriers, InvalidationScope, Validity};
+use super::barrier::{Barriers, InvalidationEffect, Validity};
 use super::invalidation::Invalidation;
 use crate::base::codec::{Reader, Writer};
 use crate::base::lock::Mutex;
@@ -149,9 +149,10 @@ impl InvalidationLog {
         }
         let validity = self.barriers.compare(key, &meta.tags, meta.began.fleet);
         let concerned = inner.pending.iter().filter(|(_, invalidation)| invalidation.scope.applies_to(key, &meta.tags));
-        concerned.fold(validity, |found, (_, invalidation)| match (found, invalidation.soft) {
-            (Validity::Void, _) | (_, false) => Validity::Void,
-            (_, true) => Validity::Stale,
+        concerned.fold(validity, |found, (_, invalidation)| match (found, invalidation.effect) {
+            (Validity::Void, _) | (_, InvalidationEffect::Void) => Validity::Void,
+            (_, InvalidationEffect::Stale | InvalidationEffect::StaleUntilRevoked) => Validity::Stale,
+            (found, InvalidationEffect::Revoked) => found,
         })
     }
 
@@ -166,6 +167,12 @@ impl InvalidationLog {
             invalidation = Invalidation::all();
         }
         let record = LogRecord::encode(id, Some(&invalidation));
+        if invalidation.effect == InvalidationEffect::Revoked {
+            self.barriers.revoke(&invalidation.scope);
+            // What was to be revoked is not told any more.
+            let revocable = Invalidation { effect: InvalidationEffect::StaleUntilRevoked, ..invalidation.clone() };
+            inner.pending.retain(|(_, pending)| *pending != revocable);
+        }
         inner.pending.push((id, invalidation));
         (id, record)
     }
@@ -227,7 +234,7 @@ impl InvalidationLog {
     /// Applies the next record; returns its invalidation if another process issued it.
     fn apply(&self, inner: &mut Inner, record: &LogRecord) -> Option<Invalidation> {
         if let Some(invalidation) = &record.invalidation {
-            self.barriers.insert_at(invalidation.scope.clone(), invalidation.soft, record.number);
+            self.barriers.insert_at(invalidation.scope.clone(), invalidation.effect, record.number);
         }
         inner.last = Some((record.number, record.id));
         self.number.store(record.number, Ordering::Release);
@@ -240,15 +247,6 @@ impl InvalidationLog {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
-    }
-}
-
-impl InvalidationScope {
-    /// Whether it applies to an entry with this key and these tags.
-    pub(super) fn applies_to(&self, key: &CacheKey, tags: &[Box<str>]) -> bool {
-        let barriers = Barriers::default();
-        barriers.insert(self.clone(), false);
-        barriers.compare(key, tags, 0) == Validity::Void
     }
 }
 

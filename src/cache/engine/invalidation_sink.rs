@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::barrier::{Barriers, InvalidationScope, Validity};
+use super::barrier::{Barriers, InvalidationEffect, InvalidationScope, Validity};
 use super::invalidation::Invalidation;
 use super::store::CacheStore;
 use crate::base::clock::Clock;
@@ -96,7 +96,7 @@ impl InvalidationSink {
     /// # let _ = on_message;
     /// ```
     pub fn invalidated(&self, invalidation: &Invalidation) {
-        self.barriers.insert(invalidation.scope.clone(), invalidation.soft);
+        self.barriers.insert(invalidation.scope.clone(), invalidation.effect);
     }
 
     /// Removes the copies of a key that another process removed.
@@ -131,7 +131,7 @@ impl InvalidationSink {
     /// # let _ = on_reconnect;
     /// ```
     pub fn updates_lost(&self) {
-        self.barriers.insert(InvalidationScope::All, false);
+        self.barriers.insert(InvalidationScope::All, InvalidationEffect::Void);
     }
 
     /// Returns the number of invalidations in this process.

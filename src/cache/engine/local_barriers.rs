@@ -29,7 +29,7 @@ impl LocalBarriers {
     pub(crate) fn insert(&self, invalidation: &Invalidation, wall: SystemTime) {
         let position = self.position(wall) + 1;
         self.latest.fetch_max(position, Ordering::AcqRel);
-        self.barriers.insert_at(invalidation.scope.clone(), invalidation.is_soft(), position);
+        self.barriers.insert_at(invalidation.scope.clone(), invalidation.effect, position);
     }
 
     pub(crate) fn check(&self, key: &CacheKey, meta: &RecordMeta) -> Validity {

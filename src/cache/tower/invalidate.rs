@@ -10,6 +10,8 @@ use http::Uri;
 use super::shared::CacheShared;
 use crate::base::error::Error;
 use crate::base::request_head::RequestHead;
+#[cfg(feature = "admin")]
+use crate::cache::engine::barrier::InvalidationEffect;
 use crate::cache::engine::barrier::{InvalidationScope, Prefix};
 use crate::cache::engine::invalidation::Invalidation;
 use crate::cache::http::glob;
@@ -119,9 +121,7 @@ impl Invalidate {
     /// ```
     pub async fn key(&self, url: &str) -> Result<(), Error> {
         if url.starts_with('/') {
-            let resource = self.resource("http", &format!("any{url}"), url)?;
-            let target = Target::of(&resource).ok_or_else(|| malformed(url))?;
-            return self.invalidate_scope(InvalidationScope::Path([target.path, target.query].concat().into())).await;
+            return self.invalidate_scope(self.path_scope(url)?).await;
         }
         match split_scheme(url)? {
             (Some(scheme), rest) => self.invalidate_resource(self.resource(scheme, rest, url)?).await,
@@ -195,13 +195,37 @@ impl Invalidate {
     /// If the tag or prefix is malformed.
     #[cfg(feature = "admin")]
     pub(crate) fn preview(&self, scope: &PurgeScope) -> Result<(u64, u64), Error> {
-        let scope = match scope {
+        let scope = self.purge_scope(scope)?;
+        Ok(self
+            .core
+            .store
+            .count(&|stored| scope.applies_to(stored.key(), stored.meta().map_or(&[], |meta| &meta.tags))))
+    }
+
+    /// Purges entries for an operator, or revokes a purge that made them stale.
+    ///
+    /// # Errors
+    /// If the tag or path is malformed. If other processes cannot be reached.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn purge(&self, scope: &PurgeScope, effect: InvalidationEffect) -> Result<(), Error> {
+        self.core.invalidate(&Invalidation::with(self.purge_scope(scope)?, effect)).await
+    }
+
+    #[cfg(feature = "admin")]
+    fn purge_scope(&self, scope: &PurgeScope) -> Result<InvalidationScope, Error> {
+        Ok(match scope {
             PurgeScope::All => InvalidationScope::All,
             PurgeScope::Tag(tag) => Invalidation::tag(tag)?.scope,
-            PurgeScope::Path(path) => Invalidation::path(path)?.scope,
+            PurgeScope::Path(path) => self.path_scope(path)?,
             PurgeScope::Prefix(prefix) => Invalidation::prefix(prefix)?.scope,
-        };
-        Ok(self.core.store.count(&|stored| scope.covers(stored)))
+        })
+    }
+
+    /// Returns the scope of a path with its query under any authority.
+    fn path_scope(&self, path: &str) -> Result<InvalidationScope, Error> {
+        let resource = self.resource("http", &format!("any{path}"), path)?;
+        let target = Target::of(&resource).ok_or_else(|| malformed(path))?;
+        Ok(InvalidationScope::Path([target.path, target.query].concat().into()))
     }
 
     /// Invalidates everything.

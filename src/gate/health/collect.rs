@@ -1,6 +1,5 @@
 //! [`CollectedLayers`]: the layers of a gate, and what is read from them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::settings::HealthBuilder;
@@ -15,11 +14,8 @@ use crate::health::timeline::{HitCounts, Timeline};
 use crate::health::totals::Totals;
 use crate::limit::{RateLimitLayer, RateLimitStats};
 use crate::timing::{TimingCounts, TimingLayer};
-use crate::upstream::UpstreamStats;
+use crate::upstream::{UpstreamLayer, UpstreamStats};
 use crate::{Mode, UNMATCHED};
-
-/// Reads the statistics of an upstream.
-pub(crate) type ReadUpstream = Arc<dyn Fn() -> UpstreamStats + Send + Sync>;
 
 /// Layers of a gate, and the upstreams that it shows.
 #[derive(Clone)]
@@ -27,7 +23,7 @@ pub(crate) struct CollectedLayers {
     pub(crate) timing: TimingLayer,
     pub(crate) limit: RateLimitLayer,
     pub(crate) cache: CacheLayer,
-    pub(crate) upstreams: Vec<ReadUpstream>,
+    pub(crate) upstreams: Vec<UpstreamLayer>,
 }
 
 /// What was counted since the gate was built.
@@ -47,7 +43,7 @@ impl CollectedLayers {
     pub(super) fn collect(&self, targets: &Targets) -> Collected {
         let timing = self.timing.counts(targets.latency, targets.query, &targets.routes);
         let (cache, limit) = (self.cache.stats(), self.limit.stats());
-        let upstreams: Vec<UpstreamStats> = self.upstreams.iter().map(|read| read()).collect();
+        let upstreams: Vec<UpstreamStats> = self.upstreams.iter().map(UpstreamLayer::stats).collect();
         let mut totals = Totals {
             requests: timing.requests,
             errors: timing.errors,

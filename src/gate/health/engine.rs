@@ -29,7 +29,7 @@ use crate::health::timeline::{Mark, Point};
 #[cfg(feature = "admin")]
 use crate::health::totals::Totals;
 #[cfg(feature = "admin")]
-use crate::upstream::UpstreamStats;
+use crate::upstream::{UpstreamLayer, UpstreamStats};
 
 /// Interval of samples.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -177,7 +177,13 @@ impl HealthEngine {
     /// Returns the statistics of the watched upstreams.
     #[cfg(feature = "admin")]
     pub(crate) fn upstreams(&self) -> Vec<UpstreamStats> {
-        self.shared.layers.upstreams.iter().map(|read| read()).collect()
+        self.watched().iter().map(UpstreamLayer::stats).collect()
+    }
+
+    /// Returns the watched upstreams.
+    #[cfg(feature = "admin")]
+    pub(crate) fn watched(&self) -> &[UpstreamLayer] {
+        &self.shared.layers.upstreams
     }
 
     #[cfg(feature = "admin")]

@@ -6,7 +6,7 @@ mod probes;
 pub(crate) mod settings;
 pub(crate) mod status;
 
-pub(super) use collect::{CollectedLayers, ReadUpstream};
+pub(super) use collect::CollectedLayers;
 pub(super) use engine::HealthEngine;
 #[cfg(feature = "admin")]
 pub(crate) use engine::RecentMinutes;

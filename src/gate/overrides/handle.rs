@@ -44,7 +44,7 @@ impl Overrides {
         self.engine.apply(&asked).await
     }
 
-    /// Ends an override by its [ID](OverrideStatus::id), first that of this node; returns whether there was one.
+    /// Ends an override by its [ID](OverrideStatus::id); returns whether there was one.
     pub async fn remove(&self, id: &str, actor: &str) -> bool {
         self.engine.remove(id, actor).await
     }

@@ -14,7 +14,7 @@ pub(super) const PERMANENT: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Maximum length of the actor and of the reason, in bytes.
 const MAX_TEXT: usize = 256;
 
-/// OverrideSetting that prevails over the configured one until it expires: an hour by default, on all nodes if a store is shared.
+/// Setting that prevails over the configured one until it expires: an hour by default, on all nodes if a store is shared.
 /// Applied by [`Overrides::apply`](crate::Overrides::apply).
 ///
 /// | target | settings |

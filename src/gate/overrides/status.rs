@@ -20,11 +20,12 @@ use crate::base::json_units::{maybe_seconds, seconds};
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct OverrideStatus {
-    /// OverrideTarget and setting, such as `limit api quota`: there is one override of each.
+    /// Target and setting, such as `limit api quota`: there is one override of each, and with a shared store one of this node
+    /// alone, `limit api quota on this node`.
     pub id: String,
-    /// OverrideTarget, such as `limit api`.
+    /// Target, such as `limit api`.
     pub target: String,
-    /// OverrideSetting: `mode` or `quota`.
+    /// Setting: `mode`, `quota`, `on_outage` or `budget`.
     pub setting: String,
     /// Value, such as `shadow` or `500/min`.
     pub value: String,

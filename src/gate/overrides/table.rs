@@ -13,6 +13,8 @@ use crate::store::fleet_records::port::FleetRecord;
 
 /// Maximum number of overrides of a node.
 const MAX_OVERRIDES: usize = 512;
+/// End of the ID of an override of one node, so that it is told from that of the fleet.
+const ON_THIS_NODE: &str = " on this node";
 /// First byte of a record.
 const VERSION: u8 = 1;
 
@@ -92,7 +94,10 @@ impl OverrideTable {
         shared: bool,
         (now, wall): (Timestamp, u64),
     ) -> Result<String, Error> {
-        let id = id_of(&target, setting);
+        let mut id = id_of(&target, setting);
+        if asked.is_local && shared {
+            id.push_str(ON_THIS_NODE);
+        }
         let is_local = asked.is_local || !shared;
         let entries = if is_local { &mut self.local } else { &mut self.shared };
         if entries.len() >= MAX_OVERRIDES && !entries.contains_key(&id) {
@@ -115,7 +120,7 @@ impl OverrideTable {
         Ok(id)
     }
 
-    /// Removes an override, first that of this node; returns whether there was one.
+    /// Removes an override; returns whether there was one.
     pub(super) fn remove(&mut self, id: &str, wall: u64) -> bool {
         if self.local.remove(id).is_some() {
             return true;
@@ -202,8 +207,10 @@ impl OverrideTable {
 
     /// Iterates over the settings in force: one of this node prevails over one of the fleet.
     pub(super) fn settings(&self) -> impl Iterator<Item = (&OverrideTarget, OverrideSetting)> {
-        let of_fleet = self.shared.iter().filter(|(id, _)| !self.local.contains_key(*id));
-        of_fleet.chain(&self.local).map(|(_, entry)| (&entry.target, entry.setting))
+        let same =
+            |one: &Entry, other: &Entry| (&one.target, one.setting.name()) == (&other.target, other.setting.name());
+        let of_fleet = self.shared.values().filter(move |entry| !self.local.values().any(|local| same(local, entry)));
+        of_fleet.chain(self.local.values()).map(|entry| (&entry.target, entry.setting))
     }
 
     /// Returns all overrides: of the fleet, then of this node.
@@ -333,7 +340,8 @@ mod tests {
             (in_force(&a), in_force(&b)),
             (vec![OverrideSetting::Mode(Mode::Off)], vec![OverrideSetting::Mode(Mode::On)])
         );
-        assert!(b.table.get("cache mode", START, 9).expect("in force").is_local && b.table.remove("cache mode", 3));
+        let own = "cache mode on this node";
+        assert!(b.table.get(own, START, 9).expect("in force").is_local && b.table.remove(own, 3));
         b.sync(&mut store);
         assert_eq!(in_force(&b), [OverrideSetting::Mode(Mode::Off)]);
     }

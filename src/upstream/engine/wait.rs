@@ -9,7 +9,7 @@ use crate::base::clock::runtime_now;
 use crate::base::error::Error;
 use crate::base::event::Event;
 use crate::resilience::isolate::{TIMEOUT, isolate};
-use crate::upstream::quota::account::{AccountTicket, BookingRequest, CallVerdict, PlannedCall};
+use crate::upstream::quota::account::{AccountTicket, BookingRequest, CallVerdict, Correction, PlannedCall};
 use crate::upstream::quota::balance::{Balance, Booking};
 use crate::upstream::quota::on_limit::OnLimit;
 use crate::upstream::quota::rejected::{Rejected, RejectedReason};
@@ -111,6 +111,23 @@ pub(crate) async fn close(core: &Arc<UpstreamShared>) {
     if !unspent.is_empty() {
         settle(core, &unspent, send_bookings(core, &unspent).await);
     }
+}
+
+/// Corrects a window: by what the store knows, here and then in the store.
+pub(crate) async fn correct(core: &Arc<UpstreamShared>, window: &str, correction: Correction) -> Result<(), Error> {
+    if core.store.is_some() {
+        let Ok(_turn) = core.booking.acquire().await else { return Ok(()) };
+        let balances = core.now().0.account.to_compare();
+        settle(core, &balances, send_bookings(core, &balances).await);
+    }
+    {
+        let (mut held, point) = core.now();
+        held.account.correct(window, correction, point)?;
+    }
+    if core.store.is_some() {
+        close(core).await;
+    }
+    Ok(())
 }
 
 /// Books unbooked credits once the store is back, also if no call follows. One task at a time.

@@ -6,6 +6,7 @@
 //! All or none: nothing is spent before every check has passed.
 
 mod booking;
+mod correction;
 mod settlement;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::base::clock::Timestamp;
 use crate::resilience::breaker::{Breaker, Permit};
 use crate::upstream::learn::observed_limits::LimitName;
 pub(crate) use booking::BookingRequest;
+pub(crate) use correction::Correction;
 pub(crate) use settlement::{AccountEvents, CallEnding};
 
 /// Ends of windows closer than this are reported to caches once.

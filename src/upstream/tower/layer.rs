@@ -17,6 +17,7 @@ use crate::upstream::engine::metrics;
 use crate::upstream::engine::shared::UpstreamShared;
 use crate::upstream::engine::stats::{EndpointStats, UpstreamStats};
 use crate::upstream::engine::wait;
+use crate::upstream::quota::account::Correction;
 use crate::upstream::quota::credit::Credits;
 use crate::upstream::report::efficiency::{EfficiencyReport, Usage};
 use crate::upstream::report::score::Weights;
@@ -162,6 +163,52 @@ impl UpstreamLayer {
     #[must_use]
     pub fn budget(&self) -> Budget {
         self.core.budget.clone()
+    }
+
+    /// Corrects the number of credits that are spent in the current window, such as `month`: what the upstream's own page says.
+    /// With a store, all processes follow; while it is away, only this one. What other processes have booked and not spent yet is
+    /// part of the number.
+    ///
+    /// # Errors
+    /// If there is no such [quota](Credits), or it has fewer credits.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let market = UpstreamLayer::with_quota("market", Credits::per_month(60_000))?;
+    /// market.set_spent("month", 41_000).await?;
+    /// assert_eq!(market.stats().windows[0].spent, 41_000);
+    /// # Ok(()) }
+    /// ```
+    pub async fn set_spent(&self, window: &str, spent: u64) -> Result<(), Error> {
+        self.correct(window, Correction::Spent(spent)).await
+    }
+
+    /// Lets this many more credits be spent until the current window ends: they were bought. With a store, all processes follow;
+    /// while it is away, only this one.
+    ///
+    /// # Errors
+    /// If there is no such [quota](Credits), or it has fewer credits.
+    ///
+    /// # Examples
+    /// ```
+    /// use tollgate::upstream::{Credits, UpstreamLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let market = UpstreamLayer::with_quota("market", Credits::per_month(60_000))?;
+    /// market.set_spent("month", 60_000).await?;
+    /// market.add_credits("month", 10_000).await?;
+    /// assert_eq!(market.stats().windows[0].spent, 50_000);
+    /// # Ok(()) }
+    /// ```
+    pub async fn add_credits(&self, window: &str, credits: u64) -> Result<(), Error> {
+        self.correct(window, Correction::Added(credits)).await
+    }
+
+    async fn correct(&self, window: &str, correction: Correction) -> Result<(), Error> {
+        wait::correct(&self.core, window, correction).await
     }
 
     /// Books unbooked credits and returns unspent bookings. Call it after the last call; without it, the store counts

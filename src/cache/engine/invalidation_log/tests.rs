@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::clock::Timestamp;
+use crate::cache::engine::barrier::InvalidationScope;
 use crate::cache::http::deadlines::Deadlines;
 use crate::cache::http::record_meta::LogPosition;
 
@@ -142,6 +143,29 @@ fn soft_invalidations_mark_stale() {
     };
     log.apply_message(&soft);
     assert_eq!(check(&log, 10, "b"), Validity::Stale);
+}
+
+#[test]
+fn revocable_invalidations_mark_stale_until_they_are_revoked() {
+    use InvalidationEffect::{Revoked, StaleUntilRevoked};
+    let log = log_from_ten();
+    let of = |effect| Invalidation { scope: InvalidationScope::Tag("a".into()), effect };
+    let seen = |number, id, effect| LogRecord { number, id, invalidation: Some(of(effect)) };
+    // Pending here, revoked while pending: nothing of it is left, and others are told to revoke too.
+    log.record_local(&of(StaleUntilRevoked));
+    assert_eq!(check(&log, 10, "a"), Validity::Stale);
+    let (revoked, _) = log.record_local(&of(Revoked));
+    assert_eq!((check(&log, 10, "a"), log.pending_count()), (Validity::Valid, 1));
+    log.apply_message(&seen(11, revoked, Revoked));
+    assert_eq!(log.pending_count(), 0);
+    // Logged by another node, and revoked here while the store is away.
+    log.apply_message(&seen(12, LogRecordId { node: 2, count: 1 }, StaleUntilRevoked));
+    assert_eq!((check(&log, 11, "a"), check(&log, 12, "a")), (Validity::Stale, Validity::Valid));
+    log.record_local(&of(Revoked));
+    assert_eq!(check(&log, 11, "a"), Validity::Valid);
+    // A soft invalidation of a program is not revoked by that.
+    log.apply_message(&seen(13, LogRecordId { node: 2, count: 2 }, InvalidationEffect::Stale));
+    assert_eq!(check(&log, 12, "a"), Validity::Stale);
 }
 
 #[test]

@@ -68,14 +68,22 @@ impl Account {
         self.bookings(|calendar| -calendar.unspent().cast_signed())
     }
 
+    /// Returns bookings of nothing, which tell the balances.
+    pub(crate) fn to_compare(&self) -> SmallVec<[BookingRequest; 2]> {
+        self.requests(|_| 0).collect()
+    }
+
     fn bookings(&self, credits: impl Fn(&Calendar) -> i64) -> SmallVec<[BookingRequest; 2]> {
-        let all = self.calendars.iter().enumerate().map(|(at, calendar)| BookingRequest {
+        self.requests(credits).filter(|bookings| bookings.credits != 0).collect()
+    }
+
+    fn requests(&self, credits: impl Fn(&Calendar) -> i64) -> impl Iterator<Item = BookingRequest> {
+        self.calendars.iter().enumerate().map(move |(at, calendar)| BookingRequest {
             at,
             start: calendar.span.start,
             end: calendar.span.end,
             credits: credits(calendar),
-        });
-        all.filter(|bookings| bookings.credits != 0).collect()
+        })
     }
 
     /// Records a successful booking and the resulting balances.
