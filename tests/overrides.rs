@@ -196,6 +196,54 @@ async fn events_say_who_and_why_and_that_one_has_ended() {
 }
 
 #[tokio::test]
+async fn a_store_is_switched_off_as_if_it_were_away() {
+    if !redis::wanted() {
+        return;
+    }
+    let server = redis::RedisServer::start();
+    let rule = Rule::ttl(Duration::from_secs(60)).same_for_everyone();
+    let node = Gate::build(builder().cache(Rules::new().otherwise(rule)).redis(server.url().as_str()));
+    let up = async |up: bool| {
+        for _ in 0..1_000 {
+            node.send("/up").await;
+            let stats = node.gate.stats();
+            if stats.cache[1].up == up && stats.remote.as_ref().is_some_and(|remote| remote.up == up) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not so within ten seconds: up {up}");
+    };
+    up(true).await;
+    apply(&node, Override::mode("store redis", Mode::Off).because("it is slow")).await;
+    up(false).await;
+    let commands =
+        || server.cli(&["INFO", "commandstats"]).lines().filter(|line| line.contains("evalsha")).collect::<String>();
+    let before = commands();
+    for n in 0..20 {
+        node.send(&format!("/{n}")).await;
+    }
+    assert_eq!(commands(), before, "limits are decided here");
+    let pending = node.gate.invalidate().tag("prices").await.expect_err("others are not told");
+    assert!(pending.to_string().contains("switched off"), "{pending}");
+    assert!(node.gate.overrides().remove("store redis mode", "ann").await, "overrides are still stored");
+    up(true).await;
+    for _ in 0..1_000 {
+        if node.gate.stats().cache[1].invalidations_pending == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(node.gate.stats().cache[1].invalidations_pending, 0, "they are told now");
+    for (target, mode, reason) in
+        [("store redis", Mode::Shadow, "on or off"), ("store postgres", Mode::Off, "unknown store")]
+    {
+        let refused = node.gate.overrides().apply(Override::mode(target, mode)).await.expect_err("refused");
+        assert!(refused.to_string().contains(reason), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn the_policy_of_an_outage_is_changed_during_it() {
     if !redis::wanted() {
         return;

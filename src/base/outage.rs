@@ -16,6 +16,8 @@ pub(crate) enum Outage {
     /// The server rejected the credentials.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the others' rejections cost little to repeat"))]
     Denied,
+    /// An operator has switched the store off.
+    SwitchedOff,
     /// The server keeps no log of invalidations.
     Unlogged,
     /// The queue is full: the answer would arrive too late.
@@ -31,6 +33,7 @@ impl Outage {
             Self::Disconnected => "it is not connected",
             Self::Refused => "it refused",
             Self::Denied => "it rejected the credentials",
+            Self::SwitchedOff => "it is switched off",
             Self::Unlogged => "it keeps no log",
             #[cfg(any(feature = "postgres", feature = "redis"))]
             Self::Full => "too much waits for it already",

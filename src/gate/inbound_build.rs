@@ -18,6 +18,7 @@ use crate::base::event::Events;
 use crate::base::event::{Event, Hook};
 use crate::context::GatePlace;
 use crate::limit::Limit;
+use crate::resilience::outage_switch::StoreSwitch;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::store::RemoteLimits;
 use crate::store::fleet_records::file::RecordFile;
@@ -77,6 +78,7 @@ impl TollgateBuilder {
             upstreams: this.upstreams,
             records: this.records,
             directory: this.directory,
+            switches: this.switches,
         };
         let (overrides, health) = operated.build(&layer, this.cost_per_call)?;
         Ok(Tollgate {
@@ -95,7 +97,9 @@ impl TollgateBuilder {
         let Some(postgres) = self.postgres.take().transpose()? else { return Ok(self) };
         // With Redis as well, Redis decides limits.
         if self.limited && self.records.is_none() {
-            self.limits = self.limits.store(Arc::new(RemoteLimits::postgres(&postgres)?));
+            let limits = RemoteLimits::postgres(&postgres)?;
+            self.switches.push(("postgres".to_owned(), limits.switch()));
+            self.limits = self.limits.store(Arc::new(limits));
         }
         if self.cached {
             self.usage = Some(UsageTable::new(&postgres));
@@ -109,7 +113,9 @@ impl TollgateBuilder {
     fn sharing(mut self) -> Result<Self, Error> {
         let Some(redis) = self.redis.take().transpose()? else { return Ok(self) };
         if self.limited {
-            self.limits = self.limits.store(Arc::new(RemoteLimits::redis(&redis)?));
+            let limits = RemoteLimits::redis(&redis)?;
+            self.switches.push(("redis".to_owned(), limits.switch()));
+            self.limits = self.limits.store(Arc::new(limits));
         }
         self.records = Some(Arc::new(RecordHashes::new(&redis)));
         redis.check().map(|()| self)
@@ -124,6 +130,7 @@ struct Operated {
     upstreams: Vec<UpstreamLayer>,
     records: Option<Arc<dyn FleetRecords>>,
     directory: Option<PathBuf>,
+    switches: Vec<StoreSwitch>,
 }
 
 /// What operators see and change.
@@ -133,7 +140,9 @@ impl Operated {
     fn build(self, layer: &TollgateLayer, cost_per_call: Option<f64>) -> Result<Built, Error> {
         self.health.check_targets()?;
         let (timing, limit, cache) = (layer.timing.clone(), layer.limit.clone(), layer.cache.clone());
-        let overridden = OverriddenLayers { timing: timing.clone(), limit: limit.clone(), cache: cache.clone() };
+        let switches = self.switches.into_iter().chain(cache.switches().iter().cloned()).collect();
+        let overridden =
+            OverriddenLayers { timing: timing.clone(), limit: limit.clone(), cache: cache.clone(), switches };
         let collected = CollectedLayers { timing, limit, cache, upstreams: self.upstreams };
         let records = self.records.or_else(|| {
             let records: Arc<dyn FleetRecords> = Arc::new(RecordFile::new(self.directory?, self.clock.clone()));

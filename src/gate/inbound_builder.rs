@@ -17,6 +17,7 @@ use crate::base::event::{Event, Events, Hook};
 use crate::cache::{CacheBuilder, CacheLayer, Rules};
 use crate::identity::KeyExtractor;
 use crate::limit::{Limit, RateLimitBuilder, RateLimitLayer};
+use crate::resilience::outage_switch::StoreSwitch;
 use crate::store::fleet_records::port::FleetRecords;
 #[cfg(feature = "memcached")]
 use crate::store::memcached::Memcached;
@@ -60,6 +61,8 @@ pub struct TollgateBuilder {
     pub(super) upstreams: Vec<UpstreamLayer>,
     /// Directory of the file level.
     pub(super) directory: Option<PathBuf>,
+    /// Switches of the servers of limits.
+    pub(super) switches: Vec<StoreSwitch>,
     /// Store of overrides.
     pub(super) records: Option<Arc<dyn FleetRecords>>,
     #[cfg(feature = "postgres")]
@@ -84,6 +87,7 @@ impl Default for TollgateBuilder {
             health: HealthBuilder::default(),
             upstreams: Vec::new(),
             directory: None,
+            switches: Vec::new(),
             records: None,
             #[cfg(feature = "postgres")]
             postgres: None,

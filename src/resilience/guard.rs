@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
+use super::outage_switch::OutageSwitch;
 use crate::base::clock::{Timestamp, runtime_now};
 use crate::base::error::Error;
 use crate::base::event::{Event, Events};
@@ -122,6 +123,7 @@ struct Inner<C> {
     connects: watch::Sender<u64>,
     /// Origin of this guard's time.
     epoch: Instant,
+    switch: OutageSwitch,
 }
 
 impl<C> Clone for FailOpen<C> {
@@ -148,6 +150,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
             up: AtomicBool::new(false),
             connects: watch::Sender::new(0),
             epoch: runtime_now(),
+            switch: OutageSwitch::default(),
         };
         let guard = Self { inner: Arc::new(inner) };
         guard.connect();
@@ -201,6 +204,7 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 
     /// Returns whether a call would be tried now.
     pub(crate) fn check(&self) -> Result<(), Outage> {
+        self.check_switch()?;
         if self.inner.up.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -251,10 +255,27 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
     }
 
     pub(crate) fn stats(&self) -> GuardStats {
-        self.inner.lock().stats(self.inner.name, self.generation())
+        let stats = self.inner.lock().stats(self.inner.name, self.generation());
+        GuardStats { up: stats.up && !self.inner.switch.is_off(), ..stats }
+    }
+
+    /// Returns the switch of this store.
+    pub(crate) fn switch(&self) -> OutageSwitch {
+        self.inner.switch.clone()
+    }
+
+    /// Drops the connection of a store that is switched off, so that its return is that from an outage.
+    fn check_switch(&self) -> Result<(), Outage> {
+        if !self.inner.switch.is_off() {
+            return Ok(());
+        }
+        let edge = self.inner.change(GuardHealth::switched_off);
+        self.inner.report(edge, Some(Error::outage(self.inner.name, Outage::SwitchedOff)));
+        Err(Outage::SwitchedOff)
     }
 
     fn admit(&self) -> Result<(C, health::CallTicket), Outage> {
+        self.check_switch()?;
         let admitted = self.inner.lock().admit(self.inner.now());
         if admitted.is_err() {
             self.connect();
@@ -264,7 +285,9 @@ impl<C: Clone + Send + Sync + 'static> FailOpen<C> {
 
     /// Starts connecting if there is no connection.
     fn connect(&self) {
-        dial::start(&self.inner);
+        if !self.inner.switch.is_off() {
+            dial::start(&self.inner);
+        }
     }
 }
 

@@ -5,3 +5,4 @@ pub(crate) mod breaker;
 pub(crate) mod circuit;
 pub(crate) mod guard;
 pub(crate) mod isolate;
+pub(crate) mod outage_switch;

@@ -38,6 +38,7 @@ use crate::cache::{
     ByteStore, CacheKey, CacheStore, GetOrClaim, Invalidation, InvalidationSink, Lease, LeaseState, LevelStats, Stored,
 };
 use crate::resilience::guard::FailOpen;
+use crate::resilience::outage_switch::StoreSwitch;
 use backplane::Backplane;
 pub use settings::RemoteSettings;
 pub(crate) use settings::{LogRank, MAX_TTL};
@@ -137,6 +138,12 @@ impl RemoteStore {
     #[must_use]
     pub fn guard_stats(&self) -> crate::GuardStats {
         self.shared.backplane.guard.stats()
+    }
+
+    /// Returns the switch of the server, under the name of this level.
+    pub(super) fn switch(&self) -> StoreSwitch {
+        let backplane = &self.shared.backplane;
+        (backplane.settings.name.to_owned(), backplane.guard.switch())
     }
 
     /// Creates a store whose connections are made by `dial`.

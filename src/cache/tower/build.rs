@@ -84,7 +84,7 @@ impl CacheBuilder {
         if self.idle < Duration::from_secs(1) {
             return config_error(format!("cache: idle_timeout {:?} must be at least 1 s", self.idle));
         }
-        let level_2 = std::mem::take(&mut self.levels).open(self.enabled)?;
+        let (level_2, switches) = std::mem::take(&mut self.levels).open(self.enabled)?;
         let declared = if self.routes.is_empty() { None } else { Some(Arc::new(Patterns::of(&self.routes)?)) };
         let in_process = self.store.is_none() && level_2.is_none();
         let routing = Routing { declared, in_process, outbound: self.outbound, identifies: self.identity.is_some() };
@@ -96,7 +96,8 @@ impl CacheBuilder {
         if let Some(identity) = &self.identity {
             identity.check()?;
         }
-        Ok(CacheLayer::new(self.assemble(level_2, rules, routing, key_fields, targeted)))
+        let core = self.assemble(level_2, rules, routing, key_fields, targeted);
+        Ok(CacheLayer::new(CacheShared { switches, ..core }))
     }
 
     pub(super) fn assemble(
@@ -162,6 +163,7 @@ impl CacheBuilder {
             empty_body: self.empty_body,
             nonces: AtomicU64::new(0),
             unresolved: Once::new(),
+            switches: Vec::new(),
             data: OnceLock::new(),
         }
     }

@@ -21,6 +21,7 @@ use crate::cache::data::DataCache;
 use crate::cache::http::rules::{CompiledRules, Routing, Rules};
 #[cfg(feature = "admin")]
 use crate::context::{GatePlace, RequestContext};
+use crate::resilience::outage_switch::StoreSwitch;
 
 const MIB: u64 = 1 << 20;
 /// Maximum duration of a graceful shutdown.
@@ -185,6 +186,11 @@ impl CacheLayer {
     pub(crate) fn check_override(&self, pattern: &str) -> Result<(), Error> {
         let unknown = || Error::config(format!("unknown cache rule {pattern:?}; use the route of a rule"));
         self.core.rules.has_pattern(pattern).then_some(()).ok_or_else(unknown)
+    }
+
+    /// Returns the switches of the levels' servers.
+    pub(crate) fn switches(&self) -> &[StoreSwitch] {
+        &self.core.switches
     }
 
     /// Whether a budget can be conserved.

@@ -49,6 +49,7 @@ use crate::cache::http::settings::{CacheSettings, Profile};
 use crate::cache::http::stored_head::StoredHead;
 use crate::context::RequestContext;
 use crate::identity::{ExtractedKeys, UNRESOLVED, UNRESOLVED_TEXT};
+use crate::resilience::outage_switch::StoreSwitch;
 
 /// Number of requests after which a rule that never served is reported.
 const USELESS_AFTER: u64 = 100;
@@ -85,6 +86,8 @@ pub(super) struct CacheShared {
     pub(super) nonces: AtomicU64,
     /// Whether an identity that was not resolved has been reported.
     pub(super) unresolved: Once,
+    /// Switches of the levels' servers.
+    pub(super) switches: Vec<StoreSwitch>,
     /// Typed values that share the store, created on first use.
     pub(super) data: OnceLock<DataCache>,
 }

@@ -2,8 +2,10 @@
 
 use super::target::{OverrideSetting, OverrideTarget};
 use crate::base::error::Error;
+use crate::base::mode::Mode;
 use crate::cache::CacheLayer;
 use crate::limit::{LimitSetting, RateLimitLayer};
+use crate::resilience::outage_switch::StoreSwitch;
 use crate::timing::TimingLayer;
 
 /// Layers of a gate.
@@ -12,6 +14,8 @@ pub(crate) struct OverriddenLayers {
     pub(crate) timing: TimingLayer,
     pub(crate) limit: RateLimitLayer,
     pub(crate) cache: CacheLayer,
+    /// Switches of the shared stores, one for each use of a store.
+    pub(crate) switches: Vec<StoreSwitch>,
 }
 
 impl OverriddenLayers {
@@ -38,13 +42,23 @@ impl OverriddenLayers {
                 None => Ok(()),
             },
             OverrideTarget::Rule(pattern) => self.cache.check_override(pattern),
+            OverrideTarget::Store(_) if setting == OverrideSetting::Mode(Mode::Shadow) => {
+                Err(Error::config("a store is on or off"))
+            }
+            OverrideTarget::Store(name) => match self.switches.iter().any(|(known, _)| known == name) {
+                true => Ok(()),
+                false => {
+                    let known: Vec<_> = self.switches.iter().map(|(name, _)| name).collect();
+                    Err(Error::config(format!("unknown store {name:?}; use one of {known:?}")))
+                }
+            },
         }
     }
 
     /// Puts these settings in force, and no others.
     pub(super) fn apply<'a>(&self, settings: impl Iterator<Item = (&'a OverrideTarget, OverrideSetting)>) {
         let (mut limits, mut cache, mut timing, mut on_outage, mut conserves) = (None, None, None, None, false);
-        let (mut of_limits, mut of_rules) = (Vec::new(), Vec::new());
+        let (mut of_limits, mut of_rules, mut off_stores) = (Vec::new(), Vec::new(), Vec::new());
         for (target, setting) in settings {
             match (target, setting) {
                 (OverrideTarget::Limits, OverrideSetting::Mode(mode)) => limits = Some(mode),
@@ -56,6 +70,7 @@ impl OverriddenLayers {
                     of_limits.extend(limit_setting(setting).map(|setting| (name.as_str(), setting)));
                 }
                 (OverrideTarget::Rule(pattern), OverrideSetting::Mode(mode)) => of_rules.push((pattern.as_str(), mode)),
+                (OverrideTarget::Store(name), OverrideSetting::Mode(Mode::Off)) => off_stores.push(name.as_str()),
                 // Refused before.
                 _ => {}
             }
@@ -64,6 +79,7 @@ impl OverriddenLayers {
         self.cache.conserve(conserves);
         self.cache.override_with(cache, &of_rules);
         self.timing.override_with(timing);
+        self.switches.iter().for_each(|(name, switch)| switch.set_off(off_stores.contains(&name.as_str())));
     }
 }
 

@@ -24,6 +24,7 @@ const MAX_TEXT: usize = 256;
 /// | `cache` | [saves calls](Self::conserve) as if nothing of its budget were left |
 /// | `limit NAME`: a limit, or one of its tiers | mode, quota |
 /// | `rule ROUTE`: the cache rule with this pattern | mode |
+/// | `store NAME`: `redis`, `postgres`, `memcached` or `file` | mode: off is as if it were away |
 ///
 /// ```
 /// use std::time::Duration;

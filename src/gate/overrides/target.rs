@@ -22,6 +22,8 @@ pub(super) enum OverrideTarget {
     Rule(String),
     /// Timing.
     Timing,
+    /// A shared store, by the name of its level.
+    Store(String),
 }
 
 /// Value of an overridden setting.
@@ -42,9 +44,10 @@ impl OverrideTarget {
             None if text == "cache" => Ok(Self::Cache),
             None if text == "timing" => Ok(Self::Timing),
             Some(("limit", name)) => Ok(Self::Limit(name.trim().to_owned())),
+            Some(("store", name)) => Ok(Self::Store(name.trim().to_owned())),
             Some(("rule", pattern)) => Ok(Self::Rule(pattern.trim().to_owned())),
             _ => Err(Error::config(format!(
-                "unknown target {text:?}; use limits, cache, timing, \"limit NAME\" or \"rule ROUTE\""
+                "unknown target {text:?}; use limits, cache, timing, \"limit NAME\", \"rule ROUTE\" or \"store NAME\""
             ))),
         }
     }
@@ -58,6 +61,7 @@ impl fmt::Display for OverrideTarget {
             Self::Cache => f.write_str("cache"),
             Self::Rule(pattern) => write!(f, "rule {pattern}"),
             Self::Timing => f.write_str("timing"),
+            Self::Store(name) => write!(f, "store {name}"),
         }
     }
 }
@@ -120,10 +124,10 @@ mod tests {
 
     #[test]
     fn targets_and_settings_read_back_as_they_are_written() {
-        for text in ["limits", "cache", "timing", "limit api-pro", "rule /prices/{symbol}"] {
+        for text in ["limits", "cache", "timing", "limit api-pro", "rule /prices/{symbol}", "store redis"] {
             assert_eq!(OverrideTarget::parse(text).expect(text).to_string(), text);
         }
-        for text in ["", "limit", "rule", "the cache", "caches"] {
+        for text in ["", "limit", "rule", "store", "the cache", "caches"] {
             assert!(OverrideTarget::parse(text).is_err(), "{text:?}");
         }
         for (name, value) in [

@@ -241,6 +241,12 @@ impl<C> GuardHealth<C> {
         self.down(now)
     }
 
+    pub(super) fn switched_off(&mut self, now: Timestamp) -> Option<Transition> {
+        self.stats.skipped += 1;
+        self.connection = None;
+        self.down(now)
+    }
+
     /// Returns the error of an outage that began before anyone listened, unless it is over.
     pub(super) fn take_unheard(&mut self) -> Option<Error> {
         self.unheard.take().filter(|_| self.down_since.is_some())

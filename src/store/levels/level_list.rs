@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::level_chain::{LevelChain, check_directories};
 use crate::base::error::Error;
 use crate::cache::CacheStore;
+use crate::resilience::outage_switch::StoreSwitch;
 use crate::store::RemoteStore;
 use crate::store::file::FileLevel;
 #[cfg(feature = "memcached")]
@@ -16,7 +17,9 @@ use crate::store::postgres::Postgres;
 #[cfg(feature = "redis")]
 use crate::store::redis::Redis;
 
-type OpenLevel = Box<dyn FnOnce() -> Result<Arc<dyn CacheStore>, Error> + Send + Sync>;
+type OpenLevel = Box<dyn FnOnce() -> Result<OpenedLevel, Error> + Send + Sync>;
+/// A level, and the switch of its server under the level's name.
+type OpenedLevel = (Arc<dyn CacheStore>, Option<StoreSwitch>);
 
 /// Levels behind memory, not opened yet, in the order in which they are asked.
 #[derive(Default)]
@@ -28,7 +31,7 @@ pub(crate) struct LevelList {
 
 impl LevelList {
     pub(crate) fn store(&mut self, store: Arc<dyn CacheStore>) {
-        self.levels.push(Box::new(move || Ok(store)));
+        self.levels.push(Box::new(move || Ok((store, None))));
     }
 
     pub(crate) fn file(&mut self, directory: impl Into<PathBuf>, bytes: u64) {
@@ -68,27 +71,31 @@ impl LevelList {
     ) {
         match settings {
             Ok(settings) => {
-                self.levels.push(Box::new(move || Ok(Arc::new(open(settings)?) as Arc<dyn CacheStore>)));
+                self.levels.push(Box::new(move || {
+                    let store = open(settings)?;
+                    let switch = store.switch();
+                    Ok((Arc::new(store) as Arc<dyn CacheStore>, Some(switch)))
+                }));
             }
             Err(error) => drop(self.error.get_or_insert(error)),
         }
     }
 
-    /// Opens the levels, unless the cache is disabled.
+    /// Opens the levels, unless the cache is disabled; returns the switches of their servers too.
     ///
     /// # Errors
     /// Returns the first error of the settings.
-    pub(crate) fn open(self, enabled: bool) -> Result<Option<Arc<dyn CacheStore>>, Error> {
+    pub(crate) fn open(self, enabled: bool) -> Result<(Option<Arc<dyn CacheStore>>, Vec<StoreSwitch>), Error> {
         if let Some(error) = self.error {
             return Err(error);
         }
         if !enabled {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
-        let stores: Result<Vec<_>, Error> = self.levels.into_iter().map(|open| open()).collect();
-        let stores = stores?;
+        let opened: Result<Vec<OpenedLevel>, Error> = self.levels.into_iter().map(|open| open()).collect();
+        let (stores, switches): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
         check_directories(&stores)?;
-        Ok(LevelChain::of(stores))
+        Ok((LevelChain::of(stores), switches.into_iter().flatten().collect()))
     }
 }
 

@@ -34,6 +34,7 @@ use crate::identity::FleetSecret;
 use crate::limit::algorithm::lease::Unspent;
 use crate::limit::{Check, LimitStore, LimitStoreStats, Quota, RemoteStats, Settlement, Verdict, Verdicts};
 use crate::resilience::guard::FailOpen;
+use crate::resilience::outage_switch::OutageSwitch;
 
 /// Limits in a remote store. Clones share state.
 pub(crate) struct LimitEngine<B: LimitBackend> {
@@ -105,6 +106,13 @@ impl<B: LimitBackend> LimitEngine<B> {
 impl<B: LimitBackend> Clone for LimitEngine<B> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone() }
+    }
+}
+
+impl<B: LimitBackend> LimitEngine<B> {
+    /// Returns the switch of the server.
+    pub(super) fn switch(&self) -> OutageSwitch {
+        self.inner.guard.switch()
     }
 }
 

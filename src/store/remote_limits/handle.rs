@@ -12,6 +12,7 @@ use crate::base::event::Hook;
 use crate::base::maybe_ready::MaybeReady;
 use crate::identity::FleetSecret;
 use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, Verdicts};
+use crate::resilience::outage_switch::OutageSwitch;
 
 /// Limit store in a server that a fleet shares. Clones share state.
 ///
@@ -34,11 +35,17 @@ use crate::limit::{Check, LimitStore, LimitStoreStats, RemoteStats, Settlement, 
 #[derive(Clone)]
 pub struct RemoteLimits {
     engine: Arc<dyn LimitStore>,
+    switch: OutageSwitch,
 }
 
 impl RemoteLimits {
     pub(in crate::store) fn new<B: LimitBackend>(engine: LimitEngine<B>) -> Self {
-        Self { engine: Arc::new(engine) }
+        Self { switch: engine.switch(), engine: Arc::new(engine) }
+    }
+
+    /// Returns the switch of the server.
+    pub(crate) fn switch(&self) -> OutageSwitch {
+        self.switch.clone()
     }
 }
 
