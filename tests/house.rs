@@ -143,7 +143,12 @@ const CIRCLES: [(&[&str], &str); 21] = [
         "what waits, and what inspects a body, reports to the state that began it",
     ),
     (
-        &["upstream/quota/account.rs", "upstream/quota/account/booking.rs", "upstream/quota/account/settlement.rs"],
+        &[
+            "upstream/quota/account.rs",
+            "upstream/quota/account/booking.rs",
+            "upstream/quota/account/correction.rs",
+            "upstream/quota/account/settlement.rs",
+        ],
         "a file and its parts",
     ),
     (&["upstream/tower/builder.rs", "upstream/tower/layer.rs"], "the builder makes what returns it"),
