@@ -73,6 +73,8 @@ mod base;
 mod context;
 mod gate;
 mod health;
+#[cfg(feature = "jobs")]
+mod jobs;
 mod resilience;
 
 mod batch;
@@ -117,6 +119,10 @@ pub use health::advice::Advice;
 pub use health::checks::CheckStatus;
 pub use health::score::ScorePart;
 pub use health::slo::SloStatus;
+#[cfg(feature = "jobs")]
+pub use jobs::engine::{builder::JobBuilder, context::JobContext, handle::Jobs, run::JobRun, status::JobStatus};
+#[cfg(feature = "jobs")]
+pub use jobs::schedule::missed::Missed;
 pub use resilience::circuit::Circuit;
 pub use resilience::guard::GuardStats;
 

@@ -216,6 +216,19 @@ pub enum Event<'a> {
         /// Person or program that removed it; `None` if it expired.
         actor: Option<&'a str>,
     },
+    /// An attempt to run a job has ended: see [`Jobs`](crate::Tollgate).
+    JobEnded {
+        /// Name of the job.
+        job: &'a str,
+        /// Number of the attempt, from 1.
+        attempt: u32,
+        /// `done`, `failed`, `timed-out`, `lapsed` or `shadow`.
+        outcome: &'static str,
+        /// Result or error.
+        text: &'a str,
+        /// Duration.
+        took: Duration,
+    },
     /// An objective is missed: it burns its budget too fast, over five minutes and over an hour. Emitted once, until
     /// [`ObjectiveMet`](Self::ObjectiveMet). See [`Health`](crate::Health).
     ObjectiveMissed {
@@ -426,6 +439,12 @@ fn log_operation(event: &Event<'_>) {
             tracing::warn!(target: "tollgate", name, burn_rate, "objective missed: {text}");
         }
         Event::ObjectiveMet { name, text } => tracing::info!(target: "tollgate", name, "objective met again: {text}"),
+        Event::JobEnded { job, attempt, outcome: outcome @ ("done" | "shadow"), text, took } => {
+            tracing::info!(target: "tollgate", job, attempt, outcome, ?took, "job ended: {text}");
+        }
+        Event::JobEnded { job, attempt, outcome, text, took } => {
+            tracing::warn!(target: "tollgate", job, attempt, outcome, ?took, "job ended: {text}");
+        }
         Event::OverrideEnded { id, actor } => tracing::warn!(target: "tollgate", id, actor, "override ended"),
         _ => {}
     }

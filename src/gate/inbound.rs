@@ -29,6 +29,8 @@ use crate::base::metrics::text::{TextFormat, TextPage};
 use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::context::GatePlace;
+#[cfg(feature = "jobs")]
+use crate::jobs::engine::{engine::JobEngine, handle::Jobs};
 use crate::limit::{Quota, RateLimit, RateLimitLayer};
 #[cfg(feature = "admin")]
 use crate::store::fleet_records::port::FleetRecords;
@@ -68,6 +70,8 @@ pub struct Tollgate {
     pub(crate) cost_per_call: Option<f64>,
     pub(super) overrides: Arc<OverrideEngine>,
     pub(crate) health: Arc<HealthEngine>,
+    #[cfg(feature = "jobs")]
+    pub(super) jobs: Arc<JobEngine>,
     #[cfg(feature = "postgres")]
     pub(super) usage: Option<Arc<UsageRecorder>>,
 }
@@ -346,9 +350,26 @@ impl Tollgate {
         self.layer.cache.fill_metrics("", out);
         self.health.fill_metrics(out);
         out.whole(Metric::OverridesActive, &[], self.overrides.count());
+        #[cfg(feature = "jobs")]
+        self.jobs.fill_metrics(out);
     }
 
-    /// Waits until detached fetches and revalidations are done, at most a second, returns leased blocks of limits, and writes
+    /// Returns the jobs, with which work is added that runs on a schedule.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {
+    /// let gate = tollgate::Tollgate::builder().build()?;
+    /// gate.jobs().every("15m").job("coins", |_| async { Ok::<_, String>("250 coins") })?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "jobs")]
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        Jobs::new(self.jobs.clone())
+    }
+
+    /// Waits until running jobs have ended, at most five seconds, and until detached fetches and revalidations are done, at most
+    /// a second, returns leased blocks of limits, and writes
     /// usage that was counted since the last minute. Call it after the server has stopped accepting connections.
     ///
     /// ```
@@ -360,6 +381,8 @@ impl Tollgate {
     /// # Ok(()) }
     /// ```
     pub async fn shutdown(&self) {
+        #[cfg(feature = "jobs")]
+        self.jobs.shutdown().await;
         self.layer.cache.drain().await;
         self.layer.limit.shutdown().await;
         #[cfg(feature = "postgres")]

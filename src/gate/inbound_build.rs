@@ -17,11 +17,15 @@ use crate::base::event::Events;
 #[cfg(feature = "admin")]
 use crate::base::event::{Event, Hook};
 use crate::context::GatePlace;
+#[cfg(feature = "jobs")]
+use crate::jobs::engine::engine::JobEngine;
 use crate::limit::Limit;
 use crate::resilience::outage_switch::StoreSwitch;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::store::RemoteLimits;
 use crate::store::fleet_records::file::RecordFile;
+#[cfg(feature = "jobs")]
+use crate::store::fleet_records::memory::RecordMap;
 use crate::store::fleet_records::port::FleetRecords;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{records::RecordTable, usage::UsageTable};
@@ -80,12 +84,14 @@ impl TollgateBuilder {
             directory: this.directory,
             switches: this.switches,
         };
-        let (overrides, health) = operated.build(&layer, this.cost_per_call)?;
+        let built = operated.build(&layer, this.cost_per_call)?;
         Ok(Tollgate {
             layer,
             cost_per_call: this.cost_per_call,
-            overrides,
-            health,
+            overrides: built.overrides,
+            health: built.health,
+            #[cfg(feature = "jobs")]
+            jobs: built.jobs,
             #[cfg(feature = "postgres")]
             usage,
         })
@@ -134,7 +140,12 @@ struct Operated {
 }
 
 /// What operators see and change.
-type Built = (Arc<OverrideEngine>, Arc<HealthEngine>);
+struct Built {
+    overrides: Arc<OverrideEngine>,
+    health: Arc<HealthEngine>,
+    #[cfg(feature = "jobs")]
+    jobs: Arc<JobEngine>,
+}
 
 impl Operated {
     fn build(self, layer: &TollgateLayer, cost_per_call: Option<f64>) -> Result<Built, Error> {
@@ -143,18 +154,36 @@ impl Operated {
         let switches = self.switches.into_iter().chain(cache.switches().iter().cloned()).collect();
         let overridden =
             OverriddenLayers { timing: timing.clone(), limit: limit.clone(), cache: cache.clone(), switches };
-        let collected = CollectedLayers { timing, limit, cache, upstreams: self.upstreams };
         let records = self.records.or_else(|| {
             let records: Arc<dyn FleetRecords> = Arc::new(RecordFile::new(self.directory?, self.clock.clone()));
             Some(records)
         });
+        #[cfg(feature = "jobs")]
+        let jobs = {
+            let alone = || -> Arc<dyn FleetRecords> { Arc::new(RecordMap::new(self.clock.clone())) };
+            let records = records.clone().unwrap_or_else(alone);
+            Arc::new(JobEngine::new(records, self.clock.clone(), self.events.clone()))
+        };
+        let collected = CollectedLayers {
+            timing,
+            limit,
+            cache,
+            upstreams: self.upstreams,
+            #[cfg(feature = "jobs")]
+            jobs: jobs.clone(),
+        };
         let seen = (self.clock.clone(), self.events.clone());
         let health = Arc::new(HealthEngine::new(collected, self.health, seen, cost_per_call));
         #[cfg_attr(not(feature = "admin"), expect(unused_mut, reason = "nothing shows what expires"))]
         let mut events = self.events;
         #[cfg(feature = "admin")]
         events.add(mark_expiries(&health));
-        Ok((Arc::new(OverrideEngine::new(overridden, records, self.clock, events)?), health))
+        Ok(Built {
+            overrides: Arc::new(OverrideEngine::new(overridden, records, self.clock, events)?),
+            health,
+            #[cfg(feature = "jobs")]
+            jobs,
+        })
     }
 }
 

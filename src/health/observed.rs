@@ -29,6 +29,8 @@ pub(crate) struct Observation {
     pub(crate) unmatched_rules: Vec<String>,
     /// Routes with findings.
     pub(crate) findings: Vec<FindingState>,
+    /// Jobs, with the number of attempts that failed since the last success.
+    pub(crate) jobs: Vec<(String, u64)>,
 }
 
 /// Shared store, of limits, credits or a level of the cache.

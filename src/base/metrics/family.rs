@@ -118,6 +118,8 @@ labels! {
     WINDOW = "window", "4 + 16", "`minute`, `hour`, `day`, `month`, or the upstream's name of a limit";
     CALL_REASON = "reason", "4", "a `RejectedReason`";
     OBJECTIVE = "objective", "3 + one per hit target", "`latency`, `errors`, `queries`, or `hits NAME`";
+    JOB = "job", "32", "name of the job";
+    JOB_OUTCOME = "outcome", "2", "`done`, `failed`";
     BURN_WINDOW = "window", "2", "`5m`, `1h`";
 }
 
@@ -282,6 +284,10 @@ families! {
         [OBJECTIVE, BURN_WINDOW], "Share of bad samples over the permitted one; omitted below 20 samples.";
     OverridesActive: Gauge "tollgate_overrides_active", "overrides",
         [], "Overrides in force on this node.";
+    JobAttempts: Counter "tollgate_job_attempts_total", "attempts",
+        [JOB, JOB_OUTCOME], "Attempts to run a job that ended, in the fleet, as far as this node knows.";
+    JobSucceeded: Gauge "tollgate_job_last_success_timestamp_seconds", "seconds",
+        [JOB], "Last success of a job, in seconds since 1970; omitted before it.";
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! [`CollectedLayers`]: the layers of a gate, and what is read from them.
 
+#[cfg(feature = "jobs")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::settings::HealthBuilder;
@@ -12,6 +14,8 @@ use crate::health::slo::{percent, span};
 use crate::health::targets::{FAST_SHARE, Targets};
 use crate::health::timeline::{HitCounts, Timeline};
 use crate::health::totals::Totals;
+#[cfg(feature = "jobs")]
+use crate::jobs::engine::engine::JobEngine;
 use crate::limit::{RateLimitLayer, RateLimitStats};
 use crate::timing::{TimingCounts, TimingLayer};
 use crate::upstream::{UpstreamLayer, UpstreamStats};
@@ -24,6 +28,8 @@ pub(crate) struct CollectedLayers {
     pub(crate) limit: RateLimitLayer,
     pub(crate) cache: CacheLayer,
     pub(crate) upstreams: Vec<UpstreamLayer>,
+    #[cfg(feature = "jobs")]
+    pub(crate) jobs: Arc<JobEngine>,
 }
 
 /// What was counted since the gate was built.
@@ -156,6 +162,10 @@ impl Collected {
             uncached: uncached.collect(),
             unmatched_rules: self.cache.unmatched_rules.clone(),
             findings: findings.collect(),
+            #[cfg(feature = "jobs")]
+            jobs: layers.jobs.failed_in_a_row(),
+            #[cfg(not(feature = "jobs"))]
+            jobs: Vec::new(),
             cached,
         }
     }

@@ -78,6 +78,30 @@ impl FleetRecords for RecordFile {
         Box::pin(async move { put.await?.ok_or_else(|| refused(kind)) })
     }
 
+    #[cfg(feature = "jobs")]
+    fn replace(
+        &self,
+        kind: &'static str,
+        record: FleetRecord,
+        expected: Option<Vec<u8>>,
+    ) -> BoxFuture<Result<bool, Error>> {
+        let replaced = self.change(move |records, now| {
+            let at = records.iter().position(|known| known.kind == kind && known.name == record.name);
+            if at.map(|at| &records[at].contents) != expected.as_ref() {
+                return None;
+            }
+            let left = u64::try_from(record.left.as_millis()).unwrap_or(u64::MAX);
+            let FleetRecord { name, contents, .. } = record;
+            let kept = KeptRecord { kind: kind.to_owned(), name, contents, expires_at: now.saturating_add(left) };
+            match at {
+                Some(at) => records[at] = kept,
+                None => records.push(kept),
+            }
+            Some(())
+        });
+        Box::pin(async move { Ok(replaced.await?.is_some()) })
+    }
+
     fn remove(&self, kind: &'static str, name: &str) -> BoxFuture<Result<(), Error>> {
         let name = name.to_owned();
         let removed = self.change(move |records, _| {

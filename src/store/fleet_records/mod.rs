@@ -4,4 +4,6 @@
 //! know and write it later.
 
 pub(crate) mod file;
+#[cfg(feature = "jobs")]
+pub(crate) mod memory;
 pub(crate) mod port;

@@ -27,6 +27,19 @@ pub(crate) trait FleetRecords: Send + Sync {
     /// If the store is unavailable, or has too many records of the kind.
     fn put(&self, kind: &'static str, record: FleetRecord) -> BoxFuture<Result<(), Error>>;
 
+    /// Writes a record if the one of its name has these contents, or if there is none of its name (`None`); returns whether it did.
+    /// Of several at once one succeeds.
+    ///
+    /// # Errors
+    /// If the store is unavailable.
+    #[cfg(feature = "jobs")]
+    fn replace(
+        &self,
+        kind: &'static str,
+        record: FleetRecord,
+        expected: Option<Vec<u8>>,
+    ) -> BoxFuture<Result<bool, Error>>;
+
     /// Removes a record.
     ///
     /// # Errors

@@ -52,16 +52,38 @@ impl FleetRecords for RecordTable {
         if record.contents.len() > MAX_RECORD_BYTES {
             return Box::pin(std::future::ready(Err(refused(kind))));
         }
-        let left = i64::try_from(record.left.as_millis()).unwrap_or(i64::MAX).min(100_000_000_000_000);
         let parameters: Vec<OwnedParameter> = vec![
             (Box::new(kind), Type::TEXT),
             (Box::new(record.name), Type::TEXT),
             (Box::new(record.contents), Type::BYTEA),
-            (Box::new(left), Type::INT8),
+            (Box::new(left(record.left)), Type::INT8),
             (Box::new(MAX_RECORDS as i64), Type::INT8),
         ];
         let rows = self.call(kind, |statements| &statements.put_record, parameters);
         Box::pin(async move { if rows.await?.is_empty() { Err(refused(kind)) } else { Ok(()) } })
+    }
+
+    #[cfg(feature = "jobs")]
+    fn replace(
+        &self,
+        kind: &'static str,
+        record: FleetRecord,
+        expected: Option<Vec<u8>>,
+    ) -> BoxFuture<Result<bool, Error>> {
+        let mut parameters: Vec<OwnedParameter> = vec![
+            (Box::new(kind), Type::TEXT),
+            (Box::new(record.name), Type::TEXT),
+            (Box::new(record.contents), Type::BYTEA),
+            (Box::new(left(record.left)), Type::INT8),
+        ];
+        let rows = match expected {
+            None => self.call(kind, |statements| &statements.create_record, parameters),
+            Some(expected) => {
+                parameters.push((Box::new(expected), Type::BYTEA));
+                self.call(kind, |statements| &statements.replace_record, parameters)
+            }
+        };
+        Box::pin(async move { Ok(!rows.await?.is_empty()) })
     }
 
     fn remove(&self, kind: &'static str, name: &str) -> BoxFuture<Result<(), Error>> {
@@ -75,6 +97,11 @@ impl FleetRecords for RecordTable {
         let rows = self.call(kind, |statements| &statements.records, vec![(Box::new(kind), Type::TEXT)]);
         Box::pin(async move { rows.await?.iter().map(record).collect() })
     }
+}
+
+/// Returns milliseconds, at most three thousand years.
+fn left(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX).min(100_000_000_000_000)
 }
 
 fn record(row: &Row) -> Result<FleetRecord, Error> {

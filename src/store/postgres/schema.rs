@@ -108,6 +108,21 @@ WHERE (SELECT count(*) FROM {schema}.tollgate_records WHERE kind = $1 AND name <
 ON CONFLICT (kind, name) DO UPDATE SET record = excluded.record, expires_at = excluded.expires_at
 RETURNING 1";
 
+/// Writes a record if there is none of its name.
+#[cfg(feature = "jobs")]
+const CREATE_RECORD: &str = "INSERT INTO {schema}.tollgate_records AS old (kind, name, record, expires_at)
+VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond')
+ON CONFLICT (kind, name) DO UPDATE SET record = excluded.record, expires_at = excluded.expires_at
+WHERE old.expires_at <= clock_timestamp()
+RETURNING 1";
+
+/// Writes a record if that of its name has the contents `$5`.
+#[cfg(feature = "jobs")]
+const REPLACE_RECORD: &str = "UPDATE {schema}.tollgate_records
+SET record = $3, expires_at = clock_timestamp() + $4 * interval '1 millisecond'
+WHERE kind = $1 AND name = $2 AND record = $5 AND expires_at > clock_timestamp()
+RETURNING 1";
+
 /// Returns the text that creates everything in a schema.
 pub(super) fn schema_sql(schema: &str) -> String {
     include_str!("schema.sql").replace("{schema}", schema).replace("{records}", &MAX_RECORDS.to_string())
@@ -147,6 +162,10 @@ pub(super) struct Statements {
     pub(super) add_usage: String,
     pub(super) put_record: String,
     pub(super) remove_record: String,
+    #[cfg(feature = "jobs")]
+    pub(super) create_record: String,
+    #[cfg(feature = "jobs")]
+    pub(super) replace_record: String,
     pub(super) records: String,
 }
 
@@ -209,6 +228,10 @@ SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY exp
             book: of(BOOK),
             add_usage: of(ADD_USAGE),
             put_record: of(PUT_RECORD),
+            #[cfg(feature = "jobs")]
+            create_record: of(CREATE_RECORD),
+            #[cfg(feature = "jobs")]
+            replace_record: of(REPLACE_RECORD),
             remove_record: of("DELETE FROM {schema}.tollgate_records WHERE kind = $1 AND name = $2"),
             records: of("SELECT name, record, ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
 FROM {schema}.tollgate_records WHERE kind = $1 AND expires_at > clock_timestamp() ORDER BY name"),

@@ -36,6 +36,16 @@ if not ARGV[1] then return found end
 if n >= tonumber(ARGV[4]) then return 0 end
 return redis.call('HSET', KEYS[1], ARGV[1], string.format('%015d', now + ARGV[3]) .. ARGV[2]) + 1";
 
+/// Writes field `ARGV[1]` for `ARGV[3]` milliseconds if it has the contents `ARGV[4]`, or if it is missing and there is none.
+#[cfg(feature = "jobs")]
+const REPLACE: &str = "local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if known and tonumber(string.sub(known, 1, 15)) <= now then known = nil end
+if not known and ARGV[4] or known and string.sub(known, 16) ~= ARGV[4] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%015d', now + ARGV[3]) .. ARGV[2])
+return 1";
+
 /// Hashes of records, behind a guard of their own.
 pub(crate) struct RecordHashes {
     guard: FailOpen<Conn>,
@@ -77,10 +87,25 @@ impl FleetRecords for RecordHashes {
             return Box::pin(std::future::ready(Err(refused(kind))));
         }
         let mut script = self.script(kind);
-        let left = u64::try_from(record.left.as_millis()).unwrap_or(u64::MAX).min(100_000_000_000_000);
-        script.arg(record.name).arg(record.contents).arg(left).arg(MAX_RECORDS);
+        script.arg(record.name).arg(record.contents).arg(left(record.left)).arg(MAX_RECORDS);
         let reply = self.call::<u64>(kind, script);
         Box::pin(async move { if reply.await? == 0 { Err(refused(kind)) } else { Ok(()) } })
+    }
+
+    #[cfg(feature = "jobs")]
+    fn replace(
+        &self,
+        kind: &'static str,
+        record: FleetRecord,
+        expected: Option<Vec<u8>>,
+    ) -> BoxFuture<Result<bool, Error>> {
+        let mut script = cmd("EVAL");
+        script.arg(REPLACE).arg(1).arg(self.key(kind)).arg(record.name).arg(record.contents).arg(left(record.left));
+        if let Some(expected) = expected {
+            script.arg(expected);
+        }
+        let reply = self.call::<u64>(kind, script);
+        Box::pin(async move { Ok(reply.await? == 1) })
     }
 
     fn remove(&self, kind: &'static str, name: &str) -> BoxFuture<Result<(), Error>> {
@@ -94,6 +119,11 @@ impl FleetRecords for RecordHashes {
         let found = self.call::<Vec<redis::Value>>(kind, self.script(kind));
         Box::pin(async move { decode(&found.await?).map_err(Fault::into_error) })
     }
+}
+
+/// Returns milliseconds, at most three thousand years.
+fn left(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX).min(100_000_000_000_000)
 }
 
 fn decode(found: &[redis::Value]) -> Result<Vec<FleetRecord>, Fault> {

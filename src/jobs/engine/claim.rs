@@ -1,0 +1,282 @@
+//! Claims: at most one process runs an attempt, by the clock of the store.
+//!
+//! A claim takes the lease of the job, which expires by itself, and then raises attempt and token in the job's record, by
+//! compare-and-set. A process that was suspended beyond its lease finds the record changed: its result is not written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::run::JobRun;
+use crate::base::error::Error;
+use crate::store::fleet_records::port::{FleetRecord, FleetRecords};
+
+/// Kinds of records.
+pub(super) const JOBS: &str = "jobs";
+const LEASES: &str = "job-leases";
+const RUNS: &str = "job-runs";
+/// Time for which a lease is valid without renewal.
+pub(super) const LEASE: Duration = Duration::from_secs(30);
+/// Time for which records are kept.
+const KEPT: Duration = Duration::from_secs(400 * 86_400);
+/// Runs that are kept of a job: failures do not make room for successes.
+const FAILURES: u64 = 20;
+const SUCCESSES: u64 = 10;
+
+/// What the store knows of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobRecord {
+    /// The last time that was dealt with, in milliseconds since 1970; 0 for none.
+    pub(super) slot: u64,
+    pub(super) attempt: u32,
+    /// Number of attempts so far.
+    pub(super) token: u64,
+    pub(super) status: JobState,
+    /// Time of the next attempt, while it is to be retried.
+    pub(super) retry_at: u64,
+    pub(super) is_enabled: bool,
+    pub(super) runs: u64,
+    pub(super) failures: u64,
+    /// Failed runs since the last success.
+    pub(super) failed_in_a_row: u64,
+    /// Time of the last success; 0 for none.
+    pub(super) succeeded_at: u64,
+    pub(super) last: Option<JobRun>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum JobState {
+    Running,
+    Retry,
+    Done,
+    Failed,
+}
+
+impl Default for JobRecord {
+    fn default() -> Self {
+        Self {
+            slot: 0,
+            attempt: 0,
+            token: 0,
+            status: JobState::Done,
+            retry_at: 0,
+            is_enabled: true,
+            runs: 0,
+            failures: 0,
+            failed_in_a_row: 0,
+            succeeded_at: 0,
+            last: None,
+        }
+    }
+}
+
+/// Outcome of a claim.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// This process runs the attempt.
+    Granted(Granted),
+    /// Another process runs the job.
+    Held,
+    /// Nothing is left to do for this time.
+    Done,
+    /// The next attempt is due at this time.
+    RetryAt(u64),
+    Disabled,
+}
+
+/// An attempt that this process runs.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) record: JobRecord,
+    lease: Vec<u8>,
+}
+
+/// What is claimed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) job: &'a str,
+    pub(super) slot: u64,
+    pub(super) attempts: u32,
+    /// Whether a person asked for it: also if the job is disabled.
+    pub(super) by_hand: bool,
+}
+
+/// Jobs in a store.
+#[derive(Clone)]
+pub(super) struct JobStore {
+    pub(super) records: Arc<dyn FleetRecords>,
+    pub(super) node: Arc<str>,
+}
+
+impl JobStore {
+    /// Reads what is known of a job.
+    pub(super) async fn read(&self, job: &str) -> Result<Option<JobRecord>, Error> {
+        let found = self.records.list(JOBS).await?;
+        // A record of a later version that cannot be read is as good as none.
+        Ok(found.iter().find(|record| record.name == job).and_then(|kept| serde_json::from_slice(&kept.contents).ok()))
+    }
+
+    /// Claims the next attempt for this time.
+    pub(super) async fn claim(&self, wanted: Wanted<'_>, now: u64) -> Result<Claim, Error> {
+        let before = self.read(wanted.job).await?;
+        if let Some(decided) = before.as_ref().and_then(|record| decided(record, wanted, now)) {
+            return Ok(decided);
+        }
+        // The number makes each lease of a process another one.
+        let lease = format!("{} {}", self.node, before.map_or(0, |record| record.token) + 1).into_bytes();
+        if !self.records.replace(LEASES, lease_record(wanted.job, &lease), None).await? {
+            return Ok(Claim::Held);
+        }
+        let claimed = self.claim_with_lease(wanted, now, &lease).await;
+        if !matches!(claimed, Ok(Claim::Granted(_))) {
+            self.release(wanted.job, &lease).await;
+        }
+        claimed
+    }
+
+    async fn claim_with_lease(&self, wanted: Wanted<'_>, now: u64, lease: &[u8]) -> Result<Claim, Error> {
+        let known = self.read(wanted.job).await?;
+        if let Some(decided) = known.as_ref().and_then(|record| decided(record, wanted, now)) {
+            return Ok(decided);
+        }
+        let record = known.clone().unwrap_or_default();
+        let is_next = record.slot == wanted.slot;
+        // Nobody holds the lease: the process that ran it is gone.
+        let lapsed = (record.status == JobState::Running).then(|| record.lapsed(now));
+        if let Some(run) = &lapsed {
+            self.keep(wanted.job, run).await;
+        }
+        let mut next = record.ended_by(lapsed);
+        if is_next && next.attempt >= wanted.attempts {
+            next.status = JobState::Failed;
+            let _ = self.write(wanted.job, &next, known.as_ref()).await?;
+            return Ok(Claim::Done);
+        }
+        next.attempt = if is_next { next.attempt + 1 } else { 1 };
+        (next.slot, next.status, next.retry_at) = (wanted.slot, JobState::Running, 0);
+        next.token += 1;
+        match self.write(wanted.job, &next, known.as_ref()).await? {
+            true => Ok(Claim::Granted(Granted { record: next, lease: lease.to_vec() })),
+            false => Ok(Claim::Held),
+        }
+    }
+
+    /// Renews the lease; returns whether this process still has it.
+    pub(super) async fn renew(&self, job: &str, granted: &Granted) -> Result<bool, Error> {
+        self.records.replace(LEASES, lease_record(job, &granted.lease), Some(granted.lease.clone())).await
+    }
+
+    /// Records the end of an attempt, unless another process has taken the job over.
+    pub(super) async fn finish(&self, job: &str, granted: &Granted, run: JobRun, next: JobState, retry_at: u64) {
+        let known = granted.record.clone();
+        let token = known.token;
+        let mut record = JobRecord { status: next, retry_at, ..known.ended_by(Some(run.clone())) };
+        // Someone may have enabled or disabled it meanwhile.
+        for _ in 0..3 {
+            let Ok(Some(current)) = self.read(job).await else { break };
+            if current.token != token {
+                break;
+            }
+            record.is_enabled = current.is_enabled;
+            if self.write(job, &record, Some(&current)).await.unwrap_or(false) {
+                break;
+            }
+        }
+        self.keep(job, &run).await;
+        self.release(job, &granted.lease).await;
+    }
+
+    /// Enables or disables a job.
+    pub(super) async fn set_enabled(&self, job: &str, is_enabled: bool) -> Result<(), Error> {
+        for _ in 0..5 {
+            let known = self.read(job).await?;
+            let next = JobRecord { is_enabled, ..known.clone().unwrap_or_default() };
+            if self.write(job, &next, known.as_ref()).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::store("jobs: the record changes too often", "conflict"))
+    }
+
+    /// Returns the runs that are kept, the newest first.
+    pub(super) async fn runs(&self, job: &str) -> Result<Vec<JobRun>, Error> {
+        let found = self.records.list(RUNS).await?;
+        let of_job = found.iter().filter(|record| record.name.rsplitn(3, ' ').nth(2) == Some(job));
+        let mut runs: Vec<JobRun> = of_job.filter_map(|record| serde_json::from_slice(&record.contents).ok()).collect();
+        runs.sort_by_key(|run| std::cmp::Reverse((run.token, run.started_at)));
+        Ok(runs)
+    }
+
+    async fn write(&self, job: &str, record: &JobRecord, known: Option<&JobRecord>) -> Result<bool, Error> {
+        let encode = |record: &JobRecord| {
+            serde_json::to_vec(record).map_err(|error| Error::store("jobs: a record cannot be encoded", error))
+        };
+        let expected = known.map(encode).transpose()?;
+        let record = FleetRecord { name: job.to_owned(), contents: encode(record)?, left: KEPT };
+        self.records.replace(JOBS, record, expected).await
+    }
+
+    async fn keep(&self, job: &str, run: &JobRun) {
+        let (kind, most) = if run.is_failure() { ("failed", FAILURES) } else { ("done", SUCCESSES) };
+        let Ok(contents) = serde_json::to_vec(run) else { return };
+        let name = format!("{job} {kind} {}", run.token % most);
+        // Losing a line of the history is better than a job that runs twice.
+        let _ = self.records.put(RUNS, FleetRecord { name, contents, left: KEPT }).await;
+    }
+
+    async fn release(&self, job: &str, lease: &[u8]) {
+        let ended = FleetRecord { left: Duration::ZERO, ..lease_record(job, lease) };
+        // Otherwise it expires.
+        let _ = self.records.replace(LEASES, ended, Some(lease.to_vec())).await;
+    }
+}
+
+fn lease_record(job: &str, lease: &[u8]) -> FleetRecord {
+    FleetRecord { name: job.to_owned(), contents: lease.to_vec(), left: LEASE }
+}
+
+/// What is decided without a lease.
+fn decided(record: &JobRecord, wanted: Wanted<'_>, now: u64) -> Option<Claim> {
+    if !record.is_enabled && !wanted.by_hand {
+        return Some(Claim::Disabled);
+    }
+    match (record.slot.cmp(&wanted.slot), record.status) {
+        (std::cmp::Ordering::Greater, _) => Some(Claim::Done),
+        (std::cmp::Ordering::Equal, JobState::Done | JobState::Failed) => Some(Claim::Done),
+        (std::cmp::Ordering::Equal, JobState::Retry) if record.retry_at > now => Some(Claim::RetryAt(record.retry_at)),
+        _ => None,
+    }
+}
+
+impl JobRecord {
+    /// The attempt that was running ended without a word.
+    fn lapsed(&self, now: u64) -> JobRun {
+        let started_at = self.last.as_ref().map_or(now, |last| last.started_at.max(self.slot)).min(now);
+        JobRun {
+            slot: self.slot,
+            attempt: self.attempt,
+            token: self.token,
+            node: String::new(),
+            started_at,
+            took_ms: 0,
+            outcome: "lapsed".to_owned(),
+            text: "its process ended, or could not renew its lease".to_owned(),
+        }
+    }
+
+    /// Counts an attempt that ended.
+    fn ended_by(self, run: Option<JobRun>) -> Self {
+        let Some(run) = run else { return self };
+        let is_failure = run.is_failure();
+        Self {
+            runs: self.runs + 1,
+            failures: self.failures + u64::from(is_failure),
+            failed_in_a_row: if is_failure { self.failed_in_a_row + 1 } else { 0 },
+            succeeded_at: if is_failure { self.succeeded_at } else { run.started_at + run.took_ms },
+            last: Some(run),
+            ..self
+        }
+    }
+}

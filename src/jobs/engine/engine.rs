@@ -1,0 +1,214 @@
+//! [`JobEngine`]: the jobs of a gate, and their tasks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
+
+use super::claim::{JobRecord, JobStore};
+use super::context::{JobContext, RunState};
+use super::run::JobRun;
+use super::runner;
+use super::status::JobStatus;
+use crate::base::clock::{Clock, unix_millis};
+use crate::base::error::Error;
+use crate::base::event::Events;
+use crate::base::lock::Mutex;
+use crate::base::maybe_ready::BoxFuture;
+use crate::base::metrics::family::Metric;
+use crate::base::metrics::samples::Samples;
+use crate::base::mode::ModeCell;
+use crate::base::random::random;
+use crate::jobs::schedule::due::Schedule;
+use crate::jobs::schedule::missed::Missed;
+use crate::store::fleet_records::port::FleetRecords;
+
+/// Jobs of a gate.
+const MAX_JOBS: usize = 32;
+/// Runs at once in a process.
+const MAX_RUNNING: usize = 4;
+/// Time for which `shutdown` waits for runs.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Work of a job.
+pub(super) type RunJob = Box<dyn Fn(JobContext) -> BoxFuture<Result<String, String>> + Send + Sync>;
+
+/// What a job is.
+pub(crate) struct JobSpec {
+    pub(super) name: Arc<str>,
+    pub(super) schedule: Schedule,
+    /// Schedule as it was given.
+    pub(super) text: String,
+    pub(super) jitter: Duration,
+    pub(super) timeout: Duration,
+    pub(super) attempts: u32,
+    pub(super) missed: Missed,
+    pub(super) run: RunJob,
+}
+
+/// A job, and what this process knows of it.
+pub(super) struct Job {
+    pub(super) spec: JobSpec,
+    pub(super) known: Mutex<JobRecord>,
+    pub(super) running: Mutex<Option<Arc<RunState>>>,
+    /// Whether a person asked for a run.
+    pub(super) asked: AtomicBool,
+    pub(super) wake: Notify,
+    /// When it was added, in milliseconds since 1970.
+    pub(super) since: u64,
+    task: OnceLock<AbortHandle>,
+}
+
+/// What the tasks of jobs share.
+pub(super) struct JobsShared {
+    pub(super) store: JobStore,
+    pub(super) clock: Clock,
+    pub(super) events: Events,
+    pub(super) mode: Arc<ModeCell>,
+    pub(super) permits: Semaphore,
+    pub(super) stopping: Arc<AtomicBool>,
+}
+
+/// The jobs of a gate. Dropping it ends their tasks.
+pub(crate) struct JobEngine {
+    shared: Arc<JobsShared>,
+    pub(super) mode: Arc<ModeCell>,
+    jobs: Mutex<Vec<Arc<Job>>>,
+}
+
+impl JobEngine {
+    pub(crate) fn new(records: Arc<dyn FleetRecords>, clock: Clock, events: Events) -> Self {
+        let mode: Arc<ModeCell> = Arc::default();
+        let store = JobStore { records, node: format!("{:08x}", random() >> 32).into() };
+        let permits = Semaphore::new(MAX_RUNNING);
+        let shared =
+            Arc::new(JobsShared { store, clock, events, mode: mode.clone(), permits, stopping: Arc::default() });
+        Self { shared, mode, jobs: Mutex::default() }
+    }
+
+    pub(super) fn add(&self, spec: JobSpec) -> Result<(), Error> {
+        let mut jobs = self.jobs.lock();
+        if jobs.iter().any(|job| job.spec.name == spec.name) {
+            return Err(Error::config(format!("there is a job {:?} already", spec.name)));
+        }
+        if jobs.len() == MAX_JOBS {
+            return Err(Error::config(format!("more than {MAX_JOBS} jobs")));
+        }
+        jobs.push(Arc::new(Job {
+            spec,
+            known: Mutex::default(),
+            running: Mutex::default(),
+            asked: AtomicBool::new(false),
+            wake: Notify::new(),
+            since: unix_millis(self.shared.clock.wall()),
+            task: OnceLock::new(),
+        }));
+        drop(jobs);
+        self.start();
+        Ok(())
+    }
+
+    /// Starts the tasks that were not started yet, if there is a runtime.
+    pub(crate) fn start(&self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        for job in self.jobs.lock().iter() {
+            job.task.get_or_init(|| runtime.spawn(runner::run(self.shared.clone(), job.clone())).abort_handle());
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<JobStatus> {
+        self.start();
+        let now = unix_millis(self.shared.clock.wall());
+        self.jobs.lock().iter().map(|job| job.status(now)).collect()
+    }
+
+    /// Returns the jobs, with the number of attempts that failed since the last success.
+    pub(crate) fn failed_in_a_row(&self) -> Vec<(String, u64)> {
+        let jobs = self.jobs.lock();
+        jobs.iter().map(|job| (job.spec.name.to_string(), job.known.lock().failed_in_a_row)).collect()
+    }
+
+    pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
+        for job in self.jobs.lock().iter() {
+            let (name, known) = (&*job.spec.name, job.known.lock().clone());
+            out.whole(Metric::JobAttempts, &[name, "done"], known.runs - known.failures);
+            out.whole(Metric::JobAttempts, &[name, "failed"], known.failures);
+            if known.succeeded_at > 0 {
+                out.fraction(Metric::JobSucceeded, &[name], known.succeeded_at as f64 / 1e3);
+            }
+        }
+    }
+
+    pub(super) async fn history(&self, name: &str) -> Vec<JobRun> {
+        self.shared.store.runs(name).await.unwrap_or_default()
+    }
+
+    pub(super) fn run_now(&self, name: &str) -> Result<(), Error> {
+        let job = self.find(name)?;
+        job.asked.store(true, Ordering::Release);
+        job.wake.notify_one();
+        self.start();
+        Ok(())
+    }
+
+    pub(super) async fn set_enabled(&self, name: &str, is_enabled: bool) -> Result<(), Error> {
+        let job = self.find(name)?;
+        self.shared.store.set_enabled(name, is_enabled).await?;
+        job.known.lock().is_enabled = is_enabled;
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Job>, Error> {
+        let jobs = self.jobs.lock();
+        jobs.iter().find(|job| &*job.spec.name == name).cloned().ok_or_else(|| {
+            let known: Vec<_> = jobs.iter().map(|job| &*job.spec.name).collect();
+            Error::config(format!("unknown job {name:?}; use one of {known:?}"))
+        })
+    }
+
+    /// Lets no run begin any more, and waits five seconds for those that have; then drops them, and another process makes the
+    /// next attempt.
+    pub(crate) async fn shutdown(&self) {
+        if self.jobs.lock().is_empty() {
+            return;
+        }
+        self.shared.stopping.store(true, Ordering::Release);
+        self.jobs.lock().iter().for_each(|job| job.wake.notify_one());
+        // All permits are free when nothing runs.
+        let idle = self.shared.permits.acquire_many(MAX_RUNNING as u32);
+        if tokio::time::timeout(GRACE, idle).await.is_err() {
+            // Each run sees that its time is up, and gives its lease back.
+            let given_back = self.shared.permits.acquire_many(MAX_RUNNING as u32);
+            let _ = tokio::time::timeout(Duration::from_secs(1), given_back).await;
+        }
+    }
+}
+
+impl Job {
+    fn status(&self, now: u64) -> JobStatus {
+        let (known, running) = (self.known.lock().clone(), self.running.lock().clone());
+        let progress = running.as_ref().map(|run| (run.done.load(Ordering::Relaxed), run.of.load(Ordering::Relaxed)));
+        JobStatus {
+            name: self.spec.name.to_string(),
+            schedule: self.spec.text.clone(),
+            is_enabled: known.is_enabled,
+            is_running: running.is_some(),
+            progress: progress.filter(|(_, of)| *of > 0),
+            next_at: self.spec.schedule.next_after(now),
+            runs: known.runs,
+            failures: known.failures,
+            failed_in_a_row: known.failed_in_a_row,
+            succeeded_at: known.succeeded_at,
+            last: known.last,
+        }
+    }
+}
+
+impl Drop for JobEngine {
+    fn drop(&mut self) {
+        self.jobs.lock().iter().filter_map(|job| job.task.get()).for_each(AbortHandle::abort);
+    }
+}

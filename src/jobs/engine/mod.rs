@@ -1,0 +1,10 @@
+//! Runs jobs, and keeps what became of them.
+
+pub(crate) mod builder;
+pub(crate) mod claim;
+pub(crate) mod context;
+pub(crate) mod engine;
+pub(crate) mod handle;
+pub(crate) mod run;
+pub(crate) mod runner;
+pub(crate) mod status;

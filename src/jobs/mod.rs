@@ -1,0 +1,4 @@
+//! Jobs: named work on a schedule, each run once in a fleet.
+
+pub(crate) mod engine;
+pub(crate) mod schedule;

@@ -1,0 +1,6 @@
+//! **Pure**: when jobs are due.
+
+pub(crate) mod cron;
+pub(crate) mod due;
+pub(crate) mod missed;
+pub(crate) mod span;
