@@ -8,6 +8,8 @@ mod ops;
 #[path = "support/redis.rs"]
 mod redis;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -158,6 +160,28 @@ async fn the_credits_of_an_upstream_are_corrected_and_topped_up() {
         assert_eq!(status, 422, "{form}");
         assert!(answer["outcome"].as_str().is_some_and(|text| text.contains(reason)), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn jobs_are_seen_run_enabled_and_disabled() {
+    let ops = Ops::new(builder());
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = ran.clone();
+    let run = move |_| std::future::ready(Ok::<_, String>(count.fetch_add(1, Ordering::SeqCst)));
+    ops.gate.jobs().on_demand().job("coins", run).expect("a job");
+    assert_eq!(ops.act("/run-job", "job=coins&reason=a+test").await.0, 200);
+    until("it has run", async || ops.json("/jobs.json").await[0]["runs_total"] == 1).await;
+    assert_eq!(ran.load(Ordering::SeqCst), 1);
+    assert_eq!(ops.json("/jobs.json?job=coins").await[0]["outcome"], "done");
+    assert_eq!(ops.act("/disable-job", "job=coins").await.0, 200);
+    assert_eq!(ops.json("/jobs.json").await[0]["is_enabled"], false);
+    let panels = ops.json("/panels.json").await;
+    let shown = panels["quotas"].as_str().expect("a panel");
+    assert!(shown.contains("coins") && shown.contains("disabled"), "{shown}");
+    assert_eq!(ops.act("/enable-job", "job=coins").await.0, 200);
+    assert_eq!(ops.act("/run-job", "job=moon").await.0, 422);
+    let audit = ops.json("/audit.json").await;
+    assert_eq!((&audit[3]["action"], &audit[3]["reason"]), (&"run of the job coins".into(), &"a test".into()));
 }
 
 /// Waits until something is so, for at most twenty seconds.

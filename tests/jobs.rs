@@ -332,7 +332,7 @@ async fn each_time_is_run_once_in_a_fleet_over_postgresql_and_a_view_shows_it() 
     if postgres::wanted() {
         let server = postgres::Postgres::start();
         each_time_is_run_once(|| Tollgate::builder().postgres(server.url().as_str())).await;
-        let shown = server.sql("SELECT job, is_enabled, runs > 3, last_outcome FROM tollgate.background_jobs");
+        let shown = server.sql("SELECT job, is_enabled, runs > 3, last_outcome FROM background_jobs");
         assert!(shown.starts_with("coins|t|t|"), "{shown}");
     }
 }

@@ -157,7 +157,7 @@ async fn a_role_with_the_documented_grants_is_enough_and_less_is_said() {
     contract::cache(joined(role()).await).await;
     contract::bytes(Arc::new(connect(role()).await)).await;
     server.sql(
-        "SET ROLE service; SELECT FROM api_cache, cache_stats, credit_usage, cache_usage;
+        "SET ROLE service; SELECT FROM api_cache, cache_stats, credit_usage, cache_usage, background_jobs;
          SELECT tollgate_override(1, '', 1000000, NULL, 10); SELECT FROM tollgate_overrides",
     );
     // A role that only invalidates.

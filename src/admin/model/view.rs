@@ -28,6 +28,8 @@ pub(in crate::admin) struct View {
     pub(in crate::admin) nodes: Vec<NodeSnapshot>,
     pub(in crate::admin) refusals: Vec<Refusal>,
     pub(in crate::admin) upstreams: Vec<UpstreamStats>,
+    #[cfg(feature = "jobs")]
+    pub(in crate::admin) jobs: Vec<crate::JobStatus>,
     pub(in crate::admin) latency_target: Duration,
     pub(in crate::admin) node: String,
     pub(in crate::admin) up_for: Duration,
@@ -47,6 +49,8 @@ impl View {
             nodes: shared.fleet.nodes(node(shared, &health)),
             refusals: gate.limits().latest_refusals(REFUSALS),
             upstreams: gate.health.upstreams(),
+            #[cfg(feature = "jobs")]
+            jobs: gate.jobs().list(),
             latency_target: gate.health.latency_target(),
             node: shared.node.clone(),
             up_for: gate.health.age(),

@@ -51,6 +51,20 @@ fn credits(token: &str, upstreams: &[UpstreamStats]) -> String {
     )
 }
 
+/// Writes the form that runs, enables and disables jobs.
+#[cfg(feature = "jobs")]
+fn jobs(token: &str, view: &View) -> String {
+    if view.jobs.is_empty() {
+        return String::new();
+    }
+    let options: String = view.jobs.iter().map(|job| format!("<option>{}</option>", Escaped(&job.name))).collect();
+    format!(
+        "<form method=\"post\" action=\"run-job\">{token}<h3>Jobs</h3><label>Job <select name=\"job\">{options}</select></label>\
+         <label>Reason <input name=\"reason\" maxlength=\"200\"></label><p><button>Run now</button> \
+         <button formaction=\"enable-job\">Enable</button> <button formaction=\"disable-job\">Disable</button></p></form>"
+    )
+}
+
 /// Writes the forms of an operator who may act.
 pub(super) fn actions(token: &str, view: &View, purges: &[RevocablePurge]) -> String {
     let token = hidden(token);
@@ -58,6 +72,8 @@ pub(super) fn actions(token: &str, view: &View, purges: &[RevocablePurge]) -> St
         true => credits(&token, &view.upstreams),
         false => String::new(),
     };
+    #[cfg(feature = "jobs")]
+    let credits = credits + &jobs(&token, view);
     let revocations = revocations(&token, purges);
     format!(
         "{revocations}<div class=\"forms\">\

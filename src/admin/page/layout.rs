@@ -14,7 +14,7 @@ const PANELS: [(&str, &str); 7] = [
     ("traffic", "Where do requests go?"),
     ("limits", "Who is limited?"),
     ("cache", "Which route misses, and why?"),
-    ("quotas", "Will the quota last?"),
+    ("quotas", "Will the quota last, and what ran?"),
     ("state", "What is in force, and what fails open?"),
     ("happened", "What happened?"),
 ];

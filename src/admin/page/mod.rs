@@ -5,6 +5,8 @@ mod chart;
 mod explain;
 mod forms;
 mod happened;
+#[cfg(feature = "jobs")]
+mod jobs;
 mod layout;
 mod limits;
 mod quotas;

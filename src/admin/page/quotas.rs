@@ -1,4 +1,4 @@
-//! Will the quota last?
+//! Will the quota last, and what ran?
 
 use std::fmt::Write;
 
@@ -8,6 +8,14 @@ use crate::health::totals::share;
 use crate::upstream::{UpstreamStats, WindowStats};
 
 pub(super) fn panel(view: &View) -> String {
+    #[cfg_attr(not(feature = "jobs"), expect(unused_mut, reason = "jobs are added"))]
+    let mut html = upstreams(view);
+    #[cfg(feature = "jobs")]
+    html.push_str(&super::jobs::table(view));
+    html
+}
+
+fn upstreams(view: &View) -> String {
     if view.upstreams.is_empty() {
         return "<p class=\"quiet\">No upstream is watched: add one with <code>.watch_upstream(&amp;gate)</code>.</p>"
             .to_owned();

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "jobs")]
+use super::endpoint::AdminEndpoint;
 use crate::admin::model::audit::{PurgeKind, RevocablePurge};
 use crate::admin::model::form::Form;
 use crate::admin::model::subject;
@@ -125,6 +127,18 @@ pub(super) async fn end_override(gate: &Tollgate, form: &Form, actor: &str) -> A
         false => Err(Error::config(format!("there is no override {id:?}"))),
     };
     Action::new(format!("end of the override {id}"), ended)
+}
+
+/// Runs a job now, or lets it run on its schedule or not.
+#[cfg(feature = "jobs")]
+pub(super) async fn act_on_job(gate: &Tollgate, endpoint: AdminEndpoint, form: &Form) -> Action {
+    let (jobs, job) = (gate.jobs(), form.get("job").unwrap_or_default());
+    let (text, done) = match endpoint {
+        AdminEndpoint::RunJob => ("run", jobs.run_now(job).map(|()| "it begins within a second")),
+        AdminEndpoint::EnableJob => ("enabling", jobs.set_enabled(job, true).await.map(|()| "it runs on its schedule")),
+        _ => ("disabling", jobs.set_enabled(job, false).await.map(|()| "it runs no more, on no node")),
+    };
+    Action::new(format!("{text} of the job {job}"), done.map(str::to_owned))
 }
 
 /// Corrects the credits that an upstream's window has spent, or adds credits that were bought.

@@ -29,9 +29,13 @@ pub(super) enum AdminEndpoint {
     ResetSubject,
     GrantSubject,
     CorrectCredits,
+    Jobs,
+    RunJob,
+    EnableJob,
+    DisableJob,
 }
 
-const ENDPOINTS: [(&str, AdminEndpoint); 24] = [
+const ENDPOINTS: [(&str, AdminEndpoint); 28] = [
     ("", AdminEndpoint::Page),
     ("dashboard.css", AdminEndpoint::Style),
     ("dashboard.js", AdminEndpoint::Script),
@@ -56,12 +60,20 @@ const ENDPOINTS: [(&str, AdminEndpoint); 24] = [
     ("reset-subject", AdminEndpoint::ResetSubject),
     ("grant-subject", AdminEndpoint::GrantSubject),
     ("correct-credits", AdminEndpoint::CorrectCredits),
+    ("jobs.json", AdminEndpoint::Jobs),
+    ("run-job", AdminEndpoint::RunJob),
+    ("enable-job", AdminEndpoint::EnableJob),
+    ("disable-job", AdminEndpoint::DisableJob),
 ];
 
 impl AdminEndpoint {
     pub(super) fn of(path: &str) -> Option<Self> {
         let name = path.rsplit('/').next().unwrap_or(path);
-        ENDPOINTS.iter().find(|(known, _)| *known == name).map(|(_, endpoint)| *endpoint)
+        ENDPOINTS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, endpoint)| *endpoint)
+            .filter(|endpoint| cfg!(feature = "jobs") || !endpoint.is_of_jobs())
     }
 
     /// Whether it changes something: such requests are POSTs.
@@ -75,7 +87,15 @@ impl AdminEndpoint {
                 | Self::ResetSubject
                 | Self::GrantSubject
                 | Self::CorrectCredits
+                | Self::RunJob
+                | Self::EnableJob
+                | Self::DisableJob
         )
+    }
+
+    /// Whether it needs jobs.
+    const fn is_of_jobs(self) -> bool {
+        matches!(self, Self::Jobs | Self::RunJob | Self::EnableJob | Self::DisableJob)
     }
 
     /// Whether load balancers ask for it, without credentials. It says nothing else.

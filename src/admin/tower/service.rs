@@ -49,6 +49,7 @@ const WRONG_SECRETS: &str = "10/min";
 /// | `/` | the dashboard |
 /// | `stats.json`, `health.json`, `degradation.json`, `overrides.json`, `audit.json`, `fleet.json` | the same as JSON |
 /// | `report.txt` | the last 24 hours as text |
+/// | `jobs.json`, `jobs.json?job=NAME` | the jobs; the history of one (feature `jobs`) |
 /// | `explain.json?url=…&subject=…` | what would happen to a request |
 /// | `subject.json?subject=user:42` | limits of a user, an address, or the refusal with a reference |
 /// | `health/live`, `health/ready` | for load balancers, without credentials: 200, or 503 while a check of the application fails |
@@ -59,6 +60,7 @@ const WRONG_SECRETS: &str = "10/min";
 /// | `revoke-purge` | `what`, as it was purged: entries that were made stale in the last ten minutes are as fresh as before |
 /// | `override` | `target`, `value`, `for`, `reason`, `scope=node` |
 /// | `end-override` | `id` |
+/// | `run-job`, `enable-job`, `disable-job` | `job` (feature `jobs`) |
 /// | `correct-credits` | `upstream`, `window`, `credits`; `how`: `spent` (in all) or `add` (bought) |
 /// | `reset-subject`, `grant-subject` | `subject`, `tier`, `route`; `limit`, `quota`, `for` |
 ///
@@ -234,6 +236,11 @@ impl Admin {
                 json(StatusCode::OK, &serde_json::json!({ "degraded": health.degraded, "reasons": health.reasons }))
             }
             AdminEndpoint::Report => text(StatusCode::OK, &shared.state.gate.report()),
+            #[cfg(feature = "jobs")]
+            AdminEndpoint::Jobs => match form.get("job") {
+                Some(job) => json(StatusCode::OK, &shared.state.gate.jobs().history(job).await),
+                None => json(StatusCode::OK, &shared.state.gate.jobs().list()),
+            },
             AdminEndpoint::Overrides => json(StatusCode::OK, &shared.state.gate.overrides().list()),
             AdminEndpoint::Audit => json(StatusCode::OK, &shared.state.audit.all().await),
             AdminEndpoint::Fleet => {
@@ -303,6 +310,10 @@ impl Admin {
             }
             AdminEndpoint::Override => actions::apply_override(&shared.state.gate, &form, &actor.name).await,
             AdminEndpoint::EndOverride => actions::end_override(&shared.state.gate, &form, &actor.name).await,
+            #[cfg(feature = "jobs")]
+            AdminEndpoint::RunJob | AdminEndpoint::EnableJob | AdminEndpoint::DisableJob => {
+                actions::act_on_job(&shared.state.gate, endpoint, &form).await
+            }
             AdminEndpoint::CorrectCredits => actions::correct_credits(&shared.state.gate, &form).await,
             AdminEndpoint::ResetSubject => actions::reset_subject(&shared.state.gate, &form).await,
             _ => actions::grant_subject(&shared.state.gate, &form, shared.state.gate.health.wall()).await,

@@ -180,6 +180,55 @@ mod tests {
         assert_eq!(next("0 0 29 2 *", day_number(2096, 2, 29) * DAY), day_number(2104, 2, 29) * DAY);
     }
 
+    /// Writes a field of these numbers at random.
+    fn any_field(next: &mut impl FnMut(u64) -> u64, first: u64, last: u64) -> String {
+        let mut number = |from: u64| from + next(last - from + 1);
+        let item = |number: &mut dyn FnMut(u64) -> u64| match number(first) % 4 {
+            0 => number(first).to_string(),
+            1 => {
+                let from = number(first);
+                format!("{from}-{}", number(from))
+            }
+            2 => format!("*/{}", number(first.max(1))),
+            _ => {
+                let from = number(first);
+                format!("{from}-{}/{}", number(from), number(first.max(1)))
+            }
+        };
+        match number(first) % 3 {
+            0 => "*".to_owned(),
+            1 => item(&mut number),
+            _ => format!("{},{}", item(&mut number), item(&mut number)),
+        }
+    }
+
+    /// Ten years of random schedules, beside another library.
+    #[test]
+    fn the_times_are_those_of_croner() {
+        use std::str::FromStr;
+        let mut state = 7_u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut compared = 0;
+        for _ in 0..400 {
+            let ranges = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
+            let fields = ranges.map(|(first, last)| any_field(&mut next, first, last));
+            let text = fields.join(" ");
+            let Ok(ours) = Cron::parse(&text) else { continue };
+            let theirs = croner::Cron::from_str(&text).expect("a schedule");
+            for _ in 0..20 {
+                let after = START + i64::try_from(next(10 * 366 * 86_400)).expect("small");
+                let time = chrono::DateTime::from_timestamp(after, 0).expect("a time");
+                let expected = theirs.find_next_occurrence(&time, false).expect("a time").timestamp();
+                assert_eq!(ours.next_after(after), Some(expected), "{text} after {time}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 6_000, "{compared}");
+    }
+
     #[test]
     fn wrong_fields_are_named() {
         for (text, named) in [

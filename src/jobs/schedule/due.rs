@@ -91,15 +91,15 @@ mod tests {
     fn what_was_missed_is_skipped_or_made_up_for() {
         let every = Schedule::Every(Duration::from_secs(300));
         let (last, now) = (100 * MINUTE, 112 * MINUTE);
-        assert_eq!(every.due(last, now, Missed::Skip), [], "the last one is two minutes late");
+        assert_eq!(every.due(last, now, Missed::Skip), [0_u64; 0], "the last one is two minutes late");
         assert_eq!(every.due(last, 110 * MINUTE + 1, Missed::Skip), [110 * MINUTE]);
         assert_eq!(every.due(last, now, Missed::Once), [110 * MINUTE]);
         assert_eq!(every.due(last, now, Missed::All), [105 * MINUTE, 110 * MINUTE]);
         assert_eq!(every.due(0, 1_000_000_000 * MINUTE, Missed::All).len(), MAX_MISSED);
-        assert_eq!(every.due(now, last, Missed::All), [], "a clock that was set back");
+        assert_eq!(every.due(now, last, Missed::All), [0_u64; 0], "a clock that was set back");
         let nightly = Schedule::Cron(Cron::parse("0 3 * * *").expect("a schedule"));
         assert_eq!(nightly.due(0, 10 * 1_440 * MINUTE, Missed::Once), [(9 * 1_440 + 180) * MINUTE]);
-        assert_eq!(Schedule::OnDemand.due(0, now, Missed::All), []);
+        assert_eq!(Schedule::OnDemand.due(0, now, Missed::All), [0_u64; 0]);
     }
 
     #[test]

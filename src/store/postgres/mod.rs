@@ -68,6 +68,7 @@
 //! | `api_cache` | stored response or typed value | `namespace` (the host of a response), `url`, `status`, `content_type`, `bytes`, `stored_at`, `fresh_until`, `expires_at`, `is_fresh`, `body` (as `jsonb`, if it is JSON that is not compressed) |
 //! | `cache_stats` | namespace | `entries`, `fresh_entries`, `fresh_percent`, `bytes`, `first_expires_at`, `last_stored_at` |
 //! | `credit_usage` | endpoint of an upstream and hour, 30 days | `upstream`, `endpoint`, `hour`, `credits`, `requests` (calls that were sent), `mean_ms`, `hits`, `misses` (requests that the cache answered, and did not) |
+//! | `background_jobs` | job | `job`, `is_enabled`, `status`, `attempt`, `slot`, `runs`, `failures`, `failed_in_a_row`, `succeeded_at`, `last_started_at`, `last_took_ms`, `last_outcome`, `last_text` |
 //! | `cache_usage` | route or namespace of typed values, and hour, 30 days | `namespace` or `route`, `hour`, `hits`, `misses`, `hit_percent` |
 //!
 //! The first two show what is stored: an entry that was invalidated stays there until it is replaced or expires. The last two are sums over

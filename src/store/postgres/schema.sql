@@ -186,6 +186,19 @@ BEGIN
     FROM {schema}.tollgate_usage
     WHERE kind <> 'upstream' AND hits + misses > 0 AND hour > now() - interval '30 days';
   END IF;
+  IF to_regclass('{schema}.background_jobs') IS NULL THEN
+    CREATE VIEW {schema}.background_jobs AS
+    SELECT name AS job, (job ->> 'is_enabled')::boolean AS is_enabled, job ->> 'status' AS status, (job ->> 'attempt')::int AS attempt,
+      to_timestamp((job ->> 'slot')::bigint / 1000.0) AS slot, (job ->> 'runs')::bigint AS runs,
+      (job ->> 'failures')::bigint AS failures, (job ->> 'failed_in_a_row')::bigint AS failed_in_a_row,
+      to_timestamp(nullif((job ->> 'succeeded_at')::bigint, 0) / 1000.0) AS succeeded_at,
+      to_timestamp((job -> 'last' ->> 'started_at')::bigint / 1000.0) AS last_started_at,
+      (job -> 'last' ->> 'took_ms')::bigint AS last_took_ms, job -> 'last' ->> 'outcome' AS last_outcome,
+      job -> 'last' ->> 'text' AS last_text
+    FROM (
+      SELECT name, convert_from(record, 'UTF8')::jsonb AS job FROM {schema}.tollgate_records WHERE kind = 'jobs' AND expires_at > now()
+    ) AS jobs;
+  END IF;
 END
 $migrate$;
 
