@@ -64,6 +64,7 @@
 //! | `redis-tls` | `rediss://`: Redis over TLS, with rustls |
 //! | `postgres` | limits and cached responses shared through PostgreSQL, and invalidated from its transactions: [`store::postgres`] |
 //! | `postgres-tls` | `sslmode=require`: PostgreSQL over TLS, with rustls |
+//! | `jobs` | named work on a schedule, each time run once in a fleet: `Tollgate::jobs` |
 //! | `webhook` | invalidation by signed HTTP requests: [`cache::InvalidationWebhook`] |
 //! | `lz4` | compression of large cached responses in remote stores; processes without it miss compressed entries |
 

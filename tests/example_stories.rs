@@ -34,6 +34,15 @@ fn a_restart_over_postgresql_pays_no_call_again() {
     }
 }
 
+/// A day of a price service: no user waits for the provider, which is called 95 % less.
+#[test]
+fn a_day_with_a_job_lets_no_user_wait() {
+    let said = story("jobs", &[]);
+    assert!(said.contains("2000 times; 0 of them waited"), "{said}");
+    assert!(said.contains("calls paid with the job: 101, 95.0 % less"), "{said}");
+    assert!(said.contains("| 10:15 | 3 | failed | 0 ms | the provider is down |"), "{said}");
+}
+
 /// What the example prints. It is built first, where `cargo test` builds this test: examples are else built as tests.
 fn story(example: &str, arguments: &[&str]) -> String {
     let test = std::env::current_exe().expect("this program");

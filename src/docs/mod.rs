@@ -9,6 +9,7 @@
 //! | know what counts as a credential | [`sharing`] |
 //! | share both between processes, keep the cache over restarts | [`fleets`] |
 //! | protect the quota of an API | [`upstreams`] |
+//! | refresh values on a schedule | `jobs` (feature `jobs`) |
 //! | find slow queries | [`timing`] |
 //! | see how it is doing, and act | [`operating`] |
 //! | scrape metrics, with a dashboard and alerts | [`metrics`] |
@@ -52,6 +53,12 @@ pub mod fleets {
 /// The quotas of APIs that you call.
 pub mod upstreams {
     #![doc = include_str!("upstreams.md")]
+}
+
+/// Named work on a schedule, each run once in a fleet.
+#[cfg(feature = "jobs")]
+pub mod jobs {
+    #![doc = include_str!("jobs.md")]
 }
 
 /// Slow requests and queries, N+1.

@@ -30,7 +30,7 @@ use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::context::GatePlace;
 #[cfg(feature = "jobs")]
-use crate::jobs::engine::{engine::JobEngine, handle::Jobs};
+use crate::jobs::engine::{handle::Jobs, job_engine::JobEngine};
 use crate::limit::{Quota, RateLimit, RateLimitLayer};
 #[cfg(feature = "admin")]
 use crate::store::fleet_records::port::FleetRecords;
@@ -141,7 +141,7 @@ impl Tollgate {
     }
 
     /// Returns a cache of typed values that shares memory, Redis and tags with the cached responses. See
-    /// [`Cached`](crate::cache::Cached).
+    /// [`Cached`](crate::cache::Cached). Without [`cache`](crate::TollgateBuilder::cache) on the builder, it is in memory alone.
     ///
     /// ```
     /// use std::time::Duration;

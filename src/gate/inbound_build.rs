@@ -18,7 +18,7 @@ use crate::base::event::Events;
 use crate::base::event::{Event, Hook};
 use crate::context::GatePlace;
 #[cfg(feature = "jobs")]
-use crate::jobs::engine::engine::JobEngine;
+use crate::jobs::engine::job_engine::JobEngine;
 use crate::limit::Limit;
 use crate::resilience::outage_switch::StoreSwitch;
 #[cfg(any(feature = "postgres", feature = "redis"))]

@@ -15,7 +15,7 @@ use crate::health::targets::{FAST_SHARE, Targets};
 use crate::health::timeline::{HitCounts, Timeline};
 use crate::health::totals::Totals;
 #[cfg(feature = "jobs")]
-use crate::jobs::engine::engine::JobEngine;
+use crate::jobs::engine::job_engine::JobEngine;
 use crate::limit::{RateLimitLayer, RateLimitStats};
 use crate::timing::{TimingCounts, TimingLayer};
 use crate::upstream::{UpstreamLayer, UpstreamStats};

@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::context::JobContext;
-use super::engine::{JobEngine, JobSpec};
+use super::job::JobSpec;
+use super::job_engine::JobEngine;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
 use crate::jobs::schedule::due::Schedule;

@@ -74,9 +74,9 @@ impl Default for JobRecord {
 
 /// Outcome of a claim.
 #[derive(Debug)]
-pub(super) enum Claim {
+pub(super) enum JobClaim {
     /// This process runs the attempt.
-    Granted(Granted),
+    Granted(GrantedAttempt),
     /// Another process runs the job.
     Held,
     /// Nothing is left to do for this time.
@@ -88,14 +88,14 @@ pub(super) enum Claim {
 
 /// An attempt that this process runs.
 #[derive(Debug)]
-pub(super) struct Granted {
+pub(super) struct GrantedAttempt {
     pub(super) record: JobRecord,
     lease: Vec<u8>,
 }
 
 /// What is claimed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
+pub(super) struct ClaimRequest<'a> {
     pub(super) job: &'a str,
     pub(super) slot: u64,
     pub(super) attempts: u32,
@@ -119,7 +119,7 @@ impl JobStore {
     }
 
     /// Claims the next attempt for this time.
-    pub(super) async fn claim(&self, wanted: Wanted<'_>, now: u64) -> Result<Claim, Error> {
+    pub(super) async fn claim(&self, wanted: ClaimRequest<'_>, now: u64) -> Result<JobClaim, Error> {
         let before = self.read(wanted.job).await?;
         if let Some(decided) = before.as_ref().and_then(|record| decided(record, wanted, now)) {
             return Ok(decided);
@@ -127,16 +127,16 @@ impl JobStore {
         // The number makes each lease of a process another one.
         let lease = format!("{} {}", self.node, before.map_or(0, |record| record.token) + 1).into_bytes();
         if !self.records.replace(LEASES, lease_record(wanted.job, &lease), None).await? {
-            return Ok(Claim::Held);
+            return Ok(JobClaim::Held);
         }
         let claimed = self.claim_with_lease(wanted, now, &lease).await;
-        if !matches!(claimed, Ok(Claim::Granted(_))) {
+        if !matches!(claimed, Ok(JobClaim::Granted(_))) {
             self.release(wanted.job, &lease).await;
         }
         claimed
     }
 
-    async fn claim_with_lease(&self, wanted: Wanted<'_>, now: u64, lease: &[u8]) -> Result<Claim, Error> {
+    async fn claim_with_lease(&self, wanted: ClaimRequest<'_>, now: u64, lease: &[u8]) -> Result<JobClaim, Error> {
         let known = self.read(wanted.job).await?;
         if let Some(decided) = known.as_ref().and_then(|record| decided(record, wanted, now)) {
             return Ok(decided);
@@ -152,24 +152,24 @@ impl JobStore {
         if is_next && next.attempt >= wanted.attempts {
             next.status = JobState::Failed;
             let _ = self.write(wanted.job, &next, known.as_ref()).await?;
-            return Ok(Claim::Done);
+            return Ok(JobClaim::Done);
         }
         next.attempt = if is_next { next.attempt + 1 } else { 1 };
         (next.slot, next.status, next.retry_at) = (wanted.slot, JobState::Running, 0);
         next.token += 1;
         match self.write(wanted.job, &next, known.as_ref()).await? {
-            true => Ok(Claim::Granted(Granted { record: next, lease: lease.to_vec() })),
-            false => Ok(Claim::Held),
+            true => Ok(JobClaim::Granted(GrantedAttempt { record: next, lease: lease.to_vec() })),
+            false => Ok(JobClaim::Held),
         }
     }
 
     /// Renews the lease; returns whether this process still has it.
-    pub(super) async fn renew(&self, job: &str, granted: &Granted) -> Result<bool, Error> {
+    pub(super) async fn renew(&self, job: &str, granted: &GrantedAttempt) -> Result<bool, Error> {
         self.records.replace(LEASES, lease_record(job, &granted.lease), Some(granted.lease.clone())).await
     }
 
     /// Records the end of an attempt, unless another process has taken the job over.
-    pub(super) async fn finish(&self, job: &str, granted: &Granted, run: JobRun, next: JobState, retry_at: u64) {
+    pub(super) async fn finish(&self, job: &str, granted: &GrantedAttempt, run: JobRun, next: JobState, retry_at: u64) {
         let known = granted.record.clone();
         let token = known.token;
         let mut record = JobRecord { status: next, retry_at, ..known.ended_by(Some(run.clone())) };
@@ -238,14 +238,16 @@ fn lease_record(job: &str, lease: &[u8]) -> FleetRecord {
 }
 
 /// What is decided without a lease.
-fn decided(record: &JobRecord, wanted: Wanted<'_>, now: u64) -> Option<Claim> {
+fn decided(record: &JobRecord, wanted: ClaimRequest<'_>, now: u64) -> Option<JobClaim> {
     if !record.is_enabled && !wanted.by_hand {
-        return Some(Claim::Disabled);
+        return Some(JobClaim::Disabled);
     }
     match (record.slot.cmp(&wanted.slot), record.status) {
-        (std::cmp::Ordering::Greater, _) => Some(Claim::Done),
-        (std::cmp::Ordering::Equal, JobState::Done | JobState::Failed) => Some(Claim::Done),
-        (std::cmp::Ordering::Equal, JobState::Retry) if record.retry_at > now => Some(Claim::RetryAt(record.retry_at)),
+        (std::cmp::Ordering::Greater, _) => Some(JobClaim::Done),
+        (std::cmp::Ordering::Equal, JobState::Done | JobState::Failed) => Some(JobClaim::Done),
+        (std::cmp::Ordering::Equal, JobState::Retry) if record.retry_at > now => {
+            Some(JobClaim::RetryAt(record.retry_at))
+        }
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::builder::JobBuilder;
-use super::engine::JobEngine;
+use super::job_engine::JobEngine;
 use super::run::JobRun;
 use super::status::JobStatus;
 use crate::base::error::Error;

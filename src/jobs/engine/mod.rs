@@ -3,8 +3,10 @@
 pub(crate) mod builder;
 pub(crate) mod claim;
 pub(crate) mod context;
-pub(crate) mod engine;
+
 pub(crate) mod handle;
+pub(crate) mod job;
+pub(crate) mod job_engine;
 pub(crate) mod run;
 pub(crate) mod runner;
 pub(crate) mod status;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use super::claim::{Claim, Granted, JobState, LEASE, Wanted};
+use super::claim::{ClaimRequest, GrantedAttempt, JobClaim, JobState, LEASE};
 use super::context::{JobContext, RunState};
-use super::engine::{Job, JobsShared};
+use super::job::{Job, JobsShared};
 use super::run::{JobRun, cut};
-use crate::base::clock::unix_millis;
+use crate::base::clock::{runtime_now, unix_millis};
 use crate::base::event::Event;
 use crate::base::mode::Mode;
 use crate::jobs::schedule::due::{backoff, jitter};
@@ -70,17 +70,17 @@ async fn attend(shared: &Arc<JobsShared>, job: &Job, slot: u64, by_hand: bool) {
         if shared.is_stopping() {
             return;
         }
-        let wanted = Wanted { job: &job.spec.name, slot, attempts: job.spec.attempts, by_hand };
+        let wanted = ClaimRequest { job: &job.spec.name, slot, attempts: job.spec.attempts, by_hand };
         let pause = match shared.store.claim(wanted, shared.now()).await {
-            Ok(Claim::Granted(granted)) => {
+            Ok(JobClaim::Granted(granted)) => {
                 *job.known.lock() = granted.record.clone();
                 make(shared, job, &granted).await;
                 Duration::ZERO
             }
-            Ok(Claim::Done | Claim::Disabled) => break,
-            Ok(Claim::RetryAt(at)) => Duration::from_millis(at.saturating_sub(shared.now())).min(LOOK),
+            Ok(JobClaim::Done | JobClaim::Disabled) => break,
+            Ok(JobClaim::RetryAt(at)) => Duration::from_millis(at.saturating_sub(shared.now())).min(LOOK),
             // Held by another process, or the store is away: then no run begins.
-            Ok(Claim::Held) | Err(_) => LOOK,
+            Ok(JobClaim::Held) | Err(_) => LOOK,
         };
         drop(_permit);
         tokio::time::sleep(pause).await;
@@ -91,7 +91,7 @@ async fn attend(shared: &Arc<JobsShared>, job: &Job, slot: u64, by_hand: bool) {
 }
 
 /// Makes an attempt, and records how it ended.
-async fn make(shared: &JobsShared, job: &Job, granted: &Granted) {
+async fn make(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
     let (record, started_at) = (&granted.record, shared.now());
     let state = Arc::new(RunState {
         job: job.spec.name.clone(),
@@ -136,7 +136,12 @@ async fn make(shared: &JobsShared, job: &Job, granted: &Granted) {
 }
 
 /// Runs the job until it ends, its time is up, the lease is lost, or the process stops.
-async fn ended(shared: &JobsShared, job: &Job, granted: &Granted, context: JobContext) -> (&'static str, String) {
+async fn ended(
+    shared: &JobsShared,
+    job: &Job,
+    granted: &GrantedAttempt,
+    context: JobContext,
+) -> (&'static str, String) {
     let work = tokio::time::timeout(job.spec.timeout, (job.spec.run)(context));
     let given_up = pin!(async {
         match select(pin!(lease_lost(shared, job, granted)), pin!(stopped(shared))).await {
@@ -153,16 +158,16 @@ async fn ended(shared: &JobsShared, job: &Job, granted: &Granted, context: JobCo
 }
 
 /// Renews the lease until it is lost, or could not be renewed in time.
-async fn lease_lost(shared: &JobsShared, job: &Job, granted: &Granted) {
-    let mut renewed = tokio::time::Instant::now();
+async fn lease_lost(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
+    let mut renewed = runtime_now();
     loop {
         tokio::time::sleep(LEASE / 6).await;
-        let asked = tokio::time::Instant::now();
+        let asked = runtime_now();
         match shared.store.renew(&job.spec.name, granted).await {
             Ok(true) => renewed = asked,
             Ok(false) => return,
             // It ends while the lease certainly lasts.
-            Err(_) if renewed.elapsed() > LEASE * 2 / 3 => return,
+            Err(_) if runtime_now() - renewed > LEASE * 2 / 3 => return,
             Err(_) => {}
         }
     }

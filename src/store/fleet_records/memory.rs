@@ -8,11 +8,14 @@ use crate::base::error::Error;
 use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 
+/// Contents by kind and name, each until a time.
+type Kept = BTreeMap<(&'static str, String), (Vec<u8>, Timestamp)>;
+
 /// Records in memory.
 #[derive(Debug)]
 pub(crate) struct RecordMap {
     clock: Clock,
-    records: Mutex<BTreeMap<(&'static str, String), (Vec<u8>, Timestamp)>>,
+    records: Mutex<Kept>,
 }
 
 impl RecordMap {
@@ -20,10 +23,7 @@ impl RecordMap {
         Self { clock, records: Mutex::default() }
     }
 
-    fn change<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<(&'static str, String), (Vec<u8>, Timestamp)>, Timestamp) -> T,
-    ) -> BoxFuture<Result<T, Error>> {
+    fn change<T: Send + 'static>(&self, change: impl FnOnce(&mut Kept, Timestamp) -> T) -> BoxFuture<Result<T, Error>> {
         let (mut records, now) = (self.records.lock(), self.clock.now());
         records.retain(|_, (_, until)| now < *until);
         let changed = change(&mut records, now);

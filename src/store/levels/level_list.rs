@@ -20,6 +20,8 @@ use crate::store::redis::Redis;
 type OpenLevel = Box<dyn FnOnce() -> Result<OpenedLevel, Error> + Send + Sync>;
 /// A level, and the switch of its server under the level's name.
 type OpenedLevel = (Arc<dyn CacheStore>, Option<StoreSwitch>);
+/// All levels as one store, and the switches of their servers.
+type OpenedLevels = (Option<Arc<dyn CacheStore>>, Vec<StoreSwitch>);
 
 /// Levels behind memory, not opened yet, in the order in which they are asked.
 #[derive(Default)]
@@ -85,7 +87,7 @@ impl LevelList {
     ///
     /// # Errors
     /// Returns the first error of the settings.
-    pub(crate) fn open(self, enabled: bool) -> Result<(Option<Arc<dyn CacheStore>>, Vec<StoreSwitch>), Error> {
+    pub(crate) fn open(self, enabled: bool) -> Result<OpenedLevels, Error> {
         if let Some(error) = self.error {
             return Err(error);
         }

@@ -59,7 +59,7 @@ impl FleetRecords for RecordTable {
             (Box::new(left(record.left)), Type::INT8),
             (Box::new(MAX_RECORDS as i64), Type::INT8),
         ];
-        let rows = self.call(kind, |statements| &statements.put_record, parameters);
+        let rows = self.call(kind, |statements| &statements.records.put, parameters);
         Box::pin(async move { if rows.await?.is_empty() { Err(refused(kind)) } else { Ok(()) } })
     }
 
@@ -77,10 +77,10 @@ impl FleetRecords for RecordTable {
             (Box::new(left(record.left)), Type::INT8),
         ];
         let rows = match expected {
-            None => self.call(kind, |statements| &statements.create_record, parameters),
+            None => self.call(kind, |statements| &statements.records.create, parameters),
             Some(expected) => {
                 parameters.push((Box::new(expected), Type::BYTEA));
-                self.call(kind, |statements| &statements.replace_record, parameters)
+                self.call(kind, |statements| &statements.records.replace, parameters)
             }
         };
         Box::pin(async move { Ok(!rows.await?.is_empty()) })
@@ -89,12 +89,12 @@ impl FleetRecords for RecordTable {
     fn remove(&self, kind: &'static str, name: &str) -> BoxFuture<Result<(), Error>> {
         let parameters: Vec<OwnedParameter> =
             vec![(Box::new(kind), Type::TEXT), (Box::new(name.to_owned()), Type::TEXT)];
-        let removed = self.call(kind, |statements| &statements.remove_record, parameters);
+        let removed = self.call(kind, |statements| &statements.records.remove, parameters);
         Box::pin(async move { removed.await.map(drop) })
     }
 
     fn list(&self, kind: &'static str) -> BoxFuture<Result<Vec<FleetRecord>, Error>> {
-        let rows = self.call(kind, |statements| &statements.records, vec![(Box::new(kind), Type::TEXT)]);
+        let rows = self.call(kind, |statements| &statements.records.list, vec![(Box::new(kind), Type::TEXT)]);
         Box::pin(async move { rows.await?.iter().map(record).collect() })
     }
 }

@@ -160,13 +160,35 @@ pub(super) struct Statements {
     pub(super) overrides: String,
     pub(super) book: String,
     pub(super) add_usage: String,
-    pub(super) put_record: String,
-    pub(super) remove_record: String,
+    pub(super) records: RecordStatements,
+}
+
+/// Statements of records.
+#[derive(Debug)]
+pub(super) struct RecordStatements {
+    pub(super) put: String,
     #[cfg(feature = "jobs")]
-    pub(super) create_record: String,
+    pub(super) create: String,
     #[cfg(feature = "jobs")]
-    pub(super) replace_record: String,
-    pub(super) records: String,
+    pub(super) replace: String,
+    pub(super) remove: String,
+    pub(super) list: String,
+}
+
+impl RecordStatements {
+    fn new(schema: &str) -> Self {
+        let of = |text: &str| text.replace("{schema}", schema);
+        Self {
+            put: of(PUT_RECORD),
+            #[cfg(feature = "jobs")]
+            create: of(CREATE_RECORD),
+            #[cfg(feature = "jobs")]
+            replace: of(REPLACE_RECORD),
+            remove: of("DELETE FROM {schema}.tollgate_records WHERE kind = $1 AND name = $2"),
+            list: of("SELECT name, record, ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
+FROM {schema}.tollgate_records WHERE kind = $1 AND expires_at > clock_timestamp() ORDER BY name"),
+        }
+    }
 }
 
 impl Statements {
@@ -227,14 +249,7 @@ SELECT name FROM {schema}.tollgate_limits WHERE expires_at <= now() ORDER BY exp
             overrides: of(OVERRIDES),
             book: of(BOOK),
             add_usage: of(ADD_USAGE),
-            put_record: of(PUT_RECORD),
-            #[cfg(feature = "jobs")]
-            create_record: of(CREATE_RECORD),
-            #[cfg(feature = "jobs")]
-            replace_record: of(REPLACE_RECORD),
-            remove_record: of("DELETE FROM {schema}.tollgate_records WHERE kind = $1 AND name = $2"),
-            records: of("SELECT name, record, ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
-FROM {schema}.tollgate_records WHERE kind = $1 AND expires_at > clock_timestamp() ORDER BY name"),
+            records: RecordStatements::new(schema),
         }
     }
 }

@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
-use super::claim::{JobRecord, JobStore};
-use super::context::{JobContext, RunState};
+use super::claim::JobStore;
+use super::job::{Job, JobSpec, JobsShared};
 use super::run::JobRun;
 use super::runner;
 use super::status::JobStatus;
@@ -17,60 +17,18 @@ use crate::base::clock::{Clock, unix_millis};
 use crate::base::error::Error;
 use crate::base::event::Events;
 use crate::base::lock::Mutex;
-use crate::base::maybe_ready::BoxFuture;
 use crate::base::metrics::family::Metric;
 use crate::base::metrics::samples::Samples;
 use crate::base::mode::ModeCell;
 use crate::base::random::random;
-use crate::jobs::schedule::due::Schedule;
-use crate::jobs::schedule::missed::Missed;
 use crate::store::fleet_records::port::FleetRecords;
 
-/// Jobs of a gate.
+/// Most jobs of a gate.
 const MAX_JOBS: usize = 32;
-/// Runs at once in a process.
+/// Most runs at once in a process.
 const MAX_RUNNING: usize = 4;
 /// Time for which `shutdown` waits for runs.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Work of a job.
-pub(super) type RunJob = Box<dyn Fn(JobContext) -> BoxFuture<Result<String, String>> + Send + Sync>;
-
-/// What a job is.
-pub(crate) struct JobSpec {
-    pub(super) name: Arc<str>,
-    pub(super) schedule: Schedule,
-    /// Schedule as it was given.
-    pub(super) text: String,
-    pub(super) jitter: Duration,
-    pub(super) timeout: Duration,
-    pub(super) attempts: u32,
-    pub(super) missed: Missed,
-    pub(super) run: RunJob,
-}
-
-/// A job, and what this process knows of it.
-pub(super) struct Job {
-    pub(super) spec: JobSpec,
-    pub(super) known: Mutex<JobRecord>,
-    pub(super) running: Mutex<Option<Arc<RunState>>>,
-    /// Whether a person asked for a run.
-    pub(super) asked: AtomicBool,
-    pub(super) wake: Notify,
-    /// When it was added, in milliseconds since 1970.
-    pub(super) since: u64,
-    task: OnceLock<AbortHandle>,
-}
-
-/// What the tasks of jobs share.
-pub(super) struct JobsShared {
-    pub(super) store: JobStore,
-    pub(super) clock: Clock,
-    pub(super) events: Events,
-    pub(super) mode: Arc<ModeCell>,
-    pub(super) permits: Semaphore,
-    pub(super) stopping: Arc<AtomicBool>,
-}
 
 /// The jobs of a gate. Dropping it ends their tasks.
 pub(crate) struct JobEngine {
@@ -183,26 +141,6 @@ impl JobEngine {
             // Each run sees that its time is up, and gives its lease back.
             let given_back = self.shared.permits.acquire_many(MAX_RUNNING as u32);
             let _ = tokio::time::timeout(Duration::from_secs(1), given_back).await;
-        }
-    }
-}
-
-impl Job {
-    fn status(&self, now: u64) -> JobStatus {
-        let (known, running) = (self.known.lock().clone(), self.running.lock().clone());
-        let progress = running.as_ref().map(|run| (run.done.load(Ordering::Relaxed), run.of.load(Ordering::Relaxed)));
-        JobStatus {
-            name: self.spec.name.to_string(),
-            schedule: self.spec.text.clone(),
-            is_enabled: known.is_enabled,
-            is_running: running.is_some(),
-            progress: progress.filter(|(_, of)| *of > 0),
-            next_at: self.spec.schedule.next_after(now),
-            runs: known.runs,
-            failures: known.failures,
-            failed_in_a_row: known.failed_in_a_row,
-            succeeded_at: known.succeeded_at,
-            last: known.last,
         }
     }
 }
