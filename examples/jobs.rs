@@ -90,7 +90,8 @@ async fn day(directory: &Path) -> Result<bool, Error> {
         provider.is_down.store((10 * HOUR..10 * HOUR + 40 * MINUTE).contains(&second), Ordering::SeqCst);
         if second == 18 * HOUR {
             service.stop().await;
-            // Its files are closed by threads, which the paused time does not wait for.
+            // Its tasks end, and then its threads close the files.
+            tokio::time::sleep(Duration::from_secs(5)).await;
             let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(300))).await;
             service = Service::start(directory, &clock, &provider)?;
         }

@@ -80,3 +80,37 @@ async fn twelve_hundred_requests_a_minute_are_one_call_a_minute() {
     let arrivals = (0..1_200 * minutes).map(|n| Duration::from_millis(50 * n));
     assert_eq!(calls(arrivals, Duration::from_secs(60)).await, minutes);
 }
+
+/// The same thousand users with a job that fetches every fifteen minutes: the upstream is called 2 880 times a month whatever they
+/// do, and every one of them gets an answer from the cache. The first value comes before the first user.
+#[tokio::test(start_paused = true)]
+async fn with_a_job_no_user_waits_for_the_upstream() {
+    let (users, views, days) = (1_000_u64, 2, 30_u64);
+    let start = std::time::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+    let (hand, calls) = (ManualClock::starting(start - Duration::from_secs(900)), Arc::<AtomicU64>::default());
+    let gate = Tollgate::builder().clock(Clock::Manual(hand.clone())).build().expect("a gate");
+    let prices = gate.data().cached::<u64>("prices").ttl(Duration::from_secs(1_800)).build().expect("a namespace");
+    let (paid, cache) = (calls.clone(), prices.clone());
+    let refresh = move |_| {
+        let (paid, cache) = (paid.clone(), cache.clone());
+        async move { cache.put("all", paid.fetch_add(1, Ordering::SeqCst)).await.map(|_| ()) }
+    };
+    gate.jobs().every("15m").job("prices", refresh).expect("a job");
+    let mut dice = Dice(SEED);
+    let month = days * 86_400;
+    let mut arrivals: Vec<u64> = (0..users * views * days).map(|_| (month as f64 * dice.roll()) as u64).collect();
+    arrivals.sort_unstable();
+    let mut arrivals = arrivals.into_iter().peekable();
+    for slot in 0..month / 900 {
+        hand.advance(Duration::from_secs(900));
+        // The job looks at the clock within a second.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        while arrivals.next_if(|at| *at < (slot + 1) * 900).is_some() {
+            assert!(prices.get("all").await.is_some(), "a user waits in slot {slot}");
+        }
+    }
+    let stats = gate.stats();
+    let data = &stats.data[0];
+    println!("with a job {} calls, {} hits, {} misses", calls.load(Ordering::SeqCst), data.hits, data.misses);
+    assert_eq!((calls.load(Ordering::SeqCst), data.hits, data.misses), (2_880, 60_000, 0));
+}
