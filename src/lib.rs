@@ -124,6 +124,8 @@ pub use health::slo::SloStatus;
 pub use jobs::engine::{builder::JobBuilder, context::JobContext, handle::Jobs, run::JobRun, status::JobStatus};
 #[cfg(feature = "jobs")]
 pub use jobs::schedule::missed::Missed;
+#[cfg(feature = "jobs")]
+pub use jobs::tower::trigger::JobTrigger;
 pub use resilience::circuit::Circuit;
 pub use resilience::guard::GuardStats;
 

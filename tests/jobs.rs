@@ -285,6 +285,87 @@ fn wrong_settings_are_errors() {
     assert!(jobs.on_demand().job("more", run).expect_err("too many").to_string().contains("more than 32 jobs"));
 }
 
+/// As a cron service would: over a socket, with curl.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cron_service_runs_what_is_due() {
+    let gate = Tollgate::builder().build().expect("a gate");
+    let count = Arc::new(AtomicUsize::new(0));
+    gate.jobs().every("1s").missed(Missed::Once).job("coins", counting(&count)).expect("a job");
+    gate.jobs().every("365d").job("yearly", counting(&count)).expect("a job");
+    gate.jobs()
+        .every("1s")
+        .retries(0)
+        .job("broken", |_| async { Err::<(), _>("the provider is down") })
+        .expect("a job");
+    let trigger =
+        gate.jobs().trigger("the secret in use").expect("long enough").secret("the secret after it").expect("two");
+    let near = trigger.clone().only_from(["203.0.113.0/24"]).expect("a network");
+    let app = axum::Router::new().route_service("/jobs/due", trigger.clone()).route_service("/near/due", near);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let service = app.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    let curl = async |words: &str, secret: &str, path: &str| {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-s", "-w", "\n%{http_code}"]).args(words.split_whitespace());
+        curl.args(["-H", &format!("authorization: Bearer {secret}"), &format!("http://{address}{path}")]);
+        let said = String::from_utf8(curl.output().await.expect("curl is installed").stdout).expect("text");
+        let (body, status) = said.rsplit_once('\n').expect("a status");
+        (body.to_owned(), status.to_owned())
+    };
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let (body, status) = curl("-X POST", "the secret in use", "/jobs/due").await;
+    let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status.as_str(), &answer["done"]), ("200", &true.into()), "{body}");
+    assert!(count.load(Ordering::SeqCst) >= 1, "{body}");
+    let result = |job: &str| {
+        let jobs = answer["jobs"].as_array().expect("a list").clone();
+        jobs.into_iter().find(|one| one["job"] == job).expect("each job")["result"].clone()
+    };
+    assert!(["done", "not due"].map(serde_json::Value::from).contains(&result("coins")), "{body}");
+    assert_eq!(result("yearly"), "not due");
+    assert!(["failed", "not due"].map(serde_json::Value::from).contains(&result("broken")), "{body}");
+    assert_eq!(curl("", "the secret after it", "/jobs/due").await.1, "200", "GET, while the secret is replaced");
+    assert_eq!(curl("-X POST", "the secret in us", "/jobs/due").await.1, "401");
+    assert_eq!(curl("-X POST", "", "/jobs/due").await.1, "401");
+    assert_eq!(curl("-X PUT", "the secret in use", "/jobs/due").await.1, "405");
+    assert_eq!(curl("-X POST", "the secret in use", "/near/due").await.1, "403");
+    assert!(gate.jobs().trigger("short").is_err() && trigger.secret("a third secret!!").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_cron_service_waits_for_so_long() {
+    let (hand, builder) = turned();
+    let gate = builder.build().expect("a gate");
+    gate.jobs()
+        .every("1m")
+        .retries(0)
+        .job("long", |_| async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Ok::<_, String>("twenty seconds")
+        })
+        .expect("a job");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    hand.advance(MINUTE);
+    let trigger = gate.jobs().trigger("the secret in use").expect("long enough").max_wait(Duration::from_secs(5));
+    let request = http::Request::post("/jobs/due")
+        .header("authorization", "Bearer the secret in use")
+        .body(())
+        .expect("a request");
+    let answer = trigger.handle(&request).await;
+    let text = async |answer: http::Response<http_body_util::Full<bytes::Bytes>>| {
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
+        String::from_utf8(body.to_vec()).expect("text")
+    };
+    assert_eq!(answer.status(), 202);
+    assert_eq!(text(answer).await, r#"{"done":false,"jobs":[{"job":"long","result":"running","text":""}]}"#);
+    let answer = trigger.clone().max_wait(Duration::from_secs(30)).handle(&request).await;
+    assert_eq!(answer.status(), 200);
+    let done = r#"{"done":true,"jobs":[{"job":"long","result":"done","text":"\"twenty seconds\""}]}"#;
+    assert_eq!(text(answer).await, done, "the same run");
+    assert_eq!(gate.jobs().list()[0].runs, 1);
+}
+
 /// Four gates over one server: each time is run once, and a gate that is dropped leaves its work to the others.
 async fn each_time_is_run_once(node: impl Fn() -> TollgateBuilder) {
     let runs: Arc<Mutex<HashMap<(SystemTime, u32), usize>>> = Arc::default();

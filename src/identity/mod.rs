@@ -32,7 +32,7 @@ mod extracted_keys;
 mod fleet;
 mod forwarded;
 mod key;
-mod network;
+pub(crate) mod network;
 mod proxy;
 mod resolve;
 mod token_cache;

@@ -2,3 +2,4 @@
 
 pub(crate) mod engine;
 pub(crate) mod schedule;
+pub(crate) mod tower;

@@ -12,6 +12,7 @@ use crate::base::mode::Mode;
 use crate::jobs::schedule::cron::Cron;
 use crate::jobs::schedule::due::Schedule;
 use crate::jobs::schedule::span::parse_span;
+use crate::jobs::tower::trigger::JobTrigger;
 
 /// Jobs of a [`Tollgate`](crate::Tollgate): named work on a schedule, such as fetching what users will ask for. Clones share state.
 ///
@@ -87,6 +88,14 @@ impl Jobs {
     /// If there is no such job, or the store is unavailable.
     pub async fn set_enabled(&self, name: &str, is_enabled: bool) -> Result<(), Error> {
         self.engine.set_enabled(name, is_enabled).await
+    }
+
+    /// Creates a service that runs what is due when a cron service asks it with this secret of at least 16 bytes.
+    ///
+    /// # Errors
+    /// If the secret is shorter.
+    pub fn trigger(&self, secret: &str) -> Result<JobTrigger, Error> {
+        JobTrigger::new(self.engine.clone()).secret(secret)
     }
 
     /// Switches all jobs of this process. In [`Mode::Shadow`] each time is claimed and recorded, and nothing is run.

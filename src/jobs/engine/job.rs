@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
-use super::claim::{JobRecord, JobStore};
+use super::claim::{JobRecord, JobState, JobStore};
 use super::context::{JobContext, RunState};
 use super::status::JobStatus;
+use super::triggered_job::TriggeredJob;
 use crate::base::clock::Clock;
 use crate::base::event::Events;
 use crate::base::lock::Mutex;
@@ -58,6 +59,36 @@ pub(super) struct JobsShared {
 }
 
 impl Job {
+    /// Returns the last time that is due and was not dealt with yet.
+    pub(super) fn newest_due(&self, now: u64) -> Option<u64> {
+        let known = self.known.lock();
+        let last = if known.slot == 0 { self.since } else { known.slot };
+        let is_pending = matches!(known.status, JobState::Running | JobState::Retry).then_some(known.slot);
+        let due = known.is_enabled.then(|| self.spec.schedule.due(last, now, self.spec.missed)).unwrap_or_default();
+        due.last().copied().or(is_pending)
+    }
+
+    /// Whether nothing is left to do for this time.
+    pub(super) fn has_dealt_with(&self, slot: u64) -> bool {
+        let known = self.known.lock();
+        known.slot > slot || known.slot == slot && matches!(known.status, JobState::Done | JobState::Failed)
+    }
+
+    /// Says what became of the job, of which this time was due.
+    pub(super) fn triggered(&self, due: Option<u64>, has_ended: bool) -> TriggeredJob {
+        let known = self.known.lock();
+        let last = known.last.as_ref().filter(|run| Some(run.slot) == due);
+        let result = match (due, has_ended, last) {
+            (None, ..) if !known.is_enabled => "disabled",
+            (None, ..) => "not due",
+            (_, false, _) => "running",
+            (.., Some(run)) if run.is_failure() => "failed",
+            _ => "done",
+        };
+        let text = last.filter(|_| has_ended).map(|run| run.text.clone()).unwrap_or_default();
+        TriggeredJob { job: self.spec.name.to_string(), result, text }
+    }
+
     pub(super) fn status(&self, now: u64) -> JobStatus {
         let (known, running) = (self.known.lock().clone(), self.running.lock().clone());
         let progress = running.as_ref().map(|run| (run.done.load(Ordering::Relaxed), run.of.load(Ordering::Relaxed)));

@@ -13,6 +13,7 @@ use super::job::{Job, JobSpec, JobsShared};
 use super::run::JobRun;
 use super::runner;
 use super::status::JobStatus;
+use super::triggered_job::TriggeredJob;
 use crate::base::clock::{Clock, unix_millis};
 use crate::base::error::Error;
 use crate::base::event::Events;
@@ -125,6 +126,25 @@ impl JobEngine {
             let known: Vec<_> = jobs.iter().map(|job| &*job.spec.name).collect();
             Error::config(format!("unknown job {name:?}; use one of {known:?}"))
         })
+    }
+
+    /// Runs what is due, and waits for it, at most for this time. Says what became of each job.
+    pub(crate) async fn run_due(&self, most: Duration) -> Vec<TriggeredJob> {
+        self.start();
+        let jobs: Vec<Arc<Job>> = self.jobs.lock().clone();
+        let now = unix_millis(self.shared.clock.wall());
+        let all = jobs.iter().map(|job| async move {
+            job.wake.notify_one();
+            let due = job.newest_due(now);
+            let ended = async {
+                while due.is_some_and(|due| !job.has_dealt_with(due)) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let has_ended = tokio::time::timeout(most, ended).await.is_ok();
+            job.triggered(due, has_ended)
+        });
+        futures_util::future::join_all(all).await
     }
 
     /// Lets no run begin any more, and waits five seconds for those that have; then drops them, and another process makes the

@@ -10,3 +10,4 @@ pub(crate) mod job_engine;
 pub(crate) mod run;
 pub(crate) mod runner;
 pub(crate) mod status;
+pub(crate) mod triggered_job;

@@ -1,0 +1,3 @@
+//! Tower service that runs due jobs on request.
+
+pub(crate) mod trigger;
