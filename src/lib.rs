@@ -109,6 +109,8 @@ pub use gate::health::settings::HealthBuilder;
 pub use gate::health::status::{CacheHealth, DatabaseHealth, Health};
 pub use gate::inbound::{Tollgate, TollgateLayer, TollgateService};
 pub use gate::inbound_builder::TollgateBuilder;
+#[cfg(feature = "jobs")]
+pub use gate::jobs::Jobs;
 pub use gate::metrics::Metrics;
 pub use gate::outbound::{UpstreamGate, UpstreamGateLayer, UpstreamGateService, UpstreamGateStats};
 pub use gate::outbound_builder::UpstreamGateBuilder;
@@ -121,7 +123,7 @@ pub use health::checks::CheckStatus;
 pub use health::score::ScorePart;
 pub use health::slo::SloStatus;
 #[cfg(feature = "jobs")]
-pub use jobs::engine::{builder::JobBuilder, context::JobContext, handle::Jobs, run::JobRun, status::JobStatus};
+pub use jobs::engine::{builder::JobBuilder, context::JobContext, run::JobRun, status::JobStatus};
 #[cfg(feature = "jobs")]
 pub use jobs::schedule::missed::Missed;
 #[cfg(feature = "jobs")]

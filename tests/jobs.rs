@@ -120,6 +120,8 @@ async fn a_failed_run_is_repeated_and_repeated_failures_are_a_warning() {
     assert_eq!(outcomes("slow").await, [run(1, "timed-out", "it took longer than 5s")]);
     let checks = gate.health().checks;
     let of = |name: &str| checks.iter().find(|check| check.name == name).map(|check| check.status);
+    assert_eq!(gate.health().recommendations[0].code, "job-fails");
+    assert_eq!(gate.stats().jobs[1].failed_in_a_row, 3);
     assert_eq!((of("job never"), of("job third"), of("job slow")), (Some("warn"), Some("pass"), Some("pass")));
     assert!(ended.lock().expect("not poisoned").contains(&format!("never 3 failed {down}")));
 }

@@ -16,6 +16,8 @@ use tower_layer::Layer;
 use super::health::HealthEngine;
 use super::health::status::Health;
 use super::inbound_builder::TollgateBuilder;
+#[cfg(feature = "jobs")]
+use super::jobs::Jobs;
 use super::overrides::OverrideEngine;
 use super::overrides::handle::Overrides;
 use super::stats::Stats;
@@ -30,7 +32,7 @@ use crate::base::mode::Mode;
 use crate::cache::{Cache, CacheLayer, DataCache, Invalidate, Rules};
 use crate::context::GatePlace;
 #[cfg(feature = "jobs")]
-use crate::jobs::engine::{handle::Jobs, job_engine::JobEngine};
+use crate::jobs::engine::job_engine::JobEngine;
 use crate::limit::{Quota, RateLimit, RateLimitLayer};
 #[cfg(feature = "admin")]
 use crate::store::fleet_records::port::FleetRecords;
@@ -173,7 +175,10 @@ impl Tollgate {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let TollgateLayer { timing, limit, cache, .. } = &self.layer;
-        Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call)
+        let stats = Stats::of(timing.stats(), limit.stats(), cache.stats(), self.cost_per_call);
+        #[cfg(feature = "jobs")]
+        let stats = Stats { jobs: self.jobs.list(), ..stats };
+        stats
     }
 
     /// Returns the layer of the limits: their statistics and subjects, without a request.

@@ -7,6 +7,8 @@ pub(crate) mod health;
 pub(crate) mod inbound;
 mod inbound_build;
 pub(crate) mod inbound_builder;
+#[cfg(feature = "jobs")]
+pub(crate) mod jobs;
 pub(crate) mod metrics;
 pub(crate) mod outbound;
 pub(crate) mod outbound_builder;

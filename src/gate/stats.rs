@@ -64,6 +64,9 @@ pub struct Stats {
     pub money_saved: Option<f64>,
     /// Statistics of timing: queries, slow requests, percentiles over all routes.
     pub timing: TimingStats,
+    /// Jobs.
+    #[cfg(feature = "jobs")]
+    pub jobs: Vec<crate::JobStatus>,
 }
 
 /// Modes of the layers of a [`Tollgate`](crate::Tollgate): on, off or shadow.
@@ -172,6 +175,8 @@ impl Stats {
             time_saved: cache.time_saved,
             money_saved: cost_per_call.map(|cost| cost * cache.inner_calls_avoided as f64),
             timing,
+            #[cfg(feature = "jobs")]
+            jobs: Vec::new(),
         }
     }
 }

@@ -54,6 +54,16 @@ pub(crate) fn advise(observed: &Observation) -> Vec<Advice> {
     all.extend(observed.limits.iter().filter_map(refuses_many));
     all.extend(observed.limits.iter().filter_map(forgotten_shadow));
     all.extend(observed.findings.iter().filter_map(finding));
+    all.extend(observed.jobs.iter().filter(|job| job.fails()).map(|job| Advice {
+        code: "job-fails",
+        text: format!(
+            "The job {} fails repeatedly: what it refreshes grows old. Mend the cause, then run it now.",
+            job.name
+        ),
+        evidence: format!("the last {} attempts failed, the last one with: {}", job.failed_in_a_row, job.text),
+        lines: format!("gate.jobs().run_now({:?})?;", job.name),
+        weight: 0.7,
+    }));
     all.extend(observed.pools.iter().filter(|pool| pool.used() >= super::targets::POOL_USE).map(|pool| Advice {
         code: "pool-small",
         text: format!("The pool {} is nearly used up: hold connections for less time, or enlarge it.", pool.name),
@@ -200,7 +210,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::health::observed::{FindingState, PoolState, QuotaState, StoreState, UncachedState};
+    use crate::health::observed::{FindingState, ObservedJob, PoolState, QuotaState, StoreState, UncachedState};
     use crate::health::totals::Totals;
 
     fn codes(observed: &Observation) -> Vec<&'static str> {
@@ -242,6 +252,10 @@ mod tests {
                 o.hour = Totals { requests, ..Totals::default() };
             })
         };
+        let job = |failed_in_a_row| Observation {
+            jobs: vec![ObservedJob { name: "coins".into(), failed_in_a_row, text: "the provider is down".into() }],
+            ..Observation::default()
+        };
         let found = |kind| of(&move |o| o.findings.push(FindingState { kind, count: 3, ..FindingState::default() }));
         vec![
             ("store-down", store(false), store(true)),
@@ -254,6 +268,7 @@ mod tests {
             ("shadow-unused", shadow(1_000, 0), shadow(1_000, 1)),
             ("pool-small", pool(8), pool(7)),
             ("unmatched-rule", rule(1_000), rule(999)),
+            ("job-fails", job(3), job(2)),
             ("n-plus-one", found("n_plus_one"), found("slow_request")),
             ("pool-starvation", found("pool_starvation"), found("slow_request")),
             ("unbatched-writes", found("unbatched_writes"), found("slow_request")),

@@ -6,9 +6,6 @@ use super::observed::Observation;
 use super::slo::SloStatus;
 use super::targets::{POOL_USE, QUOTA_USE};
 
-/// Failed attempts in a row from which a job is a warning.
-const JOB_FAILURES: u64 = 3;
-
 /// Result of one check. Serialises to JSON.
 ///
 /// ```
@@ -66,10 +63,9 @@ pub(crate) fn checks(observed: &Observation, slos: &[SloStatus]) -> Vec<CheckSta
         let status = if slo.state == "missed" { "warn" } else { "pass" };
         CheckStatus::new(format!("slo {}", slo.name), status, format!("missed: {}", slo.text))
     });
-    let jobs = observed.jobs.iter().map(|(job, failed)| {
-        let status = if *failed >= JOB_FAILURES { "warn" } else { "pass" };
-        let text = if *failed > 0 { format!("the last {failed} attempts failed") } else { String::new() };
-        CheckStatus::new(format!("job {job}"), status, text)
+    let jobs = observed.jobs.iter().map(|job| {
+        let text = format!("the last {} attempts failed: {}", job.failed_in_a_row, job.text);
+        CheckStatus::new(format!("job {}", job.name), if job.fails() { "warn" } else { "pass" }, text)
     });
     stores.chain(quotas).chain(pools).chain(objectives).chain(jobs).collect()
 }

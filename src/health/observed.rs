@@ -29,8 +29,24 @@ pub(crate) struct Observation {
     pub(crate) unmatched_rules: Vec<String>,
     /// Routes with findings.
     pub(crate) findings: Vec<FindingState>,
-    /// Jobs, with the number of attempts that failed since the last success.
-    pub(crate) jobs: Vec<(String, u64)>,
+    pub(crate) jobs: Vec<ObservedJob>,
+}
+
+/// A job.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ObservedJob {
+    pub(crate) name: String,
+    /// Attempts that failed since the last success.
+    pub(crate) failed_in_a_row: u64,
+    /// Result or error of the last attempt.
+    pub(crate) text: String,
+}
+
+impl ObservedJob {
+    /// Whether it fails repeatedly.
+    pub(crate) const fn fails(&self) -> bool {
+        self.failed_in_a_row >= super::targets::JOB_FAILURES
+    }
 }
 
 /// Shared store, of limits, credits or a level of the cache.

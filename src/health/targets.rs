@@ -10,6 +10,8 @@ use crate::base::route_matcher::RouteMatcher;
 pub(crate) const FAST_SHARE: f64 = 0.95;
 /// Target hit ratio of what has none of its own.
 pub(crate) const HIT_RATIO: f64 = 0.7;
+/// Failed attempts in a row from which a job fails repeatedly.
+pub(crate) const JOB_FAILURES: u64 = 3;
 /// Use of a pool of connections from which it is a warning.
 pub(crate) const POOL_USE: f64 = 0.8;
 /// Use of a quota from which it is a warning, and a failure.

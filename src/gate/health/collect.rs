@@ -163,7 +163,7 @@ impl Collected {
             unmatched_rules: self.cache.unmatched_rules.clone(),
             findings: findings.collect(),
             #[cfg(feature = "jobs")]
-            jobs: layers.jobs.failed_in_a_row(),
+            jobs: layers.jobs.observed(),
             #[cfg(not(feature = "jobs"))]
             jobs: Vec::new(),
             cached,

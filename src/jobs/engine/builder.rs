@@ -39,7 +39,7 @@ pub struct JobBuilder {
 }
 
 impl JobBuilder {
-    pub(super) fn new(engine: Arc<JobEngine>, schedule: Result<Schedule, Error>, text: String) -> Self {
+    pub(crate) fn new(engine: Arc<JobEngine>, schedule: Result<Schedule, Error>, text: String) -> Self {
         let (jitter, timeout) = (Ok(Duration::ZERO), Ok(Duration::from_secs(600)));
         Self { engine, schedule, text, jitter, timeout, retries: 2, missed: Missed::default() }
     }

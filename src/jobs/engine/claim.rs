@@ -233,6 +233,11 @@ impl JobStore {
     }
 }
 
+/// Whether a lease that was asked for so long ago certainly lasts for some more seconds.
+pub(super) fn is_in_time(span: Duration) -> bool {
+    span <= LEASE * 2 / 3
+}
+
 fn lease_record(job: &str, lease: &[u8]) -> FleetRecord {
     FleetRecord { name: job.to_owned(), contents: lease.to_vec(), left: LEASE }
 }
@@ -282,3 +287,6 @@ impl JobRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ use crate::base::metrics::family::Metric;
 use crate::base::metrics::samples::Samples;
 use crate::base::mode::ModeCell;
 use crate::base::random::random;
+use crate::health::observed::ObservedJob;
 use crate::store::fleet_records::port::FleetRecords;
 
 /// Most jobs of a gate.
@@ -34,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The jobs of a gate. Dropping it ends their tasks.
 pub(crate) struct JobEngine {
     shared: Arc<JobsShared>,
-    pub(super) mode: Arc<ModeCell>,
+    pub(crate) mode: Arc<ModeCell>,
     jobs: Mutex<Vec<Arc<Job>>>,
 }
 
@@ -78,16 +79,20 @@ impl JobEngine {
         }
     }
 
-    pub(super) fn list(&self) -> Vec<JobStatus> {
+    pub(crate) fn list(&self) -> Vec<JobStatus> {
         self.start();
         let now = unix_millis(self.shared.clock.wall());
         self.jobs.lock().iter().map(|job| job.status(now)).collect()
     }
 
-    /// Returns the jobs, with the number of attempts that failed since the last success.
-    pub(crate) fn failed_in_a_row(&self) -> Vec<(String, u64)> {
-        let jobs = self.jobs.lock();
-        jobs.iter().map(|job| (job.spec.name.to_string(), job.known.lock().failed_in_a_row)).collect()
+    /// Returns what health is judged by.
+    pub(crate) fn observed(&self) -> Vec<ObservedJob> {
+        let observed = |job: &Arc<Job>| {
+            let known = job.known.lock();
+            let text = known.last.as_ref().map(|run| run.text.clone()).unwrap_or_default();
+            ObservedJob { name: job.spec.name.to_string(), failed_in_a_row: known.failed_in_a_row, text }
+        };
+        self.jobs.lock().iter().map(observed).collect()
     }
 
     pub(crate) fn fill_metrics(&self, out: &mut dyn Samples) {
@@ -101,11 +106,11 @@ impl JobEngine {
         }
     }
 
-    pub(super) async fn history(&self, name: &str) -> Vec<JobRun> {
+    pub(crate) async fn history(&self, name: &str) -> Vec<JobRun> {
         self.shared.store.runs(name).await.unwrap_or_default()
     }
 
-    pub(super) fn run_now(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn run_now(&self, name: &str) -> Result<(), Error> {
         let job = self.find(name)?;
         job.asked.store(true, Ordering::Release);
         job.wake.notify_one();
@@ -113,7 +118,7 @@ impl JobEngine {
         Ok(())
     }
 
-    pub(super) async fn set_enabled(&self, name: &str, is_enabled: bool) -> Result<(), Error> {
+    pub(crate) async fn set_enabled(&self, name: &str, is_enabled: bool) -> Result<(), Error> {
         let job = self.find(name)?;
         self.shared.store.set_enabled(name, is_enabled).await?;
         job.known.lock().is_enabled = is_enabled;

@@ -4,7 +4,6 @@ pub(crate) mod builder;
 pub(crate) mod claim;
 pub(crate) mod context;
 
-pub(crate) mod handle;
 pub(crate) mod job;
 pub(crate) mod job_engine;
 pub(crate) mod run;

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::time::Instant;
 
-use super::claim::{ClaimRequest, GrantedAttempt, JobClaim, JobState, LEASE};
+use super::claim::{ClaimRequest, GrantedAttempt, JobClaim, JobState, LEASE, is_in_time};
 use super::context::{JobContext, RunState};
 use super::job::{Job, JobsShared};
 use super::run::{JobRun, cut};
@@ -71,10 +72,11 @@ async fn attend(shared: &Arc<JobsShared>, job: &Job, slot: u64, by_hand: bool) {
             return;
         }
         let wanted = ClaimRequest { job: &job.spec.name, slot, attempts: job.spec.attempts, by_hand };
+        let asked = runtime_now();
         let pause = match shared.store.claim(wanted, shared.now()).await {
             Ok(JobClaim::Granted(granted)) => {
                 *job.known.lock() = granted.record.clone();
-                make(shared, job, &granted).await;
+                make(shared, job, &granted, asked).await;
                 Duration::ZERO
             }
             Ok(JobClaim::Done | JobClaim::Disabled) => break,
@@ -91,7 +93,7 @@ async fn attend(shared: &Arc<JobsShared>, job: &Job, slot: u64, by_hand: bool) {
 }
 
 /// Makes an attempt, and records how it ended.
-async fn make(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
+async fn make(shared: &JobsShared, job: &Job, granted: &GrantedAttempt, asked: Instant) {
     let (record, started_at) = (&granted.record, shared.now());
     let state = Arc::new(RunState {
         job: job.spec.name.clone(),
@@ -105,7 +107,9 @@ async fn make(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
     *job.running.lock() = Some(state.clone());
     let (outcome, text) = match shared.mode.get() {
         Mode::Shadow => ("shadow", String::new()),
-        _ => ended(shared, job, granted, JobContext { shared: state }).await,
+        // The process was suspended: another one may run it by now.
+        _ if !is_in_time(runtime_now() - asked) => ("lapsed", "its lease had ended before it began".to_owned()),
+        _ => ended(shared, job, (granted, asked), JobContext { shared: state }).await,
     };
     *job.running.lock() = None;
     let run = JobRun {
@@ -139,12 +143,12 @@ async fn make(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
 async fn ended(
     shared: &JobsShared,
     job: &Job,
-    granted: &GrantedAttempt,
+    lease: (&GrantedAttempt, Instant),
     context: JobContext,
 ) -> (&'static str, String) {
     let work = tokio::time::timeout(job.spec.timeout, (job.spec.run)(context));
     let given_up = pin!(async {
-        match select(pin!(lease_lost(shared, job, granted)), pin!(stopped(shared))).await {
+        match select(pin!(lease_lost(shared, job, lease)), pin!(stopped(shared))).await {
             Either::Left(_) => ("lapsed", "its lease could not be renewed".to_owned()),
             Either::Right(_) => ("failed", "the process ended".to_owned()),
         }
@@ -158,8 +162,7 @@ async fn ended(
 }
 
 /// Renews the lease until it is lost, or could not be renewed in time.
-async fn lease_lost(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
-    let mut renewed = runtime_now();
+async fn lease_lost(shared: &JobsShared, job: &Job, (granted, mut renewed): (&GrantedAttempt, Instant)) {
     loop {
         tokio::time::sleep(LEASE / 6).await;
         let asked = runtime_now();
@@ -167,7 +170,7 @@ async fn lease_lost(shared: &JobsShared, job: &Job, granted: &GrantedAttempt) {
             Ok(true) => renewed = asked,
             Ok(false) => return,
             // It ends while the lease certainly lasts.
-            Err(_) if runtime_now() - renewed > LEASE * 2 / 3 => return,
+            Err(_) if !is_in_time(runtime_now() - renewed) => return,
             Err(_) => {}
         }
     }

@@ -9,13 +9,13 @@ use crate::base::lock::Mutex;
 use crate::base::maybe_ready::BoxFuture;
 
 /// Contents by kind and name, each until a time.
-type Kept = BTreeMap<(&'static str, String), (Vec<u8>, Timestamp)>;
+type RecordContents = BTreeMap<(&'static str, String), (Vec<u8>, Timestamp)>;
 
 /// Records in memory.
 #[derive(Debug)]
 pub(crate) struct RecordMap {
     clock: Clock,
-    records: Mutex<Kept>,
+    records: Mutex<RecordContents>,
 }
 
 impl RecordMap {
@@ -23,7 +23,10 @@ impl RecordMap {
         Self { clock, records: Mutex::default() }
     }
 
-    fn change<T: Send + 'static>(&self, change: impl FnOnce(&mut Kept, Timestamp) -> T) -> BoxFuture<Result<T, Error>> {
+    fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut RecordContents, Timestamp) -> T,
+    ) -> BoxFuture<Result<T, Error>> {
         let (mut records, now) = (self.records.lock(), self.clock.now());
         records.retain(|_, (_, until)| now < *until);
         let changed = change(&mut records, now);

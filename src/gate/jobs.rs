@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::builder::JobBuilder;
-use super::job_engine::JobEngine;
-use super::run::JobRun;
-use super::status::JobStatus;
 use crate::base::error::Error;
 use crate::base::mode::Mode;
+use crate::jobs::engine::builder::JobBuilder;
+use crate::jobs::engine::job_engine::JobEngine;
+use crate::jobs::engine::run::JobRun;
+use crate::jobs::engine::status::JobStatus;
 use crate::jobs::schedule::cron::Cron;
 use crate::jobs::schedule::due::Schedule;
 use crate::jobs::schedule::span::parse_span;
