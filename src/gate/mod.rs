@@ -1,6 +1,8 @@
 //! Combines the layers: [`Tollgate`](crate::Tollgate) for incoming requests, [`UpstreamGate`](crate::UpstreamGate)
 //! for outgoing calls.
 
+#[cfg(feature = "config")]
+mod config;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod given_once;
 pub(crate) mod health;

@@ -1,0 +1,3 @@
+//! Configuration of a gate by a file.
+
+mod apply;
