@@ -58,7 +58,7 @@ async fn statuses(gate: &Tollgate, requests: Vec<Request<Empty<Bytes>>>) -> Vec<
 
 fn gate() -> Tollgate {
     let clock = ManualClock::new();
-    Tollgate::builder().clock(Clock::from(clock)).config(FILE).unwrap().build().unwrap()
+    Tollgate::builder().clock(Clock::Manual(clock)).config(FILE).unwrap().build().unwrap()
 }
 
 #[tokio::test]
@@ -85,6 +85,18 @@ async fn a_limit_counts_users_on_its_routes_and_a_shadow_limit_rejects_nothing()
 fn limits_are_named_after_their_tables() {
     let names: Vec<String> = gate().stats().limits.iter().map(|limit| limit.name.to_string()).collect();
     assert_eq!(names, ["login", "prices", "trial"]);
+}
+
+#[test]
+fn the_example_is_valid_and_the_guide_shows_it_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let gate = Tollgate::from_config(root.join("examples/tollgate.toml")).unwrap();
+    let limits: Vec<String> =
+        gate.stats().limits.iter().map(|limit| format!("{} {}", limit.name, limit.quota)).collect();
+    assert_eq!(limits, ["login 5/15min", "plan 100/min"]);
+    let example = fs::read_to_string(root.join("examples/tollgate.toml")).unwrap();
+    let guide = fs::read_to_string(root.join("src/docs/configuration.md")).unwrap();
+    assert!(guide.contains(&format!("```toml\n{example}```")), "the guide and the example differ");
 }
 
 #[test]

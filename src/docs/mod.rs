@@ -14,6 +14,7 @@
 //! | see how it is doing, and act | [`operating`] |
 //! | scrape metrics, with a dashboard and alerts | [`metrics`] |
 //! | test your limits and your outages | [`testing`] |
+//! | set limits in a file | [`configuration`] |
 //! | combine the layers with others | [`layer_order`] |
 //! | replace another crate | [`migrating`] |
 //! | know what happens when something fails | [`faults`] |
@@ -23,6 +24,11 @@
 /// Limits, a cache and timing around an axum service, in three steps.
 pub mod getting_started {
     #![doc = include_str!("getting_started.md")]
+}
+
+/// Configuration files.
+pub mod configuration {
+    #![doc = include_str!("configuration.md")]
 }
 
 /// Identities of requests: extractors, trusted proxies, credentials.

@@ -40,7 +40,7 @@ impl TollgateBuilder {
     /// | key | value |
     /// |---|---|
     /// | `schema` | 1; required |
-    /// | `routes` | declared routes: [`routes`](Self::routes) |
+    /// | `routes` | declared routes, without methods: [`routes`](Self::routes) |
     /// | `program` | ignored |
     /// | `identity.user` | `"bearer"` or `"header:NAME"`, else the client's address |
     /// | `identity.proxies` | networks of trusted proxies. Defaults to none |
