@@ -93,7 +93,7 @@ fn the_example_is_valid_and_the_guide_shows_it_whole() {
     let gate = Tollgate::from_config(root.join("examples/tollgate.toml")).unwrap();
     let limits: Vec<String> =
         gate.stats().limits.iter().map(|limit| format!("{} {}", limit.name, limit.quota)).collect();
-    assert_eq!(limits, ["login 5/15min", "plan 100/min"]);
+    assert_eq!(limits, ["login 5/900s", "plan 100/min"]);
     let example = fs::read_to_string(root.join("examples/tollgate.toml")).unwrap();
     let guide = fs::read_to_string(root.join("src/docs/configuration.md")).unwrap();
     assert!(guide.contains(&format!("```toml\n{example}```")), "the guide and the example differ");
