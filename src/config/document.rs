@@ -47,7 +47,7 @@ pub(crate) struct LimitTable {
     #[serde(default)]
     pub(crate) routes: Vec<String>,
     #[serde(default)]
-    pub(crate) mode: LimitMode,
+    pub(crate) mode: ModeName,
     pub(crate) count: Option<CountName>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum SubjectName {
 /// Whether a limit rejects requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum LimitMode {
+pub(crate) enum ModeName {
     #[default]
     Enforce,
     Shadow,

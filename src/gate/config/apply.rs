@@ -6,7 +6,7 @@ use http::HeaderName;
 use toml::Spanned;
 
 use crate::base::error::Error;
-use crate::config::document::{CountName, Document, IdentityTable, LimitMode, LimitTable, SubjectName};
+use crate::config::document::{CountName, Document, IdentityTable, LimitTable, ModeName, SubjectName};
 use crate::config::mistake::{Mistake, render_all};
 use crate::gate::inbound::Tollgate;
 use crate::gate::inbound_builder::TollgateBuilder;
@@ -126,7 +126,7 @@ fn limit(name: String, table: LimitTable) -> Result<Limit, Mistake> {
     if !table.routes.is_empty() {
         limit = limit.on(table.routes);
     }
-    if table.mode == LimitMode::Shadow {
+    if table.mode == ModeName::Shadow {
         limit = limit.shadow();
     }
     limit = match table.count {
