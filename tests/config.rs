@@ -1,4 +1,5 @@
 //! Configuration files: what they set, and the errors of wrong ones.
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::convert::Infallible;
 use std::fs;
@@ -125,4 +126,22 @@ fn wrong_files_have_the_expected_messages() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[tokio::test]
+async fn a_cache_rule_stores_responses_for_its_routes() {
+    let clock = ManualClock::new();
+    let file = "schema = 1\nroutes = [\"/prices/{symbol}\"]\n[cache]\nmemory = \"1MiB\"\n[cache.rules.prices]\n\
+                route = \"/prices/{symbol}\"\nttl = \"15m\"\nsame_for_everyone = true\ntags = [\"prices\"]\n";
+    let builder = Tollgate::builder().clock(Clock::Manual(clock.clone())).config(file).unwrap();
+    let gate = builder.build().unwrap();
+    let price = || request("GET", "/prices/btc", &[("host", "h"), ("authorization", "Bearer anyone")]);
+    statuses(&gate, vec![price(), price()]).await;
+    assert_eq!((gate.stats().inner_calls, gate.stats().cache[0].capacity_bytes), (1, 1 << 20));
+    clock.advance(std::time::Duration::from_secs(901));
+    statuses(&gate, vec![price()]).await;
+    assert_eq!(gate.stats().inner_calls, 2);
+    gate.invalidate().tag("prices").await.unwrap();
+    statuses(&gate, vec![price()]).await;
+    assert_eq!(gate.stats().inner_calls, 3);
 }

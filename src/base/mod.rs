@@ -20,4 +20,6 @@ pub(crate) mod request_head;
 pub(crate) mod route;
 pub(crate) mod route_matcher;
 pub(crate) mod sharded_counter;
+#[cfg(any(feature = "admin", feature = "config", feature = "jobs"))]
+pub(crate) mod span;
 pub(crate) mod structured_fields;

@@ -25,6 +25,30 @@ pub(crate) struct Document {
     pub(crate) identity: IdentityTable,
     #[serde(default)]
     pub(crate) limits: BTreeMap<Spanned<String>, LimitTable>,
+    pub(crate) cache: Option<CacheTable>,
+}
+
+/// The table `[cache]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheTable {
+    pub(crate) memory: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) rules: BTreeMap<Spanned<String>, RuleTable>,
+}
+
+/// A table `[cache.rules.NAME]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RuleTable {
+    pub(crate) route: String,
+    pub(crate) ttl: Spanned<String>,
+    pub(crate) stale_while_revalidate: Option<Spanned<String>>,
+    pub(crate) stale_if_error: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    #[serde(default)]
+    pub(crate) same_for_everyone: bool,
 }
 
 /// The table `[identity]`.
@@ -66,7 +90,7 @@ pub(crate) enum SubjectName {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ModeName {
     #[default]
-    Enforce,
+    On,
     Shadow,
 }
 
@@ -90,7 +114,8 @@ impl Document {
             let message = format!("unknown schema {}; this version reads schema {SCHEMA}", document.schema.get_ref());
             mistakes.push(Mistake::new(document.schema.span(), message));
         }
-        for name in document.limits.keys().filter(|name| !is_table_name(name.get_ref())) {
+        let rules = document.cache.iter().flat_map(|cache| cache.rules.keys());
+        for name in document.limits.keys().chain(rules).filter(|name| !is_table_name(name.get_ref())) {
             let message = format!(
                 "invalid name {:?}; use a-z, 0-9 and single underscores, beginning with a letter",
                 name.get_ref()

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::mode::Mode;
+use crate::base::span::parse_span;
 use crate::jobs::engine::builder::JobBuilder;
 use crate::jobs::engine::job_engine::JobEngine;
 use crate::jobs::engine::run::JobRun;
 use crate::jobs::engine::status::JobStatus;
 use crate::jobs::schedule::cron::Cron;
 use crate::jobs::schedule::due::Schedule;
-use crate::jobs::schedule::span::parse_span;
 use crate::jobs::tower::trigger::JobTrigger;
 
 /// Jobs of a [`Tollgate`](crate::Tollgate): named work on a schedule, such as fetching what users will ask for. Clones share state.

@@ -6,7 +6,11 @@ use http::HeaderName;
 use toml::Spanned;
 
 use crate::base::error::Error;
-use crate::config::document::{CountName, Document, IdentityTable, LimitTable, ModeName, SubjectName};
+use crate::base::span::parse_span;
+use crate::cache::{Rule, Rules};
+use crate::config::document::{
+    CacheTable, CountName, Document, IdentityTable, LimitTable, ModeName, RuleTable, SubjectName,
+};
 use crate::config::mistake::{Mistake, render_all};
 use crate::gate::inbound::Tollgate;
 use crate::gate::inbound_builder::TollgateBuilder;
@@ -47,8 +51,14 @@ impl TollgateBuilder {
     /// | `limits.NAME.by` | `"user"`, `"ip"`, `"global"` or `"node"`; required |
     /// | `limits.NAME.quota` | a [`Quota`], such as `"5/15min"`; required |
     /// | `limits.NAME.routes` | routes it applies to. Defaults to all |
-    /// | `limits.NAME.mode` | `"enforce"` or `"shadow"`. Defaults to `"enforce"` |
+    /// | `limits.NAME.mode` | `"on"` or `"shadow"`. Defaults to `"on"` |
     /// | `limits.NAME.count` | `"failures"` or `"successes"`. Defaults to all outcomes |
+    /// | `cache.memory` | size of the cache in memory, such as `"64MiB"` |
+    /// | `cache.rules.NAME.route` | pattern of the routes; required |
+    /// | `cache.rules.NAME.ttl` | lifetime, such as `"15m"`; required |
+    /// | `cache.rules.NAME.stale_while_revalidate`, `cache.rules.NAME.stale_if_error` | time after it. Defaults to none |
+    /// | `cache.rules.NAME.tags` | tags, also with route parameters |
+    /// | `cache.rules.NAME.same_for_everyone` | whether requests with credentials share responses. Defaults to `false` |
     ///
     /// ```
     /// use tollgate::Tollgate;
@@ -82,8 +92,55 @@ impl TollgateBuilder {
                 Err(mistake) => mistakes.push(mistake),
             }
         }
+        if let Some(table) = document.cache {
+            builder = cache(builder, table, &mut mistakes);
+        }
         if mistakes.is_empty() { Ok(builder) } else { Err(wrong(mistakes)) }
     }
+}
+
+/// Sets the size and the rules of the cache.
+fn cache(mut builder: TollgateBuilder, table: CacheTable, mistakes: &mut Vec<Mistake>) -> TollgateBuilder {
+    if let Some(memory) = &table.memory {
+        match size(memory.get_ref()) {
+            Some(bytes) => builder = builder.memory(bytes),
+            None => {
+                let message =
+                    format!("invalid size {:?}; write it like \"512KiB\", \"64MiB\" or \"2GiB\"", memory.get_ref());
+                mistakes.push(Mistake::new(memory.span(), message));
+            }
+        }
+    }
+    let mut rules = Rules::new();
+    for table in table.rules.into_values() {
+        match rule(&table) {
+            Ok(rule) => rules = rules.route(table.route, rule),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    builder.cache(rules)
+}
+
+fn rule(table: &RuleTable) -> Result<Rule, Mistake> {
+    let span = |text: &Spanned<String>| {
+        parse_span(text.get_ref()).map_err(|error| Mistake::new(text.span(), error.to_string()))
+    };
+    let mut rule = Rule::ttl(span(&table.ttl)?);
+    if let Some(stale) = &table.stale_while_revalidate {
+        rule = rule.stale_while_revalidate(span(stale)?);
+    }
+    if let Some(stale) = &table.stale_if_error {
+        rule = rule.stale_if_error(span(stale)?);
+    }
+    rule = table.tags.iter().fold(rule, |rule, tag| rule.tag(tag.as_str()));
+    Ok(if table.same_for_everyone { rule.same_for_everyone() } else { rule })
+}
+
+/// Reads a whole number of bytes with a binary unit.
+fn size(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0)];
+    let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))?;
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Sets the identity, if the file has one.

@@ -12,9 +12,9 @@ use super::job::JobSpec;
 use super::job_engine::JobEngine;
 use crate::base::error::Error;
 use crate::base::maybe_ready::BoxFuture;
+use crate::base::span::parse_span;
 use crate::jobs::schedule::due::Schedule;
 use crate::jobs::schedule::missed::Missed;
-use crate::jobs::schedule::span::parse_span;
 
 /// Longest name of a job in bytes.
 const MAX_NAME: usize = 64;

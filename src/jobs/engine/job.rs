@@ -64,8 +64,8 @@ impl Job {
         let known = self.known.lock();
         let last = if known.slot == 0 { self.since } else { known.slot };
         let is_pending = matches!(known.status, JobState::Running | JobState::Retry).then_some(known.slot);
-        let due = known.is_enabled.then(|| self.spec.schedule.due(last, now, self.spec.missed)).unwrap_or_default();
-        due.last().copied().or(is_pending)
+        let due = self.spec.schedule.due(last, now, self.spec.missed);
+        due.last().copied().filter(|_| known.is_enabled).or(is_pending)
     }
 
     /// Whether nothing is left to do for this time.

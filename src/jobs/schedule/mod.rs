@@ -3,4 +3,3 @@
 pub(crate) mod cron;
 pub(crate) mod due;
 pub(crate) mod missed;
-pub(crate) mod span;
