@@ -56,8 +56,21 @@ impl Service {
         Ok(Self { gate, prices })
     }
 
+    /// Waits until the directory is open: the process before has closed its files, on threads that the paused time does not
+    /// wait for.
+    async fn opens(&self) {
+        while !self.gate.stats().cache[1].up {
+            let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(10))).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     async fn stop(self) {
         self.gate.shutdown().await;
+        drop(self);
+        // Its tasks end, and then its threads.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(100))).await;
     }
 }
 
@@ -90,10 +103,8 @@ async fn day(directory: &Path) -> Result<bool, Error> {
         provider.is_down.store((10 * HOUR..10 * HOUR + 40 * MINUTE).contains(&second), Ordering::SeqCst);
         if second == 18 * HOUR {
             service.stop().await;
-            // Its tasks end, and then its threads close the files.
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(300))).await;
             service = Service::start(directory, &clock, &provider)?;
+            service.opens().await;
         }
         turn(&clock, STEP).await;
         while views < views_a_day * (second + STEP) / (24 * HOUR) {

@@ -285,8 +285,10 @@ async fn it_says_what_would_happen_to_a_request() {
         before.routes["/articles/{id}"].misses,
         "it is not counted"
     );
-    let answer = ops.ask(Method::GET, "/explain.json?url=%00", &[("authorization", &bearer(SECRET))], "").await;
-    assert_eq!(answer.status(), 422);
+    for wrong in ["url=%00", "url=/other&header=nocolon", "url=/other&header=a+b:c"] {
+        let answer = ops.ask(Method::GET, &format!("/explain.json?{wrong}"), &[("authorization", &bearer(SECRET))], "");
+        assert_eq!(answer.await.status(), 422, "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -240,6 +240,78 @@ async fn a_job_does_not_overlap_itself_and_a_process_that_dies_loses_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_in_the_middle_of_a_run_makes_the_next_attempt() {
+    let (directory, hand) = (TestDirectory::new(), ManualClock::starting(start()));
+    let node = || {
+        let builder = Tollgate::builder().clock(Clock::Manual(hand.clone()));
+        let gate = builder.file(directory.path(), 64 << 20).build().expect("a gate");
+        let run = |ctx: JobContext| async move {
+            if ctx.attempt() == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, String>(ctx.attempt())
+        };
+        gate.jobs().cron("0 1 * * *").timeout("1h").job("nightly", run).expect("a job");
+        gate
+    };
+    let first = node();
+    turn(&hand, 61 * MINUTE).await;
+    assert!(first.jobs().list()[0].is_running);
+    drop(first);
+    let second = node();
+    turn(&hand, 2 * MINUTE).await;
+    let history = second.jobs().history("nightly").await;
+    let outcomes: Vec<_> = history.iter().map(|run| (run.attempt, run.outcome.as_str())).collect();
+    assert_eq!(outcomes, [(2, "done"), (1, "lapsed")], "not a day later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_keeps_twenty_failures_and_ten_successes() {
+    let (hand, builder) = turned();
+    let gate = builder.build().expect("a gate");
+    let count = AtomicUsize::new(0);
+    let every_third_fails = move |_| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(if number % 3 == 0 { Err("the third") } else { Ok(number) })
+    };
+    gate.jobs().every("1m").retries(0).job("coins", every_third_fails).expect("a job");
+    turn(&hand, 90 * MINUTE).await;
+    let history = gate.jobs().history("coins").await;
+    let failures = history.iter().filter(|run| run.is_failure()).count();
+    assert_eq!((failures, history.len() - failures), (20, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_for_a_request_runs_what_became_due_before_it() {
+    let (directory, hand) = (TestDirectory::new(), ManualClock::starting(start()));
+    let count = Arc::new(AtomicUsize::new(0));
+    let ask = async || {
+        let builder = Tollgate::builder().clock(Clock::Manual(hand.clone()));
+        let gate = builder.file(directory.path(), 64 << 20).build().expect("a gate");
+        gate.jobs().every("1h").missed(Missed::Once).job("coins", counting(&count)).expect("a job");
+        let down = |_| std::future::ready(Err::<(), _>("the provider is down"));
+        gate.jobs().every("1h").missed(Missed::Once).retries(0).job("broken", down).expect("a job");
+        let trigger = gate.jobs().trigger("the secret in use").expect("long enough");
+        let request = http::Request::get("/jobs/due").header("authorization", "Bearer the secret in use").body(());
+        let answer = trigger.handle(&request.expect("a request")).await;
+        assert_eq!(answer.status(), 200);
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
+        let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let results = [0, 1].map(|at| answer["jobs"][at]["result"].as_str().expect("a result").to_owned());
+        gate.shutdown().await;
+        results
+    };
+    assert_eq!(ask().await, ["not due", "not due"], "it is known from now on");
+    hand.advance(100 * MINUTE);
+    assert_eq!(ask().await, ["done", "failed"]);
+    hand.advance(Duration::from_secs(1));
+    assert_eq!(ask().await, ["not due", "not due"]);
+    hand.advance(60 * MINUTE);
+    assert_eq!(ask().await, ["done", "failed"]);
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_waits_for_runs_and_then_drops_them() {
     let (hand, builder) = turned();
     let gate = builder.build().expect("a gate");

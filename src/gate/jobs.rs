@@ -74,7 +74,8 @@ impl Jobs {
         self.engine.history(name).await
     }
 
-    /// Runs a job now, in this process, also if it is disabled. It begins within a second, unless it is running.
+    /// Runs a job now, in this process, also if it is disabled. It begins within a second, unless this process waits for a run of
+    /// the job, or for the pause before its next attempt.
     ///
     /// # Errors
     /// If there is no such job.

@@ -62,6 +62,7 @@ impl Metered {
         let gate = set(builder).build().expect("a gate");
         let market = market();
         let stock = gate.data().cached("stock").ttl(MINUTE).target_hit_ratio(0.9).build().expect("a namespace");
+        gate.jobs().on_demand().job("stock", |_| async { Ok::<_, String>(()) }).expect("a job");
         let shop = Shop { stock, market: client(&market) };
         let metrics = Metrics::of(&gate).upstream(&market);
         let app = routes().layer(Extension(shop)).layer(gate.layer());
@@ -98,6 +99,13 @@ impl Metered {
             self.send("GET", "/quotes/ACME", &[]).await;
         }
         self.send("GET", "/quotes/DOWN", &[]).await;
+        self.gate.jobs().run_now("stock").expect("known");
+        for _ in 0..1_000 {
+            if self.gate.jobs().list()[0].runs > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

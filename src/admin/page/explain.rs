@@ -51,8 +51,9 @@ pub(in crate::admin) async fn explain(gate: &Tollgate, form: &Form, host: &str) 
     *request.uri_mut() = path.parse().map_err(|_| malformed())?;
     let host = uri.authority().map_or(host, http::uri::Authority::as_str);
     request.headers_mut().insert(http::header::HOST, HeaderValue::from_str(host).map_err(|_| malformed())?);
-    if let Some((name, value)) = form.get("header").and_then(|field| field.split_once(':')) {
-        let wrong = || Error::config(format!("malformed header field {name:?}"));
+    if let Some(field) = form.get("header") {
+        let wrong = || Error::config(format!("malformed header field {field:?}; write it like Name: value"));
+        let (name, value) = field.split_once(':').ok_or_else(wrong)?;
         let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
         request.headers_mut().insert(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
     }

@@ -23,9 +23,12 @@ const KEPT: Duration = Duration::from_secs(400 * 86_400);
 /// Runs that are kept of a job: failures do not make room for successes.
 const FAILURES: u64 = 20;
 const SUCCESSES: u64 = 10;
+/// Attempts to record the end of a run, a second apart: fewer than the lease has left.
+const FINISH_ATTEMPTS: u32 = 15;
 
 /// What the store knows of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct JobRecord {
     /// The last time that was dealt with, in milliseconds since 1970; 0 for none.
     pub(super) slot: u64,
@@ -79,6 +82,8 @@ pub(super) enum JobClaim {
     Granted(GrantedAttempt),
     /// Another process runs the job.
     Held,
+    /// Attempts of this earlier time are to be made first.
+    Earlier(u64),
     /// Nothing is left to do for this time.
     Done,
     /// The next attempt is due at this time.
@@ -103,6 +108,12 @@ pub(super) struct ClaimRequest<'a> {
     pub(super) by_hand: bool,
 }
 
+/// Record of a job as it was read.
+struct KnownRecord {
+    record: JobRecord,
+    contents: Vec<u8>,
+}
+
 /// Jobs in a store.
 #[derive(Clone)]
 pub(super) struct JobStore {
@@ -113,9 +124,34 @@ pub(super) struct JobStore {
 impl JobStore {
     /// Reads what is known of a job.
     pub(super) async fn read(&self, job: &str) -> Result<Option<JobRecord>, Error> {
-        let found = self.records.list(JOBS).await?;
-        // A record of a later version that cannot be read is as good as none.
-        Ok(found.iter().find(|record| record.name == job).and_then(|kept| serde_json::from_slice(&kept.contents).ok()))
+        Ok(self.known(job).await?.map(|known| known.record))
+    }
+
+    async fn known(&self, job: &str) -> Result<Option<KnownRecord>, Error> {
+        let found = self.records.list(JOBS).await?.into_iter().find(|kept| kept.name == job);
+        // What another version wrote and this one cannot read is replaced.
+        Ok(found.map(|FleetRecord { contents, .. }| KnownRecord {
+            record: serde_json::from_slice(&contents).unwrap_or_default(),
+            contents,
+        }))
+    }
+
+    /// Returns the record of a job; the first process that sees the job writes one, so that what is due counts from then.
+    pub(super) async fn first(&self, job: &str, since: u64) -> Result<JobRecord, Error> {
+        for _ in 0..5 {
+            let known = self.known(job).await?;
+            if let Some(known) = &known
+                && known.record.slot > 0
+            {
+                return Ok(known.record.clone());
+            }
+            let record = known.as_ref().map(|known| known.record.clone()).unwrap_or_default();
+            let record = JobRecord { slot: since, ..record };
+            if self.write(job, &record, known.as_ref()).await? {
+                return Ok(record);
+            }
+        }
+        Err(conflict())
     }
 
     /// Claims the next attempt for this time.
@@ -137,18 +173,22 @@ impl JobStore {
     }
 
     async fn claim_with_lease(&self, wanted: ClaimRequest<'_>, now: u64, lease: &[u8]) -> Result<JobClaim, Error> {
-        let known = self.read(wanted.job).await?;
-        if let Some(decided) = known.as_ref().and_then(|record| decided(record, wanted, now)) {
+        let known = self.known(wanted.job).await?;
+        let record = known.as_ref().map(|known| known.record.clone()).unwrap_or_default();
+        if let Some(decided) = decided(&record, wanted, now) {
             return Ok(decided);
         }
-        let record = known.clone().unwrap_or_default();
+        if record.status == JobState::Running && record.slot < wanted.slot && !wanted.by_hand {
+            // Its process is gone, and it has attempts left.
+            return Ok(JobClaim::Earlier(record.slot));
+        }
         let is_next = record.slot == wanted.slot;
         // Nobody holds the lease: the process that ran it is gone.
         let lapsed = (record.status == JobState::Running).then(|| record.lapsed(now));
+        let mut next = record.ended_by(lapsed.clone());
         if let Some(run) = &lapsed {
-            self.keep(wanted.job, run).await;
+            self.keep(wanted.job, run, &next).await;
         }
-        let mut next = record.ended_by(lapsed);
         if is_next && next.attempt >= wanted.attempts {
             next.status = JobState::Failed;
             let _ = self.write(wanted.job, &next, known.as_ref()).await?;
@@ -168,36 +208,42 @@ impl JobStore {
         self.records.replace(LEASES, lease_record(job, &granted.lease), Some(granted.lease.clone())).await
     }
 
-    /// Records the end of an attempt, unless another process has taken the job over.
+    /// Records the end of an attempt, unless another process has taken the job over. While the store is away it tries again, as
+    /// long as the lease certainly lasts: the work is done, and would be repeated.
     pub(super) async fn finish(&self, job: &str, granted: &GrantedAttempt, run: JobRun, next: JobState, retry_at: u64) {
         let known = granted.record.clone();
         let token = known.token;
         let mut record = JobRecord { status: next, retry_at, ..known.ended_by(Some(run.clone())) };
-        // Someone may have enabled or disabled it meanwhile.
-        for _ in 0..3 {
-            let Ok(Some(current)) = self.read(job).await else { break };
-            if current.token != token {
+        for _ in 0..FINISH_ATTEMPTS {
+            let written = match self.known(job).await {
+                Ok(Some(current)) if current.record.token == token && current.record.status == JobState::Running => {
+                    // Someone may have enabled or disabled it meanwhile.
+                    record.is_enabled = current.record.is_enabled;
+                    self.write(job, &record, Some(&current)).await.unwrap_or(false)
+                }
+                Ok(_) => true,
+                Err(_) => false,
+            };
+            if written {
                 break;
             }
-            record.is_enabled = current.is_enabled;
-            if self.write(job, &record, Some(&current)).await.unwrap_or(false) {
-                break;
-            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        self.keep(job, &run).await;
+        self.keep(job, &run, &record).await;
         self.release(job, &granted.lease).await;
     }
 
     /// Enables or disables a job.
     pub(super) async fn set_enabled(&self, job: &str, is_enabled: bool) -> Result<(), Error> {
         for _ in 0..5 {
-            let known = self.read(job).await?;
-            let next = JobRecord { is_enabled, ..known.clone().unwrap_or_default() };
+            let known = self.known(job).await?;
+            let record = known.as_ref().map(|known| known.record.clone()).unwrap_or_default();
+            let next = JobRecord { is_enabled, ..record };
             if self.write(job, &next, known.as_ref()).await? {
                 return Ok(());
             }
         }
-        Err(Error::store("jobs: the record changes too often", "conflict"))
+        Err(conflict())
     }
 
     /// Returns the runs that are kept, the newest first.
@@ -209,19 +255,21 @@ impl JobStore {
         Ok(runs)
     }
 
-    async fn write(&self, job: &str, record: &JobRecord, known: Option<&JobRecord>) -> Result<bool, Error> {
-        let encode = |record: &JobRecord| {
-            serde_json::to_vec(record).map_err(|error| Error::store("jobs: a record cannot be encoded", error))
-        };
-        let expected = known.map(encode).transpose()?;
-        let record = FleetRecord { name: job.to_owned(), contents: encode(record)?, left: KEPT };
-        self.records.replace(JOBS, record, expected).await
+    async fn write(&self, job: &str, record: &JobRecord, known: Option<&KnownRecord>) -> Result<bool, Error> {
+        let encoded = serde_json::to_vec(record);
+        let contents = encoded.map_err(|error| Error::store("jobs: a record cannot be encoded", error))?;
+        let record = FleetRecord { name: job.to_owned(), contents, left: KEPT };
+        self.records.replace(JOBS, record, known.map(|known| known.contents.clone())).await
     }
 
-    async fn keep(&self, job: &str, run: &JobRun) {
-        let (kind, most) = if run.is_failure() { ("failed", FAILURES) } else { ("done", SUCCESSES) };
+    /// Keeps a run that is counted in this record: failures and successes have places of their own.
+    async fn keep(&self, job: &str, run: &JobRun, counted: &JobRecord) {
+        let (kind, place) = match run.is_failure() {
+            true => ("failed", counted.failures % FAILURES),
+            false => ("done", (counted.runs - counted.failures) % SUCCESSES),
+        };
         let Ok(contents) = serde_json::to_vec(run) else { return };
-        let name = format!("{job} {kind} {}", run.token % most);
+        let name = format!("{job} {kind} {place}");
         // Losing a line of the history is better than a job that runs twice.
         let _ = self.records.put(RUNS, FleetRecord { name, contents, left: KEPT }).await;
     }
@@ -236,6 +284,11 @@ impl JobStore {
 /// Whether a lease that was asked for so long ago certainly lasts for some more seconds.
 pub(super) fn is_in_time(span: Duration) -> bool {
     span <= LEASE * 2 / 3
+}
+
+/// A record changes whenever it is to be replaced.
+fn conflict() -> Error {
+    Error::store("jobs: the record changes too often", "conflict")
 }
 
 fn lease_record(job: &str, lease: &[u8]) -> FleetRecord {
@@ -253,6 +306,7 @@ fn decided(record: &JobRecord, wanted: ClaimRequest<'_>, now: u64) -> Option<Job
         (std::cmp::Ordering::Equal, JobState::Retry) if record.retry_at > now => {
             Some(JobClaim::RetryAt(record.retry_at))
         }
+        (std::cmp::Ordering::Less, JobState::Retry) if !wanted.by_hand => Some(JobClaim::Earlier(record.slot)),
         _ => None,
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub(super) spec: JobSpec,
     pub(super) known: Mutex<JobRecord>,
     pub(super) running: Mutex<Option<Arc<RunState>>>,
+    /// Whether what the fleet knows of it has been read.
+    pub(super) is_known: AtomicBool,
     /// Whether a person asked for a run.
     pub(super) asked: AtomicBool,
     pub(super) wake: Notify,
@@ -62,9 +64,8 @@ impl Job {
     /// Returns the last time that is due and was not dealt with yet.
     pub(super) fn newest_due(&self, now: u64) -> Option<u64> {
         let known = self.known.lock();
-        let last = if known.slot == 0 { self.since } else { known.slot };
         let is_pending = matches!(known.status, JobState::Running | JobState::Retry).then_some(known.slot);
-        let due = self.spec.schedule.due(last, now, self.spec.missed);
+        let due = self.spec.schedule.due(known.slot, now, self.spec.missed);
         due.last().copied().filter(|_| known.is_enabled).or(is_pending)
     }
 
@@ -74,13 +75,14 @@ impl Job {
         known.slot > slot || known.slot == slot && matches!(known.status, JobState::Done | JobState::Failed)
     }
 
-    /// Says what became of the job, of which this time was due.
-    pub(super) fn triggered(&self, due: Option<u64>, has_ended: bool) -> TriggeredJob {
+    /// Says what became of the job, of which this time was due, or that ran by itself since it was asked for.
+    pub(super) fn triggered(&self, due: Option<u64>, has_ended: bool, asked_at: u64) -> TriggeredJob {
         let known = self.known.lock();
-        let last = known.last.as_ref().filter(|run| Some(run.slot) == due);
+        let last = known.last.as_ref().filter(|run| Some(run.slot) == due || run.started_at >= asked_at);
         let result = match (due, has_ended, last) {
-            (None, ..) if !known.is_enabled => "disabled",
-            (None, ..) => "not due",
+            _ if !self.is_known.load(Ordering::Acquire) => "store away",
+            (None, _, None) if !known.is_enabled => "disabled",
+            (None, _, None) => "not due",
             (_, false, _) => "running",
             (.., Some(run)) if run.is_failure() => "failed",
             _ => "done",

@@ -61,6 +61,7 @@ impl JobEngine {
             spec,
             known: Mutex::default(),
             running: Mutex::default(),
+            is_known: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             wake: Notify::new(),
             since: unix_millis(self.shared.clock.wall()),
@@ -139,15 +140,19 @@ impl JobEngine {
         let jobs: Vec<Arc<Job>> = self.jobs.lock().clone();
         let now = unix_millis(self.shared.clock.wall());
         let all = jobs.iter().map(|job| async move {
-            job.wake.notify_one();
-            let due = job.newest_due(now);
+            let mut due = None;
             let ended = async {
+                while !job.is_known.load(Ordering::Acquire) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                job.wake.notify_one();
+                due = job.newest_due(now);
                 while due.is_some_and(|due| !job.has_dealt_with(due)) {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
             let has_ended = tokio::time::timeout(most, ended).await.is_ok();
-            job.triggered(due, has_ended)
+            job.triggered(due, has_ended, now)
         });
         futures_util::future::join_all(all).await
     }

@@ -8,14 +8,15 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::claim::{ClaimRequest, GrantedAttempt, JobClaim, JobState, LEASE, is_in_time};
+use super::claim::{ClaimRequest, GrantedAttempt, JobClaim, JobRecord, JobState, LEASE, is_in_time};
 use super::context::{JobContext, RunState};
 use super::job::{Job, JobsShared};
 use super::run::{JobRun, cut};
 use crate::base::clock::{runtime_now, unix_millis};
 use crate::base::event::Event;
 use crate::base::mode::Mode;
-use crate::jobs::schedule::due::{backoff, jitter};
+use crate::jobs::schedule::due::{LATE, backoff, jitter};
+use crate::jobs::schedule::missed::Missed;
 
 /// Longest time between two looks at the clock: it may be set, or turned by a test.
 const LOOK: Duration = Duration::from_secs(1);
@@ -24,7 +25,12 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a job until the engine is dropped or stops.
 pub(super) async fn run(shared: Arc<JobsShared>, job: Arc<Job>) {
-    let Some(mut last) = first(&shared, &job).await else { return };
+    let Some(record) = first(&shared, &job).await else { return };
+    let mut last = record.slot;
+    if matches!(record.status, JobState::Running | JobState::Retry) {
+        // Another process began it, and may be gone.
+        attend(&shared, &job, last, false).await;
+    }
     while !shared.is_stopping() {
         let now = shared.now();
         if job.asked.swap(false, Ordering::AcqRel) {
@@ -45,20 +51,17 @@ pub(super) async fn run(shared: Arc<JobsShared>, job: Arc<Job>) {
     }
 }
 
-/// Returns the time that was dealt with last, in the fleet; that of the registration for a new job.
-async fn first(shared: &JobsShared, job: &Job) -> Option<u64> {
-    loop {
-        match shared.store.read(&job.spec.name).await {
-            Ok(Some(record)) => {
-                let last = if record.slot == 0 { job.since } else { record.slot };
-                *job.known.lock() = record;
-                return Some(last);
-            }
-            Ok(None) => return Some(job.since),
-            Err(_) if shared.is_stopping() => return None,
-            Err(_) => tokio::time::sleep(LOOK).await,
+/// Returns what the fleet knows of the job; a new one is dealt with from its registration on.
+async fn first(shared: &JobsShared, job: &Job) -> Option<JobRecord> {
+    while !shared.is_stopping() {
+        if let Ok(record) = shared.store.first(&job.spec.name, job.since).await {
+            *job.known.lock() = record.clone();
+            job.is_known.store(true, Ordering::Release);
+            return Some(record);
         }
+        tokio::time::sleep(LOOK).await;
     }
+    None
 }
 
 /// Claims one time until nothing is left to do for it, and runs the job for each attempt that is granted.
@@ -66,12 +69,14 @@ async fn attend(shared: &Arc<JobsShared>, job: &Job, slot: u64, by_hand: bool) {
     if !by_hand {
         wait_until(shared, job, slot.saturating_add(millis(jitter(&job.spec.name, slot, job.spec.jitter)))).await;
     }
+    let begun = shared.now();
+    let mut current = slot;
     while !shared.is_stopping() {
-        let Ok(_permit) = shared.permits.acquire().await else { return };
-        if shared.is_stopping() {
+        let Ok(permit) = shared.permits.acquire().await else { return };
+        if shared.is_stopping() || shared.mode.get() == Mode::Off && !by_hand {
             return;
         }
-        let wanted = ClaimRequest { job: &job.spec.name, slot, attempts: job.spec.attempts, by_hand };
+        let wanted = ClaimRequest { job: &job.spec.name, slot: current, attempts: job.spec.attempts, by_hand };
         let asked = runtime_now();
         let pause = match shared.store.claim(wanted, shared.now()).await {
             Ok(JobClaim::Granted(granted)) => {
@@ -79,12 +84,22 @@ async fn attend(shared: &Arc<JobsShared>, job: &Job, slot: u64, by_hand: bool) {
                 make(shared, job, &granted, asked).await;
                 Duration::ZERO
             }
+            Ok(JobClaim::Earlier(earlier)) => {
+                current = earlier;
+                Duration::ZERO
+            }
+            Ok(JobClaim::Done) if current != slot => {
+                current = slot;
+                Duration::ZERO
+            }
             Ok(JobClaim::Done | JobClaim::Disabled) => break,
+            // It would be late when the store is back.
+            Err(_) if job.spec.missed == Missed::Skip && !by_hand && shared.now() > begun + LATE => break,
             Ok(JobClaim::RetryAt(at)) => Duration::from_millis(at.saturating_sub(shared.now())).min(LOOK),
             // Held by another process, or the store is away: then no run begins.
             Ok(JobClaim::Held) | Err(_) => LOOK,
         };
-        drop(_permit);
+        drop(permit);
         tokio::time::sleep(pause).await;
     }
     if let Ok(Some(record)) = shared.store.read(&job.spec.name).await {

@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct TriggeredJob {
     pub(crate) job: String,
-    /// `done`, `failed`, `running`, `disabled` or `not due`.
+    /// `done`, `failed`, `running`, `disabled`, `not due` or `store away`.
     pub(crate) result: &'static str,
     /// Result or error of the run.
     pub(crate) text: String,

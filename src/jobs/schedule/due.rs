@@ -8,7 +8,7 @@ use super::missed::Missed;
 /// Times that are made up for at most.
 const MAX_MISSED: usize = 100;
 /// Lateness from which a time counts as missed.
-const LATE: u64 = 60_000;
+pub(crate) const LATE: u64 = 60_000;
 
 /// Schedule of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]

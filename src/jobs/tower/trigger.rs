@@ -96,7 +96,7 @@ impl JobTrigger {
             Some((status, text)) => answer(status, "text/plain; charset=utf-8", text.into()),
             None => {
                 let jobs = self.engine.run_due(self.max_wait).await;
-                let is_running = jobs.iter().any(|job| job.result == "running");
+                let is_running = jobs.iter().any(|job| matches!(job.result, "running" | "store away"));
                 let status = if is_running { StatusCode::ACCEPTED } else { StatusCode::OK };
                 let body = serde_json::to_vec(&serde_json::json!({ "done": !is_running, "jobs": jobs }));
                 answer(status, "application/json", body.unwrap_or_default().into())
