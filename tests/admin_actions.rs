@@ -286,8 +286,9 @@ async fn it_says_what_would_happen_to_a_request() {
         "it is not counted"
     );
     for wrong in ["url=%00", "url=/other&header=nocolon", "url=/other&header=a+b:c"] {
-        let answer = ops.ask(Method::GET, &format!("/explain.json?{wrong}"), &[("authorization", &bearer(SECRET))], "");
-        assert_eq!(answer.await.status(), 422, "{wrong}");
+        let (path, bearer) = (format!("/explain.json?{wrong}"), bearer(SECRET));
+        let answer = ops.ask(Method::GET, &path, &[("authorization", &bearer)], "").await;
+        assert_eq!(answer.status(), 422, "{wrong}");
     }
 }
 

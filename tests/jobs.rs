@@ -272,7 +272,7 @@ async fn the_history_keeps_twenty_failures_and_ten_successes() {
     let count = AtomicUsize::new(0);
     let every_third_fails = move |_| {
         let number = count.fetch_add(1, Ordering::SeqCst);
-        std::future::ready(if number % 3 == 0 { Err("the third") } else { Ok(number) })
+        std::future::ready(if number.is_multiple_of(3) { Err("the third") } else { Ok(number) })
     };
     gate.jobs().every("1m").retries(0).job("coins", every_third_fails).expect("a job");
     turn(&hand, 90 * MINUTE).await;

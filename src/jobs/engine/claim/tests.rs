@@ -128,21 +128,25 @@ async fn process(node: usize, store: JobStore, hand: ManualClock, dice: Dice, se
             }
         }
         let is_failure = dice.below(3) == 0;
-        let run = JobRun {
-            slot: granted.record.slot,
-            attempt: granted.record.attempt,
-            token: granted.record.token,
-            node: node.to_string(),
-            started_at: now,
-            took_ms: 1,
-            outcome: if is_failure { "failed" } else { "done" }.to_owned(),
-            text: String::new(),
-        };
         let next = if is_failure { JobState::Retry } else { JobState::Done };
         if !is_failure {
             seen.lock().done.insert(granted.record.slot);
         }
+        let run = run_of(&granted, node, now, is_failure);
         store.finish("coins", &granted, run, next, now).await;
+    }
+}
+
+fn run_of(granted: &GrantedAttempt, node: usize, now: u64, is_failure: bool) -> JobRun {
+    JobRun {
+        slot: granted.record.slot,
+        attempt: granted.record.attempt,
+        token: granted.record.token,
+        node: node.to_string(),
+        started_at: now,
+        took_ms: 1,
+        outcome: if is_failure { "failed" } else { "done" }.to_owned(),
+        text: String::new(),
     }
 }
 
