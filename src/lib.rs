@@ -65,7 +65,7 @@
 //! | `postgres` | limits and cached responses shared through PostgreSQL, and invalidated from its transactions: [`store::postgres`] |
 //! | `postgres-tls` | `sslmode=require`: PostgreSQL over TLS, with rustls |
 //! | `jobs` | named work on a schedule, each time run once in a fleet: `Tollgate::jobs` |
-//! | `config` | limits, identity and routes from a TOML file: `Tollgate::from_config` |
+//! | `config` | routes, identity, limits and cache rules from a TOML file: `Tollgate::from_config` |
 //! | `webhook` | invalidation by signed HTTP requests: [`cache::InvalidationWebhook`] |
 //! | `lz4` | compression of large cached responses in remote stores; processes without it miss compressed entries |
 

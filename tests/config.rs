@@ -112,7 +112,7 @@ fn wrong_files_have_the_expected_messages() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config_errors");
     let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    assert!(files.len() >= 14, "only {} files", files.len());
+    assert!(files.len() >= 17, "only {} files", files.len());
     let mut wrong = Vec::new();
     for path in files {
         let Err(error) = Tollgate::from_config(&path) else {
@@ -144,4 +144,13 @@ async fn a_cache_rule_stores_responses_for_its_routes() {
     gate.invalidate().tag("prices").await.unwrap();
     statuses(&gate, vec![price()]).await;
     assert_eq!(gate.stats().inner_calls, 3);
+}
+
+#[test]
+fn the_code_may_identify_the_users_of_a_file() {
+    use tollgate::identity::{KeyExtractor, TrustedProxies, by};
+    let file = "schema = 1\n[limits.plan]\nby = \"user\"\nquota = \"5/min\"\n";
+    let user = by::header("x-key").or(by::client_ip(TrustedProxies::none()));
+    assert!(Tollgate::builder().identify(user).config(file).and_then(|builder| builder.build()).is_ok());
+    assert!(Tollgate::builder().config(file).is_err());
 }

@@ -81,10 +81,12 @@ impl TollgateBuilder {
         let wrong = |mistakes| Error::config(render_all(mistakes, file, text));
         let document = Document::parse(text).map_err(wrong)?;
         let mut mistakes = Vec::new();
+        let in_code = self.limits.is_identified();
         let mut builder = identify(self.routes(&document.routes), &document.identity, &mut mistakes);
         for (name, table) in document.limits {
-            if *table.by.get_ref() == SubjectName::User && document.identity.user.is_none() {
-                let message = "`by = \"user\"` needs a user; set identity.user, or count by \"ip\"".to_owned();
+            let has_user = document.identity.user.is_some() || in_code;
+            if *table.by.get_ref() == SubjectName::User && !has_user {
+                let message = "`by = \"user\"` needs a user; set identity.user, identify before the file in code, or count by \"ip\"".to_owned();
                 mistakes.push(Mistake::new(table.by.span(), message));
             }
             match limit(name.into_inner(), table) {

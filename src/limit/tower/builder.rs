@@ -451,6 +451,12 @@ impl RateLimitBuilder {
         Ok(RateLimitLayer::new(limiter, self.enabled))
     }
 
+    /// Whether an identity was set.
+    #[cfg(feature = "config")]
+    pub(crate) fn is_identified(&self) -> bool {
+        self.identify.is_some()
+    }
+
     /// Checks what does not depend on the limits.
     fn check(&self) -> Result<(), Error> {
         if self.limits.is_empty() {
