@@ -302,22 +302,7 @@ impl Admin {
                 return text(StatusCode::FORBIDDEN, "the form has no valid token: load the page again\n");
             }
         }
-        let action = match endpoint {
-            AdminEndpoint::Purge => actions::purge(&shared.state.gate, &form).await,
-            AdminEndpoint::RevokePurge => {
-                let revocable = shared.state.revocable_purges(&shared.state.audit.all().await);
-                actions::revoke_purge(&shared.state.gate, &form, &revocable).await
-            }
-            AdminEndpoint::Override => actions::apply_override(&shared.state.gate, &form, &actor.name).await,
-            AdminEndpoint::EndOverride => actions::end_override(&shared.state.gate, &form, &actor.name).await,
-            #[cfg(feature = "jobs")]
-            AdminEndpoint::RunJob | AdminEndpoint::EnableJob | AdminEndpoint::DisableJob => {
-                actions::act_on_job(&shared.state.gate, endpoint, &form).await
-            }
-            AdminEndpoint::CorrectCredits => actions::correct_credits(&shared.state.gate, &form).await,
-            AdminEndpoint::ResetSubject => actions::reset_subject(&shared.state.gate, &form).await,
-            _ => actions::grant_subject(&shared.state.gate, &form, shared.state.gate.health.wall()).await,
-        };
+        let action = self.perform(endpoint, &form, &actor).await;
         let (is_done, outcome) = match &action.result {
             Ok(done) => (true, done.clone()),
             Err(error) => (false, error.to_string()),
@@ -339,6 +324,27 @@ impl Admin {
         let notice = (is_done, format!("{text}: {outcome}"));
         let html = page::render(&shared.state, &Form::default(), host(request), Some(&token), Some(&notice)).await;
         typed(status, "text/html; charset=utf-8", AdminBody::whole(html))
+    }
+
+    /// Performs an action.
+    async fn perform(&self, endpoint: AdminEndpoint, form: &Form, actor: &Actor) -> Action {
+        let shared = &self.shared;
+        match endpoint {
+            AdminEndpoint::Purge => actions::purge(&shared.state.gate, form).await,
+            AdminEndpoint::RevokePurge => {
+                let revocable = shared.state.revocable_purges(&shared.state.audit.all().await);
+                actions::revoke_purge(&shared.state.gate, form, &revocable).await
+            }
+            AdminEndpoint::Override => actions::apply_override(&shared.state.gate, form, &actor.name).await,
+            AdminEndpoint::EndOverride => actions::end_override(&shared.state.gate, form, &actor.name).await,
+            #[cfg(feature = "jobs")]
+            AdminEndpoint::RunJob | AdminEndpoint::EnableJob | AdminEndpoint::DisableJob => {
+                actions::act_on_job(&shared.state.gate, endpoint, form).await
+            }
+            AdminEndpoint::CorrectCredits => actions::correct_credits(&shared.state.gate, form).await,
+            AdminEndpoint::ResetSubject => actions::reset_subject(&shared.state.gate, form).await,
+            _ => actions::grant_subject(&shared.state.gate, form, shared.state.gate.health.wall()).await,
+        }
     }
 
     /// Records an action.

@@ -26,7 +26,7 @@ const SUCCESSES: u64 = 10;
 /// Attempts to record the end of a run, a second apart: fewer than the lease has left.
 const FINISH_ATTEMPTS: u32 = 15;
 
-/// What the store knows of a job.
+/// State of a job, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct JobRecord {
@@ -84,7 +84,7 @@ pub(super) enum JobClaim {
     Held,
     /// Attempts of this earlier time are to be made first.
     Earlier(u64),
-    /// Nothing is left to do for this time.
+    /// The last attempt for this time has ended.
     Done,
     /// The next attempt is due at this time.
     RetryAt(u64),
@@ -98,7 +98,7 @@ pub(super) struct GrantedAttempt {
     lease: Vec<u8>,
 }
 
-/// What is claimed.
+/// Request for the next attempt of a job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClaimRequest<'a> {
     pub(super) job: &'a str,
@@ -179,11 +179,11 @@ impl JobStore {
             return Ok(decided);
         }
         if record.status == JobState::Running && record.slot < wanted.slot && !wanted.by_hand {
-            // Its process is gone, and it has attempts left.
+            // Its process is gone. The claim for that time makes its next attempt, or ends it.
             return Ok(JobClaim::Earlier(record.slot));
         }
         let is_next = record.slot == wanted.slot;
-        // Nobody holds the lease: the process that ran it is gone.
+        // This process has the lease now: the one that ran the attempt is gone.
         let lapsed = (record.status == JobState::Running).then(|| record.lapsed(now));
         let mut next = record.ended_by(lapsed.clone());
         if let Some(run) = &lapsed {
@@ -215,21 +215,24 @@ impl JobStore {
         let token = known.token;
         let mut record = JobRecord { status: next, retry_at, ..known.ended_by(Some(run.clone())) };
         for _ in 0..FINISH_ATTEMPTS {
-            let written = match self.known(job).await {
-                Ok(Some(current)) if current.record.token == token && current.record.status == JobState::Running => {
+            let is_written = match self.known(job).await {
+                Ok(Some(current)) if current.record.token != token => break,
+                Ok(Some(current)) if current.record.status == JobState::Running => {
                     // Someone may have enabled or disabled it meanwhile.
                     record.is_enabled = current.record.is_enabled;
                     self.write(job, &record, Some(&current)).await.unwrap_or(false)
                 }
-                Ok(_) => true,
+                // The answer to the write was lost.
+                Ok(Some(_)) => true,
+                Ok(None) => break,
                 Err(_) => false,
             };
-            if written {
+            if is_written {
+                self.keep(job, &run, &record).await;
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        self.keep(job, &run, &record).await;
         self.release(job, &granted.lease).await;
     }
 
@@ -295,7 +298,7 @@ fn lease_record(job: &str, lease: &[u8]) -> FleetRecord {
     FleetRecord { name: job.to_owned(), contents: lease.to_vec(), left: LEASE }
 }
 
-/// What is decided without a lease.
+/// Returns the outcome of a claim that needs no lease.
 fn decided(record: &JobRecord, wanted: ClaimRequest<'_>, now: u64) -> Option<JobClaim> {
     if !record.is_enabled && !wanted.by_hand {
         return Some(JobClaim::Disabled);

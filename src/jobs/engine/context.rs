@@ -1,10 +1,10 @@
-//! [`JobContext`]: what a running job knows, and tells.
+//! [`JobContext`]: the run of a job, for the job itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-/// What a running job knows of its run. Clones are the same run.
+/// The run of a job, for the job itself. Clones are the same run.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tollgate::Error> {

@@ -22,7 +22,7 @@ use crate::jobs::schedule::missed::Missed;
 /// Work of a job.
 pub(super) type RunJob = Box<dyn Fn(JobContext) -> BoxFuture<Result<String, String>> + Send + Sync>;
 
-/// What a job is.
+/// Definition of a job.
 pub(crate) struct JobSpec {
     pub(super) name: Arc<str>,
     pub(super) schedule: Schedule,
@@ -40,7 +40,7 @@ pub(super) struct Job {
     pub(super) spec: JobSpec,
     pub(super) known: Mutex<JobRecord>,
     pub(super) running: Mutex<Option<Arc<RunState>>>,
-    /// Whether what the fleet knows of it has been read.
+    /// Whether its record has been read from the store.
     pub(super) is_known: AtomicBool,
     /// Whether a person asked for a run.
     pub(super) asked: AtomicBool,
@@ -50,7 +50,7 @@ pub(super) struct Job {
     pub(super) task: OnceLock<AbortHandle>,
 }
 
-/// What the tasks of jobs share.
+/// State that the tasks of all jobs share.
 pub(super) struct JobsShared {
     pub(super) store: JobStore,
     pub(super) clock: Clock,

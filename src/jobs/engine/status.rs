@@ -25,7 +25,7 @@ pub struct JobStatus {
     pub is_enabled: bool,
     /// Whether it is running in this process.
     pub is_running: bool,
-    /// What the running job told: how much is done, of how much.
+    /// Progress of the running job: how much is done, of how much.
     pub progress: Option<(u64, u64)>,
     /// Next time at which it is due; `None` if it runs on demand.
     pub next_at: Option<u64>,

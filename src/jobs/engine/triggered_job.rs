@@ -1,8 +1,8 @@
-//! [`TriggeredJob`]: what became of a job that a cron service asked for.
+//! [`TriggeredJob`]: the result of a job, in the answer of a trigger.
 
 use serde::Serialize;
 
-/// What became of a job that was asked for.
+/// Result of a job, in the answer of a trigger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct TriggeredJob {
     pub(crate) job: String,

@@ -1,4 +1,4 @@
-//! [`Missed`]: what becomes of times at which nobody ran a job.
+//! [`Missed`]: treatment of times at which no process ran a job.
 
 /// Treatment of times at which a job was due and no process ran it: all were down, or it was still running.
 ///
